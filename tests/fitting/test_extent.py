@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepfits.fitting.extent import _drawn, spread
+from deepfits.fitting.extent import _render, spread
 from deepfits.gaussian_psf import moffat_psf
 
 PIXEL, SIZE, BANDS = 0.168, 32, 2
@@ -17,7 +17,7 @@ def drawn(number, wider_arcsec, flux, seed=0):
     psf = np.broadcast_to(psf, (number, *psf.shape)).copy()
     place = rng.uniform(-0.5, 0.5, (number, 2))
     sigma = np.hypot(psf[..., 1], wider_arcsec) / PIXEL
-    image = flux * _drawn(psf[..., 0], sigma, place, np.arange(SIZE) - (SIZE - 1) / 2)
+    image = flux * _render(psf[..., 0], sigma, place, np.arange(SIZE) - (SIZE - 1) / 2)
     image += NOISE[:, None, None] * rng.normal(size=image.shape)
     weight = np.broadcast_to(NOISE[:, None, None] ** -2.0, image.shape).copy()
     return image.astype("f4"), weight, psf

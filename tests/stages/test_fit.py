@@ -319,7 +319,7 @@ def test_objectives_fit(objective, sky, tmp_path):
         ({"mode": "booth"}, "did you mean 'both'"),
         ({"objective": "fluxes"}, "did you mean 'flux'"),
         ({"solver": "lbgfs"}, "did you mean 'lbfgs'"),
-        ({"amplitudes": "fit", "objective": "paper"}, "amplitudes are factors"),
+        ({"amplitudes": "fit", "objective": "paper"}, "scales fluxes and needs objective=.flux."),
         ({"object_ids": [7]}, "object_id 7"),
         ({"centre_fwhm_arcsec": -1.0}, "centre_fwhm_arcsec"),
     ],
@@ -468,7 +468,7 @@ def test_a_store_in_another_order_with_more_bands_gives_the_same_features(tmp_pa
         write_shard(tmp_path / name / shard_name(0), cutouts, described)
         fit(tmp_path / name, tmp_path / "model", tmp_path / f"f-{name}")
     assert "band y: left out, since the model knows g-r-i" in caplog.text
-    assert "band HSC-G: taken for the model's g" in caplog.text
+    assert "band HSC-G: used as the model's g" in caplog.text
     plain, found = (read_features(tmp_path / f"f-{name}") for name in ("plain", "other"))
     called = dict(zip(BANDS, ("HSC-G", "R", "i"), strict=True))
     for column, values in plain.items():

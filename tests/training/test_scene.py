@@ -244,7 +244,7 @@ def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
     torch.testing.assert_close(again.fit.loss_start, found[0].fit.loss, rtol=1e-2, atol=0)
     assert (found[0].fit.loss < 0.9 * found[0].fit.loss_start).any()
     cautions = model.check(replace(store.info, size=store.info.size + 8))
-    assert "beyond gets weight 0" in cautions[-1]
+    assert "pixels outside get weight 0" in cautions[-1]
     with pytest.raises(InputError, match="cut with size=10"):
         model.check(replace(store.info, size=store.info.size + 8), to_train=True)
 

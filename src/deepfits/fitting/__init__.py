@@ -1,4 +1,4 @@
-"""The best fit of a latent to an image (M19 §2.3), its uncertainty, and what it predicts."""
+"""The best fit of a latent to an image (M19 §2.3), its posterior covariance, and what is measured from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOME = {"fit": "bestfit", "Fit": "engine", "Status": "engine", "AmplitudePrior"
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for, so that the command line's help need not wait for PyTorch."""
+    """Import on first access, so that the command line's help need not load PyTorch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""Fit a latent to each image: the function for everyone, whatever draws their images.
+"""`fit`: find the latent that fits each image best, for any differentiable renderer.
 
 Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
 """
@@ -47,51 +47,50 @@ def fit(
     device: torch.device | str | None = None,
     advance: Advance | None = None,
 ) -> Fit:
-    """Find, for every image, the latent whose rendering comes nearest (M19 eq. 2, generalised by weights).
+    """Find the latent whose rendering fits each image best (M19 eq. 2, generalised by weights).
 
     Parameters
     ----------
     render
-        From latents ``(N, L)`` to images ``(N, B, H, W)``: any differentiable function of PyTorch tensors, a
-        `torch.nn.Module` for one, or a `deepfits.fitting.rendering.Renderer` that knows its derivative. Its
-        weights should be frozen.
+        From latents ``(N, L)`` to images ``(N, B, H, W)``: any differentiable function of PyTorch tensors,
+        for example a `torch.nn.Module`, or a `deepfits.fitting.rendering.Renderer` with derivatives of its
+        own. Its parameters should be frozen.
     images, weights
-        ``(N, B, H, W)``, in the renderer's unit, and per that unit squared. Where a weight is 0, the image
-        has no influence at all, whatever stands there, NaN included.
+        ``(N, B, H, W)``, in the renderer's unit and its inverse square. Pixels of weight 0 have no influence,
+        whatever their value, NaN included.
     start
         ``(N, L)``, or several starts ``(S, N, L)``, of which the best result is kept.
     sight
-        Where `render` draws scenes, in flux: how each object was observed
-        (`deepfits.observation.Sight`: PSF per band, pixels, place). The fit then goes through the PSF
-        and the pixels of each.
+        If `render` draws scenes, in flux: how each object was observed (`deepfits.observation.Sight`: PSF per
+        band, pixels, position). Scenes are then brought to the PSF and the pixels of each object before they
+        are compared.
     solver
-        ``"lbfgs"`` (L-BFGS in the generator's average Gauss–Newton metric), ``"lbfgs-plain"`` (without the
-        metric), ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a
-        `deepfits.fitting.solvers.Solver`.
+        ``"lbfgs"`` (L-BFGS in the generator's Gauss–Newton metric), ``"lbfgs-plain"`` (without the metric),
+        ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a `deepfits.fitting.solvers.Solver`.
     num_steps
-        The most steps, each one gradient evaluation; 500 for Adam, 100 for L-BFGS by default.
+        Maximum number of steps, each one gradient evaluation; by default 500 for Adam and 100 for L-BFGS.
     tolerance
-        L-BFGS: converged when the next step promises to lower the loss by less than this (relative), 7e-5 by
-        default.
+        L-BFGS has converged when the next step is predicted to lower the loss by less than this fraction;
+        7e-5 by default.
     prior_strength
-        Of the unit-normal prior on the latent.
+        Strength of the unit-normal prior on the latent.
     amplitudes
-        Let each band's brightness be free, under this prior (True: the default one). The renderer has to draw
-        fluxes then: an amplitude means nothing after a stretch.
+        Fit an amplitude in each band, under this prior (True: the default one). The renderer must then draw
+        fluxes: an amplitude has no meaning after a non-linear stretch.
     centre_fwhm_pixels
-        Let the weights fall off from the middle with a Gaussian of this width, so that neighbours do not
-        steer the fit.
+        Taper the weights with a Gaussian of this FWHM around the centre, so that neighbours do not affect the
+        fit.
     metric, metric_weight
-        For ``"lbfgs"``: a metric learnt before (`deepfits.fitting.metric.learn_metric`), or the weights to
-        learn one with, broadcastable to ``(B, H, W)``.
+        For ``"lbfgs"``: a metric that was computed before (`deepfits.fitting.metric.learn_metric`), or the
+        pixel weights to compute one with, broadcastable to ``(B, H, W)``.
     min_valid_pixels
         Objects with fewer valid pixels get the status `Status.TOO_LITTLE_DATA` and NaN; L by default.
     batch_size
-        Objects side by side. Results depend on it in the last bits, on nothing else.
+        Number of objects fitted at once. Results depend on it in their last bits only.
     threads
-        Cores to use on a CPU; changes no number.
+        CPU cores to use; results do not depend on it.
     device
-        Where to compute; the start's own by default.
+        Where to compute; by default the device of `start`.
     advance
         Called with the number of objects newly done.
 
@@ -103,8 +102,8 @@ def fit(
     Raises
     ------
     InputError
-        Shapes that do not fit, a weight that is negative or not finite, an image that is not finite where the
-        weight is positive, or an unknown solver; the message names the first offending row.
+        Shapes that do not match, a weight that is negative or not finite, an image that is not finite where
+        the weight is positive, or an unknown solver; the message names the first bad row.
 
     Examples
     --------
@@ -124,8 +123,8 @@ def fit(
     enough = (weight > 0).sum((1, 2, 3)) >= (num_latents if min_valid_pixels is None else min_valid_pixels)
     if centre_fwhm_pixels is not None:
         weight = weight * centre_weight(weight.shape[3], centre_fwhm_pixels).to(weight)
-    chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
-    if solver == "lbfgs" and isinstance(chosen, LBFGS):
+    used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
+    if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
             metric = learn_metric(
                 _at_nominal_psf(renderer, sight, num_bands, device),
@@ -135,20 +134,20 @@ def fit(
                 device=device,
                 profiled=prior is not None,
             )
-        chosen = replace(chosen, metric=metric)
-    tell = advance or (lambda number: None)
+        used_solver = replace(used_solver, metric=metric)
+    report = advance or (lambda number: None)
     if not enough.all():
-        tell(int((~enough).sum()) * len(begin))
+        report(int((~enough).sum()) * len(begin))
     results = [
         minimise(
             objective,
             image[enough],
             weight[enough],
             latent[enough],
-            chosen,
+            used_solver,
             num_slots=batch_size,
             device=device,
-            advance=tell,
+            advance=report,
             threads=threads if device.type == "cpu" else 1,
             sight=None if sight is None else sight[enough],
         )
@@ -160,7 +159,7 @@ def fit(
 def _at_nominal_psf(
     renderer: Renderer, sight: Sight | None, num_bands: int, device: torch.device
 ) -> Renderer:
-    """Return what draws scenes as these pixels would show them at a nominal PSF, the same for all objects."""
+    """Return the renderer, of scenes at a nominal PSF and these pixels, the same for all objects."""
     if sight is None:
         return renderer
     nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
@@ -170,7 +169,7 @@ def _at_nominal_psf(
 def make_solver(
     name: str | Solver, *, num_steps: int | None = None, tolerance: float | None = None
 ) -> Solver:
-    """Return the solver of that name, its settings changed where they are given."""
+    """Return the solver of this name, with those settings changed that are given."""
     if not isinstance(name, str):
         return name
     require_known("solver", name, SOLVERS)
@@ -179,13 +178,13 @@ def make_solver(
         if num_steps < 1:
             raise InputError(f"num_steps must be at least 1, not {num_steps}")
         settings["num_steps"] = num_steps
-    if tolerance is not None and name != "adam":  # which takes all its steps
+    if tolerance is not None and name != "adam":  # Adam takes all its steps
         settings["tolerance"] = tolerance
     return Adam(**settings) if name == "adam" else LBFGS(**settings)
 
 
 def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cleaned images, weights, and starts ``(S, N, L)``."""
+    """Return images cleaned where the weight is 0, weights, and starts ``(S, N, L)``."""
     begin = torch.as_tensor(start)
     begin = begin[None] if begin.ndim == 2 else begin
     dtype = begin.dtype
@@ -202,22 +201,22 @@ def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> 
         )
     if begin.ndim != 3 or begin.shape[1] != len(image) or not dtype.is_floating_point:
         raise InputError(
-            f"start has shape {tuple(begin.shape)} and type {dtype}; "
-            f"floats of shape ({len(image)}, L) or (S, {len(image)}, L) are needed"
+            f"start has shape {tuple(begin.shape)} and type {dtype}; it must be floating point of shape "
+            f"({len(image)}, L) or (S, {len(image)}, L)"
         )
     is_bad = ~torch.isfinite(weight) | (weight < 0) | ((weight > 0) & ~torch.isfinite(image))
     is_bad_row = is_bad.flatten(1).any(1) | ~torch.isfinite(begin).all(2).all(0)
     if is_bad_row.any():
         row = int(is_bad_row.nonzero()[0, 0])
         raise InputError(
-            f"object in row {row}: a weight or start that is not finite or negative, or an image that is not "
-            "finite where its weight is positive; give such pixels weight 0"
+            f"object in row {row}: a weight is negative or not finite, a start is not finite, or an image is "
+            "not finite where its weight is positive; give such pixels weight 0"
         )
     return torch.where(weight > 0, image, 0), weight, begin
 
 
 def _best_of(results: list[Fit]) -> Fit:
-    """Keep, per object, the start with the lowest loss; the steps of all are added up."""
+    """Keep, for each object, the start with the lowest loss; the steps of all starts are added up."""
     best = results[0]
     for other in results[1:]:
         wins = (other.loss < best.loss) | ~torch.isfinite(best.loss)
@@ -232,7 +231,7 @@ def _best_of(results: list[Fit]) -> Fit:
 
 
 def _scatter_to_rows(best: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
-    """Put results back in the rows they belong to; the others have the status `TOO_LITTLE_DATA`."""
+    """Put results back into their rows; the other rows have the status `TOO_LITTLE_DATA`."""
     whole = Fit.empty(len(where), length, bands, dtype)
     for f in fields(Fit):
         getattr(whole, f.name)[where] = getattr(best, f.name)

@@ -1,7 +1,7 @@
-"""What the columns of features and predictions are: units, UCDs and words, for formats that carry them.
+"""Units, UCDs and descriptions of the columns of features and predictions, for formats that hold them.
 
-UCDs are those of the IVOA's list (UCD1+, version 1.5); a band's word is that of the part of the spectrum its
-middle lies in (u: ``em.opt.U``).
+UCDs are from the IVOA's list (UCD1+, version 1.5); that of a band is the part of the spectrum that contains
+its central wavelength (u: ``em.opt.U``).
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ _SPECTRUM = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What a column is.
+    """Unit, UCD and description of a column.
 
     Attributes
     ----------
     unit
-        As the FITS and VOUnits standards write it; empty for a plain number.
+        As in the FITS and VOUnits standards; empty for a dimensionless number.
     ucd
-        Unified content descriptor; empty where none fits.
+        Unified content descriptor; empty if none applies.
+    words
+        Description.
     """
 
     unit: str = ""
@@ -39,22 +41,22 @@ _PLAIN = {
     "object_id": Column(ucd="meta.id;meta.main", words="Identity of the object"),
     "ra": Column(unit="deg", ucd="pos.eq.ra;meta.main", words="Right ascension (ICRS)"),
     "dec": Column(unit="deg", ucd="pos.eq.dec;meta.main", words="Declination (ICRS)"),
-    "latent": Column(ucd="stat.fit.param", words="Fitted latent vector: draws the galaxy"),
+    "latent": Column(ucd="stat.fit.param", words="Fitted latent vector: renders the galaxy"),
     "latent_std": Column(ucd="stat.error;stat.fit.param", words="Standard deviation of the latent"),
-    "embedding": Column(ucd="stat.value", words="Embedder's answer to the drawing: compares galaxies"),
+    "embedding": Column(ucd="stat.value", words="Embedding of the model image: compares galaxies"),
     "chi2": Column(ucd="stat.fit.chi2", words="Chi-square of the best fit, all bands"),
     "dof": Column(ucd="stat.fit.dof", words="Valid pixels, all bands; no parameter subtracted"),
-    "loss": Column(ucd="stat.fit.goodness", words="What was minimised, at the best latent"),
-    "loss_start": Column(ucd="stat.fit.goodness", words="What was minimised, at the start"),
+    "loss": Column(ucd="stat.fit.goodness", words="Objective of the fit at the best latent"),
+    "loss_start": Column(ucd="stat.fit.goodness", words="Objective of the fit at the start"),
     "status": Column(ucd="meta.code.status", words="How the fit ended"),
     "num_steps": Column(ucd="meta.number", words="Gradient evaluations"),
-    "latent_distance": Column(ucd="stat.value", words="Length of the latent; prior: 1, fits: 2 to 10"),
-    "discriminator_score": Column(ucd="stat.value", words="Score of the discriminator; 0.4 to 0.8 is usual"),
-    "anomaly": Column(ucd="stat.value", words="How odd the central object is; 0: as most, 3: one in fifty"),
-    "artefact": Column(ucd="stat.snr", words="Highest residual that is the image's, not the sky's; 0: none"),
+    "latent_distance": Column(ucd="stat.value", words="RMS of the latent; prior: 1, fits: 2 to 10"),
+    "discriminator_score": Column(ucd="stat.value", words="Score of the discriminator; typically 0.4 to 0.8"),
+    "anomaly": Column(ucd="stat.value", words="Anomaly of the central object; 0: ordinary, 3: one in fifty"),
+    "artefact": Column(ucd="stat.snr", words="Highest residual due to an image artefact; 0: none"),
     "anomaly_reason": Column(ucd="meta.note", words="What is odd, in words"),
-    "fraction_beyond": Column(ucd="arith.ratio", words="Share of the total flux outside of the drawing"),
-    "spread": Column(ucd="src.morph.param", words="0 for a star, larger for what is larger than the PSF"),
+    "fraction_beyond": Column(ucd="arith.ratio", words="Fraction of the total flux outside the model image"),
+    "spread": Column(ucd="src.morph.param", words="0 for a star, larger for objects larger than the PSF"),
     "spread_err": Column(ucd="stat.error;src.morph.param", words="Error of the spread"),
     "model_hash": Column(ucd="meta.version", words="Fingerprint of the model"),
     "z_phot": Column(ucd="src.redshift.phot", words="Photometric redshift"),
@@ -71,20 +73,20 @@ _PLAIN = {
 _FLUX, _FLUX_ERR = "phot.flux.density;meta.modelled", "stat.error;phot.flux.density"
 _MAG, _MAG_ERR = "phot.mag;meta.modelled", "stat.error;phot.mag"
 
-# The longest first: `flux_model_err` before `flux_model`.
+# Longer names first: `flux_model_err` before `flux_model`.
 _PER_BAND = {
     "flux_aper_measured_err": ("nJy", _FLUX_ERR, "Error of the measured flux, 2 arcsec"),
     "flux_aper_measured": ("nJy", "phot.flux.density", "Measured flux, 2 arcsec"),
     "flux_aper_model_err": (
         "nJy",
         _FLUX_ERR,
-        "Error of the model's flux, 2 arcsec, the model's own errors in it",
+        "Error of the model flux, 2 arcsec, including errors of the model",
     ),
-    "flux_aper_model": ("nJy", _FLUX, "The model's flux, 2 arcsec"),
-    "flux_cutout_model_err": ("nJy", _FLUX_ERR, "Error by noise of the sum of the model's cutout"),
-    "flux_cutout_model": ("nJy", _FLUX, "Sum of the model's whole cutout, whatever it draws there"),
+    "flux_aper_model": ("nJy", _FLUX, "Model flux, 2 arcsec"),
+    "flux_cutout_model_err": ("nJy", _FLUX_ERR, "Error from noise of the sum of the model cutout"),
+    "flux_cutout_model": ("nJy", _FLUX, "Sum of the whole model cutout, including neighbours"),
     **{
-        f"flux_{name}{end}": ("nJy", ucd, f"{what} flux for colours, drawing and data together, {where}")
+        f"flux_{name}{end}": ("nJy", ucd, f"{what} flux for colours, model and data combined, {where}")
         for name, where in zip(
             aperture_names(),
             (*(f"{2 * radius:g} arcsec" for radius in RADII_ARCSEC), "Gaussians matched to the PSFs"),
@@ -97,20 +99,20 @@ _PER_BAND = {
         _FLUX_ERR,
         "Error of the central galaxy's total flux: noise, model, neighbours",
     ),
-    "flux_model": ("nJy", _FLUX, "Total flux of the central galaxy, its own light in the noise-free model"),
+    "flux_model": ("nJy", _FLUX, "Total flux of the central galaxy alone in the noise-free model"),
     "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the predicted flux, 2 arcsec"),
     "flux_aper": ("nJy", _FLUX, "Predicted flux, 2 arcsec"),
     "flux_err": ("nJy", _FLUX_ERR, "Error of the predicted flux"),
     "flux": ("nJy", _FLUX, "Predicted flux, whole cutout"),
     "mag_aper_err": ("mag", _MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
     "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
-    "correction_mag": ("mag", "arith.diff;phot.mag", "What calibration has added to the drawn magnitude"),
+    "correction_mag": ("mag", "arith.diff;phot.mag", "Correction that was added to the model magnitude"),
     "mag_err": ("mag", _MAG_ERR, "Error of the predicted magnitude"),
     "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
-    "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the drawn galaxy"),
-    "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the drawn galaxy"),
+    "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the model galaxy"),
+    "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the model galaxy"),
     "amplitude_err": ("", "stat.error", "Error of the amplitude"),
-    "amplitude": ("", "arith.factor", "Brightness over that of the drawn galaxy"),
+    "amplitude": ("", "arith.factor", "Flux over that of the rendered galaxy"),
     COLUMN: ("Angstrom", "em.wl.central;instr.filter", "Mean wavelength of the filter"),
     "chi2": ("", "stat.fit.chi2", "Chi-square"),
     "dof": ("", "stat.fit.dof", "Valid pixels; no parameter subtracted"),
@@ -118,7 +120,7 @@ _PER_BAND = {
 
 
 def describe(name: str) -> Column:
-    """Describe what a column is; columns of a user's own are described by nothing.
+    """Describe a column; unknown columns have empty descriptions.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""The loop of the fit: evaluate, keep the best, step, and give finished objects' slots to the next.
+"""The loop of the fit: evaluate, keep the best iterate, step, and refill the slots of finished objects.
 
 Shapes: N objects, K slots, L latent dimensions, B bands, H, W pixels.
 
-Batches have a fixed number of slots. An object that is done leaves its slot to the next one, so the networks
-always see full batches, and since no kernel then changes its shape, an object's result is the same to the
-last bit whatever lies beside it. Bright objects take the most steps, so they go first: slots then seldom idle
-while a straggler ends.
+Objects are fitted in a fixed number of slots; when one is done, the next in the queue takes its slot. So the
+networks always see full batches, and since kernels never change shape, an object's result is the same to the
+last bit whatever else is in its batch. Bright objects take the most steps and go first, so that few slots
+idle at the end.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ Done = TypeVar("Done")
 
 
 class Status(IntEnum):
-    """How a fit ended; the names stand in the features."""
+    """How a fit ended; the features hold the names in lower case."""
 
     CONVERGED = 0
     STEP_LIMIT = 1
     NON_FINITE = 2
     TOO_LITTLE_DATA = 3
-    NOT_FITTED = 4  # the embedder's guess, taken as it is
+    NOT_FITTED = 4  # the embedder's estimate
 
 
 @dataclass
 class Fit:
-    """The outcome, one row per object, on the CPU; NaN for objects with too little data.
+    """The result, one row per object, on the CPU; NaN for objects with too little data.
 
     Attributes
     ----------
     latent
-        ``(N, L)``: the best of all that were evaluated.
+        ``(N, L)``: the best of all latents that were evaluated.
     loss, loss_start
-        ``(N,)``: the objective at `latent`, from the very evaluation that found it, and at the start.
+        ``(N,)``: the objective at `latent`, from the same evaluation, and at the start.
     amplitude
-        ``(N, B)``: of the bands at `latent`; 1 where they were not free.
+        ``(N, B)``: amplitudes of the bands at `latent`; 1 where they are fixed.
     num_steps, status
-        ``(N,)`` int64: gradient evaluations after the one at the start; a `Status`.
+        ``(N,)`` int64: gradient evaluations after the one at the start, and a `Status`.
     """
 
     latent: Tensor
@@ -71,16 +71,16 @@ class Fit:
 
     @property
     def status_names(self) -> np.ndarray:
-        """The statuses as words, ``(N,)`` str."""
+        """Lower-case names of the statuses, ``(N,)`` str."""
         return np.array([status.name.lower() for status in Status])[self.status.numpy()]
 
     def select(self, which: Tensor) -> Fit:
-        """Return the objects that `which` picks."""
+        """Return the rows that `which`, an index or a mask, selects."""
         return Fit(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     @staticmethod
     def empty(number: int, length: int, bands: int, dtype: torch.dtype = torch.float32) -> Fit:
-        """Return rows for `number` objects, all with too little data until filled."""
+        """Return `number` rows of NaN with status `TOO_LITTLE_DATA`."""
 
         def unknown(*shape: int) -> Tensor:
             return torch.full(shape, torch.nan, dtype=dtype)
@@ -108,11 +108,11 @@ def minimise(
     threads: int = 1,
     sight: Sight | None = None,
 ) -> Fit:
-    """Minimise the objective of every object; threads share them out, and change no number.
+    """Minimise the objective of every object; the number of threads does not change the results.
 
-    Images and weights, ``(N, B, H, W)``, are cleaned: finite, and 0 where there is no data; starts are ``(N,
-    L)``. So many objects are side by side as there are slots (fewer are padded); `advance` is told how many
-    more are done. For a renderer of scenes the sight says how the objects were observed.
+    Images and weights, ``(N, B, H, W)``, must be finite, and images 0 where the weight is; starts are ``(N,
+    L)``. `num_slots` objects are fitted at once (padded if there are fewer), and `advance` is called with the
+    number of objects newly done. For a renderer of scenes, `sight` describes how the objects were observed.
     """
 
     def work(rows: Tensor) -> Fit:
@@ -130,7 +130,7 @@ def minimise(
 
 
 class _Pool:
-    """Slots with an object each, and what has to be remembered of it."""
+    """Slots with one object each: its data, the solver's state, and its best iterate so far."""
 
     def __init__(
         self,
@@ -156,30 +156,30 @@ class _Pool:
         self.state = solver.init(begin)
         bands = self.image.shape[1]
         count = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        endless = torch.full((num_slots,), torch.inf, dtype=begin.dtype, device=device)
+        infinite = torch.full((num_slots,), torch.inf, dtype=begin.dtype, device=device)
         self.best = {
             "latent": begin.clone(),
-            "loss": endless.clone(),
-            "loss_start": endless.clone(),
+            "loss": infinite.clone(),
+            "loss_start": infinite.clone(),
             "amplitude": torch.ones(num_slots, bands, dtype=begin.dtype, device=device),
             "num_steps": count,
         }
-        is_steady = can_record(objective.renderer) and getattr(solver, "can_record", False)
-        self.recording = Recording(self._advance_in_place) if device.type == "cuda" and is_steady else None
+        recordable = can_record(objective.renderer) and getattr(solver, "can_record", False)
+        self.recording = Recording(self._advance_in_place) if device.type == "cuda" and recordable else None
 
     @property
     def is_busy(self) -> bool:
         return bool((self.owner >= 0).any())
 
     def advance(self) -> tuple[Tensor, Tensor]:
-        """Evaluate all trials, keep the best, step; return which slots converged and which failed."""
+        """Evaluate all trials, keep the best, and step; return which slots converged and which failed."""
         if self.recording is None:
             return self._advance()
         done = self.recording(())
         return done["converged"], done["failed"]
 
     def _advance_in_place(self) -> dict[str, Tensor]:
-        """Advance, and leave every tensor where it was, as a recording asks."""
+        """Advance, writing into the same tensors as before, as a CUDA graph requires."""
         before = dict(self.state), dict(self.best)
         converged, failed = self._advance()
         for kept, now in zip(before, (self.state, self.best), strict=True):
@@ -204,7 +204,7 @@ class _Pool:
         return self.solver.terminate(self.state), failed
 
     def collect(self, out: Fit, converged: Tensor, failed: Tensor) -> int:
-        """Write finished objects to `out`, refill their slots; return how many finished."""
+        """Write finished objects to `out` and refill their slots; return how many finished."""
         exhausted = self.best["num_steps"] > self.solver.num_steps
         done = (converged | failed | exhausted).cpu() & (self.owner >= 0)
         slots = done.nonzero()[:, 0]
@@ -221,7 +221,7 @@ class _Pool:
         return len(slots)
 
     def _refill(self, slots: Tensor) -> None:
-        """Give the slots to the next objects; where there are none left, let them idle on what they have."""
+        """Give the slots to the next objects in the queue; slots without one idle on their old data."""
         self.owner[slots] = -1
         objects = self.queue[self.next : self.next + len(slots)]
         if not len(objects):
@@ -244,10 +244,10 @@ class _Pool:
 
 
 def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int) -> list[Done]:
-    """Do independent pieces of work in threads with one core each; the pieces never know how many there are.
+    """Apply `work` to independent parts, in threads of one core each; results do not depend on `threads`.
 
-    Threads that each run their own small batches keep two cores busier than one batch spread over both, and
-    do not fight over cores with other programs as OpenMP's do.
+    Threads that each run small batches of their own keep two cores busier than one batch spread over both,
+    and do not compete with other programs for cores as OpenMP's threads do.
     """
 
     def alone(part: Part) -> Done:

@@ -1,13 +1,14 @@
-"""A model's errors, learnt without truth from galaxies that it has not been trained on.
+"""Measurement of a model's errors from galaxies that it was not trained on, without knowledge of the truth.
 
 Shapes: N objects, B bands, H = W pixels.
 
-Bright galaxies, whose noise counts for nothing, show what the drawing is wrong by, f: their model fluxes
-against the light in the image. Galaxies that are drawn again onto the sky of other cutouts and fitted there,
-neighbours and all, show what is left of others, g. f and g as in `deepfits.fitting.model_error`.
+Bright galaxies, whose noise is negligible, yield the model's own error f: their model fluxes are compared
+with the flux in the image. Injected galaxies yield the error g due to other objects: model images are added
+to the sky of other cutouts and fitted there, neighbours included. f and g are those of
+`deepfits.fitting.model_error`.
 
-The same bright galaxies say what share of the light is drawn wrong pixel by pixel, and all of them what
-figures of `deepfits.fitting.oddity` ordinary galaxies have.
+The same bright galaxies yield the relative error of the rendered flux per pixel, and all galaxies the typical
+statistics of `deepfits.fitting.oddity`.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from deepfits.observation import Sight
 from deepfits.photometry import aperture_flux, robust_scatter
 
 FEWEST = 40
-"""Bright galaxies without which nothing is learnt."""
+"""Minimum number of bright galaxies for a measurement."""
 BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
-"""Signal to noise of a bright galaxy inside 2 arcsec, all bands together, and brighter than so many."""
+"""Signal to noise in 2 arcsec, all bands together, above which galaxies are bright, and its percentile."""
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
 PERCENTILES = (20.0, 97.0)
-"""Of the signal to noise of all objects: between these galaxies are drawn again."""
+"""Percentiles of the signal to noise of all objects between which galaxies are injected."""
 LARGEST_UNSEEN = 20.0
 LARGEST_DIMMING = 3.0
-"""By how much a galaxy is dimmed at most before it is drawn again: faint ones are smaller."""
+"""Largest factor by which a galaxy is dimmed before it is injected: faint galaxies are smaller."""
 
 
 def learn_model_error(
@@ -52,12 +53,12 @@ def learn_model_error(
     sight: Sight | None = None,
     psf: np.ndarray | None = None,
 ) -> ModelError | None:
-    """Measure how wrong a model draws the galaxies of a survey; None with fewer than `FEWEST` bright ones.
+    """Measure the errors of a model on the galaxies of a survey; None with fewer than `FEWEST` bright ones.
 
-    The fitter has the settings to be used, and no `model_error` yet. Images and weights, ``(N, B, H, W)`` in
-    nJy and nJy⁻², are of objects that the model was not trained on, of whose neighbours the pixels, ``(N, H,
-    W)`` bool, are looked for. Models of scenes need the sight; PSFs, ``(N, B, K, 2)``, are else that of the
-    store's seeing.
+    The fitter has the settings of the survey's fits, and no measured `model_error` yet. Images and weights,
+    ``(N, B, H, W)`` in nJy and nJy⁻², are of objects that the model was not trained on; `find_neighbours`
+    returns the pixels of their neighbours, ``(N, H, W)`` bool. Scene models need `sight`. PSFs, ``(N, B, K,
+    2)``, are by default those of the store's seeing.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(
@@ -77,7 +78,7 @@ def learn_model_error(
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
         return None
-    again, truth = _draw_again(galaxies, fitted, signal, is_whole, rows, good, rng)
+    injected, truth = _inject(galaxies, fitted, signal, is_whole, rows, good, rng)
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows], with_covariance=True)
     own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
@@ -87,7 +88,7 @@ def learn_model_error(
     learnt = ModelError(
         flux_fraction=fraction,
         flux_unseen={
-            kind: _unseen(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)
+            kind: _unseen(injected, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)
         },
         usual=ModelError.unknown(len(fitter.info.bands)).usual,
         light_fraction=_light_fractions(fitter, fitted, np.nan_to_num(drawn), is_bright & good),
@@ -100,7 +101,7 @@ def learn_model_error(
 
 @dataclass(frozen=True, kw_only=True)
 class _Galaxies:
-    """Objects that the model was not trained on, and what fits them."""
+    """Objects that the model was not trained on, and the fitter for them."""
 
     fitter: Fitter
     image: np.ndarray
@@ -110,7 +111,7 @@ class _Galaxies:
     psf: np.ndarray
 
     def signal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return signal to noise in the aperture, all bands together, and which have data in every band."""
+        """Return the signal to noise in the aperture, all bands together, and which have all bands."""
         flux, error = aperture_flux(self.image, self.weight, self.fitter.sums[1])
         is_known = np.isfinite(flux)
         signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(is_known.sum(1), 1))
@@ -121,37 +122,40 @@ class _Galaxies:
         return None if self.sight is None else self.sight[torch.from_numpy(rows)]
 
     def fit(self, image: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> Fitted:
-        """Fit images that were observed as these objects were."""
-        others = self.find_neighbours(image, weight)
+        """Fit images that were observed like the objects of these rows."""
+        is_neighbour = self.find_neighbours(image, weight)
         return self.fitter.fit(
-            np.arange(len(image)), image, weight, is_neighbour=others, sight=self.seen(rows)
+            np.arange(len(image)), image, weight, is_neighbour=is_neighbour, sight=self.seen(rows)
         )
 
     def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
-        """Return fluxes of the central galaxies inside their circles, from what `measure` has found."""
-        nothing = {name: np.zeros_like(measured[name]) for name in ("background", "beyond", "outside")}
-        measured = measured | nothing
+        """Return the fluxes of the central galaxies inside their circles, from the results of `measure`."""
+        zeros = {name: np.zeros_like(measured[name]) for name in ("background", "beyond", "outside")}
+        measured = measured | zeros
         return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
 def _choose(
     signal: np.ndarray, is_whole: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose bright and ordinary galaxies: their rows (none with too few bright ones), which are bright."""
+    """Choose bright and ordinary galaxies: return their rows, and which of these are bright.
+
+    No rows are returned if there are too few bright galaxies.
+    """
     none = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
     if not is_whole.any():
         return none
-    beyond = min(np.percentile(signal[is_whole], BRIGHT_PERCENTILE), np.sort(signal[is_whole])[-FEWEST:][0])
-    bright = np.flatnonzero(is_whole & (signal >= max(BRIGHT_SIGMA, beyond)))
+    limit = min(np.percentile(signal[is_whole], BRIGHT_PERCENTILE), np.sort(signal[is_whole])[-FEWEST:][0])
+    bright = np.flatnonzero(is_whole & (signal >= max(BRIGHT_SIGMA, limit)))
     if len(bright) < FEWEST:
         return none
     bright = rng.permutation(bright)[:MOST_BRIGHT]
-    others = np.setdiff1d(np.flatnonzero(is_whole & (signal > 10)), bright)
-    rows = np.concatenate([bright, rng.permutation(others)[:NUM_ORDINARY]])
+    ordinary = np.setdiff1d(np.flatnonzero(is_whole & (signal > 10)), bright)
+    rows = np.concatenate([bright, rng.permutation(ordinary)[:NUM_ORDINARY]])
     return rows, np.arange(len(rows)) < len(bright)
 
 
-def _draw_again(
+def _inject(
     galaxies: _Galaxies,
     fitted: Fitted,
     signal: np.ndarray,
@@ -160,10 +164,12 @@ def _draw_again(
     good: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[OwnFluxes, np.ndarray]:
-    """Draw galaxies, dimmed, onto the sky of faint objects, and fit them there.
+    """Inject dimmed galaxies into the sky of faint objects, and fit them there.
 
-    Returns their fluxes as they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in
-    the middle.
+    Returns
+    -------
+    fluxes, truth
+        Fluxes as fitted, and as injected, ``(N, B, 2)``, of galaxies that are still the central object.
     """
     fitter, image = galaxies.fitter, galaxies.image
     circle = fitter.sums[1]
@@ -174,20 +180,20 @@ def _draw_again(
     sources = np.array([rng.choice(_as_bright(signal[rows], good, value)) for value in goal])
     scale = np.minimum(goal / signal[rows[sources]], 1.0)[:, None, None, None]
     galaxy = scale * _alone(fitter, fitted, sources, galaxies.seen(skies))
-    # The sky is turned inside out: its own middle is in the corners.
+    # Roll the sky by half its size, which moves its own central object to the corners.
     half = image.shape[3] // 2
     sky, inverse = (np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (image, galaxies.weight))
     refitted = galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies)
-    again = galaxies.fluxes(measure(fitter, refitted, galaxy_psf=galaxies.psf[skies]), skies)
-    under = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
-    is_seen = under < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else the middle is another object's
+    fluxes = galaxies.fluxes(measure(fitter, refitted, galaxy_psf=galaxies.psf[skies]), skies)
+    sky_flux = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
+    is_seen = sky_flux < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else another object is central
     inside = _in_cutout(fitter, galaxies.psf[skies])
     truth = np.stack([np.einsum("nbhw,hw->nb", galaxy, circle), galaxy.sum((2, 3)) / inside], axis=2)
-    return replace(again, **{name: values[is_seen] for name, values in vars(again).items()}), truth[is_seen]
+    return replace(fluxes, **{name: values[is_seen] for name, values in vars(fluxes).items()}), truth[is_seen]
 
 
 def median_of(errors: Sequence[ModelError]) -> ModelError:
-    """Return the median of each number, and the mean of matrices: of a model that serves several surveys."""
+    """Combine the errors measured in several surveys: the median of each number, the mean of matrices."""
 
     def middle(values: Sequence[Any]) -> Any:
         if isinstance(values[0], tuple) and values[0] and isinstance(values[0][0], tuple):
@@ -207,7 +213,7 @@ def _flux_fractions(
     psf: np.ndarray,
     rows: np.ndarray,
 ) -> dict[str, tuple[float, ...]]:
-    """Compare model fluxes of bright galaxies with the light in their images."""
+    """Compare model fluxes of bright galaxies with the flux in their images."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]
     pixels = np.where(weight > 0, image, drawn[rows])
     variance = 1 / np.where(weight > 0, weight, np.inf)
@@ -231,42 +237,42 @@ def _flux_fractions(
 
 
 def _typical_noise(weight: np.ndarray) -> np.ndarray:
-    """Return the noise of a pixel in each band, ``(B,)``: the median over its pixels, and over objects."""
+    """Return the pixel noise of each band, ``(B,)``: the median over pixels and then over objects."""
     known = np.where(weight > 0, weight, np.nan).reshape(*weight.shape[:2], -1)
     return np.asarray(np.nanmedian(np.nanmedian(known, axis=2), axis=0) ** -0.5)
 
 
 def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
-    """Return the share of a point source's light in the largest circle of a cutout, ``(N, B)``."""
+    """Return the fraction of a point source's flux in the largest circle of a cutout, ``(N, B)``."""
     radius = fitter.info.size / 2 * fitter.info.pixel_scale_arcsec
     return enclosed(fwhm_of(psf), np.full(len(psf), radius))
 
 
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:
-    """Return which galaxies, dimmed to a signal to noise, are not too large for it; else the brightest."""
+    """Return galaxies that are brighter than a signal to noise, but not by much; else the brightest."""
     fitting = np.flatnonzero(good & (signal >= goal) & (signal <= LARGEST_DIMMING * goal))
     return fitting if len(fitting) else np.flatnonzero(good & (signal == signal[good].max()))
 
 
 def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None) -> np.ndarray:
-    """Draw galaxies without whatever else is drawn around them, ``(N, B, H, W)``: their symmetric part."""
+    """Render galaxies without what surrounds them, ``(N, B, H, W)``: their symmetric part."""
     drawn = fitter.reconstruct(fitted.take(torch.from_numpy(rows), sight))
     size = drawn.shape[3]
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 
 
 def _unseen(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
-    """Return the g of each band with which the pulls of galaxies drawn again are 1 wide."""
+    """Return, for each band, the g with which the pulls of injected galaxies have unit width."""
     flux, noise, true = (values[:, :, kind] for values in (own.flux, own.noise, truth))
 
     def widening(band: int) -> float:
-        x, sigma, off = (values[:, band] for values in (flux, noise, flux - true))
-        rows = np.isfinite(x + sigma + off)
+        x, sigma, residual = (values[:, band] for values in (flux, noise, flux - true))
+        rows = np.isfinite(x + sigma + residual)
         if rows.sum() < FEWEST:
             return 0.0
         parts = x[rows], sigma[rows], own.area[rows, kind], own.unsure[rows, band, kind]
         return smallest_wide_enough(
-            lambda g: bool(robust_scatter(off[rows] / total_error(*parts, g, fraction[band])) > 1),
+            lambda g: bool(robust_scatter(residual[rows] / total_error(*parts, g, fraction[band])) > 1),
             0.0,
             LARGEST_UNSEEN,
         )
@@ -277,27 +283,26 @@ def _unseen(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[flo
 def _light_fractions(
     fitter: Fitter, fitted: Fitted, drawn: np.ndarray, rows: np.ndarray
 ) -> tuple[float, ...]:
-    """Return the share of the light with which residuals of bright galaxies are as wide as noise, ``B``."""
+    """Return the relative error of the rendered flux that explains residuals of bright galaxies, ``B``."""
     image, weight, model = fitted.image.numpy()[rows], fitted.weight.numpy()[rows], drawn[rows]
     radius = total_radius_pixels(fitter, model, weight)
     weight = np.where(region(image.shape[3], radius)[:, None], weight, 0)
     noise = np.array(fitter.info.noise_correlation)
-    left, spread, light = smoothed(*comparable(image, weight, model, noise), NARROW_PIXELS)
+    residual, variance, flux = smoothed(*comparable(image, weight, model, noise), NARROW_PIXELS)
     inside = weight > 0
 
     def share(band: int) -> float:
-        there = inside[:, band]
-        off, known, drawn = (values[:, band][there] for values in (left, spread, light))
-        # One residual in twenty lies beyond two standard deviations.
+        r, noise2, light = (values[:, band][inside[:, band]] for values in (residual, variance, flux))
+        # 4.55% of a normal distribution lie beyond two standard deviations.
         return smallest_wide_enough(
-            lambda f: bool((np.abs(over(off, known + (f * drawn) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0
+            lambda f: bool((np.abs(over(r, noise2 + (f * light) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0
         )
 
     return tuple(share(band) for band in range(image.shape[1]))
 
 
 def _trend(brightness: np.ndarray, distance: np.ndarray) -> tuple[float, float, float, float]:
-    """Return a line through the medians of three parts, and the range that it was learnt from."""
+    """Return a line through the medians of three equal parts in brightness, and the range of brightness."""
     parts = np.array_split(np.argsort(brightness), 3)
     x, y = ([float(np.median(values[part])) for part in parts] for values in (brightness, distance))
     slope = (y[2] - y[0]) / max(x[2] - x[0], 1e-6)

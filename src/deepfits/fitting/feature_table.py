@@ -1,4 +1,4 @@
-"""The columns of the features, as `docs/reference/files.md` has them, from best fits and their cutouts.
+"""The columns of the features (`docs/reference/files.md`), from best fits and their cutouts.
 
 Shapes: N objects, B bands, H = W pixels.
 """
@@ -24,10 +24,10 @@ Columns = dict[str, np.ndarray]
 
 
 def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
-    """Return the features of cutouts that were fitted, a column ``(N,)`` or ``(N, L)`` for each name.
+    """Return the features of fitted cutouts: a column, ``(N,)`` or ``(N, L)``, for each name.
 
-    The cutouts say identities, places on the sky, and PSFs; where these are unknown, that of the store's
-    seeing counts.
+    The cutouts provide identities, positions on the sky, and PSFs; unknown PSFs are replaced by those of the
+    store's seeing.
     """
     best, info = fitted.fit, fitter.info
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
@@ -38,8 +38,8 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     out["latent_std"] = measured["latent_std"]
     compared = best.latent
     if fitter.settings.uncertainty:
-        known = best.latent.numpy(), measured["latent_covariance"]
-        compared = torch.from_numpy(as_compared(*known, fitter.settings.strength))
+        posterior = best.latent.numpy(), measured["latent_covariance"]
+        compared = torch.from_numpy(as_compared(*posterior, fitter.settings.strength))
     out["embedding"] = fitter.embedding(compared).numpy()
     out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
     out |= _per_band(info.bands, {name: measured[name] for name in ("chi2", "dof")})
@@ -62,7 +62,7 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
         np.array(info.noise_correlation),
     )
     if fitter.grid is not None:
-        out |= _of_scenes(fitter, measured)
+        out |= _scene_columns(fitter, measured)
     filters = [f"{COLUMN}_{band}" for band in info.bands]
     out |= {name: cutouts.catalogue[name] for name in filters if name in cutouts.catalogue}
     out["model_hash"] = np.full(len(cutouts), fitter.model.fingerprint)
@@ -70,7 +70,7 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
 
 
 def _per_band(bands: Sequence[str], values: Mapping[str, np.ndarray]) -> Columns:
-    """Return a column for each band of values ``(N, B)``, the columns of a band side by side."""
+    """Return a column for each band of values ``(N, B)``, with the columns of a band next to each other."""
     return {
         f"{name}_{band}": value[:, index]
         for index, band in enumerate(bands)
@@ -79,7 +79,7 @@ def _per_band(bands: Sequence[str], values: Mapping[str, np.ndarray]) -> Columns
 
 
 def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) -> Columns:
-    """Return amplitudes and fluxes: of the drawing, of the galaxy's own light, joined with the data."""
+    """Return amplitudes and fluxes: of the model image, of the central galaxy, and combined with the data."""
     bands, own = fitter.info.bands, OwnFluxes.of(measured, psf, fitter.info.pixel_scale_arcsec)
     values = {
         "amplitude": fitted.fit.amplitude.numpy(),
@@ -106,7 +106,7 @@ def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) 
 def _sizes(
     bands: Sequence[str], growth: np.ndarray, size: int, pixel_scale_arcsec: float, prefix: str = ""
 ) -> Columns:
-    """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
+    """Return half-light radii and concentrations, 5 lg(r80 / r20), of the model galaxies in each band."""
     _, radius_arcsec = growth_circles(size, pixel_scale_arcsec)
     r20, r50, r80 = np.moveaxis(growth_radii(growth, radius_arcsec), -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -116,8 +116,8 @@ def _sizes(
     )
 
 
-def _of_scenes(fitter: Fitter, measured: Columns) -> Columns:
-    """Return fluxes and sizes of the scenes themselves, before any PSF of the survey."""
+def _scene_columns(fitter: Fitter, measured: Columns) -> Columns:
+    """Return fluxes and sizes of the scenes themselves, before the PSF of the survey."""
     assert fitter.grid is not None
     bands, flux, error = fitter.info.bands, measured["scene_flux"], measured["scene_flux_std"]
     fluxes: Columns = {}

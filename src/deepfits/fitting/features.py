@@ -1,10 +1,10 @@
-"""The features on disk: one Parquet file per shard, and what they were made with beside them.
+"""Features on disk: one Parquet file per shard, and a description of how they were made.
 
 Shapes: N objects, L latent dimensions, B bands.
 
-A directory with ``_features.json`` and one ``shard-00000.parquet`` per shard of the store, each written
-whole or not at all. Every file names the objects and pixels it was made from, so that a run that was cut
-short goes on where it stood.
+A directory holds ``_features.json`` and one ``shard-00000.parquet`` per shard of the store; files are written
+atomically. Every file records a fingerprint of the objects and pixels that it was made from, so that an
+interrupted run can resume.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ def finish(
 
 
 def read_settings(directory: str | Path) -> dict[str, Any]:
-    """Return what the features of a directory were made with, from its description."""
+    """Return the settings of a directory's features, from its description."""
     path = Path(directory) / DESCRIPTION
     settings = read_json(path, what="description of features").get("settings")
     return convert(settings, dict[str, Any], where=path, key="settings")
 
 
 def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:
-    """Return whether the description is there."""
+    """Return whether the description exists."""
     return (Path(directory) / description).exists()
 
 
 def write_shard(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
-    """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet; `made_from` is what `is_done` asks for."""
+    """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet, with `made_from` as the key for `is_done`."""
     arrays = {name: to_arrow(values) for name, values in columns.items()}
     table = pa.table(arrays).replace_schema_metadata({"made_from": made_from})
     with writing(path) as temporary:
@@ -65,14 +65,14 @@ def write_shard(path: str | Path, columns: Mapping[str, np.ndarray], made_from: 
 
 
 def is_done(path: str | Path, made_from: str) -> bool:
-    """Return whether a whole file made from just this is there."""
+    """Return whether a complete file with this `made_from` exists."""
     path = Path(path)
     if not path.exists():
         return False
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError):
-        return False  # damaged: it is made again
+        return False  # damaged, to be made again
     return metadata.get(b"made_from") == made_from.encode()
 
 
@@ -82,7 +82,7 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
     Raises
     ------
     InputError
-        No features there, or a column that they do not have.
+        There are no features, or they lack a requested column.
     """
     paths = shard_paths(directory)
     names = pq.read_schema(paths[0]).names
@@ -92,12 +92,12 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
     try:
         table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     except pa.ArrowInvalid as error:
-        raise InputError(f"{directory}: the shards do not fit together ({error}); fit again") from error
+        raise InputError(f"{directory}: the shards have different columns ({error}); fit again") from error
     return {name: to_numpy(table[name]) for name in table.column_names}
 
 
 def shard_paths(directory: str | Path) -> list[Path]:
-    """Return the files of the features, of which there is at least one, all regular files."""
+    """Return the feature files of a directory; at least one must exist, and all must be regular files."""
     paths = sorted(Path(directory).glob("shard-*.parquet"))
     if not paths:
         raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
@@ -108,14 +108,14 @@ def shard_paths(directory: str | Path) -> list[Path]:
 
 
 def read_shard(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Read one file of features as NumPy columns."""
+    """Read one feature file as NumPy columns."""
     with naming(path, "cannot read these features", "fit again"):
         table = pq.read_table(path, columns=columns)
     return {name: to_numpy(table[name]) for name in table.column_names}
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column as NumPy has it: ``(N,)``, or ``(N, L)`` for lists."""
+    """Return a column as a NumPy array: ``(N,)``, or ``(N, L)`` for lists."""
     joined = column.combine_chunks()
     if pa.types.is_fixed_size_list(joined.type):
         flat = np.array(joined.flatten().to_numpy(zero_copy_only=False))

@@ -1,10 +1,10 @@
-"""How objects are fitted: from cutouts and a model to the best latents, for every stage that fits.
+"""From cutouts and a model to best-fitting latents, for every stage that fits.
 
 Shapes: N objects, S starts, L latent dimensions, B bands, H = W pixels.
 
-A fit begins at the embedder's guess, which the model's refiner improves, or at draws of the prior; minimises
-χ² and the prior of the latent from there (`deepfits.fitting.objective`, `engine`); and solves for the bands'
-amplitudes once, at the best latent. What a best fit says of a galaxy is measured by
+A fit starts from the embedder's estimate, improved by the model's refiner, or from draws of the prior;
+minimises χ² plus the prior term of the latent (`deepfits.fitting.objective`, `engine`); and solves for the
+amplitudes of the bands once, at the best latent. Fluxes and other measurements at the best fit are in
 `deepfits.fitting.measuring`.
 """
 
@@ -41,20 +41,20 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 @dataclass
 class Fitted:
-    """Some objects after the fit, with the data it saw.
+    """Best fits of some objects, with the data that were fitted.
 
     Attributes
     ----------
     fit
-        The outcome; `Fit.loss` is in the units of the objective that was minimised.
+        The result; `Fit.loss` is in the units of the objective.
     image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; both 0 where the fit saw nothing.
+        ``(N, B, H, W)``, nJy and nJy⁻²; both 0 for pixels that were excluded from the fit.
     fit_weight
-        What the fit took as weights, in nJy⁻²; None where it took `weight`.
+        Weights of the fit in nJy⁻²; None if they are `weight`.
     is_neighbour
-        ``(N, H, W)`` bool: pixels of other objects, which the fit did not see.
+        ``(N, H, W)`` bool: pixels of other objects, excluded from the fit.
     sight
-        For models of scenes: how they were observed.
+        For scene models: how the objects were observed.
     """
 
     fit: Fit
@@ -69,11 +69,11 @@ class Fitted:
 
     @property
     def fitted_rows(self) -> Tensor:
-        """Which objects have a best fit, row numbers."""
+        """Row numbers of the objects that have a best fit."""
         return torch.isfinite(self.fit.latent).all(1).nonzero()[:, 0]
 
     def take(self, rows: Tensor, sight: Sight | None = None) -> Fitted:
-        """Return some rows, seen as `sight` says where it is given."""
+        """Return some rows; `sight`, if given, replaces how they were observed."""
         return Fitted(
             fit=self.fit.select(rows),
             image=self.image[rows],
@@ -85,9 +85,10 @@ class Fitted:
 
 
 class Fitter(ForwardModel):
-    """Fits cutouts with one model, on the device where it is to run, and one choice of settings.
+    """Fits cutouts with one model and one set of settings, on the model's device.
 
-    The store's info scales the errors by its noise correlation; threads are PyTorch's own choice by default.
+    `info` describes the store, whose noise correlation scales the errors; `threads` defaults to PyTorch's own
+    setting.
     """
 
     def __init__(
@@ -102,8 +103,8 @@ class Fitter(ForwardModel):
         self.settings = settings = settings.resolved(model.aids is not None)
         if self.grid is not None and settings.objective != "flux":
             raise InputError(
-                f"fit: objective={settings.objective!r} compares images in a network's units, and "
-                "this model draws scenes at another PSF; use objective='flux'"
+                f"fit: objective={settings.objective!r} compares images in a network's units, but "
+                "this model's units apply to scenes, not to observed images; use objective='flux'"
             )
         self.prior = AmplitudePrior() if settings.amplitudes == "fit" else None
         self.prior_after = AmplitudePrior() if settings.amplitudes == "after" else None
@@ -119,18 +120,18 @@ class Fitter(ForwardModel):
         self.metric = self._make_metric() if needs_metric else None
 
     def _make_fast(self) -> Renderer:
-        """Return what the fit evaluates: the generator in the precision that was asked for."""
+        """Return the renderer of the fit: the generator in the requested precision."""
         name = self.settings.precision
         if name == "float32":
             return self.inner
         if self.device.type == "cpu":
             raise InputError(
-                f"fit: precision={name!r} is for GPUs; processors are slower in it than in float32: leave "
-                "precision at 'float32', or choose device='cuda'"
+                f"fit: precision={name!r} is for GPUs and slower than float32 on a CPU; use "
+                "precision='float32' or device='cuda'"
             )
         if not isinstance(self.inner, FoldedGenerator):
             raise InputError(
-                f"fit: precision={name!r} needs a generator of the paper's structure; leave it at 'float32'"
+                f"fit: precision={name!r} needs a generator of the paper's structure; use 'float32'"
             )
         return FoldedGenerator(self.model.generator, inner_dtype=PRECISIONS[name])
 
@@ -143,7 +144,7 @@ class Fitter(ForwardModel):
         return Refinement(aids.refiner, Objective(self.inner, prior_strength=self.settings.strength), None)
 
     def in_objective(self, inner: Renderer) -> Renderer:
-        """Return what the objective compares with the data: what `inner` draws, or that in flux."""
+        """Return the renderer in the units of the objective: `inner` itself, or `inner` converted to flux."""
         return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
 
     def _make_metric(self) -> Metric | TaughtMetric:
@@ -156,7 +157,7 @@ class Fitter(ForwardModel):
         if (nominal := self.nominal_sight(1)) is not None:
             renderer = Observed(renderer, nominal.observation().to(self.device))
         weight = torch.ones(len(self.info.bands), 1, 1)
-        if in_flux:  # the softening follows the noise of each band
+        if in_flux:  # the softening is proportional to the noise of each band
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
         return learn_metric(
             renderer,
@@ -169,9 +170,9 @@ class Fitter(ForwardModel):
     def fit_cutouts(
         self, cutouts: Cutouts, advance: Advance | None = None, *, start: np.ndarray | None = None
     ) -> Fitted:
-        """Fit cutouts of a store, without the pixels of other objects where `is_neighbour` says them.
+        """Fit cutouts of a store, masking the pixels of other objects in `is_neighbour`; see `fit`.
 
-        Cutouts of `deepfits.survey.neighbours.with_neighbours` do; see `fit`.
+        `deepfits.survey.neighbours.with_neighbours` provides cutouts with `is_neighbour`.
         """
         return self.fit(
             cutouts.object_id,
@@ -201,19 +202,20 @@ class Fitter(ForwardModel):
         advance
             Called with the number of objects newly done.
         is_neighbour
-            ``(N, H, W)`` bool: pixels of other objects, for the setting ``neighbours="mask"``; None: none.
+            ``(N, H, W)`` bool: pixels of other objects, which the setting ``neighbours="mask"`` excludes;
+            None for none.
         sight
-            For a model of scenes: how the images were observed (`Fitter.sight`).
+            For scene models: how the images were observed (`Fitter.sight`).
         start
-            ``(N, L)``: begin with these latents in place of the mode's first start; NaN where none is known.
+            ``(N, L)``: latents that replace the mode's first start, where they are finite.
         """
         if (sight is None) != (self.grid is None):
-            raise ValueError("a model of scenes needs to know how images were observed, and no other does")
+            raise ValueError("`sight` is required for scene models, and only for these")
         weight = torch.as_tensor(weight, dtype=torch.float32)
-        others = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
+        masked = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
         if self.settings.neighbours == "mask" and is_neighbour is not None:
-            others = torch.as_tensor(is_neighbour)
-            weight = torch.where(others[:, None], 0, weight)
+            masked = torch.as_tensor(is_neighbour)
+            weight = torch.where(masked[:, None], 0, weight)
         if sight is not None:
             weight = torch.where(sight.is_inside.to(weight.device), weight, 0)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
@@ -228,17 +230,17 @@ class Fitter(ForwardModel):
                 advance(len(image))
         else:
             best = self._minimise(self.fast, data, data_weight, begin, advance, sight)
-            if self.fast is not self.inner:  # to the end in float32, from where halves have come to
-                halves, reached = best, torch.where(torch.isfinite(best.latent), best.latent, begin[0])
+            if self.fast is not self.inner:  # complete the fit in float32
+                half, reached = best, torch.where(torch.isfinite(best.latent), best.latent, begin[0])
                 best = self._minimise(self.inner, data, data_weight, reached[None], None, sight)
-                best.num_steps += halves.num_steps
-                best.loss_start = halves.loss_start
+                best.num_steps += half.num_steps
+                best.loss_start = half.loss_start
         if self.prior_after is not None:
             best.amplitude = self._amplitudes_after(best.latent, image, weight, sight)
-        return Fitted(best, image, weight, fit_weight, others, sight)
+        return Fitted(best, image, weight, fit_weight, masked, sight)
 
     def in_units_of_fit(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return data and weights as the objective has them, and those weights in nJy⁻² (None: the same)."""
+        """Return data and weights in the objective's units, and the weights in nJy⁻² (None if unchanged)."""
         objective, units = self.settings.objective, self.model.normalisation
         in_centre = None if self.centre is None else weight * self.centre
         if objective == "flux":
@@ -253,7 +255,7 @@ class Fitter(ForwardModel):
     def starts(
         self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
     ) -> Tensor:
-        """Return where the fits start, ``(S, N, L)``, from images in nJy and weights in nJy⁻²."""
+        """Return the starts, ``(S, N, L)``, of fits to images in nJy with weights in nJy⁻²."""
         starts = self._guesses(object_id, image, weight, sight)
         if self.refinement is None:
             return starts
@@ -263,7 +265,7 @@ class Fitter(ForwardModel):
         return torch.stack([self._refine(start, data, data_weight, sight) for start in starts])
 
     def _guesses(self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Return the embedder's guess, draws of the prior, or both, as the mode says."""
+        """Return the embedder's estimate, draws of the prior, or both, depending on the mode."""
         mode, num_starts = self.settings.mode, self.settings.num_starts
         guess = torch.empty(0, len(image), self.num_latents)
         if mode != "optimise":
@@ -273,7 +275,7 @@ class Fitter(ForwardModel):
         return torch.cat((guess, torch.from_numpy(draws)))
 
     def _refine(self, start: Tensor, data: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Improve starts by passes of the model's refiner."""
+        """Improve starts with the model's refiner."""
         refinement, passes = self.refinement, self.settings.passes
         assert refinement is not None
         assert passes is not None
@@ -294,7 +296,7 @@ class Fitter(ForwardModel):
         advance: Advance | None,
         sight: Sight | None,
     ) -> Fit:
-        """Minimise the objective, drawn by `inner`, from each of the starts ``(S, N, L)``."""
+        """Minimise the objective from each of the starts, ``(S, N, L)``, with images rendered by `inner`."""
         settings = self.settings
         return fit(
             self.in_objective(inner),
@@ -316,7 +318,7 @@ class Fitter(ForwardModel):
         )
 
     def _guess_as_fit(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Fit:
-        """Return the embedder's guess as if it were a fit."""
+        """Return the embedder's estimate as a `Fit`."""
         out = Fit.empty(len(latent), self.num_latents, image.shape[1])
         rows = ((weight > 0).sum((1, 2, 3)) >= self.num_latents).nonzero()[:, 0]
         used = weight if self.centre is None else self.in_units_of_fit(image, weight)[2]
@@ -335,7 +337,7 @@ class Fitter(ForwardModel):
         return out
 
     def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Solve for the amplitudes at the best latents once, ``(N, B)``; NaN without a fit."""
+        """Solve for the amplitudes at the best latents, ``(N, B)``; NaN without a fit."""
         solver = Objective(self.in_flux, amplitude_prior=self.prior_after)
         rows = torch.isfinite(latent).all(1).nonzero()[:, 0]
 
@@ -349,6 +351,6 @@ class Fitter(ForwardModel):
         return out
 
     def reconstruct(self, fitted: Fitted) -> np.ndarray:
-        """Draw the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
+        """Render the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
         drawn = self.draw(fitted.fit.latent, fitted.sight)
         return (drawn * fitted.fit.amplitude[:, :, None, None]).numpy()

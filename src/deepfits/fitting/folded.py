@@ -1,20 +1,20 @@
-"""The generator of M19 §2.1 with everything linear multiplied out: the same numbers in less time.
+"""The generator of M19 §2.1 with its linear maps multiplied out: the same images in less time.
 
 Shapes: N objects, L latent dimensions, C channels, B bands, H, W pixels.
 
 Three shortcuts, all exact up to rounding:
 
-1. Between the latent and the first ReLU stand a linear layer and one transposed convolution, with nothing
-   non-linear in between: together they are one affine map of the latent.
+1. Between the latent and the first ReLU there are only a linear layer and a transposed convolution, which
+together are one affine map of the latent.
 2. The main path and the pass-through of a block read the same input: they are one convolution with twice the
-   channels.
-3. In a fit the weights are constants, so the backward pass is the transpose of each map and nothing else.
+channels.
+3. In a fit the weights are constants, so the backward pass consists of the transposed maps alone.
 
-On a GPU the convolutions may be done in half precision (``inner_dtype``): the affine map, the image and what
-is summed up of it stay in the outer precision, and each object's cotangent is scaled before it is rounded.
+On a GPU the convolutions may run in half precision (``inner_dtype``): the affine map, the image and all sums
+over it stay in the outer precision, and each object's cotangent is scaled before it is rounded.
 
-The module must have the structure of `deepfits.models.generator.Generator` (attributes ``first``, ``blocks``
-of ``main`` and ``pass_through``, ``last``); it is recognised by that, not by its class.
+Any module with the structure of `deepfits.models.generator.Generator` can be folded (attributes ``first``,
+``blocks`` of ``main`` and ``pass_through``, ``last``), whatever its class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def can_fold(module: Any) -> bool:
-    """Return whether a module has the structure that `FoldedGenerator` multiplies out."""
+    """Return whether a module has the structure that `FoldedGenerator` needs."""
     blocks = getattr(module, "blocks", None)
     if not isinstance(blocks, nn.Sequential) or len(blocks) == 0:
         return False
@@ -44,26 +44,28 @@ def can_fold(module: Any) -> bool:
 
 
 class FoldedGenerator:
-    """A renderer (`deepfits.fitting.rendering.Renderer`) with the numbers of a generator.
+    """A renderer (`deepfits.fitting.rendering.Renderer`) of the same images as a generator.
 
     Parameters
     ----------
     generator
-        A module for which `can_fold` holds. Its weights are copied: later training does not change them here.
+        A module for which `can_fold` holds. Its weights are copied: later training has no effect here.
     inner_dtype
-        Of the convolutions; by default the generator's own. Derivatives along all directions (`jacobian`) and
-        images alone (calling it) are not rounded to it.
+        Precision of the convolutions in `with_pullback`; by default the generator's own, in which everything
+        else is computed.
     """
 
     def __init__(self, generator: nn.Module, *, inner_dtype: torch.dtype | None = None) -> None:
         if not can_fold(generator):
-            raise ValueError(f"{type(generator).__name__} is not built as M19's generator; fit it as it is")
+            raise ValueError(
+                f"{type(generator).__name__} lacks the structure of M19's generator; fit it unfolded"
+            )
         dtype: torch.dtype = generator.first.weight.dtype  # type: ignore[union-attr,assignment]
         with torch.no_grad():
             offset, matrix = _fold_first(generator)
         self.channels = offset.shape[0] // 2
         self.side = offset.shape[1]
-        # Rows in the order (H, W, C): viewed back, activations lie channels last, which convolutions like.
+        # In the order (H, W, C), so that activations are channels-last, in which convolutions are fastest.
         self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()  # (L, H·W·2C)
         self.offset = offset.permute(1, 2, 0).flatten().to(dtype).contiguous()
         self.layers = [_Up.merge(b.main, b.pass_through) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
@@ -73,11 +75,11 @@ class FoldedGenerator:
         self.inner = [layer.to(self.inner_dtype) for layer in (*self.layers, self.last)]
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Draw images, ``(N, B, H, W)``."""
+        """Return the images, ``(N, B, H, W)``."""
         return self._forward(latent, [*self.layers, self.last])[0]
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Draw images, with the hand-written backward pass."""
+        """Return the images and their pullback, a hand-written backward pass."""
         image, mains = self._forward(latent, self.inner)
 
         def pullback(cotangent: Tensor) -> Tensor:
@@ -85,22 +87,22 @@ class FoldedGenerator:
                 cotangent, size = self._rounded(cotangent)
                 g = self.inner[-1].transpose(cotangent)
                 for layer, main in zip(reversed(self.inner[:-1]), reversed(mains[1:]), strict=True):
-                    g = layer.transpose(_both_ways(g, main))
-                g = _both_ways(g, mains[0])  # (N, 2C, H, W)
+                    g = layer.transpose(_block_cotangent(g, main))
+                g = _block_cotangent(g, mains[0])  # (N, 2C, H, W)
                 g = g.permute(0, 2, 3, 1).flatten(1).to(self.matrix.dtype) @ self.matrix.T
                 return g if size is None else g * size
 
         return image, pullback
 
     def _rounded(self, cotangent: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Round to the inner precision, each object in units of its largest value: ``(N, 1)``."""
+        """Round to the inner precision, each object in units of its largest value, ``(N, 1)``."""
         if self.inner_dtype == self.matrix.dtype:
             return cotangent, None
         size = cotangent.abs().amax((1, 2, 3)).clamp_min(torch.finfo(cotangent.dtype).tiny)
         return (cotangent / size[:, None, None, None]).to(self.inner_dtype), size[:, None]
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw images, with the derivatives along all latent directions, ``(N, L, B, H, W)``."""
+        """Return the images and their derivatives along all latent directions, ``(N, L, B, H, W)``."""
         image, mains = self._forward(latent, [*self.layers, self.last])
         number, length = latent.shape
         with torch.no_grad():
@@ -110,7 +112,7 @@ class FoldedGenerator:
                 half, t = main.shape[1], t.permute(0, 2, 3, 1).unflatten(0, (-1, length))
                 t = torch.addcmul(t[..., half:], t[..., :half], is_on)  # (N, L, H, W, C): channels last
                 t = layer(t.flatten(0, 1).permute(0, 3, 1, 2), with_bias=False)
-        return image, t.contiguous().unflatten(0, (number, length))  # sums over pixels follow
+        return image, t.contiguous().unflatten(0, (number, length))  # contiguous for sums over pixels
 
     def _view(self, flat: Tensor) -> Tensor:
         return flat.unflatten(1, (self.side, self.side, 2 * self.channels)).permute(0, 3, 1, 2)
@@ -126,8 +128,8 @@ class FoldedGenerator:
         return pre.to(latent.dtype), mains
 
 
-def _both_ways(g: Tensor, main: Tensor) -> Tensor:
-    """Send a cotangent of relu(main) + other back to both, side by side."""
+def _block_cotangent(g: Tensor, main: Tensor) -> Tensor:
+    """Return the cotangents of main and other, side by side, from that of relu(main) + other."""
     through = torch.ops.aten.threshold_backward(g, main, 0)  # a third of the time of g * (main > 0)
     return torch.cat((through, g), dim=1)
 
@@ -135,9 +137,9 @@ def _both_ways(g: Tensor, main: Tensor) -> Tensor:
 class _Up:
     """A transposed convolution and its transpose.
 
-    Where few channels leave it, as in a generator's last layer, the transposed convolution is done as one
-    convolution with 2×2 pixels, whose channels are the four pixels that each input pixel becomes: processors
-    have slow transposed convolutions for few channels (a fifth of the rate of the others).
+    If it has few output channels, as a generator's last layer does, it is computed as one convolution with
+    2×2 kernels, whose channels are the four output pixels of each input pixel: CPUs are slow at transposed
+    convolutions with few channels (a fifth of the usual rate).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, like: nn.ConvTranspose2d) -> None:
@@ -153,13 +155,13 @@ class _Up:
 
     @classmethod
     def merge(cls, *both: nn.ConvTranspose2d) -> _Up:
-        """Put convolutions of the same input side by side."""
+        """Merge convolutions of the same input into one with all their channels."""
         weight = torch.cat([c.weight.detach() for c in both], dim=1)  # (C, 2C', k, k)
         bias = torch.cat([c.bias.detach() for c in both if c.bias is not None])
         return cls(weight, bias, both[0])
 
     def to(self, dtype: torch.dtype) -> _Up:
-        """Return the same in another precision, or itself."""
+        """Return the convolution in another precision, or itself."""
         if dtype == self.weight.dtype:
             return self
         out = copy(self)
@@ -179,11 +181,11 @@ class _Up:
         )
 
     def transpose(self, g: Tensor) -> Tensor:
-        """Apply the transposed map (no bias): what the backward pass is."""
+        """Apply the transposed map (without bias): the backward pass."""
         return functional.conv2d(g, self.weight, **self.geometry)
 
     def _in_quarters(self, x: Tensor, with_bias: bool) -> Tensor:
-        """Convolve once for all four pixels of each, and put them in their places; contiguous."""
+        """Compute the four output pixels of each input pixel in one convolution, and interleave them."""
         number, _, height, width = x.shape
         few = self.weight.shape[1]
         quarters = functional.conv2d(x, self.quarters, padding=1).unflatten(1, (4, few))  # type: ignore[arg-type]
@@ -205,7 +207,10 @@ def _quarters(weight: Tensor) -> Tensor:
 
 
 def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
-    """Return offset ``(2C, H, W)`` and matrix ``(L, 2C, H, W)`` of the first block's two ways, in float64."""
+    """Return the affine map from the latent to both paths of the first block, in float64.
+
+    The offset is ``(2C, H, W)``, the matrix ``(L, 2C, H, W)``.
+    """
     block, first = generator.blocks[0], generator.first
     up = _Up.merge(block.main, block.pass_through).to(torch.float64)
     base = int((first.out_features / block.main.in_channels) ** 0.5)
@@ -216,5 +221,5 @@ def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
 
 
 def renderer_of(generator: nn.Module) -> Renderer:
-    """Return what draws as a generator does, in the network's units: multiplied out where it can be."""
+    """Return a renderer of a generator's images, in the network's units: folded if it can be."""
     return FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)

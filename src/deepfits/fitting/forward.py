@@ -1,9 +1,9 @@
-"""A trained model and the pixels of one survey: what it draws into them, and what it guesses from them.
+"""A trained model applied to the pixels of one survey: rendering latents, and embedding images.
 
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
-Everything is done in batches of one size, the last one padded, so that no kernel changes its shape and a row
-alone decides its result.
+All work is done in batches of one size, the last one padded, so that kernels never change shape and a row's
+result depends on that row alone.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 OWN_SHARE = 0.05
-"""Of the fitted latent in the embedding of scenes, whose embedder leaves some directions out."""
+"""Weight of the fitted latent in the embedding of scene models, whose embedder misses some directions."""
 USUAL_SOFTENING = 3.0
-"""Softening of the stretch in units of the noise, unless a recipe says otherwise."""
+"""Default softening of the asinh stretch, in units of the pixel noise."""
 
 
 class ForwardModel:
-    """A model, on the device where it is to run, as the survey of some cutouts sees it.
+    """A model on its device, applied to the bands and pixels of one survey.
 
-    So many objects are side by side as a batch holds; threads are PyTorch's own choice by default.
+    At most `batch_size` objects are processed at once; `threads` defaults to PyTorch's own setting.
 
     Attributes
     ----------
     sums
-        ``(2, H, W)``: what is summed of every drawing, all pixels and the aperture.
+        ``(2, H, W)``: pixel weights of the two flux sums, the whole cutout and the circular aperture.
     edge_pixels
-        Radius of the largest circle in what is drawn of an object, in pixels of the survey.
+        Radius of the largest circle within the model image of an object, in pixels of the survey.
     model_error
-        What the model says that it draws wrong.
+        Flux errors of the generator as stored with the model, or `ModelError.unknown`.
     """
 
     def __init__(self, model: Model, info: StoreInfo, *, batch_size: int, threads: int | None = None) -> None:
@@ -69,11 +69,11 @@ class ForwardModel:
         )
 
     def sight(self, cutouts: Cutouts) -> Sight | None:
-        """Describe how cutouts of this store were observed; None for a model that need not know."""
+        """Describe how cutouts of this store were observed; None for a model of images."""
         return None if self.grid is None else self.model.sight(cutouts, self.info)
 
     def nominal_sight(self, number: int) -> Sight | None:
-        """Return how drawn objects are taken to be observed, for trials without data."""
+        """Return nominal observing conditions for objects without data; None for a model of images."""
         if self.grid is None:
             return None
         info = self.info
@@ -81,22 +81,22 @@ class ForwardModel:
         return nominal[torch.zeros(number, dtype=torch.int64)]
 
     def observation(self, sight: Sight | None, rows: Tensor) -> Observation | None:
-        """Return the way from scenes to the pixels of some rows; None for a model that draws images."""
+        """Return the operator from scenes to the pixels of some rows; None for a model of images."""
         return None if sight is None else sight[rows].to(self.device).observation()
 
     def draw_rows(self, latent: Tensor, sight: Sight | None, rows: Tensor) -> Tensor:
-        """Draw images of some rows in nJy, amplitudes of 1, on the device."""
+        """Render some rows in nJy, with amplitudes of 1, on the device."""
         drawn = self.in_flux(latent[rows].to(self.device))
         observation = self.observation(sight, rows)
         return drawn if observation is None else observation.show(drawn)
 
     def draw(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
-        """Draw images in nJy from latents ``(N, L)``, amplitudes of 1: ``(N, B, H, W)``, on the CPU."""
+        """Render latents ``(N, L)`` in nJy, with amplitudes of 1: ``(N, B, H, W)``, on the CPU."""
         shape = len(self.info.bands), self.info.size, self.info.size
         return self.in_batches(lambda rows: self.draw_rows(latent, sight, rows), len(latent), *shape)
 
     def embed(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
-        """Return the embedder's latents, ``(N, L)``."""
+        """Return the embedder's latents, ``(N, L)``, of images in nJy with weights in nJy⁻²."""
 
         def guess(rows: Tensor) -> Tensor:
             if sight is None:
@@ -106,37 +106,36 @@ class ForwardModel:
         return self.in_batches(guess, len(image), self.num_latents)
 
     def embedding(self, latent: Tensor) -> Tensor:
-        """Return what the embedder says of drawings of latents ``(N, L)``: ``(N, L)``, on the CPU.
+        """Embed the noise-free model images of latents: ``(N, L)`` to ``(N, L)``, on the CPU; NaN stays NaN.
 
-        Many latents draw nearly the same galaxy, and which of them a fit ends at says little of it. What is
-        drawn says all, and the embedder's answer to it, without noise, always through the same PSF and
-        pixels, the mean over the eight orientations of the square, is nearly the same for all of them. For
-        models of scenes `OWN_SHARE` of the latent itself is added.
+        Many latents render nearly the same galaxy, and which of them a fit ends at carries little
+        information. E(G(latent)) is nearly the same for all of them: the embedding of the noise-free image,
+        always through the same PSF and pixels, averaged over the eight orientations of the square. For scene
+        models `OWN_SHARE` times the latent is added.
         """
         finite = torch.nan_to_num(latent)
         noise = torch.tensor(self.model.normalisation.softening) / USUAL_SOFTENING
         weight = (noise**-2)[:, None, None].to(self.device)
-        nominal, way = None, None
+        nominal, observation = None, None
         if self.grid is not None:
             nominal = Sight.nominal(self.grid, len(self.info.bands)).to(self.device)
-            way = nominal.observation()
+            observation = nominal.observation()
 
         def embed(rows: Tensor) -> Tensor:
             drawn = self.in_flux(finite[rows].to(self.device))
-            drawn = drawn if way is None else way(drawn)
-            same = weight.expand_as(drawn)
+            drawn = drawn if observation is None else observation(drawn)
+            uniform = weight.expand_as(drawn)
             sight = None if nominal is None else nominal[torch.zeros(len(rows), dtype=torch.int64)]
-            seen = self.model.network_input(drawn, same, sight)  # turns with the drawing: all else is even
-            answers = [self.model.embedder(symmetry(seen, n)) for n in range(NUM_SYMMETRIES)]
-            return torch.stack(answers).mean(0)
+            x = self.model.network_input(drawn, uniform, sight)  # all but the image is uniform: rotate it all
+            return torch.stack([self.model.embedder(symmetry(x, n)) for n in range(NUM_SYMMETRIES)]).mean(0)
 
-        answer = self.in_batches(embed, len(latent), self.num_latents)
+        embedded = self.in_batches(embed, len(latent), self.num_latents)
         if self.grid is not None:
-            answer = answer + OWN_SHARE * finite
-        return torch.where(torch.isfinite(latent).all(1, keepdim=True), answer, torch.nan)
+            embedded = embedded + OWN_SHARE * finite
+        return torch.where(torch.isfinite(latent).all(1, keepdim=True), embedded, torch.nan)
 
     def in_batches(self, work: Callable[[Tensor], Tensor], number: int, *shape: int) -> Tensor:
-        """Do `work` on rows in padded batches, on one core each: ``(N, *shape)`` float32, on the CPU."""
+        """Apply `work` to padded batches of row numbers, in threads: ``(N, *shape)`` float32, on the CPU."""
         if not number:
             return torch.empty(0, *shape)
         size = self.batch_size

@@ -1,4 +1,4 @@
-"""Predicted bands against measured ones, and against what other bands' magnitudes give without any network.
+"""Predicted bands compared with measured ones, and with predictions from other bands without a network.
 
 Shapes: N objects, B bands, H = W pixels.
 """
@@ -14,10 +14,10 @@ from deepfits.photometry import SIGMA_PER_MAD, robust_scatter
 
 MIN_SIGNAL_TO_NOISE = 5.0
 MATCH_RADIUS_ARCSEC = 0.5
-MIN_CALIBRATION = 30  # objects under which a band's model error is not measured
+MIN_CALIBRATION = 30  # minimum number of objects to measure a band's model error
 MAX_MODEL_ERROR = 3.0
 NUM_RESAMPLES = 200
-# Effective wavelengths in nm of bands as they are commonly named; others are taken to be equally spaced.
+# Effective wavelengths in nm, by common names of bands; if any name is unknown, bands are equally spaced.
 WAVELENGTH_NM = {
     **{"u": 370.0, "u*": 380.0, "ustar": 380.0, "B": 440.0, "g": 480.0, "V": 550.0, "r": 620.0, "r2": 620.0},
     **{"i": 770.0, "i2": 770.0, "z": 890.0, "Z": 880.0, "y": 980.0, "Y": 1020.0},
@@ -27,35 +27,35 @@ DEFINITIONS = {
     "delta": "magnitude of the predicted aperture flux minus that of the measured one",
     "bias": "median of delta",
     "scatter": "1.4826 × median of the absolute deviation of delta from its median",
-    "pull": "(predicted − measured aperture flux) / root of the sum of both variances; all objects with data",
+    "pull": "(predicted − measured aperture flux) / root of the summed variances, for all objects with data",
     "deepfits": (
-        "the band as the generator draws it, less what it was found to get systematically wrong on other "
-        "objects, with the band hidden; generator alone: without that"
+        "the band as the generator renders it, corrected for systematic errors measured on other objects "
+        "with the band hidden; generator alone: without this correction"
     ),
     "model_error": (
-        "fraction of the predicted flux that is added to its error in quadrature, because the prediction is "
-        "not perfect; measured on other objects, with the band hidden"
+        "fraction of the predicted flux that is added to its error in quadrature, to account for errors of "
+        "the generator; measured on other objects with the band hidden"
     ),
     "objects": (
         f"held out, measured at {MIN_SIGNAL_TO_NOISE:g} sigma or more in the band that was hidden; each "
-        "method is judged on those of them where it gives a number"
+        "method is evaluated on those for which it makes a prediction"
     ),
     "truth": (
-        "colour with the band beside (predicted minus measured aperture magnitude) minus that of the "
+        "colour with the adjacent band (predicted minus measured aperture magnitude) minus that of the "
         f"brightest true source within {MATCH_RADIUS_ARCSEC} arcsec, for objects measured in both bands"
     ),
     "interpolation": "magnitudes of the two nearest other bands, linear in the logarithm of the wavelength",
     "regression": (
-        "linear regression of the magnitude on those of all other bands, learnt from the objects that are "
-        "not held out"
+        "linear regression of the magnitude on those of all other bands, fitted to the objects that are not "
+        "held out"
     ),
 }
 
 
 def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np.ndarray:
-    """Predict a band's magnitude, ``(N,)``, from the two nearest, linear in the logarithm of the wavelength.
+    """Predict a band's magnitude, ``(N,)``, from the two nearest bands, linearly in log wavelength.
 
-    Magnitudes are ``(N, B)``; the column of the hidden band is not read. At an end of the range this
+    Magnitudes are ``(N, B)``; the column of the hidden band is not used. At either end of the range this
     extrapolates.
 
     Examples
@@ -64,23 +64,23 @@ def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np
     23.0
     """
     known = all(band in WAVELENGTH_NM for band in bands)
-    place = np.log([WAVELENGTH_NM[b] for b in bands]) if known else np.arange(len(bands), dtype=float)
+    position = np.log([WAVELENGTH_NM[b] for b in bands]) if known else np.arange(len(bands), dtype=float)
     target = list(bands).index(hidden)
     others = [n for n in range(len(bands)) if n != target]
-    others.sort(key=lambda n: abs(place[n] - place[target]))
+    others.sort(key=lambda n: abs(position[n] - position[target]))
     if len(others) == 1:
         return magnitudes[:, others[0]]
-    below = [n for n in others if place[n] < place[target]]
-    above = [n for n in others if place[n] > place[target]]
+    below = [n for n in others if position[n] < position[target]]
+    above = [n for n in others if position[n] > position[target]]
     first, second = (below[0], above[0]) if below and above else others[:2]
-    share = (place[target] - place[first]) / (place[second] - place[first])
+    share = (position[target] - position[first]) / (position[second] - position[first])
     return magnitudes[:, first] * (1 - share) + magnitudes[:, second] * share
 
 
 def regress(magnitudes: np.ndarray, target: int, is_training: np.ndarray) -> np.ndarray:
-    """Predict one column, ``(N,)``, from the others by least squares over the training rows.
+    """Predict one column, ``(N,)``, from the others by least squares on the training rows.
 
-    Rows with NaN among the others give NaN; with too few training rows all do.
+    Rows with NaN in the other columns give NaN; with too few training rows, all do.
     """
     others = np.delete(magnitudes, target, axis=1)
     design = np.column_stack([others, np.ones(len(others))])
@@ -98,9 +98,9 @@ def match_brightest(
     true_dec: np.ndarray,
     true_magnitude: np.ndarray,
 ) -> np.ndarray:
-    """Return the row of the brightest true source near each place on the sky, −1 for none: ``(N,)``.
+    """Return the row of the brightest true source near each position, −1 for none: ``(N,)``.
 
-    Places are in degrees, ``(N,)``, those of the true sources and their magnitudes ``(M,)``.
+    Positions are in degrees, ``(N,)``; those of true sources, and their magnitudes, are ``(M,)``.
     """
     order = np.argsort(true_dec, kind="stable")
     radius = MATCH_RADIUS_ARCSEC / 3600
@@ -120,16 +120,16 @@ def match_brightest(
 def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
     """Return number, bias and scatter of predicted minus measured magnitudes, with bootstrap errors.
 
-    Without objects bias, scatter and their errors are None.
+    Without objects, bias, scatter and their errors are None.
     """
     delta = predicted - measured
     delta = delta[np.isfinite(delta)]
     names = ("bias_mag", "bias_mag_error", "scatter_mag", "scatter_mag_error")
     values: list[float | None] = [None] * len(names)
     if len(delta):
-        again = np.random.default_rng(0).choice(delta, (NUM_RESAMPLES, len(delta)))
-        figures = (np.median, robust_scatter)
-        values = [float(x) for f in figures for x in (f(delta), np.std(f(again, axis=1)))]
+        resampled = np.random.default_rng(0).choice(delta, (NUM_RESAMPLES, len(delta)))
+        statistics = (np.median, robust_scatter)
+        values = [float(x) for f in statistics for x in (f(delta), np.std(f(resampled, axis=1)))]
     return {
         "num_objects": len(delta),
         **dict(zip(names, values, strict=True)),
@@ -140,28 +140,29 @@ def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str,
 def model_error(
     predicted: np.ndarray, predicted_error: np.ndarray, measured: np.ndarray, measured_error: np.ndarray
 ) -> float | None:
-    """Return the fraction of the predicted flux that has to be added to its error, in quadrature.
+    """Return the fraction of the predicted flux that must be added in quadrature to its error.
 
-    The Laplace approximation knows the noise, not what the generator draws wrong. With the smallest fraction
-    that does it, half of the pulls lie within 0.6745, as those of a normal distribution around 0 do, so that
-    a bias is in the error too. It is 0 to `MAX_MODEL_ERROR`; None with fewer than `MIN_CALIBRATION` objects.
-    Aperture fluxes, ``(N,)``, are of objects whose band was hidden; rows with NaN do not count.
+    The Laplace approximation accounts for noise but not for errors of the generator. The result is the
+    smallest fraction for which half of the pulls lie within ±0.6745, as those of a standard normal do; any
+    bias is thus included in the error. It is between 0 and `MAX_MODEL_ERROR`, or None with fewer than
+    `MIN_CALIBRATION` objects. Aperture fluxes, ``(N,)``, are those of objects whose band was hidden; rows
+    with NaN are ignored.
     """
     rows = np.isfinite(predicted + predicted_error + measured + measured_error)
     if rows.sum() < MIN_CALIBRATION:
         return None
-    off = np.abs(predicted - measured)[rows]
+    residual = np.abs(predicted - measured)[rows]
     noise = (predicted_error**2 + measured_error**2)[rows]
     flux2 = predicted[rows] ** 2
 
     def is_wide(fraction: float) -> bool:
-        return bool(SIGMA_PER_MAD * np.median(off / np.sqrt(noise + fraction**2 * flux2)) > 1)
+        return bool(SIGMA_PER_MAD * np.median(residual / np.sqrt(noise + fraction**2 * flux2)) > 1)
 
     return smallest_wide_enough(is_wide, 0.0, MAX_MODEL_ERROR)
 
 
 def smallest_wide_enough(is_wide: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the smallest error that leaves the pulls no longer too wide, by bisection."""
+    """Return the smallest error for which the pulls are no longer too wide, by bisection."""
     if not is_wide(low):
         return low
     while high - low > 1e-3:
@@ -173,14 +174,13 @@ def smallest_wide_enough(is_wide: Callable[[float], bool], low: float, high: flo
 def compare_pulls(
     predicted: np.ndarray, predicted_error: np.ndarray, measured: np.ndarray, measured_error: np.ndarray
 ) -> dict[str, Any]:
-    """Return mean, median and width of the pulls of predicted fluxes; None without objects."""
+    """Return number, median and width of the pulls of predicted fluxes; None without objects."""
     pull = (predicted - measured) / np.sqrt(predicted_error**2 + measured_error**2)
     pull = pull[np.isfinite(pull)]
     if not len(pull):
         return {"num_pulls": 0, "pull_median": None, "pull_width": None}
-    middle = float(np.median(pull))
     return {
         "num_pulls": len(pull),
-        "pull_median": middle,
+        "pull_median": float(np.median(pull)),
         "pull_width": float(robust_scatter(pull)),
     }

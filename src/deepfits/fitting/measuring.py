@@ -1,11 +1,11 @@
-"""What is measured at the best fits: χ², fluxes and their errors, and what is odd about the objects.
+"""What is measured at the best fits: χ², fluxes and their errors, and anomaly scores.
 
-Shapes: N objects, B bands, L latent dimensions, H = W pixels, S scene pixels a side, K sums over pixels,
-A apertures of colours, C circles of growth.
+Shapes: N objects, B bands, L latent dimensions, H = W pixels, S scene pixels a side, K sums over pixels, A
+apertures for colours, C circles of the curve of growth.
 
-Everything is summed over pixels of the noise-free drawing, m = a · G(latent) as the pixels of the survey show
-it. Errors by noise are those of the Laplace approximation (`deepfits.fitting.posterior`), times what errors
-of sums are larger than of independent pixels.
+All sums are over pixels of the noise-free model image, m = a · G(latent) at the PSF and pixels of the survey.
+Errors from noise are those of the Laplace approximation (`deepfits.fitting.posterior`), multiplied by the
+ratio of the errors of sums to those of independent pixels.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from deepfits.photometry import (
 
 BATCH = 32
 MATCHED_ERROR = 0.007
-"""Share of a flux matched to the PSF that is uncertain because PSFs are: drawn stars say 0.2 to 1%."""
+"""Relative error of a PSF-matched flux due to errors of the PSF: fluxes of stars show 0.2 to 1%."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnFluxes:
-    """Fluxes of the galaxies in the middle, of each kind in `deepfits.fitting.model_error.FLUXES`.
+    """Fluxes of the central galaxies, for each kind in `deepfits.fitting.model_error.FLUXES`.
 
     Attributes
     ----------
     flux, noise
-        ``(N, B, 2)``, nJy: values, and their errors by noise alone.
+        ``(N, B, 2)``, nJy: values, and their errors from noise alone.
     area
-        ``(N, 2)``: of the aperture and of the total's circle, arcsec².
+        ``(N, 2)``: of the aperture and of the circle of the total, arcsec².
     beyond
-        ``(N,)``: share of the totals, all bands together, that lies outside of what is drawn.
+        ``(N,)``: fraction of the totals, all bands summed, that lies outside the model image.
     unsure
-        ``(N, B, 2)``: uncertain light, of what was taken for neighbours' or for the sky's inside the total's
-        circle, and of what totals have from beyond it.
+        ``(N, B, 2)``: errors from flux that was attributed to neighbours or to the background inside the
+        circle of the total, and from flux beyond this circle.
     """
 
     flux: np.ndarray
@@ -72,13 +72,13 @@ class OwnFluxes:
 
     @classmethod
     def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
-        """Take them from what `measure` has found; light that PSFs put beyond a total is made up for.
+        """Derive fluxes from the results of `measure`; totals include the flux beyond their circles.
 
         PSFs are ``(N, B, K, 2)``.
         """
         radius = measured["total_radius"] * pixel_scale_arcsec
         inside = enclosed(fwhm_of(psf), radius)
-        whole = 1 / inside + measured["beyond"][:, None]  # of light in the circle
+        whole = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
         factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
         background, none = measured["background"], np.zeros_like(measured["background"])
         flux = measured["flux"][:, :, 1:] - np.stack([none, background], axis=2)
@@ -109,26 +109,26 @@ def measure(
     Parameters
     ----------
     with_pixels
-        Also what is drawn, and its errors.
+        Also return the model images and their errors.
     galaxy_psf
-        ``(N, B, K, 2)``: PSFs. With them, also the light of the galaxy in the middle alone
-        (`deepfits.fitting.own_light`), through apertures that are matched to them among others.
+        ``(N, B, K, 2)``: PSFs. If given, also measure the flux of the central galaxy alone
+        (`deepfits.fitting.own_light`), also in apertures, one of them matched to these PSFs.
     with_covariance
-        Also the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
+        Also return the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
 
     Returns
     -------
     dict
-        ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)`` of the whole cutout and the
-        aperture, ``growth`` ``(N, B, C)`` (the galaxy's light in `deepfits.photometry.growth_circles`),
-        ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; for models of scenes ``scene_flux``,
+        ``chi2`` and ``dof`` ``(N, B)``; ``flux`` and ``flux_std`` ``(N, B, K)`` of the whole cutout and the
+        aperture; ``growth`` ``(N, B, C)`` (the galaxy's flux in `deepfits.photometry.growth_circles`);
+        ``latent_std`` ``(N, L)``; ``amplitude_std`` ``(N, B)``; for scene models ``scene_flux``,
         ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
-        With `galaxy_psf`, a third flux: that in the circle ``total_radius`` ``(N,)``, pixels, without
-        ``removed`` ``(N, B)``, light taken for neighbours'; ``background`` ``(N, B)``, ``beyond`` and
-        ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`; ``aperture_flux`` and
-        ``aperture_flux_err`` ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
+        With `galaxy_psf`, a third flux, that in the circle of ``total_radius`` ``(N,)``, pixels; it excludes
+        ``removed`` ``(N, B)``, the flux attributed to neighbours. Also ``background`` ``(N, B)``, ``beyond``
+        and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`, and ``aperture_flux`` and
+        ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`.
         With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
-        NaN for objects without a fit, and for errors where the fitter's settings ask for none.
+        NaN for objects without a fit, and for errors that the fitter's settings do not ask for.
     """
     measurement = _Measurement(
         fitter,
@@ -152,7 +152,7 @@ def measure(
 
 
 class _Measurement:
-    """What is asked for of some objects, and the planes to sum with."""
+    """The measurements to make of some objects, and the pixel weights for them."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class _Measurement:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each measure, of one object."""
+        """The shape of each measurement, for one object."""
         bands, side = len(self.fitter.info.bands), self.fitter.info.size
         sums = bands, len(self.sums) + (self.galaxy_psf is not None)
         out: dict[str, tuple[int, ...]] = {
@@ -205,9 +205,9 @@ class _Measurement:
         return out
 
     def of_batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Measure the objects of a batch."""
+        """Measure one batch of objects."""
         fitter, fitted = self.fitter, self.fitted
-        padded = torch.cat((rows, rows[-1:].expand(BATCH - len(rows))))  # shapes never change
+        padded = torch.cat((rows, rows[-1:].expand(BATCH - len(rows))))  # all batches have one shape
         image, weight, latent, amplitude = (
             t[padded].to(fitter.device)
             for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
@@ -261,9 +261,9 @@ class _Measurement:
     def _wings(
         self, light: np.ndarray, weight: np.ndarray, radius: np.ndarray, psf: np.ndarray
     ) -> dict[str, Tensor]:
-        """Return what totals have beside the light in their circles."""
+        """Return the corrections of total fluxes to the flux in their circles."""
         info = self.fitter.info
-        found = wings(
+        parts = wings(
             light,
             weight,
             radius,
@@ -272,15 +272,15 @@ class _Measurement:
             noise=np.array(info.noise_correlation),
             pixel_scale_arcsec=info.pixel_scale_arcsec,
         )
-        return {name: torch.from_numpy(values.astype(np.float32)) for name, values in vars(found).items()}
+        return {name: torch.from_numpy(values.astype(np.float32)) for name, values in vars(parts).items()}
 
     def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray, through: Sequence[np.ndarray]) -> Tensor:
-        """Return what to sum for the galaxy's own light, in its circle and in each aperture."""
+        """Return the pixel weights for the galaxy's own flux in its circle and in each aperture."""
         sums = np.stack([own * pixels for pixels in (circle, *through)], axis=2)  # (N, B, 1 + A, H, W)
         return torch.from_numpy(sums.astype(np.float32)).to(self.fitter.device)
 
     def _with_errors(self, posterior: Posterior) -> dict[str, Tensor]:
-        """Return fluxes and errors by noise, as the pixels' correlation makes them."""
+        """Return fluxes and their errors from noise, corrected for the correlation of the pixels."""
         noise = self.noise
         errors = {
             "flux_std": (posterior.flux_std, noise[:, None]),
@@ -303,7 +303,7 @@ class _Measurement:
         through: Sequence[np.ndarray],
         out: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Split the sums in apertures off the fluxes, and join them with what the data say there."""
+        """Split the aperture sums off the fluxes, and combine them with the fluxes of the data there."""
         total = len(self.sums) + 1
         noise = out.get("flux_std", torch.full_like(out["flux"], torch.nan))
         joined = [
@@ -326,7 +326,7 @@ class _Measurement:
 
 
 def total_radius_pixels(fitter: Fitter, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the radius of the circle that holds the total of each drawn galaxy, ``(N,)``."""
+    """Return the radius of the circle for the total flux of each galaxy, ``(N,)``."""
     scale = fitter.info.pixel_scale_arcsec
     return np.asarray(total_radius(model, weight, scale, fitter.edge_pixels) / scale)
 
@@ -334,20 +334,20 @@ def total_radius_pixels(fitter: Fitter, model: np.ndarray, weight: np.ndarray) -
 def oddities(
     fitter: Fitter, fitted: Fitted, drawn: np.ndarray, model_error: ModelError | None = None
 ) -> dict[str, np.ndarray]:
-    """Return what is odd about the middle galaxies and the images (`deepfits.fitting.oddity`).
+    """Return anomaly scores of the central galaxies and artefact scores of the images.
 
     Parameters
     ----------
     drawn
-        Of `Fitter.reconstruct`.
+        Model images from `Fitter.reconstruct`.
     model_error
-        What is drawn wrong of any galaxy; by default as the model says.
+        Errors of the generator; by default those stored with the model.
 
     Returns
     -------
     dict
-        ``anomaly``, ``artefact`` and ``anomaly_reason``, ``(N,)``, and the figures that make the anomaly.
-        NaN and an empty reason without a fit.
+        ``anomaly``, ``artefact`` and ``anomaly_reason``, ``(N,)``, and the statistics that make up the
+        anomaly (`deepfits.fitting.oddity`). NaN and an empty reason without a fit.
     """
     info, known = fitter.info, model_error or fitter.model_error
     names = ("anomaly", "artefact", *PARTS)
@@ -379,9 +379,10 @@ def oddities(
 
 
 def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
-    """Return the discriminator's score of the observed images, ``(N,)``: near 1 is usual.
+    """Return the discriminator's score of the observed images, ``(N,)``: the higher, the more typical.
 
-    What has no data or is a neighbour's is filled in with the drawing, so that the score does not see it.
+    Pixels without data and those of neighbours are filled in with the model image, so that they do not affect
+    the score.
     """
     model, network = fitter.model, fitter.model.discriminator
     filled = torch.where(fitted.weight > 0, fitted.image, torch.nan_to_num(torch.from_numpy(drawn)))

@@ -1,14 +1,14 @@
-"""How images change with the latent: a metric for every latent, learnt once for a generator.
+"""The Gauss–Newton metric: how much images change with the latent, learnt once per generator.
 
 Shapes: N objects, R reference latents, L latent dimensions, B bands, H, W pixels.
 
-Latent directions differ by orders of magnitude in how much they change the image: the Gauss–Newton matrix
-JᵀWJ says how much. It is the metric in which a fit converges fast, but at an object's own latent it costs as
-much as some thirty steps of the fit. So it is computed for latents drawn from the prior, and its logarithm is
-described as an affine function of the latent, whose exponential is positive definite whatever the latent.
-All of it comes from the generator, never from the objects that are fitted, so no object's result depends on
-its neighbours. A finished model may bring a small network for the logarithm instead (`TaughtMetric`), which
-follows it closer.
+Latent directions differ by orders of magnitude in how much they change the image, which the Gauss–Newton
+matrix JᵀWJ measures. Fits converge fast in this metric, but at an object's own latent it costs as much as
+some thirty steps of the fit. So it is computed at latents drawn from the prior, and its logarithm is modelled
+as an affine function of the latent, whose exponential is positive definite everywhere. The metric depends on
+the generator alone, never on the objects that are fitted, so that an object's result does not depend on the
+others. A trained model may include a small network for the logarithm instead (`TaughtMetric`), which is more
+accurate.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ from deepfits.fitting.rendering import Renderer
 
 REFERENCES_PER_LATENT = 8
 BATCH = 8
-RIDGE = 0.02  # of the mean diagonal: keeps directions that change nothing finite
-SHRINKAGE = 0.3  # of the slopes, in units of what the reference latents weigh
-MAX_RADIUS = 1.5  # root mean square per latent beyond which the slopes are not followed
+RIDGE = 0.02  # in units of the mean diagonal; bounds directions that do not change the image
+SHRINKAGE = 0.3  # ridge of the regression for the slopes, per reference latent
+MAX_RADIUS = 1.5  # root mean square per latent; farther out, the metric at this radius is used
 SQUARINGS = 5
-CHUNKS = {"cpu": 8, "cuda": 512}  # rows of one exponential: few come at a time; a fixed number keeps the bits
+CHUNKS = {"cpu": 8, "cuda": 512}  # matrices per exponential; fixed, so that results are the same bitwise
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The logarithm of the Gauss–Newton half-Hessian as an affine function of the latent.
+    """The logarithm of the Gauss–Newton half-Hessian JᵀWJ as an affine function of the latent.
 
     Attributes
     ----------
     centre
-        ``(L, L)``: at the origin.
+        ``(L, L)``: its value at the origin.
     slopes
-        ``(L, L, L)``: its change along each latent (first axis).
+        ``(L, L, L)``: its derivative along each latent (first axis).
     """
 
     centre: Tensor
     slopes: Tensor
-    _places: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
+    _cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def inverse(self, latent: Tensor) -> Tensor:
-        """Return the inverse at each latent, ``(N, L, L)``; an object's depends on its latent alone, bitwise.
+        """Return the inverse at each latent, ``(N, L, L)``; it depends on that latent alone, bitwise.
 
-        The exponential is that of a truncated series, squared `SQUARINGS` times: symmetric and positive
-        definite like the exact one, from which it differs where no fit would notice.
+        The exponential is a truncated series, squared `SQUARINGS` times: symmetric and positive definite like
+        the exact one, and close enough to it that no fit is affected.
         """
         centre, slopes = self._like(latent)
         return _inverse(lambda near: centre + (near @ slopes).view(-1, *centre.shape), latent)
 
     def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return centre and flat slopes in dtype and place of `latent`, brought there once."""
+        """Return centre and flattened slopes with the dtype and device of `latent`, cached."""
         key = latent.dtype, latent.device
-        if key not in self._places:
-            self._places[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
-        return self._places[key]
+        if key not in self._cache:
+            self._cache[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
+        return self._cache[key]
 
 
 @dataclass(frozen=True)
 class TaughtMetric:
-    """The logarithm of the Gauss–Newton half-Hessian by a network that came with the model.
+    """The logarithm of the Gauss–Newton half-Hessian from a network that is part of the model.
 
-    `logarithm` goes from latents, ``(N, L)``, to symmetric matrices, ``(N, L, L)``.
+    `logarithm` maps latents, ``(N, L)``, to symmetric matrices, ``(N, L, L)``.
     """
 
     logarithm: Callable[[Tensor], Tensor]
@@ -81,7 +81,7 @@ class TaughtMetric:
 
 
 def _inverse(logarithm: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor:
-    """Return exp(−logarithm), always so many rows at once, no farther out than the logarithm is known."""
+    """Return exp(−logarithm), in chunks of a fixed size, with latents clipped to `MAX_RADIUS`."""
     number, length = latent.shape
     chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
     radius = latent.square().mean(1, keepdim=True).sqrt()
@@ -111,9 +111,10 @@ def logarithms_at(
     ridge: float = RIDGE,
     profiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of Gauss–Newton matrices, and at which latents, ``(N,)`` bool, there is one.
+    """Return the logarithms of Gauss–Newton matrices, and at which latents, ``(N,)`` bool, one exists.
 
-    They are float64 and on the CPU. Weight, ridge and `profiled` are those of `learn_metric`.
+    Logarithms are float64 and on the CPU, for these latents only. `weight`, `ridge` and `profiled` are those
+    of `learn_metric`.
     """
     image, derivative = renderer.jacobian(latent)
     pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
@@ -125,7 +126,7 @@ def logarithms_at(
 
 
 def _logarithm_of(matrix: Tensor, ridge: float) -> Tensor:
-    """Take the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge of their mean diagonals."""
+    """Return the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge relative to their diagonals."""
     eye = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
     size = matrix.diagonal(dim1=1, dim2=2).mean(1)
     values, vectors = torch.linalg.eigh(matrix + ridge * size[:, None, None] * eye)
@@ -155,23 +156,23 @@ def learn_metric(
     Parameters
     ----------
     renderer
-        In the unit of the fit.
+        The generator, in the unit of the fit.
     num_latents
         L.
     weight
-        Of the pixels, broadcastable to ``(B, H, W)``; 1 by default. Per band, what matters is the ratio.
+        Pixel weights, broadcastable to ``(B, H, W)``; 1 by default. Only the ratios between bands matter.
     num_reference
-        How many latents to draw, unit normal; eight per latent dimension and at least 64 by default. Each
-        costs a Jacobian.
+        Number of latents drawn from the prior, each of which costs a Jacobian; by default eight per latent
+        dimension and at least 64.
     ridge
-        In units of each matrix's mean diagonal.
+        Added to each matrix, in units of its mean diagonal.
     profiled
-        Take out of each derivative what an amplitude per band would take up (Kaufman 1975).
+        Project out of each derivative what an amplitude per band would absorb (Kaufman 1975).
 
     Returns
     -------
     Metric
-        Regression of the logarithms on the latents, shrunk towards no change.
+        Ridge regression of the logarithms on the latents.
     """
     number = num_reference or max(64, REFERENCES_PER_LATENT * num_latents)
     generator = torch.Generator().manual_seed(0)
@@ -182,19 +183,19 @@ def learn_metric(
         logarithm, usable = logarithms_at(at_part, renderer, weight, ridge=ridge, profiled=profiled)
         logarithms.append(logarithm)
         used.append(part[usable])
-    target, at = torch.cat(logarithms), torch.cat(used)
+    target, reference = torch.cat(logarithms), torch.cat(used)
     if not len(target):
         raise ValueError("the images do not change with the latent at any of the reference latents")
-    away = at - at.mean(0)
-    normal = away.T @ away + SHRINKAGE * len(at) * torch.eye(num_latents, dtype=torch.float64)
-    slopes = torch.linalg.solve(normal, away.T @ (target - target.mean(0)).flatten(1))
+    offset = reference - reference.mean(0)
+    normal = offset.T @ offset + SHRINKAGE * len(offset) * torch.eye(num_latents, dtype=torch.float64)
+    slopes = torch.linalg.solve(normal, offset.T @ (target - target.mean(0)).flatten(1))
     slopes = slopes.view(num_latents, num_latents, num_latents)
-    centre = target.mean(0) - torch.einsum("l,lmn->mn", at.mean(0), slopes)
+    centre = target.mean(0) - torch.einsum("l,lmn->mn", reference.mean(0), slopes)
     return Metric(centre, slopes)
 
 
 def project_out(derivative: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """Take from each derivative, ``(N, L, B, H, W)``, its part along the image of its band, weighted."""
+    """Subtract from derivatives, ``(N, L, B, H, W)``, their weighted projection on the image of the band."""
     weighted = weight * image
     norm = (weighted * image).sum((2, 3)).clamp_min(torch.finfo(image.dtype).tiny)
     along = torch.einsum("nlbhw,nbhw->nlb", derivative, weighted) / norm[:, None]

@@ -1,18 +1,24 @@
-"""How wrong a generator draws: the errors of fluxes, and what is usual of ordinary galaxies.
+"""Errors of fluxes beyond pixel noise, and the statistics of ordinary galaxies that anomalies refer to.
 
 Shapes: N objects, L latent dimensions.
 
-The Laplace approximation knows what pixel noise does to a flux. It knows nothing of a generator that cannot
-draw this galaxy, of light beyond the total's aperture, and of what other objects add. So errors of fluxes are
+The Laplace approximation propagates pixel noise to a flux. It does not know that the generator cannot render
+a galaxy exactly, how much flux is beyond the aperture of a total, or what other objects contribute. So the
+errors of fluxes are
 
     error² = σ² + g_b² · area · flux + (h · removed)² + (e · beyond)² + (f_b · flux)²,
 
-with the error σ by noise, for each kind of flux and each band. Galaxies that nobody sees beside a galaxy,
-up to some share of its flux, add the variance ∫ n(F) F² dF in each arcsec² of its aperture, which with counts
-n ∝ F^−1.9 is in proportion to the flux, whatever the survey's noise. Of what was taken away as neighbours'
-light (`deepfits.fitting.own_light`) a share h = `UNSURE` is uncertain, so that a galaxy by itself has smaller
-errors than one in a crowd; of what a total has from beyond its circle e = `EXTRAPOLATED` is. f and g are
-learnt in `deepfits.fitting.error_measurement`.
+with the error σ from noise, for each kind of flux and each band.
+
+- g: undetected galaxies of up to some fraction of a galaxy's flux add the variance ∫ n(F) F² dF per arcsec²
+of its aperture. With counts n ∝ F^−1.9 this is nearly proportional to the flux, whatever the survey's noise.
+- h = `UNSURE`: this fraction of the flux that was removed as that of neighbours
+(`deepfits.fitting.own_light`) is uncertain, so that an isolated galaxy has smaller errors than one in a
+crowded field.
+- e = `EXTRAPOLATED`: the same, for the flux of a total beyond its circle, and for the background inside it.
+- f: the error of the generator, as a fraction of the flux.
+
+f and g are measured in `deepfits.fitting.error_measurement`.
 """
 
 from __future__ import annotations
@@ -28,29 +34,29 @@ from deepfits.fitting.oddity import PARTS
 
 FLUXES = ("flux_aper_model", "flux_model")
 USUAL_UNSEEN = 0.7
-"""g, in nJy^½ per arcsec, where a model was measured before it was one: of the models that ship."""
+"""g, in nJy^½ per arcsec, of models that were saved before it was measured; from the models that ship."""
 UNSURE = 0.8
-"""Share of the light taken for neighbours' that is uncertain: likeliest by the truth of a simulated sky."""
+"""Relative uncertainty of the flux attributed to neighbours: the likeliest value on a simulated sky."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelError:
-    """What a model gets wrong.
+    """Measured errors of a model.
 
     Attributes
     ----------
     flux_fraction, flux_unseen
         For each kind of flux, f and g (nJy^½ per arcsec) of each band.
     light_fraction
-        ``B``: share of the light that is drawn wrong, on the scale of the PSF.
+        ``B``: relative error of the rendered flux, on the scale of the PSF.
     usual
-        For each figure of `deepfits.fitting.oddity.PARTS`, its median over ordinary galaxies, and the
+        For each statistic in `deepfits.fitting.oddity.PARTS`, its median over ordinary galaxies, and the
         distance from there to the 84th percentile.
     latent_trend
-        Usual `latent_distance` as intercept and slope in the logarithm of the flux in nJy of all bands,
-        and the least and the largest logarithm it was learnt from.
+        Typical `latent_distance` as intercept and slope in the natural logarithm of the flux in nJy of all
+        bands, and the range of that logarithm in which it was measured.
     latent_nuisance
-        ``(L, L)``: what noise, orientation, place and what a fit leaves open do to a latent
+        ``(L, L)``: covariance of embeddings due to noise, orientation, position and the uncertainty of a fit
         (`deepfits.fitting.similarity`).
     """
 
@@ -63,7 +69,7 @@ class ModelError:
 
     @classmethod
     def unknown(cls, num_bands: int) -> ModelError:
-        """Return what is assumed where nobody has measured it: fluxes that know the noise alone."""
+        """Return defaults for a model whose errors were not measured: those of fluxes are noise alone."""
         return cls(
             flux_fraction={kind: (0.0,) * num_bands for kind in FLUXES},
             flux_unseen={kind: (0.0,) * num_bands for kind in FLUXES},
@@ -86,12 +92,12 @@ class ModelError:
         area: np.ndarray,
         unsure: np.ndarray,
     ) -> np.ndarray:
-        """Return the whole error of fluxes, ``(N,)``: that by noise, of `OwnFluxes.area` and `unsure`."""
+        """Return the total error of fluxes, ``(N,)``; `area` and `unsure` are those of `OwnFluxes`."""
         unseen, fraction = self.flux_unseen[kind][band], self.flux_fraction[kind][band]
         return total_error(flux, noise, area, unsure, unseen, fraction)
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
-        """Return how much longer than usual latents are, ``(N,)``; `flux` is the sum of all bands."""
+        """Return latent distances minus their typical value, ``(N,)``; `flux` is summed over the bands."""
         start, slope, low, high = self.latent_trend
         return latent_distance - start - slope * np.clip(np.log(np.maximum(flux, 1.0)), low, high)
 
@@ -106,7 +112,7 @@ class ModelError:
         Raises
         ------
         InputError
-            Anything but finite numbers, as many as there are bands.
+            Entries that are missing, not finite numbers, or not as many as there are bands.
         """
 
         def numbers(values: Any, length: int) -> tuple[float, ...]:
@@ -117,8 +123,8 @@ class ModelError:
 
         try:
             nuisance = content["latent_nuisance"]
-            usual = dict.fromkeys(FLUXES, (USUAL_UNSEEN,) * num_bands)  # of models from before
-            unseen = content.get("flux_unseen", usual)
+            default = dict.fromkeys(FLUXES, (USUAL_UNSEEN,) * num_bands)
+            unseen = content.get("flux_unseen", default)
             return cls(
                 flux_fraction={kind: numbers(content["flux_fraction"][kind], num_bands) for kind in FLUXES},
                 flux_unseen={kind: numbers(unseen[kind], num_bands) for kind in FLUXES},
@@ -129,7 +135,7 @@ class ModelError:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{where}: model_error is not what a model says of its errors ({error}); train again"
+                f"{where}: model_error is not a valid description of a model's errors ({error}); train again"
             ) from error
 
 
@@ -141,5 +147,5 @@ def total_error(
     unseen: float,
     fraction: float,
 ) -> np.ndarray:
-    """Return the whole error of fluxes, ``(N,)``."""
+    """Return the total error of fluxes, ``(N,)``."""
     return np.sqrt(noise**2 + unseen**2 * area * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)

@@ -1,12 +1,12 @@
-"""What is minimised (M19 eq. 2, with weights), and its gradient.
+"""The objective of a fit (M19 eq. 2, generalised by weights and a prior) and its gradient.
 
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 
     loss = Σ weight·(I − a_b·G(latent))²  +  (a − 1)ᵀ P (a − 1)  +  strength·|latent|²
 
-With unit weights, a = 1 and strength 0 this is M19's eq. 2. The amplitudes a_b of the bands, where they are
-free, are solved for in closed form at every latent (variable projection, Golub & Pereyra 1973); by the
-envelope theorem the gradient is then the one at fixed amplitudes. Every sum runs over one object alone.
+With unit weights, a = 1 and strength 0 this is M19 eq. 2. If the amplitudes a_b of the bands are free, they
+are solved for in closed form at every latent (variable projection, Golub & Pereyra 1973); by the envelope
+theorem the gradient is then the one at fixed amplitudes. All sums are per object.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from deepfits.observation import Observation
 
 @dataclass(frozen=True, kw_only=True)
 class AmplitudePrior:
-    """How freely the bands' amplitudes may leave 1, in one normal distribution.
+    """A normal prior on the amplitudes of the bands around 1, with covariance between bands.
 
-    The amplitudes are 1 + common + own_b. A band without data then follows the bands that have some, with the
-    uncertainty that this leaves, because what is common to all bands is learnt from those.
+    The amplitudes are 1 + common + own_b. The common part is constrained by every band that has data, so the
+    amplitude of a band without data follows the other bands, with the uncertainty that ``own_b`` leaves.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class AmplitudePrior:
     band_sigma: float = 0.3
 
     def precision(self, num_bands: int, like: Tensor) -> Tensor:
-        """Return the inverse covariance P, ``(B, B)``, in the dtype and place of `like`."""
+        """Return the inverse covariance P, ``(B, B)``, with the dtype and device of `like`."""
         return _precision(self, num_bands, like.dtype, like.device)
 
 
@@ -55,8 +55,15 @@ def _precision(prior: AmplitudePrior, num_bands: int, dtype: torch.dtype, device
 class Evaluation:
     """The objective at one latent per object.
 
-    Loss ``(N,)``, gradient ``(N, L)``, amplitudes ``(N, B)``, 1 where they are not free; and what is drawn,
-    ``(N, B, H, W)``, as the data would be, amplitudes left aside.
+    Attributes
+    ----------
+    loss, gradient
+        ``(N,)`` and ``(N, L)``.
+    amplitude
+        ``(N, B)``; 1 where amplitudes are fixed.
+    drawn
+        ``(N, B, H, W)``: the model images at the data's PSF and pixels, before they are multiplied by the
+        amplitudes.
     """
 
     loss: Tensor
@@ -66,17 +73,17 @@ class Evaluation:
 
 
 class Objective:
-    """The loss per object and its gradient.
+    """The loss of each object and its gradient with respect to the latent.
 
     Parameters
     ----------
     renderer
-        From latents to images, in the unit of the images that are fitted.
+        Maps latents to images, in the unit of the images that are fitted.
     prior_strength
-        Of the unit-normal prior on the latent; 1 is the maximum a posteriori where weights are inverse
-        variances, since the loss is −2 log likelihood.
+        Strength of the unit-normal prior on the latent. If the weights are inverse variances, the loss is −2
+        ln likelihood and 1 gives the maximum a posteriori.
     amplitude_prior
-        Free amplitudes with this prior; None keeps them at 1.
+        Prior on free amplitudes; None fixes them to 1.
     """
 
     def __init__(
@@ -95,8 +102,8 @@ class Objective:
     ) -> Evaluation:
         """Evaluate loss and gradient at latents ``(N, L)``.
 
-        Images and weights, ``(N, B, H, W)``, are finite, and images 0 where weights are. For a renderer of
-        scenes the observation says how each of these objects is observed.
+        Images and weights, ``(N, B, H, W)``, must be finite, and images 0 where the weight is. If the
+        renderer draws scenes, `observation` takes each object's scene to its pixels.
         """
         model, pullback = self.renderer.with_pullback(latent)
         if observation is not None:
@@ -118,7 +125,7 @@ class Objective:
     def value_and_drawing(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate loss and amplitudes, and return what is drawn, ``(N, B, H, W)``, amplitudes left aside."""
+        """Evaluate loss, amplitudes, and the images before amplitudes are applied, ``(N, B, H, W)``."""
         model = self.renderer(latent)
         if observation is not None:
             model = observation.show(model)
@@ -126,7 +133,7 @@ class Objective:
         return loss + self.prior_strength * (latent * latent).sum(1), amplitude, model
 
     def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, amplitudes, and the residuals times their weights."""
+        """Return loss, amplitudes, and residuals times weights."""
         amplitude = self.amplitudes(model, image, weight)
         if self.amplitude_prior is None:
             residual = image - model
@@ -135,35 +142,34 @@ class Objective:
         weighted = residual * weight
         loss = residual.mul_(weighted).sum((1, 2, 3))  # M19 eq. 2: (weight * residual**2).sum((1, 2, 3))
         if self.amplitude_prior is not None:
-            off = amplitude - 1
-            precision = self.amplitude_prior.precision(off.shape[1], off)
-            loss = loss + torch.einsum("nb,bc,nc->n", off, precision, off)
+            offset = amplitude - 1
+            precision = self.amplitude_prior.precision(offset.shape[1], offset)
+            loss = loss + torch.einsum("nb,bc,nc->n", offset, precision, offset)
         return loss, amplitude, weighted
 
     def amplitudes(self, model: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-        """Solve for the amplitudes that fit best, ``(N, B)``, given model images ``(N, B, H, W)``."""
-        number, bands = model.shape[:2]
+        """Solve for the best-fitting amplitudes, ``(N, B)``, of model images ``(N, B, H, W)``."""
+        num_objects, num_bands = model.shape[:2]
         if self.amplitude_prior is None:
-            return torch.ones(number, bands, dtype=model.dtype, device=model.device)
+            return torch.ones(num_objects, num_bands, dtype=model.dtype, device=model.device)
         weighted = model * weight
-        precision = self.amplitude_prior.precision(bands, model)
+        precision = self.amplitude_prior.precision(num_bands, model)
         matrix = torch.diag_embed((weighted * model).sum((2, 3))) + precision
         target = (weighted * image).sum((2, 3)) + precision.sum(1)
         return _solve(matrix, target)
 
 
 def _solve(matrix: Tensor, target: Tensor) -> Tensor:
-    """Solve small positive definite systems, ``(N, B, B)`` and ``(N, B)``; not finite where they are not."""
+    """Solve positive definite systems, ``(N, B, B)`` and ``(N, B)``; not finite where the input is not."""
     factor, _ = torch.linalg.cholesky_ex(matrix)
     return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]
 
 
 def centre_weight(size: int, fwhm_pixels: float) -> Tensor:
-    """Return a Gaussian fall-off from the middle of the cutout, ``(H, W)``, 1 at the middle.
+    """Return a Gaussian taper, ``(H, W)``, that is 1 at the centre of the cutout.
 
-    The middle of an even side is the corner of four pixels' centre, ``size / 2`` pixels from the edge, in the
-    pixel with index ``size // 2`` as `astropy.nddata.Cutout2D` cuts it: objects lie within half a pixel of
-    it.
+    The centre of an even side is the corner that four pixels share, ``size / 2`` pixels from the edge.
+    `astropy.nddata.Cutout2D` cuts such that objects lie within half a pixel of it along each axis.
     """
     offset = torch.arange(size) - (size - 1) / 2
     profile = torch.exp(-4 * torch.log(torch.tensor(2.0)) * (offset / fwhm_pixels) ** 2)

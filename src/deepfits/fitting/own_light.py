@@ -1,9 +1,10 @@
-"""The light of the galaxy in the middle of a noise-free drawing: its own, whatever is drawn around it.
+"""The flux of the central galaxy in a noise-free model image, without what is rendered around it.
 
 Shapes: N objects, B bands, H = W pixels.
 
-A total is the light in a circle, less what is drawn there as everywhere around a small galaxy, and what lies
-beyond the circle: at least what the PSF puts there, and more where the galaxy falls off more slowly.
+A total flux is the flux in a circle, minus a background that is rendered everywhere around a small galaxy,
+plus the flux beyond the circle: at least what the PSF scatters there, and more if the galaxy falls off more
+slowly.
 """
 
 from __future__ import annotations
@@ -20,41 +21,51 @@ SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
 MOFFAT_INDEX = 3.0
 RINGS = (0.55, 0.775, 1.0)
-"""Radii of the two rings that say how a galaxy falls off, in units of the largest circle in its cutout."""
+"""Bounds of the two rings that measure how a galaxy falls off, in units of the circle's radius."""
 SAME, LARGER = 1.1, 1.2
-"""Ratios of two half-light radii: that differ by what neighbours' light may make of them, and by more."""
+"""Bounds on the ratio of two half-light radii.
+
+Up to the first, the difference may be due to neighbours; from the second on, it is the galaxy's.
+"""
 USUAL_NOISE_NJY = 4.0
-"""Noise of a galaxy's light in deep surveys: brightness in units of it counts as much as signal to noise."""
+"""Typical noise of a galaxy's flux in deep surveys; flux in units of it counts as much as signal to noise."""
 SMALL, LARGE = 0.6, 0.9
-"""Circles, in units of the largest: up to the first, what is drawn at the edge is none of the galaxy's; from
-the second on, all of it is."""
+"""Bounds on the radius of a total's circle, in units of the largest circle.
+
+Up to the first, none of the flux at the edge is the galaxy's; from the second on, all of it is.
+"""
 EDGE_RING = 0.8
-"""Inner radius of the ring that is the edge of what is drawn, in units of the largest circle."""
+"""Inner radius of the ring at the edge of the model image, in units of the largest circle."""
 CONFUSION_NJY = 24.0
-"""Scatter in an arcsec² of the light of galaxies fainter than i = 25.5, which deep surveys seldom see beside
-another: of counts of 12 a square arcminute and magnitude at 24 that rise by 0.35 dex a magnitude."""
+"""Scatter per arcsec² of the flux of galaxies fainter than i = 25.5, seldom detected beside another.
+
+It assumes counts of 12 per square arcminute and magnitude at 24 that rise by 0.35 dex per magnitude.
+"""
 EXTRAPOLATED = 0.25
-"""Share of the light beyond a circle that is uncertain: a little more than what simulated skies show."""
+"""Relative uncertainty of the flux beyond a circle and of the background inside it.
+
+It is slightly more than simulated skies show.
+"""
 WINGS = 2
-"""Pixels beyond the pixels of a neighbour in which its light is still looked for."""
+"""Pixels around those of a neighbour in which its wings are still expected."""
 
 
 def symmetric(image: np.ndarray) -> np.ndarray:
-    """Return the smaller of each pixel and the one opposite, ``(..., H, W)``: the symmetric part.
+    """Return the symmetric part of images ``(..., H, W)``: the smaller of each pixel and the one opposite.
 
-    Source: the templates of the deblender of SDSS (R. Lupton), here of a drawing without noise, where the
-    smaller of two values is not biased by it.
+    Source: the templates of the SDSS deblender (R. Lupton), here of a noise-free model image, in which the
+    minimum of two values is unbiased.
     """
     return np.minimum(image, image[..., ::-1, ::-1])
 
 
 def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
-    """Return which pixels to add up for the galaxy's own light in a noise-free drawing of it.
+    """Return pixel weights that sum a noise-free model image to the galaxy's own flux.
 
-    Where a pixel of a neighbour, or of its wings, is brighter than the one opposite, that one stands in.
-    Drawings are ``(N, B, H, W)``, the pixels of neighbours ``(N, H, W)`` bool, what is returned ``(N, B, H,
-    W)`` float32: 0, 1 or 2. The sum of this times an aperture that is symmetric times the model is the flux
-    in that aperture.
+    Where a pixel of a neighbour, or of its wings, is brighter than the opposite pixel, the latter replaces
+    it. Model images are ``(N, B, H, W)``, the pixels of neighbours ``(N, H, W)`` bool, and the weights ``(N,
+    B, H, W)`` float32: 0, 1 or 2. The sum of weights × symmetric aperture × model is the flux in the
+    aperture.
 
     Examples
     --------
@@ -72,20 +83,20 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
 def total_radius(
     model: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float, edge_pixels: float
 ) -> np.ndarray:
-    """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
+    """Return the radius of the circle for the total flux of a galaxy, ``(N,)`` in arcsec.
 
-    2.1 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
-    noise: the more signal a galaxy has, the farther out its wings are known, and the brighter it is, the
-    less a neighbour's count. It may be larger than what is drawn (`wings`). The half-light radius is
-    that of the light in the circles of `deepfits.photometry.growth_circles`, where a neighbour's is least,
-    or in the largest circle that is drawn, where that is clearly larger.
+    It is 2.1 to 5 half-light radii of the symmetric part of the model image, all bands summed in units of
+    their noise: the higher the signal to noise, the farther out the wings are known, and the brighter the
+    galaxy, the less a neighbour matters. It may exceed the model image (`wings`). The half-light radius is
+    that of the flux in the circles of `deepfits.photometry.growth_circles`, where neighbours matter least, or
+    in the largest circle of the model image, if that radius is clearly larger.
 
     Parameters
     ----------
     model, weight
         ``(N, B, H, W)``, nJy and nJy⁻².
     edge_pixels
-        Radius of the largest circle in what is drawn.
+        Radius of the largest circle in the model image.
     """
     size, edge = model.shape[3], edge_pixels * pixel_scale_arcsec
     gain = _gain(weight)
@@ -112,16 +123,16 @@ def total_radius(
 
 @dataclass(frozen=True, kw_only=True)
 class Wings:
-    """What a total has beside the light in its circle.
+    """Corrections to the flux in the circle of a total.
 
     Attributes
     ----------
     background
-        ``(N, B)``, nJy: light in the circle that is drawn as much at the edge, and is not the galaxy's.
+        ``(N, B)``, nJy: flux in the circle from a level that is also present at the edge, not the galaxy's.
     beyond
-        ``(N,)``: light beyond the circle over that inside, less what the PSF alone puts there.
+        ``(N,)``: flux beyond the circle over that inside, in excess of what the PSF scatters there.
     outside
-        ``(N,)``: the part of it that lies outside of what is drawn.
+        ``(N,)``: the part of `beyond` that lies outside the model image.
     """
 
     background: np.ndarray
@@ -139,31 +150,31 @@ def wings(
     noise: np.ndarray,
     pixel_scale_arcsec: float,
 ) -> Wings:
-    """Return what lies beyond the circles of totals, and what is drawn inside that is not the galaxy's.
+    """Estimate the flux beyond the circles of totals, and the background inside them.
 
-    A disc falls off exponentially (Freeman 1970, ApJ 160, 811). With the mean surface brightness I of two
-    rings inside the circle R, of mean radii r, its light beyond is
+    Discs fall off exponentially (Freeman 1970, ApJ 160, 811). With the mean surface brightnesses I of two
+    rings inside the circle R, at mean radii r, the flux beyond is
 
         F(R) = 2π I₂ exp(−(R − r₂) / h) (h R + h²),    h = (r₂ − r₁) / ln(I₁ / I₂),
 
-    where h is at most R, and what does not fall off is no galaxy's. All bands together, in units of their
-    noise, say how much it is of what lies inside, so that colours are those of the circle. Of what exceeds a
-    point source's share, F² / (F² + N²) counts, with the noise N of the pixels between R and 2R and of
-    galaxies there that nobody sees. A galaxy whose circle is small has no light at the edge of what is drawn
-    but what the PSF puts there: what else is drawn there is the sky's, and taken away.
+    where h is at most R, and F = 0 if the brightness does not decrease. It is measured relative to the flux
+    inside with all bands summed in units of their noise, so that colours are those of the circle. The excess
+    over a point source's fraction is multiplied by F² / (F² + N²), with N the noise of the pixels between R
+    and 2R and of undetected galaxies there. A galaxy with a small circle has no flux at the edge of the model
+    image except what the PSF scatters there: any other is background and is subtracted.
 
     Parameters
     ----------
     light, weight
-        ``(N, B, H, W)``: the galaxy's own without noise, nJy, and nJy⁻².
+        ``(N, B, H, W)``: the galaxy's own noise-free image, nJy, and inverse variances of the data, nJy⁻².
     radius_pixels
-        ``(N,)``, of the circles, which end at the edge.
+        ``(N,)``, of the circles; limited to `edge`.
     edge
-        Radius of the largest circle in what is drawn, in pixels.
+        Radius of the largest circle in the model image, in pixels.
     fwhm_arcsec
         ``(N, B)``: seeing; NaN where it is unknown.
     noise
-        ``B``: by what errors of sums are larger than of independent pixels.
+        ``B``: ratio of the errors of sums to those of independent pixels.
     """
     size, radius = light.shape[3], np.minimum(radius_pixels, edge)
     gain = _gain(weight)
@@ -204,7 +215,7 @@ def wings(
 
 
 def _ring(light: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean surface brightness in rings, ``(N, B)``, and their mean radii, ``(N,)``."""
+    """Return the mean surface brightness in rings, ``(N, B)``, and the rings' mean radii, ``(N,)``."""
     size = light.shape[3]
     ring = soft_circles(size, outer) - soft_circles(size, inner)
     pixels = ring.sum((1, 2))
@@ -213,7 +224,7 @@ def _ring(light: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> tuple[np.n
 
 
 def _gain(weight: np.ndarray) -> np.ndarray:
-    """Return one over the noise of a pixel in each band, ``(N, B)``; 0 without data."""
+    """Return the inverse of the pixel noise in each band, ``(N, B)``; 0 without data."""
     is_valid = weight > 0
     pixels = is_valid.sum((2, 3))
     noise2 = (1 / np.where(is_valid, weight, np.inf)).sum((2, 3)) / np.maximum(pixels, 1)
@@ -221,16 +232,16 @@ def _gain(weight: np.ndarray) -> np.ndarray:
 
 
 def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
-    """Return circles around the middle, ``(N, H, W)`` float32; pixels count by how far they are inside."""
-    away = distance_from_middle(size)
-    return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
+    """Return centred circles, ``(N, H, W)`` float32, whose edge pixels have fractional weights."""
+    distance = distance_from_middle(size)
+    return np.clip(radius_pixels[:, None, None] - distance + 0.5, 0.0, 1.0).astype(np.float32)
 
 
 def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
-    """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 where it is unknown.
+    """Return the fraction of a point source's flux inside circles, ``(N, B)``; 1 where the seeing is unknown.
 
-    The least that an aperture loses, in each band by its own seeing. Of Moffat's profile: a measured PSF ends
-    with its stamp, before its wings do. Widths are ``(N, B)``, NaN where unknown; radii ``(N,)``.
+    It uses each band's seeing and a Moffat profile: a measured PSF is truncated by its stamp, before its
+    wings end. No aperture loses less than this. Seeing is ``(N, B)``, NaN where unknown; radii are ``(N,)``.
 
     Examples
     --------
@@ -254,27 +265,28 @@ def joined_with_data(
     model_noise: np.ndarray,
     fraction: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return fluxes of drawings, corrected by as much of what they leave in the data as is not noise.
+    """Combine the fluxes of model images and of the data, weighted by their errors.
 
-    A drawing M with errors V by noise and (f M)² by what a generator cannot draw, and data D with errors N,
-    with which V is shared, are best joined as M + s (D − M), s = (f M)² / ((f M)² + N − V), with the variance
-    V + (1/(f M)² + 1/(N − V))⁻¹: bright galaxies have the precision of their pixels, faint ones that of the
-    drawing, and where there are no data, or a neighbour's, the drawing stands.
+    Let the model flux M have the variance V from noise and (f M)² from what the generator cannot render, and
+    let the data flux D have the variance N from noise, of which V is part. The optimal combination is M + s
+    (D − M) with s = (f M)² / ((f M)² + N − V), and its variance is V + (1/(f M)² + 1/(N − V))⁻¹. Bright
+    galaxies thus have the precision of their pixels, and faint ones that of the model; where there is no
+    data, or that of a neighbour, the model is used.
 
     Parameters
     ----------
     image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; 0 where pixels are a neighbour's.
+        ``(N, B, H, W)``, nJy and nJy⁻²; 0 for pixels of neighbours.
     model
         ``(N, B, H, W)``, nJy; NaN without a fit.
     own
-        ``(N, B, H, W)``: what each pixel counts, that of `own_light` in it.
+        ``(N, B, H, W)``: pixel weights, those of `own_light` times the aperture.
     aperture
-        ``(H, W)`` to ``(N, B, H, W)``: the same without.
+        ``(H, W)`` to ``(N, B, H, W)``: pixel weights of the aperture alone.
     noise
-        ``B``: by what errors of sums are larger than of independent pixels.
+        ``B``: ratio of the errors of sums to those of independent pixels.
     model_noise
-        ``(N, B)``: √V; NaN where it was not asked for, and so are the errors then.
+        ``(N, B)``: √V; where it is NaN, so are the errors.
     fraction
         ``B``: f.
 
@@ -286,14 +298,14 @@ def joined_with_data(
     is_seen = weight > 0
     light = model * own
     drawn = light.sum((2, 3))
-    left = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
-    of_data = (own**2 / np.where(is_seen, weight, np.inf)).sum((2, 3)) * noise**2
+    residual = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
+    data_variance = (own**2 / np.where(is_seen, weight, np.inf)).sum((2, 3)) * noise**2
     shared = model_noise**2
     seen = (fraction * np.where(is_seen, light, 0).sum((2, 3))) ** 2
     unseen = (fraction * np.where(is_seen, 0, light).sum((2, 3))) ** 2
-    free = np.maximum(of_data - np.nan_to_num(shared), 0.0)
+    free = np.maximum(data_variance - np.nan_to_num(shared), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(seen > 0, seen / (seen + free), 0.0)
     removed = np.where(np.isfinite(model), model, 0) * (aperture - own)
     variance = shared + share * free + unseen + (UNSURE * np.maximum(removed.sum((2, 3)), 0)) ** 2
-    return (drawn + share * left).astype(np.float32), np.sqrt(variance).astype(np.float32)
+    return (drawn + share * residual).astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -1,17 +1,19 @@
-"""How sure a fit is: the Laplace approximation around the best latent, and what it means for fluxes.
+"""The posterior covariance of a fit by the Laplace approximation, and the errors of fluxes that follow.
 
 Shapes: N objects, L latent dimensions, B bands, H, W pixels, K sums over pixels, P = L + B parameters.
 
-Around the minimum, the latent and the amplitudes together answer linearly to noise in the pixels. With H the
-Gauss–Newton half-Hessian of what was minimised, and M the scatter that pixel noise gives its gradient, their
-covariance is H⁻¹ M H⁻¹; where the weights of the fit are the inverse variances, M = H and this is H⁻¹.
+Near the minimum, latent and amplitudes respond linearly to noise in the pixels. With H the Gauss–Newton
+half-Hessian of the objective, and M the covariance that pixel noise gives its half-gradient, the covariance
+of the parameters is the sandwich H⁻¹ M H⁻¹; if the weights of the fit are the inverse variances, M = H and
+this is H⁻¹.
 
-The latent is not unique: along directions that change no pixel, H is singular. A unit-normal prior, the
-distribution that the generator was trained with, bounds these; it is part of H here even where the fit used
-none. Fluxes of pixels that have data do not feel it, because flat directions do not change them.
+The latent is not unique: along directions that change no pixel, JᵀWJ is singular. The unit-normal prior, with
+which the generator was trained, bounds these directions; H includes it here even if the fit used no prior.
+Fluxes summed over pixels with data are not affected, since flat directions do not change them.
 
-Amplitudes that were solved for after the fit, at the latent θ that it found with amplitudes of 1, answer to
-the noise directly and through θ: with m the drawn image, D = diag(mᵀWm), P the prior's precision, J = ∂m/∂θ,
+Amplitudes that are solved for after the fit, at the latent θ that was found with amplitudes of 1, respond to
+the noise ε both directly and through θ. With m the model image, D = diag(mᵀWm), P the precision of the
+amplitude prior and J = ∂m/∂θ,
 
     δa = (D + P)⁻¹ (mᵀW ε − a JᵀWm · δθ),
 
@@ -30,25 +32,25 @@ from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.observation import Observation
 
 JACOBIANS = {"cpu": 2, "cuda": 8}
-"""How many are held at once: on processors as many as their caches hold."""
+"""Jacobians that are held in memory at once; on a CPU, as many as fit in its caches."""
 
 
 @dataclass
 class Posterior:
-    """Covariances of one batch, and the model's images and fluxes.
+    """Posterior covariances of a batch of objects, their model images, and fluxes with errors.
 
     Attributes
     ----------
     covariance
-        ``(N, P, P)``: of latent and amplitudes together (P = L where amplitudes are not free).
+        ``(N, P, P)``: of latent and amplitudes jointly (P = L if amplitudes are fixed).
     model
-        ``(N, B, H, W)``: amplitude × generated image.
+        ``(N, B, H, W)``: amplitude × rendered image.
     flux, flux_std
-        ``(N, B, K)``: sums over the model's pixels.
+        ``(N, B, K)``: sums over the pixels of the model image.
     pixel_std
-        ``(N, B, H, W)`` or None.
+        ``(N, B, H, W)``: standard deviations of the pixels of the model image, or None.
     scene_flux_std
-        ``(N, B, J)``: of sums over the scenes' pixels; None where none were asked for.
+        ``(N, B, J)``: standard deviations of sums over the pixels of the scene, or None.
     """
 
     covariance: Tensor
@@ -66,7 +68,7 @@ class Posterior:
 
     @property
     def amplitude_std(self) -> Tensor | None:
-        """Standard deviations of the amplitudes, ``(N, B)``, or None where they were not free."""
+        """Standard deviations of the amplitudes, ``(N, B)``, or None if they are fixed."""
         std = self._std()[:, self.num_latents :]
         return std if std.shape[1] else None
 
@@ -88,56 +90,57 @@ def laplace(
     observation: Observation | None = None,
     scene_sums: Tensor | None = None,
 ) -> Posterior:
-    """Approximate the posterior around `latent`.
+    """Approximate the posterior around `latent` by a normal distribution.
 
     Parameters
     ----------
     objective
-        Whose renderer draws in flux.
+        The objective of the fit; its renderer draws in flux.
     latent
-        ``(N, L)``, where the fit ended.
+        ``(N, L)``, the best fits.
     image, weight
-        ``(N, B, H, W)``, the data and their inverse variances, cleaned.
+        ``(N, B, H, W)``, the data and their inverse variances: finite, and images 0 where the weight is.
     sums
-        ``(K, H, W)``: what to sum over the pixels; or ``(N, B, K, H, W)``, of each object and band.
+        ``(K, H, W)``: pixel weights of the flux sums; or ``(N, B, K, H, W)``, for each object and band.
     fit_weight
-        ``(N, B, H, W)``: the weights that the fit gave the pixels, in the unit of `weight`, where they were
-        not the inverse variances.
+        ``(N, B, H, W)``: the weights of the fit, in the unit of `weight`, if these were not the inverse
+        variances.
     amplitude
-        ``(N, B)``, where the fit ended; solved for when not given.
+        ``(N, B)``, of the best fits; solved for if not given.
     with_pixels
-        Return the standard deviation of each pixel of the model too.
+        Return the standard deviation of each pixel of the model image too.
     solved_after
-        The prior of amplitudes that were solved for after the fit, with the weights `weight`.
+        Prior of the amplitudes, if they were solved for after the fit, with the weights `weight`.
     observation
         For a renderer of scenes: how each of these objects was observed.
     scene_sums
-        ``(J, S, S)``: what to sum over the pixels of the scenes themselves.
+        ``(J, S, S)``: pixel weights of sums over the scenes themselves.
     """
     used = weight if fit_weight is None else fit_weight
     scene = objective.renderer(latent)
-    drawn = scene if observation is None else observation.show(scene)  # m, as the data would be
+    drawn = scene if observation is None else observation.show(scene)  # m, at the data's PSF and pixels
     if amplitude is None:
         solver = Objective(objective.renderer, amplitude_prior=solved_after) if solved_after else objective
         amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
     is_free = objective.amplitude_prior is not None
     has_amplitudes = is_free or solved_after is not None
-    weights = [weight] if fit_weight is None else [fit_weight, _noise_of_fit(weight, fit_weight)]
-    by = weights if is_free else [] if solved_after is None else [weight, used]
+    weights = [weight] if fit_weight is None else [fit_weight, _sandwich_weight(weight, fit_weight)]
+    mixed_weights = weights if is_free else [] if solved_after is None else [weight, used]
     scale = amplitude[:, :, None, None]
     model = drawn * scale
     sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
-    planes = torch.cat((sums, *(drawn[:, :, None] * w[:, :, None] for w in by)), dim=2)
-    rings = None if scene_sums is None else scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
-    by_model = [w * scale**2 for w in weights] if is_free else weights  # of derivatives of the model image
-    (information, slopes, *of_rings), kept = _over_jacobians(
-        objective, latent, observation, by_model, planes, rings, keep=with_pixels
+    planes = torch.cat((sums, *(drawn[:, :, None] * w[:, :, None] for w in mixed_weights)), dim=2)
+    if scene_sums is not None:
+        scene_sums = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
+    jacobian_weights = [w * scale**2 for w in weights] if is_free else weights
+    (information, slopes, *scene_slopes), kept = _over_jacobians(
+        objective, latent, observation, jacobian_weights, planes, scene_sums, keep=with_pixels
     )
     slopes, along_drawn = slopes[..., : sums.shape[2]], slopes[..., sums.shape[2] :]
     if is_free:
         mixed = along_drawn * amplitude.double()[:, None, :, None]
         information = torch.stack(
-            [_joint(information[:, i], mixed[..., i], drawn, w) for i, w in enumerate(by)], 1
+            [_joint(information[:, i], mixed[..., i], drawn, w) for i, w in enumerate(mixed_weights)], 1
         )
     precision = _prior_precision(objective, latent, amplitude, used, weight).double()
     half_hessian, covariance = _hessian_and_covariance(information, precision, weight, fit_weight)
@@ -162,7 +165,7 @@ def laplace(
         flux=torch.einsum("nbhw,nbkhw->nbk", model, sums),
         flux_std=std(slopes, drawn, sums),
         pixel_std=torch.cat(pixel_std) if with_pixels else None,
-        scene_flux_std=None if rings is None else std(of_rings[0], scene, rings),
+        scene_flux_std=None if scene_sums is None else std(scene_slopes[0], scene, scene_sums),
     )
 
 
@@ -172,18 +175,22 @@ def _over_jacobians(
     observation: Observation | None,
     weights: Sequence[Tensor],
     planes: Tensor,
-    rings: Tensor | None,
+    scene_sums: Tensor | None,
     *,
     keep: bool,
 ) -> tuple[list[Tensor], list[tuple[slice, Tensor]]]:
-    """Return what `_over_pixels` sums, over scenes by `rings` too, few objects at a time; J to `keep`."""
+    """Return the products of `_over_pixels`, a few Jacobians at a time, and these Jacobians if `keep`.
+
+    With `scene_sums`, the sums of the scenes' Jacobians are appended.
+    """
     parts, kept = [], []
     size = JACOBIANS.get(latent.device.type, JACOBIANS["cuda"])
     for part in (slice(first, first + size) for first in range(0, len(latent), size)):
-        of_scene = objective.renderer.jacobian(latent[part])[1]
-        derivative = of_scene if observation is None else observation[part].tangents(of_scene)  # J = ∂m/∂θ
-        found = _over_pixels(derivative, [w[part] for w in weights], planes[part])
-        parts.append(found if rings is None else (*found, _over_pixels(of_scene, [], rings[part])[1]))
+        scene = objective.renderer.jacobian(latent[part])[1]
+        derivative = scene if observation is None else observation[part].tangents(scene)  # J = ∂m/∂θ
+        products = _over_pixels(derivative, [w[part] for w in weights], planes[part])
+        scene_products = () if scene_sums is None else (_over_pixels(scene, [], scene_sums[part])[1],)
+        parts.append((*products, *scene_products))
         if keep:
             kept.append((part, derivative))
     return [torch.cat(values) for values in zip(*parts, strict=True)], kept
@@ -192,26 +199,27 @@ def _over_jacobians(
 def _hessian_and_covariance(
     information: Tensor, precision: Tensor, weight: Tensor, fit_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return H and the covariance H⁻¹ M H⁻¹ of what was fitted, ``(N, P, P)`` each."""
+    """Return H and the covariance H⁻¹ M H⁻¹, ``(N, P, P)`` each."""
     half_hessian = information[:, 0] + precision
     inverse = torch.linalg.inv(half_hessian)
     if fit_weight is None:
         return half_hessian, inverse  # M = H
-    prior = precision * _ratio(fit_weight, weight)[:, :, None]  # the truth's own scatter, in units of the fit
+    prior = precision * _ratio(fit_weight, weight)[:, :, None]  # scatter of the true latent, in fit units
     return half_hessian, inverse @ (information[:, 1] + prior) @ inverse
 
 
-def _noise_of_fit(weight: Tensor, fit_weight: Tensor) -> Tensor:
-    """Return the weights that make M: the noise of pixels by the weights that the fit gave them."""
+def _sandwich_weight(weight: Tensor, fit_weight: Tensor) -> Tensor:
+    """Return fit_weight² / weight, the pixel weights V with which M = JᵀVJ."""
     return torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0)
 
 
 def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) -> tuple[Tensor, Tensor]:
     """Return JᵀWJ for each of V weights, ``(N, V, L, L)``, and sums of J times planes, ``(N, L, B, K)``.
 
-    In float64: the information on some directions of a bright galaxy is 10⁸ times that on others, and
-    rounding of float32 would tell where in its batch an object stands. Band by band, all in one product. J is
-    ``(N, L, B, H, W)``, each of the weights ``(N, B, H, W)``, the planes ``(N, B, K, H, W)``.
+    In float64: the information on some directions of a bright galaxy is 10⁸ times that on others, so that
+    float32 results would depend, through rounding, on an object's position in its batch. One product per band
+    gives all of them. J is ``(N, L, B, H, W)``, each of the weights ``(N, B, H, W)``, the planes ``(N, B, K,
+    H, W)``.
     """
     number, length, bands = derivative.shape[:3]
     weighted = len(weights) * length
@@ -220,22 +228,25 @@ def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) 
     )
     products = []
     for band in range(bands):
-        of_band = derivative[:, :, band].flatten(2).double()  # (N, L, H·W)
+        in_band = derivative[:, :, band].flatten(2).double()  # (N, L, H·W)
         for i, weight in enumerate(weights):
             torch.mul(
-                of_band, weight[:, band].flatten(1)[:, None], out=right[:, i * length : (i + 1) * length]
+                in_band,
+                weight[:, band].flatten(1)[:, None],
+                out=right[:, i * length : (i + 1) * length],
             )
         right[:, weighted:] = planes[:, band].flatten(2)
-        products.append(of_band @ right.mT)
+        products.append(in_band @ right.mT)
     product = torch.stack(products, dim=2)  # (N, L, B, V·L + K)
     information = product[..., :weighted].sum(2).unflatten(2, (len(weights), length)).transpose(1, 2)
     return information, product[..., weighted:]
 
 
 def _std_of_sums(slopes: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
-    """Return the standard deviations of sums over pixels, ``(N, B, K)``, given each's ``(N, B, K, H, W)``.
+    """Return the standard deviations, ``(N, B, K)``, of sums over pixels with weights ``(N, B, K, H, W)``.
 
-    `slopes`, ``(N, L, B, K)``, are their derivatives.
+    `slopes`, ``(N, L, B, K)``, are the derivatives of the sums with respect to the latent; `drawn` is the
+    image before the amplitudes if these have errors, else None.
     """
     if drawn is not None:
         own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
@@ -256,35 +267,34 @@ def _with_amplitudes(
 ) -> Tensor:
     """Add amplitudes that were solved for at the latent to its covariance: ``(N, L + B, L + B)``.
 
-    In float64, so that rounding does not tell where in its batch an object stands. `along_drawn` and
-    `along_used`, ``(N, L, B)``, are the derivatives' products with the drawing, by the weights of the noise
-    and of the fit.
+    In float64, so that rounding does not depend on an object's position in its batch. `along_drawn` and
+    `along_used`, ``(N, L, B)``, are JᵀWm with the inverse variances and with the weights of the fit.
     """
     dtype = covariance.dtype
     covariance, half_hessian, drawn, amplitude, weight = (
         t.double() for t in (covariance, half_hessian, drawn, amplitude, weight)
     )
-    own = (drawn * weight * drawn).sum((2, 3))  # of the noise in mᵀWε, and D
+    own = (drawn * weight * drawn).sum((2, 3))  # D, which is also the variance of mᵀWε
     precision = prior.precision(own.shape[1], own)
     inverse = torch.linalg.inv(torch.diag_embed(own) + precision)  # (N, B, B)
-    follows = -(amplitude[:, None] * along_drawn).mT  # (N, B, L)
-    both = torch.linalg.solve(half_hessian, along_used)  # of the latent with mᵀWε, (N, L, B)
-    through = follows @ both
-    amplitudes = torch.diag_embed(own) + precision + through + through.mT + follows @ covariance @ follows.mT
+    slope = -(amplitude[:, None] * along_drawn).mT  # −a JᵀWm, (N, B, L)
+    common = torch.linalg.solve(half_hessian, along_used)  # covariance of θ and mᵀWε, (N, L, B)
+    through = slope @ common
+    amplitudes = torch.diag_embed(own) + precision + through + through.mT + slope @ covariance @ slope.mT
     amplitudes = inverse @ amplitudes @ inverse
-    mixed = (both + covariance @ follows.mT) @ inverse
+    mixed = (common + covariance @ slope.mT) @ inverse
     upper = torch.cat((covariance, mixed), dim=2)
     return torch.cat((upper, torch.cat((mixed.mT, amplitudes), dim=2)), dim=1).to(dtype)
 
 
 def _per_band(values: Tensor) -> Tensor:
-    """Spread ``(N, B, ...)`` to ``(N, B, B, ...)``: the amplitude of one band changes that band alone."""
+    """Spread ``(N, B, ...)`` to ``(N, B, B, ...)``: a band's amplitude changes that band alone."""
     eye = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
     return eye.view(1, *eye.shape, *([1] * (values.ndim - 2))) * values[:, None]
 
 
 def _joint(of_latent: Tensor, mixed: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
-    """Return the Gauss–Newton matrix of latent and amplitudes: ``(N, P, P)``; `mixed` is ``(N, L, B)``."""
+    """Return the Gauss–Newton matrix of latent and amplitudes, ``(N, P, P)``; `mixed` is ``(N, L, B)``."""
     of_amplitude = torch.diag_embed((drawn * weight * drawn).sum((2, 3)))
     mixed = mixed.to(of_latent.dtype)
     upper = torch.cat((of_latent, mixed), dim=2)
@@ -292,7 +302,7 @@ def _joint(of_latent: Tensor, mixed: Tensor, drawn: Tensor, weight: Tensor) -> T
 
 
 def _ratio(used: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean of the weights of the fit in units of the inverse variances, ``(N, 1)``."""
+    """Return the mean fit weight over the mean inverse variance, ``(N, 1)``."""
     return (used.sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1e-30))[:, None]
 
 
@@ -310,7 +320,7 @@ def _prior_precision(
 
 
 def _pixel_std(derivative: Tensor, drawn: Tensor | None, covariance: Tensor) -> Tensor:
-    """Return the standard deviation of each pixel of the model, ``(N, B, H, W)``; in float64 as all sums."""
+    """Return the standard deviation of each pixel of the model image, ``(N, B, H, W)``, by way of float64."""
     dtype, derivative = derivative.dtype, derivative.double()
     slopes = derivative.flatten(2)  # (N, L, B·H·W)
     length = slopes.shape[1]

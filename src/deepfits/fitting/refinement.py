@@ -1,11 +1,11 @@
-"""A better start: a network looks at what a latent leaves unexplained, and changes it, a few times.
+"""Refinement of a start: a network sees what a latent leaves unexplained and updates it, a few times.
 
 Shapes: N objects, L latent dimensions, B bands, D data pixels, S pixels of the network.
 
-An embedder guesses once and never sees what its guess draws. A refiner does: each pass costs one drawing and
-one small network (Marino, Yue & Mandt 2018, *Iterative amortized inference*; Alaluf et al. 2021, *ReStyle*).
-It is shown the weights that the objective has, so that missing bands, masked pixels and every objective are
-one thing to it.
+An embedder makes one estimate and never sees the image that it renders. A refiner does: each pass costs one
+rendering and one small network (Marino, Yue & Mandt 2018, *Iterative amortized inference*; Alaluf et al.
+2021, *ReStyle*). Its input is scaled by the weights of the objective, so that missing bands, masked pixels
+and different objectives need no special cases.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Refine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Refinement:
-    """Passes of a refiner (`deepfits.models.aids.Refiner`) in front of a fit, whose objective it lowers.
+    """Passes of a refiner (`deepfits.models.aids.Refiner`) that lower the objective before the fit.
 
-    The network takes views, ``(N, 4 B, S, S)``, and latents to steps; units are those of the networks, where
-    the objective is in flux, else None.
+    `network` maps views, ``(N, 4 B, S, S)``, and latents to latent steps; `units` is the networks'
+    normalisation if the objective is in flux, else None.
     """
 
     def __init__(self, network: Refine, objective: Objective, units: Normalisation | None) -> None:
@@ -42,10 +42,10 @@ class Refinement:
         sight: Sight | None = None,
         observation: Observation | None = None,
     ) -> Tensor:
-        """Return the best of the latents on the way, ``(N, L)``, of so many passes.
+        """Return the best latents, ``(N, L)``, among the starts and the results of all passes.
 
-        Images and weights, ``(N, B, D, D)``, are in the objective's units; for scenes, sight and observation
-        say how the objects were observed, and the way there.
+        Images and weights, ``(N, B, D, D)``, are in the objective's units. For scenes, `sight` describes how
+        the objects were observed, and `observation` is the operator from scenes to their pixels.
         """
         views = self.shown(image, weight, sight)
         best, lowest = latent, torch.full_like(latent[:, 0], torch.inf)
@@ -60,10 +60,11 @@ class Refinement:
         return best
 
     def shown(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the function from drawings to what the network is shown of them, ``(N, 4 B, S, S)``.
+        """Return the function from model images to the network's input, ``(N, 4 B, S, S)``.
 
-        Image and drawing in the networks' units, the residual in units of the noise, and the inverse noise in
-        the networks' units, these two through asinh; 0 where there are no data, the drawing apart.
+        For each band: image and model image in the networks' units, and, through asinh, the residual in units
+        of the noise and the inverse noise in the networks' units. All but the model image are 0 where there
+        is no data.
         """
         root, area = weight.sqrt(), 1.0 if sight is None else sight.area
         scale, x = root, image
@@ -73,10 +74,10 @@ class Refinement:
         x, scale = torch.where(weight > 0, x, 0), arcsinh(scale)
 
         def views(drawn: Tensor) -> Tensor:
-            left = arcsinh((image - drawn) * root)
+            residual = arcsinh((image - drawn) * root)
             if self.units is not None:
                 drawn = normalise(self.units, drawn * area)
-            both = torch.cat((x, drawn, left, scale), dim=1)
-            return both if sight is None else sight.interpolate(both)
+            planes = torch.cat((x, drawn, residual, scale), dim=1)
+            return planes if sight is None else sight.interpolate(planes)
 
         return views

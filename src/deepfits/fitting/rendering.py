@@ -1,10 +1,10 @@
-"""From latents to images, with what a fit needs of the derivative.
+"""Renderers: maps from latents to images, with the derivatives that a fit needs.
 
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 
-A fit needs an image and the product of its Jacobian with one image (a pullback); the uncertainty needs the
-whole Jacobian. Anything differentiable from latents to images can be fitted (`Differentiated`); renderers
-that know their own derivative, such as `deepfits.fitting.folded.FoldedGenerator`, give it faster.
+Each step of a fit needs an image and a vector–Jacobian product (pullback); the posterior covariance needs the
+whole Jacobian. Any differentiable function from latents to images can be fitted (`Differentiated`); renderers
+with derivatives of their own, such as `deepfits.fitting.folded.FoldedGenerator`, are faster.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from deepfits.survey.normalise import Normalisation, per_band
 Render = Callable[[Tensor], Tensor]
 Pullback = Callable[[Tensor], Tensor]
 
-STRETCH_LIMIT = 20.0  # sinh(20) softenings is brighter than any galaxy; beyond, the map goes on as a line
+STRETCH_LIMIT = 20.0  # sinh(20) softenings is brighter than any galaxy; beyond, the map is linear
 
 
 @runtime_checkable
 class Renderer(Protocol):
-    """What the fit asks of a renderer."""
+    """Interface of a renderer."""
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Draw images, ``(N, B, H, W)``, from latents, ``(N, L)``."""
+        """Return the images, ``(N, B, H, W)``, of latents ``(N, L)``."""
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Draw images, and give the function from image cotangents to latent cotangents."""
+        """Return the images, and the function from image cotangents to latent cotangents."""
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw images, and give their derivatives, ``(N, L, B, H, W)``."""
+        """Return the images, and their derivatives, ``(N, L, B, H, W)``."""
 
 
 def can_record(renderer: Renderer) -> bool:
-    """Return whether a renderer says of itself that a GPU can record it (`deepfits.recording`)."""
+    """Return whether a renderer can be captured in a CUDA graph (`deepfits.recording`)."""
     return bool(getattr(renderer, "can_record", False))
 
 
 class Differentiated:
-    """Any differentiable function from latents to images, through automatic differentiation."""
+    """A renderer from any differentiable function, by automatic differentiation."""
 
     def __init__(self, render: Render) -> None:
         self.render = render
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Draw images without keeping a graph."""
+        """Return the images, without an autograd graph."""
         with torch.no_grad():
             return self.render(latent)
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Draw images; the pullback may be called once."""
+        """Return the images and their pullback, which may be called once."""
         latent = latent.detach().requires_grad_(True)
         with torch.enable_grad():
             image = self.render(latent)
@@ -69,11 +69,11 @@ class Differentiated:
         return image.detach(), pullback
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Differentiate forwards, all directions of all objects in one batch."""
+        """Differentiate in forward mode, all directions of all objects in one batch."""
         number, length = latent.shape
         repeated = latent.detach().repeat_interleave(length, dim=0)
         tangent = torch.eye(length, dtype=latent.dtype, device=latent.device).repeat(number, 1)
-        with _without_warnings_of_torch(), torch.no_grad(), forward_ad.dual_level():
+        with _ignoring_torchscript_warnings(), torch.no_grad(), forward_ad.dual_level():
             dual = self.render(forward_ad.make_dual(repeated, tangent))
             image, derivative = forward_ad.unpack_dual(dual)
         if derivative is None:
@@ -83,42 +83,43 @@ class Differentiated:
 
 
 @contextmanager
-def _without_warnings_of_torch() -> Iterator[None]:
-    """Forward differentiation loads PyTorch's own scripted rules, of which recent versions warn."""
+def _ignoring_torchscript_warnings() -> Iterator[None]:
+    """Forward-mode differentiation loads TorchScript rules, for which recent versions of PyTorch warn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
         yield
 
 
 class Observed:
-    """A renderer of scenes in flux, seen through one and the same observation.
+    """A renderer of scenes in flux, seen through one fixed observation.
 
-    The fit of many objects does not use this: there every slot has its own (`Objective`).
+    Fits do not use it: there every object has its own observation (`Objective`).
     """
 
     def __init__(self, renderer: Renderer, observation: Observation) -> None:
         self.renderer, self.observation = renderer, observation
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Draw what the pixels would hold."""
+        """Return the images at the observation's PSF and pixels."""
         return self.observation(self.renderer(latent))
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Draw what the pixels would hold, with the pullback."""
+        """Return the images and their pullback."""
         scene, inner = self.renderer.with_pullback(latent)
         return self.observation(scene), lambda cotangent: inner(self.observation.transpose(cotangent))
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw what the pixels would hold, with the derivatives."""
+        """Return the images and their derivatives."""
         scene, derivative = self.renderer.jacobian(latent)
         return self.observation(scene), self.observation.tangents(derivative)
 
 
 class InFlux:
-    """A renderer in a network's units, seen in flux.
+    """A renderer in the network's units, converted to flux.
 
-    An asinh stretch is undone by a sinh, which overflows for latents far outside the trained range. Beyond
-    `STRETCH_LIMIT` the map goes on along its tangent, so that loss and gradient stay finite and point back.
+    An asinh stretch is inverted by a sinh, which overflows for latents far outside the trained range. Beyond
+    `STRETCH_LIMIT` the map is continued along its tangent, so that loss and gradient stay finite and the
+    gradient points back.
     """
 
     def __init__(self, renderer: Renderer, units: Normalisation) -> None:
@@ -144,24 +145,24 @@ class InFlux:
         return flux, slope.mul_(std)
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Draw images in flux."""
+        """Return the images in flux."""
         return self._to_flux(self.renderer(latent))[0]
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Draw images in flux, with their pullback."""
+        """Return the images in flux and their pullback."""
         x, inner = self.renderer.with_pullback(latent)
         flux, scale = self._to_flux(x)
         return flux, lambda cotangent: inner(cotangent * scale)
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw images in flux, with their derivatives."""
+        """Return the images in flux and their derivatives."""
         x, derivative = self.renderer.jacobian(latent)
         flux, scale = self._to_flux(x)
         return flux, derivative * scale[:, None]
 
 
 def as_renderer(render: Render | Renderer) -> Renderer:
-    """Return `render` itself when it knows its derivative, else through automatic differentiation."""
+    """Return `render` itself if it is a `Renderer`, else wrapped in `Differentiated`."""
     if isinstance(render, Renderer):
         return render
     return Differentiated(render)

@@ -1,9 +1,9 @@
-"""How unusual an object is, brightness apart.
+"""Anomaly scores that do not depend on brightness.
 
 Shapes: N objects, L latent dimensions.
 
 χ² grows with brightness: a model that is wrong by a percent is wrong by many sigma for a bright galaxy. So
-each figure is compared with that of objects about as bright before figures are put together.
+each statistic is compared with that of objects of similar brightness before the statistics are combined.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from deepfits.photometry import bands_of, robust_scatter
 
 NUM_NEIGHBOURS = 201
 COMPARED_STRENGTH = 16.0
-"""Of the prior with which galaxies are compared: real ones lie nearer to the middle than its draws."""
+"""Strength of the prior for comparing galaxies: real ones are nearer to the origin than prior draws."""
 
 
 def latent_distance(latent: np.ndarray) -> np.ndarray:
-    """Return the distance from the middle of the prior, 1 for a typical draw of it: ``(N, L)`` to ``(N,)``.
+    """Return the root mean square of latents, 1 for a typical draw of the prior: ``(N, L)`` to ``(N,)``.
 
     Examples
     --------
@@ -31,11 +31,12 @@ def latent_distance(latent: np.ndarray) -> np.ndarray:
 
 
 def as_compared(latent: np.ndarray, covariance: np.ndarray, prior_strength: float) -> np.ndarray:
-    """Return the latents that a narrower prior would have found, without what the data hardly ask for.
+    """Return the latents of fits under a narrower prior, which suppresses what the data hardly constrain.
 
-    Near its maximum z a posterior of covariance C is normal, and with the prior's strength λ in place of λ₀
-    the maximum is at (1 + (λ − λ₀) C)⁻¹ z, λ = `COMPARED_STRENGTH`. Latents, ``(N, L)``, without a
-    covariance, ``(N, L, L)``, or found without a prior or with a narrower one, stay as they are.
+    Near its maximum z, a posterior of covariance C is normal. If the strength of the prior is λ instead of
+    λ₀, the maximum is at (1 + (λ − λ₀) C)⁻¹ z, here with λ = `COMPARED_STRENGTH`. Latents, ``(N, L)``, are
+    returned unchanged if their covariance, ``(N, L, L)``, is not finite, or if they were found without a
+    prior or with a narrower one.
 
     Examples
     --------
@@ -44,18 +45,18 @@ def as_compared(latent: np.ndarray, covariance: np.ndarray, prior_strength: floa
     """
     if not 0 < prior_strength < COMPARED_STRENGTH:
         return latent
-    known = np.isfinite(covariance).all((1, 2), keepdims=True)
-    narrowed = np.eye(latent.shape[1]) + (COMPARED_STRENGTH - prior_strength) * np.where(known, covariance, 0)
-    return np.linalg.solve(narrowed, latent[..., None].astype(np.float64))[..., 0].astype(latent.dtype)
+    covariance = np.where(np.isfinite(covariance).all((1, 2), keepdims=True), covariance, 0)
+    narrowing = np.eye(latent.shape[1]) + (COMPARED_STRENGTH - prior_strength) * covariance
+    return np.linalg.solve(narrowing, latent[..., None].astype(np.float64))[..., 0].astype(latent.dtype)
 
 
 def robust_z_at_fixed_brightness(
     values: np.ndarray, brightness: np.ndarray, num_neighbours: int = NUM_NEIGHBOURS
 ) -> np.ndarray:
-    """Return how far each value lies above those of objects about as bright, in their robust scatter.
+    """Return robust z-scores, ``(N,)``, of values relative to objects of similar brightness.
 
-    It is (value − median) / (1.4826 × median absolute deviation), ``(N,)``, of so many objects next in
-    brightness; NaN where value or brightness is not finite.
+    That is (value − median) / (1.4826 × median absolute deviation) over the `num_neighbours` objects nearest
+    in brightness; NaN where value or brightness is not finite.
     """
     out = np.full(len(values), np.nan)
     good = np.flatnonzero(np.isfinite(values) & np.isfinite(brightness))
@@ -65,29 +66,29 @@ def robust_z_at_fixed_brightness(
         return out
     sorted_values = np.asarray(values, dtype=np.float64)[order]
     windows = np.lib.stride_tricks.sliding_window_view(sorted_values, width)
-    middle = np.median(windows, axis=1)
+    median = np.median(windows, axis=1)
     scatter = robust_scatter(windows)
     nearest = np.clip(np.arange(len(order)) - width // 2, 0, len(windows) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        out[order] = (sorted_values - middle[nearest]) / scatter[nearest]
+        out[order] = (sorted_values - median[nearest]) / scatter[nearest]
     return out
 
 
 def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return one score per object, ``(N,)``, large for unusual ones, that does not follow brightness.
+    """Return an anomaly score per object, ``(N,)``, high for unusual ones, that does not follow brightness.
 
-    The largest of three scores of `robust_z_at_fixed_brightness`: of the logarithm of χ² per degree of
-    freedom, of the latent's distance from the middle of the prior, and of minus the discriminator's score.
-    Columns are those of features: ``chi2``, ``dof``, ``latent``, the model fluxes, and
-    ``discriminator_score`` if it is there. NaN for objects without a fit.
+    It is the largest `robust_z_at_fixed_brightness` of three statistics: the logarithm of χ² per degree of
+    freedom, the latent's distance from the origin, and minus the discriminator's score. Columns are those of
+    features: ``chi2``, ``dof``, ``latent``, the model fluxes, and ``discriminator_score`` if it exists. NaN
+    for objects without a fit.
     """
     fluxes = [columns[f"flux_model_{band}"] for band in bands_of(columns)]
     with np.errstate(divide="ignore", invalid="ignore"):
         brightness = np.log(np.sum(fluxes, axis=0))
-        figures = [
+        scores = [
             robust_z_at_fixed_brightness(np.log(columns["chi2"] / columns["dof"]), brightness),
             robust_z_at_fixed_brightness(latent_distance(columns["latent"]), brightness),
         ]
     if "discriminator_score" in columns:
-        figures.append(robust_z_at_fixed_brightness(-columns["discriminator_score"], brightness))
-    return np.max(figures, axis=0)
+        scores.append(robust_z_at_fixed_brightness(-columns["discriminator_score"], brightness))
+    return np.max(scores, axis=0)

@@ -1,4 +1,4 @@
-"""How a latent is fitted: stated once, for the stages, which inherit from these, and for the fitter."""
+"""Settings of a fit, defined once for the stages that inherit them and for the fitter."""
 
 from __future__ import annotations
 
@@ -9,43 +9,47 @@ from deepfits.config import Range, convert
 from deepfits.errors import InputError
 
 PASSES = 2
+"""Default number of refiner passes, where a model has a refiner."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSettings:
-    """What is minimised, and how.
+    """The objective and how it is minimised.
 
     Parameters
     ----------
     objective
-        ``"flux"`` (χ² in nJy), ``"stretched"`` (the same noise, carried into the network's units), or
-        ``"paper"`` (squared differences in the network's units, every valid pixel alike: M19 eq. 2).
+        ``"flux"`` (χ² in nJy), ``"stretched"`` (χ² in the network's units, with the noise propagated to
+        them), or ``"paper"`` (squared residuals in the network's units, all valid pixels weighted equally:
+        M19 eq. 2).
     solver
-        ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
+        ``"lbfgs"``, ``"lbfgs-plain"`` (without the Gauss–Newton metric) or ``"adam"`` (the paper's).
     num_steps
-        The most steps per object.
+        Maximum number of steps per object; by default 100 for L-BFGS and 500 for Adam.
     tolerance
-        A fit ends when a step would lower the objective by less than this; see `deepfits.fitting.fit`.
+        L-BFGS has converged when the next step is predicted to lower the objective by less than this
+        fraction; see `deepfits.fitting.fit`.
     passes
-        Of the model's refiner, which improves each start before the fit. By default 2 in mode ``"both"``
-        where the model has one (`teach`), else 0. In mode ``"embedder"`` they improve the guess that is the
-        result.
+        Number of times that the model's refiner improves each start before the fit. By default 2 in mode
+        ``"both"`` with solver ``"lbfgs"`` if the model has a refiner (see `teach`), else 0. In mode
+        ``"embedder"`` the refined estimate is the result.
     num_starts
-        Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
+        Starts per object; the best result is kept. In mode ``"both"`` the first start is the embedder's
+        estimate and the others are random.
     prior_strength
-        Of the unit-normal prior on the latent. By default 1, the maximum a posteriori; for the paper's
-        objective 0.
+        Strength of the unit-normal prior on the latent. By default 1 (maximum a posteriori), or 0 for the
+        paper's objective.
     amplitudes
-        ``"after"``: 1 in the fit, so that latents carry brightness and colour; at the best latent each band's
-        is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit, by variable
-        projection, with ``objective="flux"`` alone. ``"none"``: 1 throughout, as in M19. By default
-        ``"after"``; for the paper's objective ``"none"``.
+        ``"after"``: fixed to 1 in the fit, so that the latent carries brightness and colour, then solved for
+        in each band at the best latent and applied to the model fluxes. ``"fit"``: free in the fit, by
+        variable projection; only with ``objective="flux"``. ``"none"``: fixed to 1 throughout, as in M19. By
+        default ``"after"``, or ``"none"`` for the paper's objective.
     centre_fwhm_arcsec
-        Let the weights fall off from the middle with this width.
+        Taper the weights with a Gaussian of this FWHM around the centre of the cutout.
     batch_size
-        Objects that are fitted side by side.
+        Number of objects that are fitted at once.
     seed
-        Of the random starts, which depend on seed and identity alone.
+        Seed of the random starts, which depend on seed and identity alone.
     """
 
     objective: Literal["flux", "stretched", "paper"] = "flux"
@@ -63,23 +67,23 @@ class SolverSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings(SolverSettings):
-    """Where the fit starts, and what it counts.
+    """Where a fit starts, which pixels it uses, and whether it computes uncertainties.
 
     Parameters
     ----------
     mode
-        ``"embedder"`` (its guess, as it is), ``"optimise"`` (fit from random latents) or ``"both"`` (fit from
-        the embedder's guess).
+        ``"embedder"`` (the embedder's estimate, without a fit), ``"optimise"`` (fit from random latents) or
+        ``"both"`` (fit from the embedder's estimate).
     neighbours
-        ``"mask"``: the pixels of other objects, as the store says, have no influence; ``"keep"``: they are
-        fitted like all others.
+        ``"mask"``: pixels that belong to other objects according to the store get weight 0; ``"keep"``: they
+        are fitted like all others.
     uncertainty
-        Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not. By default
-        in the modes that fit: of the embedder's guess it would take most of the time.
+        Compute ``latent_std`` and the errors of the model fluxes, which are NaN otherwise. By default on,
+        except in mode ``"embedder"``, where it would take most of the time.
     precision
-        Of the generator's convolutions during the fit, on a GPU: ``"float32"``, ``"float16"`` or
-        ``"bfloat16"``. Residuals, sums and latents are float32 in any case, and each fit is brought to its
-        end in float32 from where half precision has come to.
+        Precision of the generator's convolutions during a fit on a GPU: ``"float32"``, ``"float16"`` or
+        ``"bfloat16"``. Residuals, sums and latents are always float32, and each fit in half precision is
+        completed in float32.
     """
 
     mode: Literal["embedder", "optimise", "both"] = "both"
@@ -99,30 +103,30 @@ class FitSettings(SolverSettings):
             object.__setattr__(self, "uncertainty", self.mode != "embedder")
         if self.amplitudes == "fit" and self.objective != "flux":
             raise InputError(
-                f"fit: amplitudes are factors on fluxes and mean nothing with objective={self.objective!r}; "
-                "use objective='flux', or amplitudes='after' or 'none'"
+                f"fit: amplitudes='fit' scales fluxes and needs objective='flux', not {self.objective!r}; "
+                "change the objective, or use amplitudes='after' or 'none'"
             )
 
     @property
     def strength(self) -> float:
-        """`prior_strength`, which is settled by now."""
+        """`prior_strength`, after its default has been resolved."""
         assert self.prior_strength is not None
         return self.prior_strength
 
     def resolved(self, has_refiner: bool) -> FitSettings:
-        """Settle what depends on the model: `passes`.
+        """Resolve the default of `passes`, which depends on the model.
 
         Raises
         ------
         InputError
-            Passes of a refiner that the model does not have.
+            Passes are requested of a model that has no refiner.
         """
         passes = self.passes
         if passes is None:
             passes = PASSES if has_refiner and (self.mode, self.solver) == ("both", "lbfgs") else 0
         if passes and not has_refiner:
             raise InputError(
-                f"fit: passes={passes}, but this model has no refiner; teach it one with `deepfits teach`, "
-                "or leave passes out"
+                f"fit: passes={passes}, but this model has no refiner; train one with `deepfits teach`, "
+                "or omit passes"
             )
         return replace(self, passes=passes)

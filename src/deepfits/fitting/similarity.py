@@ -1,18 +1,19 @@
-"""How far apart two galaxies are, in units of what does not make galaxies different.
+"""The distance between two galaxies, in units of variations that are not intrinsic to a galaxy.
 
 Shapes: N objects, L latent dimensions, B bands.
 
-A latent also holds how a galaxy is turned, mirrored and placed on the pixels, and what the noise has done to
-it. None of this is the galaxy's, and it fills most directions of the latent: by plain distance the nearest of
-a galaxy are those that happen to lie like it. What it does can be seen without any label: drawings are
-turned, mirrored, shifted by parts of a pixel and given noise, and the embedder reads all of them. With C the
-covariance of its answers about those to the drawings themselves, and P that of embeddings of latents drawn
-from the posteriors of fits,
+A latent also encodes a galaxy's orientation and parity, its position relative to the pixels, and the noise.
+These nuisances fill most directions of the latent: by Euclidean distance, the nearest neighbours of a galaxy
+are those that happen to be oriented like it. Their effect can be measured without labels: model images are
+rotated, mirrored, shifted by fractions of a pixel and given noise, and then embedded. With C the covariance
+of these embeddings about those of the original images, and P that of embeddings of latents drawn from the
+posteriors of fits,
 
     S = C + P,    distance² = (a − b)ᵀ (S + ε·tr(S)/L)⁻¹ (a − b) / L,
 
-in which what tells nothing, and what a fit leaves open, counts little. One P serves all: objects differ in it
-by some tenths, and distances in units of each pair's own find no better neighbours (docs/decisions).
+so that directions dominated by nuisances, or left undetermined by a fit, have little weight. One P serves all
+objects: individual ones differ by some tenths, and distances with a P of each pair find no better neighbours
+(docs/decisions).
 
 Source: within-class covariance normalisation (Hatch & Stolcke 2006, ICASSP), here with classes that need no
 labels.
@@ -44,14 +45,14 @@ NUM_POSTERIOR_DRAWS = 4
 def learn_nuisance(
     model: ForwardModel, latent: np.ndarray, covariance: np.ndarray, noise: np.ndarray
 ) -> np.ndarray:
-    """Return the covariance S of what does not make galaxies different, ``(L, L)``.
+    """Return the nuisance covariance S, ``(L, L)``.
 
     Parameters
     ----------
     latent, covariance
-        ``(N, L)`` and ``(N, L, L)``: of galaxies as they are fitted, and of their posteriors.
+        ``(N, L)`` and ``(N, L, L)``: best fits of galaxies, and their posterior covariances.
     noise
-        ``(B,)``: of a pixel, nJy.
+        ``(B,)``: standard deviation of a pixel, nJy.
     """
     import torch
 
@@ -61,13 +62,13 @@ def learn_nuisance(
     sigma = torch.from_numpy(noise.astype(np.float32))[:, None, None]
     drawn = model.draw(chosen, sight)
     weight = (sigma**-2).expand_as(drawn)
-    plain = model.embed(drawn, weight, sight)
+    reference = model.embed(drawn, weight, sight)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for number in range(NUM_SYMMETRIES):
-        turned = shifted(symmetry(drawn, number), (torch.rand(2, generator=rng) - 0.5).tolist())
-        noisy = turned + sigma * torch.randn(turned.shape, generator=rng)
-        off = (model.embed(noisy, weight, sight) - plain).double()
-        out += off.T @ off
+        rotated = shifted(symmetry(drawn, number), (torch.rand(2, generator=rng) - 0.5).tolist())
+        noisy = rotated + sigma * torch.randn(rotated.shape, generator=rng)
+        offset = (model.embed(noisy, weight, sight) - reference).double()
+        out += offset.T @ offset
     nuisance = out / (NUM_SYMMETRIES * len(chosen))
     return (nuisance + posterior_scatter(model, chosen, covariance, rng)).numpy()
 
@@ -75,22 +76,22 @@ def learn_nuisance(
 def posterior_scatter(
     model: ForwardModel, latent: torch.Tensor, covariance: np.ndarray, rng: torch.Generator
 ) -> torch.Tensor:
-    """Return the covariance P of embeddings of latents drawn from their posteriors, ``(L, L)`` float64."""
+    """Return the covariance P, ``(L, L)`` float64, of embeddings of latents drawn from their posteriors."""
     import torch
 
     values, vectors = torch.linalg.eigh(torch.from_numpy(covariance[: len(latent)]).double())
     root = (vectors * values.clamp_min(0).sqrt()[:, None]).float()
-    plain = model.embedding(latent)
+    reference = model.embedding(latent)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for _ in range(NUM_POSTERIOR_DRAWS):
         normal = torch.randn(latent.shape, generator=rng)
-        off = (model.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - plain).double()
-        out += off.T @ off
+        offset = (model.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - reference).double()
+        out += offset.T @ offset
     return out / (NUM_POSTERIOR_DRAWS * len(latent))
 
 
 def shifted(images: torch.Tensor, by: list[float]) -> torch.Tensor:
-    """Shift images, ``(N, B, H, H)``, by parts of a pixel down and right, through the Fourier plane."""
+    """Shift images, ``(N, B, H, H)``, down and right by fractions of a pixel, with a Fourier transform."""
     import torch
 
     size = images.shape[3]
@@ -101,7 +102,7 @@ def shifted(images: torch.Tensor, by: list[float]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Coordinates in which the distance of two galaxies is how different they are.
+    """Coordinates whose Euclidean distances measure how different two galaxies are.
 
     Attributes
     ----------
@@ -113,7 +114,7 @@ class Similarity:
 
     @classmethod
     def of(cls, nuisance: np.ndarray) -> Similarity:
-        """Take the units from the covariance of what does not make galaxies different.
+        """Whiten with the nuisance covariance.
 
         Examples
         --------
@@ -127,25 +128,25 @@ class Similarity:
 
     @classmethod
     def plain(cls, length: int) -> Similarity:
-        """Return the latent's own distances."""
+        """Return the identity: Euclidean distances of latents."""
         return cls(np.eye(length, dtype=np.float32))
 
     def coordinates(self, latent: np.ndarray) -> np.ndarray:
-        """Return ``(N, L)``, between which the root mean square over L is the distance."""
+        """Return coordinates, ``(N, L)``, whose root mean square difference over L is the distance."""
         return np.asarray(latent, dtype=np.float32) @ self.matrix
 
     def save(self, directory: Path) -> None:
-        """Write it beside features."""
+        """Write the matrix to a directory of features."""
         write_json(directory / FILE, {"matrix": self.matrix.astype(float).round(5).tolist()})
 
     @classmethod
     def read(cls, directory: Path, length: int) -> Similarity:
-        """Read what lies beside features of so many latent dimensions; plain distances where nothing does.
+        """Read the matrix from a directory of features; plain distances if there is none.
 
         Raises
         ------
         InputError
-            The file holds anything but numbers of this shape.
+            The file does not hold a matrix of finite numbers, ``(length, length)``.
         """
         path = Path(directory) / FILE
         if not path.exists():

@@ -1,10 +1,10 @@
-"""Solvers: given losses and gradients so far, where to evaluate next.
+"""Solvers: from the losses and gradients so far, where to evaluate next.
 
 Shapes: N slots (one object each), L latent dimensions, M remembered pairs.
 
-A solver is three functions on a state that is a dictionary of tensors with one row per slot: `init` starts
-all slots, `step` takes an evaluation at ``state["trial"]`` and sets the next trial, `terminate` says which
-slots are done. No row ever reads another row: slots can be refilled one by one, and objects never meet.
+A solver is three functions on a state, a dictionary of tensors with one row per slot: `init` starts all
+slots, `step` takes the evaluation at ``state["trial"]`` and sets the next trial, and `terminate` says which
+slots are done. Rows never interact, so slots can be refilled one by one.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from torch import Tensor
 from deepfits.fitting.metric import Metric, TaughtMetric
 
 State = dict[str, Tensor]
-MOVED_AT_ONCE = 256  # objects whose metric a GPU takes anew in one step; more wait for the next
+MOVED_AT_ONCE = 256  # objects whose metric is recomputed in one step on a GPU; others wait for the next
 
 
 class Solver(Protocol):
-    """What the engine asks of a solver.
+    """Interface of a solver.
 
-    One whose steps a GPU can record (`deepfits.recording`) says so with an attribute ``can_record``.
+    A solver whose steps can be captured in a CUDA graph (`deepfits.recording`) has an attribute
+    ``can_record``.
     """
 
     @property
     def num_steps(self) -> int:
-        """The most steps of one object; each costs one gradient evaluation."""
+        """Maximum number of steps per object, each of which costs one gradient evaluation."""
 
     def init(self, start: Tensor) -> State:
-        """Start all slots at ``(N, L)``; the first evaluation will be there."""
+        """Return the state for starts ``(N, L)``, which are the first trials."""
 
     def step(self, state: State, loss: Tensor, gradient: Tensor) -> None:
-        """Take the evaluation at ``state["trial"]`` and set the next trial, in place."""
+        """Use the evaluation at ``state["trial"]`` to set the next trial, in place."""
 
     def terminate(self, state: State) -> Tensor:
         """Return which slots have converged, ``(N,)`` bool."""
@@ -43,9 +44,9 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """The paper's solver (M19 §2.3): Adam with learning rate 0.25, a fixed number of steps.
+    """Adam with learning rate 0.25 and a fixed number of steps, the paper's solver (M19 §2.3).
 
-    The update is `torch.optim.Adam`'s, per slot with its own step count.
+    The update is that of `torch.optim.Adam`, with a step count for each slot.
     """
 
     num_steps: int = 500
@@ -54,7 +55,7 @@ class Adam:
     epsilon: float = 1e-8
 
     def init(self, start: Tensor) -> State:
-        """Start with empty moments."""
+        """Start with zero moments."""
         return {
             "trial": start.clone(),
             "mean": torch.zeros_like(start),
@@ -63,46 +64,48 @@ class Adam:
         }
 
     def step(self, state: State, loss: Tensor, gradient: Tensor) -> None:
-        """Update the moments and move (Kingma & Ba 2015, algorithm 1)."""
+        """Update the moments and the trial (Kingma & Ba 2015, algorithm 1)."""
         beta1, beta2 = self.betas
         count = state["count"].add_(1)
         state["mean"].lerp_(gradient, 1 - beta1)
         state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        size = self.learning_rate / (1 - beta1**count)
-        spread = state["square"].sqrt() / (1 - beta2**count).sqrt()[:, None] + self.epsilon
-        state["trial"].sub_(size[:, None] * state["mean"] / spread)
+        step_size = self.learning_rate / (1 - beta1**count)
+        rms = state["square"].sqrt() / (1 - beta2**count).sqrt()[:, None] + self.epsilon
+        state["trial"].sub_(step_size[:, None] * state["mean"] / rms)
 
     def terminate(self, state: State) -> Tensor:
-        """Return that no slot is done before its last step."""
+        """Return False everywhere: all steps are taken."""
         return torch.zeros_like(state["count"], dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS:
-    """Limited-memory BFGS, all slots side by side, in the metric of an average Gauss–Newton matrix.
+    """Limited-memory BFGS for all slots in parallel, preconditioned by the generator's Gauss–Newton matrix.
 
-    Each step costs one gradient evaluation: the trial is accepted when the loss falls enough (Armijo), else
-    the step is shortened by a parabola through what is known, while the other slots go on.
+    Each step costs one gradient evaluation: the trial is accepted if the loss decreases sufficiently
+    (Armijo); otherwise the step is shortened by quadratic interpolation, while the other slots go on.
 
     Source: Nocedal & Wright, *Numerical Optimization* (2006), algorithms 7.4 and 3.5.
 
     Attributes
     ----------
     metric
-        Whose inverse near the object is the initial inverse Hessian, up to a factor; None means the identity.
+        Its inverse near the object, times a scale factor, is the initial inverse Hessian; None for the
+        identity.
     memory
-        Pairs remembered.
+        Number of pairs (s, y) that are kept.
     tolerance
-        Converged when the next step promises to lower the loss by less than this (relative): half the slope
-        along its direction, which is exact where the loss is a parabola with the Hessian that is known
-        (Boyd & Vandenberghe 2004, §9.5: the Newton decrement). 0 never converges.
+        Converged when the predicted decrease of the next step is below this fraction of the loss. The
+        prediction is half the slope along the direction, which is exact for a quadratic with the current
+        Hessian (half the squared Newton decrement: Boyd & Vandenberghe 2004, §9.5). With 0 it never
+        converges.
     first_step
         Length of the first trial step in units of its direction, whose scale is not known yet.
     max_step
-        No step is longer than this (root mean square per latent).
+        Maximum length of a step (root mean square per latent).
     metric_reach
-        The metric is taken anew where an object has come farther than this (root mean square per latent) from
-        where it was taken; fits from an embedder's guess never do.
+        The metric is recomputed for an object that has moved farther than this (root mean square per latent)
+        from where it was computed; fits from an embedder's estimate never do.
     """
 
     num_steps: int = 100
@@ -117,7 +120,7 @@ class LBFGS:
     can_record: ClassVar[bool] = True
 
     def init(self, start: Tensor) -> State:
-        """Start without memory: the first direction is the preconditioned gradient."""
+        """Start without memory: the first direction is the preconditioned negative gradient."""
         number, length = start.shape
         count = torch.zeros_like(start[:, 0])
         pairs = start.new_zeros(number, self.memory, length)
@@ -141,7 +144,7 @@ class LBFGS:
         }
 
     def step(self, state: State, loss: Tensor, gradient: Tensor) -> None:
-        """Accept or shorten, slot by slot."""
+        """Accept the trial or shorten the step, slot by slot."""
         is_first = ~torch.isfinite(state["loss"])
         enough = state["loss"] + self.sufficient_decrease * state["length"] * state["slope"]
         is_finite = torch.isfinite(loss) & torch.isfinite(gradient).all(1)
@@ -151,16 +154,16 @@ class LBFGS:
         for name, value in (("latent", state["trial"]), ("gradient", gradient)):
             state[name] = torch.where(accepted[:, None], value, state[name])
         state["loss"] = torch.where(accepted, loss, state["loss"])
-        self._move_metric(state)
-        self._aim(state, accepted)
-        self._judge(state, accepted)
+        self._update_metric(state)
+        self._set_direction(state, accepted)
+        self._mark_converged(state, accepted)
         state["length"] = torch.where(accepted, self._first_length(state), shortened)
         state["failures"] = torch.where(accepted, 0, state["failures"] + 1)
         state["is_done"] = state["is_done"] | (state["failures"] > self.max_failures)
         state["trial"] = state["latent"] + state["length"][:, None] * state["direction"]
 
     def terminate(self, state: State) -> Tensor:
-        """Return which slots converged, or cannot go down any further along any direction known."""
+        """Return which slots have converged, or cannot decrease the loss along their direction."""
         return state["is_done"]
 
     def _remember(self, state: State, gradient: Tensor, accepted: Tensor) -> None:
@@ -168,7 +171,7 @@ class LBFGS:
         product = (s * y).sum(1)
         curved = product > 1e-6 * (s * s).sum(1).sqrt() * (y * y).sum(1).sqrt()
         keep = (accepted & curved)[:, None]
-        metric_y = _through_metric(state, y)
+        metric_y = _apply_inverse_metric(state, y)
         scale = product / (y * metric_y).sum(1)
         rho = torch.where(keep[:, 0], 1 / product, 0)
         for name, new in (("s", s), ("y", y), ("rho", rho)):
@@ -177,10 +180,10 @@ class LBFGS:
             state[name] = torch.where(mask, rolled, state[name])
         state["scale"] = torch.where(keep[:, 0], scale, state["scale"])
 
-    def _judge(self, state: State, accepted: Tensor) -> None:
-        """Mark what the next step can hardly improve, once a pair has told the scale of its direction."""
-        promised = -0.5 * state["slope"]
-        is_small = (state["scale"] > 0) & (promised < self.tolerance * state["loss"].abs())
+    def _mark_converged(self, state: State, accepted: Tensor) -> None:
+        """Mark slots whose next step would hardly lower the loss, once a pair has set its scale."""
+        decrease = -0.5 * state["slope"]
+        is_small = (state["scale"] > 0) & (decrease < self.tolerance * state["loss"].abs())
         state["is_done"] = state["is_done"] | (accepted & is_small)
 
     def _shorten(self, state: State, loss: Tensor, is_finite: Tensor) -> Tensor:
@@ -191,14 +194,14 @@ class LBFGS:
         best = torch.where(is_finite & torch.isfinite(best), best, 0.1 * length)
         return torch.minimum(torch.maximum(best, 0.05 * length), 0.5 * length)
 
-    def _move_metric(self, state: State) -> None:
-        """Take the metric anew where an object has come far from where its metric was taken."""
+    def _update_metric(self, state: State) -> None:
+        """Recompute the metric of objects that have moved far from where it was computed."""
         if self.metric is None:
             return
-        away = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
-        if away.is_cuda:  # always as many rows, so that nothing waits: those that are away, then others
-            rows = away.float().topk(min(MOVED_AT_ONCE, len(away))).indices
-            moved = away[rows]
+        is_far = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
+        if is_far.is_cuda:  # a fixed number of rows, far ones first, so that the host need not synchronise
+            rows = is_far.float().topk(min(MOVED_AT_ONCE, len(is_far))).indices
+            moved = is_far[rows]
             for name, fresh in (
                 ("inverse_metric", self.metric.inverse(state["latent"][rows])),
                 ("anchor", state["latent"][rows]),
@@ -206,19 +209,19 @@ class LBFGS:
                 is_new = moved.view(-1, *(1,) * (fresh.ndim - 1))
                 state[name][rows] = torch.where(is_new, fresh, state[name][rows])
             return
-        rows = away.nonzero()[:, 0]
+        rows = is_far.nonzero()[:, 0]
         if len(rows):
             state["inverse_metric"][rows] = self.metric.inverse(state["latent"][rows])
             state["anchor"][rows] = state["latent"][rows]
 
-    def _aim(self, state: State, accepted: Tensor) -> None:
-        """Set direction and slope from the two-loop recursion, where a trial was accepted."""
+    def _set_direction(self, state: State, accepted: Tensor) -> None:
+        """Set direction and slope by the two-loop recursion where a trial was accepted."""
         g = state["gradient"]
         direction = -self._apply_inverse_hessian(state, g)
         slope = (direction * g).sum(1)
         state["direction"] = torch.where(accepted[:, None], direction, state["direction"])
         state["slope"] = torch.where(accepted, slope, state["slope"])
-        # An exactly zero gradient is a minimum; an uphill direction cannot occur while all rho are positive.
+        # A zero gradient is a minimum; an ascent direction cannot occur while all rho are positive.
         state["is_done"] = state["is_done"] | (accepted & ~(slope < 0))
 
     def _apply_inverse_hessian(self, state: State, g: Tensor) -> Tensor:
@@ -228,7 +231,7 @@ class LBFGS:
             alpha = rho[:, index] * (s[:, index] * q).sum(1)
             q = q - alpha[:, None] * y[:, index]
             alphas.append(alpha)
-        r = _through_metric(state, q)
+        r = _apply_inverse_metric(state, q)
         r = r * torch.where(state["scale"] > 0, state["scale"], 1)[:, None]
         for index, alpha in enumerate(reversed(alphas)):
             beta = rho[:, index] * (y[:, index] * r).sum(1)
@@ -236,14 +239,14 @@ class LBFGS:
         return r
 
     def _first_length(self, state: State) -> Tensor:
-        """Take the full step, but none longer than `max_step` per latent (root mean square)."""
+        """Return the full step, limited to `max_step` per latent (root mean square)."""
         size = (state["direction"] ** 2).mean(1).sqrt()
         wanted = torch.where(state["scale"] > 0, 1.0, self.first_step)
         return torch.minimum(wanted, self.max_step / size.clamp_min(1e-30))
 
 
-def _through_metric(state: State, g: Tensor) -> Tensor:
-    """Multiply row by row: the last bits of a matrix product would know the other rows."""
+def _apply_inverse_metric(state: State, g: Tensor) -> Tensor:
+    """Apply the inverse metric row by row; the last bits of a matrix product would depend on other rows."""
     if "inverse_metric" not in state:
         return g
     return (g[:, None, :] * state["inverse_metric"]).sum(2)

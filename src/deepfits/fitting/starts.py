@@ -1,4 +1,4 @@
-"""Random starts that belong to an object, whatever shard, batch or order it comes in.
+"""Random starts that depend on the object's identity alone, not on its shard, batch or order.
 
 Shapes: N objects, S starts, L latent dimensions.
 """
@@ -19,8 +19,8 @@ def random_starts(
 
     Examples
     --------
-    >>> both, one = random_starts(np.array([3, 8]), 4), random_starts(np.array([8]), 4)
-    >>> bool((both[0, 1] == one[0, 0]).all())
+    >>> both, single = random_starts(np.array([3, 8]), 4), random_starts(np.array([8]), 4)
+    >>> bool((both[0, 1] == single[0, 0]).all())
     True
     """
     out = np.empty((num_starts, len(object_id), num_latents), dtype=np.float32)

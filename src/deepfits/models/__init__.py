@@ -1,1 +1,1 @@
-"""The networks of M19 §2.1 and the Wide ResNet it compares with, and models on disk."""
+"""The networks of M19 §2.1, the Wide ResNet that it compares with, and models on disk."""

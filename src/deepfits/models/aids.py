@@ -1,11 +1,10 @@
-"""Two networks that help a fit, taught when a model is finished and kept with it.
+"""Two networks that speed up a fit, trained after the model and saved with it.
 
 Shapes: N objects, L latent dimensions, B bands, S pixels.
 
-The refiner looks at an image, at what a latent draws, and at what is left, and says how to change the latent
-(Marino, Yue & Mandt 2018; Alaluf, Patashnik & Cohen-Or 2021). The metric says how images change with the
-latent, for the solver (`deepfits.fitting.metric`). Neither changes what is minimised: where they err, the fit
-takes longer.
+The refiner sees an image, the rendering of a latent, and the residual, and updates the latent (Marino, Yue &
+Mandt 2018; Alaluf, Patashnik & Cohen-Or 2021). The metric predicts how images change with the latent, for the
+solver (`deepfits.fitting.metric`). Neither changes the objective: where they are wrong, the fit takes longer.
 """
 
 from __future__ import annotations
@@ -21,15 +20,21 @@ from deepfits.config import Range, Stored, check
 from deepfits.models.layers import ModelConfig
 
 VIEWS = 4
-"""What the refiner is shown of each band: the image, the drawing, what is left, the weights."""
+"""Inputs of the refiner per band: the image, the model image, the residual, the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AidsConfig(Stored):
-    """What the two networks look like.
+    """Architecture of the two networks.
 
-    Channels of the refiner's first convolution, doubled by each that follows, and the width of the layers
-    that are not convolutions, of the refiner and of the metric.
+    Attributes
+    ----------
+    width
+        Channels of the refiner's first convolution, doubled by each of the next.
+    hidden
+        Width of the refiner's fully connected layer.
+    metric_hidden
+        Width of the hidden layers of the metric network.
     """
 
     width: Annotated[int, Range(ge=1, le=1024)] = 24
@@ -41,10 +46,10 @@ class AidsConfig(Stored):
 
 
 class Refiner(nn.Module):
-    """From views of objects, ``(N, 4 B, S, S)``, and their latents to steps of the latents, ``(N, L)``.
+    """From views of objects, ``(N, 4 B, S, S)``, and their latents, to latent steps ``(N, L)``.
 
-    Strided convolutions down to the generator's smallest resolution, then two layers with the latent beside.
-    The last is zero at first, so that an untaught refiner changes nothing.
+    Strided convolutions down to the generator's smallest resolution, then two linear layers that have the
+    latent as additional input. The last is initialised to zero, so that an untrained refiner changes nothing.
     """
 
     def __init__(self, model: ModelConfig, config: AidsConfig) -> None:
@@ -59,7 +64,7 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, views: Tensor, latent: Tensor) -> Tensor:
-        """Return by how much to change each latent."""
+        """Return the change of each latent."""
         x = views
         for convolution in self.convolutions:
             x = nn.functional.leaky_relu(convolution(x), 0.2)
@@ -71,7 +76,7 @@ class Refiner(nn.Module):
 class Logarithm(nn.Module):
     """From latents, ``(N, L)``, to upper triangles of logarithms of Gauss–Newton matrices.
 
-    An affine map, and a network for what it leaves, whose last layer is zero at first.
+    An affine map, plus a network for its residual, whose last layer is initialised to zero.
     """
 
     def __init__(self, length: int, hidden: int) -> None:
@@ -94,7 +99,7 @@ class Logarithm(nn.Module):
 class MetricNetwork(nn.Module):
     """From latents, ``(N, L)``, to logarithms of Gauss–Newton matrices, symmetric ``(N, L, L)``.
 
-    One for χ² in flux, and one for squares in the networks' units.
+    One network for χ² in flux, and one for squared differences in the networks' units.
     """
 
     def __init__(self, model: ModelConfig, config: AidsConfig) -> None:
@@ -103,7 +108,7 @@ class MetricNetwork(nn.Module):
         self.in_flux, self.in_units = (Logarithm(self.length, config.metric_hidden) for _ in range(2))
 
     def part(self, in_flux: bool) -> Logarithm:
-        """Return the network of one kind of objective."""
+        """Return the network for one kind of objective."""
         return self.in_flux if in_flux else self.in_units
 
     def forward(self, latent: Tensor, *, in_flux: bool) -> Tensor:
@@ -117,7 +122,7 @@ class MetricNetwork(nn.Module):
 
 
 class Aids(nn.Module):
-    """Both of them."""
+    """The refiner and the metric network."""
 
     def __init__(self, model: ModelConfig, config: AidsConfig | None = None) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""A trained model: three networks, the units they work in, and what they were made for, on disk.
+"""A trained model: three networks, their units, and what they were trained for, in memory and on disk.
 
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
-A model is a directory: ``weights.safetensors`` and ``model.json``, and ``aids.safetensors`` where networks
-that help a fit were taught (`deepfits.models.aids`). None of them can run code when it is read, and every
-size and type in them is checked against the description before memory is taken. ``model.json`` is written
-last and holds the hashes of the weights, so a directory with it is whole.
+A model is a directory with ``weights.safetensors`` and ``model.json``, and with ``aids.safetensors`` if
+networks that speed up a fit were trained (`deepfits.models.aids`). Reading them cannot execute code, and all
+sizes and types are checked against the description before memory is allocated. ``model.json`` is written last
+and holds the hashes of the weights, so a directory that has it is complete.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ _DTYPES = {"F32", "F16", "BF16"}
 
 @dataclass(eq=False)
 class Model:
-    """Three networks and what is needed to use them on images in nJy.
+    """Three networks and what is needed to apply them to images in nJy.
 
     Attributes
     ----------
     info
-        What the cutouts must be: bands, size, pixel scale; and the seeing they were trained at.
+        What cutouts must be like (bands, size, pixel scale), and the seeing of the training images.
     normalisation
-        Between nJy and the networks' units.
+        Conversion between nJy and the networks' units.
     generator, discriminator, embedder
         The networks, in the networks' units.
     card
-        What the model was trained on, how, and how well it does: for people and for reports.
+        How the model was trained, and how well it performs: for people and for reports.
     reference_fwhm_arcsec
-        The generator draws scenes at this PSF, a round Gaussian, and `info` describes their grid; the data
-        may have any PSF that is wider, and any pixels (`deepfits.observation`). None: it draws images as
-        they are observed.
+        For scene models: FWHM of the round Gaussian PSF at which the generator renders scenes, on the grid
+        that `info` describes; the data may have any wider PSF and any pixels (`deepfits.observation`). None
+        for models of images as observed.
     model_error
-        What the generator draws wrong, as `deepfits.fitting.error_measurement` learns it, or None.
+        Errors of the generator, as measured by `deepfits.fitting.error_measurement`, or None.
     aids
-        What helps a fit, or None.
+        Networks that speed up a fit, or None.
     """
 
     config: ModelConfig
@@ -94,7 +94,7 @@ class Model:
         normalisation: Normalisation,
         reference_fwhm_arcsec: float | None = None,
     ) -> Model:
-        """Make an untrained model; seed `torch` first if the start matters."""
+        """Make an untrained model; seed `torch` first to make the initial weights reproducible."""
         networks = Generator(config), Discriminator(config), Embedder(config)
         return cls(config, info, normalisation, *networks, reference_fwhm_arcsec=reference_fwhm_arcsec)
 
@@ -112,7 +112,7 @@ class Model:
 
     @property
     def grid(self) -> SceneGrid | None:
-        """What scenes are drawn on; None for a model that draws images."""
+        """The grid of the scenes; None for a model of images."""
         if self.reference_fwhm_arcsec is None:
             return None
         return SceneGrid(
@@ -122,18 +122,18 @@ class Model:
         )
 
     def cutout_size(self, pixel_scale_arcsec: float) -> int:
-        """Return the side of the cutouts that the model takes, in their pixels."""
+        """Return the side of cutouts that match the model, in their pixels."""
         if self.grid is None:
             return self.info.size
         return int(self.info.size * self.info.pixel_scale_arcsec / pixel_scale_arcsec + 1e-6)
 
     def sight(self, cutouts: Cutouts, info: StoreInfo) -> Sight | None:
-        """Describe how cutouts of a store were observed; None where the model does not need to know.
+        """Describe how cutouts of a store were observed; None for a model of images.
 
         Raises
         ------
         InputError
-            A band with data whose PSF is unknown or sharper than the model's scenes.
+            The PSF of a band with data is unknown or sharper than the model's scenes.
         """
         if self.grid is None:
             return None
@@ -142,41 +142,40 @@ class Model:
         return sight_of(cutouts, info, self.grid).to(self._like.device)
 
     def order(self, info: StoreInfo) -> BandOrder | None:
-        """Say how the bands of a store become the model's; None where they are.
+        """Return how the bands of a store map to those of the model; None if they need no change.
 
-        A model of scenes takes what bands there are, in any order; one that draws images takes its own alone.
+        Scene models take any of their bands in any order; models of images take exactly their own.
         """
         return None if self.grid is None else BandOrder.of(info.bands, self.info.bands)
 
     def open(self, store: CutoutStore) -> CutoutStore:
-        """Return a store as the model takes it: in its bands, weight 0 where the store has none."""
+        """Return a store in the model's bands, with weight 0 for bands that it lacks (scene models only)."""
         return store if self.grid is None else store.in_bands(self.info.bands)
 
     def require_psf(self, store: CutoutStore) -> None:
-        """Refuse a store, opened for the model, that knows no PSF of a band in which its objects have data.
+        """Refuse a store, opened for the model, that lacks the PSF of a band with data.
 
         Raises
         ------
         InputError
-            As `sight` has it, before any object is fitted.
+            The error of `sight`, before any object is fitted.
         """
         is_unknown = np.isnan(store.info.fwhm_arcsec)
         if self.grid is None or not is_unknown.any() or not len(store):
             return
         try:
-            some = store.take(evenly_spaced(len(store), 16))
-        except InputError:  # damaged: the shard is named when it is its turn
+            sample = store.take(evenly_spaced(len(store), 16))
+        except InputError:  # a damaged shard, which raises an error when its turn comes
             return
-        if some.psf is not None:
-            is_unknown &= ~np.isfinite(some.psf).all(axis=(2, 3)).any(axis=0)
-        if (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
-            self.sight(some, store.info)
+        if sample.psf is not None:
+            is_unknown &= ~np.isfinite(sample.psf).all(axis=(2, 3)).any(axis=0)
+        if (is_unknown & (sample.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
+            self.sight(sample, store.info)
 
     def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
-        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
+        """Render images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
 
-        A model of scenes draws the scenes themselves, or, given how objects were observed, what their pixels
-        would hold.
+        Scene models render the scenes themselves or, given `sight`, images at the PSF and pixels of the data.
         """
         if isinstance(latent, np.ndarray):
             latent = self._to_tensor(latent)
@@ -192,7 +191,7 @@ class Model:
         store: CutoutStore | None = None,
         sight: Sight | None = None,
     ) -> np.ndarray:
-        """Draw best fits as the features have them, amplitudes included: ``(n, B, H, W)`` in nJy.
+        """Render the best fits in the features, amplitudes included: ``(n, B, H, W)`` in nJy.
 
         Parameters
         ----------
@@ -201,10 +200,10 @@ class Model:
         rows
             Which objects: row numbers, or ``(N,)`` bool; all by default.
         store
-            The cutouts that were fitted: a model of scenes then draws what their pixels show, through the PSF
-            of each object; without them, the scenes themselves.
+            The cutouts that were fitted. With them, scene models render images at the PSF and pixels of each
+            object; without them, the scenes themselves.
         sight
-            In place of `store`, where it is known how these objects were observed.
+            How these objects were observed, as an alternative to `store`.
 
         Returns
         -------
@@ -214,7 +213,7 @@ class Model:
         Raises
         ------
         InputError
-            Features of another model, or objects that are not in the store.
+            The features are of another model, or objects are not in the store.
         """
         chosen = np.arange(len(features["latent"]))
         if rows is not None:
@@ -223,8 +222,8 @@ class Model:
         for model_hash in np.unique(known).tolist():
             if model_hash != self.fingerprint:
                 raise InputError(
-                    f"these features were fitted with model {model_hash}, this is {self.fingerprint}; load "
-                    "that one"
+                    f"these features were fitted with model {model_hash}, but this is {self.fingerprint}; "
+                    "load that model"
                 )
         if store is not None and self.grid is not None:
             cutouts = store.take(store.rows_of(features["object_id"][chosen]))
@@ -238,7 +237,7 @@ class Model:
         shape = (0, len(self.info.bands), side, side)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
         names = bands_of(features, "amplitude")
-        for index, place in enumerate(places_of(self.info.bands, names)):  # called as the store calls them
+        for index, place in enumerate(places_of(self.info.bands, names)):  # by the store's names
             if place is not None:
                 drawn[:, index] *= features[f"amplitude_{names[place]}"][chosen, None, None]
         return drawn
@@ -266,12 +265,12 @@ class Model:
     def network_input(
         self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
     ) -> Tensor:
-        """Turn images, in nJy with weights in nJy⁻², into the input of discriminator and embedder."""
+        """Convert images in nJy, with weights in nJy⁻², to the input of discriminator and embedder."""
         image, weight = (a if isinstance(a, Tensor) else self._to_tensor(a) for a in (image, weight))
         image = torch.where(weight > 0, image, 0.0)
         if self.grid is not None:
             if sight is None:
-                raise ValueError("a model of scenes must be told how the images were observed")
+                raise ValueError("scene models need `sight`: how the images were observed")
             floor = torch.tensor(self.normalisation.softening, dtype=image.dtype, device=image.device)
             image = sight.on_grid(image, weight, floor[:, None, None])
         x = self.normalisation.normalise(image)
@@ -283,15 +282,15 @@ class Model:
     def embed(
         self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
     ) -> Tensor:
-        """Guess latents, ``(N, L)``, from images in nJy and weights in nJy⁻², both ``(N, B, H, W)``.
+        """Estimate latents, ``(N, L)``, from images in nJy and weights in nJy⁻², both ``(N, B, H, W)``.
 
-        Pixels without data (weight 0) are set to zero flux, whatever stands there.
+        Pixels of weight 0 are set to zero flux, whatever their value.
         """
         return self.embedder(self.network_input(self._to_tensor(image), self._to_tensor(weight), sight))
 
     @property
     def _like(self) -> Tensor:
-        """A tensor of the networks' type, on their device."""
+        """A parameter of the networks, for its dtype and device."""
         return cast(Tensor, self.embedder.last.bias)
 
     def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
@@ -304,7 +303,7 @@ class Model:
         return self
 
     def eval(self) -> Model:
-        """Freeze the networks for use, and return the model: no gradients for the weights."""
+        """Switch the networks to evaluation mode, freeze their weights, and return the model."""
         for network in self._all_networks():
             network.eval().requires_grad_(False)
         return self
@@ -313,23 +312,23 @@ class Model:
         return [*(getattr(self, name) for name in NETWORKS), *([] if self.aids is None else [self.aids])]
 
     def check(self, info: StoreInfo, *, to_train: bool = False) -> list[str]:
-        """Refuse cutouts that the model was not made for.
+        """Refuse cutouts for which the model was not made.
 
         Parameters
         ----------
         to_train
-            Refuse cutouts larger than the scenes too; fits give what lies beyond weight 0.
+            Also refuse cutouts larger than the scenes, whose outer pixels have weight 0 in a fit.
 
         Returns
         -------
         list of str
-            Cautions that do not forbid the use: another seeing, other filters of nearly the same passband,
-            bands that are left out or missing.
+            Warnings: different seeing, filters with similar but different passbands, bands that are ignored
+            or missing.
 
         Raises
         ------
         InputError
-            Other bands, size, pixel scale or unit: every reason, each with what to do.
+            Bands, size, pixel scale or unit do not match; the message has every reason, each with a remedy.
         """
         reasons = []
         order = None if to_train else self.order(info)
@@ -360,39 +359,39 @@ class Model:
                 f"fluxes in {info.flux_unit}, the model's are in {self.info.flux_unit}: convert the store"
             )
         if reasons:
-            suiting = [] if to_train or self.grid is not None else _suiting(info)
-            reasons += [f"or take {name}, which takes these cutouts" for name in suiting]
+            suitable = [] if to_train or self.grid is not None else _suitable_builtin(info)
+            reasons += [f"or take {name}, which takes these cutouts" for name in suitable]
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
-        cautions = self._cautions(info)
-        return [*cautions, f"{beyond}: what lies beyond gets weight 0"] if is_beyond else cautions
+        warnings = self._warnings(info)
+        return [*warnings, f"{beyond}: pixels outside get weight 0"] if is_beyond else warnings
 
-    def _cautions(self, info: StoreInfo) -> list[str]:
+    def _warnings(self, info: StoreInfo) -> list[str]:
         order = self.order(info)
         names = info.bands if order is None else order.bands
-        others = [
-            f"band {here}: taken for the model's {there}; their passbands are nearly the same, not equal"
-            for here, there in zip(names, self.info.bands, strict=True)
-            if here != there
+        out = [
+            f"band {name}: used as the model's {band}; their passbands are similar, not identical"
+            for name, band in zip(names, self.info.bands, strict=True)
+            if name != band
         ]
         if order is not None:
-            there = zip(names, order.places, strict=True)
-            words = "not in the store; it has weight 0, and the model draws it"
-            others += [f"band {band}: {words}" for band, place in there if place is None]
-            words = f"left out, since the model knows {'-'.join(self.info.bands)}"
-            others += [f"band {band}: {words}" for band in info.bands if band not in names]
+            reason = "not in the store; it has weight 0, and the model predicts it"
+            places = zip(names, order.places, strict=True)
+            out += [f"band {band}: {reason}" for band, place in places if place is None]
+            reason = f"left out, since the model knows {'-'.join(self.info.bands)}"
+            out += [f"band {band}: {reason}" for band in info.bands if band not in names]
         if self.grid is not None:
-            return others
-        return others + [
-            f"band {band}: seeing {there:.2f} arcsec, the model was trained at {here:.2f}"
-            for band, here, there in zip(info.bands, self.info.fwhm_arcsec, info.fwhm_arcsec, strict=True)
-            if abs(there / here - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
+            return out
+        return out + [
+            f"band {band}: seeing {fwhm:.2f} arcsec, the model was trained at {trained:.2f}"
+            for band, fwhm, trained in zip(info.bands, info.fwhm_arcsec, self.info.fwhm_arcsec, strict=True)
+            if abs(fwhm / trained - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
         ]
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the weights, the units or what the model is for.
+        """16 hexadecimal digits that identify weights, units and description.
 
-        Computed once: ask after the last change to the weights.
+        Cached: do not use it before the last change to the weights.
         """
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
         for name, tensor in sorted((self.state_dict() | self._aids_state()).items()):
@@ -408,14 +407,14 @@ class Model:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all tensors of the three networks, each under its network's name."""
+        """Return all tensors of the three networks, prefixed with the network's name."""
         return _state({name: getattr(self, name) for name in NETWORKS})
 
     def _aids_state(self) -> dict[str, Tensor]:
         return {} if self.aids is None else _state({"aids": self.aids})
 
     def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
-        """Write the model; ``model.json`` comes last, so that a directory with it is whole."""
+        """Write the model; ``model.json`` is written last, so that a directory that has it is complete."""
         from safetensors.torch import save as serialised
 
         directory = Path(directory)
@@ -424,7 +423,7 @@ class Model:
             if state:
                 tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in state.items()}
                 with writing(directory / f"{name}.safetensors") as path:
-                    path.write_bytes(serialised(tensors))  # its save_file() lets nobody else read it
+                    path.write_bytes(serialised(tensors))  # save_file() makes files private to the user
                 hashes[f"{name}_sha256"] = fingerprint(directory / f"{name}.safetensors")
         content = {
             "schema_version": SCHEMA_VERSION if self.grid is None else SCENE_SCHEMA_VERSION,
@@ -438,13 +437,13 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
-        """Read a model's directory, or ``builtin:NAME``, ready for use: evaluation mode, weights frozen.
+        """Read a model's directory, or ``builtin:NAME``: in evaluation mode, with frozen weights.
 
         Raises
         ------
         InputError
-            No model there, unfinished training, another schema, or weights that are damaged or do not fit the
-            description.
+            There is no model, its training is not finished, its schema is unknown, or its weights are damaged
+            or do not match the description.
         """
         directory = resolve(path)
         where = directory / "model.json"
@@ -489,7 +488,7 @@ class Model:
 
     @torch.no_grad()
     def _probe(self, directory: Path) -> None:
-        """Draw and embed once: weights that are finite each may still make NaN together."""
+        """Render and embed once, since finite weights may still produce NaN."""
         image = self.render(torch.zeros(1, self.config.latent_size))
         sight = None if self.grid is None else Sight.nominal(self.grid, len(self.info.bands))
         latent = self.embed(image, torch.ones_like(image), sight)
@@ -501,25 +500,25 @@ class Model:
 
 
 def _state(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return all tensors of networks, each under its network's name."""
+    """Return all tensors of networks, prefixed with the network's name."""
     return {
         f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()
     }
 
 
 def _read_into(networks: Mapping[str, nn.Module], path: Path, sha256: str) -> None:
-    """Read the weights of networks, by their names, from a file that has to be the one that was described."""
+    """Load the weights of named networks from a file with the hash that the description states."""
     tensors = read_tensors(path, {key: tuple(t.shape) for key, t in _state(networks).items()})
     if fingerprint(path) != sha256:
-        raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
+        raise InputError(f"{path}: not the weights that model.json describes; copy or train the model again")
     for name, network in networks.items():
-        # Copies: a view of a file that later changes would crash.
+        # Copied, because views of a memory-mapped file would crash if the file changed.
         own = {k: tensors[f"{name}.{k}"].to(torch.float32, copy=True) for k in network.state_dict()}
         network.load_state_dict(own, assign=True)
 
 
 def resolve(path: str | Path) -> Path:
-    """Return the directory that a path or a ``builtin:NAME`` means."""
+    """Return the directory of a model, given as a path or as ``builtin:NAME``."""
     text = str(path)
     if not text.startswith(BUILTIN_PREFIX):
         return Path(path)
@@ -530,16 +529,16 @@ def resolve(path: str | Path) -> Path:
 
 
 def list_builtin() -> list[str]:
-    """List the names of the models that came with the package."""
+    """List the names of the models that come with the package."""
     return sorted(p.parent.name for p in BUILTIN_DIRECTORY.glob("*/model.json"))
 
 
-def _suiting(info: StoreInfo) -> list[str]:
-    """Return the models of scenes that came with the package and take cutouts such as these."""
+def _suitable_builtin(info: StoreInfo) -> list[str]:
+    """Return the scene models that come with the package and take such cutouts."""
     out = []
     for name in list_builtin():
         model = Model.load(f"{BUILTIN_PREFIX}{name}")
-        if model.grid is not None:  # else it is as particular as the model that was asked
+        if model.grid is not None:  # models of images are no more flexible than the one that refused
             with suppress(InputError):
                 model.check(info)
                 out.append(f"{BUILTIN_PREFIX}{name}")
@@ -547,7 +546,7 @@ def _suiting(info: StoreInfo) -> list[str]:
 
 
 def find_builtin(fingerprint: str | None) -> Model | None:
-    """Load the model that came with the package and has this fingerprint; None if none has."""
+    """Load the model with this fingerprint that comes with the package; None if there is none."""
     if fingerprint is None:
         return None
     models = (Model.load(f"{BUILTIN_PREFIX}{name}") for name in list_builtin())
@@ -555,12 +554,12 @@ def find_builtin(fingerprint: str | None) -> Model | None:
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read a safetensors file whose names, shapes and types must be those expected, checked before reading.
+    """Read a safetensors file, after checking that names, shapes and types are as expected.
 
     Raises
     ------
     InputError
-        The file is absent, damaged, or holds anything else.
+        The file is missing, damaged, or holds anything else.
     """
     from safetensors import safe_open
 
@@ -570,7 +569,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
         names = set(file.keys())
         if names != set(expected):
             unexpected = sorted(names ^ set(expected))[:3]
-            raise InputError(f"{path}: other tensors than the description says, among them {unexpected}")
+            raise InputError(f"{path}: tensors do not match the description, among them {unexpected}")
         for name, shape in expected.items():
             part = file.get_slice(name)
             stored = tuple(part.get_shape())

@@ -1,4 +1,4 @@
-"""A model's card: what it is, what it was made from and how well it does, for people."""
+"""The model card: what a model is for, how it was trained, and how well it performs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from deepfits.models.bundle import Model
 from deepfits.models.layers import count_parameters
 
 METRICS = {
-    "kernel_distance": "distance of generated from real images (of radial profiles; 0 is equal)",
-    "spread": "spread of generated objects in units of that of real ones (1 is right, under 0.3 a collapse)",
-    "texture": "finest patterns of generated images against real ones (1 is right, above 1.2 an alarm)",
-    "chi2_embedder": "median reduced χ² of the embedder's guess (1 is the noise)",
+    "kernel_distance": "kernel distance between radial profiles of generated and real images (ideally 0)",
+    "spread": "spread of generated objects over that of real ones (ideally 1; mode collapse below 0.3)",
+    "texture": "finest structure of generated images over that of real ones (ideally 1; too high above 1.2)",
+    "chi2_embedder": "median reduced χ² of the embedder's estimate (1 if only noise remains)",
     "chi2_both": "median reduced χ² of the best fit",
-    "latent_spread": "standard deviation of embedded real objects' latents (generated ones have 1)",
+    "latent_spread": "standard deviation of the embedded latents of real objects (1 for prior draws)",
 }
 ALARMS = {
     "collapsed": "**The generator has collapsed: train again.**",
-    "textured": "**Generated images hold patterns that no sky has: train shorter, or with more smoothness.**",
+    "textured": "**Generated images have artificial patterns: train shorter, or with more smoothness.**",
 }
 
 
 def describe(model: Model, name: str = "model") -> str:
-    """Write the card of a finished model in Markdown, under a title.
+    """Return the card of a trained model in Markdown, with `name` as its title.
 
-    All of it is read from the model; what is not known is left out.
+    All of it is read from the model; unknown properties are left out.
     """
     parts = [f"# {name}", _purpose(model), _networks(model), _training(model.card), _metrics(model)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -38,9 +38,9 @@ def _purpose(model: Model) -> str:
     if model.grid is not None:
         side, reference = info.size * info.pixel_scale_arcsec, model.grid.reference_fwhm_arcsec
         lines = [
-            f"- pixels of any size, up to {side:.2f}″ a side",
-            f"- PSFs that are known and wider than about {1.4 * reference:.2f}″: its scenes are drawn at "
-            f"{reference:g}″, on {pixels}",
+            f"- pixels of any size, and sides of up to {side:.2f}″",
+            f"- known PSFs, wider than about {1.4 * reference:.2f}″ (FWHM): scenes have a PSF of "
+            f"{reference:g}″ and {pixels}",
         ]
     else:
         lines = [f"- {info.size}×{info.size} {pixels}"]
@@ -71,7 +71,7 @@ def _training(card: dict[str, Any]) -> str:
     if data:
         lines.append(
             f"{data['num_used']:,} objects{' of ' + data['survey'] if data.get('survey') else ''}; "
-            f"{data['num_incomplete']:,} more were incomplete, {data['num_held_out']:,} held out. "
+            f"{data['num_incomplete']:,} others were incomplete, {data['num_held_out']:,} held out. "
             f"Data fingerprint `{data['fingerprint']}`."
         )
     if card.get("embedder_of"):

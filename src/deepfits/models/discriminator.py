@@ -8,7 +8,7 @@ from deepfits.models.layers import Encoder, ModelConfig
 
 
 class Discriminator(Encoder):
-    """Give each image one number; least squares drives it to 1 for real and 0 for generated images."""
+    """Score each image with one number, near 1 for real and 0 for generated ones (least-squares loss)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, num_outputs=1)

@@ -6,7 +6,7 @@ from deepfits.models.layers import Encoder, ModelConfig
 
 
 class Embedder(Encoder):
-    """Guess the latents, ``(N, L)``, of images, ``(N, B, H, W)`` in the network's units."""
+    """Estimate the latents, ``(N, L)``, of images, ``(N, B, H, W)`` in the network's units."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, num_outputs=config.latent_size)

@@ -1,4 +1,4 @@
-"""The generator: from normal draws to galaxies (M19 §2.1).
+"""The generator: from unit-normal latents to galaxy images (M19 §2.1).
 
 Shapes: N objects, L latent dimensions, C channels, B bands, H = W pixels.
 """
@@ -13,12 +13,12 @@ from deepfits.models.layers import ModelConfig, UpBlock, upsampling
 
 
 class Generator(nn.Module):
-    """Draw images, ``(N, B, H, W)`` in the network's units, from latents ``(N, L)``.
+    """Render images, ``(N, B, H, W)`` in the network's units, from latents ``(N, L)``.
 
     A linear layer without activation, residual blocks that double the sides and halve the channels, and a
-    last transposed convolution without activation. No normalisation anywhere.
+    last transposed convolution without activation. There is no normalisation.
 
-    Source: M19 §2.1; the paper's text prints 4098 outputs of the linear layer, 2·2·1024 = 4096.
+    Source: M19 §2.1, whose text gives 4098 outputs of the linear layer; we use 2·2·1024 = 4096.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The pieces that generator, discriminator and embedder share (M19 §2.1).
+"""Layers that generator, discriminator and embedder share (M19 §2.1).
 
 Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `DownBlock` halves them.
 """
@@ -24,28 +24,30 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Stored):
-    """What the networks look like. The defaults are the paper's (M19 §2.1), kernel size 4 apart (not given).
+    """Architecture of the networks.
+
+    The defaults are those of M19 §2.1, except `kernel_size`, which is not given there.
 
     Attributes
     ----------
     num_bands, size
-        Of the cutouts; training takes both from the store.
+        Bands and side of the cutouts; training takes both from the store.
     latent_size
-        Number of normal draws that make a galaxy.
+        Number of latent dimensions.
     width
         Channels at the smallest resolution, halved by every block.
     num_blocks
-        Residual blocks; one more layer without a pass-through stands at the image's side, so the smallest
-        resolution is ``size / 2**(num_blocks + 1)`` pixels (2 for 32).
+        Number of residual blocks. One more layer, without a pass-through, is next to the image, so the
+        smallest resolution is ``size / 2**(num_blocks + 1)`` pixels (2 for 32).
     kernel_size
-        Of every convolution; all have stride 2.
+        Kernel size of all convolutions, whose stride is 2.
     num_groups
-        Of the group normalisation in discriminator and embedder; 0 leaves it out.
+        Groups of the group normalisation in discriminator and embedder; 0 for no normalisation.
     negative_slope
-        Of the LeakyReLU there.
+        Slope of the LeakyReLU in discriminator and embedder.
     sees_observation
-        Discriminator and embedder are also shown how an image was observed, in two planes for each band
-        (`deepfits.observation.Sight.described`); for models of scenes.
+        For scene models: discriminator and embedder are also given how an image was observed, in two planes
+        per band (`deepfits.observation.Sight.described`).
     """
 
     num_bands: Annotated[int, Range(ge=1, le=64)] = 5
@@ -76,7 +78,7 @@ class ModelConfig(Stored):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels from the smallest resolution to the largest, the image's bands not among them."""
+        """Channels from the smallest resolution to the largest, without the bands of the image."""
         return tuple(self.width // 2**n for n in range(self.num_blocks + 1))
 
     @property
@@ -87,13 +89,13 @@ class ModelConfig(Stored):
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
         content = super().to_json()
-        if not self.sees_observation:  # descriptions of models without it stay as they were
+        if not self.sees_observation:  # as in models saved before this option existed
             del content["sees_observation"]
         return content
 
 
 def upsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:
-    """Make a transposed convolution that doubles the sides exactly."""
+    """Make a transposed convolution that exactly doubles the sides."""
     padding = (config.kernel_size - 1) // 2
     return nn.ConvTranspose2d(
         inputs,
@@ -106,7 +108,7 @@ def upsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspo
 
 
 def downsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequential:
-    """Make a convolution that halves the sides exactly, spectrally normalised, then group normalised."""
+    """Make a convolution that exactly halves the sides, with spectral and group normalisation."""
     padding = (config.kernel_size - 1) // 2
     convolution = nn.Conv2d(inputs, outputs, config.kernel_size, stride=2, padding=padding)
     layers: list[nn.Module] = [spectral_norm(convolution)]
@@ -121,7 +123,7 @@ def _joined(name: str, *modules: nn.Module, dim: int = 0) -> Tensor:
 
 
 class UpBlock(nn.Module):
-    """A transposed convolution with ReLU beside one without: ``(N, C, H, W)`` to ``(N, C', 2H, 2W)``."""
+    """A transposed convolution with ReLU, plus one without: ``(N, C, H, W)`` to ``(N, C', 2H, 2W)``."""
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class UpBlock(nn.Module):
         self.pass_through = upsampling(inputs, outputs, config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum the two ways, which are one convolution side by side: they read the same input."""
+        """Sum main path and pass-through, computed as one convolution because they read the same input."""
         main, other = self.main, self.pass_through
         geometry: dict[str, Any] = {
             name: getattr(main, name) for name in ("stride", "padding", "output_padding")
@@ -141,7 +143,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """A convolution with LeakyReLU beside one without: ``(N, C, H, W)`` to ``(N, C', H/2, W/2)``."""
+    """A convolution with LeakyReLU, plus one without: ``(N, C, H, W)`` to ``(N, C', H/2, W/2)``."""
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
@@ -150,17 +152,17 @@ class DownBlock(nn.Module):
         self.negative_slope = config.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum the two ways, which are one convolution side by side: they read the same input."""
+        """Sum main path and pass-through, computed as one convolution because they read the same input."""
         convolution = cast(nn.Conv2d, self.main[0])
-        ways = self.main[0], self.pass_through[0]
+        paths = self.main[0], self.pass_through[0]
         both = nn.functional.conv2d(
-            x, _joined("weight", *ways), _joined("bias", *ways), convolution.stride, convolution.padding
+            x, _joined("weight", *paths), _joined("bias", *paths), convolution.stride, convolution.padding
         )
-        if len(self.main) > 1:  # groups never reach from one way into the other
+        if len(self.main) > 1:  # no group extends over both paths
             norm = cast(nn.GroupNorm, self.main[1])
-            ways = self.main[1], self.pass_through[1]
+            paths = self.main[1], self.pass_through[1]
             both = nn.functional.group_norm(
-                both, 2 * norm.num_groups, _joined("weight", *ways), _joined("bias", *ways), norm.eps
+                both, 2 * norm.num_groups, _joined("weight", *paths), _joined("bias", *paths), norm.eps
             )
         with_relu, without = both.chunk(2, dim=1)
         return nn.functional.leaky_relu(with_relu, self.negative_slope) + without
@@ -169,15 +171,15 @@ class DownBlock(nn.Module):
 class Encoder(nn.Module):
     """The generator's mirror image: images ``(N, B, H, W)`` in the network's units to ``(N, num_outputs)``.
 
-    Discriminator and embedder are this with 1 and with `ModelConfig.latent_size` outputs.
+    The discriminator has 1 output and the embedder `ModelConfig.latent_size`.
 
-    Source: M19 §2.1. As in the generator, the layer at the image's side has neither activation nor
+    Source: M19 §2.1. As in the generator, the layer next to the image has neither activation nor
     pass-through.
     """
 
     def __init__(self, config: ModelConfig, num_outputs: int) -> None:
         super().__init__()
-        channels = config.channels[::-1]  # wide images have few channels
+        channels = config.channels[::-1]  # few channels at the resolution of the image
         self.config = config
         planes = 3 if config.sees_observation else 1
         self.first = downsampling(planes * config.num_bands, channels[0], config)
@@ -190,12 +192,12 @@ class Encoder(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Count the trained numbers of a network."""
+    """Count the parameters of a network."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def without_allocating(make: Callable[[], Made]) -> Made:
-    """Make something whose tensors have shapes but no memory, to compare a file with before reading it."""
+    """Make an object whose tensors have shapes but no memory, to validate a file before reading it."""
     kind: Any = parametrizations._SpectralNorm
     iterate, divide = kind._power_method, kind.forward
 
@@ -206,17 +208,17 @@ def without_allocating(make: Callable[[], Made]) -> Made:
     def same_without_memory(self: Any, weight: Tensor) -> Tensor:
         return weight if weight.is_meta else divide(self, weight)
 
-    # A norm is computed when it is made, which takes seconds for a network without memory.
+    # Spectral norms are computed when they are registered, which takes seconds on the meta device.
     kind._power_method, kind.forward = skip_without_memory, same_without_memory
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), _SkipInitialisation():
             return make()
     finally:
         kind._power_method, kind.forward = iterate, divide
 
 
-class _Unfilled(TorchFunctionMode):
-    """Compute nothing for tensors without memory: PyTorch loads its compiler for that, which takes 3 s."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Skip the initialisation of tensors without memory, for which PyTorch would load its compiler (3 s)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -16,19 +16,18 @@ from deepfits.survey.store import Cutouts, StoreInfo
 
 
 def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
-    """Describe how cutouts were observed, for scenes on a grid: PSFs from the store, places from x and y.
+    """Describe how cutouts were observed, for scenes on a grid: PSFs from the store, positions from x and y.
 
     Raises
     ------
     InputError
-        A band with data whose PSF is unknown or too sharp.
+        The PSF of a band with data is unknown or too sharp.
     """
     used = np.asarray((cutouts.weight > 0).any(axis=(2, 3)))
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
     columns = cutouts.catalogue
-    has_place = {"x", "y"} <= columns.keys()
     shift = np.zeros((len(cutouts), 2), dtype=np.float32)
-    if has_place:
+    if {"x", "y"} <= columns.keys():
         shift = centre_shift(columns["x"], columns["y"], info.size)
     return Sight(
         grid=grid,
@@ -40,7 +39,7 @@ def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
 
 
 def join_sights(parts: list[Sight]) -> Sight:
-    """Concatenate sights of one store."""
+    """Concatenate the sights of one store."""
     return replace(
         parts[0],
         psf=torch.cat([part.psf for part in parts]),

@@ -3,7 +3,7 @@
 Shapes: N objects, C channels, B bands, H = W pixels.
 
 Source: Zagoruyko & Komodakis (2016), WRN-50-2-bottleneck (their table 8): the bottleneck residual network of
-He et al. (2015) with 50 layers and twice the channels inside each bottleneck; the stride sits in the 3×3
+He et al. (2015) with 50 layers and twice the channels inside each bottleneck; the stride is in the 3×3
 convolution.
 """
 
@@ -24,21 +24,21 @@ _Number = Annotated[int, Range(ge=1, le=8192)]
 
 @dataclass(frozen=True, kw_only=True)
 class WideResNetConfig:
-    """What the network looks like.
+    """Architecture of the network.
 
     Attributes
     ----------
     num_outputs
         1 for a redshift; the number of bins for p(z).
     blocks
-        Residual blocks in each of the stages; (3, 4, 6, 3) makes 50 layers.
+        Number of residual blocks in each stage; (3, 4, 6, 3) makes 50 layers.
     width
         Channels of the first stage, doubled by each of the next.
     widening
-        How many times the bottlenecks are wider than those of a plain residual network.
+        Width of the bottlenecks relative to those of a plain residual network.
     small_images
-        Begin with a 3×3 convolution of stride 1 and no pooling, as for 32×32 pixels; else with the 7×7 of
-        stride 2 and the pooling made for photographs of 224×224.
+        Start with a 3×3 convolution of stride 1 without pooling, suited to 32×32 pixels, instead of the 7×7
+        one of stride 2 with pooling for 224×224 pixels.
     """
 
     num_bands: _Number = 5
@@ -55,12 +55,12 @@ class WideResNetConfig:
 
     @property
     def num_layers(self) -> int:
-        """Convolutions on the longest way, and the linear layer."""
+        """Convolutions on the longest path, and the linear layer."""
         return 3 * sum(self.blocks) + 2
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolution beside a short cut; the 3×3 one divides the sides by `stride`."""
+    """1×1, 3×3 and 1×1 convolutions beside a shortcut; the 3×3 one divides the sides by `stride`."""
 
     def __init__(self, inputs: int, planes: int, stride: int, widening: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
         self.short_cut = nn.Identity() if is_same else convolve(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum the two ways."""
+        """Sum bottleneck and shortcut."""
         return torch.relu(self.way(x) + self.short_cut(x))
 
 
@@ -102,7 +102,7 @@ class WideResNet(nn.Module):
 
 
 def convolve(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
-    """Make a convolution without bias, initialised after He et al. (2015), with batch normalisation."""
+    """Make a convolution without bias, initialised as in He et al. (2015), with batch normalisation."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
