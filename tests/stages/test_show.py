@@ -146,7 +146,7 @@ def test_they_show_themselves_in_notebooks(run):
 def test_a_model_says_what_it_is_and_what_it_fits(run, tmp_path):
     told = deepfits.model(run / "model", store=run / "cutouts")
     assert "bands g, r, i" in told
-    assert "nothing stands against it" in told
+    assert "compatible: no objections" in told
     assert "builtin:clauds-hsc" in deepfits.model()
     shutil.copytree(run / "cutouts", tmp_path / "other")
     path = tmp_path / "other" / "store.json"
