@@ -52,7 +52,7 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     picture = matplotlib.image.imread(out / "show.png")
     assert picture[..., :3].std() > 0.1
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(InputError, match=f"has no object_id 12; its own are such as {FIRST}"):
+    with pytest.raises(InputError, match=f"has no object_id 12; an example of an object_id there is {FIRST}"):
         deepfits.show(run, ids=[12])
 
 
