@@ -403,7 +403,7 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.15
     again = read_table(redshift_predict(directory / "head", features, tmp_path / "again.parquet"))
     np.testing.assert_array_equal(again["quantiles"], found["quantiles"])
-    with pytest.raises(InputError, match=r"say where predictions go: out='z\.parquet'"):
+    with pytest.raises(InputError, match=r"give an output path: out='z\.parquet'"):
         redshift_predict(features)
     table = pq.read_table(features / "shard-00000.parquet")
     told = [name for name in table.column_names if name.startswith("filter_wavelength")]
