@@ -53,7 +53,8 @@ class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
     max_time
         Stop after this many minutes of training, including earlier runs of the same training.
     options
-        Further fields of the recipe's model and training configurations to change, such as ``{"ema": 0.99}``.
+        Further fields of the recipe's model and training configurations to change, such as ``{"ema": 0.99}``
+        (on the command line ``--set ema=0.99``).
     """
 
     store: Annotated[Images, INPUT]

@@ -57,11 +57,12 @@ class CompareConfig(Learning):
         labels) and ``"adapted"`` (the same, adapted to the labels). A constant is always included as the
         baseline.
     feature_sets
-        Feature sets for boosting and small networks; by default all that are available. Choose from
-        ``latents``, ``oriented``, ``model``, ``extended``, ``magnitudes``, ``combined``, ``matched``,
-        ``templates``, ``sizes``, ``all``, ``scene``, ``portable`` and ``embedder``. A prefix limits a set to
-        one method, as in ``boosting:all``; ``stack:fits`` selects the members of a stack. Give a list, or
-        text such as ``latents,model``.
+        Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
+        other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,
+        ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable``
+        and ``embedder``. A prefix limits a set to one method, as in ``boosting:all``. Stacks are chosen by
+        ``stack:templates``, ``stack:fits`` and ``stack:deep``. Give a list, or text such as
+        ``latents,model``.
     losses
         Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both.
     photoz

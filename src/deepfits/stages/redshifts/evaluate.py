@@ -34,7 +34,8 @@ class EvaluateConfig(Matching):
         File from `redshift_predict`, or any table with `object_id` and `z_phot`; for another target with
         `<target>_predicted`, for classes with `class` and `p_<class>`.
     labels
-        Table of known redshifts (Parquet, FITS or CSV), with `ra` and `dec`, or `object_id`.
+        Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
+        `object_id`.
     out
         Output directory for ``metrics.json`` and ``table.md``.
     held_out_only

@@ -20,7 +20,7 @@ class Matching(Common):
     Parameters
     ----------
     label_column
-        Column of the labels to predict, of numbers or of class names.
+        Column of the labels that is the target: numbers, or class names.
     select
         Use only labels that satisfy all these conditions, such as ``"z_spec_flag >= 3"``.
     match
@@ -62,7 +62,8 @@ class Labelled(Matching, FromFits, Seeded):
     features
         Directory of features, from `fit`.
     labels
-        Table of known redshifts (Parquet, FITS or CSV), with `ra` and `dec`, or `object_id`.
+        Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
+        `object_id`.
     out
         Output directory.
     train_select
@@ -90,7 +91,7 @@ class Labelled(Matching, FromFits, Seeded):
 
 @dataclass(frozen=True)
 class Learning(Labelled, LearningOptions):
-    """Training of redshift methods, from features or images."""
+    """Trained models and device."""
 
     _: KW_ONLY
     model: Annotated[str | Path | None, INPUT] = None

@@ -115,8 +115,8 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     model = Model.load(config.model)
     if model.grid is None:
         raise InputError(
-            f"{config.model}: this model draws images of a single survey, but a head needs a scene model; use "
-            "builtin:ugriz, or train one with `deepfits train --recipe scene`"
+            f"{config.model}: this model draws images of a single survey, but a head needs a scene model: "
+            "use builtin:ugriz, or train one with `deepfits train --recipe scene`"
         )
     surveys = default_surveys() if config.survey is None else [find_survey(config.survey)]
     for survey in surveys:
