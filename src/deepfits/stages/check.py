@@ -59,7 +59,7 @@ def check(config: CheckConfig) -> Findings:
 
     findings = Findings()
     names = [Path(name) for name in as_list(config.images)]
-    with _add_logged(findings):
+    with _log_as_findings(findings):
         if all(is_cutouts(name) or is_catalogue(name) for name in names):
             for name in names:
                 (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
@@ -69,7 +69,7 @@ def check(config: CheckConfig) -> Findings:
 
 
 @contextmanager
-def _add_logged(findings: Findings) -> Iterator[None]:
+def _log_as_findings(findings: Findings) -> Iterator[None]:
     """Add the readers' log warnings to the findings, which would otherwise say "nothing suspicious"."""
     logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
     logged: list[str] = []

@@ -117,10 +117,12 @@ class Detection:
             path = parts / f"{sources.name}.parquet"
             if len(fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
                 done[sources.name] = read_catalogue(path), read_info(path)["field"]
-        todo = [sources for sources in fields if sources.name not in done]
+        remaining = [sources for sources in fields if sources.name not in done]
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
             detected = (
-                map(self._one_field, todo) if workers == 1 else in_processes(self._one_field, todo, workers)
+                map(self._detect_field, remaining)
+                if workers == 1
+                else in_processes(self._detect_field, remaining, workers)
             )
             for name, columns, info in detected:
                 if len(fields) > 1:
@@ -129,12 +131,12 @@ class Detection:
                 log_warnings(name, info)
                 done[name] = columns, info
                 task.advance(1, f"{name}: {len(columns['object_id'])} sources")
-        columns, infos = _joined({sources.name: done[sources.name] for sources in fields})
+        columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields})
         write_table(results.path, columns, info={"settings": settings, "fields": infos})
         if parts.exists():
             shutil.rmtree(parts)
 
-    def _one_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    def _detect_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
         from deepfits.survey.build import describe_field
         from deepfits.survey.extract import extract
         from deepfits.survey.fields import open_field
@@ -157,7 +159,7 @@ class Detection:
         return sources.name, extraction.columns, info
 
 
-def _joined(
+def _join_fields(
     done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Concatenate the catalogues of all fields and mark the primary detections."""

@@ -35,12 +35,12 @@ class ExploreConfig(Partial):
         A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
         predict` and `property predict` in it are used), or a directory of features from `fit`.
     store
-        Cutout store of the features, if it is not in the run directory. Images are shown only with it.
+        Cutout store of the features, if it is not in the run directory. Needed to show images.
     model
-        Model of the features, if it is not in the run directory. Best fits are drawn only with it.
+        Model of the features, if it is not in the run directory. Needed to draw best fits.
     images
-        Images that the cutouts were made from, if they are not in the run directory. With them, the page can
-        cut out and fit any position.
+        Images that the cutouts were made from, if they are not in the run directory. Needed to cut out and
+        fit an object at any position.
     predictions
         Further tables of predicted redshifts or properties, if they are not in the run directory.
     host

@@ -145,7 +145,7 @@ def export(config: ExportConfig) -> Path:
         if is_joined:
             # named after `out`, so that the next run can remove what a killed run leaves
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
-            paths = [_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
+            paths = [_write_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
             names, tags = _names(paths[0], None, also=()), {}
         shards = _Shards(paths, names, tags, config.half, config.progress)
         if chosen == "parquet":
@@ -157,7 +157,7 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
+def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
     """Write the joined columns of features, catalogue and further tables for the selected objects."""
     from deepfits.explorer.joined import JoinedTable, join
     from deepfits.explorer.objects import Objects
@@ -223,7 +223,7 @@ class _Shards:
         schema, number = None, 0
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _described(read(path), self.half)
+                table = _with_metadata(read(path), self.half)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(
@@ -282,18 +282,18 @@ class _Shards:
         return self.progress("export", total=len(self.paths), unit="shards")
 
 
-def _described(table: Any, half: bool) -> Any:
+def _with_metadata(table: Any, half: bool) -> Any:
     """Add units, UCDs and descriptions to the fields; convert latents to 16 bits if asked to."""
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std", "embedding"):
-            column = _halved(column)
+            column = _to_half_precision(column)
         fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
         arrays.append(column)
     return pa.table(arrays, schema=pa.schema(fields, metadata={INFO: json.dumps(_MADE_BY)}))
 
 
-def _halved(column: Any) -> Any:
+def _to_half_precision(column: Any) -> Any:
     """Round a column of lists to 16-bit floats; values out of range are clipped, not made infinite."""
     joined = column.combine_chunks()
     flat = joined.flatten().to_numpy(zero_copy_only=False)
@@ -334,14 +334,14 @@ def _import(
     with warnings.catch_warnings(), Client(**here, set_as_default=False) as client, client.as_current():
         warnings.filterwarnings("ignore", "Computing partitions from catalog")
         root = logging.getLogger()
-        root.addFilter(_is_ours)
+        root.addFilter(_is_not_expected)
         try:
             pipeline_with_client(arguments, client)
         finally:
-            root.removeFilter(_is_ours)
+            root.removeFilter(_is_not_expected)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_not_expected(record: logging.LogRecord) -> bool:
     return "Looking for catalog" not in record.getMessage()
 
 

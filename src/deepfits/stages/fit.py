@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = 5
-_OF_COADDS = ("catalogue", "cutting")
+_COADD_OPTIONS = ("catalogue", "cutting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ def fit(config: FitConfig) -> Path:
     """
     from deepfits.models.bundle import Model
 
-    if not config.from_coadds and (idle := [n for n in _OF_COADDS if getattr(config, n) is not None]):
-        raise InputError(f"fit: {idle[0]} is for fits from images: set from_coadds, or leave it out")
+    if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
+        raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings).resolved(loaded.aids is not None)

@@ -150,10 +150,10 @@ def _describe(
     info = build.describe_store(plan, {name: described[name] for name in common}, columns)
     build.one_scale(described)
     write_json(path, {"common": common, "fields": described})
-    return _without_settings(info, plan, described, columns)
+    return _with_field_properties(info, plan, described, columns)
 
 
-def _without_settings(
+def _with_field_properties(
     info: StoreInfo,
     plan: StorePlan,
     described: Mapping[str, dict[str, Any]],
@@ -183,7 +183,7 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
             field.name: build.known_or_described(images, index, {}, fields)
             for index, field in enumerate(images.fields)
         }
-    return _without_settings(build.describe_store(plan, described, {}), plan, described, {})
+    return _with_field_properties(build.describe_store(plan, described, {}), plan, described, {})
 
 
 def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:

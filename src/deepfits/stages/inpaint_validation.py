@@ -46,15 +46,15 @@ def validate(
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
             )
-            row = _judge(fitter, store.info, columns, known, tested, index)
+            row = _compare_band(fitter, store.info, columns, known, tested, index)
             row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
             if truth is not None:
-                row["truth"] = _judge_by_truth(columns, predicted, store.info.bands, index, Path(truth))
+                row["truth"] = _compare_with_truth(columns, predicted, store.info.bands, index, Path(truth))
             rows.append(row)
     return rows
 
 
-def _judge(
+def _compare_band(
     fitter: Fitter,
     info: StoreInfo,
     columns: dict[str, np.ndarray],
@@ -83,7 +83,7 @@ def _judge(
     return {"band": band, "methods": compared, **pulls}
 
 
-def _judge_by_truth(
+def _compare_with_truth(
     columns: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     bands: Sequence[str],

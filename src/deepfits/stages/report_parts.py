@@ -148,7 +148,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
         signal_to_noise=signal,
         own_weight=own,
         blank=reduced_chi2(image, 0.0, own),
-        blank_central=reduced_chi2(image, 0.0, own * _circle(store.info)),
+        blank_central=reduced_chi2(image, 0.0, own * _central_pixels(store.info)),
         examples=choose_examples(ranking, num_examples),
         faint=choose_examples(ranking, num_examples // 2, FAINT)
         if is_whole.sum() > num_examples
@@ -160,7 +160,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
     return held, cutouts
 
 
-def _circle(info: StoreInfo) -> np.ndarray:
+def _central_pixels(info: StoreInfo) -> np.ndarray:
     """Return the central pixels, ``(H, W)`` bool."""
     return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
@@ -225,7 +225,7 @@ def _fits(
         if model is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
     }
     if not fits:
-        return [_absent("Best fits", "no features", "deepfits fit")], {"fits": {}}
+        return [_missing_section("Best fits", "no features", "deepfits fit")], {"fits": {}}
     how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     latents, knows = _latents(run, held, fits, store)
     shown = [fit_section(held, fits, how), latents]
@@ -254,7 +254,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
         take_rows(to_numpy(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
-    central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
+    central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held, cutouts, info)
     return FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
@@ -269,7 +269,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
     )
 
 
-def _drawn_again(
+def _draw_best_fits(
     columns: Mapping[str, np.ndarray],
     model: Model,
     held: HeldOut,
@@ -282,7 +282,7 @@ def _drawn_again(
     examples by row.
     """
     drawn: dict[int, np.ndarray] = {}
-    central, circle = np.full(len(held.object_id), np.nan), _circle(info)
+    central, circle = np.full(len(held.object_id), np.nan), _central_pixels(info)
     shown = np.concatenate([held.examples, held.faint])
     sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
     for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
@@ -319,7 +319,7 @@ def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[st
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
         command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
-        return _absent("Missing bands", "no inpainting", command), {}
+        return _missing_section("Missing bands", "no inpainting", command), {}
     with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
 
@@ -359,7 +359,7 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
         return redshift_section.section(path.parent, metrics, scenes)
 
 
-def _absent(title: str, what: str, command: str) -> Section:
+def _missing_section(title: str, what: str, command: str) -> Section:
     return Section(title=title, paragraphs=[f"This run directory has {what}: see {command}."])
 
 

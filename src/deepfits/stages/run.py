@@ -180,7 +180,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     content = read_toml(path, what="run file")
     for name, section in content.items():
         _check_section(path, name, section)
-    out = Path(_relative(path, content.get("run", {}).get("out", path.stem)) if out is None else out)
+    out = Path(_resolve(path, content.get("run", {}).get("out", path.stem)) if out is None else out)
     is_simulated = "simulate" in content
     images = content.get("images", {}).get("path")
     if images is None and not is_simulated:
@@ -193,7 +193,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     for name, section in sections.items():
         function: Any = load(name)
         given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
-        section.update({k: _relative(path, value) for k, value in given.items() if isinstance(value, str)})
+        section.update({k: _resolve(path, value) for k, value in given.items() if isinstance(value, str)})
     if is_simulated:
         sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
     elif "redshift" in sections and "labels" not in sections["redshift"]:
@@ -202,7 +202,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         )
     return RunFile(
         out=out,
-        images=None if images is None else images_at(images, lambda image: _relative(path, image)),
+        images=None if images is None else images_at(images, lambda image: _resolve(path, image)),
         sections=sections,
     )
 
@@ -222,15 +222,15 @@ def _check_section(path: Path, name: str, section: Any) -> None:
         if key in extra:
             convert(value, extra[key], where=f"{path} [{name}]", key=key)
     if name in STAGES:
-        arguments(load(name), _of_stage(name, section), where=f"{path} [{name}]")
+        arguments(load(name), _stage_arguments(name, section), where=f"{path} [{name}]")
 
 
-def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
+def _stage_arguments(name: str, section: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a section that are arguments of its stage."""
     return {key: value for key, value in section.items() if key not in _KEYS.get(name, {})}
 
 
-def _relative(path: Path, name: str) -> str:
+def _resolve(path: Path, name: str) -> str:
     """Resolve a path in a run file relative to the file; ``builtin:`` models are returned unchanged."""
     return name if name.startswith("builtin:") else str(path.parent / Path(name).expanduser())
 
@@ -245,7 +245,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
-        result = load(name)(*inputs, **{**_of_stage(name, sections[name]), **more}, progress=progress)
+        result = load(name)(*inputs, **{**_stage_arguments(name, sections[name]), **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result

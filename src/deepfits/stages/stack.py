@@ -104,7 +104,7 @@ def stack(config: StackConfig) -> Path:
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
-    _require_apart(config)
+    _refuse_out_among_images(config)
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # not stacked now
@@ -122,30 +122,30 @@ def stack(config: StackConfig) -> Path:
         if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
             report = dict(report) if isinstance(report, dict) else {}
-        if all(_is_there(out, band) and band in report for band in exposures):
+        if all(_is_stacked(out, band) and band in report for band in exposures):
             return out
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
         for band_planes in planes.values():
-            _require_different(band_planes)
+            _refuse_duplicates(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
             log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
         grid = config.grid
-        target = _grid_of(grid) if grid is not None else common_grid(every, config.pixel_scale)
+        target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}
         if config.register != "none":
-            shifts = _registrations(planes, target, reference_band(sort_bands(planes)), config.progress)
+            shifts = _register_exposures(planes, target, reference_band(sort_bands(planes)), config.progress)
             for band, its in planes.items():
                 _warn_of_odd_exposures(band, {p: shifts[p] for p in its}, config.register == "apply")
         for band, band_planes in planes.items():
-            if _is_there(out, band) and band in report:
+            if _is_stacked(out, band) and band in report:
                 continue
-            report[band] = _one_band(band, band_planes, target, shifts, config, out)
+            report[band] = _stack_band(band, band_planes, target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
 
 
-def _require_apart(config: StackConfig) -> None:
+def _refuse_out_among_images(config: StackConfig) -> None:
     """Refuse to write coadds into the directory of the exposures, where the next run would stack them too."""
     out = os.path.realpath(config.out)
     for place in as_list(config.images):
@@ -156,7 +156,7 @@ def _require_apart(config: StackConfig) -> None:
             )
 
 
-def _require_different(planes: Sequence[Any]) -> None:
+def _refuse_duplicates(planes: Sequence[Any]) -> None:
     """Refuse duplicates (a copy, or a compressed version): they would count twice and understate the noise.
 
     Exposures with the same pixels have bit for bit the same WCS, sky level and noise.
@@ -177,11 +177,11 @@ def _require_different(planes: Sequence[Any]) -> None:
         of_pixels[pixels] = path
 
 
-def _is_there(out: Path, band: str) -> bool:
+def _is_stacked(out: Path, band: str) -> bool:
     return all((out / f"coadd-{band}{end}.fits").exists() for end in ("", ".weight"))
 
 
-def _grid_of(path: str | Path) -> Any:
+def _grid_from_image(path: str | Path) -> Any:
     """Return the pixel grid of a FITS image."""
     from deepfits.survey.astrometry import celestial_wcs
     from deepfits.survey.fitsfile import image_hdus, opened
@@ -199,7 +199,7 @@ def _grid_of(path: str | Path) -> Any:
         return Grid(wcs=wcs, shape=(int(hdu.shape[-2]), int(hdu.shape[-1])), path=Path(path))
 
 
-def _registrations(
+def _register_exposures(
     planes: dict[str, list[Any]], target: Any, reference: str, progress: Progress
 ) -> dict[Any, Any]:
     """Register each exposure against the exposure of the reference band with the most sources.
@@ -258,7 +258,7 @@ def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -
             )
 
 
-def _one_band(
+def _stack_band(
     band: str, planes: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
 ) -> dict[str, Any]:
     """Stack one band strip by strip, write coadd and weights, and return its entry of the report."""

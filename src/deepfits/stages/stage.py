@@ -83,9 +83,9 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
             try:
-                given = _finite(config(*args, **kwargs), name)
+                given = _require_finite(config(*args, **kwargs), name)
                 _require_paths(given, name)
-                _single_texts(given)
+                _wrap_single_strings(given)
                 check(given, where=name)
                 return work(given)
             except InputError as error:  # the message says what to do; our traceback would not help the user
@@ -103,7 +103,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
     return decorate
 
 
-def _finite(config: C, name: str) -> C:
+def _require_finite(config: C, name: str) -> C:
     """Refuse NaN and infinity, which range checks may let through and JSON records cannot hold."""
     for key, value in vars(config).items():
         for number in _floats(value):
@@ -121,7 +121,7 @@ def _floats(value: Any) -> Iterator[float]:
             yield from _floats(entry)
 
 
-def _single_texts(config: Any) -> None:
+def _wrap_single_strings(config: Any) -> None:
     """Accept a single string where a list of strings is declared: ``bands="u"``."""
     for key, hint in get_type_hints(type(config), include_extras=True).items():
         if isinstance(value := getattr(config, key, None), str):

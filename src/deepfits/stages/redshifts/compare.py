@@ -112,7 +112,7 @@ def redshift(config: CompareConfig) -> Path:
     Sizes: `deepfits property compare run/features-both truth.csv --target half_light_arcsec --out run/sizes`
     """
     if is_of_classes(config.labels, config.label_column):
-        return _make_classes(config)
+        return _compare_classifiers(config)
     names = [name for name in parse_names(config.methods) if name in METHODS]
     fewest = max((METHODS[name].fewest_labels for name in names), default=MIN_TRAIN)
     dataset = load_dataset(config, fewest=fewest)
@@ -155,18 +155,18 @@ def redshift(config: CompareConfig) -> Path:
     return out
 
 
-def _make_classes(config: CompareConfig) -> Path:
+def _compare_classifiers(config: CompareConfig) -> Path:
     """Make the table for a target of classes."""
     if Boosting.name not in parse_names(config.methods) or config.photoz or config.template_features:
         raise InputError(
             f"{config.labels}: {config.label_column} has class names, which only boosting predicts; include "
             "it in methods, and leave out photoz and template_features"
         )
-    names = _named_for(Boosting.name, parse_names(config.feature_sets))
+    names = _feature_sets_for(Boosting.name, parse_names(config.feature_sets))
     return part_of(config, redshift_classes, feature_sets=names)
 
 
-def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
+def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     """Measure a method on its out-of-fold predictions, which may be used for model selection."""
     estimates = predictor.out_of_fold
     if estimates is None:
@@ -198,7 +198,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
         for loss in losses
         for method in chosen
         if method.has_loss
-        for name in method.rows(inputs, _named_for(method.name, feature_sets))
+        for name in method.rows(inputs, _feature_sets_for(method.name, feature_sets))
     ]
     keys += [RowKey(method=method.name) for method in chosen if not method.has_loss]
     for key in keys:
@@ -209,7 +209,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     return [RowKey(method=Constant.name), *keys]
 
 
-def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
+def _feature_sets_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
     """Return the feature sets chosen for a method, as ``NAME`` or ``METHOD:NAME``; None for the default."""
     if not feature_sets or method not in ("boosting", "network", "stack"):
         return None
@@ -267,7 +267,7 @@ class Comparison:
             num_train=len(dataset.split.fitted),
             seconds=time.monotonic() - started,
             target=self.config.label_column,
-            about={**predictor.about, **_left_out(predictor, dataset)},
+            about={**predictor.about, **_out_of_fold_metrics(predictor, dataset)},
         )
         write_row(directory, row, dataset.object_id[test], predictions, self.config.label_column)
         return row

@@ -139,7 +139,7 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     load_predictor(config.model)  # report any problem once, not for every shard
     inputs = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
     made_with = digest([contents(path) for path in inputs])
-    shards, unreadable = _find(Path(config.features), made_with)
+    shards, unreadable = _find_shards(Path(config.features), made_with)
     if not shards and not unreadable:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")
     # Each shard's digest covers its contents, so only changed shards are predicted again.
@@ -162,7 +162,7 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     return out
 
 
-def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
+def _find_shards(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
     """List the non-empty files of the features, and the reason for each that cannot be read."""
     if features.is_file():
         raise InputError(f"{features}: is one file; give its directory, or a file such as z.parquet as OUT")

@@ -145,7 +145,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         with config.progress("skies", total=len(pointings), unit="skies") as task:
             for number, pointing in enumerate(pointings):
                 where = results.path / "skies" / f"sky-{number:02d}"
-                fitted.append(_sky(pointing, where, number, model, config, task))
+                fitted.append(_fitted_sky(pointing, where, number, model, config, task))
                 task.advance(1)
         parts = [sky.examples for sky in fitted]
         example_sets = [Examples.join(parts)]  # one, or one for each kind of population
@@ -173,7 +173,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     return results.path
 
 
-def _sky(
+def _fitted_sky(
     pointing: Pointing, where: Path, number: int, model: Model, config: PretrainConfig, task: Task
 ) -> FittedSky:
     """Simulate one sky and fit its objects, or read it if it is finished."""

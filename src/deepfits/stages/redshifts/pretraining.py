@@ -52,7 +52,7 @@ FILTERS = {
 NUM_DONORS = 6
 """Number of nearest fitted objects among which a donor is drawn."""
 FARTHEST_DONOR = 1.2
-"""Maximum distance of a donor in the space of `_place`: logarithmic fluxes in all bands, and size."""
+"""Maximum distance of a donor in `_donor_coordinates`: logarithmic fluxes in all bands, and size."""
 SIZE_SOFTENING_ARCSEC = 0.3
 EXAMPLES = "examples.json"
 """Name of a fitted sky on disk, for `deepfits.redshifts.storage`."""
@@ -218,7 +218,7 @@ def grafted(
         noise = np.nanmedian(sky.examples.light.flux_err, axis=0)
         noise = np.where(np.isfinite(noise) & (noise > 0), noise, 1.0)
         noises.append(noise)
-        trees.append(cKDTree(_place(sky.flux, sky.radius, noise)))
+        trees.append(cKDTree(_donor_coordinates(sky.flux, sky.radius, noise)))
     parts: list[Examples] = []
     have, draws = 0, 0
     while have < number:
@@ -235,7 +235,7 @@ def grafted(
             own = zip(pointing.survey.names, seen_through, strict=True)
             seen_through = tuple(str(rng.choice(filters.get(band, (name,)))) for band, name in own)
         flux, radius, redshift, kind = _draw(PER_POPULATION, limit, seen_through, laws, rng)
-        distance, near = trees[index].query(_place(flux, radius, noises[index]), k=NUM_DONORS)
+        distance, near = trees[index].query(_donor_coordinates(flux, radius, noises[index]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
         donor, distance = near[rows, pick], distance[rows, pick]
@@ -250,7 +250,7 @@ def grafted(
     return Examples.join(parts).take(np.arange(number))
 
 
-def _place(flux: np.ndarray, radius: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _donor_coordinates(flux: np.ndarray, radius: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Return coordinates for the search of donors: logarithmic fluxes (linear below the noise) and size."""
     return np.column_stack([np.arcsinh(flux / (2 * noise)), np.log(radius + SIZE_SOFTENING_ARCSEC)])
 
