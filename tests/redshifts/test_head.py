@@ -411,7 +411,7 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     pq.write_table(table.drop_columns(told), tmp_path / "untold" / "shard-00000.parquet")
     with caplog.at_level("INFO", logger="deepfits"):
         untold = read_table(redshift_predict(tmp_path / "untold", out=tmp_path / "any.parquet"))
-    assert "name them with --filters" in caplog.text
+    assert "give them with --filters" in caplog.text
     assert (untold["quantiles"] != found["quantiles"]).any()
     names = [",".join(FILTERS)]
     given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=names)

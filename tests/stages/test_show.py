@@ -166,7 +166,7 @@ def test_a_fit_begins_with_the_latents_of_another(run, tmp_path):
     assert (found["num_steps"] < before["num_steps"][:6]).all()
     with pytest.raises(InputError, match="start"):
         deepfits.fit(*given, tmp_path / "again", uncertainty=False, **common)
-    with pytest.raises(InputError, match="mode 'embedder' fits nothing"):
+    with pytest.raises(InputError, match="mode 'embedder' does not fit"):
         deepfits.fit(*given, tmp_path / "none", mode="embedder", start=run / "features-both")
 
 

@@ -193,9 +193,9 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
         keep &= np.isin(identity.astype(str), [str(wanted) for wanted in config.object_ids])
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
-    ours = {name: columns[name][rows] for name in wanted}
+    selected = {name: columns[name][rows] for name in wanted}
     kept = replace(task, rows=np.arange(len(rows)), x=task.x[keep], y=task.y[keep])
-    return Part(task=kept, columns=ours)
+    return Part(task=kept, columns=selected)
 
 
 def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:

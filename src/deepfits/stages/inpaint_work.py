@@ -178,8 +178,8 @@ class Calibrations:
         measured = self._measured(bands)
         largest = 0.0
         if None in measured:
-            alone = [band for name in self.store.info.bands for band in self._measured([name])]
-            largest = max((band["error_alone"] for band in alone if band is not None), default=0.0)
+            uncorrected = [band for name in self.store.info.bands for band in self._measured([name])]
+            largest = max((band["error_alone"] for band in uncorrected if band is not None), default=0.0)
         return tuple(
             Calibration(error=largest)
             if band is None
@@ -191,8 +191,8 @@ class Calibrations:
         """Return the measurement for each of the bands; None where there are too few data."""
         key = "-".join(bands)
         if key not in self.measured:
-            is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
-            cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
+            is_training = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
+            cutouts = self.store.take(np.flatnonzero(is_training)[: self.num_objects])
             hidden = [self.store.info.bands.index(band) for band in bands]
             self.measured[key] = self._measure(cutouts, hidden)
             write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
@@ -218,18 +218,18 @@ def _calibrate(
     """Learn a band's correction, and measure by cross-validation the error that remains."""
     names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
     flux, flux_err, measured, measured_err = (columns[name] for name in names)
-    alone = model_error(flux, flux_err, measured, measured_err)
-    if alone is None:
+    uncorrected = model_error(flux, flux_err, measured, measured_err)
+    if uncorrected is None:
         return None
     fluxes = predicted["drawn"], predicted["measured"], predicted["measured_err"]
     correction = learn_correction(*fluxes, hidden, index)
-    error = alone
+    error = uncorrected
     if correction is not None:
         factor = cross_corrected(*fluxes, hidden, index)
-        left = model_error(flux * factor, flux_err * factor, measured, measured_err)
-        assert left is not None
-        if left < alone:
-            error = left
+        remaining = model_error(flux * factor, flux_err * factor, measured, measured_err)
+        assert remaining is not None
+        if remaining < uncorrected:
+            error = remaining
         else:  # the correction does not help
             correction = None
-    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": alone}
+    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": uncorrected}

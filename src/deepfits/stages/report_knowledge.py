@@ -39,8 +39,8 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     truth = read_labels(path, column=NEEDED[0], select=[bright])
     pairs = match_labels(columns, truth)
     held = is_held_out(columns["object_id"][pairs.rows])
-    few = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
-    rows, label_rows, held = pairs.rows[few], pairs.label_rows[few], held[few]
+    chosen = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
+    rows, label_rows, held = pairs.rows[chosen], pairs.label_rows[chosen], held[chosen]
     if held.sum() < MIN_JUDGED or (~held).sum() < MIN_JUDGED:
         return [], []
     columns = {name: values[rows] for name, values in columns.items()}

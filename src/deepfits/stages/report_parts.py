@@ -91,8 +91,8 @@ def write_report(config: Any) -> Path:
         task.advance()
         parts.append(_training(model, trained))
         task.advance()
-        of_fits, figures = _fits(run, trained, held, cutouts, opened)
-        parts += of_fits
+        fit_sections, figures = _fits(run, trained, held, cutouts, opened)
+        parts += fit_sections
         summary |= figures
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, store, held)
@@ -236,9 +236,9 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
-    ours = pa.dataset.field("object_id").isin(held.object_id.tolist())
+    is_selected = pa.dataset.field("object_id").isin(held.object_id.tolist())
     with naming(directory, "cannot read these features of this store", "fit again"):
-        table = files.to_table(columns=[*columns, *per_band], filter=ours)
+        table = files.to_table(columns=[*columns, *per_band], filter=is_selected)
     rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: has none of the held-out objects; fit the same store again")

@@ -163,18 +163,18 @@ def _refuse_duplicates(planes: Sequence[Any]) -> None:
     """
     from deepfits.survey.fitsfile import stem_of
 
-    of_pixels: dict[Any, Path] = {}
-    of_names: dict[Path, Path] = {}
+    by_pixels: dict[Any, Path] = {}
+    by_name: dict[Path, Path] = {}
     for plane in planes:
         path, place = plane.path, plane.wcs and (*plane.wcs.wcs.crval, *plane.wcs.wcs.crpix)
         pixels = (plane.shape, plane.noise, place)
-        namesake = of_names.setdefault(path.parent / stem_of(path), path)
-        if pixels in of_pixels or namesake != path:
+        namesake = by_name.setdefault(path.parent / stem_of(path), path)
+        if pixels in by_pixels or namesake != path:
             raise InputError(
-                f"{of_pixels.get(pixels, namesake)}, {path}: the same exposure twice, which would be counted "
+                f"{by_pixels.get(pixels, namesake)}, {path}: the same exposure twice, which would be counted "
                 "as two; leave one out"
             )
-        of_pixels[pixels] = path
+        by_pixels[pixels] = path
 
 
 def _is_stacked(out: Path, band: str) -> bool:
@@ -218,15 +218,15 @@ def _register_exposures(
                 task.advance(1, plane.path.name)
     best = {band: max(its, key=lambda p: len(lists[p][1].x)) for band, its in planes.items()}
     anchor = lists[best[reference]][1]
-    found = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
+    registered = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
     for p, (band, its) in lists.items():
         if band != reference:
-            found[p] = replace(found[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
-    measured = [found[p] for p in planes[reference] if found[p].num_matched]
+            registered[p] = replace(registered[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
+    measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
-        return found
+        return registered
     dx, dy = _median_place(measured)
-    return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in found.items()}
+    return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in registered.items()}
 
 
 def _median_place(measured: Sequence[Any]) -> tuple[float, float]:

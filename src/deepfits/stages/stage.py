@@ -216,7 +216,7 @@ def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
 
 def documentation(config: Any) -> dict[str, str]:
     """Return the description of each field from the docstrings of a configuration and its bases, in order."""
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for kind in reversed(config.__mro__):
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         _, _, section = text.partition("Parameters\n----------\n")
@@ -226,11 +226,11 @@ def documentation(config: Any) -> dict[str, str]:
                 break
             if line and not line.startswith(" "):
                 names = [name.strip() for name in line.split(",")]
-                said |= dict.fromkeys(names, "")
+                descriptions |= dict.fromkeys(names, "")
             else:
                 for name in names:
-                    said[name] = f"{said[name]} {line.strip()}".strip()
-    return {name: said[name] for name in inspect.signature(config).parameters if name in said}
+                    descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
+    return {name: descriptions[name] for name in inspect.signature(config).parameters if name in descriptions}
 
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:

@@ -140,9 +140,9 @@ def _row_of_classes(
 ) -> dict[str, Any]:
     """Measure predicted class probabilities."""
     known = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
-    if absent := sorted(set(truth.tolist()) - set(known)):
+    if missing := sorted(set(truth.tolist()) - set(known)):
         raise InputError(
-            f"{config.predictions}: no probability of the class {absent[0]!r} (p_{absent[0]}), which "
+            f"{config.predictions}: no probability of the class {missing[0]!r} (p_{missing[0]}), which "
             f"{config.labels} has; train with labels of all classes, or leave it out with select"
         )
     probability = np.stack([columns[f"p_{name}"] for name in known], axis=1).astype(np.float64)
