@@ -36,11 +36,11 @@ class TeachConfig(Teaching, Draws, OnDevice, Partial):
 
 @stage(TeachConfig)
 def teach(config: TeachConfig) -> Path:
-    """Train networks that speed up a model's fits: a refiner of starting points, and a preconditioner.
+    """Train the aids that shorten a model's fits: a refiner of starting points, and a metric network.
 
-    The refiner improves the embedder's estimate before the fit, and the metric preconditions the optimiser.
-    `train` does this itself if the recipe says so; use this command for a model trained without them, or to
-    train them for longer. Generator, discriminator and embedder do not change.
+    The refiner improves the embedder's guess before the fit, and the metric network preconditions the
+    optimiser. `train` does this itself if the recipe says so; use this command for a model trained without
+    aids, or to train them for longer. Generator, discriminator and embedder do not change.
 
     Returns
     -------
