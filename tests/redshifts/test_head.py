@@ -418,7 +418,7 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)
     with pytest.raises(InputError, match="in this order"):
         redshift_predict(tmp_path / "untold", out=tmp_path / "no.parquet", filters=FILTERS[::-1])
-    with pytest.raises(InputError, match="name the features"):
+    with pytest.raises(InputError, match="also give the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
 
