@@ -65,7 +65,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
             help=_shown(said.get(name, "")),
             converter=converter,
             consume_multiple=False,
-            show_default=parameter.default not in (None, (), ""),
+            show_default=_listed if parameter.default else parameter.default not in (None, (), ""),
             **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
@@ -85,6 +85,11 @@ def option_names(name: str) -> list[str]:
     if name in REPEATED:
         names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
     return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
+
+
+def _listed(value: Any) -> str:
+    """Return a default as it would be given on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +59,7 @@ class PredictConfig(FromFits, OnCluster):
     model: Annotated[str | Path, INPUT]
     features: Annotated[str | Path | None, INPUT] = None
     out: str | Path | None = None
+    _: KW_ONLY
     filters: Sequence[str] = ()
 
 
