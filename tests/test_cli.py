@@ -269,9 +269,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, number):
     command.send_signal(number)
     done = command.wait()
     assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "deepfits: interrupted; run the same command again to go on from here"
-    )
+    assert done.stderr.splitlines()[-1] == ("deepfits: interrupted; run the same command again to resume")
 
 
 @pytest.mark.parametrize("module", ["deepfits.cli", "deepfits.stages.plan"])
