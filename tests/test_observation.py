@@ -193,7 +193,7 @@ def test_a_psf_sharper_than_the_reference_is_refused() -> None:
 
 
 def test_an_empty_image_is_no_psf() -> None:
-    with pytest.raises(InputError, match="hold light"):
+    with pytest.raises(InputError, match="have a positive flux"):
         expand_image(np.zeros((25, 25)), 0.2)
 
 
