@@ -59,7 +59,7 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     path.write_bytes(b"two")
     with pytest.raises(InputError, match=r"another store \(its contents have changed\)"):
         claimed(out, path, seed=1).__enter__()
-    with pytest.raises(InputError, match="results of `deepfits fit` are there"):
+    with pytest.raises(InputError, match="contains results of `deepfits fit`"):
         results(out, "inpaint", inputs={}, settings={}).__enter__()
     assert (out / "shard").read_text() == "x"
 
@@ -134,7 +134,7 @@ def test_another_process_in_the_same_directory_is_refused(tmp_path, is_killed):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "here\n"
-        with pytest.raises(InputError, match="features: another process is at work in this directory"):
+        with pytest.raises(InputError, match="features: another process is using this directory"):
             results(out, "fit", inputs={}, settings={}).__enter__()
         if is_killed:
             other.kill()
