@@ -27,7 +27,7 @@ WAVELENGTHS = {
     "omegacam": {"u": 3573, "g": 4728, "r": 6300, "i": 7569},
     "vircam": {"Z": 8781},
 }
-"""Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite` names such as ``cfht_megacam-ustar``. Those of
+"""Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite` name, e.g. ``cfht_megacam-ustar``. Those of
 Suprime-Cam (g+, r+, i+, z+) are from Ilbert et al. 2009, table 1; those of KiDS and VIKING from the curves
 distributed with LePHARE."""
 _NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
