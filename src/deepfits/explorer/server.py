@@ -81,11 +81,9 @@ def make_app(
     visit, and then kept in a cookie. With `is_samp` the page may send data to other programs on this machine.
     """
     explorer = _Explorer(objects, drawer, title, is_samp)
-    paths = {
-        "GET": ("about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png")
-        + ("strip.png", "walk.png", "between.png", "odd", "find", "unmatched"),
-        "POST": ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap"),
-    }
+    gets = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]
+    gets += ["walk.png", "between.png", "odd", "find", "unmatched"]
+    posts = ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap")
 
     def route(path: str, method: str) -> Route:
         handler = getattr(explorer, re.split(r"[/.]", path)[0])
@@ -93,7 +91,8 @@ def make_app(
 
     routes = [
         Route("/", _guarded(explorer.page, token)),
-        *(route(path, method) for method, group in paths.items() for path in group),
+        *(route(path, "GET") for path in gets),
+        *(route(path, "POST") for path in posts),
         Mount("/static", StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))),
     ]
     middleware = [
