@@ -24,8 +24,9 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
     """Return the section with M19 Fig. 1, and χ² of each mode and of a blank image for the same objects."""
     last = list(fits)[-1]
     caption = (
-        "Observations and reconstructions (after M19 Fig. 1). The stretch of a band is the same in all rows of "
-        f"a galaxy; the residual is that of “{last}”, in units of the noise. {RULE}. These are bright ones."
+        "Observations and reconstructions (after M19 Fig. 1). The stretch of a band is the same in all rows "
+        f"of a galaxy; the residual is that of “{last}”, in units of the noise. {RULE}. These are "
+        "bright ones."
     )
     pictures = [Picture(name="figure-1", figure=_reconstructions(held, fits, held.examples), caption=caption)]
     if len(held.faint):
