@@ -62,7 +62,7 @@ def one_line(error: object) -> str:
 
 @contextmanager
 def naming(path: str | os.PathLike[str], problem: str, remedy: str = "fetch it again") -> Iterator[None]:
-    """Turn any exception that a library raises on a damaged file into an `InputError` that names the file."""
+    """Turn exceptions of libraries on a damaged file into an `InputError` with the file and a remedy."""
     try:
         yield
     except (InputError, MemoryError):

@@ -44,7 +44,7 @@ from deepfits.gaussian_psf import (
 
 TERMS = 2
 FEWEST_PIXELS = 8  # minimum number per side for `small_products`
-SAMPLED = 0.55  # minimum standard deviation, in scene pixels, of a kernel that they sample well
+SAMPLED = 0.55  # minimum standard deviation of a kernel, in scene pixels, for these to sample it well
 TOLERANCE = 0.03  # maximum error, relative to the peak, of the expansion of a PSF
 
 

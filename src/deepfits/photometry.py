@@ -100,7 +100,7 @@ def asinh_magnitude(
 
 
 def robust_scatter(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return 1.4826 × the median absolute deviation from the median: a Gaussian's standard deviation.
+    """Return 1.4826 × the median absolute deviation, which is the standard deviation of a Gaussian.
 
     Examples
     --------

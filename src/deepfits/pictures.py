@@ -69,7 +69,7 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
 
 
 def _thirds(num_bands: int) -> list[np.ndarray]:
-    """Return the indices of the blue, green and red bands: thirds, or all for each if there are below 3."""
+    """Return the indices of the blue, green and red bands: thirds, or all for each if fewer than 3."""
     bands = np.arange(num_bands)
     return np.array_split(bands, 3) if num_bands >= 3 else [bands] * 3
 
@@ -105,7 +105,7 @@ def significance(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> n
 
 
 def combined(sigma: np.ndarray) -> np.ndarray:
-    """Combine the residuals of all bands, ``(B, H, W)`` in σ, to unit variance, ``(H, W)``; NaN: no data."""
+    """Combine residuals of all bands, ``(B, H, W)`` in σ, into one of unit variance; NaN without data."""
     number = np.isfinite(sigma).sum(axis=0)
     return np.where(number > 0, np.nansum(sigma, axis=0) / np.sqrt(np.maximum(1, number)), np.nan)
 

@@ -29,9 +29,9 @@ from deepfits.tables.values import is_redshift_name
 def find_distributions(
     features: Path, tables: Mapping[str, Path], model_hash: str | None
 ) -> list[Distributions]:
-    """Return the p(z) of a run's objects, beginning with methods that were tested on labelled objects.
+    """Return the p(z) of a run's objects from tables of predictions, in the order of the tables.
 
-    `tables` are tables of predictions, such as those found by `deepfits.explorer.joined.find_parts`.
+    `find_parts` in `deepfits.explorer.joined` puts methods that were tested on labelled objects first.
     """
     distributions = []
     for path in tables.values():

@@ -141,7 +141,7 @@ def _show_versions(
     high, wide = np.array(first.shape[-2:]) + GAP
     tops = [float(np.nanpercentile(i, 99.7)) if np.isfinite(i).any() else 0.0 for i in first]
     brightest = top_of(first, noise)
-    cells, beside = [], list(names)
+    cells, row_names = [], list(names)
     for line, images in enumerate(rows.values()):
         cells.append(colour_composite(images, noise, top=brightest))
         for band, image in enumerate(images):
@@ -151,12 +151,12 @@ def _show_versions(
                 ax.text(*middle, "no data", ha="center", va="center", size=6.5)
     if residual is not None:
         cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(residual), *residual)]
-        beside.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
+        row_names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
     ax.imshow(lay_out([cell[::-1] for cell in cells], len(bands) + 1), interpolation="nearest")
     for column, name in enumerate(("colour", *bands)):
         place = (column * wide + wide / 2, 0)
         ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
-    for line, name in enumerate(beside):
+    for line, name in enumerate(row_names):
         place = (0, line * high + high / 2)
         ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
 

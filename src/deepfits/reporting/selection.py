@@ -9,7 +9,7 @@ import numpy as np
 
 from deepfits.photometry import aperture_flux, circular_aperture
 
-BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal to noise
+BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal-to-noise ratio
 
 
 def central_flux(
