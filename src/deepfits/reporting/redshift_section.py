@@ -145,7 +145,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if baselines:
         best["best baseline"] = min(baselines, key=lambda row: row["metrics"]["sigma_mad"]["value"])
     if without := next((row for row in rows if row["method"] == "pretrained"), None):
-        best["without any labels"] = without
+        best["without any label"] = without
     return {
         f"σ_MAD of redshifts, {words}: {name_of(row)}": f"{row['metrics']['sigma_mad']['value']:.3f}"
         for words, row in best.items()
