@@ -221,7 +221,7 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
     with pytest.raises(InputError, match="schema 99"):
         Model.load(saved)
     (saved / "model.json").write_text("[]")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="not a JSON object"):
         Model.load(saved)
 
 
