@@ -256,8 +256,14 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
                     continue
                 if changed == CONTENTS:
                     return f"its input {name!r} has changed"
-                how = "changed" if changed in old and changed in new else "new" if changed in new else "gone"
-                return f"its input {name!r} has changed ({changed} is {how})"
+                how = (
+                    "differs"
+                    if changed in old and changed in new
+                    else "is new"
+                    if changed in new
+                    else "is missing"
+                )
+                return f"its input {name!r} has changed ({changed} {how})"
             return f"its input {name!r} has changed"
     return None
 
