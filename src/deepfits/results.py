@@ -256,13 +256,7 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
                     continue
                 if changed == CONTENTS:
                     return f"its input {name!r} has changed"
-                how = (
-                    "differs"
-                    if changed in old and changed in new
-                    else "is new"
-                    if changed in new
-                    else "is missing"
-                )
+                how = "is new" if changed not in old else "differs" if changed in new else "is missing"
                 return f"its input {name!r} has changed ({changed} {how})"
             return f"its input {name!r} has changed"
     return None
