@@ -124,7 +124,7 @@ def test_tables_are_joined_by_place_where_numbers_mean_something_else(run, tmp_p
     assert np.isnan(table["own.z_spec"][5:]).all()
     assert table["latent"].shape == (NUM, 8)
     write_table(tmp_path / "none.csv", {"object_id": np.array([1, 2]), "x": np.array([1, 2])})
-    with pytest.raises(InputError, match=r"none\.csv: no row is of an object"):
+    with pytest.raises(InputError, match=r"none\.csv: no row matches an object"):
         deepfits.join(run, tables={"none": tmp_path / "none.csv"})
 
 
@@ -198,5 +198,5 @@ def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
         InputError, match=r"no column 'z_spek' among those of features, .*: 'z_spec' \(catalogue\)"
     ):
         deepfits.export(run, tmp_path / "none.csv", columns=["z_spek"])
-    with pytest.raises(InputError, match="cutouts has it: name the run"):
+    with pytest.raises(InputError, match="cutouts has it: give the run"):
         deepfits.export(run / "features-both", tmp_path / "none.csv", where="z_spec < 1")

@@ -299,7 +299,7 @@ def test_a_second_run_keeps_what_is_there_and_refuses_other_files(objects, tmp_p
     assert (tmp_path / "store/shard-00000.h5").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.image, second.image)
     write(directory / "D_g.fits", objects["A-1"]["image"][0], header())
-    with pytest.raises(InputError, match="made from another images"):
+    with pytest.raises(InputError, match="its input 'images' has changed"):
         read(directory, tmp_path / "store")
 
 

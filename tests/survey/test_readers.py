@@ -286,7 +286,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
     before = [p.stat().st_mtime_ns for p in store.shards]
     read(tmp_path / "c.toml", tmp_path / "store")
     assert [p.stat().st_mtime_ns for p in store.shards] == before
-    with pytest.raises(InputError, match="made from another images"):
+    with pytest.raises(InputError, match="its input 'images' has changed"):
         read(describe(tmp_path / "c.toml", text.replace("27.0", "26.0")), tmp_path / "store")
 
 
