@@ -295,8 +295,8 @@ def test_second_run_and_changed_description(arrays, tmp_path):
     [
         ('file = "c.npz"\nbandz = ["g"]', "unknown key 'bandz'; did you mean 'bands'"),
         ('file = "c.npz"\nzero_point = 27.0\npixel_scale_arcsec = 0.2', "say the bands"),
-        ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "say zero_point"),
-        ('file = "c.npz"\nmask = "mask"\n' + BANDS, "say what a non-zero mask means"),
+        ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "give zero_point"),
+        ('file = "c.npz"\nmask = "mask"\n' + BANDS, "give the meaning of a non-zero mask"),
         ('file = "none.npz"\n' + BANDS, r"none\.npz: no such file"),
         ('file = "c.npz"\nimage = "picture"\n' + BANDS, "no array 'picture'; there are"),
         (
