@@ -70,8 +70,8 @@ def read_catalogue(
         if values.ndim == 1 and values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
-        there = ", ".join(list(table.columns)[:12])
-        raise InputError(f"{path}: no ra and dec, nor x and y; it has {there}; rename the columns")
+        names = ", ".join(list(table.columns)[:12])
+        raise InputError(f"{path}: no ra and dec, nor x and y; it has {names}; rename the columns")
     number = len(next(iter(columns.values())))
     if number == 0:
         raise InputError(f"{path}: the catalogue has no rows")

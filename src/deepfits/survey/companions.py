@@ -32,7 +32,7 @@ def kind_of(path: Path) -> str | None:
     is_beside = (
         kind is None
         and folder is not None
-        and any(other.parent != path.parent and its is None for other, its in _family(path))
+        and any(other.parent != path.parent and role is None for other, role in _family(path))
     )
     return folder if is_beside else kind
 
@@ -49,7 +49,7 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
     weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
     for kind in (*weights[:1], "mask"):
-        alike = [p.name for p, its in found if its == kind]
+        alike = [p.name for p, role in found if role == kind]
         if len(alike) > 1:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
@@ -111,9 +111,9 @@ def is_no_image_of_a_band(path: Path) -> bool:
     if kind is None or band_of_name(given_name(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
-    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
-    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
+    is_for_all = any(_is_for_all(key, other_key) for other, (other_key, _) in kinds.items() if other != path)
+    is_alone = all(role is not None for other, (_, role) in kinds.items() if other != path)
+    if not is_for_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
         return False
     what, use = "a map", "not used"
     if kind == "mask":
@@ -130,12 +130,15 @@ def sister_directories(directory: Path) -> dict[Path, str | None]:
     """Return directories of weights beside or in a directory of images, or of images for one of weights."""
     here = Path(os.path.abspath(directory))
     try:
-        found = _folders_in(here.parent, stamp(here.parent))
+        folders = _folders_in(here.parent, stamp(here.parent))
     except OSError:  # not readable
         return {}
     is_image = _kind_of_all(here) is None
-    found = found | (_folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_all(here.parent)})
-    return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
+    if is_image:
+        folders = folders | _folders_in(here, stamp(here))
+    else:
+        folders = folders | {here.parent: _kind_of_all(here.parent)}
+    return {f: kind for f, kind in folders.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
 
 
 @cache
@@ -155,7 +158,7 @@ def _kind_of_all(directory: Path) -> str | None:
     if kind is None or not os.access(directory, os.R_OK):
         return kind
     families = _families_in(directory, stamp(directory)).values()
-    has_own = any(len({its is None for _, its in family}) == 2 for family in families)
+    has_own = any(len({role is None for _, role in family}) == 2 for family in families)
     return None if has_own else kind
 
 
@@ -163,11 +166,10 @@ def _family(path: Path) -> list[_Member]:
     """Return the files that share a name with this one, including sister directories, and their roles."""
     here = stamp(path.parent)
     key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
-    found = list(_families_in(path.parent, here).get(key, ()))
+    members = list(_families_in(path.parent, here).get(key, ()))
     for folder, kind in sister_directories(path.parent).items():
-        there = _families_in(folder, stamp(folder)).get(key, ())
-        found += [(other, own or kind) for other, own in there]
-    return found
+        members += [(other, own or kind) for other, own in _families_in(folder, stamp(folder)).get(key, ())]
+    return members
 
 
 @cache

@@ -51,8 +51,8 @@ class ImageSet:
     def states_by_field(self) -> dict[str, dict[str, str]]:
         """Return fingerprints of each field's files, by the field's name, made as for `settings`."""
         files = {field.name: self._files_of(field) for field in self.fields}
-        states = states_of({name: path for its in files.values() for name, path in its.items()})
-        return {field: {name: states[name] for name in its} for field, its in files.items()}
+        states = states_of({name: path for paths in files.values() for name, path in paths.items()})
+        return {field: {name: states[name] for name in paths} for field, paths in files.items()}
 
     def made_from(self, field: FieldSources) -> dict[str, Any]:
         """Return what products of a field depend on, for JSON; see `is_made_from`."""
@@ -106,9 +106,9 @@ def image_set(
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)
-    there = sort_bands(b for field in fields for b in field.bands)
-    require_bands(options.zero_point, there, "zero_point")
-    wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
+    available = sort_bands(b for field in fields for b in field.bands)
+    require_bands(options.zero_point, available, "zero_point")
+    wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else available
     for band in wanted:
         lacking = [field for field in fields if band not in field.images]
         if lacking and not allow_missing:
@@ -121,8 +121,8 @@ def image_set(
             )
         if len(lacking) == len(fields):
             log.warning("WARNING: no image in band %s: its weight is 0 everywhere", band)
-    if reference is not None and band_name(reference) not in there:
-        raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")
+    if reference is not None and band_name(reference) not in available:
+        raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(available)}")
     kept = [replace(f, images={b: f.images[b] for b in wanted if b in f.images}) for f in fields]
     if empty := [field.name for field in kept if not field.images]:
         raise InputError(f"field {empty[0]!r} has none of the bands {', '.join(wanted)}; leave it out")

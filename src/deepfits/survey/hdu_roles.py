@@ -172,20 +172,20 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     images = images if mine in images else [mine]
     out: dict[str, int] = {}
     for role in ROLES:
-        found = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
-        namesakes = [n for n in found if whose(name_of(hdus[n])) == whose(name_of(image))]
+        candidates = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
+        namesakes = [n for n in candidates if whose(name_of(hdus[n])) == whose(name_of(image))]
         if len(images) > 1:
-            found = [n for n in found if not whose(name_of(hdus[n]))]
-            if len(found) == len(images):
-                found, namesakes = [found[images.index(mine)]], []
-            elif len(found) > 1 and not (namesakes and whose(name_of(image))):
+            candidates = [n for n in candidates if not whose(name_of(hdus[n]))]
+            if len(candidates) == len(images):
+                candidates, namesakes = [candidates[images.index(mine)]], []
+            elif len(candidates) > 1 and not (namesakes and whose(name_of(image))):
                 raise ValueError(
-                    f"{len(images)} images and {len(found)} planes that may be the {role} of HDU {mine}, in "
-                    f"HDUs {', '.join(map(str, found))}; name them after the images (SCI_G, WHT_G), or put "
+                    f"{len(images)} images and {len(candidates)} planes that may be the {role} of HDU {mine}, in "
+                    f"HDUs {', '.join(map(str, candidates))}; name them after the images (SCI_G, WHT_G), or put "
                     "each image with its own planes into a separate file"
                 )
-        if namesakes or found:
-            out[role] = (namesakes or found)[0]
+        if namesakes or candidates:
+            out[role] = (namesakes or candidates)[0]
     return out
 
 

@@ -129,8 +129,8 @@ def _sample_foreign(name: str, cutouts: ForeignCutouts, zero_points: tuple[float
 def _inspect(sample: _Sample, findings: Findings) -> None:
     height, width = sample.image.shape[-2:]
     for index, band in enumerate(sample.bands):
-        flux, its = sample.image[:, index], sample.weight[:, index]
-        level, sigma = clipped_statistics(rim_pixels(flux, its)[0])
+        flux, weight = sample.image[:, index], sample.weight[:, index]
+        level, sigma = clipped_statistics(rim_pixels(flux, weight)[0])
         row = Row(
             field=sample.name,
             band=band,
@@ -141,11 +141,11 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
             fwhm_arcsec=sample.fwhm[index],
             depth=depth_of(sigma, sample.scale) if sigma > 0 and sample.scale > 0 else math.nan,
             noise_njy=sigma,
-            fraction_empty=float((its <= 0).mean()),
+            fraction_empty=float((weight <= 0).mean()),
             weights=sample.weights,
         )
         findings.rows.append(row)
-        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
+        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, weight)]
     side = min(height, width)
     image, weight = (to_shape(pixels, side, side) for pixels in (sample.image, sample.weight))
     flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
@@ -216,8 +216,8 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
     for name in filter(is_redshift_name, columns):
         values = columns[name]
-        there = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
-        codes = there[is_no_value(there.astype(float), is_redshift=True)]
+        finite = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
+        codes = finite[is_no_value(finite.astype(float), is_redshift=True)]
         if len(codes):
             findings.remarks.append(
                 f"{path.name}: {len(codes)} of {number} {name} are codes for no redshift: "

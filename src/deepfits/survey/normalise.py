@@ -96,7 +96,7 @@ class Normalisation(Stored):
 
 @lru_cache(maxsize=128)
 def per_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return per-band values as a ``(B, 1, 1)`` tensor, cached because a copy to the device blocks."""
+    """Return per-band values as a ``(B, 1, 1)`` tensor, cached since copies to the device are blocking."""
     with torch.inference_mode(False):  # later users of the cached tensor may need gradients
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
