@@ -48,7 +48,7 @@ _SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
 # Numbers of Hubble's own filters, which are wavelengths in nm; those of all others are in units of 10 nm.
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
-    "LSST BUTLER DATAID BAND",  # before FILTER, which is the physical one there: i_sim_1.4
+    "LSST BUTLER DATAID BAND",  # before FILTER, which there is the physical filter: i_sim_1.4
     *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTER3", "FILTER4", "FILTER01", "FILTNAM1"),
     *("BAND", "FILTERS", "INSFLNAM", "WFFBAND"),
     *("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
@@ -60,9 +60,7 @@ _NO_FILTER = {
     *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
     *("FREE", "BLANK", "HOLE", "NOFILT", "NO_FILTER", "AIR"),
 }
-_EMPTY = re.compile(
-    r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?"
-)  # empty slots of filter wheels, such as open1-6 of GMOS
+_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?")  # slots of wheels: open1-6 of GMOS
 # Words beside the letter: systems, telescopes and cameras whose letters are case-sensitive ...
 _SYSTEMS = (
     "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",

@@ -46,24 +46,24 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     """Return the files with weights and mask of an image, and their roles."""
     if kind_of(path) is not None:
         return ()
-    found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
+    companions = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+    weights = [kind for role in WEIGHT_ROLES for _, kind in companions if kind == role]
     for kind in (*weights[:1], "mask"):
-        alike = [p.name for p, role in found if role == kind]
+        alike = [p.name for p, role in companions if role == kind]
         if len(alike) > 1:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
-    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
+    for other, kind in [(p, kind) for p, kind in companions if kind in weights[1:]]:
         log.warning("%s: not used, as the weights of this image are taken from its %s", other, weights[0])
-        found.remove((other, kind))
+        companions.remove((other, kind))
     for roles in (("mask",), WEIGHT_ROLES):
-        if not any(kind in roles for _, kind in found):
+        if not any(kind in roles for _, kind in companions):
             shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
             shared.sort(key=lambda member: roles.index(member[1]))
-            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
-    for other, _ in found:
+            companions += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
+    for other, _ in companions:
         require_regular(other)
-    return tuple(found)
+    return tuple(companions)
 
 
 def exposure_maps_of(path: Path) -> list[str]:
@@ -163,7 +163,7 @@ def _kind_of_all(directory: Path) -> str | None:
 
 
 def _family(path: Path) -> list[_Member]:
-    """Return the files that share a name with this one, including sister directories, and their roles."""
+    """Return the files, here and in sister directories, that share a name with this one, and their roles."""
     here = stamp(path.parent)
     key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
     members = list(_families_in(path.parent, here).get(key, ()))

@@ -1,4 +1,4 @@
-"""Values that mark pixels without data where weights do not: 0, or a repeated value far from all others.
+"""Values that mark pixels without data that weights do not flag: 0, or a repeated value far from all others.
 
 Any other value that fills whole blocks counts too, unless the counts are quantised.
 
@@ -90,23 +90,23 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
     if not finite.size:
         return None
     if steps is not None and is_dithered:
-        moved = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
-        if moved.holds(counts).mean() > FILL_SHARE:
-            return moved
+        dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
+        if dithered.holds(counts).mean() > FILL_SHARE:
+            return dithered
     zeros = float((finite == 0).mean())
     if steps is None and zeros <= FILL_SHARE and _repeats_little(finite):
         return None
     values, numbers = np.unique(finite[finite != 0] if steps is None else finite[:0], return_counts=True)
-    most = float(numbers.max(initial=0))
+    max_count = float(numbers.max(initial=0))
     zero = None
     if zeros > FILL_SHARE:
-        zero = Fill(value=0.0, in_blocks=most > STEPPED_SHARE * finite.size or steps is not None)
+        zero = Fill(value=0.0, in_blocks=max_count > STEPPED_SHARE * finite.size or steps is not None)
         if not zero.in_blocks or zero.holds(counts).mean() > FILL_SHARE:
             return zero
-    moved_by = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
-    if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], moved_by)) is not None:
+    tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
+    if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], tolerance)) is not None:
         return far
-    if zero is not None or steps is not None or not FILL_SHARE * finite.size < most < finite.size:
+    if zero is not None or steps is not None or not FILL_SHARE * finite.size < max_count < finite.size:
         return zero
     # For example a border of zeros after sky subtraction. Saturated pixels do not form blocks.
     next_common = np.partition(numbers, -2)[-2] if numbers.size > 1 else 0

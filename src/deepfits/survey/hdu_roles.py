@@ -180,9 +180,9 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
                 candidates, namesakes = [candidates[images.index(mine)]], []
             elif len(candidates) > 1 and not (namesakes and whose(name_of(image))):
                 raise ValueError(
-                    f"{len(images)} images and {len(candidates)} planes that may be the {role} of HDU {mine}, in "
-                    f"HDUs {', '.join(map(str, candidates))}; name them after the images (SCI_G, WHT_G), or put "
-                    "each image with its own planes into a separate file"
+                    f"{len(images)} images and {len(candidates)} planes that may be the {role} of HDU "
+                    f"{mine}, in HDUs {', '.join(map(str, candidates))}; name them after the images (SCI_G, "
+                    "WHT_G), or put each image with its own planes into a separate file"
                 )
         if namesakes or candidates:
             out[role] = (namesakes or candidates)[0]

@@ -151,8 +151,8 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
     flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
     columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
     columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
-    doubts = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
-    findings.warnings += [f"{sample.name}: {w}" for w in doubts]
+    warnings = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
+    findings.warnings += [f"{sample.name}: {w}" for w in warnings]
 
 
 def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:

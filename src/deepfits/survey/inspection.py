@@ -185,9 +185,9 @@ def depth_warning(row: Row) -> list[str]:
     """Warn of an implausible depth."""
     if not math.isfinite(row.depth) or PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
         return []
-    given = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
+    zero_point = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
     return [
-        f"a depth of {row.depth:.1f} AB is implausible; is {given} the zero point of these counts? "
+        f"a depth of {row.depth:.1f} AB is implausible; is {zero_point} the zero point of these counts? "
         "give zero_point"
     ]
 
@@ -196,8 +196,8 @@ def empty_warning(row: Row, options: str) -> list[str]:
     """Warn if hardly any pixel has data, and name the options that define the meaning of masks."""
     if row.fraction_empty <= MAX_EMPTY:
         return []
-    words = "of the pixels have no data; is the polarity of mask or weight right?"
-    return [f"{row.fraction_empty:.0%} {words} ({options})"]
+    text = "of the pixels have no data; is the polarity of mask or weight right?"
+    return [f"{row.fraction_empty:.0%} {text} ({options})"]
 
 
 def _row_warnings(row: Row, plane: Plane) -> list[str]:

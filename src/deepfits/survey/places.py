@@ -22,7 +22,7 @@ from deepfits.survey.fitsfile import has_image, peek_headers, quiet_log
 
 log = logging.getLogger(__name__)
 
-# Maximum distance of centres, and difference in size, of images of the same area, in units of their sides.
+# Maximum distance of centres and difference of sides, for images of the same area, in units of their sides.
 APART, LARGER = 0.1, 0.2
 _CARDS = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]")
 
@@ -67,7 +67,7 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
 
 
 def _keys(name: str, bands: Collection[str]) -> list[str]:
-    """Return patterns that a field's name may share with its other bands: without numbers and its own band.
+    """Return patterns that a field's name may share with those of its other bands: without numbers or band.
 
     Examples
     --------

@@ -122,7 +122,7 @@ def width_over_field(
 
 
 def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Return the coefficients of a constant, plane or paraboloid: the highest order that is significant."""
+    """Fit a constant, then a plane and a paraboloid as long as the fit improves significantly."""
     best = np.array([np.median(log_width)])
     keep = np.abs(log_width - best[0]) < 5 * robust_scatter(log_width) + 1e-6
     for num_terms in (3, 6):
