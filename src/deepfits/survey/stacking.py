@@ -11,6 +11,8 @@ exposures are combined pixel by pixel:
              in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects the cores of stars, whose
              sharpness differs between exposures. Only pixels with at least three values are clipped.
 ``median``   the median, with weight (2/π) Σ w for three values or more.
+
+Strips that fewer than three exposures reach are combined by ``mean`` in any case.
 """
 
 from __future__ import annotations
