@@ -371,5 +371,5 @@ def test_layers_of_a_cube_are_the_bands_that_its_header_says(tmp_path, objects, 
         ).info.bands
 
     assert bands("") == bands('bands = ["g", "r", "z"]\n') == BANDS
-    with pytest.raises(InputError, match=r"says that its bands are g, r, z.* that they are r, g, z"):
+    with pytest.raises(InputError, match=r"lists its bands as g, r, z, .* the description as r, g, z"):
         bands('bands = ["r", "g", "z"]   \n')
