@@ -122,7 +122,7 @@ def width_over_field(
 
 
 def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Fit a constant, then a plane and a paraboloid as long as the fit improves significantly."""
+    """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly."""
     best = np.array([np.median(log_width)])
     keep = np.abs(log_width - best[0]) < 5 * robust_scatter(log_width) + 1e-6
     for num_terms in (3, 6):
@@ -138,9 +138,8 @@ def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
         )
         # F-test of the additional terms.
         added, dof = num_terms - len(best), int(keep.sum()) - num_terms
-        if stats.f.sf((before - after) / added / (after / dof + 1e-12), added, dof) > CHANCE:
-            break
-        best = trial
+        if stats.f.sf((before - after) / added / (after / dof + 1e-12), added, dof) < CHANCE:
+            best = trial
     return best
 
 
