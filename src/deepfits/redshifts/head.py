@@ -189,6 +189,11 @@ class Head:
 
     def densities(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
         """Return p of the cells of ln(1 + z), ``(N, G)``, and of the classes, ``(N, 3)``."""
+        density, kinds = self.densities_as_taught(light)
+        return narrowed(density, self.sharpness), kinds
+
+    def densities_as_taught(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `densities` does, as wide as the networks say."""
         import torch
 
         inputs = torch.as_tensor(self.inputs(light))
@@ -201,7 +206,7 @@ class Head:
                     output = network(inputs[part])
                     density[part] += torch.softmax(output[:, :NUM_CELLS], 1).double().numpy()
                     kinds[part] += torch.softmax(output[:, NUM_CELLS:], 1).double().numpy()
-        return narrowed(density / len(self.networks), self.sharpness), kinds / len(self.networks)
+        return density / len(self.networks), kinds / len(self.networks)
 
     def luminosities(self, light: SceneLight, redshift: np.ndarray) -> np.ndarray:
         """Return absolute magnitudes in the band that serves as the reference, NaN without it: ``(N, ...)``.

@@ -202,6 +202,22 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     return value
 
 
+def read_table_of_estimates(path: str | Path, column: str) -> Labels:
+    """Read estimates of a target, with what their objects are matched by: the rows that have one.
+
+    Raises
+    ------
+    InputError
+        As `read_estimates`.
+    """
+    table = tables.read(path, what="table of estimates", wanted=(column,))
+    columns = _with_ours(table)
+    value = read_estimates(columns, column, path)
+    known = np.isfinite(value)
+    left = {name: values[known] for name, values in columns.items()}
+    return Labels(value=value[known], columns=left, where=str(path), target=column)
+
+
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
     """Warn of many values of 0 among those that are selected; `others` are used and are not 0."""
     is_redshift = is_redshift_name(column)

@@ -25,7 +25,7 @@ from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
 from deepfits.stages.stage import INPUT, claim, part_of, stage
-from deepfits.tables import format_of, require_storable, write_table
+from deepfits.tables import Columns, format_of, require_storable, write_table
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ def redshift_predict(config: PredictConfig) -> Path:
     """
     if config.out is None:
         raise InputError("say where predictions go: out='z.parquet', a table, or a directory")
-    out, config = Path(config.out), with_head(config)
+    out, (config, columns) = Path(config.out), _with_head(config)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)
     format_of(out)  # before the work
     assert config.features is not None
-    predictor, columns = load_predictor(config.model), read_features(config.features)
+    predictor, columns = load_predictor(config.model), columns or read_features(config.features)
     if not is_usable(columns).any():
         raise InputError(f"{config.features}: no object has a finite latent")
     require_storable(out, {"object_id": columns["object_id"]})  # before the work, too
@@ -108,10 +108,10 @@ def redshift_predict(config: PredictConfig) -> Path:
     return out
 
 
-def with_head(config: PredictConfig) -> PredictConfig:
-    """Return the same with the head of the features' model, where no model is given."""
+def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
+    """Return the same with the head of the features' model, and these features, where no model is given."""
     if config.features is not None:
-        return config
+        return config, None
     features = config.model
     if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
         raise InputError(f"{features}: is a redshift model; name the features to predict for too")
@@ -126,7 +126,7 @@ def with_head(config: PredictConfig) -> PredictConfig:
             "The images did not say which filters they were taken through, so that any are taken for "
             "possible; name them with --filters, and p(z) will be sharper."
         )
-    return replace(config, model=place, features=features)
+    return replace(config, model=place, features=features), columns
 
 
 def _predict_shards(config: PredictConfig, out: Path) -> Path:
