@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
 from deepfits.tables import Columns, matches_conditions, require_column
-from deepfits.tables.text import GAPS, as_numbers
+from deepfits.tables.text import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
     HIGHEST,
     HIGHEST_MEDIAN,
@@ -110,6 +109,10 @@ def read_labels(
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = _with_ours(table)
+    if column in table.unused:
+        raise InputError(
+            f"{path}: column {column!r} holds {table.unused[column]}: not one value for each object"
+        )
     if not len(next(iter(columns.values()), ())):
         raise InputError(f"{path}: the table of labels has no rows")
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
@@ -251,10 +254,11 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             said.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
     if said:
+        condition = next((f"{name} == 0" for name in found if "warn" in name.lower()), "COLUMN >= 3")
         log.warning(
             "WARNING: %s: all rows count, whatever these columns say of the quality of a redshift: %s; "
-            "select the sure ones, as their description says (--select 'COLUMN >= 3')",
-            *(path, "; ".join(said)),
+            "select the sure ones, as their description says (--select '%s')",
+            *(path, "; ".join(said), condition),
         )
 
 
@@ -271,15 +275,6 @@ def _with_ours(table: tables.Table) -> Columns:
     return columns
 
 
-def is_number(text: object) -> bool:
-    """Return whether text is a number, or stands for none."""
-    try:
-        float(str(text))
-    except ValueError:
-        return str(text).lower() in GAPS
-    return True
-
-
 def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return the numbers that a column of text holds.
 
@@ -288,7 +283,7 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     InputError
         An entry that is none.
     """
-    number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
+    number = numbers_in_text(value)
     if not is_text(number):
         return number
     odd = next((entry for entry in value.tolist() if not is_number(entry)), value[0])
@@ -418,6 +413,11 @@ def match_labels(
         pairs = _by_position(features, labels, radius_arcsec)
     else:
         pairs = _by_id(features, labels, radius_arcsec if have_positions else None)
+    if not len(pairs.rows) and "disagreeing" in pairs.counts:
+        raise InputError(
+            f"{labels.where}: all {pairs.counts['disagreeing']} labels of these objects disagree with others "
+            f"of the same object: {_which_counts(labels)}"
+        )
     if not len(pairs.rows):
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
         hint = _hint(features, labels, match)
@@ -427,15 +427,8 @@ def match_labels(
         )
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
     if reasons:
-        remedy = (
-            "; those are left out: select the sure ones, or name a column of which the largest values are "
-            f"the surest {labels.target}_flag"
-        )
-        is_undecided = "disagreeing" in pairs.counts
-        log.warning(
-            "WARNING: %s: of %d labels: %s%s",
-            *(labels.where, len(labels), reasons, remedy if is_undecided else ""),
-        )
+        remedy = f"; those are left out: {_which_counts(labels)}" if "disagreeing" in pairs.counts else ""
+        log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
     apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
     if pairs.by == "position" and apart > radius_arcsec / 2:
         log.warning(
@@ -444,6 +437,14 @@ def match_labels(
             *(labels.where, apart),
         )
     return pairs
+
+
+def _which_counts(labels: Labels) -> str:
+    """Describe how to say which of several labels of one object is the right one."""
+    return (
+        f"select the sure ones, or name a column of which the largest values are the surest "
+        f"{labels.target}_flag"
+    )
 
 
 def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:

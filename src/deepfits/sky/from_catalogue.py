@@ -37,6 +37,7 @@ from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, identity_name, require_unique
 from deepfits.tables.table import LIKELY_REDSHIFTS
+from deepfits.tables.text import is_number, numbers_in_text
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
@@ -207,10 +208,11 @@ class _Given:
                 name, f"holds lists of {values.shape[1]} numbers; write each to its own column"
             )
         scale = self._scale(name, unit) if unit else 1.0
-        try:
-            return np.array(values, dtype=float) * scale
-        except ValueError:
-            raise self.refusal(name, "holds text, not numbers") from None
+        given = numbers_in_text(values) if values.dtype.kind == "U" else values
+        if given.dtype.kind == "U":
+            odd = next((entry for entry in given.tolist() if not is_number(entry)), given[0])
+            raise self.refusal(name, f"holds text, not numbers, such as {str(odd)!r}")
+        return np.array(given, dtype=float) * scale
 
     def _scale(self, name: str, unit: str) -> float:
         from astropy import units

@@ -6,7 +6,7 @@ ending of the name says; columns are found by the names that surveys give them.
 
 from __future__ import annotations
 
-from deepfits.tables.conditions import as_conditions, choose, matches_conditions
+from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_conditions
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,

@@ -49,6 +49,13 @@ WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
 MOST_TITLES = 5
 """Lines above those of names."""
+PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
+}
+"""How files begin that are gzip, bzip2, xz or Zstandard, and what opens them."""
 MAX_RATIO = 300
 """Text never packs better than this by honest means."""
 
@@ -59,7 +66,7 @@ _WHOLE = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign is that of the minutes
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
-_NO_ROW = re.compile(r"^\s*(?:#|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
+_NO_ROW = re.compile(r"^\s*(?:#|%|!|//|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
 )
@@ -76,7 +83,7 @@ _DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGN
 
 
 def unpack(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked where it is gzip, bzip2 or xz.
+    """Return the bytes of a file, unpacked where it is one of `PACKED`.
 
     Raises
     ------
@@ -84,12 +91,7 @@ def unpack(path: Path) -> bytes:
         It unpacks to far more than any table would.
     """
     content = path.read_bytes()
-    packed: tuple[tuple[bytes, Any], ...] = (
-        (b"\x1f\x8b", gzip.open),
-        (b"BZh", bz2.open),
-        (b"\xfd7zXZ", lzma.open),
-    )
-    for magic, opened in packed:
+    for magic, opened in PACKED.items():
         if content.startswith(magic):
             most = max(len(content) * MAX_RATIO, 1 << 26)
             with opened(BytesIO(content)) as handle:
@@ -155,6 +157,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
             f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
             "another? give each a file of its own, or leave that line out"
         )
+    if '="' in body:  # what keeps spreadsheets from taking ="00123" for a number
+        entries = [pc.replace_substring_regex(column, '^="(.*)"$', r"\1") for column in entries]
     has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
     columns = {name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)}
     return columns, layout.units
@@ -470,7 +474,7 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
     if wrong:
         raise InputError(f"{where}: {wrong[0]}; quote entries that hold {delimiter!r}, or mend the line")
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
-    is_comment = pc.starts_with(columns[0], "#")
+    is_comment = pc.match_substring_regex(columns[0], "^(#|%|!|//)")
     if pc.any(is_comment).as_py():
         columns = [column.filter(pc.invert(is_comment)) for column in columns]
     return columns
@@ -480,7 +484,7 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
     rows = []
     for number, line in enumerate(text.split("\n"), line_number):
         entries = _split(line, None) if '"' in line else line.split()
-        if not entries or entries[0].startswith("#"):
+        if not entries or entries[0].startswith(_COMMENT):
             continue
         if len(entries) != len(names):
             raise InputError(
@@ -523,6 +527,20 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
     if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
         return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
     return _text(column)
+
+
+def is_number(text: object) -> bool:
+    """Return whether text is a number, or stands for none."""
+    try:
+        float(str(text))
+    except ValueError:
+        return str(text).lower() in GAPS
+    return True
+
+
+def numbers_in_text(values: np.ndarray) -> np.ndarray:
+    """Return the numbers that a column of text holds, ``(N,)``, NaN for gaps; else the text."""
+    return as_numbers(pa.array(values.astype(str).tolist(), pa.string()))
 
 
 def _has_decimal_commas(values: pa.Array) -> bool:

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deepfits.errors import InputError, naming
-from deepfits.tables.sky import POSITIONS, identity_name
+from deepfits.tables.sky import identity_name, position_names
 from deepfits.tables.table import Table, from_astropy
 from deepfits.tables.text import decode, read_text
 
@@ -41,8 +41,8 @@ def read_if_of_objects(path: Path, text: str) -> Table | None:
         table = read_text_table(path, text)
     except InputError:
         return None
-    pairs = [{a, b} <= {name.lower() for name in table.columns} for a, b in POSITIONS]
-    return table if any(pairs) or identity_name(table.columns) is not None else None
+    is_of_objects = position_names(table.columns) is not None or identity_name(table.columns) is not None
+    return table if is_of_objects else None
 
 
 def _described_beside(path: Path) -> Path | None:
