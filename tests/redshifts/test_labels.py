@@ -16,6 +16,7 @@ from deepfits.redshifts.labels import (
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
 from deepfits.tables import matches_conditions, read_table, write_table
+from deepfits.tables.values import is_redshift_name
 
 
 @pytest.fixture
@@ -274,3 +275,18 @@ def test_magnitudes_to_sort_by_have_no_codes(tmp_path):
     table.write(tmp_path / "l.fits", overwrite=True)
     dataset = make_dataset(features, read_labels(tmp_path / "l.fits"))
     np.testing.assert_array_equal(dataset.magnitude, magnitude)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("best_z", True),
+        ("sp_z", True),
+        ("zBEST", True),
+        ("z_mag", False),
+        ("z_flag", False),
+        ("mag_z", False),
+    ],
+)
+def test_names_of_redshifts(name, expected):
+    assert is_redshift_name(name) == expected

@@ -663,6 +663,7 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     assert found.rows.tolist() == [0, 2, 3, 4]
     np.testing.assert_allclose(labels.value[found.label_rows], [0.5, 2.0, 0.9, 1.5], atol=2e-4)
     assert found.counts == {"repeated": 4, "disagreeing": 2}
+    assert "that with the largest z_spec_flag counts (2 objects)" in caplog.text
     table.remove_column("z_spec_flag")
     table.write(tmp_path / "plain.fits")
     found = match_labels(features, read_labels(tmp_path / "plain.fits"), match=match)
@@ -1149,6 +1150,11 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "reliability",
         "grade",
         "spe_rank",
+        "best_quality",
+        "specz_q",
+        "z_use",
+        "z_best_grade",
+        "u_zsp",
     ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):

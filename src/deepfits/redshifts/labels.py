@@ -38,9 +38,11 @@ MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*|z\w*_(conf\w*|s)"
-    r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|flag"
-    r"|(qual(ity)?|conf|flg|flags?|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec_?z?|use_zgrism"
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*"
+    r"|(spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class)"
+    r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
+    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?z(_?sp(ec)?)?|(flag|q|qual(ity)?)_?spec_?z?"
+    r"|(spec\w*|best|id)_?(q|quality|class|flag)|use_zgrism|n?q_?sp"
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
     re.IGNORECASE,
 )
@@ -530,8 +532,8 @@ def _join(
     objects, label_rows = objects[order], label_rows[order]
     unique, first, number = np.unique(objects, return_index=True, return_counts=True)
     chosen = label_rows[first].copy()
-    flag = _flag(labels)
-    repeated = disagreeing = 0
+    name, flag = _flag(labels) or ("", None)
+    repeated = disagreeing = decided = 0
     keep = np.ones(len(unique), dtype=bool)
     for place in np.flatnonzero(number > 1):
         mine = label_rows[first[place] : first[place] + number[place]]
@@ -544,7 +546,14 @@ def _join(
                 disagreeing += len(mine)
                 continue
             chosen[place] = surest[0]
+            decided += 1
         repeated += len(mine) - 1
+    if decided:
+        log.warning(
+            "WARNING: %s: of labels that disagree, that with the largest %s counts (%d objects); if larger "
+            "is not surer, call it otherwise",
+            *(labels.where, name, decided),
+        )
     counts = {"repeated": repeated, "disagreeing": disagreeing}
     return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
 
@@ -554,13 +563,13 @@ def _agree(value: np.ndarray, labels: Labels) -> bool:
     return spread == 0 if labels.classes else spread <= AGREE * (1 + abs(float(value[0])))
 
 
-def _flag(labels: Labels) -> np.ndarray | None:
-    """Return how sure each label is, where a column says so by larger numbers."""
+def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
+    """Return the column that says by larger numbers how sure each label is, and its values."""
     for name in (f"{labels.target}_flag", *FLAGS):
         values = labels.columns.get(name)
         # Flags of two digits (zCOSMOS, VIPERS) say what was observed, not how sure it is.
         if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
-            return values.astype(np.float64)
+            return name, values.astype(np.float64)
     return None
 
 
