@@ -333,6 +333,12 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
          + "".join("{} & {} & ${}$ & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
          + "\\hline\n\\end{tabular}\n\\end{table}\n"),
+        ("astropy.tex", r"\begin{table}" "\n" r"\begin{tabular}{cccc}" "\n" r"id & ra & dec & z\_spec \\" "\n"
+         r" & $\mathrm{{}^{\circ}}$ & $\mathrm{{}^{\circ}}$ &  \\" "\n"
+         + "".join("{} & {} & {} & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
+         + "\\end{tabular}\n\\end{table}\n"),
+        ("pandas.md.txt", "|    | id | ra | dec | z_spec |\n|---:|---:|---:|---:|---:|\n"
+         + "\n".join(f"| {n} | {line.replace(',', ' | ')} |" for n, line in enumerate(ROWS.splitlines()))),
         ("aastex.tex", r"\begin{deluxetable}{lrrr}" "\n" r"\tablehead{\colhead{ID} & \colhead{ra} & "
          r"\colhead{dec} & \colhead{z\_spec}}" "\n\\startdata\n"
          + "".join("{} & {} & {} & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
@@ -1209,11 +1215,21 @@ def test_what_compress_packed_is_called_so(tmp_path):
         tables.read(tmp_path / "t.csv.Z")
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV"), ("a.ods", "as CSV")]
+)
 def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=words):
         tables.read(tmp_path / name)
+
+
+def test_tables_that_fpack_compressed_are_called_so(tmp_path):
+    hdu = fits.table_to_hdu(Table({"z_spec": Z}))
+    hdu.header["ZTABLE"] = True
+    hdu.writeto(tmp_path / "t.fits")
+    with pytest.raises(InputError, match="unpack it with funpack"):
+        read_labels(tmp_path / "t.fits")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def _of_hdu(hdu: Any, path: Path) -> Table:
     """Return the table of an HDU."""
     from astropy.table import Table as AstropyTable
 
+    if hdu.header.get("ZTABLE"):
+        raise InputError(f"{path}: a table that fpack compressed; unpack it with funpack, and give that")
     require_distinct(list(hdu.columns.names), path)
     gaps = _gaps_as_stored(hdu)
     content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,8 +103,9 @@ def _read_file(
         return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
-    if head.startswith(b"PK\x03\x04"):
-        what = "an Excel workbook; save its sheet as CSV" if "xls" in ending else "a ZIP archive; unpack it"
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's of before 2007
+        is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
+        what = "a ZIP archive; unpack it" if is_archive else "a spreadsheet; save its sheet as CSV"
         raise InputError(f"{path}: {what}, and give that")
     if head.startswith(b"\x1f\x9d"):
         raise InputError(f"{path}: packed by `compress`; unpack it (`gunzip` does), and give that")

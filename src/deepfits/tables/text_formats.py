@@ -27,7 +27,7 @@ def read_text_table(path: Path, text: str) -> Table:
     unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # as MySQL draws it
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", unframed):  # of fixed width, Markdown, or in a frame
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # of fixed width, Markdown, or in a frame
         text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
@@ -76,6 +76,7 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
 
     def words(entry: object) -> str:
         there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        there = re.sub(r"\^?\{?\\circ\}?", "°", there)
         there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
         return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
 
