@@ -1397,6 +1397,20 @@ def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
     np.testing.assert_allclose(found["ra"], RA[1:3])
 
 
+@pytest.mark.parametrize(
+    "condition", ["ALPHA_J2000 < 150", "ra < 150", "X_IMAGE <= 8", "x <= 7", "NUMBER <= 8", "patch == '4,5'"]
+)
+def test_conditions_name_columns_as_the_catalogue_does_or_as_we_do(tmp_path, condition):
+    """Those that stand under our names after reading were refused by their own."""
+    number = np.arange(1, NUM + 1)
+    columns = {"NUMBER": number, "ALPHA_J2000": 149 + number / 8.0, "DELTA_J2000": DEC, "X_IMAGE": number}
+    columns |= {"Y_IMAGE": number, "patch": np.where(number <= 8, "4,5", "4,6"), "FLUX": np.ones((NUM, 2))}
+    Table(columns).write(tmp_path / "c.fits")
+    found = read_catalogue(tmp_path / "c.fits", where=condition)
+    assert found["object_id"].tolist() == list(range(1, 8 if condition.endswith("150") else 9))
+    assert "NUMBER" not in found
+
+
 @pytest.mark.parametrize(("name", "is_said"), [("ID", True), ("NUMBER", True), ("object_id", False)])
 def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, caplog, name, is_said):
     features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
