@@ -110,7 +110,7 @@ def read_labels(
             f"{path}: {column!r} is what results call something else; give the target another name"
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
-    columns = _with_ours(table)
+    columns = with_ours(table)
     if column in table.unused:
         raise InputError(
             f"{path}: column {column!r} holds {table.unused[column]}: not one value for each object"
@@ -216,7 +216,7 @@ def read_table_of_estimates(path: str | Path, column: str) -> Labels:
         As `read_estimates`.
     """
     table = tables.read(path, what="table of estimates", wanted=(column,))
-    columns = _with_ours(table)
+    columns = with_ours(table)
     value = read_estimates(columns, column, path)
     known = np.isfinite(value)
     left = {name: values[known] for name, values in columns.items()}
@@ -264,7 +264,7 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
         )
 
 
-def _with_ours(table: tables.Table) -> Columns:
+def with_ours(table: tables.Table) -> Columns:
     """Return all columns under their own names, and identity and position under ours too."""
     columns = dict(table.columns)
     sky = tables.positions(columns, table.units, table.where)
