@@ -247,6 +247,7 @@ def test_what_is_written_is_read_again(tmp_path, ending):
         "latent": RNG.normal(size=(NUM, 3)).astype(np.float32),
         "z_phot": np.where(np.arange(NUM) == 2, np.nan, Z),
         "is_valid": np.arange(NUM) != 2,
+        "quality": (np.arange(NUM) % 5 - 1).astype(np.int8),
     }
     info = {"made_by": "a test", "fields": {"a": 1}}
     path = tables.write_table(tmp_path / f"out.{ending}", columns, info=info)
