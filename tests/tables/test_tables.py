@@ -1542,6 +1542,8 @@ def test_columns_that_only_ucds_tell(tmp_path, caplog, name, ucds):
     np.testing.assert_array_equal(found["object_id"], columns["c1"])
     np.testing.assert_array_equal(found["c4"], Z)
     assert not caplog.text
+    with pytest.raises(InputError, match="no column 'z_spec'; is it 'c4', by its UCD"):
+        read_labels(path)
 
 
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
@@ -1570,6 +1572,8 @@ def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
         found = tables.positions({"ra": ra, "dec": dec}, {}, "t")
         np.testing.assert_allclose(found.ra, Angle(ra, "hourangle").deg, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.dec, Angle(dec, "deg").deg, rtol=0, atol=1e-12)
+    found = tables.positions({"ra": np.array(["24:00:00.0", "12:00:00.0"]), "dec": np.zeros(2)}, {}, "t")
+    np.testing.assert_allclose(found.ra, [360, 180])  # 23:59:59.96 was rounded
     ra, dec = np.array(["10d30m36s", "11d00m00s"]), np.array(["-00:00:36", "00:30:00"])
     found = tables.positions({"ra": ra, "dec": dec}, {}, "t")  # letters say degrees
     np.testing.assert_allclose((found.ra, found.dec), ((10.51, 11), (-0.01, 0.5)))

@@ -115,6 +115,8 @@ def read_labels(
         raise InputError(
             f"{path}: column {column!r} holds {table.unused[column]}: not one value for each object"
         )
+    if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
+        raise InputError(f"{path}: no column {column!r}; is it {name!r}, by its UCD? name it (label_column)")
     if not len(next(iter(columns.values()), ())):
         raise InputError(f"{path}: the table of labels has no rows")
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)

@@ -20,6 +20,7 @@ from deepfits.tables.reading import exists, read, read_table
 from deepfits.tables.sky import (
     identities,
     identity_name,
+    main_column,
     place_hint,
     positions,
     require_unique,

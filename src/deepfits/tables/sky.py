@@ -191,11 +191,11 @@ def as_file_says(table: Table) -> Table:
     By UCDs, where no column is called as places and identities are. Places of another frame than ICRS or
     J2000, in columns whose names do not say otherwise (``raj2000``), are brought to ICRS.
     """
-    said = {"ra": _main(table.ucds, "pos.eq.ra"), "dec": _main(table.ucds, "pos.eq.dec")}
+    said = {"ra": main_column(table.ucds, "pos.eq.ra"), "dec": main_column(table.ucds, "pos.eq.dec")}
     if position_names(table.columns) is not None or _named_components(table.columns) or None in said.values():
         said = {}
     if identity_name(table.columns) is None:
-        said["object_id"] = _main(table.ucds, "meta.id")
+        said["object_id"] = main_column(table.ucds, "meta.id")
     copied = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
 
     def with_copies(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,18 +231,18 @@ def as_file_says(table: Table) -> Table:
     )
 
 
-def _main(ucds: Mapping[str, str], ucd: str) -> str | None:
+def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
     """Return the one column that is the table's main one of a kind, by UCDs of now or of before 2005.
 
     Examples
     --------
-    >>> _main({"a": "pos.eq.ra;meta.main", "b": "pos.eq.ra", "c": "stat.error;pos.eq.ra"}, "pos.eq.ra")
+    >>> main_column({"a": "pos.eq.ra;meta.main", "b": "pos.eq.ra", "c": "stat.error;pos.eq.ra"}, "pos.eq.ra")
     'a'
     """
     words = {name: said.lower().split(";") for name, said in ucds.items()}
     old = f"{ucd.removeprefix('meta.').replace('.', '_')}_main"
     mains = [name for name, said in words.items() if said[:2] == [ucd, "meta.main"] or said == [old]]
-    mains = mains or [name for name, said in words.items() if said == [ucd] and ucd.startswith("pos")]
+    mains = mains or [name for name, said in words.items() if said == [ucd] and ucd != "meta.id"]
     return mains[0] if len(mains) == 1 else None
 
 
@@ -422,7 +422,7 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
         says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
-        kind = "hourangle" if is_hours and largest < 24 and not says_degrees else "deg"
+        kind = "hourangle" if is_hours and largest <= 24 and not says_degrees else "deg"
         letter, factor = ("h", 15) if kind == "hourangle" else ("d", 1)
         if (angle := _in_three_parts(there, letter)) is not None:
             out[is_there] = angle * factor
