@@ -1225,6 +1225,18 @@ def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
         tables.read(tmp_path / name)
 
 
+@pytest.mark.parametrize("sign", ["#", "//", "!", "%"])
+def test_rows_that_are_comments_are_said(tmp_path, caplog, sign):
+    """They were left out without a word, be they rows that somebody marked or names such as #12."""
+    (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\n" + f"{sign}12,0.2\nb,0.3\n")
+    assert read_labels(tmp_path / "t.csv").value.tolist() == [0.1, 0.3]
+    assert f"1 of 3 rows are left out as comments, such as the one that begins with '{sign}12'" in caplog.text
+    caplog.clear()
+    (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\nb,0.3\n")
+    assert len(read_labels(tmp_path / "t.csv")) == 2
+    assert not caplog.text
+
+
 def test_tables_that_fpack_compressed_are_called_so(tmp_path):
     hdu = fits.table_to_hdu(Table({"z_spec": Z}))
     hdu.header["ZTABLE"] = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import lzma
 import re
 import shlex
@@ -58,6 +59,8 @@ PACKED: dict[bytes, Any] = {
 """How files begin that are gzip, bzip2, xz or Zstandard, and what opens them."""
 MAX_RATIO = 300
 """Text never packs better than this by honest means."""
+
+log = logging.getLogger(__name__)
 
 _DELIMITERS = "\t;|,"
 _HEAD = 1 << 17
@@ -475,7 +478,11 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
         raise InputError(f"{where}: {wrong[0]}; quote entries that hold {delimiter!r}, or mend the line")
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
     is_comment = pc.match_substring_regex(columns[0], "^(#|%|!|//)")
-    if pc.any(is_comment).as_py():
+    if (number := pc.sum(is_comment).as_py() or 0) > 0:
+        log.warning(
+            "WARNING: %s: %d of %d rows are left out as comments, such as the one that begins with %r",
+            *(where, number, len(is_comment), columns[0].filter(is_comment)[0].as_py()),
+        )
         columns = [column.filter(pc.invert(is_comment)) for column in columns]
     return columns
 
