@@ -1556,6 +1556,10 @@ def test_columns_that_only_ucds_tell(tmp_path, caplog, name, ucds):
     assert not caplog.text
     with pytest.raises(InputError, match="no column 'z_spec'; is it 'c4', by its UCD"):
         read_labels(path)
+    columns["c1"] = np.arange(NUM) // 2
+    Table(columns).write(path, overwrite=True, **({} if name.endswith("fits") else {"format": "votable"}))
+    ucds_of(path, list(columns), (*ucds, "src.redshift"))
+    assert read_catalogue(path)["object_id"].tolist() == list(range(1, NUM + 1))
 
 
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):

@@ -197,6 +197,9 @@ def as_file_says(table: Table) -> Table:
     if identity_name(table.columns) is None:
         said["object_id"] = main_column(table.ucds, "meta.id")
     copied = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
+    identity = table.columns.get(copied.get("object_id") or "")
+    if identity is not None and len(np.unique(identity)) < len(identity):  # rows are numbered then
+        del copied["object_id"]
 
     def with_copies(of: Mapping[str, Any]) -> dict[str, Any]:
         return {**of, **{ours: of[str(theirs)] for ours, theirs in copied.items() if theirs in of}}
