@@ -186,30 +186,37 @@ def _from_pair(
 
 
 def as_file_says(table: Table) -> Table:
-    """Return a table with `ra`, `dec` and `object_id` where the file itself says which columns these are.
+    """Return a table with places in ICRS, and with columns that the file itself says are the main ones."""
+    return _in_icrs(_with_main_columns(table))
 
-    By UCDs, where no column is called as places and identities are. Places of another frame than ICRS or
-    J2000, in columns whose names do not say otherwise (``raj2000``), are brought to ICRS.
-    """
-    said = {"ra": main_column(table.ucds, "pos.eq.ra"), "dec": main_column(table.ucds, "pos.eq.dec")}
-    if position_names(table.columns) is not None or _named_components(table.columns) or None in said.values():
-        said = {}
+
+def _with_main_columns(table: Table) -> Table:
+    """Add `ra`, `dec` and `object_id` by UCDs, where no column is called as places and identities are."""
+    said: dict[str, str | None] = {}
+    if position_names(table.columns) is None and not _named_components(table.columns):
+        said |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
     if identity_name(table.columns) is None:
         said["object_id"] = main_column(table.ucds, "meta.id")
-    copied = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
-    identity = table.columns.get(copied.get("object_id") or "")
+    main = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
+    identity = table.columns.get(main.get("object_id") or "")
     if identity is not None and len(np.unique(identity)) < len(identity):  # rows are numbered then
-        del copied["object_id"]
+        del main["object_id"]
+    if len({"ra", "dec"} & main.keys()) == 1:
+        return table
 
     def with_copies(of: Mapping[str, Any]) -> dict[str, Any]:
-        return {**of, **{ours: of[str(theirs)] for ours, theirs in copied.items() if theirs in of}}
+        return {**of, **{ours: of[str(theirs)] for ours, theirs in main.items() if theirs in of}}
 
-    table = replace(
+    return replace(
         table,
         columns=with_copies(table.columns),
         units=with_copies(table.units),
         frames=with_copies(table.frames),
     )
+
+
+def _in_icrs(table: Table) -> Table:
+    """Bring places to ICRS that the file says are of another frame, unless their names say ``2000``."""
     columns, units, where = table.columns, table.units, table.where
     pair, parts = position_names(columns), tuple(_named_components(columns).values())
     if table.frames and pair is None and not parts:
