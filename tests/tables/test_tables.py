@@ -1597,6 +1597,41 @@ def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
         tables.positions({"ra": np.array(["10:61:00"]), "dec": np.array(["1:00:00"])}, {}, "t")
 
 
+@pytest.mark.parametrize("form", ["degrees", "text"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("RA(B1950)", "DEC(B1950)"),
+        ("RA (1950)", "Dec (1950)"),
+        ("ra [1950.0]", "dec [1950.0]"),
+        ("ra_fk4", "dec_fk4"),
+    ],
+)
+def test_places_whose_names_say_b1950(tmp_path, form, names):
+    """Angles as text were taken as of J2000 without a word, and degrees were refused as of no angle."""
+    ra, dec = OLD.ra.deg, OLD.dec.deg
+    if form == "text":
+        ra = OLD.ra.to_string("hour", sep=":", precision=4)
+        dec = OLD.dec.to_string("deg", sep=":", precision=3)
+
+    def found(*names, **columns):
+        rows = "".join(f"{n},{a},{d}\n" for n, (a, d) in enumerate(zip(*columns.values(), strict=True)))
+        (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]}\n{rows}")
+        catalogue = read_catalogue(tmp_path / "t.csv")
+        return SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg")
+
+    assert found(*names, ra=ra, dec=dec).separation(SKY).arcsec.max() < 0.01
+    new = [name.replace("B1950", "J2000").replace("1950", "2000").replace("fk4", "icrs") for name in names]
+    if "50" not in "".join(new):
+        assert found(*new, ra=RA, dec=DEC).separation(SKY).arcsec.max() < 0.01
+    # that the header says so too counts once
+    hdu = fits.table_to_hdu(Table({names[0]: OLD.ra.deg, names[1]: OLD.dec.deg}))
+    hdu.header["EQUINOX"] = 1950.0
+    hdu.writeto(tmp_path / "t.fits")
+    catalogue = read_catalogue(tmp_path / "t.fits")
+    assert SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg").separation(SKY).arcsec.max() < 0.01
+
+
 @pytest.mark.parametrize(
     "names",
     [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec"), ("RA_d", "DEC_d")],

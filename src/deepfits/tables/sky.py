@@ -40,6 +40,7 @@ POSITIONS = (
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
     ("ra_b1950", "dec_b1950"), ("al1950", "de1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
+    ("alpha_1950", "delta_1950"), ("alpha1950", "delta1950"), ("ra50", "dec50"),
 )  # fmt: skip
 GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
@@ -59,6 +60,7 @@ _THREE_PARTS = (
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of six columns with a right ascension and a declination: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
+_OLD = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Of what is no place, in names of columns with ra in them.
 _NO_PLACE = re.compile(
@@ -172,7 +174,9 @@ def _from_pair(
     pair: tuple[str, str],
     frame: str,
 ) -> Positions:
-    """Return the positions that two columns hold."""
+    """Return the positions that two columns hold; those called ``RA (1950)`` or ``ra_fk4`` are of B1950."""
+    if frame == "icrs" and all(_OLD.search(f"{name} {units.get(name, '')}") for name in pair):
+        frame = B1950
     longitude, latitude = (
         _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
@@ -216,14 +220,14 @@ def _with_main_columns(table: Table) -> Table:
 
 
 def _in_icrs(table: Table) -> Table:
-    """Bring places to ICRS that the file says are of another frame, unless their names say ``2000``."""
+    """Bring places to ICRS that the file says are of another frame, unless their names say which one."""
     columns, units, where = table.columns, table.units, table.where
     pair, parts = position_names(columns), tuple(_named_components(columns).values())
     if table.frames and pair is None and not parts:
         pair = _alike_pair(columns, units, where)
     names = pair or parts
     frame = next((table.frames[name] for name in names if name in table.frames), None)
-    if frame is None or re.search("2000|icrs", " ".join(names).lower()):
+    if frame is None or re.search("2000|icrs", " ".join(names).lower()) or all(map(_OLD.search, names)):
         return table
     found = _from_pair(columns, units, where, pair, frame) if pair else _components(columns, where, frame)
     if found is None:
@@ -370,7 +374,7 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
 def _unit(name: str, units: Mapping[str, str]) -> str:
     in_name = _UNIT_IN_NAME.search(name)
     stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
-    stated = re.sub(r"^(?:icrs|fk5|j2000(?:\.0)?)$", "", stated)
+    stated = re.sub(r"^(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?)$", "", stated)
     lower = name.lower()
     if stated:
         return stated
