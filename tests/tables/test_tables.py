@@ -317,6 +317,8 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("numbered.txt", "# (1) ID\n# (2) RA\n# (3) Dec\n# (4) z_spec\n" + ROWS.replace(",", " ")),
         ("columns.txt", "# 1. We made this\n# Column 1: ID\n# Column 2: RA (deg)\n# Column 3: Dec [deg]\n"
          "# Column 4: z_spec of the spectrum\n" + ROWS.replace(",", " ")),
+        ("counted.txt", "# 1:id 2:ra 3:dec 4:z_spec\n" + ROWS.replace(",", " ")),
+        ("counted-from-0.txt", "#id(0) ra(1) dec(2) z_spec(3)\n" + ROWS.replace(",", " ")),
         ("slashes.txt", "// ours\n// id ra dec z_spec\n" + ROWS.replace(",", " ")),
         ("exclamation.txt", "! ours\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
         ("halves.txt", "id ra dec z_spec\n" + ROWS.replace(",", " ").replace("\n7 ", "\n! half\n7 ")),
@@ -1223,6 +1225,13 @@ def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=words):
         tables.read(tmp_path / name)
+
+
+def test_minus_signs_of_print_are_minus_signs(tmp_path):
+    (tmp_path / "t.csv").write_text("name,z_spec,n\nA−1,−0.002,−3\nB,0.3,4\nC,−99,−99\n")
+    labels = read_labels(tmp_path / "t.csv")
+    assert labels.value.tolist() == [-0.002, 0.3]
+    assert (labels.columns["n"].tolist(), labels.columns["name"].tolist()) == ([-3, 4], ["A−1", "B"])
 
 
 @pytest.mark.parametrize("sign", ["#", "//", "!", "%"])

@@ -212,6 +212,7 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
         )
     if delimiter is None:  # above entries apart by blanks, names may have commas as well
         names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
+    names = _without_numbers(names)
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return _Layout(names, delimiter, place, units)
 
@@ -329,6 +330,22 @@ def _sextractor_names(
     if not 1 < len(names) <= number_of_entries or (not is_strict and len(names) < number_of_entries):
         return None
     return names + [f"{names[-1]}_{k}" for k in range(1, number_of_entries - len(names) + 1)]
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Return names without the running numbers that all of them have.
+
+    Examples
+    --------
+    >>> _without_numbers(["1:id", "2:ra", "3:dec"]), _without_numbers(["id(0)", "ra(1)"])
+    (['id', 'ra', 'dec'], ['id', 'ra'])
+    """
+    for pattern in (r"\(?(?P<number>\d+)[:.)](?P<name>\S.*)", r"(?P<name>.+?)\s*[\[(](?P<number>\d+)[\])]"):
+        found = [match for match in (re.fullmatch(pattern, name) for name in names) if match is not None]
+        numbers = [int(match["number"]) for match in found]
+        if 1 < len(found) == len(names) and numbers == list(range(numbers[0], numbers[0] + len(names))):
+            return [match["name"] for match in found]
+    return names
 
 
 def _with_parts(names: list[str], number: int) -> list[str]:
@@ -515,7 +532,7 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
         column = column.combine_chunks()
     lower = pc.utf8_lower(column)
     is_gap = pc.is_in(lower, pa.array(GAPS))
-    values = column.filter(pc.invert(is_gap))
+    values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # as journals print it
     gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
 
     def all_match(values: pa.Array, pattern: str) -> bool:
