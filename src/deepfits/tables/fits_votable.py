@@ -92,7 +92,8 @@ def _with_places_beside(
     if identity is None or position_names(table.columns) is not None:
         return table
     for one in others:
-        if identity in one.names and position_names(one.names) is not None:
+        has_all = identity in one.names and position_names(one.names) is not None
+        if has_all and one.rows == len(table.columns[identity]):
             other = read(one)
             if np.array_equal(other.columns[identity], table.columns[identity]):
                 log.warning(
