@@ -573,6 +573,14 @@ def test_every_orient_of_pandas(tmp_path, orient, is_indexed):
     assert found[name].astype(str).tolist() == ids.astype(str).tolist()
 
 
+def test_rows_of_json_beside_remarks(tmp_path):
+    rows = [{"id": int(n), "z_spec": float(z)} for n, z in enumerate(Z)]
+    (tmp_path / "t.json").write_text(json.dumps({"status": "OK", "meta": {"total": NUM}, "results": rows}))
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.json").value, Z)
+    (tmp_path / "t.json").write_text(json.dumps({"z_spec": Z.tolist()}))
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "t.json")["z_spec"], Z)
+
+
 def test_json_without_names_of_columns_is_refused(tmp_path):
     (tmp_path / "t.json").write_text("[[1, 0.5], [2, 0.7]]")
     with pytest.raises(InputError, match="rows without names of columns"):

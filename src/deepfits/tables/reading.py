@@ -142,26 +142,33 @@ def _read_json(path: Path, text: str) -> Table:
     lines = text.splitlines()
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
     content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
-    labels: list[Any] = []
-    if isinstance(content, dict) and (heads := _heads(content)):
-        names = [head["name"] if isinstance(head, dict) else head for head in heads]
-        rows = content["data"]
-        labels = content.get("index", [])
-        content = [dict(zip(names, row, strict=True)) if isinstance(row, list) else row for row in rows]
-    elif isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values()):
-        outer, inner = list(content), list(dict.fromkeys(key for part in content.values() for key in part))
-        if _are_rows(outer, inner):
-            labels, content = outer, list(content.values())
-        else:
-            labels, content = inner, [{name: content[name].get(row) for name in outer} for row in inner]
-    if isinstance(content, list):
-        if not all(isinstance(row, dict) for row in content):
+    rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
+    if rows is not None:
+        if not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{path}: rows without names of columns; write them as records, or as CSV")
-        names = list(dict.fromkeys(name for row in content for name in row))
-        content = {name: [row.get(name) for row in content] for name in names}
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
     return of_arrow(pa.table(content), path)
+
+
+def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
+    """Return the rows that an object of JSON holds, and what they are called; None where it holds columns."""
+    if heads := _heads(content):
+        names = [head["name"] if isinstance(head, dict) else head for head in heads]
+        rows = content["data"]
+        named = [dict(zip(names, row, strict=True)) if isinstance(row, list) else row for row in rows]
+        return named, content.get("index", [])
+    if content and all(isinstance(value, dict) for value in content.values()):
+        outer, inner = list(content), list(dict.fromkeys(key for part in content.values() for key in part))
+        if _are_rows(outer, inner):
+            return list(content.values()), outer
+        return [{name: content[name].get(row) for name in outer} for row in inner], inner
+    lists = [value for value in content.values() if isinstance(value, list)]
+    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside remarks
+        return lists[0], []
+    return None, []
 
 
 def _heads(content: dict[str, Any]) -> list[Any]:
