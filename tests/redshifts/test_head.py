@@ -15,7 +15,7 @@ from deepfits.files import read_json
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
 from deepfits.passbands import COLUMN
 from deepfits.photometry import robust_scatter
-from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.redshifts.features import FeatureRecipe, Source, read_features
 from deepfits.redshifts.head import (
     CELL,
     CENTRES,
@@ -315,6 +315,17 @@ def test_no_label_left_out_has_a_say_in_the_network_that_speaks_of_it(head, colu
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
 
 
+def test_densities_are_narrower_than_they_were_taught(head, columns):
+    light = examples_of(columns).light
+    taught, kinds = head.densities_as_trained(light)
+    density, same = head.densities(light)
+    assert head.sharpness > 1
+    np.testing.assert_array_equal(density, narrowed(taught, head.sharpness))
+    np.testing.assert_array_equal(kinds, same)
+    wide, narrow = (np.ptp(quantiles_of(each, np.array([0.16, 0.84])), axis=1) for each in (taught, density))
+    assert (narrow < wide).mean() > 0.9
+
+
 def test_head_on_disk_is_the_same(head, files, columns):
     directory, _ = files
     again = Head.load(directory / "head")
@@ -422,13 +433,21 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
 
-def test_a_head_ships_with_the_model_of_scenes(tmp_path):
+def test_a_head_ships_with_the_model_of_scenes(tmp_path, monkeypatch):
     """It knows redshifts of galaxies that it was not taught on, at the depth of a survey that it was."""
     model = Model.load("builtin:ugriz")
     columns = scene_sky(600, 12)
     columns["model_hash"] = np.full(600, model.fingerprint)
     features = write_scene_features(tmp_path / "features", columns)
+    read = []
+
+    def counted(path):
+        read.append(path)
+        return read_features(path)
+
+    monkeypatch.setattr("deepfits.stages.redshifts.predict.read_features", counted)
     found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
+    assert read == [features]
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.09
     assert (found["class"] == "galaxy").mean() > 0.9
     assert found["is_outside_domain"].mean() < 0.2

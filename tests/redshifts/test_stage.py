@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 
 import deepfits
 from deepfits.errors import InputError
@@ -463,6 +464,21 @@ def test_estimates_of_another_program_are_judged_without_its_codes(inputs, sky, 
     wide = write_table(tmp_path / "wide.fits", {**table, "z_phot": z_phot, "quantiles": np.ones((420, 7))})
     with pytest.raises(InputError, match=r"wide\.fits: quantiles holds 7 values for each object, not the 15"):
         redshift_evaluate(wide, labels, tmp_path / "wide")
+
+
+def test_estimates_of_another_program_have_its_names_of_places_and_identities(inputs, sky, tmp_path):
+    """`id` was refused, RAJ2000 passed over, and angles as text a traceback."""
+    _, labels, _ = inputs
+    place = SkyCoord(sky["ra"], sky["dec"], unit="deg")
+    number = len(sky["ra"])
+    table = {"id": np.arange(number), "z_phot": sky["z_spec"] + 0.01}
+    text = {"RA": place.ra.to_string("hour", sep=":"), "Dec": place.dec.to_string("deg", sep=":")}
+    for places in ({"RAJ2000": sky["ra"], "DEJ2000": sky["dec"]}, text):
+        path = write_table(tmp_path / "mine.csv", table | places)
+        found = redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+        (row,) = read_json(found / "metrics.json", what="metrics")["rows"]
+        assert row["num_test"] == number
+        assert row["metrics"]["sigma_mad"]["value"] < 0.01
 
 
 def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
