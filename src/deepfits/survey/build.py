@@ -542,7 +542,7 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
         if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
-            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
+            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"], band)
     return psf
 
 

@@ -43,6 +43,7 @@ from deepfits.survey.hdu_roles import (
     number_of,
     role_of,
     sky_images,
+    whose,
 )
 from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
@@ -265,8 +266,7 @@ class Plane:
                 own = [role for role in extras if role != "mask"]
                 notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
-            mine, of_kind = number_of(hdus, self._image), [n for n in numbers if _role(beside[n]) == kind]
-            number = next((n for n in (mine, *of_kind) if n in (of_kind or numbers)), numbers[0])
+            number = self._counterpart(hdus, beside, kind, path)
             alike = (n for n in numbers if n != number and beside[n].shape == beside[number].shape)
             if len(sky_images(hdus)) == 1 and (more := [n for n in alike if _role(beside[n]) is None]):
                 notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {_shortened(more)}")
@@ -289,6 +289,24 @@ class Plane:
                 for name in (maps + exposure_maps_of(self.path))[:1]
             ]
         return extras
+
+    def _counterpart(self, hdus: fits.HDUList, beside: fits.HDUList, kind: str, path: Path) -> int:
+        """Return the HDU with the weights or the mask of the image in a file beside it.
+
+        That is the one of its name, else the one in its place, where there are as many.
+        """
+        numbers, images = image_hdus(beside), sky_images(hdus)
+        numbers = [n for n in numbers if _role(beside[n]) == kind] or numbers
+        own, mine = whose(name_of(self._image)), number_of(hdus, self._image)
+        namesakes = [n for n in numbers if own and whose(name_of(beside[n])) == own]
+        if len(namesakes) == 1:
+            return namesakes[0]
+        if len(images) > 1 and len(numbers) > 1 and len(numbers) != len(images):
+            raise InputError(
+                f"{path}: {len(numbers)} planes for the {len(images)} images of {self.path.name}, and no "
+                f"name says which is that of HDU {mine}; call HDUs alike (EXTNAME)"
+            )
+        return mine if mine in numbers else numbers[0]
 
     def _apart(
         self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
