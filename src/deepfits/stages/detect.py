@@ -58,8 +58,8 @@ def detect(config: DetectConfig) -> Path:
     """Find everything on the images, and measure it in every band.
 
     All bands together make the detection image. Nothing is cut on nature, brightness or shape. Where fields
-    overlap, an object is detected in each; ``is_primary`` is true for the detection farthest from the edges
-    of its field, see `deepfits.survey.overlaps`. All detections stay in the catalogue.
+    overlap, an object is detected in each; ``is_primary`` is true for the detection that is whole, or else
+    farthest from the edges of its field, see `deepfits.survey.overlaps`. All detections stay there.
 
     Returns
     -------
