@@ -169,7 +169,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         if is_companion(p)
     ]
     if not images:
-        raise InputError(f"{path}: no FITS file there")
+        raise InputError(f"{path}: no FITS file there; of files with arrays (.h5, .npz), name one")
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}

@@ -233,6 +233,17 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     raw = _stacked(sample)
     _settle_fill(cutouts, raw[0], cutouts.converted(*raw)[1])
     image, weight = cutouts.converted(*raw)
+    has_data = [bool((weight[:, band] > 0).any()) for band in range(num_bands)]
+    if not any(has_data):
+        raise InputError(
+            f"none of {len(sample)} cutouts looked at has a pixel with data; look at weight, at the polarity "
+            "of the mask (mask_nonzero_is), and whether the values are beyond what their type holds"
+        )
+    cutouts.remarks += [
+        f"WARNING: {band}: none of {len(sample)} cutouts looked at has data in this band"
+        for band, is_there in zip(cutouts.bands, has_data, strict=True)
+        if not is_there and cutouts.has_weights
+    ]
     _warn_if_masked(cutouts, raw[2])
     cutouts.noise = np.full(num_bands, np.nan)
     for band in range(num_bands):

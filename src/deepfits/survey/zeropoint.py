@@ -28,6 +28,10 @@ _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
     *("PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "PHOTZERO"),
 )
+NAMES_OF_ZERO_POINTS = frozenset(
+    key.replace("_", "").lower() for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE) if len(key) > 3
+)
+"""The same cards as names of columns and attributes; ``zp`` is as often a redshift."""
 # What pipelines write where they know no zero point.
 _PLACEHOLDERS = (-1.0, 99.0, 99.99, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0)
 _ST_ZERO_POINT = -21.1
