@@ -60,6 +60,8 @@ FAR_APART, ASIDE = 2.0, 16.0
 FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
+# A pixel so many times as bright as the noise shows no star.
+BRIGHTEST = 1e12
 # 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
 CREDIBLE_DEPTH = (8.0, 36.0)
 
@@ -133,6 +135,7 @@ class Plane:
         self._constant: float | None = None
         self._fill: Fill | None = None
         self._credible = 0.0, math.inf
+        self._brightest = math.inf
         self.noise = self._measure()
         if not has_given:
             self._check_depth()
@@ -166,10 +169,12 @@ class Plane:
         if fill is HOLES and not (image == 0).any():
             fill = None
         low, high = self._credible
+        most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
-            if fill is None and np.isfinite(image.sum()) and weight.min() > low and weight.max() < high:
-                return image, weight  # most by far, found in few passes: a sum with NaN is NaN
-            is_valid = (np.abs(image) < np.inf) & (weight > low) & (weight < high)
+            is_usual = -most < image.min() and image.max() < most  # false of NaN
+            if fill is None and is_usual and weight.min() > low and weight.max() < high:
+                return image, weight  # most by far, found in few passes
+            is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
         if fill is not None:
             is_valid &= ~self._fill_rows(fill, start, stop)
         if not is_valid.all():
@@ -407,6 +412,13 @@ class Plane:
         if noise is None:
             raise InputError(
                 f"{self.path}: the pixels do not vary, so no noise can be measured; not a survey image"
+            )
+        expected = max(noise.sigma, float(np.median(weight[weight > 0])) ** -0.5 if has_weight else 0.0)
+        self._brightest = BRIGHTEST * expected
+        if is_beyond := int((np.abs(image) > self._brightest).sum()):
+            self.remarks.append(
+                f"WARNING: {is_beyond} of {image.size} pixels looked at are more than {BRIGHTEST:.0e} times "
+                "the noise: taken as no data; is the file damaged, or its bytes in another order?"
             )
         if not has_weight:
             self._constant = noise.sigma**-2
