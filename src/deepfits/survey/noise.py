@@ -19,6 +19,8 @@ MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """In which sky, noise and weights are compared; in a part of an image, at least so many."""
 UNEVEN = 2.0
 """Noise of one part of an image over that of another which constant weights do not stand for."""
+# A pixel so many times as bright as the noise shows no star.
+BRIGHTEST = 1e12
 # Too few to measure noise on.
 FEW_PIXELS = 64
 # Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.

@@ -46,7 +46,7 @@ from deepfits.survey.hdu_roles import (
     whose,
 )
 from deepfits.survey.image_source import ImageSource
-from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
+from deepfits.survey.noise import BRIGHTEST, FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
@@ -60,8 +60,6 @@ FAR_APART, ASIDE = 2.0, 16.0
 FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
-# A pixel so many times as bright as the noise shows no star.
-BRIGHTEST = 1e12
 # 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
 CREDIBLE_DEPTH = (8.0, 36.0)
 
