@@ -97,9 +97,9 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     if not SMALLEST_PIXEL < scale < LARGEST_PIXEL:
         return None, [f"the WCS in the header has pixels of {scale:.4g} arcsec"]
     said = dict.fromkeys(_line(w.message) for w in caught)
-    sides = np.hypot(*_pixel_on_sky(wcs))
+    sides = np.linalg.norm(_pixel_on_sky(wcs), axis=1)
     if max(sides) > (1 + SQUARE) * min(sides):
-        first, second = (float(side) * 3600 for side in sides)
+        first, second = np.degrees(sides) * 3600
         remarks.append(
             f"WARNING: WCS: pixels are {first:.4g} by {second:.4g} arcsec, and taken as squares of the mean "
             "side; bring the images to square pixels with `deepfits stack`"
@@ -301,25 +301,28 @@ def _line(error: object) -> str:
 
 def pixel_scale_of(wcs: WCS) -> float:
     """Return the mean side of a pixel in the middle of the image, arcseconds."""
-    return float(np.hypot(*_pixel_on_sky(wcs)).mean()) * 3600
+    return float(np.degrees(np.linalg.norm(_pixel_on_sky(wcs), axis=1)).mean()) * 3600
 
 
 def pixel_area_of(wcs: WCS) -> float:
     """Return the area of a pixel in the middle of the image, steradian."""
-    return float(abs(np.linalg.det(_pixel_on_sky(wcs)))) * float(np.radians(1)) ** 2
+    return float(np.linalg.norm(np.cross(*_pixel_on_sky(wcs))))
 
 
 def _pixel_on_sky(wcs: WCS) -> np.ndarray:
-    """Return by how many degrees on the sky a pixel along each axis leads east and north, ``(2, 2)``.
+    """Return how far a pixel along each axis leads on the unit sphere, ``(2, 3)``, in the image's middle.
 
-    In the middle of the image: the projection's own scale is another away from its reference point, by
-    cos δ along the rows of a plate carrée.
+    The projection's own scale is another away from its reference point, by cos δ along the rows of a plate
+    carrée.
     """
     width, height = (wcs.pixel_shape or 2 * wcs.wcs.crpix - 1)[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
-    sky = wcs.celestial.pixel_to_world([x, x + 1, x], [y, y, y + 1])
-    east, north = sky[0].spherical_offsets_to(sky[1:])
-    return np.array([east.deg, north.deg])
+    celestial = wcs.celestial
+    world = np.radians(celestial.all_pix2world([x, x + 1, x], [y, y, y + 1], 0))
+    longitude, latitude = world[celestial.wcs.lng], world[celestial.wcs.lat]
+    flat = np.cos(latitude)
+    places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
+    return np.asarray(places[1:] - places[0])
 
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
