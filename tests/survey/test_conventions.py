@@ -599,6 +599,16 @@ def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp
     assert not [text for text in remarks if "WARNING" in text or "relative" in text]
 
 
+def test_zeros_of_a_mask_that_compression_moved_are_good(tmp_path, sky):
+    """A mask that was resampled, so that it is no whole numbers; good pixels beside bad ones were bad."""
+    share = np.zeros(SHAPE, np.float32)
+    share[30:40, ::7] = np.random.default_rng(0).uniform(0.9, 1, share[30:40, ::7].shape)
+    mask = fits.CompImageHDU(share, quantize_level=4, quantize_method=1)
+    fits.HDUList([fits.PrimaryHDU(), mask]).writeto(tmp_path / "a.badmask.fits.fz")
+    fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"))
+    np.testing.assert_array_equal(read(tmp_path)[1] == 0, share > 0)
+
+
 @pytest.mark.parametrize("stored", ["int16", "int32", "packed", "dithered"])
 @pytest.mark.parametrize("role", [None, "ivar"])
 def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path, sky, stored, role):
