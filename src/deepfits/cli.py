@@ -232,9 +232,7 @@ def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     """Set up threads and logging, in which what a stage says names its options."""
-    from rich.logging import RichHandler
-
-    from deepfits.console import console
+    from deepfits.console import log_handler
 
     for variable in THREAD_VARIABLES:
         if threads is not None:
@@ -244,8 +242,7 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     # Threads that wait in a loop slow each other down many times where cores are shared
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
-    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    handler = log_handler()
     handler.addFilter(lambda record: _reword_options(record, name))
     logger = logging.getLogger("deepfits")
     logger.handlers[:] = [handler]

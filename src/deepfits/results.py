@@ -243,7 +243,8 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
                 if isinstance(old, dict) and isinstance(new, dict):
                     key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
                     name, old, new = f"{name}.{key}", old.get(key), new.get(key)
-                return f"made with {name} = {_short(old)}, now {_short(new)}"
+                was = f"with {name} = {_short(old)}" if old is not None else f"without {name}"
+                return f"made {was}, now {_short(new) if new is not None else 'without it'}"
             if isinstance(old, dict) and isinstance(new, dict):
                 pairs = {key: (old.get(key), new.get(key)) for key in [*new, *old]}
                 changed = next(

@@ -76,6 +76,14 @@ def test_scatter_states_what_its_points_have(ax):
     assert len(ax.collections[0].get_offsets()) == 500
 
 
+def test_a_few_points_are_larger_than_many(ax):
+    z = np.linspace(0.1, 1, 1200)
+    few = plot.scatter(z[::100], z[::100], ax=ax).collections[0].get_sizes()[0]
+    assert few >= 4 * plot.scatter(z, z, ax=ax).collections[1].get_sizes()[0]
+    upper, lower = plot.scatter_with_difference(z[::100], z[::100], x_name="x", y_name="y")
+    assert [axes.collections[0].get_sizes()[0] for axes in (upper, lower)] == [few, few]
+
+
 def test_logarithmic_ticks_read_as_numbers(ax):
     plot.chi2_histogram({"both": np.random.default_rng(4).chisquare(100, 400) / 60}, ax=ax)
     ax.figure.canvas.draw()

@@ -23,9 +23,10 @@ class SolverSettings:
     solver
         ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
     num_steps
-        The most steps per object.
+        The most steps per object; by default 100, and 500 with ``"adam"``.
     tolerance
-        A fit ends when a step would lower the objective by less than this; see `deepfits.fitting.fit`.
+        A fit ends when the next step would lower the objective by less than this fraction of it, by default
+        7e-5. ``"adam"`` takes all its steps.
     passes
         Of the model's refiner, which improves each start before the fit. By default 2 in mode ``"both"``
         where the model has one (`teach`), else 0. In mode ``"embedder"`` they improve the guess that is the
@@ -50,8 +51,8 @@ class SolverSettings:
 
     objective: Literal["flux", "stretched", "paper"] = "flux"
     solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
-    num_steps: int | None = None
-    tolerance: float | None = None
+    num_steps: Annotated[int, Range(ge=1)] | None = None
+    tolerance: Annotated[float, Range(ge=0)] | None = None
     passes: Annotated[int, Range(ge=0)] | None = None
     num_starts: Annotated[int, Range(ge=1)] = 1
     prior_strength: Annotated[float, Range(ge=0)] | None = None
