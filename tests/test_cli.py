@@ -100,6 +100,29 @@ def _seconds_of_children():
     return used.ru_utime + used.ru_stime
 
 
+def test_help_is_in_the_words_of_the_command_line(app, capsys):
+    shown = help_of(app, capsys, "cutouts") + help_of(app, capsys, "fit") + help_of(app, capsys, "inpaint")
+    for words in ("u=30,g=27", "zero_point=27.0, shard_size=1024", "--objective flux alone", "[default: u]"):
+        assert words in shown
+    for name in set(MODULES) - {"redshift"}:
+        shown = help_of(app, capsys, *words_of(name))
+        assert not [stage for stage in MODULES if "_" in stage and stage in shown], name
+        assert not re.search(r"""\[["'(]|[{(]["']""", shown), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "s", "-o", "x"), "MODEL is missing"),
+        (("fit", "s", "m"), "--out is missing"),
+        (("fit", "s", "m", "--out"), "--out requires an argument"),
+        (("show", "run"), "--id is missing"),
+    ],
+)
+def test_what_is_missing_is_named_as_the_help_has_it(words, said):
+    assert_one_clear_line(run_cli(*words), said, f"deepfits {words[0]} --help")
+
+
 def test_options_are_written_as_ever(app):
     bound = app.parse_args(
         ["cutouts", "a", "b", "--out", "o", "--band", "u", "-b", "g,r", "--bands=i", "--zero-point", "u=27"]

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, missing_extra, nearest
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _end_output()
     except CycloptsError as error:
         command = " ".join(["deepfits", *(words_of(name) if name else [])])
-        _fail(f"{' '.join(str(error).split())} See `{command} --help`.", INPUT_ERROR_STATUS)
+        _fail(f"{_told(error)} See `{command} --help`.", INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
@@ -186,6 +186,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(_as_options(line, name), INPUT_ERROR_STATUS)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _told(error: CycloptsError) -> str:
+    """Return what is wrong with a command line; of what was not given at all, what it is."""
+    if isinstance(error, MissingArgumentError) and error.keyword is None and error.argument is not None:
+        is_option = error.argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
+        name = error.argument.name
+        return f"{name if is_option else name.strip('-').upper()} is missing."
+    return " ".join(str(error).split())
 
 
 def _end_output(*, keep: bool = True) -> None:

@@ -7,6 +7,7 @@ A parameter is stated once, in the stage's configuration. Here is only how it is
 
 from __future__ import annotations
 
+import ast
 import collections.abc
 import functools
 import inspect
@@ -21,6 +22,7 @@ from cyclopts import Group, Parameter
 from deepfits.config import alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
+from deepfits.stages import MODULES
 from deepfits.stages.stage import documentation
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
@@ -65,7 +67,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
             help=_shown(said.get(name, "")),
             converter=converter,
             consume_multiple=False,
-            show_default=parameter.default not in (None, (), ""),
+            show_default=_default if parameter.default not in (None, (), "") else False,
             **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
@@ -85,6 +87,10 @@ def option_names(name: str) -> list[str]:
     if name in REPEATED:
         names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
     return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
+
+
+def _default(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
@@ -171,4 +177,19 @@ def _groups(stage: Any) -> dict[str, Group]:
 
 
 def _shown(text: str) -> str:
-    return re.sub(r'`"([^"`]*)"`', r"`\1`", text.replace("``", "`"))
+    """Write what a docstring says in Python as it is typed: values, lists, arguments and names of stages."""
+    return re.sub(r"`([^`]+)`", lambda code: f"`{_typed(code[1])}`", text.replace("``", "`"))
+
+
+def _typed(code: str) -> str:
+    if code in MODULES:
+        return code.replace("_", " ")
+    if argument := re.fullmatch(r'([a-z_]+)="([^"]*)"', code):
+        return f"--{argument[1].replace('_', '-')} {argument[2]}"
+    try:
+        value = ast.literal_eval(code) if code[0] in '[{"' else code
+    except (SyntaxError, ValueError):
+        return code
+    if isinstance(value, dict):
+        return "`, `".join(f"{name}={part}" for name, part in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
