@@ -65,6 +65,13 @@ def test_knot_of_another_colour_names_its_band(scene):
     assert found["artefact"][0] == 0
 
 
+def test_a_part_of_another_colour_in_several_bands_lists_them(scene):
+    drawn, image, weight = scene
+    image += source(20.0, 15.5, 500.0)
+    words = figures(drawn, image, weight)["colour_words"][0]
+    assert words.startswith("another colour in g, r and i, brighter")
+
+
 def test_what_is_sharper_than_the_psf_is_an_artefact(scene):
     drawn, image, weight = scene
     ordinary = figures(*scene)

@@ -64,6 +64,14 @@ def test_reconstructions_show_versions_bands_and_residuals():
     assert not parts[0].axes
 
 
+def test_tiles_say_what_stands_side_by_side():
+    image = np.random.default_rng(1).normal(size=(3, 5, 8, 8))
+    figure = plot.tiles(image, np.ones_like(image), ["a", "b", "c"], fitted=image, columns=2)
+    named = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert named == [["observed", "best fit", "residual ±5 σ"]] * 2 + [[], []]
+    assert not any(axes.texts for axes in plot.tiles(image, np.ones_like(image), ["a", "b", "c"]).axes)
+
+
 def test_scatter_states_what_its_points_have(ax):
     rng = np.random.default_rng(3)
     z_spec = rng.uniform(0, 2, 500)

@@ -163,7 +163,8 @@ def _of_one_band(
     if is_alone and _roundness(each[band], inside, away) > ROUND:
         return "artefact", height, place, f"PSF of {bands[band]}: residual round about the middle"
     odd = [name for name, value in zip(bands, heights, strict=True) if value >= SHARED * abs(height)]
-    return "colour", height, place, f"another colour in {' and '.join(odd)}"
+    *first, last = odd
+    return "colour", height, place, f"another colour in {', '.join(first) + ' and ' if first else ''}{last}"
 
 
 def _is_sharp(pixels: np.ndarray, filtered: np.ndarray, place: int) -> bool:

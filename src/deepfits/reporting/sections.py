@@ -41,7 +41,7 @@ def sky_section(
     order = choose_examples(held.signal_to_noise, MAX_ON_SHEET, (1.0, 0.5))
     chosen = "" if where is None else f" Only objects with {' and '.join(as_conditions(where))}."
     text = [
-        f"{info.survey or 'A survey without a name'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
+        f"{info.survey or 'Survey not named'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
         f"{num_objects:,} cutouts of {held.image.shape[-1]}×{held.image.shape[-1]} pixels in the bands "
         f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were read for this page.",
     ]
@@ -80,7 +80,7 @@ def _depth_table(held: HeldOut, info: StoreInfo, noise: np.ndarray, counts: Mapp
         )
     columns = ["band", "PSF (FWHM)", "noise per pixel (nJy)", "5σ depth (AB)", "pixels without data"]
     return PageTable(
-        columns=[*columns, "objects without"],
+        columns=[*columns, "objects without data"],
         rows=rows,
         caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels "
         "as independent." + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
