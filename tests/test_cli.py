@@ -338,3 +338,13 @@ def test_output_that_nobody_takes(then, status, said):
     assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == (1 if said else 0)
+
+
+def test_letters_that_the_locale_lacks_end_nothing():
+    code = "from deepfits.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "1000"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5 bands of 32?32" in done.stdout

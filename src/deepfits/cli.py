@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: what a user did wrong is one line and status 2, an interruption status 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # σ in a locale without it
     name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
