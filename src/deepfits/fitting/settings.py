@@ -13,7 +13,7 @@ PASSES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSettings:
-    """What is minimised, and how.
+    """Objective and solver.
 
     Parameters
     ----------
@@ -23,30 +23,30 @@ class SolverSettings:
     solver
         ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
     num_steps
-        The most steps per object; by default 100, and 500 with ``"adam"``.
+        Largest number of steps per object; by default 100, and 500 with ``"adam"``.
     tolerance
         A fit ends when the next step would lower the objective by less than this fraction of it, by default
         7e-5. ``"adam"`` takes all its steps.
     passes
-        Of the model's refiner, which improves each start before the fit. By default 2 in mode ``"both"``
-        where the model has one (`teach`), else 0. In mode ``"embedder"`` they improve the guess that is the
-        result.
+        Passes of the model's refiner, which improves each start before the fit. By default 2 in mode
+        ``"both"`` if the model has a refiner (`teach`), else 0. In mode ``"embedder"`` they improve the guess
+        that is the result.
     num_starts
-        Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
+        Starts per object; the best fit is kept. In mode ``"both"`` the first is the embedder's guess.
     prior_strength
-        Of the unit-normal prior on the latent. By default 1, the maximum a posteriori; for the paper's
-        objective 0.
+        Strength of the unit-normal prior on the latent. By default 1, for the maximum a posteriori; with the
+        paper's objective 0.
     amplitudes
         ``"after"``: 1 in the fit, so that latents carry brightness and colour; at the best latent each band's
         is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit, by variable
         projection, with ``objective="flux"`` alone. ``"none"``: 1 throughout, as in M19. By default
         ``"after"``; for the paper's objective ``"none"``.
     centre_fwhm_arcsec
-        Let the weights fall off from the middle with this width.
+        Multiply the weights by a Gaussian of this FWHM around the middle.
     batch_size
-        Objects that are fitted side by side.
+        Objects that are fitted at the same time.
     seed
-        Of the random starts, which depend on seed and identity alone.
+        Seed of the random starts, which depend only on the seed and the object's identity.
     """
 
     objective: Literal["flux", "stretched", "paper"] = "flux"
@@ -64,7 +64,7 @@ class SolverSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings(SolverSettings):
-    """Where the fit starts, and what it counts.
+    """Start, neighbours and errors.
 
     Parameters
     ----------

@@ -37,13 +37,13 @@ class InpaintConfig(Solving):
     Parameters
     ----------
     bands
-        The bands to predict. Data of theirs, where there are any, are not looked at.
+        The bands to predict. Their own data, if there are any, are not used.
     validate
-        Also hide each band that is there, one at a time, for held-out objects, and compare the prediction
-        with the measurement, with interpolation between the other bands' magnitudes, and with regression on
-        them: ``validation.json``.
+        Also hide each band that is present, one at a time, for held-out objects, and compare the prediction
+        with the measurement, with interpolation between the magnitudes of the other bands, and with
+        regression on them: ``validation.json``.
     max_validation
-        Held-out objects to validate with, at most.
+        Largest number of held-out objects to validate with.
     num_calibration
         Objects, none of them held out, by which predictions are calibrated: the bands are hidden, and what
         the generator gets systematically wrong about them is learnt from the measurements and taken out
@@ -55,13 +55,13 @@ class InpaintConfig(Solving):
         Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
         then also compares with these.
     prior_strength
-        Of the unit-normal prior on the latent. It is on by default: it decides what pixels without data look
-        like where the others leave it open.
+        Strength of the unit-normal prior on the latent, which decides what pixels without data look like
+        where the others leave it open.
     amplitudes
-        As in `fit`, but ``"none"`` by default: with free ones, bands that are there say less about the one
-        that is not.
+        As in `fit`, but ``"none"`` by default: with free amplitudes, the bands that are present say less
+        about the missing one.
     images
-        Write predicted images and their errors as HDF5, not the fluxes alone.
+        Also write predicted images and their errors, as HDF5.
     """
 
     bands: Sequence[str] | str = ("u",)

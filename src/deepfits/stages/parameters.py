@@ -38,12 +38,12 @@ def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Partial(Common):
-    """What may be missing.
+    """Unfinished inputs.
 
     Parameters
     ----------
     partial
-        Take inputs that are not finished: some shards are missing, or still being made.
+        Accept inputs that are not finished, with shards missing or still being made.
     """
 
     partial: Annotated[bool, NEUTRAL] = False
@@ -51,12 +51,12 @@ class Partial(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class InProcesses(Common):
-    """Work that is shared out to processes.
+    """Parallel work.
 
     Parameters
     ----------
     workers
-        Processes on this machine that work at the same time, each on parts of its own. Changes no number.
+        Processes on this machine that work at the same time. The results do not depend on it.
     """
 
     workers: Annotated[int, NEUTRAL, Range(ge=1, le=256)] = 1
@@ -64,13 +64,13 @@ class InProcesses(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class OnCluster(InProcesses):
-    """Work that a cluster may do.
+    """Work on a cluster.
 
     Parameters
     ----------
     scheduler
         Address (``tcp://HOST:8786``, or a scheduler file) of a Dask scheduler, whose workers then do the
-        work; they need to see the same paths.
+        work; they must see the same paths.
     """
 
     scheduler: Annotated[str | None, NEUTRAL] = None
@@ -78,7 +78,7 @@ class OnCluster(InProcesses):
 
 @dataclass(frozen=True, kw_only=True)
 class OnWorkers(OnCluster, Partial):
-    """Work that is shared out, shard by shard.
+    """Parallel work, shard by shard.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class OnWorkers(OnCluster, Partial):
 
 @dataclass(frozen=True, kw_only=True)
 class Choosing(Common):
-    """Which objects are taken.
+    """Selection of objects.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class ReadingOnGrid(ReadingFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Detecting(ReadingOnGrid, SourceOptions):
-    """What is detected, and kept.
+    """Detection.
 
     Parameters
     ----------

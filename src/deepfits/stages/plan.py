@@ -55,18 +55,18 @@ class PlanConfig(Common):
     Parameters
     ----------
     objects
-        How many, 2e10 for instance.
+        Number of objects, 2e10 for instance.
     device
-        ``"measured"`` (a core of this machine, timed now), or a name of the package's table: ``"cpu-core"``,
+        ``"measured"`` (a core of this machine, timed now), or one whose speed is known: ``"cpu-core"``,
         ``"h200"``, ``"h100"``, ``"a100"``.
     num_devices
-        That work at the same time.
+        How many of these devices work at the same time.
     model
-        Whose size decides what an object costs.
+        The model to fit; its size decides the cost per object.
     objects_per_arcmin2
-        Density of the objects, for what is read of coadds.
+        Density of the objects on the sky, for the amount of coadd data that is read.
     half
-        Keep latents in 16 bits (`export`).
+        Count latents as 16-bit floats, as `export` can write them.
     """
 
     objects: Annotated[float, Range(gt=0)]

@@ -37,23 +37,24 @@ WIDEST_CELL = 90
 
 @dataclass(frozen=True)
 class Looking(Partial):
-    """What is looked at, and where pictures go.
+    """Inputs and outputs.
 
     Parameters
     ----------
     run
         A run directory, or the directory of features that `fit` wrote.
     store
-        The cutouts of the features, where they lie elsewhere than in the run.
+        The cutouts of the features, if they are not in the run directory.
     model
-        The model of the features, where it lies elsewhere; without one the images are shown alone.
+        The model of the features, if it is not in the run directory; without one only the images are shown.
     out
         Directory for the pictures (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/`` or
-        ``odd/`` beside the features. What an earlier call left there is replaced.
+        ``odd/`` beside the features. Results of an earlier call are replaced.
     columns
-        Of the table that is printed; the file has all of them.
+        Columns of the printed table; the file has all of them.
     predictions
-        Tables that `redshift predict` or `property predict` wrote elsewhere than into the run, to be joined.
+        Further tables to join, from `redshift predict` or `property predict`; those in the run directory are
+        found.
     """
 
     run: str | Path
@@ -85,12 +86,11 @@ class SimilarConfig(Looking, Choosing):
     Parameters
     ----------
     ids
-        Identities of the examples; of several, objects near all of them are found.
+        Identities of the examples; with several, objects near all of them are found.
     unlike
-        Identities of objects that the answer should be unlike: what is nearer to one of them than to the
-        examples is left out.
+        Identities of counter-examples: objects nearer to one of them than to the examples are left out.
     number
-        How many objects.
+        Number of objects to show.
     magnitude_window
         Only objects within this many magnitudes of the examples' mean.
     """
@@ -108,10 +108,10 @@ class OddConfig(Looking, Choosing):
     Parameters
     ----------
     number
-        How many objects.
+        Number of objects to show.
     everything
-        Rank flagged objects, stars, artefacts, and what is saturated or was not observed in the middle too;
-        otherwise they are set apart, and counted.
+        Also rank flagged objects, stars, artefacts, and objects that are saturated or were not observed in
+        the middle; otherwise they are left out, and counted.
     """
 
     number: Annotated[int, Range(ge=1)] = 24

@@ -20,14 +20,14 @@ class ReadingOptions:
     zero_point
         AB zero point where the headers have none: ``27``, or one for each band, ``["u=30", "g=27"]``.
     pixel_scale
-        Arcseconds per pixel, for images without WCS.
+        Pixel scale in arcseconds, for images without WCS.
     bad_planes
-        Names, or numbers from 0, of mask planes whose pixels count as no data.
+        Mask planes whose pixels have no valid data, by name or by number from 0.
     mask_polarity
         What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
     weight_scale
-        What weights mean: ``"auto"`` (those that do not agree with the measured noise are relative and are
-        scaled), ``"absolute"`` (inverse variances as they stand) or ``"relative"`` (always scaled).
+        What weights mean: ``"auto"`` (scaled to the measured noise where they disagree with it),
+        ``"absolute"`` (inverse variances, used as they are) or ``"relative"`` (always scaled).
     """
 
     zero_point: PerBand | None = None
@@ -39,12 +39,12 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldReadingOptions(ReadingOptions):
-    """How images of fields are read, whose bands belong together.
+    """Images without WCS.
 
     Parameters
     ----------
     assume_aligned
-        Images without WCS: the bands are aligned pixel to pixel.
+        Take the bands of images without WCS to be aligned pixel to pixel.
     """
 
     assume_aligned: bool = False

@@ -26,14 +26,14 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DeblendOptions(SourceOptions):
-    """How bands are combined, and sources that touch are told apart.
+    """Detection image and deblending.
 
     Parameters
     ----------
     combine
         How bands make the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
     deblend_contrast
-        As in SExtractor (DEBLEND_MINCONT).
+        Least contrast at which touching sources are separated, as SExtractor's DEBLEND_MINCONT.
     """
 
     combine: Literal["snr", "chi2"] = "snr"

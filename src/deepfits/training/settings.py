@@ -16,7 +16,7 @@ class Draws:
     Parameters
     ----------
     seed
-        Decides every draw, the networks' start and the order of the images.
+        Seed of every random draw, of the initial networks and of the order of the images.
     threads
         Processor threads for PyTorch; its own choice by default.
     """
@@ -27,7 +27,7 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class OnDevice:
-    """Where it is computed.
+    """Device.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class OnDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings(OnDevice):
-    """How fast, and how exactly, it is computed.
+    """Speed and precision.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ class EngineSettings(OnDevice):
         ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
         weights in float32. All others here change the numbers within rounding.
     compile
-        Let ``torch.compile`` translate the networks.
+        Compile the networks with ``torch.compile``.
     channels_last
-        Hold images with the bands innermost.
+        Store images with the bands as the innermost axis.
     """
 
     num_devices: Annotated[int, NEUTRAL, Range(ge=1)] = 1
@@ -67,7 +67,7 @@ class EngineSettings(OnDevice):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Draws):
-    """What is trained, and where it is recorded.
+    """What is trained, and where progress is recorded.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class TrainingSettings(Draws):
     tensorboard
         Write curves to ``tensorboard/``, if TensorBoard is installed.
     tracker
-        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
+        ``"mlflow"`` or ``"wandb"``: also log the losses there, in the active run or a new one.
     """
 
     embedder_only: Annotated[str | Path | None, INPUT] = None
@@ -86,18 +86,18 @@ class TrainingSettings(Draws):
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """How aids are taught.
+    """Training of the refiner and the metric.
 
     Parameters
     ----------
     steps
-        Of the refiner, and as many of the metric.
+        Training steps of the refiner, and as many of the metric.
     num_reference
-        Latents at which the metric is computed, each by a Jacobian.
+        Number of latents at which the metric is computed, each from a Jacobian.
     batch_size
-        Objects in each of the refiner's steps.
+        Objects in each training step of the refiner.
     learning_rate
-        Of the refiner's optimiser, Adam.
+        Learning rate of the refiner's optimiser, Adam.
     """
 
     steps: Annotated[int, Range(ge=1)] = 5000

@@ -26,7 +26,7 @@ class Matching(Common):
     match
         ``"position"``, ``"id"`` or ``"auto"`` (by position where both sides have one).
     match_radius_arcsec
-        For a match by position.
+        Largest distance of a match by position.
     """
 
     label_column: str = "z_spec"
@@ -37,13 +37,13 @@ class Matching(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class FromFits(Partial):
-    """What redshifts are learned and predicted from.
+    """Inputs besides the features.
 
     Parameters
     ----------
     store
-        The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
-        beside the deep features, and neighbours in colour space and template fitting can be had.
+        The cutouts that the features come from. They allow boosting on ordinary magnitudes and colours for
+        comparison, nearest neighbours in colour space, and template fitting.
     embedder_features
         Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
     """
@@ -54,7 +54,7 @@ class FromFits(Partial):
 
 @dataclass(frozen=True)
 class Labelled(Matching, FromFits, Seeded):
-    """What is learned from.
+    """Labels to learn from.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ class Labelled(Matching, FromFits, Seeded):
     out
         Directory for the results.
     train_select
-        Conditions that only the labels to learn from must satisfy, such as ``"mag_i < 22.5"``: how redshifts
-        do where no spectroscopic survey went.
+        Conditions on the labels that are learned from, but not on the test objects, such as
+        ``"mag_i < 22.5"``: shows how redshifts do beyond the limit of a spectroscopic survey.
     max_labels
         Learn from at most this many labels.
     block_arcmin
