@@ -11,16 +11,17 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
-from deepfits.options import DECIDED_HERE, option_names
+from deepfits.options import DECIDED_HERE, option_names, options_of
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
-from deepfits.stages.stage import documentation
+from deepfits.stages.stage import INPUT, documentation
 from tests.helpers.command import Command, run_cli
 
 COMMANDS = [
@@ -348,3 +349,10 @@ def test_letters_that_the_locale_lacks_end_nothing():
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "5 bands of 32?32" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_inputs_are_positions(name):
+    positions = [p.name for p in options_of(load(name)) if p.kind is p.POSITIONAL_OR_KEYWORD]
+    hints = get_type_hints(load(name).config, include_extras=True)
+    assert set(positions[1:]) <= {field for field, hint in hints.items() if INPUT in get_args(hint)}

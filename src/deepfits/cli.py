@@ -47,7 +47,7 @@ bands, predict redshifts from few labels (Murray, Fabbro & Yi 2019).
 
 Start here: `deepfits demo` runs everything on a simulated sky and ends with a page to look at.
 
-On your own images, one command a stage:
+On your own images, one command for each stage:
 
     deepfits check    IMAGES
     deepfits cutouts  IMAGES --out run/cutouts
@@ -57,20 +57,22 @@ On your own images, one command a stage:
     deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts
     deepfits report   run
 
-Interrupted? Run the same command again: it goes on from there.
+Images in u g r i z need no training: give `builtin:ugriz` in place of `run/model`.
 
-Before the command: `--threads N` (for numerical work; the cores of this process by default) and `-v` (say
-more). Lists are given by repeating an option, or with commas: `--band u,g,r`.
+Interrupted? Run the same command again: it continues where it stopped.
+
+Options before the command: `--threads N` (threads for numerical work; by default as many as the process has
+cores) and `-v` (more messages). To give a list, repeat the option or use commas: `--band u,g,r`.
 """
 REDSHIFT_HELP = """Predict redshifts, or any other property, from features and a few labels (M19 §3.3).
 
 Example: `deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts`
 
-compares all methods on held-out objects (the command `compare`, which may be left out). `train`, `predict`
-and `evaluate` do the steps one by one, for objects that have no label.
+compares all methods on held-out objects (this is the command `compare`, whose name may be left out). `train`,
+`predict` and `evaluate` do the steps one by one, for objects that have no label.
 
-`--target` names another column of the labels: a size, an axis ratio, a stellar mass, or a class (star,
-galaxy, quasar). `deepfits property` is the same command under a name that says so:
+`--target` names another column of the labels to predict: a size, an axis ratio, a stellar mass, or a class
+(star, galaxy, quasar). `deepfits property` is another name of the same command:
 
     deepfits property run/features-both truth.csv --target bulge_fraction --out run/bulges
     deepfits property train run/features-both truth.csv --target kind --out run/kind

@@ -17,7 +17,7 @@ class Seeded:
     Parameters
     ----------
     seed
-        Of the choice of labels, the tuning and TPOT.
+        Seed of the choice of labels, of the tuning and of TPOT.
     num_threads
         Threads of boosting, and worker processes of TPOT; explicit, because boosting threads that contend for
         cores run a hundred times slower.
@@ -36,15 +36,15 @@ class LearningOptions(Seeded):
     model
         The model that the features were fitted with; networks on images start from its embedder.
     filters
-        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``. By
-        default what the images' headers say; else templates are fitted through those of CLAUDS and HSC, and
-        heads take any for possible.
+        A filter for each band, in the order of the features' bands: a name that speclite knows, such as
+        ``sdss2010-g``. By default those that the images' headers name; without any, templates are fitted
+        through the filters of CLAUDS and HSC, and heads allow for any filter.
     distributions
         Whether to learn and measure p(z), where a method can.
     tuning_trials
-        Settings of boosting that are compared for each row.
+        Number of settings of boosting that are compared for each row of the table.
     tpot_minutes
-        Time budget of TPOT.
+        Time that TPOT may take, in minutes.
     wide_resnet_width
         Channels of the Wide ResNet's first stage; 64 is the paper's, 8 or 16 are for CPUs.
     network_epochs
@@ -54,8 +54,8 @@ class LearningOptions(Seeded):
     device
         Where networks on images are trained.
     head
-        What was taught before there were labels, from `redshift_pretrain`; by default the head that came with
-        the model of the features.
+        Head trained on simulated skies, from `redshift_pretrain`; by default the one that came with the model
+        of the features.
     """
 
     model: str | Path | None = None

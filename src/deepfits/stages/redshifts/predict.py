@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,11 +38,11 @@ class PredictConfig(FromFits, OnCluster):
     ----------
     model
         Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory), or a head
-        from `redshift_pretrain`. With no labels, leave it out: the features alone are predicted for by the
-        head that came with their model.
+        from `redshift_pretrain`. With no labels, leave it out and give the features alone: the head that came
+        with their model makes the predictions.
     features
-        Of any objects, from `fit`. Give the store and the embedder's features where the model learned from
-        them.
+        Features of any objects, from `fit`. Also give the store and the embedder's features if the model
+        learned from them.
     out
         A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and
         `dec` where known, `z_phot`, distributions as `quantiles` with
@@ -52,14 +52,15 @@ class PredictConfig(FromFits, OnCluster):
         file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
         only what is missing or failed.
     filters
-        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``, a
-        file of wavelengths and transmissions, or the mean wavelength in Å. By default what the images'
-        headers say; else a head takes any for possible.
+        A filter for each band, in the order of the features' bands: a name that speclite knows, such as
+        ``sdss2010-g``, a file of wavelengths and transmissions, or the mean wavelength in Å. By default those
+        that the images' headers name; without any, a head allows for any filter.
     """
 
     model: Annotated[str | Path, INPUT]
     features: Annotated[str | Path | None, INPUT] = None
     out: str | Path | None = None
+    _: KW_ONLY
     filters: Sequence[str] = ()
 
 

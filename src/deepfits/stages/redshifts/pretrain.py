@@ -50,17 +50,17 @@ class PretrainConfig(Common):
         A TOML file with constants of the one population to teach; by default every sky and every few
         galaxies have another one.
     num_skies
-        Skies to draw and to cut.
+        Number of skies to simulate.
     num_fitted
-        Objects to fit on each, at most.
+        Largest number of objects to fit on each.
     num_examples
         Further objects to draw, which take over what image and fit did to a fitted one like them: as many
         with the templates of one library for one half of the networks, and with those of several for the
         other.
     steps
-        Of training of each network.
+        Training steps of each network.
     num_members
-        Networks that are averaged.
+        Number of networks, whose answers are averaged.
     seed
         The same seed gives the same head.
     num_threads
