@@ -11,16 +11,17 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
-from deepfits.options import DECIDED_HERE, option_names
+from deepfits.options import DECIDED_HERE, option_names, options_of
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
-from deepfits.stages.stage import documentation
+from deepfits.stages.stage import INPUT, documentation
 from tests.helpers.command import Command, run_cli
 
 COMMANDS = [
@@ -98,6 +99,34 @@ def test_top_level_help_lists_every_stage_and_is_quick():
 def _seconds_of_children():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def test_help_is_in_the_words_of_the_command_line(app, capsys):
+    shown = help_of(app, capsys, "cutouts") + help_of(app, capsys, "fit") + help_of(app, capsys, "inpaint")
+    for words in (
+        "u=30,g=27",
+        "zero_point=27.0, shard_size=1024",
+        "only with --objective flux",
+        "[default: u]",
+    ):
+        assert words in shown
+    for name in set(MODULES) - {"redshift"}:
+        shown = help_of(app, capsys, *words_of(name))
+        assert not [stage for stage in MODULES if "_" in stage and stage in shown], name
+        assert not re.search(r"""\[["'(]|[{(]["']""", shown), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "s", "-o", "x"), "MODEL is missing"),
+        (("fit", "s", "m"), "--out is missing"),
+        (("fit", "s", "m", "--out"), "--out requires an argument"),
+        (("show", "run"), "--id is missing"),
+    ],
+)
+def test_what_is_missing_is_named_as_the_help_has_it(words, said):
+    assert_one_clear_line(run_cli(*words), said, f"deepfits {words[0]} --help")
 
 
 def test_options_are_written_as_ever(app):
@@ -314,3 +343,20 @@ def test_output_that_nobody_takes(then, status, said):
     assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == (1 if said else 0)
+
+
+def test_letters_that_the_locale_lacks_end_nothing():
+    code = "from deepfits.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "1000"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5 bands of 32?32" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_inputs_are_positions(name):
+    positions = [p.name for p in options_of(load(name)) if p.kind is p.POSITIONAL_OR_KEYWORD]
+    hints = get_type_hints(load(name).config, include_extras=True)
+    assert set(positions[1:]) <= {field for field, hint in hints.items() if INPUT in get_args(hint)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import pytest
 from rich.console import Console
@@ -21,6 +22,31 @@ def told(monkeypatch, steps, total):
             task.advance(number - done)
             done = number
     return out.getvalue().splitlines()[:-1]
+
+
+def test_a_log_goes_by_lines(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=out, width=40))
+    times = iter([0, 11, 12, 12.5])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    note = "003918-3-0213: 1033 sources, and a name that is long"
+    with console.show_progress("detect", total=2, unit="fields") as task:
+        task.advance(0, note)
+        task.advance(1)
+    assert out.getvalue().splitlines() == [f"detect: 0 of 2 fields ({note})", "detect: 1 field in 12.5 s"]
+    handler = console.log_handler()
+    record = logging.LogRecord(
+        "deepfits", logging.INFO, "", 0, "a remark that is longer than a line " * 4, (), None
+    )
+    out.truncate(0)
+    handler.emit(record)
+    assert len(out.getvalue().splitlines()) == 1
+
+
+def test_nothing_is_left_when_all_is_done(monkeypatch):
+    lines = told(monkeypatch, [(50, 300), (100, 720)], 720)
+    assert "min" in lines[0]
+    assert lines[1].endswith("objects/s")
 
 
 def seconds_left(line):

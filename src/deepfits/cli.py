@@ -15,10 +15,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, missing_extra, nearest
@@ -55,6 +56,8 @@ On your own images, with one command per stage:
     deepfits inpaint  run/cutouts run/model --out run/inpaint-u --band u
     deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts
     deepfits report   run
+
+Images in u g r i z need no training: give `builtin:ugriz` instead of `run/model`.
 
 Interrupted? Run the same command again: it resumes where it stopped.
 
@@ -156,6 +159,9 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; user errors print one line and exit with status 2, interruptions with 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # σ in a locale without it
     name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
@@ -167,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _end_output()
     except CycloptsError as error:
         command = " ".join(["deepfits", *(words_of(name) if name else [])])
-        _fail(f"{' '.join(str(error).split())} See `{command} --help`.", INPUT_ERROR_STATUS)
+        _fail(f"{_explain(error)} See `{command} --help`.", INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
@@ -186,6 +192,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(_as_options(line, name), INPUT_ERROR_STATUS)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: CycloptsError) -> str:
+    """Return what is wrong with a command line, naming an argument that is missing."""
+    if isinstance(error, MissingArgumentError) and error.keyword is None and error.argument is not None:
+        is_option = error.argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
+        name = error.argument.name
+        return f"{name if is_option else name.strip('-').upper()} is missing."
+    return " ".join(str(error).split())
 
 
 def _end_output(*, reraise: bool = True) -> None:
@@ -232,9 +247,7 @@ def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     """Set up threads and logging; log messages show arguments as command-line options."""
-    from rich.logging import RichHandler
-
-    from deepfits.console import console
+    from deepfits.console import log_handler
 
     for variable in THREAD_VARIABLES:
         if threads is not None:
@@ -244,8 +257,7 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     # Busy-waiting threads slow each other down several times over on shared cores
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
-    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    handler = log_handler()
     handler.addFilter(lambda record: _reword_options(record, name))
     logger = logging.getLogger("deepfits")
     logger.handlers[:] = [handler]

@@ -85,6 +85,8 @@ class Range:
         )
 
     def __str__(self) -> str:
+        if self.ge is not None and self.le is not None:
+            return f"from {self.ge:g} to {self.le:g}"
         low = "" if self.gt is None else f"above {self.gt:g}"
         low = low if self.ge is None else f"from {self.ge:g}"
         high = "" if self.lt is None else f"below {self.lt:g}"

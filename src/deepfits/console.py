@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +34,20 @@ SECONDS_BETWEEN_LINES = 10.0
 LEAST_SHARE, LEAST_SECONDS = 0.05, 30.0
 
 console = Console(stderr=True, highlight=False)
+
+
+def log_handler() -> logging.Handler:
+    """Return what prints remarks: in columns on a terminal, else a line each."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(
+            console=console, show_path=False, show_level=False, markup=False, highlighter=None
+        )
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    return handler
 
 
 class _TimeLeft(TimeRemainingColumn):
@@ -74,6 +91,11 @@ class _Bar:
             self._rich.update(self._task, note=note)
 
 
+def _say(line: str) -> None:
+    """Print a line of a log, however long: what reads logs goes by lines."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 class _Lines:
     """A task in a log: one line every ten seconds, with rate and remaining time."""
 
@@ -93,19 +115,15 @@ class _Lines:
     def _print(self, now: float, note: str) -> None:
         rate = self._recent_rate(now)
         share = (self._done - self._start_done) / self._total if self._total else 0.0
-        if self._total and rate > 0:
-            seconds_left = max(self._total - self._done, 0) / rate
+        state, left = f"{self._done:,.0f} {self._unit}", ""
+        if self._total:
             state = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}"
-            minutes, seconds = divmod(round(seconds_left), 60)
-            is_early = _is_early(share, now - self._start)
-            left = "" if is_early else f", {minutes} min {seconds:02d} s left"
-        else:
-            state, left = f"{self._done:,.0f} {self._unit}", ""
+            remaining = max(self._total - self._done, 0)
+            if remaining and rate > 0 and not _is_early(share, now - self._start):
+                minutes, seconds = divmod(round(remaining / rate), 60)
+                left = f", {minutes} min {seconds:02d} s left"
         speed = f", {_rate(rate, self._unit)}" if rate > 0 else ""
-        console.print(
-            f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""),
-            markup=False,
-        )
+        _say(f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""))
 
     def _recent_rate(self, now: float) -> float:
         """Return the recent rate in units per second, or the overall rate if nothing was done recently."""
@@ -121,7 +139,8 @@ class _Lines:
     def close(self) -> None:
         """Print the last line: the number of units done and the time taken."""
         seconds = time.monotonic() - self._start
-        console.print(f"{self._description}: {self._done:,.0f} {self._unit} in {seconds:.1f} s", markup=False)
+        unit = re.sub(r"(?<=\w)s$", "", self._unit.replace("ies", "ys")) if self._done == 1 else self._unit
+        _say(f"{self._description}: {self._done:,.0f} {unit} in {seconds:.1f} s")
 
 
 @contextmanager

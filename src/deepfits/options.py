@@ -7,6 +7,7 @@ or with commas, mappings as ``name=value``.
 
 from __future__ import annotations
 
+import ast
 import collections.abc
 import functools
 import inspect
@@ -21,6 +22,7 @@ from cyclopts import Group, Parameter
 from deepfits.config import alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
+from deepfits.stages import MODULES
 from deepfits.stages.stage import documentation
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
@@ -67,7 +69,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
             help=_shown(descriptions.get(name, "")),
             converter=converter,
             consume_multiple=False,
-            show_default=_listed if parameter.default else parameter.default not in (None, (), ""),
+            show_default=_default if parameter.default not in (None, (), "") else False,
             **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
@@ -89,7 +91,7 @@ def option_names(name: str) -> list[str]:
     return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
 
 
-def _listed(value: Any) -> str:
+def _default(value: Any) -> str:
     """Return a default as it would be given on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -178,4 +180,19 @@ def _groups(stage: Any) -> dict[str, Group]:
 
 
 def _shown(text: str) -> str:
-    return re.sub(r'`"([^"`]*)"`', r"`\1`", text.replace("``", "`"))
+    """Write what a docstring says in Python as it is typed: values, lists, arguments and names of stages."""
+    return re.sub(r"`([^`]+)`", lambda code: f"`{_typed(code[1])}`", text.replace("``", "`"))
+
+
+def _typed(code: str) -> str:
+    if code in MODULES:
+        return code.replace("_", " ")
+    if argument := re.fullmatch(r'([a-z_]+)="([^"]*)"', code):
+        return f"--{argument[1].replace('_', '-')} {argument[2]}"
+    try:
+        value = ast.literal_eval(code) if code[0] in '[{"' else code
+    except (SyntaxError, ValueError):
+        return code
+    if isinstance(value, dict):
+        return "`, `".join(f"{name}={part}" for name, part in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -246,7 +246,9 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
                 if isinstance(old, dict) and isinstance(new, dict):
                     key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
                     name, old, new = f"{name}.{key}", old.get(key), new.get(key)
-                return f"made with {name} = {_short(old)}, now {_short(new)}"
+                if old is None:
+                    return f"made without {name} = {_short(new)}"
+                return f"made with {name} = {_short(old)}, now {'without it' if new is None else _short(new)}"
             if isinstance(old, dict) and isinstance(new, dict):
                 pairs = {key: (old.get(key), new.get(key)) for key in [*new, *old]}
                 changed = next(

@@ -477,9 +477,7 @@ def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(l
 def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
     objects = load(run)[0]
     score = np.arange(NUM) * 1.0
-    reason = np.where(
-        np.arange(NUM) == 37, "PSF of r: residual round about the middle", "seldom drawn like this"
-    )
+    reason = np.where(np.arange(NUM) == 37, "PSF of r: residual around the centre", "rarely generated")
     for name, values in {
         "anomaly": score,
         "flags": np.where(score == 39, 4, 0),
@@ -494,7 +492,7 @@ def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
     found = rank(objects, 3, everyone)
     assert found.rows.tolist() == [36, 35, 34]
     assert found.left_out == "1 flagged, 1 stars, 1 artefacts"
-    assert found.why[0].startswith("seldom drawn like this: redder in r − i than all")
+    assert found.why[0].startswith("rarely generated: redder in r − i than all")
     assert rank(objects, 3, everyone, everything=True).rows.tolist() == [39, 38, 37]
     objects.table.add("flags", np.full(NUM, 4))  # a survey that flags everything says nothing by it
     assert rank(objects, 1, everyone).rows.tolist() == [39]

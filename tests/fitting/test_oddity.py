@@ -51,9 +51,9 @@ def test_second_nucleus_is_a_structure_where_it_is(scene):
     assert found["structure"][0] > 8
     assert found["artefact"][0] == 0
     words = found["structure_words"][0]
-    assert words.startswith("structure in all bands, brighter than drawn")
+    assert words.startswith("structure in all bands, brighter than the model")
     # The light of the galaxy itself hides its inner side.
-    assert float(words.split("drawn ")[1].split(" arcsec")[0]) == pytest.approx(1.5, abs=0.3)
+    assert float(words.split("model ")[1].split(" arcsec")[0]) == pytest.approx(1.5, abs=0.3)
 
 
 def test_knot_of_another_colour_names_its_band(scene):
@@ -63,6 +63,13 @@ def test_knot_of_another_colour_names_its_band(scene):
     assert found["colour"][0] > 1.4 * found["structure"][0]
     assert found["colour_words"][0].startswith("another colour in g, brighter")
     assert found["artefact"][0] == 0
+
+
+def test_a_part_of_another_colour_in_several_bands_lists_them(scene):
+    drawn, image, weight = scene
+    image += source(20.0, 15.5, 500.0)
+    words = figures(drawn, image, weight)["colour_words"][0]
+    assert words.startswith("another colour in g, r and i, brighter")
 
 
 def test_what_is_sharper_than_the_psf_is_an_artefact(scene):

@@ -64,6 +64,14 @@ def test_reconstructions_show_versions_bands_and_residuals():
     assert not parts[0].axes
 
 
+def test_tiles_say_what_stands_side_by_side():
+    image = np.random.default_rng(1).normal(size=(3, 5, 8, 8))
+    figure = plot.tiles(image, np.ones_like(image), ["a", "b", "c"], fitted=image, columns=2)
+    named = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert named == [["observed", "best fit", "residual ±5 σ"]] * 2 + [[], []]
+    assert not any(axes.texts for axes in plot.tiles(image, np.ones_like(image), ["a", "b", "c"]).axes)
+
+
 def test_scatter_states_what_its_points_have(ax):
     rng = np.random.default_rng(3)
     z_spec = rng.uniform(0, 2, 500)
@@ -74,6 +82,14 @@ def test_scatter_states_what_its_points_have(ax):
     assert 0.045 < float(text.split()[1]) < 0.06
     assert abs(float(text.split()[-1]) - 0.05) < 0.01
     assert len(ax.collections[0].get_offsets()) == 500
+
+
+def test_a_few_points_are_larger_than_many(ax):
+    z = np.linspace(0.1, 1, 1200)
+    few = plot.scatter(z[::100], z[::100], ax=ax).collections[0].get_sizes()[0]
+    assert few >= 4 * plot.scatter(z, z, ax=ax).collections[1].get_sizes()[0]
+    upper, lower = plot.scatter_with_difference(z[::100], z[::100], x_name="x", y_name="y")
+    assert [axes.collections[0].get_sizes()[0] for axes in (upper, lower)] == [few, few]
 
 
 def test_logarithmic_ticks_read_as_numbers(ax):

@@ -26,6 +26,13 @@ def test_the_arithmetic_by_hand():
     assert one["coadds, read once"] == pytest.approx(2e10 * pixels_per_object * 5 * 8 / 1e12, rel=1e-3)
 
 
+def test_small_surveys_are_in_gigabytes():
+    plan = deepfits.plan(1e6)
+    line = next(line for line in str(plan).splitlines() if line.startswith("features"))
+    assert float(line.split()[1]) == pytest.approx(1000 * plan["features"], rel=0.01)
+    assert line.split()[2] == "GB"
+
+
 def test_half_precision_saves_two_bytes_a_latent():
     full, half = (deepfits.plan(1e12, half=one)["features"] for one in (False, True))
     assert full - half == pytest.approx(3 * 2 * 64)

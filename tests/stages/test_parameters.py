@@ -1,9 +1,12 @@
 """Every parameter of a stage is documented, and stated once: in its configuration or a group it inherits."""
 
 import inspect
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import documentation
@@ -32,6 +35,24 @@ def test_every_parameter_is_documented_once(name):
         assert len(said) <= len(stated)
 
 
+def numbers_without_range(hint):
+    """Return whether a type hint lets any number through."""
+    if get_origin(hint) is Annotated:
+        inner, *marks = get_args(hint)
+        return not any(isinstance(mark, Range) for mark in marks) and numbers_without_range(inner)
+    if get_origin(hint) in (Union, UnionType):
+        return any(numbers_without_range(kind) for kind in get_args(hint))
+    return hint in (int, float)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_number_says_where_it_may_lie(name):
+    hints = get_type_hints(load(name).config, include_extras=True)
+    # Zero points and PSFs are read as text too; seeds may be any whole number.
+    free = {field for field, hint in hints.items() if numbers_without_range(hint)}
+    assert free <= {"zero_point", "psf", "seed"}
+
+
 @pytest.mark.parametrize(
     ("stage", "options", "said"),
     [
@@ -45,6 +66,9 @@ def test_every_parameter_is_documented_once(name):
         ("inpaint", {"validate": True, "max_validation": 0}, "max_validation must be a whole number from 1"),
         ("stack", {"pixel_scale": 0.0, "grid": None}, "pixel_scale must be a finite number above 0"),
         ("stack", {"clip": -1.0}, "clip must be a finite number above 0"),
+        ("fit", {"num_steps": 0}, "num_steps must be a whole number from 1, not 0"),
+        ("cutouts", {"size": 0}, "size must be a whole number from 4 to 4096, not 0"),
+        ("detect", {"deblend_contrast": -1.0}, "deblend_contrast must be a finite number from 0 to 1"),
         ("detect", {"aperture_arcsec": -1.0}, "aperture_arcsec must be a finite number above 0"),
         ("redshift", {"seed": -1}, "seed must be a whole number from 0"),
         ("redshift-curves", {"numbers": ()}, "at least one number of labels"),
@@ -62,7 +86,7 @@ def test_numbers_that_mean_nothing_are_refused_before_any_work(base, tmp_path, s
         ("odd", {"number": 0}, "number must be a whole number from 1, not 0"),
         ("similar", {"ids": []}, "name at least one object"),
         ("show", {"ids": []}, "name at least one object"),
-        ("explore", {"port": 70000}, "port must be a whole number from 0 and up to 65535, not 70000"),
+        ("explore", {"port": 70000}, "port must be a whole number from 0 to 65535, not 70000"),
     ],
 )
 def test_what_is_shown_must_be_something(base, stage, options, said):

@@ -95,7 +95,7 @@ def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
     out.write_text("somebody else's")
     with pytest.raises(InputError, match="not the one that deepfits wrote"):
         results(out, "export", inputs={}, settings={}, is_file=True).__enter__()
-    with pytest.raises(InputError, match="x = null, now 1"):
+    with pytest.raises(InputError, match="made without x = 1"):
         results(out, "export", inputs={}, settings={"x": 1}, is_file=True, renew=True).__enter__()
     assert out.read_text() == "somebody else's"
 

@@ -27,7 +27,7 @@ MOSTLY = 0.8
 MIDDLE_PIXELS = 4
 HOLE, PLATEAU_PIXELS, PLATEAU = 0.3, 5, 0.005
 CLIPPED_SIGMA, BRIGHT_SIGMA = 10.0, 200.0
-SELDOM = "seldom drawn like this"
+SELDOM = "rarely generated"
 _OF_THE_IMAGE = ("artefact", "PSF of")
 
 

@@ -368,7 +368,7 @@ def oddities(
         )
         distance = latent_distance(fitted.fit.latent[part].numpy())
         figures["latent"] = known.unusual_latent(distance, model.sum((1, 2, 3)))
-        figures["latent_words"] = np.full(len(part), "seldom drawn like this")
+        figures["latent_words"] = np.full(len(part), "rarely generated")
         out["anomaly"][part], leading = score(figures, known.usual)
         for name in (*PARTS, "artefact"):
             out[name][part] = figures[name]

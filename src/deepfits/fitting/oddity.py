@@ -20,7 +20,7 @@ Noise adds in quadrature; model errors do not. Four statistics describe what is 
     galaxy, but rarely does.
 
 Residuals sharper than the PSF are artefacts of the image (cosmic rays, columns, trails), and so are residuals
-of a single band that are round about the centre (a wrong PSF): ``artefact``. Pixels without data, of
+of a single band that are around the centre (a wrong PSF): ``artefact``. Pixels without data, of
 neighbours, or outside the galaxy are ignored.
 """
 
@@ -43,7 +43,7 @@ It is 0.4 for a single pixel, 1.4 for a line, and 3 or more for a source.
 FEWEST_SIGMA = 5.0
 """Minimum significance of a pixel to be called sharp: noise is sharp, too."""
 ROUND = 0.6
-"""Fraction of a residual's power in its azimuthal mean above which it is round about the centre."""
+"""Fraction of a residual's power in its azimuthal mean above which it is around the centre."""
 SHARED = 0.4
 """Fraction of the highest peak that another band must reach to be named too."""
 SMALLEST_PIXELS, LARGEST_PIXELS = 5.0, 15.0
@@ -142,7 +142,7 @@ def residual_figures(
                 out[kind][row] = abs(height)
                 where = distance.flat[position] * pixel_scale_arcsec
                 sign = "brighter" if height > 0 else "fainter"
-                words[kind][row] = f"{what}, {sign} than drawn {where:.1f} arcsec from the middle"
+                words[kind][row] = f"{what}, {sign} than the model {where:.1f} arcsec from the centre"
     return out | {f"{kind}_words": values.astype(str) for kind, values in words.items()}
 
 
@@ -177,9 +177,11 @@ def _of_one_band(
         return "artefact", height, position, f"artefact in {bands[band]}: sharper than the PSF"
     is_alone = np.delete(heights, band).max(initial=0.0) < SHARED * abs(height)
     if is_alone and _roundness(each[band], inside, distance) > ROUND:
-        return "artefact", height, position, f"PSF of {bands[band]}: residual round about the middle"
+        return "artefact", height, position, f"PSF of {bands[band]}: residual around the centre"
     odd = [name for name, value in zip(bands, heights, strict=True) if value >= SHARED * abs(height)]
-    return "colour", height, position, f"another colour in {' and '.join(odd)}"
+    *first, last = odd
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return "colour", height, position, f"another colour in {listed}"
 
 
 def _is_sharp(pixels: np.ndarray, filtered: np.ndarray, position: int) -> bool:

@@ -28,7 +28,7 @@ class SolverSettings:
         Maximum number of steps per object; by default 100 for L-BFGS and 500 for Adam.
     tolerance
         L-BFGS has converged when the next step is predicted to lower the objective by less than this
-        fraction; see `deepfits.fitting.fit`.
+        fraction, by default 7e-5; see `deepfits.fitting.fit`. Adam takes all its steps.
     passes
         Number of times that the model's refiner improves each start before the fit. By default 2 in mode
         ``"both"`` with solver ``"lbfgs"`` if the model has a refiner (see `teach`), else 0. In mode
@@ -54,8 +54,8 @@ class SolverSettings:
 
     objective: Literal["flux", "stretched", "paper"] = "flux"
     solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
-    num_steps: int | None = None
-    tolerance: float | None = None
+    num_steps: Annotated[int, Range(ge=1)] | None = None
+    tolerance: Annotated[float, Range(ge=0)] | None = None
     passes: Annotated[int, Range(ge=0)] | None = None
     num_starts: Annotated[int, Range(ge=1)] = 1
     prior_strength: Annotated[float, Range(ge=0)] | None = None

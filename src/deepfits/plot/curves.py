@@ -46,7 +46,7 @@ def scatter(
         share = (np.abs(error) > OUTLIER).mean()
         note = f"σ_MAD {robust_scatter(error):.3f}\nη(0.15) {share:.3f}"
     if len(z_spec) <= MANY:
-        ax.scatter(z_spec, z_phot, s=5, color=COLOURS[0], alpha=0.5, linewidths=0)
+        ax.scatter(z_spec, z_phot, s=_dot(len(z_spec)), color=COLOURS[0], alpha=0.6, linewidths=0)
     else:
         box = (0, top, 0, top)
         ax.hexbin(z_spec, z_phot, gridsize=60, extent=box, bins="log", mincnt=1, cmap=_DENSITY, linewidths=0)
@@ -60,6 +60,11 @@ def scatter(
     return ax
 
 
+def _dot(number: int) -> float:
+    """Return the area of a point: a few are seen, and many do not hide each other."""
+    return float(np.clip(6000 / max(1, number), 3, 20))
+
+
 def pit(values: np.ndarray, *, title: str = "", note: str = "", ax: Axes | None = None) -> Axes:
     """Show a histogram of PIT values, ``(N,)``: flat, within the noise (grey), if p(z) is calibrated."""
     ax = own_axes(ax, (3.2, 2.8))
@@ -67,7 +72,8 @@ def pit(values: np.ndarray, *, title: str = "", note: str = "", ax: Axes | None 
     error = (10 / max(1, len(values)) * 0.9) ** 0.5  # of a bin's density, if p(z) is calibrated
     ax.axhspan(1 - error, 1 + error, color=GRID)
     ax.hist(values, bins=np.linspace(0, 1, 11).tolist(), density=True, color=COLOURS[0], alpha=0.8)
-    ax.text(0.5, 0.04, note, transform=ax.transAxes, ha="center", fontsize=8, color="white")
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+    ax.text(0.5, 0.04, note, transform=ax.transAxes, ha="center", fontsize=8, bbox=behind)
     label(ax, "PIT", "density", title)
     return ax
 
@@ -167,7 +173,7 @@ def latent_map(
     if latent.shape[1] > 2:
         centred = place - place.mean(axis=0)
         place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
-    size = float(np.clip(6000 / max(1, len(good)), 3, 20))
+    size = _dot(len(good))
     if colour is None:
         ax.scatter(place[:, 0], place[:, 1], s=size, color=COLOURS[0], alpha=0.4, linewidths=0)
     else:
@@ -273,13 +279,14 @@ def scatter_with_difference(
     is_good = np.isfinite(measured) & np.isfinite(predicted)
     x, y = measured[is_good], predicted[is_good]
     upper, lower = axes
-    upper.plot(x, y, ".", ms=3, alpha=0.4, color=COLOURS[0], mew=0)
+    how: dict[str, Any] = {"s": _dot(len(x)), "alpha": 0.5, "color": COLOURS[0], "linewidths": 0}
+    upper.scatter(x, y, **how)
     if x.size:
         limits = np.percentile(np.concatenate([x, y]), [0.5, 99.5])
         upper.plot(limits, limits, color=INK, lw=0.8)
         upper.set(xlim=limits, ylim=limits)
         lower.set_ylim(-1, 1)
-    lower.plot(x, y - x, ".", ms=3, alpha=0.4, color=COLOURS[0], mew=0)
+    lower.scatter(x, y - x, **how)
     lower.axhline(0, color=INK, lw=0.8)
     label(upper, "", y_name)
     label(lower, x_name, "difference")

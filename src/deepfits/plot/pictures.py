@@ -197,10 +197,17 @@ def tiles(
     lines, columns = -(-len(image) // columns), min(columns, len(image))
     wide = 1 if fitted is None else 3
     figure = own_figure(figure, (columns * (wide * 1.0 + 0.25), lines * 1.65))
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.02, wspace=0.08, hspace=0.45)
+    above = 0.02 if fitted is None else 0.2  # inches
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - above / (lines * 1.65), bottom=0.02, wspace=0.08, hspace=0.45
+    )
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for ax in axes:
         bare(ax)
+    if fitted is not None:
+        for ax in axes[:columns]:
+            for place, name in enumerate(("observed", "best fit", f"residual ±{RESIDUAL_SIGMA:g} σ")):
+                ax.text((place + 0.5) / wide, 1.03, name, transform=ax.transAxes, ha="center", size=7)
     for index, ax in enumerate(axes[: len(image)]):
         observed = np.where(weight[index] > 0, image[index], np.nan)
         top = top_of(observed, noise)

@@ -61,10 +61,10 @@ class LearningOptions(Seeded):
     model: str | Path | None = None
     filters: Sequence[str] = ()
     distributions: bool = True
-    tuning_trials: int = 6
-    tpot_minutes: float = 1.0
-    wide_resnet_width: int = 64
-    network_epochs: int = 60
-    network_minutes: float = 60.0
+    tuning_trials: Annotated[int, Range(ge=1)] = 6
+    tpot_minutes: Annotated[float, Range(gt=0)] = 1.0
+    wide_resnet_width: Annotated[int, Range(ge=1)] = 64
+    network_epochs: Annotated[int, Range(ge=1)] = 60
+    network_minutes: Annotated[float, Range(gt=0)] = 60.0
     device: str = "cpu"
     head: str | Path | None = None

@@ -81,13 +81,18 @@ def _add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
-def error_curves(directory: str | Path) -> Figure:
-    """Draw σ_MAD and η(0.15) against magnitude and redshift, one line per method, for up to eight."""
+def error_curves(directory: str | Path) -> Figure | None:
+    """Draw σ_MAD and η(0.15) against magnitude and redshift, one line per method, for up to eight.
+
+    None if no bin has enough objects.
+    """
     metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = _shown(metrics["rows"], len(COLOURS))
+    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (the last point is all of z > 2)"}
+    if not any("metrics" in entry for row in rows for by in names for entry in row[by]):
+        return None
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col")
-    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (last point: all of z > 2)"}
     for column, (by, x) in enumerate(names.items()):
         curves = {label_of(row): [entry for entry in row[by] if "metrics" in entry] for row in rows}
         for line, name in enumerate(("sigma_mad", "eta_15")):

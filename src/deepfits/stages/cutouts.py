@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from deepfits import tables
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents
 from deepfits.results import Results, results
@@ -50,7 +51,7 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
     out: str | Path
     _: KW_ONLY
     catalogue: Annotated[str | Path | None, INPUT] = None
-    size: int = 32
+    size: Annotated[int, Range(ge=4, le=4096)] = 32
 
 
 @stage(CutoutsConfig)

@@ -49,7 +49,7 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
     images: Annotated[Images, INPUT]
     out: str | Path
     _: KW_ONLY
-    background_mesh: int = 128
+    background_mesh: Annotated[int, Range(ge=8)] = 128
     aperture_arcsec: Annotated[float, Range(gt=0)] = 2.0
 
 

@@ -69,7 +69,7 @@ class InpaintConfig(Solving):
     max_validation: Annotated[int, Range(ge=1)] = 2000
     num_calibration: Annotated[int, Range(ge=0)] = 1500
     truth: Annotated[str | Path | None, INPUT] = None
-    prior_strength: float = 1.0
+    prior_strength: Annotated[float, Range(ge=0)] = 1.0
     amplitudes: Literal["after", "fit", "none"] = "none"
     images: bool = True
 

@@ -178,8 +178,8 @@ class Detecting(ReadingOnGrid, SourceOptions):
         default all sources are kept.
     """
 
-    smoothing_arcsec: float | None = None
-    min_snr: float = 0.0
+    smoothing_arcsec: Annotated[float, Range(gt=0)] | None = None
+    min_snr: Annotated[float, Range(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

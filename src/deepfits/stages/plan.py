@@ -36,7 +36,9 @@ class Plan:
         width = max(len(line.what) for line in self.lines)
         rows = []
         for line in self.lines:
-            figure = f"{_plain(line.value)} {line.unit}".strip()
+            is_small = line.unit == "TB" and line.value < 0.1
+            value, unit = (1000 * line.value, "GB") if is_small else (line.value, line.unit)
+            figure = f"{_plain(value)} {unit}".strip()
             why = f"{line.kind}{': ' + line.how if line.how else ''}"
             rows.append(f"{line.what:{width}s}  {figure:>18s}   {why}")
         return "\n".join(rows)

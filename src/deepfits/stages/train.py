@@ -61,7 +61,7 @@ class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
     out: str | Path
     _: KW_ONLY
     recipe: str = "small"
-    steps: int | None = None
+    steps: Annotated[int, Range(ge=1)] | None = None
     max_time: Annotated[float | None, NEUTRAL, Range(gt=0)] = None
     options: Mapping[str, Any] | None = None
 

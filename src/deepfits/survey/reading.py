@@ -20,7 +20,7 @@ class ReadingOptions:
     zero_point
         AB zero point, needed where headers have none: ``27``, or one per band, ``["u=30", "g=27"]``.
     pixel_scale
-        Arcseconds per pixel, for images without WCS.
+        Pixel scale in arcseconds, for images without WCS.
     bad_planes
         Mask planes, by name or bit number from 0, whose pixels count as having no data.
     mask_polarity

@@ -37,4 +37,4 @@ class DeblendOptions(SourceOptions):
     """
 
     combine: Literal["snr", "chi2"] = "snr"
-    deblend_contrast: float = 0.0003
+    deblend_contrast: Annotated[float, Range(ge=0, le=1)] = 0.0003

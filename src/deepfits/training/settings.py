@@ -100,7 +100,7 @@ class Teaching:
         Learning rate of Adam for the refiner.
     """
 
-    steps: int = 5000
-    num_reference: int = 8000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    steps: Annotated[int, Range(ge=1)] = 5000
+    num_reference: Annotated[int, Range(ge=1)] = 8000
+    batch_size: Annotated[int, Range(ge=1)] = 32
+    learning_rate: Annotated[float, Range(gt=0)] = 1e-3

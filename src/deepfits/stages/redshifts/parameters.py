@@ -83,8 +83,8 @@ class Labelled(Matching, FromFits, Seeded):
     out: str | Path
     _: KW_ONLY
     train_select: Sequence[str] = ()
-    max_labels: int | None = None
-    block_arcmin: float | None = None
+    max_labels: Annotated[int, Range(ge=1)] | None = None
+    block_arcmin: Annotated[float, Range(gt=0)] | None = None
     photometry: Annotated[str | Path | None, NEUTRAL] = None
     num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
 
