@@ -103,7 +103,7 @@ def test_fit_and_inpaint_need_none_of_the_extras(sky, tmp_path):
 
 def test_the_documented_lines_read_what_fit_writes(fitted):
     page = (Path(__file__).parents[2] / "docs/how-to/scale.md").read_text()
-    block = page.split("The features are Parquet as they lie:")[1].split("```python\n")[1].split("```")[0]
+    block = page.split("The features are plain Parquet files:")[1].split("```python\n")[1].split("```")[0]
     names = {
         name: importlib.import_module(name) for name in ("pandas", "polars", "duckdb", "pyarrow.dataset")
     }
