@@ -223,8 +223,8 @@ def test_a_model_that_is_none_is_named(sky, tmp_path):
         ("[simulate]\n[fit]\nmodes = ['bothh']\n", ["'bothh'", "'both'"]),
         ("[simulate]\n[fit]\nmodes = 'both'\n", ["[fit]: modes", "list", "'both'"]),
         ("[images]\npath = 3\n", ["[images]: path", "3"]),
-        ("[simulate]\n[run]\nout = ['a']\n", ["[run]: out", "text"]),
-        ("[simulate]\n[redshift]\nlabels = 3\n", ["[redshift]: labels", "text"]),
+        ("[simulate]\n[run]\nout = ['a']\n", ["[run]: out", "a string"]),
+        ("[simulate]\n[redshift]\nlabels = 3\n", ["[redshift]: labels", "a string"]),
         ("[simulate]\n[train]\nsteps = nan\n", ["[train]: steps", "whole number", "nan"]),
         ("simulate = 3\n", ["[simulate]"]),
     ],
@@ -269,9 +269,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, number):
     command.send_signal(number)
     done = command.wait()
     assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "deepfits: interrupted; run the same command again to go on from here"
-    )
+    assert done.stderr.splitlines()[-1] == ("deepfits: interrupted; run the same command again to resume")
 
 
 @pytest.mark.parametrize("module", ["deepfits.cli", "deepfits.stages.plan"])

@@ -73,7 +73,7 @@ def test_json_round_trip_and_refusals(tmp_path):
         write_json(path, {"x": float("nan")})
     assert read_json(path) == {"x": [1, 2.5, None]}
     path.write_text("[1]")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="not a JSON object"):
         read_json(path)
     path.write_text("{")
     with pytest.raises(InputError, match="cannot read"):

@@ -163,7 +163,7 @@ def test_a_library_that_does_not_serve_is_said_and_left_out(origin, tmp_path, mo
     small_products.cache_clear()
     try:
         assert small_products() is None
-        assert "install again" in caplog.text
+        assert "reinstall deepfits" in caplog.text
         observe = Observation(torch.ones(2, 9, 64), torch.ones(2, 32, 18), 2)
         assert observe.show(torch.ones(1, 2, 32, 32)).unique().tolist() == [2 * 32.0 * 32]
     finally:
@@ -193,7 +193,7 @@ def test_a_psf_sharper_than_the_reference_is_refused() -> None:
 
 
 def test_an_empty_image_is_no_psf() -> None:
-    with pytest.raises(InputError, match="hold light"):
+    with pytest.raises(InputError, match="have a positive flux"):
         expand_image(np.zeros((25, 25)), 0.2)
 
 

@@ -2,9 +2,9 @@
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
 same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `teach`, `fit`, `inpaint`,
-`redshift`, `export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. Beside
-them stand what they leave on disk (`Model`, `CutoutStore`, `read_features`, `join`) and figures (`plot`).
-Importing the package loads none of them; the first use does.
+`redshift`, `export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. The
+package also gives access to their outputs (`Model`, `CutoutStore`, `read_features`, `join`) and makes figures
+(`plot`). Submodules are imported on first use.
 """
 
 from __future__ import annotations

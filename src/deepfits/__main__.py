@@ -1,10 +1,10 @@
-"""The command ``deepfits``, also as a module: an interruption while it starts is one line too."""
+"""Entry point of ``deepfits`` and ``python -m deepfits``; Ctrl-C during start-up prints no traceback."""
 
 import sys
 
 
 def main() -> None:
-    """Import the command line, which takes a while, and run it."""
+    """Import the command line, which is slow, and run it."""
     try:
         from deepfits.cli import main as run
     except KeyboardInterrupt:

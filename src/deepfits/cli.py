@@ -1,7 +1,7 @@
-"""The command ``deepfits``: parse, call the stage of the same name, print where its result lies.
+"""Command line: parse the arguments, call the stage of the same name, print the path of its result.
 
-Commands are made from the stages' own signatures and docstrings (`deepfits.options`), and of the stages only
-the one that is called is imported.
+Commands are built from the signatures and docstrings of the stages (`deepfits.options`). Only the stage that
+is called is imported.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from deepfits.stages import MODULES, load
 
 INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
-INTERRUPTED = "interrupted; run the same command again to go on from here"
-BROKEN_PIPE_STATUS = 141  # as if the signal had ended the command
+INTERRUPTED = "interrupted; run the same command again to resume"
+BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
     "teach": "model",
@@ -44,9 +44,9 @@ HELP = """Deep features of galaxies through best fits: from survey images to red
 Learn features of galaxies from unlabelled multi-band images, fit them to every object, fill in missing
 bands, predict redshifts from few labels (Murray, Fabbro & Yi 2019).
 
-Start here: `deepfits demo` runs everything on a simulated sky and ends with a page to look at.
+Start here: `deepfits demo` runs everything on a simulated sky and writes a report as a web page.
 
-On your own images, one command a stage:
+On your own images, with one command per stage:
 
     deepfits check    IMAGES
     deepfits cutouts  IMAGES --out run/cutouts
@@ -56,20 +56,20 @@ On your own images, one command a stage:
     deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts
     deepfits report   run
 
-Interrupted? Run the same command again: it goes on from there.
+Interrupted? Run the same command again: it resumes where it stopped.
 
-Before the command: `--threads N` (for numerical work; the cores of this process by default) and `-v` (say
-more). Lists are given by repeating an option, or with commas: `--band u,g,r`.
+Options before the command: `--threads N` (for numerical work; by default, all cores available to the process)
+and `-v` (verbose). Give a list by repeating an option or with commas: `--band u,g,r`.
 """
 REDSHIFT_HELP = """Predict redshifts, or any other property, from features and a few labels (M19 §3.3).
 
 Example: `deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts`
 
-compares all methods on held-out objects (the command `compare`, which may be left out). `train`, `predict`
-and `evaluate` do the steps one by one, for objects that have no label.
+compares all methods on held-out objects (the default command, `compare`). `train`, `predict` and `evaluate`
+run the steps one by one, for objects without labels.
 
-`--target` names another column of the labels: a size, an axis ratio, a stellar mass, or a class (star,
-galaxy, quasar). `deepfits property` is the same command under a name that says so:
+`--target` selects another column of the labels: a size, an axis ratio, a stellar mass, or a class (star,
+galaxy, quasar). `deepfits property` is an alias for such targets:
 
     deepfits property run/features-both truth.csv --target bulge_fraction --out run/bulges
     deepfits property train run/features-both truth.csv --target kind --out run/kind
@@ -80,17 +80,17 @@ NAMING = {"--target", "--label-column", "-h", "--help"}
 
 
 def words_of(name: str) -> list[str]:
-    """Return a stage's name as it is typed: ``redshift_train`` is ``redshift train``."""
+    """Return the words that call a stage on the command line: ``redshift_train`` is ``redshift train``."""
     return ["redshift", "compare"] if name == "redshift" else name.split("_", 1)
 
 
 def make_app(wanted: Iterable[str]) -> App:
-    """Make the command line, in which the stages that are wanted can be called and the others are listed."""
+    """Build the command line: the `wanted` stages can be called, the others are only listed in the help."""
     options: dict[str, Any] = {
         "help_format": "markdown",
         "help_flags": ["--help", "-h"],
         "result_action": "return_value",
-        "suppress_keyboard_interrupt": False,  # `main` says how to go on
+        "suppress_keyboard_interrupt": False,  # `main` handles it
     }
     app = App(name="deepfits", help=HELP, version=__version__, version_flags=["--version"], **options)
     redshift = App(name=GROUP, help=REDSHIFT_HELP, version_flags=[], **options)
@@ -104,7 +104,7 @@ def make_app(wanted: Iterable[str]) -> App:
 
 
 def _listed(name: str) -> Callable[[], None]:
-    """Stand for a stage of which only the first line is shown; it is read without importing the stage."""
+    """Return a placeholder with the summary of a stage's docstring, read without importing the stage."""
 
     def call() -> None:
         raise AssertionError(name)
@@ -117,7 +117,7 @@ def _listed(name: str) -> Callable[[], None]:
 
 
 def _command(name: str) -> Callable[..., int]:
-    """Make a stage a function that cyclopts reads."""
+    """Wrap a stage in a function whose signature and docstring cyclopts understands."""
     stage = load(name)
     shown = options_of(stage)
 
@@ -131,7 +131,7 @@ def _command(name: str) -> Callable[..., int]:
 
 
 def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
-    """Call a stage with a progress display, and print where its result lies."""
+    """Call a stage with a progress display, print the path of its result and return the exit status."""
     from deepfits.console import show_progress
 
     more = name_value(given.pop("set_", None) or [], "--set")
@@ -154,7 +154,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line: what a user did wrong is one line and status 2, an interruption status 130."""
+    """Run the command line; user errors print one line and exit with status 2, interruptions with 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = None
     try:
@@ -172,12 +172,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
         _fail_missing_module(error)
-    except BrokenPipeError:  # whoever read what is printed has had enough
-        _end_output(keep=False)
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
+        _end_output(reraise=False)
         sys.exit(BROKEN_PIPE_STATUS)
-    except KeyboardInterrupt:  # nothing was begun yet
+    except KeyboardInterrupt:  # before a stage started
         _fail("interrupted", INTERRUPTED_STATUS)
-    except SystemExit as end:  # a training that was told to end has kept a checkpoint
+    except SystemExit as end:  # training raises this on SIGTERM, after saving a checkpoint
         if end.code != 128 + signal.SIGTERM:
             raise
         _fail(INTERRUPTED, 128 + signal.SIGTERM)
@@ -188,18 +188,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _end_output(*, keep: bool = True) -> None:
-    """Write what is still to be printed; where that fails, let it not fail once more at Python's end."""
+def _end_output(*, reraise: bool = True) -> None:
+    """Flush stdout; if that fails, redirect it to the null device so that Python's exit flush succeeds."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if keep:
+        if reraise:
             raise
 
 
 def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:
-    """Take what stands before the command, for all stages alike."""
+    """Parse the options before the command, which apply to all stages."""
     threads, verbose = None, False
     while argv and argv[0].split("=")[0] in ("--threads", "--verbose", "-v"):
         option, _, value = argv.pop(0).partition("=")
@@ -214,7 +214,7 @@ def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:
 
 
 def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
-    """Return the stage that is meant, and the words with the default command of ``redshift`` put in."""
+    """Return the requested stage, and the tokens with ``compare``, the default of ``redshift``, inserted."""
     if tokens and tokens[0] in GROUP and len(tokens) > 1 and tokens[1] not in ("-h", "--help"):
         if f"redshift_{tokens[1]}" not in MODULES and tokens[1] != "compare":
             tokens = [tokens[0], "compare", *tokens[1:]]
@@ -224,14 +224,14 @@ def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
             and not NAMING & {t.split("=")[0] for t in tokens}
         ):
             raise InputError(
-                f"deepfits property {tokens[1]}: say which column of the labels: --target COLUMN"
+                f"deepfits property {tokens[1]}: select a column of the labels with --target COLUMN"
             )
         return ("redshift" if tokens[1] == "compare" else f"redshift_{tokens[1]}"), tokens
     return (tokens[0] if tokens and tokens[0] in MODULES and tokens[0] != "redshift" else None), tokens
 
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
-    """Set up threads and logging, in which what a stage says names its options."""
+    """Set up threads and logging; log messages show arguments as command-line options."""
     from rich.logging import RichHandler
 
     from deepfits.console import console
@@ -241,7 +241,7 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
             os.environ[variable] = str(threads)
         else:
             os.environ.setdefault(variable, str(available_cores()))
-    # Threads that wait in a loop slow each other down many times where cores are shared
+    # Busy-waiting threads slow each other down several times over on shared cores
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
@@ -259,12 +259,12 @@ def _reword_options(record: logging.LogRecord, name: str | None) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Return text without what terminals obey: names in files of others may hold it."""
+    """Replace control characters, which names in third-party files may contain."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _as_options(message: str, name: str | None) -> str:
-    """Write arguments that a message names as options: ``zero_point=27.0`` is ``--zero-point 27.0``."""
+    """Rewrite arguments in a message as options: ``zero_point=27.0`` becomes ``--zero-point 27.0``."""
     for argument in inspect.signature(load(name)).parameters if name else ():
         option, word = f"--{argument.replace('_', '-')}", rf"(?<![\w/.-]){argument}"
         message = re.sub(rf"{word}=True\b", option, message)

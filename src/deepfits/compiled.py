@@ -1,4 +1,4 @@
-"""The small pieces of C, which are built where the package is installed with a C compiler."""
+"""Loader of the optional C extensions, built if a C compiler is available at installation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ log = logging.getLogger(__name__)
 
 
 def library(name: str, function: str, slower: str) -> ctypes.CDLL | None:
-    """Return a shared library of this package, or None where it was not built or cannot be used.
+    """Load a shared library of this package; None if it was not built or cannot be used.
 
-    `name` is that of the module, as ``_observation``, `function` one that it must have: a library that was
-    built from the source of another version lacks it. `slower` is said in the warning.
+    `name` is its module name, such as ``_observation``. `function` must be one of its symbols, which a
+    library built from another version's source lacks. `slower` is the start of the warning's last clause,
+    such as "fits are".
     """
-    found = find_spec(f"deepfits.{name}")
-    if found is None or found.origin is None:
+    spec = find_spec(f"deepfits.{name}")
+    if spec is None or spec.origin is None:
         return None
     try:
-        loaded = ctypes.CDLL(found.origin)
+        loaded = ctypes.CDLL(spec.origin)
         getattr(loaded, function)
         return loaded
-    except (OSError, AttributeError) as error:  # built for another machine, or from another source
-        log.warning("WARNING: %s: %s; %s slower without it, install again", found.origin, error, slower)
+    except (OSError, AttributeError) as error:  # built for another machine or from another version
+        log.warning("WARNING: %s: %s; %s slower without it; reinstall deepfits", spec.origin, error, slower)
         return None

@@ -1,11 +1,12 @@
-"""Between what people and files say and what the code declares: every value is checked once, where it enters.
+"""Validation of configurations: every value is checked once, on entry, against declared types and ranges.
 
-A configuration is a dataclass, or the signature of a function. Its type hints say what each key may be, and
-`from_mapping` and `arguments` hold TOML, JSON and the command line to them: an unknown key names the nearest
-valid one, a wrong type names file, key, value and what was expected. Nothing is guessed: text is never a
-list, ``true`` is never 1, and every number is finite unless it is declared otherwise.
+A configuration is a dataclass or the signature of a function. Its type hints declare the valid values of each
+key, and `from_mapping` and `arguments` check TOML, JSON and command-line input against them. The error for an
+unknown key suggests the nearest valid one; that for a wrong type names file, key, value and expected type.
+Nothing is guessed: a string is never a list, ``true`` is never 1, and numbers are finite unless declared
+otherwise.
 
-Plain Python on purpose, so that models, training and fits run where only PyTorch is installed
+Plain Python on purpose, so that models, training and fits run with PyTorch alone installed
 (docs/decisions/70-checked-where-it-enters.md).
 """
 
@@ -39,7 +40,7 @@ Made = TypeVar("Made")
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a field of a configuration is: see `deepfits.stages.stage`."""
+    """Role of a configuration field; see `deepfits.stages.stage`."""
 
     name: str
 
@@ -50,14 +51,14 @@ NEUTRAL = Mark("neutral")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """Where a number may lie: ``Annotated[float, Range(gt=0, le=1)]``.
+    """Range of valid numbers: ``Annotated[float, Range(gt=0, le=1)]``.
 
     Attributes
     ----------
     ge, gt, le, lt
-        At least, above, at most, below.
+        Bounds: greater or equal, greater than, less or equal, less than.
     nan
-        Whether NaN, unknown, is allowed; null in JSON. Infinity never is.
+        Whether NaN (unknown; null in JSON) is allowed. Infinity never is.
 
     Examples
     --------
@@ -72,7 +73,7 @@ class Range:
     nan: bool = False
 
     def holds(self, value: float) -> bool:
-        """Return whether a number lies there."""
+        """Return whether `value` is in the range."""
         if math.isnan(value):
             return self.nan
         return (
@@ -92,31 +93,31 @@ class Range:
 
 
 def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
-    """Make a dataclass from what a file holds.
+    """Build a dataclass from the content of a file.
 
     Parameters
     ----------
     kind
-        The dataclass. Nested dataclasses, ``Literal``, enumerations, optional values, lists, tuples, mappings
-        and paths are understood; ``Annotated[..., Range(...)]`` bounds a number.
+        The dataclass. Supported field types: nested dataclasses, ``Literal``, enumerations, optional values,
+        lists, tuples, mappings and paths; ``Annotated[..., Range(...)]`` bounds a number.
     content
-        A mapping, as TOML or JSON give it.
+        A mapping, as parsed from TOML or JSON.
     where
-        The file (or the option) to name in errors.
+        File (or option) to name in errors.
 
     Raises
     ------
     InputError
-        Not a mapping; an unknown key, with the nearest valid one; a missing key; a value that is not what is
-        declared; or what the dataclass itself refuses.
+        `content` is not a mapping, has an unknown key (the nearest valid one is suggested), lacks a required
+        key, or has a value that violates its declaration or that the dataclass itself rejects.
     """
     return _build(kind, content, f"{where}", "")
 
 
 def arguments(function: Callable[..., Any], content: Any, *, where: str | Path) -> dict[str, Any]:
-    """Check what a file says against a function's signature; return keyword arguments for it.
+    """Check the content of a file against a function's signature; return keyword arguments for it.
 
-    Missing arguments are left to the call.
+    Missing arguments are not an error here, but in the call.
 
     Raises
     ------
@@ -130,14 +131,14 @@ def arguments(function: Callable[..., Any], content: Any, *, where: str | Path) 
 
 
 def convert(value: Any, annotation: Any, *, where: str | Path, key: str = "") -> Any:
-    """Return `value` as the type hint `annotation` declares it; `where` and `key` are named in errors."""
+    """Convert `value` to the type hint `annotation`; errors name `where` and `key`."""
     return _convert(value, annotation, f"{where}", key)
 
 
 def check(config: Any, *, where: str) -> None:
-    """Hold a dataclass that was made in Python to its type hints: call it in ``__post_init__``.
+    """Check a dataclass constructed in Python against its type hints; call this in ``__post_init__``.
 
-    Lists become the tuples that are declared, and whole numbers the floats.
+    Lists become tuples, and integers floats, where these are declared.
     """
     for name, annotation in _hints(cast(Any, type(config))).items():
         value = getattr(config, name)
@@ -147,12 +148,12 @@ def check(config: Any, *, where: str) -> None:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON and TOML can hold it: paths as text, tuples as lists, NaN as None."""
+    """Convert a dataclass to types of JSON and TOML: paths to strings, tuples to lists, NaN to None."""
     return {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return what a type hint allows, without marks, unions opened."""
+    """Return the members of a type hint, with unions flattened and ``Annotated`` removed."""
     while typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     is_union = typing.get_origin(hint) in (Union, types.UnionType)
@@ -160,15 +161,15 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 class Stored:
-    """A dataclass that is kept as JSON or TOML."""
+    """Base class of dataclasses that are stored as JSON or TOML."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; NaN becomes None."""
+        """Return a JSON-serialisable dictionary; NaN becomes None."""
         return to_mapping(self)
 
     @classmethod
     def from_json(cls, content: Any, where: str | Path = "") -> Self:
-        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        """Rebuild the object from `to_json`; errors name `where`, the key and the expected value."""
         return from_mapping(cls, content, where=where)
 
 
@@ -178,23 +179,23 @@ def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     Raises
     ------
     InputError
-        Absent, unreadable, larger than 4 MiB, not TOML, or nested without end.
+        The file is absent, unreadable, larger than 4 MiB, not TOML, or nested too deeply.
     """
     return parse_toml(read_text(path, what=what, max_bytes=MAX_TOML_BYTES), where=path, what=what)
 
 
 def parse_toml(text: str, *, where: str | Path, what: str = "file") -> dict[str, Any]:
-    """Read TOML that others have written; `where` is named in errors."""
+    """Parse untrusted TOML; errors name `where`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise InputError(f"{where}: cannot read this {what}: it is nested too deeply") from None
-    except ValueError as error:  # not TOML, or numbers of thousands of digits
+    except ValueError as error:  # not TOML, or integers too long to convert
         raise InputError(f"{where}: this {what} is not valid TOML ({error})") from error
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON and TOML can hold it."""
+    """Convert a value to types of JSON and TOML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
     if isinstance(value, enum.Enum):
@@ -214,7 +215,7 @@ def as_json(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _hints(kind: Any) -> dict[str, Any]:
-    """Return the type hint of every field that can be given."""
+    """Return the type hints of all fields that ``__init__`` takes."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
@@ -239,7 +240,7 @@ def _build(kind: type[Made], content: Any, where: str, key: str) -> Made:
 
 def _convert_items(valid: Mapping[str, Any], content: Any, where: str, key: str) -> dict[str, Any]:
     if not isinstance(content, Mapping):
-        raise _wrong("names with values", content, where, key)
+        raise _wrong("a mapping", content, where, key)
     for name in content:
         if name not in valid:
             raise InputError(f"{_place(where, key)}: unknown key {_show(name)}; {nearest(str(name), valid)}")
@@ -297,7 +298,7 @@ def _convert_number(value: Any, annotation: type, where: str, key: str, range_: 
     if isinstance(value, bool) or type(value).__name__ == "bool" or not isinstance(value, kind):
         raise _wrong(expected, value, where, key)
     if isinstance(value, numbers.Integral) and abs(int(value)) > MAX_WHOLE_NUMBER:
-        raise _wrong(f"{expected} that 64 bits hold", value, where, key)
+        raise _wrong(f"{expected} that fits in 64 bits", value, where, key)
     if not range_.holds(float(value)):
         raise _wrong(expected, value, where, key)
     return cast(float, value if type(value) is annotation else annotation(value))
@@ -328,7 +329,7 @@ def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Ran
         _convert(entry, kind, where, f"{key}[{index}]", range_)
         for index, (entry, kind) in enumerate(zip(value, kinds, strict=True))
     ]
-    if container in _LISTS:  # what was given stays, where nothing had to be changed
+    if container in _LISTS:  # return the input itself if nothing changed
         return value if all(a is b for a, b in zip(made, value, strict=True)) else made
     if type(value) is container and all(a is b for a, b in zip(made, value, strict=True)):
         return value
@@ -338,13 +339,13 @@ def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Ran
 def _convert_union(value: Any, annotation: Any, where: str, key: str, range_: Range) -> Any:
     errors = []
     members = typing.get_args(annotation)
-    for member in sorted(members, key=lambda m: m is not type(value)):  # an exact type first
+    for member in sorted(members, key=lambda m: m is not type(value)):  # try the exact type first
         try:
             return _convert(value, member, where, key, range_)
         except _WrongTypeError as error:
             errors.append(error)
     deeper = [error for error in errors if error.key != key]
-    if len(deeper) == 1:  # a list that has the right form but one wrong entry
+    if len(deeper) == 1:  # a list with a single wrong entry
         raise deeper[0]
     raise _wrong(_describe(annotation, range_), value, where, key)
 
@@ -375,7 +376,7 @@ def _join(key: str, name: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    """Show a value in a line, whatever its size."""
+    """Return a short one-line representation of any value."""
     if isinstance(value, int) and abs(value) > MAX_WHOLE_NUMBER:
         return f"a number of {value.bit_length()} bits"
     try:
@@ -391,7 +392,7 @@ def _either(words: typing.Iterable[str]) -> str:
 
 
 def _describe(annotation: Any, range_: Range) -> str:
-    """Describe what a type hint stands for, in words."""
+    """Describe a type hint in words."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         ranges = [mark for mark in inner[1:] if isinstance(mark, Range)]
@@ -405,14 +406,14 @@ def _describe(annotation: Any, range_: Range) -> str:
         word = "a whole number" if annotation is int else "a number" if range_.nan else "a finite number"
         return f"{word} {range_}".strip()
     if container in (list, tuple, set, frozenset, *_LISTS):
-        of: dict[Any, str] = {str: ' of texts, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
+        of: dict[Any, str] = {str: ' of strings, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
         first = inner[0] if inner else None
         return "a list" + of.get(
             typing.get_args(first)[0] if typing.get_origin(first) is Annotated else first, ""
         )
     if container in _MAPPINGS or dataclasses.is_dataclass(annotation):
-        return "names with values"
-    words: dict[Any, str] = {bool: "true or false", str: "text", type(None): "left out"}
+        return "a mapping"
+    words: dict[Any, str] = {bool: "true or false", str: "a string", type(None): "left out"}
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return "a path"
     if getattr(annotation, "_is_protocol", False):

@@ -1,4 +1,4 @@
-"""What the command line prints while it works: a bar on a terminal, a line now and then in a log."""
+"""Progress display of the command line: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from rich.text import Text
 from deepfits.progress import Task
 
 SECONDS_BETWEEN_LINES = 10.0
-# Before so much of the work, or so many seconds, speed says nothing of what is left: much of the time was
-# spent on beginning. Later the speed is that of the last seconds, or of the latter half where that is longer.
+# The remaining time is shown once this share of the work is done or this many seconds have passed: earlier
+# rates include the start-up. The rate is that of the last LEAST_SECONDS, or of the last half of the elapsed
+# time if that is longer.
 LEAST_SHARE, LEAST_SECONDS = 0.05, 30.0
 
 console = Console(stderr=True, highlight=False)
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Time left, as soon as the speed says something of it."""
+    """Remaining time, shown once the rate is reliable."""
 
     def render(self, task: RichTask) -> Text:
-        """Draw the time left, or dashes."""
+        """Draw the remaining time, or dashes."""
         share = (task.completed - task.fields["begun"]) / task.total if task.total else 0.0
         if not task.finished and _is_early(share, task.elapsed or 0.0):
             return Text("-:--:--", style="progress.remaining")
@@ -57,7 +58,7 @@ class _Rate(ProgressColumn):
 
 
 def _rate(per_second: float, unit: str) -> str:
-    """Return how many a second, or below one a second how long each takes."""
+    """Format a rate per second, or the time per unit if the rate is below one per second."""
     return f"{per_second:,.0f} {unit}/s" if per_second >= 1 else f"{1 / per_second:,.1f} s each"
 
 
@@ -74,7 +75,7 @@ class _Bar:
 
 
 class _Lines:
-    """A task in a log: a line every ten seconds, with the remaining time."""
+    """A task in a log: one line every ten seconds, with rate and remaining time."""
 
     def __init__(self, description: str, total: float | None, unit: str, done: float) -> None:
         self._description, self._total, self._unit = description, total, unit
@@ -107,7 +108,7 @@ class _Lines:
         )
 
     def _recent_rate(self, now: float) -> float:
-        """Return the units per second of late; of all the time where there were none of late."""
+        """Return the recent rate in units per second, or the overall rate if nothing was done recently."""
         since = now - max(LEAST_SECONDS, (now - self._start) / 2)
         while len(self._before) > 1 and self._before[1][0] <= since:
             self._before.popleft()
@@ -118,7 +119,7 @@ class _Lines:
         return (self._done - self._start_done) / max(now - self._start, 1e-9)
 
     def close(self) -> None:
-        """Print the last line: what was done and how long it took."""
+        """Print the last line: the number of units done and the time taken."""
         seconds = time.monotonic() - self._start
         console.print(f"{self._description}: {self._done:,.0f} {self._unit} in {seconds:.1f} s", markup=False)
 
@@ -127,7 +128,7 @@ class _Lines:
 def show_progress(
     description: str, *, total: float | None, unit: str = "", done: float = 0
 ) -> Iterator[Task]:
-    """Show a task with rate and remaining time: the command line's `deepfits.progress.Progress`."""
+    """Show a task with rate and remaining time; the command line's `deepfits.progress.Progress`."""
     if not console.is_terminal:
         lines = _Lines(description, total, unit, done)
         yield lines

@@ -1,9 +1,9 @@
-"""Errors that a person can act on.
+"""Errors that users can act on.
 
-Everything a user can get wrong (a file, a column, a key, two artefacts that do not fit together) raises
-`InputError` with one line that names the file, the object and the remedy. The command line prints that line
-and exits with status 2, and so it does with what the machine refuses: no space, no memory, no permission
-(`explain`). Anything else is a defect of ours and keeps its traceback.
+Anything a user can get wrong (a file, a column, a key, two artefacts that do not match) raises `InputError`
+with a one-line message that names the file, the object and the remedy. The command line prints that line and
+exits with status 2, as it does when disk space, memory or permissions are lacking (`explain`). Any other
+exception is a bug in deepfits and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 MOST_NAMES = 40
-"""Valid names that an error lists."""
+"""Maximum number of valid names listed in an error."""
 
 
 class InputError(ValueError):
-    """The input is wrong in a way that the user can mend; the message says how."""
+    """Invalid input that the user can fix; the message says how."""
 
 
 class ShardsFailedError(InputError):
-    """Some shards failed and all others are done; the message names them and says how to go on."""
+    """Some shards failed, all others are done; the message names them and says how to proceed."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; raised before the optimiser could spread it."""
+    """A loss became NaN or infinite; raised before the optimiser step."""
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
@@ -49,31 +49,31 @@ def nearest(key: str, valid: Iterable[str]) -> str:
 
 
 def require_known(what: str, name: str, valid: Iterable[str]) -> None:
-    """Refuse a name that is none of those that are known, and say which one was most likely meant."""
+    """Raise `InputError` unless `name` is valid; the message suggests the nearest valid name."""
     if name not in valid:
         raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
 
 
 def one_line(error: object) -> str:
-    """Return what an error says, in one line of at most 160 letters."""
-    text = repr(error) if isinstance(error, KeyError) else str(error)  # a key alone says little
+    """Return the message of an error on one line of at most 160 characters."""
+    text = repr(error) if isinstance(error, KeyError) else str(error)  # its str() is the bare key
     return " ".join(text.split())[:160] or type(error).__name__
 
 
 @contextmanager
 def naming(path: str | os.PathLike[str], problem: str, remedy: str = "fetch it again") -> Iterator[None]:
-    """Turn whatever libraries raise on a damaged file into an error that names it and says what to do."""
+    """Turn exceptions of libraries on a damaged file into an `InputError` with the file and a remedy."""
     try:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many kinds
+    except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many types
         raise InputError(f"{path}: {problem} ({one_line(error)}); {remedy}") from error
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-# What libraries say of a write that failed, where they do not keep the system's number: Rust (safetensors),
-# Arrow and HDF5 print it; NumPy, Astropy, XGBoost and PyTorch only say that fewer bytes were written.
+# Messages on failed writes from libraries that do not set errno: Rust (safetensors), Arrow and HDF5 print the
+# number; NumPy, Astropy, XGBoost and PyTorch only report that fewer bytes were written.
 _NUMBER = re.compile(r"(?:os error|errno)\s*=?\s*(\d+)", re.IGNORECASE)
 _FEWER_BYTES = re.compile(
     r"\d+ requested and \d+ written|Not enough space on disk|FileStream\.Write incomplete|"
@@ -86,11 +86,11 @@ _NO_MEMORY = re.compile(
 
 
 def no_space(error: BaseException | None) -> int | None:
-    """Return whether nothing more can be written: the system's number for it, or None.
+    """Return the errno of an error that means that nothing more can be written, else None.
 
-    Full disks, used-up quotas, read-only file systems and limits on the size of a file are recognised in the
-    error, and in those that led to it, whichever library raised it: Python, NumPy, HDF5, Arrow, safetensors,
-    XGBoost, PyTorch, Astropy.
+    Full disks, exhausted quotas, read-only file systems and file-size limits are recognised in the error and
+    in its causes, whichever library raised it: Python, NumPy, HDF5, Arrow, safetensors, XGBoost, PyTorch,
+    Astropy.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def no_space(error: BaseException | None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, on a GPU or on the CPU, whichever library says so."""
+    """Return whether an error, or one of its causes, means that CPU or GPU memory ran out."""
     return any(
         isinstance(cause, MemoryError)
         or type(cause).__name__ == "OutOfMemoryError"
@@ -128,7 +128,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def explain(error: BaseException) -> str | None:
-    """Describe in one line what a person can do about an error; None where it is a defect of ours."""
+    """Return one line on an error and its remedy, or None if it is a bug in deepfits."""
     if isinstance(error, InputError):
         return str(error)
     if (number := no_space(error)) is not None:
@@ -151,7 +151,7 @@ def _names_file(error: OSError) -> bool:
 
 
 def missing_extra(error: BaseException) -> str | None:
-    """Return how to install what an import lacks; None where no extra of the package brings it.
+    """Return how to install a missing module, or None if no extra of the package provides it.
 
     Examples
     --------

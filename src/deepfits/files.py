@@ -1,9 +1,9 @@
-"""Files that are whole or absent.
+"""Atomic output files, safe reading of small files, and fingerprints of contents.
 
-Every output of the package is written under a temporary name beside its final place, flushed to disk and
-renamed: a killed process or a full disk leaves the earlier file, or none, but never half of one.
+Every output of the package is written under a temporary name next to its destination, flushed to disk and
+renamed: a killed process or a full disk leaves the earlier file, or none, but never a partial one.
 
-What a result was made from is told by fingerprints of contents (`contents`); see `deepfits.results`.
+The inputs of a result are recorded as fingerprints of their contents (`contents`); see `deepfits.results`.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 TEMPORARY_PREFIX = ".writing-"
-MANIFEST = "_manifest.jsonl"  # begins with _, so that readers of Parquet directories pass over it
-WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for their fingerprint
-SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
-CONTENTS = "contents"  # the name of the fingerprint of a single file, since its name does not count
-MOST_DIGITS = 20  # of a whole number of 64 bits
-LONGEST_LINE = 1 << 20  # of a file of JSON lines
-NAMED_FILES = 1000  # a record that would name more files holds one digest of them all
+MANIFEST = "_manifest.jsonl"  # readers of Parquet directories skip names with a leading underscore
+WHOLE_BYTES = 2 << 30  # inputs up to this total size are hashed completely
+SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # number and size of the blocks hashed of each file of larger inputs
+CONTENTS = "contents"  # key of a single file, whose name does not matter
+MOST_DIGITS = 20  # of a 64-bit integer
+LONGEST_LINE = 1 << 20  # of a JSON Lines file
+NAMED_FILES = 1000  # a record of more files holds a single digest of them all
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move it there when the block ends without an error.
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
-    It has the same directory, made when it does not exist, and the same suffixes, so that libraries which
-    choose a format by the name's ending do so. On an error it is removed and `path` stays as it was.
+    It has the same directory, created if necessary, and the same suffixes, for libraries that choose a format
+    by extension. On an error it is removed and `path` is left unchanged.
 
     Raises
     ------
     OSError
-        There is no space, whichever library found out: it names `path`; or nothing may be written there: it
-        names the directory.
+        No space is left, whichever library noticed it (names `path`), or the directory is not writable (names
+        the directory).
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,9 @@ def writing(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir() and final.is_dir():
             shutil.rmtree(final)
         os.replace(temporary, final)
-    except InputError as error:  # whoever writes knows the temporary name alone
+    except InputError as error:  # the writer knows only the temporary name
         raise InputError(str(error).replace(temporary.name, final.name)) from error
-    except Exception as error:  # each library has its own words for a full disk
+    except Exception as error:  # libraries report a full disk in different ways
         if (number := no_space(error)) is None:
             raise
         raise OSError(number, os.strerror(number), str(final)) from error
@@ -79,17 +79,17 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """Give an HDF5 file to fill, and write it to `path` in one go when the block ends without an error.
+    """Yield an HDF5 file in memory, and write it to `path` if the block succeeds.
 
-    It is made in memory: the HDF5 library crashes when it cannot close a file for want of space.
+    In memory, because the HDF5 library crashes when it cannot close a file on a full disk.
     """
     import h5py
 
-    made = io.BytesIO()
-    with h5py.File(made, "w") as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         yield file
     with writing(path) as temporary:
-        temporary.write_bytes(made.getbuffer())
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _flush(path: Path) -> None:
@@ -100,9 +100,10 @@ def _flush(path: Path) -> None:
 
 
 def remove_leftovers(directory: str | Path, *, of: str = "") -> int:
-    """Remove the temporary files that a killed process left in `directory` or below; say how many.
+    """Remove temporary files that killed processes left in `directory` or below; return their number.
 
-    With `of`, those beside the file of that name alone. Call it only where no other process writes.
+    With `of`, remove only those of the file of that name, in `directory` itself. Call this only if no other
+    process is writing there.
     """
     here, pattern = Path(directory), f"{TEMPORARY_PREFIX}*"
     leftovers = list(here.glob(f"{pattern}-{glob.escape(of)}") if of else here.rglob(pattern))
@@ -112,18 +113,18 @@ def remove_leftovers(directory: str | Path, *, of: str = "") -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text (UTF-8), whole or not at all."""
+    """Write UTF-8 text atomically."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as JSON, whole or not at all. NaN and infinity are errors: JSON has neither."""
+    """Write `content` as JSON, atomically. NaN and infinity, which JSON lacks, are errors."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
-    """Read a JSON object, with errors that name the file.
+    """Read a JSON object; errors name the file.
 
     Raises
     ------
@@ -132,18 +133,18 @@ def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     """
     content = parse_json(read_text(path, what=what), where=path, what=what)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: this {what} holds no JSON object; write it again")
+        raise InputError(f"{path}: this {what} is not a JSON object; write it again")
     return content
 
 
 def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> str:
-    """Read a text file (UTF-8), with errors that name it.
+    """Read a UTF-8 text file; errors name it.
 
     Raises
     ------
     InputError
-        The file is absent, no regular file (a pipe, a device, a directory), larger than `max_bytes`, or not
-        text.
+        The file is absent, not regular (a pipe, a device, a directory), larger than `max_bytes`, or not
+        UTF-8.
     """
     path = Path(path)
     try:
@@ -164,32 +165,32 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
 
 
 def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
-    """Read JSON that others may have written: bounded numbers, no NaN, no nesting without end.
+    """Parse untrusted JSON, with limits on the size of numbers and on nesting, and without NaN.
 
     Raises
     ------
     InputError
-        Anything but valid JSON of finite numbers and valid text; `where` is named.
+        The text is not valid JSON of finite numbers and valid Unicode; the message names `where`.
     """
     try:
         content = json.loads(
             text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
         )
-        if "\\ud" in text.lower():  # half a surrogate pair is no text, and fails where it is printed
+        if "\\ud" in text.lower():  # a lone surrogate is invalid and would fail when printed
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise InputError(
             f"{where}: cannot read this {what}: it is nested too deeply; write it again"
         ) from None
-    except ValueError as error:  # JSONDecodeError, UnicodeEncodeError, numbers of thousands of digits
+    except ValueError as error:  # JSONDecodeError, UnicodeEncodeError, numbers too large
         raise InputError(f"{where}: cannot read this {what} ({error}); write it again") from error
     return content
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield the lines of a file of JSON lines, each with what it holds (None where it is damaged).
+    """Yield each line of a JSON Lines file with its parsed value, which is None if the line is damaged.
 
-    Absent is empty: a process that was killed may leave no such file, or half a line.
+    An absent file counts as empty: a killed process may leave no file, or a partial line.
     """
     if not Path(path).exists():
         return
@@ -203,20 +204,21 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def reading_record(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
-    """Use what a file of ours holds, entry by entry; an entry that is absent or of another type names it.
+    """Turn errors on missing or mistyped entries of one of our own files into an error that names the file.
 
-    For records that are only shown. What decides about numbers is declared (`deepfits.config.from_mapping`).
+    For records that are only displayed; values that affect results are validated by
+    `deepfits.config.from_mapping`.
     """
     return naming(path, f"not the {what} that deepfits writes", "make it again")
 
 
 def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:
-    """Read a NumPy archive (``.npz``) of ours; nothing in it can run code.
+    """Read one of our NumPy archives (``.npz``), without unpickling.
 
     Raises
     ------
     InputError
-        No regular file, damaged, or it would take far more memory than it has bytes.
+        The file is not regular, is damaged, or declares arrays far larger than itself.
     """
     import numpy as np
 
@@ -234,31 +236,31 @@ def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, 
 
 def _parse_int(text: str) -> int:
     if len(text) > MOST_DIGITS:
-        raise ValueError(f"{text[:40]} is larger than 64 bits hold")
+        raise ValueError(f"{text[:40]} does not fit in 64 bits")
     return int(text)
 
 
 def _parse_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is larger than any number")
+        raise ValueError(f"{text[:40]} is too large for a float")
     return number
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def refuse_broken_link(path: Path) -> None:
-    """Refuse a link to nothing."""
+    """Raise `InputError` if `path` is a dangling symbolic link."""
     if path.is_symlink() and not path.exists():
         raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is not a file: absent, a broken link, a directory, a FIFO or a device, or not to be read.
+    """Raise `InputError` unless `path` is a readable regular file.
 
-    Asked before a file is opened: a FIFO would wait forever, a device never ends.
+    Check this before opening a file: reading a FIFO may block forever, and a device may never end.
     """
     refuse_broken_link(path)
     if not path.exists():
@@ -268,11 +270,11 @@ def require_regular(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: a FIFO, socket or device, not a file; copy the data into a file")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: may not be read; change its permissions (chmod) or leave it out")
+        raise InputError(f"{path}: not readable; change its permissions (chmod) or leave it out")
 
 
 def fingerprint(*paths: str | Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the files' contents, in the order given."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the files' contents, in the given order."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         require_regular(path)
@@ -283,7 +285,7 @@ def fingerprint(*paths: str | Path) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
+    """Return a hash, 16 hexadecimal digits, of JSON-like values or arrays."""
     hashed = hashlib.sha256()
     for part in parts:
         values = part.tolist() if hasattr(part, "tolist") else part
@@ -292,24 +294,24 @@ def digest(*parts: Any) -> str:
 
 
 def split_table_path(path: Path) -> tuple[Path, str | None]:
-    """Return file and table of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
+    """Split ``zcat.fits[ZCATALOG]`` into file and table name; the name is None for a plain path."""
     base, bracket, rest = str(path).rpartition("[")
     is_named = bool(base) and bool(bracket) and rest.endswith("]") and not path.exists()
     return (Path(base), rest[:-1]) if is_named and Path(base).is_file() else (path, None)
 
 
 def contents(*paths: str | Path) -> dict[str, str]:
-    """Fingerprint what is in files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
+    """Fingerprint the contents of files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
 
-    Of a store, features or a model the files count that hold them (not logs, reports and checkpoints beside
-    them); of any other directory, all files; of ``zcat.fits[A]`` the file, under the name of the table. Up to
-    2 GiB everything is read; of more, the size and 32 blocks spread over each file. Times and places do not
-    count: a copy is the same input.
+    For a store, features or a model only the data files are included, without logs, reports or checkpoints;
+    for any other directory, all files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
+    total of 2 GiB all bytes are hashed; beyond that, 32 blocks spread over each file. Sizes are always
+    included, modification times and locations are not: a copy is the same input.
 
     Raises
     ------
     InputError
-        A path that is not there.
+        A path does not exist.
     """
     files: dict[str, Path] = {}
     for given in map(Path, paths):
@@ -324,7 +326,7 @@ def contents(*paths: str | Path) -> dict[str, str]:
 
 
 def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
-    """Fingerprint files under the names that are given; see `contents`."""
+    """Fingerprint files under the given names; see `contents`."""
     states = states_of(files)
     if len(states) <= NAMED_FILES:
         return states
@@ -332,7 +334,7 @@ def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def states_of(files: Mapping[str, Path], *, is_sample: bool = False) -> dict[str, str]:
-    """Fingerprint each of some files; with `is_sample`, by 32 blocks of each, however small they all are."""
+    """Fingerprint each file by name; with `is_sample`, always by 32 blocks, whatever the total size."""
     for path in files.values():
         if not path.is_file():
             raise InputError(f"{path}: is not a regular file; check the path")
@@ -344,12 +346,12 @@ def states_of(files: Mapping[str, Path], *, is_sample: bool = False) -> dict[str
 
 
 def _data_files(directory: Path) -> list[tuple[str, Path]]:
-    for sign, patterns in (
+    for marker, patterns in (
         ("store.json", ("store.json", "shard-*.h5")),
         ("model.json", ("model.json", "*.safetensors")),
         ("shard-*.parquet", ("shard-*.parquet",)),
     ):
-        if next(directory.glob(sign), None) is not None:
+        if next(directory.glob(marker), None) is not None:
             return [(path.name, path) for pattern in patterns for path in directory.glob(pattern)]
     return [
         (str(path.relative_to(directory)), path)

@@ -1,10 +1,10 @@
-"""A PSF as a sum of round Gaussians: of a width, of an image, and what is read off it.
+"""PSFs as sums of round Gaussians: made from a FWHM or an image; their profiles and widths.
 
 Shapes: N objects, B bands, K Gaussians of a PSF, R radii, H, W pixels.
 
 The sum (multi-Gaussian expansion: Emsellem, Monnet & Bacon 1994) is an array ``(..., K, 2)`` of weights,
-which sum to 1, and standard deviations in arcseconds; NaN where it is unknown. It is the PSF of the optics
-and the atmosphere: the pixel comes on top of it. Needs PyTorch and NumPy alone.
+which sum to 1, and standard deviations in arcseconds; NaN if the PSF is unknown. It describes optics and
+atmosphere, without the convolution with the pixel. Needs only PyTorch and NumPy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Width = TypeVar("Width", float, np.ndarray)
 
 NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
-"""Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
-NARROWEST, WIDEST = 0.25, 6.0  # standard deviations of an expansion, in units of the FWHM
+"""Index of the Moffat profile (Moffat 1969) that is assumed if only the FWHM of a PSF is known."""
+NARROWEST, WIDEST = 0.25, 6.0  # range of standard deviations, in units of the FWHM
 
 
 def moffat_psf(fwhm_arcsec: float, beta: float = USUAL_BETA) -> np.ndarray:
-    """Return a Moffat profile as a sum of Gaussians, ``(K, 2)``; NaN for a width of NaN.
+    """Expand a Moffat profile in Gaussians, ``(K, 2)``; NaN if the FWHM is NaN.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def moffat_psf(fwhm_arcsec: float, beta: float = USUAL_BETA) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _unit_moffat(beta: float) -> np.ndarray:
-    """Return the expansion of a Moffat profile of FWHM 1."""
+    """Expand a Moffat profile of unit FWHM."""
     if not beta > 1:
         raise InputError(f"a Moffat profile needs an index above 1, not {beta}")
     squared = 1 / (4 * (2 ** (1 / beta) - 1))  # of the scale radius
@@ -58,19 +58,22 @@ def _unit_moffat(beta: float) -> np.ndarray:
 
 
 def moffat_radius(fwhm: Width, beta: float) -> Width:
-    """Return the scale radius of a Moffat profile of this full width at half maximum, same unit."""
+    """Return the scale radius of a Moffat profile, in the unit of its FWHM."""
     return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
 
 
 def expansion_radii(fwhm: float) -> np.ndarray:
-    """Return the radii at which a profile is expanded, out to 12 of its widths."""
+    """Return the radii at which a profile is fitted, out to 12 FWHM."""
     return np.concatenate([[0.0], np.geomspace(0.02, 12, 120)]) * fwhm
 
 
 def expand_profile(
     radius: np.ndarray, profile: np.ndarray, enclosed: np.ndarray, sigma: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Fit weights to a round profile and its enclosed flux; return them and the worst error over the peak."""
+    """Fit the weights of Gaussians to a radial profile and its enclosed flux.
+
+    Return the weights, which sum to 1, and the maximum error of the profile relative to its peak.
+    """
     ratio = -0.5 * (radius[:, None] / sigma) ** 2
     gaussians = np.exp(ratio) / (2 * np.pi * sigma**2)
     rows = np.concatenate([gaussians / profile[0], 3 * -np.expm1(ratio)])
@@ -80,7 +83,7 @@ def expand_profile(
 
 
 def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Solve least squares for coefficients that are not negative (Lawson & Hanson 1974, algorithm NNLS).
+    """Solve a non-negative least-squares problem (Lawson & Hanson 1974, algorithm NNLS).
 
     Examples
     --------
@@ -110,22 +113,23 @@ def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: float = 1.0) -> np.ndarray:
-    """Return a measured PSF image as a sum of round Gaussians, ``(K, 2)``.
+    """Expand a measured PSF image in round Gaussians, ``(K, 2)``.
 
-    The image, ``(H, W)``, has any flux, without background; NaN where it is unknown. The PSF is where its
-    peak is. The blur of the detector's pixels, of side `pixel_side` in pixels of this image, is taken out
-    again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.
+    The image, ``(H, W)``, is free of background and has any normalisation; unknown pixels are NaN. The PSF is
+    centred near the brightest pixel. The convolution with the detector's pixels, of side `pixel_side` in
+    pixels of this image, is removed: 1 for a star or HSC's PSF models; 0 if the image samples the PSF at the
+    centres of its pixels.
 
     Raises
     ------
     InputError
-        The image holds no light, or is mostly NaN.
+        The image has no positive flux, or is mostly NaN.
     """
     image = np.asarray(image, dtype=float)
     is_known = np.isfinite(image)
     light = np.where(is_known, image, 0)
     if image.ndim != 2 or 2 * is_known.sum() < image.size or not light.sum() > 0:
-        raise InputError("a PSF image must be two-dimensional, mostly finite and hold light")
+        raise InputError("a PSF image must be two-dimensional, mostly finite and have a positive flux")
     scale = light.max()
     above = (light > scale / 2).sum()
     fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
@@ -143,7 +147,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
 
 
 def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
-    """Return the centre (y, x) of the light around the peak, pixels: the mean under a Gaussian there."""
+    """Return the Gaussian-weighted centroid (y, x) of the flux around the peak, pixels."""
     (y0, x0), sigma = np.unravel_index(int(light.argmax()), light.shape), max(fwhm / FWHM_PER_SIGMA, 0.7)
     y, x = np.arange(light.shape[0]), np.arange(light.shape[1])
     at = np.array([y0, x0], dtype=float)
@@ -152,13 +156,13 @@ def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
             *(np.exp(-0.5 * ((o - c) / sigma) ** 2) for o, c in zip((y, x), at, strict=True))
         )
         mean = np.array([part.sum(1) @ y, part.sum(0) @ x]) / part.sum()
-        at += 2 * (mean - at)  # the Gaussian holds the mean back by half, of a peak as wide as it
+        at += 2 * (mean - at)  # the weight halves the shift of a peak as wide as itself
         at = at.clip((y0 - 2, x0 - 2), (y0 + 2, x0 + 2))
     return float(at[0]), float(at[1])
 
 
 def _pixel_mean(at: np.ndarray, sigma: float, side: float) -> np.ndarray:
-    """Return the mean of a Gaussian over pixels of this side (0: its value) centred at `at`."""
+    """Average a Gaussian over pixels of this side centred at `at`; for side 0, evaluate it there."""
     if not side:
         return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))
     edge = torch.as_tensor(np.stack([at + side / 2, at - side / 2]) / (sigma * math.sqrt(2)))
@@ -176,7 +180,7 @@ def profile_of(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
 
 
 def fwhm_of(psf: np.ndarray) -> np.ndarray:
-    """Return the full width at half maximum, ``(...)`` arcseconds, of PSFs ``(..., K, 2)``; NaN stays NaN."""
+    """Return the FWHM, ``(...)`` arcseconds, of PSFs ``(..., K, 2)``; NaN stays NaN."""
     low = np.zeros(psf.shape[:-2])
     high = 4 * FWHM_PER_SIGMA * np.nanmax(psf[..., 1], axis=-1, initial=1e-3)
     half = profile_of(psf, low[..., None])[..., 0] / 2
@@ -188,10 +192,10 @@ def fwhm_of(psf: np.ndarray) -> np.ndarray:
 
 
 def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: int) -> np.ndarray:
-    """Return the PSFs of some objects, ``(N, B, K, 2)``: what is recorded, else Moffat profiles.
+    """Return the PSFs of some objects, ``(N, B, K, 2)``: the recorded ones, else Moffat profiles.
 
-    Of a store that has recorded none, `psf` is None. Where the width of a band is NaN too, an unknown PSF
-    stays NaN.
+    `psf` is None for a store without recorded PSFs. An unknown PSF stays NaN if the FWHM of its band is NaN
+    too.
     """
     usual = np.stack([moffat_psf(fwhm) for fwhm in fwhm_arcsec])
     if psf is None:
@@ -199,7 +203,7 @@ def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: 
     most = max(psf.shape[2], NUM_GAUSSIANS)
 
     def padded(values: np.ndarray) -> np.ndarray:
-        """Add Gaussians of weight 0."""
+        """Append Gaussians of weight 0."""
         nothing = np.array([0, 1], dtype=values.dtype)
         shape = (*values.shape[:-2], most - values.shape[-2], 2)
         return np.concatenate([values, np.broadcast_to(nothing, shape)], axis=-2)

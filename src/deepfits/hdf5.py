@@ -1,8 +1,8 @@
-"""HDF5 files of anybody's, read so that they show nothing but their own bytes.
+"""Safe reading of third-party HDF5 files: nothing but their own bytes is ever read.
 
-A data set may lie in other files: through external storage, an external link, or as a virtual data set. A
-file from elsewhere could so carry whatever the reader's account may read into results that are published.
-All three are refused, and so is what would take far more memory than the file has bytes.
+An HDF5 data set can refer to other files, through external storage, an external link or a virtual data set. A
+malicious file could thus copy any file that the user can read into published results. All three are refused,
+and so are data sets that declare far more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from deepfits.errors import InputError, naming
 from deepfits.files import require_regular
 
 _MAX_LINKS = 16
-# What a data set may declare: so many bytes for each byte of the file, or this much in any case.
+# Bytes that a data set may declare, per byte of the file and in any case.
 MAX_RATIO = 1000
 ALWAYS_ALLOWED = 64 << 20
-_ROWS_OF_TEXT = 64  # rows may share one text, so that each costs nothing in the file
+_ROWS_OF_TEXT = 64  # rows per read: many may point to one long string, at no cost in the file
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def opened(
     Raises
     ------
     InputError
-        No regular file, or whatever HDF5 makes of a damaged one, at any access.
+        The file is not regular, or is found to be damaged, on opening or at any later access.
     """
     require_regular(Path(path))
     with naming(path, f"damaged {what}", remedy), h5py.File(path, "r") as file:
@@ -42,41 +42,41 @@ def opened(
 
 
 def read_column(data: h5py.Dataset) -> np.ndarray:
-    """Return the values of a data set of one or more axes: numbers, truth values, or text.
+    """Return the values of a data set with at least one axis: numbers, booleans or strings.
 
     Raises
     ------
     InputError
-        It holds anything else (references, structures, lists), or texts that together take far more memory
-        than the file has bytes.
+        The data set has another type (references, compounds, lists), or strings that together take far more
+        memory than the file has bytes.
     """
     kind, where = h5py.check_string_dtype(data.dtype), f"{data.file.filename}: {data.name}"
     if kind is None:
         if data.dtype.kind not in "biuf":
-            raise InputError(f"{where} holds {data.dtype}, neither numbers nor text; leave it out")
+            raise InputError(f"{where} holds {data.dtype}, neither numbers nor strings; leave it out")
         return np.asarray(data[()])
-    allowed, letters, longest = _allowed(data.file.filename), 0, 0
+    allowed, total, longest = _allowed(data.file.filename), 0, 0
     step = _ROWS_OF_TEXT if kind.length is None else max(len(data), 1)
     texts: list[str] = []
     for start in range(0, len(data), step):
         rows = data.asstr(errors="replace")[start : start + step].ravel().tolist()
         texts += rows
-        letters, longest = letters + sum(map(len, rows)), max([longest, *map(len, rows)])
-        if 4 * max(letters, longest * data.size) > allowed:
-            raise InputError(f"{where} holds texts of up to {longest} letters; leave it out")
+        total, longest = total + sum(map(len, rows)), max([longest, *map(len, rows)])
+        if 4 * max(total, longest * data.size) > allowed:
+            raise InputError(f"{where} holds strings of up to {longest} characters; leave it out")
     return np.array(texts, dtype=str).reshape(data.shape)
 
 
 def local_object(group: h5py.Group, name: str, path: str | Path, *, depth: int = 0) -> Any:
-    """Return a data set or group by name, None when there is none.
+    """Return a data set or group by name, or None if it does not exist.
 
     Raises
     ------
     InputError
-        It lies outside the file, or declares more bytes than the file can hold.
+        It lies outside the file, is packed as in netCDF, or declares far more bytes than the file has.
     """
     if depth > _MAX_LINKS:
-        raise InputError(f"{path}: links in a circle at {name!r}")
+        raise InputError(f"{path}: circular links at {name!r}")
     here: Any = group.file["/"] if name.startswith("/") else group
     for part in [p for p in name.split("/") if p not in ("", ".")]:
         if not isinstance(here, h5py.Group):
@@ -114,7 +114,7 @@ def _check(data: h5py.Dataset, name: str, path: Path) -> None:
     if np.any(np.asarray(scale) != 1) or np.any(np.asarray(offset) != 0):
         raise InputError(
             f"{path}: {name!r} is packed as in netCDF (scale_factor {scale}, add_offset {offset}), which is "
-            "not undone; write its values unpacked, as xarray reads them"
+            "not supported; write its values unpacked, as xarray reads them"
         )
     declared = int(np.prod(data.shape or (1,), dtype=object)) * data.dtype.itemsize
     if declared > _allowed(path):
@@ -126,18 +126,18 @@ def _allowed(path: str | Path) -> int:
 
 
 class LocalGroup:
-    """A file or group whose members are read with `local_object`: the part of a mapping that readers need."""
+    """A file or group as a mapping whose members are read with `local_object`."""
 
     def __init__(self, group: h5py.Group, path: Path) -> None:
         self._group, self._path = group, path
 
     @property
     def attrs(self) -> Any:
-        """What the file or group says of itself."""
+        """Attributes of the file or group."""
         return self._group.attrs
 
     def get(self, name: str) -> Any:
-        """Return a member, or None."""
+        """Return a member, or None if it does not exist."""
         return local_object(self._group, name, self._path)
 
     def __getitem__(self, name: str) -> Any:
@@ -153,7 +153,7 @@ class LocalGroup:
         return name in self._group
 
     def arrays(self, most: int = 50) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of some arrays, by their paths; those in groups too, for messages."""
+        """Return the shapes of up to `most` arrays by path, including those in subgroups; for messages."""
         out: dict[str, tuple[int, ...]] = {}
         waiting = [(self._group, "", 0)]
         while waiting and len(out) < most:

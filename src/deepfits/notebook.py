@@ -1,4 +1,4 @@
-"""How tables, models and stores show themselves in notebooks: what, how many, from where, some pictures."""
+"""HTML representations of tables, models and stores for notebooks: a few facts and sample images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAMES = 60
 
 
 def describe(title: str, facts: Mapping[str, object], pictures: np.ndarray | None = None) -> str:
-    """Return a small table of facts, over a strip of pictures, ``(N, B, H, W)`` in nJy, if given."""
+    """Return an HTML table of facts, above a strip of images, ``(N, B, H, W)`` in nJy, if given."""
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
         f'<td style="text-align:left">{escape(str(value))}</td></tr>'
@@ -40,11 +40,11 @@ def describe_columns(
     pictures: np.ndarray | None = None,
     **facts: object,
 ) -> str:
-    """Describe a table of columns: how many rows, from where, and what the columns are."""
+    """Describe a table: its number of rows, its origin and its columns."""
     names = list(columns)
     more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    said = {
+    summary = {
         "objects": f"{number:,}", "from": where, **facts,
         "columns": ", ".join(names[:MAX_NAMES]) + more,
     }  # fmt: skip
-    return describe(title, said, pictures)
+    return describe(title, summary, pictures)

@@ -1,7 +1,7 @@
-"""Between a scene and the pixels of one object in one band: PSF, pixel size, sub-pixel place.
+"""The linear map from a scene to the pixels of an object in one band: PSF, pixel size, sub-pixel position.
 
-Shapes: N objects, B bands, K Gaussians of a PSF, T terms of an observation, D data pixels a side, S scene
-pixels a side.
+Shapes: N objects, B bands, K Gaussians of a PSF, T terms of an observation, D data pixels per side, S scene
+pixels per side.
 
 A PSF is a sum of K round Gaussians (`deepfits.gaussian_psf`). A scene is drawn at a reference PSF, one round
 Gaussian of variance σ_ref². The kernel from reference to PSF is then again a sum of Gaussians, of variances
@@ -9,12 +9,12 @@ Gaussian of variance σ_ref². The kernel from reference to PSF is then again a 
 
     image_b = Σ_k w_k · Y_k · scene_b · X_kᵀ,
 
-with Y_k and X_k of shape (D, S): a Gaussian of that variance, integrated over the data's pixels, at the
-distances between pixel centres. Their columns sum to 1, which conserves flux; their rows to the ratio of the
-pixel sides. An orthogonal rotation of the K products leaves the sum as it is and gathers nearly all of it in
+with Y_k and X_k of shape (D, S): a Gaussian of that variance around each scene pixel's centre, integrated
+over the data's pixels. Their columns sum to 1, which conserves flux; their rows to the ratio of the pixel
+sides. An orthogonal rotation of the K products leaves the sum unchanged and concentrates nearly all of it in
 the first T of them (`TERMS`), so that an observation costs T small matrix products from either side.
 
-Scene and data are centred on each other, apart from a shift. Needs PyTorch and NumPy alone.
+Scene and data have a common centre, apart from a shift. Needs only PyTorch and NumPy.
 """
 
 from __future__ import annotations
@@ -43,16 +43,23 @@ from deepfits.gaussian_psf import (
 )
 
 TERMS = 2
-FEWEST_PIXELS = 8  # on a side, that `small_products` take
-SAMPLED = 0.55  # least standard deviation of a kernel, in scene pixels, that their sums stand for
-TOLERANCE = 0.03  # of the peak: what a PSF may differ from its expansion above a reference
+FEWEST_PIXELS = 8  # minimum number per side for `small_products`
+SAMPLED = 0.55  # minimum standard deviation of a kernel, in scene pixels, for these to sample it well
+TOLERANCE = 0.03  # maximum error, relative to the peak, of the expansion of a PSF
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneGrid:
-    """What a scene is drawn on, and at what PSF.
+    """Pixel grid and reference PSF of scenes.
 
-    S pixels a side, and the full width at half maximum of the reference PSF.
+    Attributes
+    ----------
+    size
+        S, pixels per side.
+    pixel_scale_arcsec
+        Side of a pixel.
+    reference_fwhm_arcsec
+        FWHM of the reference PSF.
     """
 
     size: int
@@ -68,14 +75,14 @@ class SceneGrid:
 def all_above_reference(
     psf: np.ndarray, grid: SceneGrid, bands: Sequence[str], used: np.ndarray | None = None
 ) -> np.ndarray:
-    """Bring the PSFs of many objects, ``(N, B, K, 2)``, above a reference; each different one once.
+    """Apply `above_reference` to the PSFs of many objects, ``(N, B, K, 2)``, once for each distinct PSF.
 
-    Those that are not `used`, ``(N, B)`` (a band without data), become the reference's own.
+    PSFs that are not `used`, ``(N, B)`` (bands without data), are replaced by the reference PSF.
 
     Raises
     ------
     InputError
-        One that matters is too sharp, or unknown.
+        A PSF that is used is too sharp, or unknown.
     """
     flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(-1, *psf.shape[2:])
     band = np.tile(np.arange(psf.shape[1]), len(psf))
@@ -92,8 +99,8 @@ def all_above_reference(
             name = bands[band[at]]
             if not np.isfinite(row).all():
                 raise InputError(
-                    f"band {name}: the PSF is unknown, and a model of scenes cannot go without; cut again "
-                    "with psf, such as --psf g=0.8 (FWHM, arcsec) or --psf g=PSF.fits"
+                    f"band {name}: the PSF is unknown, and a model of scenes needs it; make the cutouts "
+                    "again with psf, such as --psf g=0.8 (FWHM, arcsec) or --psf g=PSF.fits"
                 )
             made.append(above_reference(row.reshape(flat.shape[1:]), grid, name))
         out[which] = np.stack(made)[back.reshape(-1)]
@@ -101,15 +108,15 @@ def all_above_reference(
 
 
 def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndarray:
-    """Return the same PSF as a sum of Gaussians that the reference can be brought to, ``(K, 2)``.
+    """Expand a PSF in Gaussians that the reference PSF can be convolved to, ``(K, 2)``.
 
-    Every Gaussian must be wider than the reference by a kernel that scene pixels sample, or be the reference
-    itself.
+    Every Gaussian must be the reference itself, or wider by a kernel that the scene's pixels sample. A PSF
+    that satisfies this is returned unchanged.
 
     Raises
     ------
     InputError
-        The PSF is sharper than that; the message says what to do.
+        The PSF is too sharp for this; the message says what to do.
     """
     reference = grid.reference_sigma
     least = math.hypot(reference, SAMPLED * grid.pixel_scale_arcsec)
@@ -137,7 +144,7 @@ def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndar
 def _matrices(sigma: Tensor, shift: Tensor, size: int, pixel_scale: float, grid: SceneGrid) -> Tensor:
     """Integrate Gaussians of standard deviations ``(..., K)`` over data pixels: ``(..., K, D, S)``.
 
-    `shift`, ``(...)`` arcseconds, is where the middle of the scene lies in the data.
+    `shift`, ``(...)`` arcseconds, is the position of the scene's centre relative to that of the data.
     """
     edges = (torch.arange(size + 1, device=sigma.device).double() - size / 2) * pixel_scale
     middles = torch.arange(grid.size, device=sigma.device).double() - (grid.size - 1) / 2
@@ -150,29 +157,29 @@ def _matrices(sigma: Tensor, shift: Tensor, size: int, pixel_scale: float, grid:
 
 @cache
 def small_products() -> ctypes.CDLL | None:
-    """Return the compiled products of `Observation`, or None where they were not built or cannot run.
+    """Return the compiled matrix products of `Observation`, or None if they were not built or cannot run.
 
-    They are built where the package is installed with a C compiler (``_observation.c``).
+    They are built if a C compiler is available at installation (``_observation.c``).
     """
-    found = library("_observation", "deepfits_tangents", "fits are")
-    return found if found is not None and found.deepfits_supported() else None
+    loaded = library("_observation", "deepfits_tangents", "fits are")
+    return loaded if loaded is not None and loaded.deepfits_supported() else None
 
 
 class Observation:
-    """The way from scenes to data, for N objects (or 1, for all alike).
+    """Linear map from scenes to data, of N objects, or a single one for all objects.
 
-    The terms lie beside each other in one matrix for each side, so that their sum is one contraction: P =
-    scene · columns, ``(S, T·D)``, is in memory also ``(S·T, D)``, and image = rows · P. The adjoint takes the
-    same way back. Two products of twice the size cost less than four, and nothing is added up.
+    The terms are concatenated into one matrix per side, so that their sum is one contraction: P = scene ·
+    columns, ``(S, T·D)``, has the memory layout of ``(S·T, D)``, and image = rows · P. The adjoint is the
+    reverse. Two products of twice the size are faster than four, and need no summation.
 
     Attributes
     ----------
     rows
-        ``(N·B, D, S·T)``: the matrices from the left, the terms of each scene pixel side by side.
+        ``(N·B, D, S·T)``: the left matrices, with the terms of each scene pixel next to each other.
     columns
-        ``(N·B, S, T·D)``: those from the right, transposed.
+        ``(N·B, S, T·D)``: the right matrices, transposed.
     turned
-        ``(N·B, T·D, S)``: `columns` transposed, where `small_products` take it; else None.
+        ``(N·B, T·D, S)``: `columns` transposed, if `small_products` can be used; else None.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, num_bands: int) -> None:
@@ -194,11 +201,11 @@ class Observation:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Observation:
-        """Build the matrices, of T terms; K or more make the sum exact.
+        """Build the matrices, with T terms; the sum is exact for T of K or more.
 
-        PSFs, ``(N, B, K, 2)``, are as `above_reference` returns each; size, D, and the side of a pixel are
-        those of the data. Shifts, ``(N, 2)``, say where, from the middle of the cutout, the middle of the
-        scene lies, (y, x) in data pixels; 0 by default.
+        Each PSF in ``(N, B, K, 2)`` is a result of `above_reference`. `size` (D) and `pixel_scale_arcsec` are
+        those of the data. `shift_pixels`, ``(N, 2)``, is the position (y, x) of the scene's centre relative
+        to the centre of the cutout, in data pixels; 0 by default.
         """
         psf = torch.as_tensor(psf, dtype=dtype, device=device)
         number, bands, _, _ = psf.shape
@@ -233,33 +240,33 @@ class Observation:
 
     @property
     def size(self) -> int:
-        """D."""
+        """Number of data pixels per side, D."""
         return self.rows.shape[1]
 
     def put(self, slots: Tensor, other: Observation) -> None:
-        """Replace the objects in some places by others."""
+        """Replace the objects in `slots` by those of `other`."""
         for name in ("rows", "columns") if self.turned is None else ("rows", "columns", "turned"):
             mine, theirs = (getattr(way, name).unflatten(0, (-1, self.num_bands)) for way in (self, other))
             mine[slots] = theirs
 
     def to(self, device: torch.device | str) -> Observation:
-        """Move the matrices."""
+        """Move the matrices to a device."""
         return Observation(self.rows.to(device), self.columns.to(device), self.num_bands)
 
     def __call__(self, scene: Tensor) -> Tensor:
-        """Show scenes, ``(N, B, S, S)``, as data, ``(N, B, D, D)``; differentiable."""
+        """Map scenes, ``(N, B, S, S)``, to data, ``(N, B, D, D)``; differentiable."""
         rows, columns = self._of(len(scene))
         part = torch.bmm(scene.flatten(0, 1), columns)  # (N·B, S, T·D)
         return torch.bmm(rows, part.view(len(part), -1, self.size)).view(*scene.shape[:2], *2 * [self.size])
 
     def show(self, scene: Tensor) -> Tensor:
-        """Return the same without derivatives, sooner where `small_products` are there."""
+        """Map scenes to data without derivatives, which is faster with `small_products`."""
         if not self._is_small(scene):
             return self(scene)
         return self._small("deepfits_show", self.columns, scene, self.size)
 
     def transpose(self, image: Tensor) -> Tensor:
-        """Apply the adjoint: ``(N, B, D, D)`` to ``(N, B, S, S)``; without derivatives."""
+        """Apply the adjoint, from ``(N, B, D, D)`` to ``(N, B, S, S)``; without derivatives."""
         if self._is_small(image):
             return self._small("deepfits_transpose", self.turned, image, self.columns.shape[1])
         rows, columns = self._of(len(image))
@@ -270,7 +277,7 @@ class Observation:
         return self.turned is not None and len(self) == len(plane) and plane.dtype == self.rows.dtype
 
     def _small(self, function: str, right: Tensor | None, plane: Tensor, side: int, *shared: int) -> Tensor:
-        """Call one of `small_products` for planes ``(N, ..., B, ...)``: ``(N, ..., B, side, side)``."""
+        """Apply one of `small_products` to planes ``(N, ..., B, ...)``: ``(N, ..., B, side, side)``."""
         assert right is not None
         plane = plane.detach().contiguous()
         out = plane.new_empty(*plane.shape[:-2], side, side)
@@ -282,7 +289,7 @@ class Observation:
         return out
 
     def tangents(self, derivative: Tensor) -> Tensor:
-        """Show derivatives of scenes, ``(N, L, B, S, S)``, as derivatives of data, ``(N, L, B, D, D)``."""
+        """Map derivatives of scenes, ``(N, L, B, S, S)``, to those of data, ``(N, L, B, D, D)``."""
         number, length = derivative.shape[:2]
         if self._is_small(derivative):
             return self._small(
@@ -301,16 +308,16 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """How some objects were observed: all that an `Observation` of their scenes is made from.
+    """Observing conditions of some objects: everything that defines the `Observation` of their scenes.
 
     Attributes
     ----------
     psf
-        ``(N, B, K, 2)``, as `all_above_reference` returns it.
+        ``(N, B, K, 2)``, as returned by `all_above_reference`.
     shift_pixels
-        ``(N, 2)``: where the object lies from the middle of the cutout, (y, x).
+        ``(N, 2)``: position (y, x) of the object relative to the centre of the cutout.
     size, pixel_scale_arcsec
-        Of the data.
+        Pixels per side (D) and side of a pixel of the data.
     """
 
     grid: SceneGrid
@@ -323,9 +330,10 @@ class Sight:
     def nominal(
         cls, grid: SceneGrid, num_bands: int, size: int = 0, pixel_scale_arcsec: float = 0.0
     ) -> Sight:
-        """Return how one object would be seen at twice the reference's width: what metrics are learnt at.
+        """Return nominal conditions, one object at twice the reference FWHM.
 
-        Its pixels are by default those of the scenes.
+        They serve where results must not depend on the observation, such as in metrics of the latent space.
+        The pixels are those of the scenes by default.
         """
         size, pixel_scale_arcsec = size or grid.size, pixel_scale_arcsec or grid.pixel_scale_arcsec
         psf = np.zeros((1, num_bands, NUM_GAUSSIANS, 2), dtype=np.float32)
@@ -339,11 +347,11 @@ class Sight:
         return replace(self, psf=self.psf[which], shift_pixels=self.shift_pixels[which])
 
     def to(self, device: torch.device | str) -> Sight:
-        """Move to a device."""
+        """Move the tensors to a device."""
         return replace(self, psf=self.psf.to(device), shift_pixels=self.shift_pixels.to(device))
 
     def observation(self, dtype: torch.dtype = torch.float32) -> Observation:
-        """Build the way from scenes to these data."""
+        """Build the map from scenes to these data."""
         return Observation.make(
             self.grid,
             self.psf,
@@ -361,24 +369,24 @@ class Sight:
 
     @property
     def is_inside(self) -> Tensor:
-        """Which pixels of the data have their middle in the scene, ``(D, D)`` bool."""
+        """Whether the centre of each data pixel lies in the scene, ``(D, D)`` bool."""
         away = (torch.arange(self.size) - (self.size - 1) / 2).abs() * self.pixel_scale_arcsec
         row = away <= self.grid.size * self.grid.pixel_scale_arcsec / 2
         return row[:, None] & row
 
     def on_grid(self, image: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
-        """Bring data onto the grid of the scenes, for networks that see every survey: ``(N, B, S, S)``.
+        """Resample data onto the scene grid, for networks that take any survey: ``(N, B, S, S)``.
 
-        Linear interpolation in nJy per scene pixel, at the data's own PSF, the object in the middle. Pixels
-        that noise dominates are shrunk first: by m / (m + σ²) with m = floor² + flux² / 9, so that images of
-        any depth have no more than moderate values where there is nothing; without data it is 0.
+        Linear interpolation in nJy per scene pixel, at the data's own PSF, with the object in the centre.
+        Pixels dominated by noise are first shrunk by m / (m + σ²), m = floor² + flux² / 9, so that empty
+        regions have moderate values at any depth. Pixels without data are 0.
 
         Parameters
         ----------
         image, weight
             ``(N, B, D, D)``, nJy and nJy⁻²; finite, also where the weight is 0.
         floor
-            ``(B, 1, 1)``, nJy per scene pixel: noise below it changes nothing.
+            ``(B, 1, 1)``, nJy per scene pixel: noise far below it causes no shrinkage.
         """
         area = self.area
         flux = image * area
@@ -386,19 +394,19 @@ class Sight:
         return self.interpolate(flux * (level * weight) / (level * weight + area**2))
 
     def described(self, weight: Tensor, floor: Tensor) -> Tensor:
-        """Describe how these data were observed, on the grid of the scenes: ``(N, 2B, S, S)``.
+        """Return maps of depth and PSF width on the scene grid, ``(N, 2B, S, S)``.
 
-        For each band log(1 + (floor / σ)²), which is 0 where there is no data, then for each band the
-        logarithm of the width of the PSF over the reference's. Parameters as in `on_grid`.
+        First log(1 + (floor / σ)²) of each band, which is 0 where there is no data, then the logarithm of the
+        width of each band's PSF relative to the reference. Parameters as in `on_grid`.
         """
         depth = self.interpolate(torch.log1p(floor.square() * weight / self.area**2))
         share, sigma = self.psf.to(weight).unbind(-1)
-        peak = (share * (self.grid.reference_sigma / sigma).square()).sum(-1)  # over the reference's
+        peak = (share * (self.grid.reference_sigma / sigma).square()).sum(-1)  # relative to the reference
         width = -0.5 * peak.log()[..., None, None]
         return torch.cat((depth, width.expand_as(depth)), dim=1)
 
     def interpolate(self, image: Tensor) -> Tensor:
-        """Bring planes of the data, ``(N, C, D, D)``, onto the grid of the scenes, ``(N, C, S, S)``."""
+        """Resample planes of the data, ``(N, C, D, D)``, onto the scene grid, ``(N, C, S, S)``."""
         grid = self.grid
         at = (torch.arange(grid.size, device=image.device) - (grid.size - 1) / 2) * math.sqrt(self.area)
         data = torch.arange(self.size, device=image.device) - (self.size - 1) / 2
@@ -410,9 +418,9 @@ class Sight:
 
 
 def centre_shift(x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """Return where objects lie from the middle of their cutouts, ``(N, 2)``: (y, x) in pixels.
+    """Return the positions of objects relative to the centres of their cutouts, ``(N, 2)``: (y, x), pixels.
 
-    Source: `deepfits.survey.cutting.corners`, for what a cutout of an object at (x, y) holds.
+    Source: `deepfits.survey.cutting.corners`, which defines the pixels of the cutout of an object at (x, y).
     """
     at = np.stack([np.asarray(y, dtype=float), np.asarray(x, dtype=float)], axis=1)
     shift = at - np.ceil(at - size / 2) - (size - 1) / 2
@@ -420,13 +428,13 @@ def centre_shift(x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
 
 
 def _main_terms(weight: Tensor, sigma: Tensor, side: float, pixel: float, terms: int) -> Tensor:
-    """Return the rotation that gathers a sum of products in its first terms, ``(N·B, K, T)``.
+    """Return the rotation, times √w, that concentrates a sum of products in its first terms: ``(N·B, K, T)``.
 
-    Σ_k √w_k Y_k ⊗ √w_k X_k = Σ_t Y'_t ⊗ X'_t for Y'_t = Σ_k V_kt √w_k Y_k, X' alike, with any orthogonal V.
-    Its first column is along the flux that the data hold of light in their middle: the terms left out are
-    orthogonal to it and hold none of that flux. The others are the eigenvectors with the largest eigenvalues
-    of the matrix of inner products. Weights and standard deviations of the kernels' Gaussians are ``(N·B,
-    K)``; these and the sides of a cutout and of its pixels are in arcseconds.
+    Σ_k √w_k Y_k ⊗ √w_k X_k = Σ_t Y'_t ⊗ X'_t for Y'_t = Σ_k V_kt √w_k Y_k, and X' likewise, with any
+    orthogonal V. Its first column is parallel to the flux that a cutout contains of a source at its centre:
+    the terms left out are orthogonal to it and contribute none of that flux. The other columns are the
+    leading eigenvectors of the projected matrix of inner products. `weight` and `sigma` of the kernels'
+    Gaussians are ``(N·B, K)``; `sigma`, `side` (of a cutout) and `pixel` (its side) are in arcseconds.
     """
     root, variance = weight.double().sqrt(), sigma.double() ** 2 + pixel**2 / 12
     both = variance[:, :, None] + variance[:, None]

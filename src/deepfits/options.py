@@ -1,8 +1,8 @@
-"""From a stage's signature and docstring to the options of a command.
+"""Options of a command, from a stage's signature and docstring.
 
-A parameter is stated once, in the stage's configuration. Here is only how it is written on a command line:
-``object_ids`` is ``--object-ids`` or ``--object-id``, lists are repeated or separated by commas, mappings are
-``name=value``.
+A parameter is declared once, in the stage's configuration. This module only defines how it is written on the
+command line: ``object_ids`` is ``--object-ids`` or ``--object-id``, lists are given by repeating the option
+or with commas, mappings as ``name=value``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepfits.files import read_text
 from deepfits.stages.stage import documentation
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
-# Conditions and paths may hold commas.
+# Conditions and paths may contain commas.
 NOT_SPLIT = {"images", "select", "train_select", "where"}
 REPEATED = {
     "bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes", "ids",
@@ -45,9 +45,9 @@ MAPPINGS = (dict, collections.abc.Mapping)
 
 
 def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return what a command takes, positions first, as cyclopts reads it."""
+    """Return the parameters of a command for cyclopts, positional ones first."""
     signature, hints = inspect.signature(stage), get_type_hints(stage, include_extras=True)
-    said, groups = documentation(getattr(stage, "config", stage)), _groups(stage)
+    descriptions, groups = documentation(getattr(stage, "config", stage)), _groups(stage)
     shown: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         name = parameter.name
@@ -56,16 +56,16 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
         kind, converter = _type(name, hints[name])
         off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
-        # What must be given stands in the first panel, whichever group states it.
+        # Required parameters go into the first help panel, whatever their group.
         is_grouped = name in groups and parameter.default is not parameter.empty
         grouped: dict[str, Any] = {"group": groups[name]} if is_grouped else {}
         described = Parameter(
             name=option_names(name),
             negative=off if kind in (bool, bool | None) else (),
-            help=_shown(said.get(name, "")),
+            help=_shown(descriptions.get(name, "")),
             converter=converter,
             consume_multiple=False,
-            show_default=parameter.default not in (None, (), ""),
+            show_default=_listed if parameter.default else parameter.default not in (None, (), ""),
             **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
@@ -80,15 +80,20 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def option_names(name: str) -> list[str]:
-    """Return an option's names: ``--bands`` is ``--band`` too, which reads better where it is repeated."""
+    """Return the names of an option; ``--bands`` is also ``--band``, which reads better when repeated."""
     names = [name]
     if name in REPEATED:
         names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
     return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
 
 
+def _listed(value: Any) -> str:
+    """Return a default as it would be given on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
-    """Return the type that stands on a command line for one of Python, and how it is read from text."""
+    """Return the command-line type of a type hint, and its converter from text if it needs one."""
     kinds = [kind for kind in alternatives(hint) if kind is not NoneType]
     optional = None if NoneType in alternatives(hint) else ...
     if len(kinds) == 1 and get_origin(kinds[0]) in MAPPINGS:
@@ -104,13 +109,13 @@ def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
 
 
 def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
-    """Read a list: an option that is repeated, or holds commas, or names a file of values: ``@FILE``."""
+    """Read a list from repeated options, comma-separated values, or a file of values, ``@FILE``."""
     texts = [part for token in tokens for part in _values(token.value)]
     return [inner(text) if inner in (int, float) else text for text in texts]
 
 
 def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
-    """Read ``name=value`` pairs; the values as TOML has them, else as text."""
+    """Parse ``name=value`` pairs, with values as TOML if possible, else as text."""
     settings: dict[str, Any] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -124,7 +129,7 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that are read from text: mappings (``name=value``), and all in ``--set``."""
+    """Parse the arguments that are given as text: mappings (``name=value``), and all in ``--set``."""
     settings: dict[str, Any] = {}
     for name, hint in get_type_hints(stage).items():
         kinds = [get_origin(kind) for kind in alternatives(hint) if kind is not NoneType]
@@ -138,7 +143,7 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
 
 
 def _values(text: str) -> list[str]:
-    """Return the values in a text, or of ``@FILE``: its lines, or what stands in a single one."""
+    """Split text into values, or read those of ``@FILE``: one per line, or all on a single line."""
     if not text.startswith("@"):
         return _split(text)
     lines = [line.strip() for line in read_text(text[1:], what="list").splitlines() if line.strip()]
@@ -146,14 +151,14 @@ def _values(text: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas; brackets around all, and quotes around each, do no harm."""
+    """Split at commas; enclosing brackets, and quotes around values, are removed."""
     inner = _BRACKETS.fullmatch(text.strip())
     parts = [part.strip() for part in (inner[1] if inner else text).split(",")]
     return [quoted[2] if (quoted := _QUOTES.fullmatch(part)) else part for part in parts if part]
 
 
 def about(stage: Callable[..., Any]) -> str:
-    """Return what a help page says at its head: the docstring before its sections, and its examples."""
+    """Return the text of a help page: the docstring before its sections, and its examples."""
     text = inspect.getdoc(stage) or ""
     head, _, sections = text.partition("\nParameters\n---")
     examples = sections.partition("\nExamples\n--------\n")[2].strip()
@@ -161,7 +166,7 @@ def about(stage: Callable[..., Any]) -> str:
 
 
 def _groups(stage: Any) -> dict[str, Group]:
-    """Name the panel of each option that a group of the stages' parameters states."""
+    """Return the help panel of each option that is declared in a group of parameters."""
     groups: dict[str, Group] = {}
     for number, kind in enumerate(inspect.getmro(getattr(stage, "config", object))[1:-1]):
         title = (kind.__doc__ or "").partition("\n")[0].rstrip(".")

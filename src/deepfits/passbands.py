@@ -1,4 +1,4 @@
-"""Which filters images were taken through, as mean wavelengths: what colours mean depends on it."""
+"""Filters of images, characterised by their mean wavelengths, without which colours are ambiguous."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from deepfits.errors import InputError
 
 COLUMN = "filter_wavelength"
-"""Of tables, for each band: mean wavelength of the filter of each object's image, Å."""
+"""Table column, one per band: mean wavelength of the filter of each object's image, Å."""
 WAVELENGTHS = {
     "sdss2010": {"u": 3599, "g": 4718, "r": 6187, "i": 7506, "z": 8918},
     "cfht_megacam": {"u": 3682, "ustar": 3806, "g": 4784, "r": 6397, "i": 7696, "z": 8988},
@@ -27,9 +27,9 @@ WAVELENGTHS = {
     "omegacam": {"u": 3573, "g": 4728, "r": 6300, "i": 7569},
     "vircam": {"Z": 8781},
 }
-"""Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite`'s names, ``cfht_megacam-ustar``; those of
-Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1, of KiDS and VIKING from the curves that LePHARE
-comes with."""
+"""Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite` name, e.g. ``cfht_megacam-ustar``. Those of
+Suprime-Cam (g+, r+, i+, z+) are from Ilbert et al. 2009, table 1; those of KiDS and VIKING from the curves
+distributed with LePHARE."""
 _NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
 _CAMERAS = (
     ("hsc2017", r"\bHSC\b|HYPER.?SUPRIME"),
@@ -44,26 +44,26 @@ _CAMERAS = (
     ("vircam", r"VIRCAM|\bVIKING\b"),
     ("sdss2010", r"\bSDSS\b"),
 )
-"""What headers call the cameras."""
+"""Patterns of the cameras' names in FITS headers."""
 _WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
 _CARDS = ("WAVELEN", "PHOTPLAM")
-"""Cards with the wavelength itself: of simulated skies, and of the Hubble Space Telescope."""
+"""Cards with the wavelength itself, in simulated skies and Hubble Space Telescope images."""
 _PLAUSIBLE = (2000.0, 25_000.0)
 SHORTEST = 1000.0
-"""No filter has a shorter mean wavelength, Å: those of files that do are in nm or µm."""
+"""Minimum mean wavelength of a filter, Å; a lower one reveals a file in nm or µm."""
 FARTHEST = 1.2
-"""By this factor at most a filter's mean wavelength differs from those that its band usually has."""
+"""Maximum factor between a filter's mean wavelength and the usual one of its band."""
 STEP = 5.0
-"""Of the wavelength grid on which filters are integrated, Å."""
+"""Spacing of the wavelength grid on which filters are integrated, Å."""
 
 
 def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a filter's wavelengths, ``(W,)`` in Å, and its transmission, ``(W,)``, as they are published.
+    """Return a filter's wavelengths, ``(W,)`` in Å, and its transmission, ``(W,)``, as published.
 
     Raises
     ------
     InputError
-        No such filter in `speclite`, or a file that is not two columns of numbers.
+        The filter is not in `speclite`, or its file is not two columns: increasing Å and transmission.
     """
     path = Path(name)
     if path.is_file():
@@ -76,14 +76,14 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
             import speclite.filters
         except ImportError:
             raise InputError(
-                f'filter {name!r}: speclite knows it, which is an extra: install "deepfits[sky]", or give '
-                "a file of wavelengths and transmissions"
+                f'filter {name!r} needs speclite: install "deepfits[sky]", or give a file of wavelengths and '
+                "transmissions"
             ) from None
         try:
             loaded = speclite.filters.load_filter(name)
         except (ValueError, OSError):
             raise InputError(
-                f"filter {name!r} is neither a file nor one of speclite's, as hsc2017-i2"
+                f"filter {name!r} is neither a file nor a filter of speclite, such as hsc2017-i2"
             ) from None
         wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
     if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
@@ -95,7 +95,7 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a filter where it lets light through, on a regular grid of `STEP`: see `read_curve`."""
+    """Return a filter's wavelengths and transmission on a regular grid of `STEP`; see `read_curve`."""
     wavelength, response = read_curve(name)
     seen = wavelength[response > 1e-4 * response.max()]
     grid = np.arange(STEP * np.floor(seen[0] / STEP), seen[-1] + STEP, STEP)
@@ -109,12 +109,12 @@ def filter_centre(name: str) -> float:
 
 
 def wavelength_of(given: str | float) -> float:
-    """Return a filter's mean wavelength, Å, from a name of `WAVELENGTHS` or speclite, a file, or a number.
+    """Return a filter's mean wavelength, Å, given its name in `WAVELENGTHS` or speclite, a file, or a number.
 
     Raises
     ------
     InputError
-        No such filter, or a wavelength that is none.
+        The filter is unknown, or the wavelength implausible.
 
     Examples
     --------
@@ -135,12 +135,12 @@ def wavelength_of(given: str | float) -> float:
 
 
 def require_own_bands(bands: Sequence[str], filters: Sequence[str], wavelengths: Sequence[float]) -> None:
-    """Refuse filters that are of other bands, as in another order; bands of unusual names may have any.
+    """Raise an error if filters do not match their bands, e.g. in order; bands of unusual names match any.
 
     Raises
     ------
     InputError
-        A filter whose mean wavelength is far from the usual ones of its band, or nearer to those of another.
+        A filter's mean wavelength is far from the usual one of its band, or closer to that of another band.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def require_own_bands(bands: Sequence[str], filters: Sequence[str], wavelengths:
 
 
 def filter_at(wavelength: float, band: str) -> str | None:
-    """Return the name of the filter that `speclite` has at a mean wavelength, Å; None for any other.
+    """Return the name of `speclite`'s filter of a band with this mean wavelength, Å, or None.
 
     Examples
     --------
@@ -180,9 +180,9 @@ def filter_at(wavelength: float, band: str) -> str | None:
 
 
 def wavelength_in_header(header: Mapping[str, Any], band: str) -> float | None:
-    """Return the mean wavelength, Å, of the filter that an image's header speaks of, None where unknown.
+    """Return the mean wavelength, Å, of the filter in an image's header, or None if it is unknown.
 
-    It is stated (0 where nobody knows), or known from the camera.
+    It is taken from a card (where 0 means unknown), or inferred from the camera and the filter's name.
     """
     for key in _CARDS:
         value = header.get(key)

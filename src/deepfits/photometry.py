@@ -1,11 +1,11 @@
-"""The astronomer's common ground: AB magnitudes, robust scatter, apertures and growth radii, stated once.
+"""Basic photometry shared by the whole package: AB magnitudes, robust scatter, apertures, growth radii.
 
-Every part of the package may use this; it uses nothing but NumPy. Fluxes are in nJy throughout.
+Depends only on NumPy. Fluxes are in nJy throughout.
 
 Shapes: N objects, B bands, K circles, H, W pixels.
 
 Source: Oke & Gunn (1983, ApJ 266, 713) for AB magnitudes; Lupton, Gunn & Szalay (1999, AJ 118, 1406) for
-asinh magnitudes, which negative fluxes have too.
+asinh magnitudes, which are defined for negative fluxes too.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ NJY_ZERO_POINT = 31.4
 """AB magnitude of 1 nJy."""
 POGSON = 2.5 / np.log(10.0)
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
-"""Of a Gaussian."""
+"""FWHM of a Gaussian over its standard deviation."""
 SIGMA_PER_MAD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 APERTURE_ARCSEC = 2.0
-"""Diameter of the aperture in which features and predictions hold fluxes."""
+"""Diameter of the aperture of fluxes in features and predictions."""
 GROWTH_ARCSEC = 3.0
-"""Diameter within which light counts for the radii of an object."""
+"""Diameter of the aperture whose flux defines the growth radii of an object."""
 RADII_ARCSEC = (0.75, 1.25)
-"""Of the circular apertures of magnitudes; the second can tell an extended object from a compact one."""
+"""Radii of the circular apertures of magnitudes; the larger one separates extended from compact objects."""
 SMALLEST_GAUSSIAN = 0.75
 """Width of the matched weight in the band with the widest PSF, in units of that PSF's sigma."""
 USUAL_SIGMA_PIXELS = 1.7
-"""Of a Gaussian PSF where that of no band is known."""
+"""Standard deviation of the PSF that is assumed if that of no band is known."""
 WIDTHS_OF_WEIGHT = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
-"""Squares of the widths in the sum of Gaussians that a matched weight is, in units of the one that counts."""
+"""Squared widths of the Gaussians that sum to a matched weight, in units of that for a Gaussian PSF."""
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
@@ -43,7 +43,7 @@ Number = TypeVar("Number", float, np.ndarray)
 
 
 def njy_per_count(zero_point: float) -> float:
-    """Return how many nJy one count is.
+    """Return the flux of one count in nJy.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def asinh_magnitude(
 
 
 def robust_scatter(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return 1.4826 × the median absolute deviation from the median: a Gaussian's standard deviation.
+    """Return 1.4826 × the median absolute deviation, which is the standard deviation of a Gaussian.
 
     Examples
     --------
@@ -112,12 +112,12 @@ def robust_scatter(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def reference_band(bands: Sequence[str]) -> str:
-    """Choose the band that stands for all: i, else r, else z, else g, else the middle one.
+    """Choose the reference band: i, else r, else z, else g, else the middle one.
 
-    Its grid is the one that other bands are brought to, its magnitude says how bright an object is, and the
-    prior of template fitting asks for it. i comes first because optical surveys take it in their best seeing,
-    and because Benítez' prior is one in i. Bands are in order of wavelength, and may have the name of a
-    survey in front: ``HSC-I`` is i.
+    Other bands are resampled to its grid, its magnitude measures the brightness of objects, and the prior of
+    template fitting uses it. i comes first because optical surveys observe it in their best seeing, and
+    because the prior of Benítez is defined in i. Bands must be in order of wavelength, and may have a
+    survey's name as prefix: ``HSC-I`` is i.
 
     Examples
     --------
@@ -132,22 +132,22 @@ def reference_band(bands: Sequence[str]) -> str:
 
 
 def bands_of(names: Iterable[str], what: str = "flux_model") -> tuple[str, ...]:
-    """Return the bands that have a column ``<what>_<band>``, in the order of the columns.
+    """Return the bands with a column ``<what>_<band>``, in the order of the columns.
 
     Examples
     --------
     >>> bands_of(["flux_model_g", "flux_model_err_g", "flux_model_HSC-R", "chi2"])
     ('g', 'HSC-R')
     """
-    found = (name.removeprefix(f"{what}_") for name in names if name.startswith(f"{what}_"))
-    return tuple(band for band in found if not band.startswith("err_"))
+    bands = (name.removeprefix(f"{what}_") for name in names if name.startswith(f"{what}_"))
+    return tuple(band for band in bands if not band.startswith("err_"))
 
 
 @lru_cache(maxsize=64)
 def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.ndarray:
-    """Return the share of each pixel inside a centred circle: ``(H, W)``, by 10 × 10 points a pixel.
+    """Return the fraction of each pixel inside a centred circle, ``(H, W)``, from 10 × 10 points per pixel.
 
-    Made once for each size and radius; not to be written to.
+    The result is cached and read-only.
 
     The centre is that of the array, ((size − 1)/2, (size − 1)/2), for odd and even sides alike; `radius` is
     in pixels.
@@ -167,38 +167,39 @@ def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.nd
 def total_and_aperture(
     size: int, pixel_scale_arcsec: float, diameter_arcsec: float = APERTURE_ARCSEC
 ) -> np.ndarray:
-    """Return the two sums that features hold, ``(2, H, W)`` float32: all pixels, and a circular aperture."""
+    """Return the two apertures of features, ``(2, H, W)`` float32: the whole cutout, and a circle."""
     circle = circular_aperture(size, diameter_arcsec / pixel_scale_arcsec / 2).astype(np.float32)
     return np.stack([np.ones_like(circle), circle])
 
 
 def distance_from_middle(size: int) -> np.ndarray:
-    """Return how far each pixel is from the middle, ``(H, W)``, in pixels."""
+    """Return the distance of each pixel from the centre of the image, ``(H, W)``, in pixels."""
     offset = np.arange(size) - (size - 1) / 2
     return np.hypot(offset[:, None], offset[None, :])
 
 
 def matched_gaussians(psf: np.ndarray, pixel_scale_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights through which each band sees galaxies alike: squares of widths and peaks.
+    """Return weight functions that give PSF-independent colours: squared widths and peaks of Gaussians.
 
-    ``(..., B, J)`` each, of sums of J round Gaussians; widths in pixels. A point source at the distance r
-    from the middle, seen through the PSF Σ_k a_k G(p_k) and a weight Σ_j c_j exp(−r²/2w_j²), has the share
+    ``(..., B, J)`` each, of sums of J round Gaussians; widths in pixels. A point source at a distance r from
+    the centre, seen with the PSF Σ_k a_k G(p_k) and the weight Σ_j c_j exp(−r²/2w_j²), contributes the
+    fraction
 
         Σ_jk a_k c_j w_j² / (w_j² + p_k²) exp(−½ r² / (w_j² + p_k²))
 
-    of its flux. The c_j are those (least squares) for which this is exp(−r²/2s²) in every band, so that
-    fluxes are those of a Gaussian weight of width s in front of any PSF, and colours the galaxy's, whatever
-    its profile (the idea of GAaP, Kuijken 2008, A&A 482, 1053). For Gaussian PSFs the weight is the
-    Gaussian of w² + p² = s².
+    of its flux. The c_j make this exp(−r²/2s²) in every band, in the least-squares sense, so that fluxes are
+    those of a Gaussian aperture of width s on the sky before convolution with the PSF, and colours are those
+    of the galaxy, whatever its profile (the idea of GAaP, Kuijken 2008, A&A 482, 1053). For Gaussian PSFs the
+    weight is the Gaussian with w² + p² = s².
 
     Parameters
     ----------
     psf
-        ``(..., B, K, 2)``: sums of round Gaussians (`deepfits.gaussian_psf`), without the pixel, arcsec. One
-        that is NaN (unknown) counts as the widest of the object's that are known.
+        ``(..., B, K, 2)``: sums of round Gaussians (`deepfits.gaussian_psf`), without the pixel, arcsec.
+        Unknown ones (NaN) are replaced by the widest known PSF of the object.
     """
     share, sigma = np.moveaxis(np.asarray(psf, dtype=np.float64), -1, 0)
-    variance = (sigma / pixel_scale_arcsec) ** 2 + 1 / 12  # of a pixel, in pixels
+    variance = (sigma / pixel_scale_arcsec) ** 2 + 1 / 12  # 1/12: variance of a pixel
     core = 1 / (share / variance).sum(-1)  # p² of a Gaussian PSF with this peak
     is_known = np.isfinite(core)
     widest = np.where(is_known, core, -1).argmax(-1)[..., None, None]
@@ -222,17 +223,17 @@ def matched_gaussians(psf: np.ndarray, pixel_scale_arcsec: float) -> tuple[np.nd
 
 
 def aperture_names() -> list[str]:
-    """Return a name for each aperture of `apertures`, with the diameter in arcsec."""
+    """Return the name of each aperture of `apertures`, with its diameter in arcsec."""
     return [f"aper{2 * radius:g}".replace(".", "p") for radius in RADII_ARCSEC] + ["gauss"]
 
 
 def apertures(
     size: int, pixel_scale_arcsec: float, psf: np.ndarray, radii_arcsec: Sequence[float] = RADII_ARCSEC
 ) -> list[np.ndarray]:
-    """Return what each pixel counts in the apertures that make magnitudes and colours: ``A`` arrays.
+    """Return the weight of each pixel in the apertures for magnitudes and colours, as a list of arrays.
 
-    Circles, ``(H, W)``, those wider than the cutout as wide as it; and last Gaussians matched to the PSFs
-    ``(..., B, K, 2)`` (`matched_gaussians`), ``(..., B, H, W)``.
+    First circles, ``(H, W)``, no wider than the cutout; last the Gaussians matched to the PSFs, ``(..., B, K,
+    2)`` (`matched_gaussians`), ``(..., B, H, W)``.
     """
     circles = [circular_aperture(size, min(radius / pixel_scale_arcsec, size / 2)) for radius in radii_arcsec]
     squared, peak = matched_gaussians(psf, pixel_scale_arcsec)
@@ -244,20 +245,20 @@ def apertures(
 def aperture_flux(
     image: np.ndarray, weight: np.ndarray, aperture: np.ndarray, *, min_valid: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum fluxes through apertures, leaving out pixels without data: fluxes and errors, ``(N, B)`` nJy.
+    """Measure aperture fluxes and their errors, ``(N, B)`` nJy, from the pixels with data.
 
-    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻²; what each pixel counts is ``(N, B, H, W)``, ``(B,
-    H, W)`` or ``(H, W)``. With missing pixels, both sums are scaled up by the share of the aperture that they
-    take; where less than `min_valid` of it has data they are NaN.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻²; the weight of each pixel in the aperture is ``(N,
+    B, H, W)``, ``(B, H, W)`` or ``(H, W)``. If pixels are missing, both results are divided by the fraction
+    of the aperture that has data; they are NaN where it is less than `min_valid`.
     """
     aperture = np.broadcast_to(np.asarray(aperture, dtype=np.float64), image.shape)
     is_valid = weight > 0
-    covered = np.einsum("nbhw,nbhw->nb", is_valid, aperture) / aperture.sum((2, 3))
+    coverage = np.einsum("nbhw,nbhw->nb", is_valid, aperture) / aperture.sum((2, 3))
     safe_image = np.where(is_valid, image, 0.0)
     variance = 1.0 / np.where(is_valid, weight, np.inf)
-    enough = min_valid - 1e-9  # what rounding leaves of a whole aperture; one point of one pixel is more
+    enough = min_valid - 1e-9  # rounding errors are smaller, a missing subpixel is larger
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(covered >= enough, 1.0 / covered, np.nan)
+        scale = np.where(coverage >= enough, 1.0 / coverage, np.nan)
     flux = np.einsum("nbhw,nbhw->nb", safe_image, aperture) * scale
     flux_err = np.sqrt(np.einsum("nbhw,nbhw,nbhw->nb", variance, aperture, aperture)) * scale
     return flux, flux_err
@@ -269,7 +270,7 @@ def growth_circles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return concentric apertures, ``(K, H, W)`` float32, and their radii in arcsec, ``(K,)``.
 
-    The largest has the radius that is given, or what fits into the cutout.
+    The largest has radius `largest_arcsec`, or that of the circle inscribed in the cutout if it is smaller.
     """
     largest = min(largest_arcsec, size * pixel_scale_arcsec / 2)
     radii = largest * np.arange(1, NUM_CIRCLES + 1) / NUM_CIRCLES
@@ -280,10 +281,10 @@ def growth_circles(
 def growth_radii(
     growth: np.ndarray, radius: np.ndarray, fractions: Sequence[float] = FRACTIONS
 ) -> np.ndarray:
-    """Return the radii, ``(..., F)``, that hold fractions of the light inside the largest circle.
+    """Return the radii, ``(..., F)``, that enclose fractions of the flux inside the largest circle.
 
-    `growth` is the light inside circles, ``(..., K)``, whose radii, ``(K,)``, rise. NaN where the largest
-    circle holds no light.
+    `growth` is the flux, ``(..., K)``, inside circles of increasing radii, ``(K,)``. Radii are NaN where the
+    flux inside the largest circle is not positive.
 
     Examples
     --------

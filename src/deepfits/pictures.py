@@ -1,4 +1,4 @@
-"""Pictures of galaxies as arrays of colours, and as PNG: what figures, pages and notebooks show.
+"""Colour images of galaxies, as arrays and PNG, for figures, web pages and notebooks.
 
 Shapes: N objects, B bands, H, W pixels.
 """
@@ -18,9 +18,9 @@ RESIDUAL_SIGMA = 5.0
 BRIGHTEST = 60.0
 EDGE_PIXELS = 3
 
-# Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
+# Weights of the (blue, green, red) thirds of the bands; they make an average faint galaxy look white.
 _BALANCE = (2.2, 1.1, 0.9)
-_SOFTENING = 8.0  # where the stretch turns from linear to logarithmic, in units of the noise
+_SOFTENING = 8.0  # transition of the stretch from linear to logarithmic, in units of the noise
 
 
 def noise_per_band(weight: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
 
 
 def noise_at_edges(image: np.ndarray) -> np.ndarray:
-    """Return the robust scatter of the outer pixels of a cutout, ``(B, H, W)``, by band; NaN without data."""
+    """Return the robust scatter of a cutout's outer pixels, ``(B, H, W)``, per band; NaN without data."""
     edge = np.ones(image.shape[1:], dtype=bool)
     edge[EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS] = False
     outer = [pixels[edge & np.isfinite(pixels)] for pixels in image]
@@ -45,12 +45,12 @@ def noise_at_edges(image: np.ndarray) -> np.ndarray:
 
 
 def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGHTEST) -> np.ndarray:
-    """Combine all bands into ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
+    """Combine all bands into RGB, ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
-    The image is ``(B, H, W)``, nJy, NaN where there is no data: a pixel that lacks all bands of a colour is
-    grey. The noise, ``(B,)`` nJy per pixel, sets where the stretch turns from linear to logarithmic; `top` is
-    shown as bright as can be, in units of that point: the same for pictures that are to be compared in
-    brightness, `top_of` of each where faint ones are to be seen.
+    The image is ``(B, H, W)``, nJy, NaN where there is no data; a pixel without data in all bands of a colour
+    is grey. The noise, ``(B,)`` nJy per pixel, sets the transition of the stretch from linear to logarithmic.
+    `top`, in units of that transition, is shown at full brightness: use one value for images whose brightness
+    is to be compared, or `top_of` each image to make faint objects visible.
     """
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
@@ -69,22 +69,22 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
 
 
 def _thirds(num_bands: int) -> list[np.ndarray]:
-    """Return the bands that are blue, green and red: thirds of them, or all in each."""
+    """Return the indices of the blue, green and red bands: thirds, or all for each if fewer than 3."""
     bands = np.arange(num_bands)
     return np.array_split(bands, 3) if num_bands >= 3 else [bands] * 3
 
 
 def top_of(image: np.ndarray, noise: np.ndarray) -> float:
-    """Return the `top` of `colour_composite` at which a galaxy, ``(B, H, W)``, is seen, be it faint.
+    """Return the `top` of `colour_composite` that makes a galaxy, ``(B, H, W)``, visible even if it is faint.
 
-    Its own brightest pixels are as bright as can be, but noise is not: six sigmas of the noisiest colour.
+    Its brightest pixels are shown at full brightness, but nothing below 6σ of the noisiest colour is.
     """
-    light = np.where(np.isfinite(image), image, 0)
+    flux = np.where(np.isfinite(image), image, 0)
     known = np.where(np.isfinite(noise), noise, 0)
     layers, noisiest = np.zeros(image.shape[1:]), 0.0
     for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):
         share = balance / max(1, len(which))
-        layers += share * light[which][known[which] > 0].sum(axis=0) / 3
+        layers += share * flux[which][known[which] > 0].sum(axis=0) / 3
         noisiest = max(noisiest, share * float(np.sqrt((known[which] ** 2).sum())))
     scale = _SOFTENING * float(np.nanmedian(noise)) if (known > 0).any() else 0.0
     if not scale > 0:
@@ -93,19 +93,19 @@ def top_of(image: np.ndarray, noise: np.ndarray) -> float:
 
 
 def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:
-    """Map flux to [0, 1] by an asinh: −2σ is 0, `top` (nJy) is 1. NaN stays NaN."""
+    """Map flux to [0, 1] with an asinh stretch: −2σ to 0, `top` (nJy) to 1. NaN stays NaN."""
     low = np.arcsinh(-2.0 / 3.0)
     high = np.arcsinh(max(top, 5 * noise) / (3 * noise))
     return np.clip((np.arcsinh(image / (3 * noise)) - low) / (high - low), 0, 1)
 
 
 def significance(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return (image − fit) in units of the noise, whatever the shape; NaN where there is no data."""
+    """Return (image − fit) in units of the noise; NaN where there is no data."""
     return np.where(weight > 0, (image - fitted) * np.sqrt(weight), np.nan)
 
 
 def combined(sigma: np.ndarray) -> np.ndarray:
-    """Join residuals of all bands, ``(B, H, W)`` in σ, to ``(H, W)`` of unit variance; NaN without data."""
+    """Combine residuals of all bands, ``(B, H, W)`` in σ, into one of unit variance; NaN without data."""
     number = np.isfinite(sigma).sum(axis=0)
     return np.where(number > 0, np.nansum(sigma, axis=0) / np.sqrt(np.maximum(1, number)), np.nan)
 
@@ -126,9 +126,9 @@ def diverging(values: np.ndarray) -> np.ndarray:
 def strip(
     images: np.ndarray, noise: np.ndarray, columns: int, *, gap: int = GAP, top: float | None = None
 ) -> np.ndarray:
-    """Lay out colour composites of objects ``(N, B, H, W)``, NaN without data, in rows of `columns`.
+    """Arrange colour composites of objects, ``(N, B, H, W)`` with NaN without data, in rows of `columns`.
 
-    Each has a stretch of its own, or all that of `colour_composite` with this `top`.
+    Each has its own stretch (`top_of`), unless `top` is given.
     """
     tops = [top_of(image, noise) if top is None else top for image in images]
     pairs = zip(images, tops, strict=True)
@@ -136,11 +136,11 @@ def strip(
 
 
 def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.ndarray:
-    """Lay tiles ``(H, W, 3)`` of one size out as a grid on white."""
+    """Arrange tiles ``(H, W, 3)`` of equal size in a grid on white."""
     height, width = tiles[0].shape[:2]
-    lines = -(-len(tiles) // columns)
+    rows = -(-len(tiles) // columns)
     columns = min(columns, len(tiles))
-    out = np.ones((lines * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    out = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for number, tile in enumerate(tiles):
         y, x = divmod(number, columns)
         top, left = y * (height + gap), x * (width + gap)
@@ -149,7 +149,7 @@ def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.
 
 
 def png(picture: np.ndarray, *, zoom: int = 1) -> bytes:
-    """Encode ``(H, W, 3)`` in [0, 1] as PNG, each pixel `zoom` pixels wide."""
+    """Encode ``(H, W, 3)`` in [0, 1] as PNG, with each pixel repeated `zoom` times along both axes."""
     from PIL import Image
 
     data = np.repeat(np.repeat(eight_bits(picture), zoom, axis=0), zoom, axis=1)
@@ -159,5 +159,5 @@ def png(picture: np.ndarray, *, zoom: int = 1) -> bytes:
 
 
 def eight_bits(picture: np.ndarray) -> np.ndarray:
-    """Return colours in [0, 1] as whole numbers up to 255, uint8."""
+    """Convert colours from [0, 1] to uint8."""
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Processes, which a script starts under a main guard, and their threads."""
+"""Cores, threads and worker processes, which scripts must start under a main guard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Let PyTorch use `number` threads for a while; None leaves it its own choice."""
+    """Set PyTorch's number of threads within a block; None leaves it unchanged."""
     import torch
 
     before = torch.get_num_threads()
@@ -34,10 +34,10 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 
 def require_main_guard(workers: int) -> None:
-    """Refuse several workers in a script that would start itself anew in each of them.
+    """Raise an error if a script without a main guard starts worker processes.
 
-    New processes import the script that asked for them. Where the call stands outside of
-    ``if __name__ == "__main__":``, each would make the same call, and Python ends them all with tracebacks.
+    New processes import the script that starts them. A call outside ``if __name__ == "__main__":`` would be
+    repeated in each of them, and Python would end them all with tracebacks.
     """
     frame: FrameType | None = sys._getframe()
     while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("<module>", "__main__"):
@@ -45,17 +45,17 @@ def require_main_guard(workers: int) -> None:
     if frame is None or _is_guarded(Path(frame.f_code.co_filename), frame.f_lineno):
         return
     raise InputError(
-        f"{frame.f_code.co_filename}: line {frame.f_lineno} asks for {workers} workers, which are processes "
-        'that import this script: put the call under `if __name__ == "__main__":`'
+        f"{frame.f_code.co_filename}: line {frame.f_lineno} starts {workers} worker processes, each of "
+        'which imports this script; put the call under `if __name__ == "__main__":`'
     )
 
 
 def _is_guarded(path: Path, line: int) -> bool:
-    """Return whether a line stands under an ``if`` that asks for ``__name__``, or in no file at all."""
+    """Return whether a line is inside an ``if`` that tests ``__name__``, or has no source file."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return True  # a notebook or a prompt: nothing that could be imported
+        return True  # a notebook or a prompt, which workers do not import
     for node in tree.body:
         if node.lineno <= line <= (node.end_lineno or node.lineno):
             test = node.test if isinstance(node, ast.If) else ast.Tuple([])

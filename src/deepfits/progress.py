@@ -1,7 +1,7 @@
-"""How long work tells where it is, without printing.
+"""Interface through which long tasks report progress, independent of how it is displayed.
 
-Numerics and stages take a `progress` argument of the type `Progress` and know nothing of terminals; the
-command line hands them `deepfits.console.show_progress`. The default is silence.
+Numerics and stages take a `progress` argument of type `Progress` and know nothing of terminals; the command
+line passes `deepfits.console.show_progress`. The default is silent.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One piece of long work."""
+    """A long-running task."""
 
     def advance(self, number: float = 1, note: str = "") -> None:
-        """Report that `number` more units are done; `note` is a short remark beside the bar."""
+        """Report that `number` more units are done; `note` is a short remark next to the bar."""
 
 
 class Progress(Protocol):
@@ -24,7 +24,7 @@ class Progress(Protocol):
     def __call__(
         self, description: str, *, total: float | None, unit: str = "", done: float = 0
     ) -> AbstractContextManager[Task]:
-        """Open the task; `done` units were finished earlier (a resumed run)."""
+        """Open the task; `done` units were finished earlier, by an interrupted run."""
 
 
 class _SilentTask:
@@ -40,9 +40,9 @@ def silent(
 
 
 def noted(progress: Progress, task: Task, label: str) -> Progress:
-    """Return a `Progress` that shows work inside a task as notes of the task, without lines of its own.
+    """Return a `Progress` that shows nested work as notes of an outer task, without lines of its own.
 
-    Where `progress` is silent, so is the work inside; `label` says which part of the task it is.
+    It is silent if `progress` is; `label` names the part of the outer task.
     """
     if progress is silent:
         return silent

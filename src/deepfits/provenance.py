@@ -1,4 +1,4 @@
-"""What produced a file: versions, hardware, commit, time."""
+"""Provenance of files: versions, hardware, commit, time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("deepfits", "numpy", "torch", "astropy", "h5py", "pyarrow", "scikit
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter to a result, as installed."""
+    """Return the installed versions of Python and of the packages that affect results."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def code() -> str:
-    """Return which code this is: the package's version, and a digest of its sources."""
+    """Return the package's version, with a digest of its sources."""
     here, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
         digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -36,7 +36,7 @@ def code() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with ``+`` when it was changed since."""
+    """Return the commit of this checkout, with ``+`` if it is modified, or None outside a checkout."""
     here = Path(__file__).resolve().parent
     if not (here.parents[1] / ".git").exists():
         return None
@@ -53,9 +53,9 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Return the processor's name, the number of cores that may be used, and the machine's type."""
+    """Return the processor's name, the number of available cores, the architecture and the system."""
     name = platform.processor() or platform.machine()
-    with suppress(OSError):  # not Linux: the platform's own word has to do
+    with suppress(OSError):  # not Linux: keep the name from `platform`
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return {
@@ -67,7 +67,7 @@ def hardware() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return everything above with the time (UTC), ready for JSON."""
+    """Return all of the above and the time (UTC), ready for JSON."""
     return {
         "versions": versions(),
         "commit": commit(),

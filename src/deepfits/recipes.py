@@ -1,14 +1,14 @@
-"""Complete, named configurations: everything that a training decides, in one place each.
+"""Named recipes: complete configurations of a model and its training.
 
 ``paper``
-    M19 as it stands.
+    As in M19.
 ``small``
     For a workstation without a GPU: an hour on two cores.
 ``tiny``
     For a demonstration: minutes on two cores.
 ``scene``
-    As ``small``, for noise-free scenes at one PSF: several stores, of any seeing, depth and pixels, train one
-    model, which serves any survey of these bands.
+    Like ``small``, for noise-free scenes at a reference PSF: several stores, of any seeing, depth and pixel
+    scale, train a single model, which serves any survey with these bands.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from deepfits.training.config import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained, and how."""
+    """Configuration of a model and of its training."""
 
     model: ModelConfig
     training: TrainingConfig
 
 
 def paper() -> Recipe:
-    """M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training."""
+    """Return the recipe of M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training."""
     return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000, aid_steps=5_000))
 
 
 def small() -> Recipe:
-    """Return the recipe for a CPU and an hour."""
+    """Return the recipe for an hour on a CPU."""
     return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000, aid_steps=5_000))
 
 
 def tiny() -> Recipe:
-    """Return the recipe for a CPU and a few minutes."""
+    """Return the recipe for a few minutes on a CPU."""
     return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000, aid_steps=500))
 
 
 def scene() -> Recipe:
-    """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixels, on a CPU."""
+    """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixel scale."""
     training = dataclasses.replace(
         _beyond_the_paper(steps=25_000, aid_steps=5_000),
         reference_fwhm_arcsec=0.4,
         neighbours="mask",
         reconstruction=1.0,
     )
-    # Group normalisation would take each image's brightness from the first layer on.
+    # Group normalisation would discard each image's brightness from the first layer on.
     return Recipe(model=ModelConfig(width=128, num_groups=0, sees_observation=True), training=training)
 
 
 def _beyond_the_paper(steps: int, aid_steps: int) -> TrainingConfig:
-    """Return what measured best on small budgets (docs/log.md)."""
+    """Return the training settings that performed best on small budgets (docs/log.md)."""
     return TrainingConfig(
         steps=steps,
         aid_steps=aid_steps,
@@ -81,14 +81,14 @@ RECIPES = {"paper": paper, "small": small, "tiny": tiny, "scene": scene}
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by its name; an unknown name is an error that names the nearest."""
+    """Return a recipe by name; the error for an unknown name suggests the nearest."""
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; {nearest(name, RECIPES)}")
     return RECIPES[name]()
 
 
 def replace(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
-    """Replace fields of the model's or the training's configuration; an unknown name is an error.
+    """Replace fields of the model's or the training's configuration; unknown names are errors.
 
     Examples
     --------

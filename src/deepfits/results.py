@@ -1,7 +1,8 @@
-"""Results say what they were made from, and whether they are whole.
+"""Records of results: what they were made from, and whether they are complete.
 
-A second run with other inputs, other settings or another version of the format is refused, and so is a place
-that holds anything else (`results`). What reads a result asks whether it is whole (`require_finished`).
+`results` refuses an output that was made from other inputs, with other settings or in another version of the
+format, or that contains anything else. Stages that read a result check that it is complete
+(`require_finished`).
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
-UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
+RECORD = "_made_from.json"  # in an output directory; for an output file, NAME.made_from.json next to it
+UNREADABLE = "unreadable"  # replaces the fingerprint of an input that could not be read and may be repaired
 
 log = logging.getLogger(__name__)
-_HELD: set[str] = set()  # directories that this process has locked
+_HELD: set[str] = set()  # directories locked by this process
 
 
 class Results:
-    """A result that this run has claimed.
+    """An output that this run has claimed.
 
     Attributes
     ----------
     path
-        The directory, or the file.
+        The directory or file.
     is_finished
-        An earlier run with the same inputs and settings came to its end.
+        Whether an earlier run with the same inputs and settings completed.
     is_partial
-        Set it where the result is not whole, because its input was not.
+        To be set if the result is incomplete because its input is.
     """
 
     def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
@@ -78,34 +79,35 @@ def results(
     renew: bool = False,
     is_partial: bool = False,
 ) -> Iterator[Results]:
-    """Claim the place of a result: the one way in which stages decide what may be written and what is kept.
+    """Claim the output of a stage; all stages decide here what may be written and what is kept.
 
     Parameters
     ----------
     out
-        The directory, which keeps its record; or, with `is_file`, what is written as one (a file, or a whole
-        directory): its record stands beside it.
+        Output directory, which contains its record; or, with `is_file`, an output that is written as a unit
+        (a file, or a whole directory), with its record next to it.
     inputs
-        What goes in, by name: fingerprints, from `deepfits.files.contents`.
+        Fingerprints of the inputs by name, from `deepfits.files.contents`.
     settings
-        Everything else that changes a number.
+        Everything else that affects the result.
     renew
-        Where an earlier result of this stage was made otherwise, say so and let it be made anew, in place of
-        refusing. For results that take seconds.
+        Replace an earlier result of this stage with other inputs or settings, and log it, instead of raising
+        an error. For results that take seconds.
     is_partial
-        The inputs are not whole, so neither is the result.
+        Whether the inputs, and therefore the result, are incomplete.
 
     Yields
     ------
     Results
-        Whole at the end of the block; an error leaves it unfinished, and no empty directory.
+        Recorded as finished at the end of the block. After an error it is left unfinished, and empty
+        directories are removed.
 
     Raises
     ------
     InputError
-        Something else is there: foreign files, another stage's results, or results made from other inputs,
-        with other settings or by another version. The first that differs is named. Or another process is at
-        work in the directory.
+        The output contains foreign files, another stage's results, or results made from other inputs, with
+        other settings or in another version (the first difference is named); or another process is using the
+        directory.
     """
     out = Path(out)
     refuse_broken_link(out)
@@ -143,12 +145,12 @@ def results(
 def _is_the_same(
     out: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any], *, is_file: bool, renew: bool
 ) -> bool:
-    """Return whether an earlier result was made from the same; False where it may be made anew."""
+    """Return whether an earlier result matches; False if it may be remade; else raise an error."""
     if difference := _difference(earlier, wanted):
         is_ours = earlier.get("stage") == wanted["stage"] and (not is_file or _is_as_written(out, earlier))
         if not (renew and is_ours):
-            raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
-        log.info("%s: %s: made anew", out, difference)
+            raise InputError(f"{out}: {difference}; choose another output, or remove it to start over")
+        log.info("%s: %s; making it again", out, difference)
         return False
     if is_file and not _is_as_written(out, earlier):
         raise InputError(
@@ -159,10 +161,10 @@ def _is_the_same(
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Lock a directory against other processes; go on without where its filesystem has no such locks.
+    """Lock a directory against other processes; proceed without a lock if its file system has none.
 
-    The lock is on the directory itself, so that nothing of it is left, and ends with the process. Workers
-    claim nothing; a stage that another one calls in the same directory is of the same process.
+    The lock is on the directory itself, so that it leaves no file behind, and ends with the process. Worker
+    processes claim no outputs; a stage called by another one in the same directory shares its lock.
     """
     out.mkdir(parents=True, exist_ok=True)
     if fcntl is None or (name := os.path.realpath(out)) in _HELD:
@@ -175,7 +177,7 @@ def _locked(out: Path) -> Iterator[None]:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{out}: another process is at work in this directory; wait until it ends, or choose another"
+                f"{out}: another process is using this directory; wait until it ends, or choose another"
             ) from None
         except OSError:
             pass
@@ -185,7 +187,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def read_record(out: str | Path) -> dict[str, Any]:
-    """Return what a result was made from and by which stage; empty where nothing says so."""
+    """Return the record of a result (stage, inputs, settings); empty if there is none."""
     out = Path(out)
     return _read_record(_record_of(out, is_file=not out.is_dir())) or {}
 
@@ -207,31 +209,32 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
     if is_file:
         if out.exists():
             raise InputError(
-                f"{out}: is there already and deepfits did not write it; choose another name, or remove it"
+                f"{out}: already exists and was not written by deepfits; choose another name, or remove it"
             )
         return
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name a directory")
+        raise InputError(f"{out}: is a file; give a directory")
     others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
     if others:
         raise InputError(
-            f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); "
-            "name a directory of its own"
+            f"{out}: contains {others[0]}, but no record of how it was made ({RECORD}); "
+            "choose an empty directory"
         )
 
 
 def _is_as_written(out: Path, earlier: Mapping[str, Any]) -> bool:
-    """Return whether a file is the one that was recorded (or was to be written when the run was killed)."""
+    """Return whether a file is unchanged since it was recorded; True if it is absent or not recorded yet."""
     return not out.exists() or "written" not in earlier or contents(out) == earlier["written"]
 
 
 def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Describe in a few words what differs first."""
+    """Describe the first difference in a few words; None if there is none."""
     if earlier.get("stage") != wanted["stage"]:
-        return f"results of `deepfits {earlier.get('stage')}` are there"
+        return f"contains results of `deepfits {earlier.get('stage')}`"
     if earlier.get("version") != wanted["version"]:
         return (
-            f"results of format {earlier.get('version')} are there, this version writes {wanted['version']}"
+            f"contains results of format {earlier.get('version')}, but this version writes "
+            f"{wanted['version']}"
         )
     for kind in ("inputs", "settings"):
         before, now = earlier.get(kind, {}), wanted[kind]
@@ -252,10 +255,10 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
                 if changed is None:
                     continue
                 if changed == CONTENTS:
-                    return f"made from another {name} (its contents have changed)"
-                how = "changed" if changed in old and changed in new else "new" if changed in new else "gone"
-                return f"made from another {name} ({changed} is {how})"
-            return f"made from another {name}"
+                    return f"its input {name!r} has changed"
+                how = "is new" if changed not in old else "differs" if changed in new else "is missing"
+                return f"its input {name!r} has changed ({changed} {how})"
+            return f"its input {name!r} has changed"
     return None
 
 
@@ -265,12 +268,14 @@ def _short(value: Any) -> str:
 
 
 def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
-    """Remove the record of a result of which nothing was made, and the directories made for it."""
+    """Remove the record of a result that is still empty, and the directories created for it."""
     if is_file:
         if not out.exists():
             record.unlink(missing_ok=True)
     elif out.is_dir():
-        ours = [path for path in out.iterdir() if not path.name.startswith(".")]  # what is hidden may not be
+        ours = [
+            path for path in out.iterdir() if not path.name.startswith(".")
+        ]  # hidden files may not be ours
         if all(path.is_file() and path.name.startswith("_") for path in ours):
             for path in ours:
                 path.unlink(missing_ok=True)
@@ -280,14 +285,14 @@ def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_fi
 
 
 def require_finished(path: str | Path, *, partial: bool = False) -> bool:
-    """Return whether a result of an earlier stage is whole; refuse one that is not, unless `partial`.
+    """Return whether the result of an earlier stage is complete; raise an error if not, unless `partial`.
 
-    Results without a record (made by others, or written through the library) count as whole.
+    Results without a record (from other software, or written through the library) count as complete.
 
     Raises
     ------
     InputError
-        It is not whole; the message says how far it is and how to finish it.
+        It is incomplete; the message says how much is done and how to finish it.
     """
     path = Path(path)
     content = read_record(path)
@@ -298,17 +303,17 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
         stage = content.get("stage", "STAGE")
         done = f" ({states['done']} of {states.total()} shards are done)" if states else ""
         raise InputError(
-            f"{path}: is not finished{done}; run the same `deepfits {stage}` again to its end, or take what "
-            "there is (partial=True)"
+            f"{path}: is not finished{done}; run the same `deepfits {stage}` again to finish it, or use "
+            "what is done (partial=True)"
         )
-    log.warning("%s: is not finished; what there is, is taken (partial)", path)
+    log.warning("%s: is not finished; using what is done (partial)", path)
     return False
 
 
 def _states(directory: Path) -> Iterator[str]:
-    """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing.
+    """Yield the states of the shards in a directory's manifest, skipping damaged lines.
 
-    What is done but lies there no more is ``missing``.
+    A shard that is recorded as done but no longer exists is ``missing``.
     """
     stems = {path.name.partition(".")[0] for path in directory.iterdir()}
     for _, line in json_lines(directory / MANIFEST):

@@ -1,8 +1,8 @@
-"""Which objects are held out: a rule on the object's identity, so that every stage agrees; and samples.
+"""The held-out sample, defined by object identities so that all stages agree; and evenly spaced subsets.
 
-An object is held out when the hash of its `object_id` falls under the held-out fraction. The rule needs no
-file and no order: training leaves these objects out, reports draw figures from them, and redshifts are tested
-on them, whatever shard they lie in.
+An object is held out if the hash of its `object_id` is below the held-out fraction. The rule depends on no
+file and no order: training excludes these objects, figures in reports show them, and redshifts are tested on
+them, whatever shard they are in.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ HELD_OUT_FRACTION = 0.2
 
 
 def as_text(object_id: np.ndarray) -> list[str]:
-    """Return identities as text, in which whole numbers, text and bytes of the same signs are the same."""
-    each = np.asarray(object_id).tolist()
-    return [one.decode() if isinstance(one, bytes) else str(one) for one in each]
+    """Convert identities to strings, so that integers, strings and bytes of the same characters agree."""
+    values = np.asarray(object_id).tolist()
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
 def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
-    """Map identities, ``(N,)`` integers or text, to numbers in [0, 1), float64, that depend on nothing else.
+    """Hash identities, ``(N,)`` integers or text, to uniform numbers in [0, 1), float64.
 
-    Another salt gives another, independent, assignment.
+    Different salts give independent numbers.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
 
 
 def evenly_spaced(number: int, at_most: int) -> np.ndarray:
-    """Return some of so many rows, evenly from the first to the last.
+    """Return the indices of up to `at_most` of `number` rows, evenly spaced from first to last.
 
     Examples
     --------
@@ -49,5 +49,5 @@ def evenly_spaced(number: int, at_most: int) -> np.ndarray:
 
 
 def is_held_out(object_id: np.ndarray) -> np.ndarray:
-    """Return which objects are never trained on: ``(N,)`` bool."""
+    """Return which objects are held out, never trained on: ``(N,)`` bool."""
     return unit_hash(object_id) < HELD_OUT_FRACTION

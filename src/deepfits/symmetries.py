@@ -1,4 +1,4 @@
-"""The eight symmetries of the square, which galaxies have no preference among."""
+"""The eight symmetries of the square, under which the distribution of galaxy images is invariant."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ NUM_SYMMETRIES = 8
 
 
 def symmetry(images: Tensor, number: int) -> Tensor:
-    """Turn images, ``(N, B, H, H)``, by ``number % 4`` right angles; from 4 on, mirror their columns too."""
+    """Rotate images, ``(N, B, H, H)``, by ``number % 4`` right angles; from 4 on, mirror columns too."""
     turned = images.rot90(number % 4, (2, 3))
     return turned.flip(3) if number >= NUM_SYMMETRIES // 2 else turned

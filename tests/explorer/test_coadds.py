@@ -68,7 +68,11 @@ def test_the_page_asks_for_positions_as_people_write_them(run):
     answer = client.post("/api/position", json={"place": f"{ra:.7f}, {dec:.7f}"}, headers=SEND).json()
     assert answer["rows"][0] == 3, "the nearest in the latent is the object itself"
     assert answer["distance"][0] < 1e-3
-    for place, said in (("1 2", "lies on none of the images"), ("somewhere", "is no position"), ("1 99", "")):
+    for place, said in (
+        ("1 2", "lies on none of the images"),
+        ("somewhere", "is not a position"),
+        ("1 99", ""),
+    ):
         refused = client.post("/api/position", json={"place": place}, headers=SEND)
         assert refused.status_code == 400
         assert said in refused.json()["error"]

@@ -39,7 +39,7 @@ def test_of_several_rows_of_an_object_the_first_counts_and_it_is_said(features, 
     value = np.concatenate([sky["z_spec"], sky["z_spec"] + 1])
     found = joined(features, tmp_path, **twice, mass=value)
     np.testing.assert_allclose(found["mass"], sky["z_spec"])
-    assert f"{NUM} of {2 * NUM} rows are further ones of an object" in caplog.text
+    assert f"{NUM} of {2 * NUM} rows are duplicates of an object" in caplog.text
     caplog.clear()
     joined(features, tmp_path, **key, mass=sky["z_spec"])
     assert not caplog.text
@@ -66,11 +66,11 @@ def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_p
     np.testing.assert_allclose(by_place["mass"], sky["z_spec"])
     assert not caplog.text
     joined(features, tmp_path, id=sky["object_id"], mass=sky["z_spec"])
-    assert "matched by id alone, as nothing says where its objects are" in caplog.text
+    assert "matched by id alone, since it has no positions" in caplog.text
 
 
 def test_a_table_without_rows_is_refused(features, tmp_path):
-    with pytest.raises(InputError, match="no row is of an object"):
+    with pytest.raises(InputError, match="no row matches an object"):
         joined(features, tmp_path, ra=np.zeros(0), dec=np.zeros(0), mass=np.zeros(0))
 
 

@@ -82,5 +82,5 @@ def test_a_hub_elsewhere_is_not_used(client, monkeypatch):
 
 
 def test_samp_is_not_for_others(run):
-    with pytest.raises(InputError, match="SAMP is for this machine alone"):
+    with pytest.raises(InputError, match="SAMP works on this machine only"):
         deepfits.explore(run, host="0.0.0.0", samp=True, open_browser=False)

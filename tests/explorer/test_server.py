@@ -470,7 +470,7 @@ def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(l
     monkeypatch.setattr(objects.store, "take", without_middle)
     told = client.get("/api/odd").json()
     assert told["objects"] == every[1:]
-    assert told["left_out"] == "1 saturated or not observed in the middle"
+    assert told["left_out"] == "1 saturated or not observed in the centre"
     assert len(client.get("/api/odd?everything=1").json()["objects"]) == NUM
 
 

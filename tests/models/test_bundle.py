@@ -221,7 +221,7 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
     with pytest.raises(InputError, match="schema 99"):
         Model.load(saved)
     (saved / "model.json").write_text("[]")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="not a JSON object"):
         Model.load(saved)
 
 
@@ -231,7 +231,7 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
         ("architecture", "num_bands", True, "model.json: architecture: num_bands must be a whole number"),
         ("architecture", "widht", 8, "architecture: unknown key 'widht'; did you mean 'width'"),
         ("architecture", "negative_slope", "small", "negative_slope must be a finite number"),
-        ("info", "bands", "ugr", "model.json: info: bands must be a list of texts, .*, not 'ugr'"),
+        ("info", "bands", "ugr", "model.json: info: bands must be a list of strings, .*, not 'ugr'"),
         ("info", "pixel_scale_arcsec", 0, "info: pixel_scale_arcsec must be a finite number from 1e-06"),
         ("info", "bands", ["u", "../../g", "<script>"], "'../../g' is not a name for a band"),
         (

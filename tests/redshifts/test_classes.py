@@ -128,9 +128,9 @@ def test_wrong_classes_are_named(inputs, tmp_path):
     text = write_labels(tmp_path / "text.parquet", sky, z_spec=kind, kind=kind)
     with pytest.raises(InputError, match="a class, not a redshift"):
         deepfits.redshift(features, text, tmp_path / "redshift")
-    with pytest.raises(InputError, match="kind names classes, which are learned by boosting alone"):
+    with pytest.raises(InputError, match="kind has class names, which only boosting predicts"):
         deepfits.redshift(features, text, tmp_path / "redshift", label_column="kind", methods=["network"])
-    with pytest.raises(InputError, match="not by network"):
+    with pytest.raises(InputError, match="not network"):
         deepfits.redshift_train(
             features, text, tmp_path / "model", label_column="kind", method="network", feature_set="latents"
         )

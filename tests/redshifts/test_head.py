@@ -403,7 +403,7 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.15
     again = read_table(redshift_predict(directory / "head", features, tmp_path / "again.parquet"))
     np.testing.assert_array_equal(again["quantiles"], found["quantiles"])
-    with pytest.raises(InputError, match=r"say where predictions go: out='z\.parquet'"):
+    with pytest.raises(InputError, match=r"give an output path: out='z\.parquet'"):
         redshift_predict(features)
     table = pq.read_table(features / "shard-00000.parquet")
     told = [name for name in table.column_names if name.startswith("filter_wavelength")]
@@ -411,14 +411,14 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     pq.write_table(table.drop_columns(told), tmp_path / "untold" / "shard-00000.parquet")
     with caplog.at_level("INFO", logger="deepfits"):
         untold = read_table(redshift_predict(tmp_path / "untold", out=tmp_path / "any.parquet"))
-    assert "name them with --filters" in caplog.text
+    assert "give them with --filters" in caplog.text
     assert (untold["quantiles"] != found["quantiles"]).any()
     names = [",".join(FILTERS)]
     given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=names)
     np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)
     with pytest.raises(InputError, match="in this order"):
         redshift_predict(tmp_path / "untold", out=tmp_path / "no.parquet", filters=FILTERS[::-1])
-    with pytest.raises(InputError, match="name the features"):
+    with pytest.raises(InputError, match="also give the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
 

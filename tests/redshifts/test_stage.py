@@ -130,16 +130,16 @@ def test_rows_of_other_inputs_are_refused(done, inputs, sky, tmp_path):
     shutil.copytree(done, same)
     deepfits.redshift(features, labels, same, store=store, **FAST)
     write_labels(copy, sky, z_spec=sky["z_spec"] + 0.01)
-    with pytest.raises(InputError, match="made from another labels"):
+    with pytest.raises(InputError, match="its input 'labels' has changed"):
         deepfits.redshift(features, copy, same, store=store, **FAST)
-    with pytest.raises(InputError, match="made from another store"):
+    with pytest.raises(InputError, match="its input 'store' has changed"):
         deepfits.redshift(features, labels, same, **FAST)
     brighter = write_store(tmp_path / "brighter", {**sky, "flux": 1.1 * sky["flux"]})
-    with pytest.raises(InputError, match="made from another store"):
+    with pytest.raises(InputError, match="its input 'store' has changed"):
         deepfits.redshift(features, labels, same, store=brighter, **FAST)
-    with pytest.raises(InputError, match="made from another embedder_features"):
+    with pytest.raises(InputError, match="its input 'embedder_features' has changed"):
         deepfits.redshift(features, labels, same, store=store, embedder_features=features, **FAST)
-    with pytest.raises(InputError, match="made from another model"):
+    with pytest.raises(InputError, match="its input 'model' has changed"):
         deepfits.redshift(features, labels, same, store=store, model="builtin:clauds-hsc", **FAST)
 
 
@@ -148,7 +148,7 @@ def test_a_model_of_other_labels_is_refused(inputs, sky, tmp_path):
     keywords = {"feature_set": "latents", "tuning_trials": 1, "distributions": False}
     model = redshift_train(inputs[0], labels, tmp_path / "model", **keywords)
     write_labels(labels, sky, z_spec=sky["z_spec"] + 0.01)
-    with pytest.raises(InputError, match="made from another labels"):
+    with pytest.raises(InputError, match="its input 'labels' has changed"):
         redshift_train(inputs[0], labels, model, **keywords)
 
 

@@ -198,8 +198,14 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
         ({"cutting": {"zeropoint": 27}}, "did you mean 'zero_point'"),
         ({"cutting": {"shard_size": 0}}, "shard_size must be a whole number from 1"),
         ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
-        ({"catalogue": "c.parquet", "from_coadds": False}, "catalogue is for images: say from_coadds"),
-        ({"cutting": {"zero_point": 27.0}, "from_coadds": False}, "cutting is for images: say from_coadds"),
+        (
+            {"catalogue": "c.parquet", "from_coadds": False},
+            "catalogue is for fits from images: set from_coadds",
+        ),
+        (
+            {"cutting": {"zero_point": 27.0}, "from_coadds": False},
+            "cutting is for fits from images: set from_coadds",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):

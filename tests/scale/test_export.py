@@ -194,7 +194,7 @@ def test_impossible_exports_are_refused(features, tmp_path, options, message):
 
 
 def test_a_catalogue_is_not_overwritten(features, tmp_path):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         export(features, tmp_path, format="hats")
 
 
@@ -215,7 +215,7 @@ def test_the_ending_decides_and_foreign_files_stay(features, columns, tmp_path, 
     foreign = tmp_path / f"labels.{ending}"
     write_table(foreign, {"object_id": np.arange(3)})
     before = foreign.read_bytes()
-    with pytest.raises(InputError, match="is there already and deepfits did not write it"):
+    with pytest.raises(InputError, match="already exists and was not written by deepfits"):
         export(features, foreign)
     assert foreign.read_bytes() == before
 

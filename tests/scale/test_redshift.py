@@ -99,5 +99,5 @@ def test_predictions_are_exported(trained, tmp_path):
 
 
 def test_a_directory_is_needed_for_workers(trained, tmp_path):
-    with pytest.raises(InputError, match=r"leave the ending '\.parquet' out"):
+    with pytest.raises(InputError, match=r"omit the extension '\.parquet'"):
         redshift_predict(trained[1], trained[0], tmp_path / "z.parquet", workers=2)

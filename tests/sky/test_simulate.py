@@ -209,7 +209,7 @@ def test_a_survey_of_ones_own(tmp_path):
         ("depth = 24", "depth = nan", r"mine.toml: bands\[0\].depth must be a finite number .*, not nan"),
         ("depth = 24", "depth = 1e300", r"bands\[0\].depth must be a finite number from -60"),
         ("depth = 24", "depth = true", "depth must be a finite number .*, not True"),
-        ('name = "mine"', "name = 3", "mine.toml: name must be text, not 3"),
+        ('name = "mine"', "name = 3", "mine.toml: name must be a string, not 3"),
     ):
         path.write_text(text.replace(line, other))
         with pytest.raises(InputError, match=message):

@@ -117,7 +117,7 @@ def test_features_that_are_all_nan_are_no_result(tmp_path: Path):
     with h5py.File(store / "shard-00000.h5", "r+") as file:
         file["weight"][:] = 0
     for _ in range(2):
-        with pytest.raises(InputError, match=r"none of 3 objects has a fit \(.*3\); look at the weights"):
+        with pytest.raises(InputError, match=r"none of 3 objects has a fit \(.*3\); check the weights"):
             fit(store, tmp_path / "model", tmp_path / "features", num_steps=2, threads=1)
 
 

@@ -330,7 +330,7 @@ def test_wrong_options_are_refused(sky, tmp_path, options, message):
 
 
 def test_other_settings_do_not_mix(fitted, sky):
-    with pytest.raises(InputError, match=r"num_starts.*start anew"):
+    with pytest.raises(InputError, match=r"num_starts.*start over"):
         fit(sky[0], sky[1], fitted, mode="optimise", num_starts=1, neighbours="keep")
 
 

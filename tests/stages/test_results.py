@@ -57,9 +57,9 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     with pytest.raises(InputError, match="seed = 1, now 2"), claimed(out, path, seed=2):
         pass
     path.write_bytes(b"two")
-    with pytest.raises(InputError, match=r"another store \(its contents have changed\)"):
+    with pytest.raises(InputError, match=r"its input 'store' has changed;"):
         claimed(out, path, seed=1).__enter__()
-    with pytest.raises(InputError, match="results of `deepfits fit` are there"):
+    with pytest.raises(InputError, match="contains results of `deepfits fit`"):
         results(out, "inpaint", inputs={}, settings={}).__enter__()
     assert (out / "shard").read_text() == "x"
 
@@ -71,7 +71,7 @@ def test_which_of_several_tables_counts(tmp_path):
         (out / "shard").write_text("x")
     with claimed(out, f"{path}[A]") as made:
         assert made.is_finished
-    with pytest.raises(InputError, match=r"another store \(table B is new\)"):
+    with pytest.raises(InputError, match=r"its input 'store' has changed \(table B is new\)"):
         claimed(out, f"{path}[B]").__enter__()
     assert contents(f"{path}[A]", f"{path}[B]").keys() == {"z.fits[A]", "z.fits[B]"}
     assert contents(path).keys() == {"contents"}
@@ -84,7 +84,7 @@ def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
         results(tmp_path / "mine", "fit", inputs={}, settings={}).__enter__()
     table = tmp_path / "labels.parquet"
     table.write_text("mine")
-    with pytest.raises(InputError, match="did not write it"):
+    with pytest.raises(InputError, match="was not written by deepfits"):
         results(table, "export", inputs={}, settings={}, is_file=True).__enter__()
     with pytest.raises(RuntimeError), results(tmp_path / "a" / "b", "fit", inputs={}, settings={}):
         raise RuntimeError
@@ -134,7 +134,7 @@ def test_another_process_in_the_same_directory_is_refused(tmp_path, is_killed):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "here\n"
-        with pytest.raises(InputError, match="features: another process is at work in this directory"):
+        with pytest.raises(InputError, match="features: another process is using this directory"):
             results(out, "fit", inputs={}, settings={}).__enter__()
         if is_killed:
             other.kill()

@@ -52,7 +52,7 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     picture = matplotlib.image.imread(out / "show.png")
     assert picture[..., :3].std() > 0.1
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(InputError, match=f"has no object_id 12; its own are such as {FIRST}"):
+    with pytest.raises(InputError, match=f"has no object_id 12; an example of an object_id there is {FIRST}"):
         deepfits.show(run, ids=[12])
 
 
@@ -124,7 +124,7 @@ def test_tables_are_joined_by_place_where_numbers_mean_something_else(run, tmp_p
     assert np.isnan(table["own.z_spec"][5:]).all()
     assert table["latent"].shape == (NUM, 8)
     write_table(tmp_path / "none.csv", {"object_id": np.array([1, 2]), "x": np.array([1, 2])})
-    with pytest.raises(InputError, match=r"none\.csv: no row is of an object"):
+    with pytest.raises(InputError, match=r"none\.csv: no row matches an object"):
         deepfits.join(run, tables={"none": tmp_path / "none.csv"})
 
 
@@ -146,7 +146,7 @@ def test_they_show_themselves_in_notebooks(run):
 def test_a_model_says_what_it_is_and_what_it_fits(run, tmp_path):
     told = deepfits.model(run / "model", store=run / "cutouts")
     assert "bands g, r, i" in told
-    assert "nothing stands against it" in told
+    assert "compatible: no objections" in told
     assert "builtin:clauds-hsc" in deepfits.model()
     shutil.copytree(run / "cutouts", tmp_path / "other")
     path = tmp_path / "other" / "store.json"
@@ -166,7 +166,7 @@ def test_a_fit_begins_with_the_latents_of_another(run, tmp_path):
     assert (found["num_steps"] < before["num_steps"][:6]).all()
     with pytest.raises(InputError, match="start"):
         deepfits.fit(*given, tmp_path / "again", uncertainty=False, **common)
-    with pytest.raises(InputError, match="mode 'embedder' fits nothing"):
+    with pytest.raises(InputError, match="mode 'embedder' does not fit"):
         deepfits.fit(*given, tmp_path / "none", mode="embedder", start=run / "features-both")
 
 
@@ -198,5 +198,5 @@ def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
         InputError, match=r"no column 'z_spek' among those of features, .*: 'z_spec' \(catalogue\)"
     ):
         deepfits.export(run, tmp_path / "none.csv", columns=["z_spek"])
-    with pytest.raises(InputError, match="cutouts has it: name the run"):
+    with pytest.raises(InputError, match="cutouts has it: give the run"):
         deepfits.export(run / "features-both", tmp_path / "none.csv", where="z_spec < 1")

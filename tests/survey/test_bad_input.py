@@ -266,7 +266,7 @@ def test_nothing_detected(sky, tmp_path):
 
 
 def test_store_is_not_put_among_other_files(sky):
-    with pytest.raises(InputError, match="name a directory of its own"):
+    with pytest.raises(InputError, match="choose an empty directory"):
         deepfits.cutouts(sky, sky)
 
 

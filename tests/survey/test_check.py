@@ -53,7 +53,7 @@ def test_a_wrong_unit_shows_in_depth_or_colour(sky):
     assert any(re.search(r"median colour g − r is \+(4\.9|5\.[01])", w) for w in found.warnings)
     assert any(re.search(r"median colour r − i is -(4\.9|5\.[01])", w) for w in found.warnings)
     found = deepfits.check(sky, zero_point=5.0)
-    [said] = [w for w in found.warnings if "none that images have" in w]
+    [said] = [w for w in found.warnings if "AB is implausible" in w]
     assert "g r i: a depth of" in said
 
 
@@ -155,11 +155,11 @@ def test_cutouts_need_not_be_square(tmp_path, stamps):
 @pytest.mark.parametrize(
     ("keys", "change", "words"),
     [
-        ("zero_point = 2.0\n", {}, "none that images have"),
+        ("zero_point = 2.0\n", {}, "AB is implausible"),
         ("zero_point = [31.4, 25.4]\n", {}, "colour g − r is"),
-        ('zero_point = 31.4\nweight = "w"\n', {"w": 4.0}, "times what the weights say"),
+        ('zero_point = 31.4\nweight = "w"\n', {"w": 4.0}, "times that implied by the weights"),
         ('zero_point = 31.4\nmask = "m"\nmask_nonzero_is = "good"\n', {"m": 0}, "polarity"),
-        ("zero_point = 31.4\n", {"shift": 5}, "off the middle"),
+        ("zero_point = 31.4\n", {"shift": 5}, "off the centre"),
         ("zero_point = 31.4\n", {"sky": 30.0}, "the sky lies at"),
     ],
 )
@@ -185,7 +185,7 @@ def test_catalogues_are_looked_at(tmp_path):
     places = {"ra": np.full(9, 150.0), "dec": np.full(9, 2.0)}
     Table({**places, "z_spec": [0.3, 0.4, -99, -99, 1.1, 0.7, 9.99, 0.2, 0.1]}).write(tmp_path / "z.fits")
     found = deepfits.check(tmp_path / "z.fits")
-    assert "3 of 9 z_spec stand for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
+    assert "3 of 9 z_spec are codes for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
     (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
     said = deepfits.check(tmp_path / "odd.csv").warnings
     assert [any(w in s for s in said) for w in ("1 objects without RA or DEC", "at most 2π")] == [True] * 2

@@ -1309,7 +1309,7 @@ def test_maps_in_healpix_are_called_so(tmp_path, caplog):
     write(tmp_path / "map_g.fits", hdu)
     with pytest.raises(InputError, match="no FITS image there"):
         find_fields(tmp_path)
-    assert "map_g.fits: a HEALPix map is not read" in caplog.text
+    assert "map_g.fits: HEALPix maps cannot be read" in caplog.text
 
 
 def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
@@ -1449,14 +1449,12 @@ def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     fits.setval(first, "ASSOC1", value="ANCILLARY.WEIGHTMAP")
     fits.setval(first, "ASSON1", value="seven.fits")
     image_set(other)
-    assert "its weight, ADP.2019-02-11T13:02:24.901.fits, is another image's: not used" in caplog.text
+    assert "its weight, ADP.2019-02-11T13:02:24.901.fits, belongs to another image; not used" in caplog.text
     away.rename(its)
     fits.setval(first, "ASSOC1", value="")
     (other / "ADP.2019-02-11T13:02:24.901.fits").unlink()
     image_set(other)
-    assert (
-        "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is not beside it" in caplog.text
-    )
+    assert "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is missing" in caplog.text
     first.unlink()
     with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
         image_set(other)

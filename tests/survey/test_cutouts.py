@@ -191,7 +191,7 @@ def test_a_damaged_or_lost_shard_is_cut_again_and_no_other(sky, tmp_path):
 
 
 def test_other_settings_need_another_directory(store, sky):
-    with pytest.raises(InputError, match="choose another place, or remove it"):
+    with pytest.raises(InputError, match="choose another output, or remove it"):
         deepfits.cutouts(sky, store.directory, shard_size=20, size=16)
 
 

@@ -299,7 +299,7 @@ def test_a_second_run_keeps_what_is_there_and_refuses_other_files(objects, tmp_p
     assert (tmp_path / "store/shard-00000.h5").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.image, second.image)
     write(directory / "D_g.fits", objects["A-1"]["image"][0], header())
-    with pytest.raises(InputError, match="made from another images"):
+    with pytest.raises(InputError, match="its input 'images' has changed"):
         read(directory, tmp_path / "store")
 
 
@@ -371,5 +371,5 @@ def test_layers_of_a_cube_are_the_bands_that_its_header_says(tmp_path, objects, 
         ).info.bands
 
     assert bands("") == bands('bands = ["g", "r", "z"]\n') == BANDS
-    with pytest.raises(InputError, match=r"says that its bands are g, r, z.* that they are r, g, z"):
+    with pytest.raises(InputError, match=r"lists its bands as g, r, z, .* the description as r, g, z"):
         bands('bands = ["r", "g", "z"]   \n')

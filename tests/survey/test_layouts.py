@@ -134,7 +134,9 @@ def test_mask_without_named_planes_is_asked_about(tmp_path):
         fits.ImageHDU(np.ones(SHAPE), name="WGT"),
     ]
     fits.HDUList(parts).writeto(tmp_path / "tile-g.fits")
-    with pytest.raises(InputError, match=r"say what non-zero means: mask_polarity 'bad' or 'good'"):
+    with pytest.raises(
+        InputError, match=r"give the meaning of non-zero pixels: mask_polarity 'bad' or 'good'"
+    ):
         read_all(tmp_path)
     bad = read_all(tmp_path, mask_polarity="bad")[0]["g"][1]
     good = read_all(tmp_path, mask_polarity="good")[0]["g"][1]

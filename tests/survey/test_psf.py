@@ -149,7 +149,7 @@ def test_psf_images_of_any_side_place_and_norm(side, shift) -> None:
     image[3, :4] = np.nan
     found = fwhm_of(expand_image(image, 0.2))
     assert abs(found / 0.8 - 1) < 0.01  # 2% where the peak's pixel is taken for the centre
-    with pytest.raises(InputError, match="mostly finite and hold light"):
+    with pytest.raises(InputError, match="mostly finite and have a positive flux"):
         expand_image(np.where(np.indices(image.shape)[0] > 3, np.nan, image), 0.2)
 
 

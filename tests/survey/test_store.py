@@ -205,7 +205,7 @@ def test_a_shard_that_declares_far_more_than_it_holds(store):
         ({"bands": ["u", "u"]}, "different bands"),
         ({"size": "large"}, r"store.json: size must be a whole number .*, not 'large'"),
         ({"size": 2}, "size must be a whole number from 4"),
-        ({"bands": "ur"}, "bands must be a list of texts"),
+        ({"bands": "ur"}, "bands must be a list of strings"),
         ({"bands": ["u", "../r"]}, "'../r' is not a name for a band"),
         ({"bands": ["u", "<b>\n"]}, "is not a name for a band"),
         ({"pixel_scale_arcsec": 0}, "pixel_scale_arcsec must be a finite number from 1e-06"),

@@ -852,7 +852,7 @@ def test_hdf5_groups_that_hold_themselves_and_texts_without_end(tmp_path):
     content = bytearray(path.read_bytes())
     content[place : place + 16 * 500] = content[place : place + 16] * 500  # every row names one megabyte
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"t\.h5: /name holds texts of up to 1048576 letters"):
+    with pytest.raises(InputError, match=r"t\.h5: /name holds strings of up to 1048576 characters"):
         tables.read_table(path)
 
 

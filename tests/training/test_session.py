@@ -82,7 +82,7 @@ def test_other_cutouts_are_another_training(store, tmp_path):
     assert train(copy, out, recipe="tiny", steps=1, options=OPTIONS) == out
     shard = CutoutStore(copy).read_shard(0)
     write_shard(copy / shard_name(0), shard.select(np.arange(150)), INFO)
-    with pytest.raises(InputError, match="another store"):
+    with pytest.raises(InputError, match="its input 'store' has changed"):
         train(copy, out, recipe="tiny", steps=1, options=OPTIONS)
 
 

@@ -1,1 +1,1 @@
-"""The explorer: a local page on which a survey's features are looked at, selected and saved."""
+"""The explorer: a local web page for viewing, selecting and saving the objects of a run."""

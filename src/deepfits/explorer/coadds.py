@@ -1,4 +1,4 @@
-"""The images that a run came from: cutouts at any position on them, as `deepfits cutouts` makes them."""
+"""Cutouts at any position on the images of a run, made as by `deepfits cutouts`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _READING = ("bands", "reference", *(field.name for field in fields(FieldReadingO
 
 
 def find_images(run: Path) -> str | Path | Sequence[str] | None:
-    """Return the images of a run that `deepfits run` or `deepfits demo` made; None where none are known."""
-    for name in ("coadds", "sky"):  # what was stacked is what was cut
+    """Return the images of a run made by `deepfits run` or `deepfits demo`; None if they are unknown."""
+    for name in ("coadds", "sky"):  # coadds first: if there are any, the cutouts were made from them
         if any((run / name).rglob("*.fits*")):
             return run / name
     if (run / "config.json").exists():
@@ -33,12 +33,12 @@ def find_images(run: Path) -> str | Path | Sequence[str] | None:
 
 
 def read_place(text: str) -> tuple[float, float]:
-    """Return right ascension and declination, in degrees, of a position as people write it.
+    """Parse a position, in degrees or sexagesimal; return right ascension and declination in degrees.
 
     Raises
     ------
     InputError
-        It is no position.
+        The text is not a position.
 
     Examples
     --------
@@ -51,18 +51,18 @@ def read_place(text: str) -> tuple[float, float]:
     if len(words) == 6:
         words = [":".join(words[:3]), ":".join(words[3:])]
     if len(words) != 2:
-        raise InputError(f"{text!r} is no position; write 150.1 2.25 or 10:00:24 +02:15:00")
+        raise InputError(f"{text!r} is not a position; write 150.1 2.25 or 10:00:24 +02:15:00")
     place = positions({"ra": np.array(words[:1]), "dec": np.array(words[1:])}, {}, "position")
     if place is None or not place.is_known[0]:
-        raise InputError(f"{text!r} is no position; write 150.1 2.25 or 10:00:24 +02:15:00")
+        raise InputError(f"{text!r} is not a position; write 150.1 2.25 or 10:00:24 +02:15:00")
     return float(place.ra[0]), float(place.dec[0])
 
 
 @dataclass(frozen=True)
 class Coadds:
-    """Images, and the store that was cut from them.
+    """Images from which a store was made, for further cutouts like those of the store (`info`).
 
-    Cutouts are made like those of the store, `info`; the path is for messages.
+    `path` is named in messages.
     """
 
     images: ImageSet
@@ -71,24 +71,24 @@ class Coadds:
 
     @classmethod
     def open(cls, path: str | Path | Sequence[str | Path], store: CutoutStore) -> Coadds:
-        """Find the images, read as the store's were.
+        """Find the images, with the reading options of the store.
 
         Raises
         ------
         InputError
-            Cutouts that were made elsewhere, or images that are not those of the store.
+            The cutouts were not made from images by deepfits, or these are not the images of the store.
         """
         settings = store.info.extra.get("settings", {})
         if "files" not in settings:
-            raise InputError(f"{store.directory}: these cutouts were made elsewhere, not cut out of images")
+            raise InputError(f"{store.directory}: these cutouts were not made from images by deepfits")
         reading = {name: settings[name] for name in _READING if name in settings}
         images = image_set(path, allow_missing=True, **reading)
         current = images.settings()["files"]
         changed = [name for name, state in settings["files"].items() if current.get(name) != state]
         if changed:
             raise InputError(
-                f"{path}: not the images that {store.directory} was cut from ({changed[0]} differs or is not "
-                "there); name those with --images"
+                f"{path}: not the images that {store.directory} was cut from ({changed[0]} differs or is "
+                "missing); give those with --images"
             )
         return cls(images, store.info, path)
 
@@ -98,7 +98,7 @@ class Coadds:
         Raises
         ------
         InputError
-            No image reaches there.
+            No image covers the position.
         """
         plan = build.StorePlan(
             images=self.images, size=self.info.size, shard_size=1, survey="", catalogue_path=Path("position")

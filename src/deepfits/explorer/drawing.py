@@ -1,4 +1,4 @@
-"""What the explorer draws with the model: best fits, walks through the latent, fits of dropped cutouts.
+"""Images that the explorer makes with the model: best fits, walks in latent space, fits of uploaded cutouts.
 
 Shapes: N objects, B bands, H, W pixels, L latent dimensions.
 """
@@ -33,10 +33,10 @@ NOISE_SAMPLE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A cutout that was dropped onto the page, or cut at a position, fitted.
+    """Fit of a cutout that was dropped onto the page, or made at a position.
 
-    Features are columns of one row each, as `deepfits fit` would write them, the picture is a PNG of its
-    panels, and the missing bands are those without data, which the fit fills in.
+    `features` are columns of one row each, as written by `deepfits fit`; `picture` is a PNG of the panels;
+    `missing` are the bands without data, which the fit fills in.
     """
 
     features: dict[str, np.ndarray]
@@ -46,11 +46,11 @@ class Dropped:
 
     @property
     def reduced_chi2(self) -> float:
-        """Of the best fit."""
+        """Reduced χ² of the best fit."""
         return float(self.features["chi2"][0] / max(1, self.features["dof"][0]))
 
     def fluxes(self) -> dict[str, tuple[float, float]]:
-        """Return the galaxy's flux and its error in each band, nJy, drawn where there is no data."""
+        """Return flux and error in each band, nJy; predicted by the model in bands without data."""
         columns = {band: (f"flux_model_{band}", f"flux_model_err_{band}") for band in bands_of(self.features)}
         return {
             band: (float(self.features[a][0]), float(self.features[b][0])) for band, (a, b) in columns.items()
@@ -58,10 +58,10 @@ class Dropped:
 
 
 class Drawer:
-    """Draws objects of a run with the model that fitted them; without it pictures show the images alone.
+    """Draws objects of a run with the model that fitted them; without a model, only their images.
 
-    The settings are those of the fit, for cutouts dropped onto the page; the images those that the cutouts
-    came from, for positions.
+    `settings` are those of the fit, for uploaded cutouts; `images` are those from which the cutouts were
+    made, for cutouts at other positions.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Drawer:
         return self.model
 
     def render(self, latent: np.ndarray) -> np.ndarray:
-        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN where a latent is.
+        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN for latents that are NaN.
 
         A model of scenes draws the scenes themselves.
         """
@@ -103,7 +103,7 @@ class Drawer:
             return self._needed_model("drawing").render(drawn).numpy()
 
     def panels(self, row: int) -> bytes:
-        """Return the picture of one object: observed, fitted, residual and drawing, band by band."""
+        """Return a PNG of one object: observed, fitted, residual and noise-free image of each band."""
         image, weight = self.images([row])
         if self.model is None or not self.objects.is_fitted[row]:
             fitted = scene = np.full_like(image[0], np.nan)
@@ -114,7 +114,7 @@ class Drawer:
 
     @property
     def draws_scenes(self) -> bool:
-        """Whether the model draws what is there, without the PSF of an observation."""
+        """Whether the model draws scenes, without the PSF of an observation."""
         return self.model is not None and self.model.grid is not None
 
     def scene(self, row: int) -> np.ndarray:
@@ -124,7 +124,7 @@ class Drawer:
             return self._on_pixels(self.model.draw(self._latents(), [row])[0])
 
     def _on_pixels(self, drawn: np.ndarray) -> np.ndarray:
-        """Bring a scene onto the pixels of the cutouts, ``(B, H, W)``."""
+        """Resample a scene to the pixels of the cutouts, ``(B, H, W)``, by nearest neighbours."""
         assert self.model is not None
         ours, theirs = self.store.info, self.model.info
         ratio = ours.pixel_scale_arcsec / theirs.pixel_scale_arcsec
@@ -139,7 +139,7 @@ class Drawer:
         return {name: table[name] for name in wanted if name in table}
 
     def strip(self, rows: Sequence[int], *, columns: int = 8) -> bytes:
-        """Return colour composites of objects, in the order given."""
+        """Return a PNG of the colour composites of objects, in the given order."""
         image, weight = self.images(rows)
         return png(strip(np.where(weight > 0, image, np.nan), self.noise, columns, gap=0), zoom=2)
 
@@ -154,7 +154,7 @@ class Drawer:
         at = self.objects.store_row[wanted]
         if (at < 0).any():
             absent = self.objects.object_id[wanted[at < 0][0]]
-            raise InputError(f"{self.store.directory}: object {absent} is not in it")
+            raise InputError(f"{self.store.directory}: does not contain object {absent}")
         return self.store.take(at)
 
     def walk(
@@ -167,9 +167,10 @@ class Drawer:
         fwhm_arcsec: float = 0.0,
         noise: float = 0.0,
     ) -> bytes:
-        """Draw a galaxy at steps along the principal directions, from an object (None: the middle of all).
+        """Draw a galaxy at offsets along the principal directions from an object, or from the mean if None.
 
-        With `end`, it begins a share `way` of the way to that object: 0 at the first, 1 at the other.
+        With `end`, the starting point is interpolated between the two objects: at `way` 0 it is the first, at
+        1 the other.
         """
         middle, directions = self.objects.directions
         start = middle if row is None else self.objects.latent[row]
@@ -180,7 +181,7 @@ class Drawer:
         return self._drawn(latent[None], start[None], fwhm_arcsec, noise, zoom=6)
 
     def between(self, first: int, second: int, *, fwhm_arcsec: float = 0.0, noise: float = 0.0) -> bytes:
-        """Draw what lies between two objects, on a straight line in the latent."""
+        """Draw galaxies on the straight line between two objects in latent space."""
         step = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
         latent = (1 - step) * self.objects.latent[first] + step * self.objects.latent[second]
         return self._drawn(latent, latent, fwhm_arcsec, noise, zoom=2)
@@ -188,9 +189,9 @@ class Drawer:
     def _drawn(
         self, latent: np.ndarray, stretch: np.ndarray, fwhm_arcsec: float, noise: float, *, zoom: int
     ) -> bytes:
-        """Draw latents side by side, as they would be seen, in the stretch that shows `stretch`."""
+        """Draw latents side by side, with seeing and noise, in a stretch that suits the latents `stretch`."""
         if not np.isfinite(latent).all():
-            raise InputError("an object has no fit, so nothing is drawn of it")
+            raise InputError("an object has no fit and cannot be drawn")
         seen = add_seeing_and_noise(
             self.render(latent),
             fwhm_pixels=fwhm_arcsec / self.drawn_pixel_arcsec,
@@ -202,29 +203,29 @@ class Drawer:
 
     @property
     def drawn_pixel_arcsec(self) -> float:
-        """Pixel of what is drawn from a latent alone."""
+        """Pixel scale of images drawn from a latent alone."""
         info = self.model.info if self.model is not None and self.draws_scenes else self.store.info
         return info.pixel_scale_arcsec
 
     @property
     def drawn_fwhm_arcsec(self) -> float | None:
-        """Seeing of what is drawn from a latent alone (median of the bands); None where it is not known."""
+        """FWHM of images drawn from a latent alone (median over bands); None if unknown."""
         if self.model is not None and self.draws_scenes:
             return self.model.reference_fwhm_arcsec
         known = np.array(self.store.info.fwhm_arcsec, dtype=float)
         return float(np.nanmedian(known)) if np.isfinite(known).any() else None
 
     def fit_position(self, ra: float, dec: float) -> Dropped:
-        """Cut the object at a position out of the images that the run came from, and fit it.
+        """Make a cutout at a position on the images of the run, and fit it.
 
         Raises
         ------
         InputError
-            No images, others than those of the run, or no image reaches there.
+            The images are unknown, are not those of the run, or do not cover the position.
         """
         if self.images_path is None:
             raise InputError(
-                f"the images of {self.store.directory} are not known: start with --images DIRECTORY, the one "
+                f"the images of {self.store.directory} are unknown: restart with --images DIRECTORY, the one "
                 "that was given to `deepfits cutouts`"
             )
         with self._lock:
@@ -240,7 +241,7 @@ class Drawer:
         Raises
         ------
         InputError
-            Another shape than the model's.
+            The shape is not that of the run's cutouts.
         """
         expected = self.store.shape
         if image.shape != expected:
@@ -251,7 +252,7 @@ class Drawer:
         image = image.astype(np.float32)
         weight = weight_from_edges(image) if weight is None else weight.astype(np.float32)
         if weight.shape != expected:
-            raise InputError(f"the weight has the shape {weight.shape}, its image {expected}")
+            raise InputError(f"the weight has the shape {weight.shape}, but its image {expected}")
         is_valid = (weight > 0) & np.isfinite(image) & np.isfinite(weight)
         dropped = Cutouts(
             object_id=np.array([0]),

@@ -1,7 +1,6 @@
-"""One table of all that is known of a run's objects: features, catalogue, predictions, truth, tags.
+"""One table of everything known about a run's objects: features, catalogue, predictions, truth, tags.
 
-Rows are those of the features; columns are read when they are first asked for, so that a million objects are
-there in seconds.
+Rows are those of the features; columns are read on first access, so that a million objects load in seconds.
 """
 
 from __future__ import annotations
@@ -46,25 +45,25 @@ log = logging.getLogger(__name__)
 
 
 class JoinedTable(Mapping[str, np.ndarray]):
-    """Columns of features, and beside them those of their catalogue and of other tables.
+    """Columns of features, joined with those of their catalogue and of other tables.
 
-    For messages, `origin` says which table each column is from.
+    `origin` maps each column to the table that it is from, for messages.
 
     Parameters
     ----------
     features
-        Directory that `fit` wrote.
+        Directory written by `fit`.
     store
-        The cutouts that they come from, which hold the catalogue's columns.
+        Their cutouts, which contain the catalogue's columns.
     tables
-        More tables, each under a name; see `add_table`. A column whose name is taken is ``name.column``.
+        Further tables by name; see `add_table`. A column whose name is taken becomes ``name.column``.
     radius_arcsec
-        Within which positions match.
+        Maximum separation of matching positions.
 
     Raises
     ------
     InputError
-        No features there; a store or a table of other objects.
+        There are no features, or a store or table contains none of their objects.
 
     Examples
     --------
@@ -117,18 +116,18 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     @property
     def num_rows(self) -> int:
-        """How many objects there are."""
+        """Number of objects."""
         return len(self["object_id"])
 
     def add(self, name: str, values: np.ndarray | Callable[[], np.ndarray], origin: str = "") -> None:
-        """Add a column, or what reads it; one of the same name is replaced."""
+        """Add a column, or a function that reads it; a column of the same name is replaced."""
         with self._lock:
             self._read.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
 
     def missing(self, name: str) -> str:
-        """Return an error message for a column that is not there, with names near it and where it may be."""
+        """Return the error message for a missing column, with similar names and where it may be found."""
         folded = {column.lower(): column for column in self._readers}
         close = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
         named = [f"{n!r}" + (f" ({self.origin[n]})" if self.origin[n] else "") for n in close]
@@ -138,10 +137,10 @@ class JoinedTable(Mapping[str, np.ndarray]):
         return f"{self.directory}: no column {name!r} among those of {origins}{near}; {hint}"
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
-        """Offer the catalogue's columns, and return where the objects stand in the store."""
+        """Add the catalogue's columns, and return the rows of the objects in the store."""
         rows = match_identities(self["object_id"], store.catalogue([])["object_id"])
         if (rows < 0).all():
-            raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
+            raise InputError(f"{store.directory}: contains none of the objects of {self.directory}")
 
         def read(name: str) -> np.ndarray:
             return take_rows(store.catalogue([name])[name], rows)
@@ -154,12 +153,12 @@ class JoinedTable(Mapping[str, np.ndarray]):
     def add_table(
         self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC, *, of_run: bool = False
     ) -> None:
-        """Match another table's rows to the objects, and add its columns.
+        """Match the rows of another table to the objects, and add its columns.
 
-        By position, one to one, where both have one (a detected catalogue and a spectroscopic one rarely
-        share a numbering), unless rows of the same ``object_id`` lie at the same place; else by
-        ``object_id``. Of several rows of one object the first counts, and it is said; in tables that the run
-        made (`of_run`) each row is an object.
+        Rows are matched by position, one to one, if both tables have positions (detection catalogues and
+        spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
+        position; else by ``object_id``. If several rows match an object the first is used, with a warning;
+        in tables made by the run (`of_run`) each row is a different object.
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
@@ -181,9 +180,9 @@ class JoinedTable(Mapping[str, np.ndarray]):
         has_places: bool,
         of_run: bool,
     ) -> np.ndarray:
-        """Return the row of a table that is of each object, ``(N,)``, −1 without one; see `add_table`.
+        """Return the row of each object in a table, ``(N,)``, −1 if there is none; see `add_table`.
 
-        `name` is what the table calls its identities.
+        `name` is the table's name for the column of identities.
         """
         ours, by_place = self["object_id"], has_places and {"ra", "dec"} <= self._readers.keys()
         rows, nearest = np.full(self.num_rows, -1), np.full(0, -1)
@@ -197,9 +196,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
             rows, nearest = match_identities(ours, theirs), match_identities(theirs, ours)
             if not has_places and name != "object_id" and are_running_numbers(ours, theirs):
                 log.warning(
-                    "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if "
-                    "these are the numbers of the catalogue that the objects were cut by; else add ra and "
-                    "dec",
+                    "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
+                    "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
                     *(path, name),
                 )
         if by_place:
@@ -209,15 +207,17 @@ class JoinedTable(Mapping[str, np.ndarray]):
             by_place = 2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum()
             rows, nearest = (matched, near) if by_place else (rows, nearest)
         if (rows < 0).all():
-            raise InputError(f"{path}: no row is of an object of {self.directory}, by object_id or position")
+            raise InputError(
+                f"{path}: no row matches an object of {self.directory}, by object_id or position"
+            )
         again = np.flatnonzero(nearest >= 0)
         again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
-        if by_place:  # others are neighbours
+        if by_place:  # the other rows are neighbours, not duplicates
             again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
         if len(again) and not of_run:
             log.warning(
-                "WARNING: %s: %d of %d rows are further ones of an object, of which the first counts: keep "
-                "those that are meant",
+                "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
+                "another, remove the first",
                 *(path, len(again), len(nearest)),
             )
         return rows
@@ -227,7 +227,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
 
 class Features(dict[str, np.ndarray]):
-    """Columns of features, ``(N,)`` or ``(N, L)`` each, which show themselves in notebooks."""
+    """Columns of features, ``(N,)`` or ``(N, L)`` each, with a summary for notebooks."""
 
     directory: Path
 
@@ -236,12 +236,12 @@ class Features(dict[str, np.ndarray]):
 
 
 def read_features(directory: str | Path, columns: list[str] | None = None) -> Features:
-    """Read the columns of features (all, or those named); ``latent`` and ``latent_std`` are ``(N, L)``.
+    """Read all or some columns of features; ``latent`` and ``latent_std`` are ``(N, L)``.
 
     Raises
     ------
     InputError
-        No features there, or a column that they do not have.
+        There are no features, or they lack a column.
     """
     features = Features(read_columns(directory, columns))
     features.directory = Path(directory)
@@ -249,11 +249,11 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> Fe
 
 
 def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str:
-    """Describe columns of features for a notebook, with the first galaxies of their cutouts."""
+    """Return a summary of features for notebooks, with images of the first galaxies."""
     from deepfits.notebook import NUM_PICTURES, describe_columns
 
     facts, pictures = {}, None
-    with suppress(InputError):  # neither is needed
+    with suppress(InputError):  # both are optional
         summary = read_json(directory / DESCRIPTION, what="description of features")["summary"]
         facts = {"median reduced χ²": summary["median_reduced_chi2"], "status": summary["status"]}
         store_path = find_parts(directory)[1] or Path(str(summary["store"]))
@@ -266,15 +266,15 @@ def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str
 def find_parts(
     run: str | Path, store: str | Path | None = None, model: str | Path | None = None
 ) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
-    """Find features, store, model and further tables: of a run directory, or of features given by themselves.
+    """Find the features, store, model and further tables of a run directory, or of a directory of features.
 
-    The tables are those of labelled objects (``redshift/predictions.parquet``), all that `deepfits redshift
-    predict` and `property predict` left in the run, under any name, and the truth of a simulated sky.
+    The tables are those of labelled objects (``redshift/predictions.parquet``), all results of `deepfits
+    redshift predict` and `property predict` in the run, under any name, and the truth of a simulated sky.
 
     Raises
     ------
     InputError
-        Neither a run with features, nor features.
+        The directory is neither a run with features, nor features.
     """
     run = Path(run)
     features = next((p for p in (run, *map(run.joinpath, FEATURES)) if (p / DESCRIPTION).exists()), None)
@@ -295,13 +295,13 @@ def find_parts(
 
 
 def find_predictions(home: Path) -> dict[str, Path]:
-    """Find what `redshift predict` or `property predict` left in a run: tables, and directories of them."""
+    """Find results of `redshift predict` and `property predict` in a run: tables or directories of them."""
     tables = [path for path in sorted(home.glob("*")) if not path.name.startswith((".", "_"))]
     return {path.stem: path for path in tables if read_record(path).get("stage") == "redshift predict"}
 
 
 def _elsewhere(table: JoinedTable, name: str) -> str:
-    """Name the part of a run that has a column which was not joined; '' where none has."""
+    """Return a hint to the part of the run that has a column which was not joined; '' if none has."""
     with suppress(InputError):
         _, store, _, tables = find_parts(table.directory)
         has = {path: pq.read_schema(path).names for path in tables.values() if path.suffix == ".parquet"}
@@ -309,7 +309,7 @@ def _elsewhere(table: JoinedTable, name: str) -> str:
             has[store] = list(shard_catalogue(CutoutStore(store, skip_bad=True).shards[0]))
         for path, names in has.items():
             if name in names:
-                return f"{path} has it: name the run, {table.directory.parent}, in place of its features"
+                return f"{path} has it: give the run, {table.directory.parent}, instead of its features"
     return ""
 
 
@@ -321,30 +321,30 @@ def join(
     radius_arcsec: float = RADIUS_ARCSEC,
     partial: bool = False,
 ) -> JoinedTable:
-    """Return one table of features, catalogue, predicted redshifts, truth, and tables of your own.
+    """Join features, catalogue, predicted redshifts, truth and your own tables into one.
 
     Parameters
     ----------
     run
-        A run directory, or features that `fit` wrote.
+        A run directory, or features written by `fit`.
     store
-        Their cutouts, where they lie elsewhere than in the run.
+        Their cutouts, if they are not in the run.
     tables
-        More tables, each under a name.
+        Further tables by name.
     radius_arcsec
-        Within which positions match.
+        Maximum separation of matching positions.
     partial
-        Take features, cutouts or redshifts that are not finished.
+        Accept features, cutouts or redshifts that are not finished.
 
     Returns
     -------
     JoinedTable
-        A mapping of columns, each read when it is first asked for: ``pandas.DataFrame(dict(table))`` without
-        the latents, ``astropy.table.Table(dict(table))`` with them.
+        A mapping of columns, each read on first access. Convert it with ``pandas.DataFrame(dict(table))``
+        without the latents, or ``astropy.table.Table(dict(table))`` with them.
     """
     features, store_path, _, of_run = find_parts(run, store)
-    found = [path if path.parent == features.parent else path.parent for path in of_run.values()]
-    for part in (features, store_path, *found):
+    results = [path if path.parent == features.parent else path.parent for path in of_run.values()]
+    for part in (features, store_path, *results):
         if part is not None:
             require_finished(part, partial=partial)
     opened, tables = None if store_path is None else CutoutStore(store_path, skip_bad=True), tables or {}
@@ -354,7 +354,7 @@ def join(
         if path.resolve() not in given:
             try:
                 joined.add_table(label, path, radius_arcsec, of_run=True)
-            except InputError as error:  # what was merely found in the run need not fit
+            except InputError as error:  # tables that were only found in the run need not match
                 log.warning("left out: %s", error)
     for label, table in tables.items():
         joined.add_table(label, table, radius_arcsec)

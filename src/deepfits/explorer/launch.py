@@ -1,4 +1,4 @@
-"""Collect a run for the explorer."""
+"""Load the objects of a run, and the model that draws them, for the explorer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def load_objects(
     predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> Objects:
-    """Return the objects of a run, with what is known of their redshifts.
+    """Return the objects of a run, with their redshift distributions.
 
     Raises
     ------
     InputError
-        Features, store or redshifts that are not finished, unless `partial`.
+        Features, store or redshifts are not finished, unless `partial`.
     """
     features, _, _, tables = find_parts(run, store)
     given = {Path(path).stem: Path(path) for path in predictions}
@@ -49,12 +49,12 @@ def load_drawer(
     model: str | Path | None = None,
     images: str | Path | None = None,
 ) -> Drawer | None:
-    """Return what draws objects: PyTorch and the model take seconds to load. None without a store.
+    """Load the model and return the drawer of objects, which takes seconds; None without a store.
 
     Raises
     ------
     InputError
-        A model that did not make the features.
+        The model is not the one that made the features.
     """
     if objects.store is None:
         return None

@@ -1,8 +1,8 @@
-"""The objects of a run as the explorer needs them: columns, maps, neighbours, tags.
+"""The objects of a run for the explorer: columns, maps, neighbours, tags.
 
 Shapes: N objects, L latent dimensions, K examples.
 
-Rows are those of the features; see `deepfits.explorer.joined` for what is matched to them.
+Rows are those of the features; other tables are matched to them (`deepfits.explorer.joined`).
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from deepfits.tables import match_identities, match_one_to_one, matches_conditio
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
 NUM_AS_BRIGHT = 200
-"""Objects next in brightness that one is compared with."""
+"""Number of objects of similar brightness with which one is compared."""
 UNLIKE = 0.8
-"""Distance from which on nothing is alike; 95 in 100 objects of drawn skies have a nearest within 0.66."""
+"""Distance beyond which objects are not similar. In simulated skies, 95% have a neighbour within 0.66."""
 MAP_FILE = "_map-umap.npz"
 _DESCRIPTIONS = {
-    "reduced_chi2": "χ² of the best fit per valid pixel; 1: as good as the noise allows",
-    "umap1": "Map of the latents by UMAP",
-    "umap2": "Map of the latents by UMAP",
-    "tag": "What you tagged it as",
-    "z_spec": "Spectroscopic redshift, where the run has one",
+    "reduced_chi2": "χ² of the best fit per valid pixel; 1 is a fit to the noise",
+    "umap1": "First UMAP coordinate of the embeddings",
+    "umap2": "Second UMAP coordinate of the embeddings",
+    "tag": "Your tag",
+    "z_spec": "Spectroscopic redshift, if the run has one",
     "truth.z_spec": "True redshift of the simulated galaxy",
-    "snr": "Signal to noise of the detection",
-    "flags": "Of the detection: 0 is undisturbed",
-    "star_score": "How like a star; 1: a point",
-    "magnitude": "AB magnitude in the reference band of the table of redshifts",
+    "snr": "Signal-to-noise ratio of the detection",
+    "flags": "Flags of the detection; 0 if there are none",
+    "star_score": "Stellarity; 1 is a point source",
+    "magnitude": "AB magnitude in the reference band, from the table of redshifts",
 }
 _PREFIXES = {
     "pc": "Principal component {} of the latents",
-    "mag_model_": "AB magnitude of the galaxy by the best fit, band {}",
+    "mag_model_": "AB magnitude of the galaxy from the best fit, band {}",
     "mag_auto_": "AB magnitude of the detection, band {}",
-    "z_phot_": "Photometric redshift by the method {}; only of objects that no method learned from",
-    "fraction_valid_": "Share of the cutout's pixels that were observed, band {}",
+    "z_phot_": "Photometric redshift by the method {}; only for objects that no method was trained on",
+    "fraction_valid_": "Fraction of the cutout's pixels with data, band {}",
 }
 _NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnInfo:
-    """What the page needs to know of a column, a ``"number"`` or a ``"category"``, before it draws it.
+    """How the page displays a column, whose kind is ``"number"`` or ``"category"``.
 
-    Of numbers the 1st and 99th percentile, and whether a logarithm shows them better; the values of a
-    category, commonest first.
+    For numbers, the 1st and 99th percentiles, and whether a logarithmic scale is better; for categories,
+    their values, commonest first.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ColumnInfo:
 
 
 class ByBrightness:
-    """Objects in order of brightness, to compare one with those about as bright."""
+    """Objects sorted by brightness, to find those of similar brightness."""
 
     def __init__(self, brightness: np.ndarray, allowed: np.ndarray) -> None:
         rows = np.flatnonzero(allowed & np.isfinite(brightness))
@@ -84,7 +84,7 @@ class ByBrightness:
         self.every = np.flatnonzero(allowed)
 
     def near(self, brightness: float, number: int) -> np.ndarray:
-        """Return so many rows next in brightness; where it is not known, rows spread over all."""
+        """Return the `number` rows closest in brightness rank; if NaN, rows spread evenly over all."""
         if not np.isfinite(brightness) or not len(self.rows):
             return self.every[evenly_spaced(len(self.every), number)]
         place = int(np.searchsorted(self.brightness, brightness)) - number // 2
@@ -93,12 +93,12 @@ class ByBrightness:
 
 
 class Objects:
-    """All objects with features, and what is known of them.
+    """All objects with features, and everything known about them.
 
     Raises
     ------
     InputError
-        No object with a finite latent.
+        No object has a finite latent.
     """
 
     def __init__(self, table: JoinedTable) -> None:
@@ -106,7 +106,9 @@ class Objects:
         self.store_row = table.store_row
         self.object_id = table["object_id"]
         self.latent = np.ascontiguousarray(table["latent"], dtype=np.float32)
-        self.compared = "embedding" if "embedding" in table else "latent"  # features of before have none
+        self.compared = (
+            "embedding" if "embedding" in table else "latent"
+        )  # features of earlier versions have no embedding
         self.embedding = np.ascontiguousarray(table[self.compared], dtype=np.float32)
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
@@ -134,12 +136,12 @@ class Objects:
         Raises
         ------
         InputError
-            There is no such column; the nearest is named.
+            There is no such column; the message suggests the nearest.
         """
         return require_column(self.table, name, self.directory)
 
     def describe(self, name: str) -> ColumnInfo:
-        """Describe how a column is to be drawn."""
+        """Return how to display a column."""
         values = self.column(name)
         if values.dtype.kind not in "fiub":
             categories, counts = np.unique(values.astype(str), return_counts=True)
@@ -154,7 +156,7 @@ class Objects:
         return ColumnInfo(name=name, kind="number", low=low, high=max(high, low + 1e-9), is_skewed=is_skewed)
 
     def as_float32(self, name: str) -> np.ndarray:
-        """Return a column as the page draws it: numbers, or the index of the category; NaN where unknown."""
+        """Return a column as numbers for the page: values, or indices of categories; NaN where unknown."""
         info, values = self.describe(name), self.column(name)
         if info.kind == "number":
             return values.astype(np.float32)
@@ -162,11 +164,11 @@ class Objects:
         return np.array([index.get(text, np.nan) for text in values.astype(str).tolist()], dtype=np.float32)
 
     def facts(self, row: int) -> dict[str, Any]:
-        """Return all columns of one object, as JSON can hold them."""
+        """Return all columns of one object, as JSON-compatible values."""
         return {name: json_value(self.column(name)[row]) for name in self.names}
 
     def redshift(self, row: int) -> tuple[Mapping[str, Any] | None, str]:
-        """Return p(z) of an object, by what was judged if that knows it; or None, and why."""
+        """Return p(z) of an object from the first distribution that has it, or None with the reason."""
         if not self.distributions:
             return None, ""
         for distribution in self.distributions:
@@ -174,12 +176,12 @@ class Objects:
                 return pdf, ""
         known = ", ".join(f"{d.method} ({len(d.object_id):,} objects)" for d in self.distributions)
         return None, (
-            f"no p(z): this object is not among those of {known}; `deepfits redshift predict` predicts for "
-            "all objects of the run"
+            f"no p(z): this object is not among those of {known}; `deepfits redshift predict` makes "
+            "predictions for all objects of the run"
         )
 
     def rows_of(self, object_ids: Sequence[Any]) -> np.ndarray:
-        """Return the rows of identities, −1 where there is none."""
+        """Return the rows of objects by identity, −1 for unknown ones."""
         return match_identities(np.asarray(object_ids), self.object_id)
 
     def overlay(
@@ -190,10 +192,10 @@ class Objects:
         columns: Mapping[str, np.ndarray],
         radius_arcsec: float,
     ) -> dict[str, Any]:
-        """Match another catalogue by position, one to one, and add its columns, each named ``label.column``.
+        """Match another catalogue by position, one to one, and add its columns as ``label.column``.
 
-        Returns ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added, and
-        ``unmatched``: rows of the catalogue at whose position there is no object.
+        Returns the ``rows`` of the objects with a match, the counts ``matched`` and ``total``, the names of
+        the ``columns`` added, and ``unmatched``, the rows of the catalogue without an object.
 
         Raises
         ------
@@ -201,7 +203,7 @@ class Objects:
             The features have no positions.
         """
         if not {"ra", "dec"} <= self.table.keys():
-            raise InputError("the features have no ra and dec, so nothing can be matched by position")
+            raise InputError("the features have no ra and dec, so they cannot be matched by position")
         ours = self.column("ra"), self.column("dec")
         other, separation, nearest = match_one_to_one(*ours, ra, dec, radius_arcsec)
         added = []
@@ -216,29 +218,29 @@ class Objects:
         return {**answer, "unmatched": unmatched}
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return all columns of some rows, and their tags, as they are saved."""
+        """Return all columns of some rows, including their tags, for saving."""
         return {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
 
     def place(self, row: int) -> tuple[float, float]:
-        """Return where an object is, in degrees.
+        """Return right ascension and declination of an object, in degrees.
 
         Raises
         ------
         InputError
-            It is not known.
+            The position is unknown.
         """
         if not {"ra", "dec"} <= self.table.keys() or not np.isfinite(self.column("ra")[row]):
-            raise InputError(f"the position of {self.object_id[row]} is not known")
+            raise InputError(f"the position of {self.object_id[row]} is unknown")
         return float(self.column("ra")[row]), float(self.column("dec")[row])
 
     def satisfying(self, where: str | Sequence[str] | None) -> np.ndarray:
-        """Return which objects satisfy conditions on any columns, ``(N,)`` bool; all without any."""
+        """Return which objects satisfy conditions on columns, ``(N,)`` bool; all if there are none."""
         if where is None:
             return np.ones(len(self), dtype=bool)
         return matches_conditions(self.table, where, self.directory)
 
     def _derive(self) -> None:
-        """Add what astronomers plot first: reduced χ², magnitudes and colours, anomaly, the map."""
+        """Add derived columns: reduced χ², magnitudes and colours, anomaly, principal components, the map."""
         table, own = self.table, set(self.table)
 
         def magnitude(flux: str) -> np.ndarray:
@@ -290,7 +292,7 @@ class Objects:
 
     @property
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Middle ``(L,)`` and directions ``(NUM_COMPONENTS, L)``, each one standard deviation long."""
+        """Mean latent ``(L,)`` and principal directions ``(NUM_COMPONENTS, L)``, each one σ long."""
         return self._principal[:2]
 
     @cached_property
@@ -300,7 +302,7 @@ class Objects:
         centred = good - middle
         variance, vectors = np.linalg.eigh(centred.T @ centred / len(good))
         vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
-        # The sign of a direction is free: its largest entry is positive, so that maps do not flip.
+        # The sign of a direction is arbitrary: make its largest entry positive, so that maps do not flip.
         vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
         out = np.full((len(self), vectors.shape[1]), np.nan, dtype=np.float32)
         out[self.is_fitted] = centred @ vectors
@@ -308,14 +310,14 @@ class Objects:
         return middle, (vectors * scale).T.astype(np.float32), out
 
     def load_map(self, path: Path) -> None:
-        """Take a map that `make_umap` left beside the features, if it is of these objects."""
+        """Load a map written by `make_umap`, if it is of these objects."""
         position = read_arrays(path, what="map").get("position")
         if position is not None and position.dtype.kind == "f" and position.shape == (len(self), 2):
             self.table.add("umap1", position[:, 0].astype(np.float32))
             self.table.add("umap2", position[:, 1].astype(np.float32))
 
     def make_umap(self) -> None:
-        """Compute a UMAP of the embeddings, keep it beside the features, and offer it as two columns."""
+        """Compute a UMAP of the embeddings, save it with the features, and add it as two columns."""
         import umap
 
         position = np.full((len(self), 2), np.nan, dtype=np.float32)
@@ -345,28 +347,28 @@ class Objects:
         like
             Rows of the examples, or an embedding ``(L,)`` or ``(K, L)`` of float.
         unlike
-            Rows of objects that the answer should be unlike: what is nearer to one of them than to the
-            examples is left out.
+            Rows of counterexamples: objects closer to one of them than to the examples are excluded.
         magnitude_window
-            Only objects within this many magnitudes of the examples' mean.
+            Only return objects within this many magnitudes of the examples' mean.
         allowed
-            ``(N,)`` bool: only these.
+            ``(N,)`` bool, the objects that may be returned.
         brightness
-            AB magnitude in the reference band, of an example that is no object.
+            AB magnitude in the reference band of an example given as an embedding.
 
         Returns
         -------
         rows, distance
-            ``(number,)``, nearest first; examples themselves are left out. The distance is the root mean
-            square over the dimensions, in units of what noise, orientation and place on the pixels
-            do (`deepfits.fitting.similarity`), averaged over the examples, over its median to objects about
-            as bright as the examples: 1 is as far as a random one, and from `UNLIKE` on nothing is alike.
+            ``(number,)``, nearest first, without the examples. The distance is the root mean square over
+            dimensions, in units of the scatter caused by noise, orientation and sub-pixel position
+            (`deepfits.fitting.similarity`), averaged over the examples and divided by the median distance to
+            objects of similar brightness: 1 is as far as a random one, and beyond `UNLIKE` objects are not
+            similar.
         """
         given = np.asarray(like)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
         examples = self.embedding[rows] if rows.size else np.atleast_2d(given).astype(np.float32)
         if not np.isfinite(examples).all():
-            raise InputError("an example has no fit, so nothing is near it")
+            raise InputError("an example has no fit and therefore no neighbours")
         if rows.size:
             brightness = float(_mean(self.brightness[rows]))
         distance = self._distance(examples)
@@ -388,7 +390,7 @@ class Objects:
         return order, distance[order].astype(np.float64) / typical
 
     def _distance(self, examples: np.ndarray) -> np.ndarray:
-        """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
+        """Return the distances of all objects, ``(N,)``, averaged over the examples, ``(K, L)``."""
         similarity, coordinates, length = self._places
         total = np.zeros(len(self), dtype=np.float32)
         for example in similarity.coordinates(examples):
@@ -398,13 +400,13 @@ class Objects:
 
     @cached_property
     def _places(self) -> tuple[Similarity, np.ndarray, np.ndarray]:
-        """What measures distances, the coordinates of all objects ``(N, L)``, and their squares ``(N,)``."""
+        """The metric, the coordinates of all objects in it, ``(N, L)``, and their squared norms, ``(N,)``."""
         similarity = Similarity.read(self.directory, self.embedding.shape[1])
         coordinates = similarity.coordinates(self.embedding)
         return similarity, coordinates, np.einsum("nl,nl->n", coordinates, coordinates)
 
     def by_brightness(self, allowed: np.ndarray) -> ByBrightness:
-        """Return the objects of those allowed ``(N,)`` in order of brightness; the last order is kept."""
+        """Return the `allowed` objects, ``(N,)``, sorted by brightness; the last result is cached."""
         with self._lock:
             if self._in_order is None or not np.array_equal(self._in_order[0], allowed):
                 self._in_order = (allowed.copy(), ByBrightness(self.brightness, allowed))
@@ -413,7 +415,7 @@ class Objects:
     # Tags
 
     def tag(self, rows: Sequence[int], tag: str | None) -> None:
-        """Set (or, with None, remove) the tag of objects, and write all tags beside the features."""
+        """Set (or, with None, remove) the tag of objects, and save all tags with the features."""
         if tag is not None:
             require_known("tag", tag, TAGS)
         with self._lock:
@@ -431,28 +433,28 @@ class Objects:
 
 
 def unlike_warning(distance: np.ndarray) -> str:
-    """Return a warning where even the nearest are hardly alike, '' where they are."""
+    """Return a warning if even the nearest object is not similar, else ''."""
     if not len(distance) or distance[0] < UNLIKE:
         return ""
     near = "no nearer" if distance[0] >= 1 else "hardly nearer"
-    where = f"the nearest, at {distance[0]:.2f}, is {near} than a random one as bright (1)"
-    return f"nothing here is much like it: {where}"
+    where = f"the nearest, at {distance[0]:.2f}, is {near} than a random one of this brightness (1)"
+    return f"no similar objects: {where}"
 
 
 def describe_column(name: str) -> str:
-    """Describe a column, with its unit; '' of a column of a user's own."""
+    """Describe a column, with its unit; '' for a user's own column."""
     known = describe(name)
     text = _DESCRIPTIONS.get(name) or known.words
     for prefix, description in _PREFIXES.items():
         if not text and name.startswith(prefix):
             text = description.format(name.removeprefix(prefix))
     if not text and "_minus_" in name:
-        text = "Colour of the galaxy under Gaussians matched to the PSFs, AB magnitudes"
+        text = "Colour of the galaxy in PSF-matched Gaussian apertures, AB magnitudes"
     return f"{text} [{known.unit}]" if text and known.unit else text
 
 
 def json_value(value: Any) -> Any:
-    """Return a value as JSON can hold it: None for NaN, text for large integers, which JavaScript rounds."""
+    """Convert a value for JSON: NaN to None, large integers, which JavaScript rounds, to strings."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -463,7 +465,7 @@ def json_value(value: Any) -> Any:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Return the mean of what is finite; NaN of nothing."""
+    """Return the mean of the finite values; NaN if there are none."""
     good = values[np.isfinite(values)]
     return float(good.mean()) if len(good) else float("nan")
 

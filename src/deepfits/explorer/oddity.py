@@ -1,9 +1,9 @@
-"""The oddest objects of a run: what is left out of the ranking, and what is odd about each of the others.
+"""The oddest objects of a run, ranked by their anomaly score, with reasons.
 
-Shapes: N objects of the run, n of those looked at, B bands, H = W pixels.
+Shapes: N objects of the run, n objects considered, B bands, H = W pixels.
 
-The score is the fit's (`deepfits.fitting.oddity`). What leads it is often no galaxy: stars, blends that the
-detection has flagged, saturated cores, artefacts. They are set apart, counted, and ranked only if asked for.
+The score is that of the fit (`deepfits.fitting.oddity`). The highest scores often belong to stars, flagged
+blends, saturated cores or artefacts. These are excluded and counted, and ranked only on request.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from deepfits.photometry import reference_band
 
 FEWEST_OTHERS = 20
 RARE, RAREST = 0.9, 0.99
-"""Share of them that has to lie on one side: for what is seldom drawn, and for what is odd otherwise."""
+"""Minimum fraction of comparison objects on one side of a value: for objects that are odd only in that the
+model seldom draws them, and for those that are odd in other ways."""
 FEWEST_SIGMA = 3.0
-"""Significance of the fluxes of a colour that is worth naming."""
+"""Minimum significance of the fluxes of a colour that is reported."""
 MOSTLY = 0.8
-"""Share of objects with flags from which on flags are no sign of trouble (some surveys flag everything)."""
+"""Fraction of flagged objects above which flags are ignored (some surveys flag everything)."""
 MIDDLE_PIXELS = 4
 HOLE, PLATEAU_PIXELS, PLATEAU = 0.3, 5, 0.005
 CLIPPED_SIGMA, BRIGHT_SIGMA = 10.0, 200.0
@@ -34,8 +35,9 @@ _OF_THE_IMAGE = ("artefact", "PSF of")
 class Ranking:
     """The oddest objects.
 
-    Rows and scores, ``(n,)``, have the oddest first, and `why` what is odd about each. `apart` counts what
-    was left out, by reason, each object once; the last is counted among those that would have been shown.
+    Rows and scores, ``(n,)``, begin with the oddest; `why` says what is odd about each. `apart` counts the
+    excluded objects by reason, each object once; for the last reason, only objects are counted that would
+    otherwise have been shown.
     """
 
     rows: np.ndarray
@@ -45,15 +47,15 @@ class Ranking:
 
     @property
     def left_out(self) -> str:
-        """What was left out, in words; '' where nothing was."""
+        """The counts of excluded objects in words; '' if there are none."""
         return ", ".join(f"{number:,} {what}" for what, number in self.apart.items() if number)
 
 
 def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool = False) -> Ranking:
-    """Rank the oddest objects of those allowed, ``(N,)`` bool, and say what is odd about each.
+    """Rank the oddest of the `allowed` objects, ``(N,)`` bool, and say what is odd about each.
 
-    Flagged objects, stars, artefacts and objects whose middle is saturated or was not observed are left out
-    and counted, unless `everything` is to be ranked.
+    Flagged objects, stars, artefacts and objects whose centre is saturated or was not observed are excluded
+    and counted, unless `everything` is set.
     """
     score = np.nan_to_num(objects.column("anomaly").astype(np.float64), nan=-np.inf)
     pool, apart = allowed & np.isfinite(score), {}
@@ -66,18 +68,18 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
     for first in range(0, len(candidates), 4 * number):
         part = candidates[first : first + 4 * number]
         is_good = np.ones(len(part), dtype=bool) if everything else ~damaged(objects, part)
-        is_looked_at = np.cumsum(is_good) - is_good < number - len(rows)  # until there are enough
-        rows = np.concatenate([rows, part[is_good & is_looked_at]])
-        num_damaged += int((~is_good & is_looked_at).sum())
+        is_needed = np.cumsum(is_good) - is_good < number - len(rows)  # until there are enough
+        rows = np.concatenate([rows, part[is_good & is_needed]])
+        num_damaged += int((~is_good & is_needed).sum())
         if len(rows) == number:
             break
     if not everything:
-        apart["saturated or not observed in the middle"] = num_damaged
+        apart["saturated or not observed in the centre"] = num_damaged
     return Ranking(rows=rows, score=score[rows], why=reasons(objects, rows, pool), apart=apart)
 
 
 def suspects(objects: Objects) -> dict[str, np.ndarray]:
-    """Return what catalogue and fit say against objects, ``(N,)`` bool each."""
+    """Return which objects are flagged, stars or artefacts by catalogue and fit, ``(N,)`` bool each."""
     known = {name: objects.column(name) for name in SUSPECT_COLUMNS if name in objects.table}
     out = {}
     flags = known.get("flags")
@@ -103,7 +105,7 @@ SUSPECT_COLUMNS = ("flags", "star_score", "class", "anomaly_reason")
 
 
 def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
-    """Return which objects are saturated in the middle, or not observed there in a band: ``(n,)`` bool."""
+    """Return which objects are saturated in the centre, or not observed there in a band: ``(n,)`` bool."""
     out = np.zeros(len(rows), dtype=bool)
     if objects.store is None or objects.store_row is None:
         return out
@@ -120,11 +122,12 @@ def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
 
 
 def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) -> np.ndarray:
-    """Return which objects look in the middle as no source does through the PSF, ``(n,)`` bool.
+    """Return which objects look saturated in the centre, ``(n,)`` bool.
 
-    Saturation leaves a hole (a pixel much fainter than both that it lies between, which a PSF wider than two
-    pixels smooths away: only bands of which it is known to be are asked) or, where it was clipped, a plateau.
-    Images and weights are ``(n, B, H, W)``, widths ``(B,)``, NaN where they are not known.
+    Saturation causes a hole (a pixel much fainter than both its neighbours along an axis) or, if values were
+    clipped, a plateau. Only bands whose FWHM is known to be at least two pixels are searched for holes, since
+    such a PSF smooths out any in the sky. Images and weights are ``(n, B, H, W)``; the FWHM is ``(B,)``, NaN
+    where unknown.
 
     Examples
     --------
@@ -156,7 +159,7 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
 
 
 def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
-    """Describe what is odd about objects: what the fit found in the residual, and rare colours and sizes."""
+    """Describe what is odd about objects: the reason given by the fit, and unusual colours and sizes."""
     reasons_of_fit = [""] * len(rows)
     if "anomaly_reason" in objects.table:
         reasons_of_fit = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
@@ -172,7 +175,7 @@ def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
 
 
 def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[str]:
-    """Name the colours and sizes of an object that at least this share of those as bright does not reach."""
+    """Name the colours and sizes of an object beyond this fraction of objects of similar brightness."""
     others = objects.by_brightness(pool).near(objects.brightness[row], NUM_AS_BRIGHT + 1)
     others = others[others != row]
     ranked = []
@@ -182,16 +185,18 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
         if not np.isfinite(own) or len(values) < FEWEST_OTHERS:
             continue
         below, above = float((values < own).mean()), float((values > own).mean())
-        reached, words = (below, more) if below > above else (above, less)
-        if reached >= share:
+        exceeded, words = (below, more) if below > above else (above, less)
+        if exceeded >= share:
             scale = np.median(np.abs(values - np.median(values))) or 1.0
-            among = f"all {len(values)}" if reached == 1 else f"{100 * reached:.3g}% of those"
-            ranked.append((abs(own - np.median(values)) / scale, f"{words} than {among} as bright"))
+            among = f"all {len(values)}" if exceeded == 1 else f"{100 * exceeded:.3g}% of those"
+            ranked.append(
+                (abs(own - np.median(values)) / scale, f"{words} than {among} of similar brightness")
+            )
     return [words for _, words in sorted(ranked, reverse=True)[:2]]
 
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
-    """Return the columns that are worth comparing for an object, and the words for more and less of each."""
+    """Return the columns to compare for an object, with the words for larger and smaller values of each."""
     out, is_seen = {}, dict.fromkeys(objects.bands, True)
     for band in objects.bands:
         if (name := f"flux_model_err_{band}") in objects.table:

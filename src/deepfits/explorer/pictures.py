@@ -1,9 +1,9 @@
-"""Pictures for the explorer: mosaics of pixels, in milliseconds.
+"""Mosaics of pixels for the explorer, made in milliseconds.
 
-Shapes: N objects, B bands, H, W pixels, L latent dimensions.
+Shapes: N objects, B bands, H, W pixels.
 
-Figures with axes are matplotlib's; these are pixels alone, many a second, so they are put together as arrays
-and the page writes the words beside them.
+Figures with axes use matplotlib; these mosaics are needed many times per second, so they are assembled as
+arrays, and the page adds the text.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from deepfits.pictures import (
 def panels(
     image: np.ndarray, weight: np.ndarray, fitted: np.ndarray, scene: np.ndarray, noise: np.ndarray
 ) -> np.ndarray:
-    """Lay out one object: a row a band, columns observed, best fit, residual in σ, drawing without noise.
+    """Arrange one object in rows per band and columns: observed, best fit, residual in σ, noise-free image.
 
-    Images and weights are ``(B, H, W)``, nJy and nJy⁻², the noise ``(B,)``, nJy per pixel. The picture,
-    ``((B + 1) (H + GAP), 4 (W + GAP), 3)`` in [0, 1], begins with a row of all bands together.
+    Images and weights are ``(B, H, W)``, nJy and nJy⁻²; the noise is ``(B,)``, nJy per pixel. The first row
+    of the picture, ``(B + 1, 4)`` tiles in [0, 1], combines all bands.
     """
     is_valid = weight > 0
     residual = significance(image, fitted, weight)
@@ -60,7 +60,7 @@ def panels(
 def add_seeing_and_noise(
     image: np.ndarray, *, fwhm_pixels: float, noise: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Blur images ``(N, B, H, W)`` with a round Gaussian, then add white noise of `noise` ``(B,)``."""
+    """Convolve images, ``(N, B, H, W)``, with a round Gaussian, and add white noise of `noise`, ``(B,)``."""
     if fwhm_pixels > 0:
         from scipy.ndimage import gaussian_filter
 

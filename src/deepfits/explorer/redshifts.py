@@ -1,4 +1,4 @@
-"""The p(z) of single objects, from a run's table of redshifts, or from predictions.
+"""Redshift distributions p(z) of single objects, from a run's redshift table or from predictions.
 
 Shapes: T objects with a redshift, Q quantiles.
 """
@@ -29,9 +29,9 @@ from deepfits.tables.values import is_redshift_name
 def find_distributions(
     features: Path, tables: Mapping[str, Path], model_hash: str | None
 ) -> list[Distributions]:
-    """Return what knows p(z) of a run's objects, what was judged on labelled objects first.
+    """Return the p(z) of a run's objects from tables of predictions, in the order of the tables.
 
-    `tables` are of predictions, as `deepfits.explorer.joined.find_parts` finds them, or others.
+    `find_parts` in `deepfits.explorer.joined` puts methods that were tested on labelled objects first.
     """
     distributions = []
     for path in tables.values():
@@ -44,7 +44,7 @@ def find_distributions(
 
 
 def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
-    """Find what predicted, by its contents: in the run, or the head that came with the features' model."""
+    """Find the redshift model by its contents: in the run, or the head shipped with the features' model."""
     made_with = read_record(predictions).get("inputs", {}).get("model")
     places = [path.parent for name in ("predictor.json", HEAD) for path in home.rglob(name)]
     with suppress(InputError):
@@ -54,9 +54,9 @@ def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path |
 
 @dataclass(frozen=True, kw_only=True)
 class Distributions:
-    """Quantiles of p(z), ``(T, Q)``, by the method that did best on the objects left out while it learned.
+    """Quantiles of p(z), ``(T, Q)``, by the method that did best on objects left out of its training.
 
-    `find_model` says where what predicts lies; None where it is not known.
+    `find_model` returns the directory of the redshift model, or None if it is unknown.
     """
 
     method: str
@@ -68,7 +68,7 @@ class Distributions:
 
     @classmethod
     def read(cls, directory: Path) -> Distributions | None:
-        """Read them from what `redshift` wrote; None where no method gives any."""
+        """Read the results of `redshift`; None if no method has distributions."""
         metrics = read_json(directory / "metrics.json", what="redshift metrics")
         with reading_record(directory / "metrics.json", what="table of redshifts"):
             rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
@@ -89,7 +89,7 @@ class Distributions:
 
     @classmethod
     def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Distributions | None:
-        """Take them from a table that `redshift predict` wrote; None where it holds none."""
+        """Read a table written by `redshift predict`; None if it has no distributions."""
         own = with_list(read_table(path), "quantiles")
         has_all = {"object_id", "quantiles", "z_phot"} <= own.keys()
         if not has_all or own["quantiles"].shape[1:] != LEVELS.shape:
@@ -104,20 +104,20 @@ class Distributions:
         )
 
     def of(self, object_id: Any) -> Mapping[str, Any] | None:
-        """Return the density of one object as a staircase between its quantiles, None where it has none."""
+        """Return the p(z) of one object, constant between its quantiles; None if it has none."""
         row = int(match_identities(np.array([object_id]), self.object_id)[0])
         return None if row < 0 else self._staircase(self.quantiles[row], self.z_phot[row], self.z_spec[row])
 
     def predict(self, features: Mapping[str, np.ndarray], cutouts: Cutouts, info: StoreInfo) -> Any:
-        """Return the same for an object that is in no table, from its features and its cutout.
+        """Predict p(z) of a new object from its features and its cutout.
 
         Raises
         ------
         InputError
-            The method learned from something that this object does not have.
+            The model is not in the run, or needs inputs that this object does not have.
         """
         if (model := self.find_model()) is None:
-            raise InputError(f"what predicted {self.method} is not in the run")
+            raise InputError(f"the model that predicted {self.method} is not in the run")
         with tempfile.TemporaryDirectory(prefix="deepfits-") as name:
             write_shard(create_store(name, info) / shard_name(0), replace(cutouts, catalogue={}), info)
             predicted = predict_table(load_predictor(model), dict(features), store=name)

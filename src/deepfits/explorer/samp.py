@@ -1,6 +1,6 @@
-"""SAMP: hand a selection to a TOPCAT, or a position to an Aladin, that runs on this machine.
+"""SAMP: send a selection to TOPCAT, or a position to Aladin, on this machine.
 
-Nothing is asked of a hub before somebody presses the button, and no hub on another machine is used.
+A hub is contacted only when the user presses the button, and never on another machine.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 from deepfits.errors import InputError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine."""
+"""Names of the local machine."""
 
 
 @contextmanager
 def _client() -> Iterator[Any]:
-    """Connect to this machine's hub.
+    """Connect to the hub on this machine.
 
     Raises
     ------
     InputError
-        None runs, or it is another machine's.
+        No hub is running, or it is on another machine.
     """
     from pyvo.samp import SAMPHubError, SAMPIntegratedClient, SAMPProxyError, conf
     from pyvo.samp.lockfile_helpers import get_main_running_hub
@@ -44,37 +44,37 @@ def _client() -> Iterator[Any]:
             client.connect(hub_params=hub)
             yield client
         except (SAMPHubError, SAMPProxyError, OSError) as error:
-            raise InputError(f"the SAMP hub did not take it ({error})") from error
+            raise InputError(f"the SAMP hub rejected the message ({error})") from error
         finally:
             if client.is_connected:
                 client.disconnect()
 
 
 def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:
-    """Send a message to all who understand it, and return their names.
+    """Send a message to all clients that support it, and return their names.
 
     Raises
     ------
     InputError
-        No hub, or nobody there who does.
+        There is no hub, or no such client; the message then says so with `nobody`.
     """
     with _client() as client:
         receivers = client.get_subscribed_clients(mtype)
         client.notify_all({"samp.mtype": mtype, "samp.params": params})
         names = [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
     if not names:
-        raise InputError(f"nobody at the SAMP hub {nobody}, then send again")
+        raise InputError(f"no client of the SAMP hub {nobody}, then send again")
     return names
 
 
 def send_table(path: Path, name: str) -> list[str]:
-    """Ask those who read VOTables to load one, and return their names; see `_send`."""
+    """Ask all clients that read VOTables to load one, and return their names; see `_send`."""
     address = path.resolve().as_uri()
     params = {"url": address, "name": name, "table-id": address}
     return _send("table.load.votable", params, "reads tables: start TOPCAT")
 
 
 def send_position(ra: float, dec: float) -> list[str]:
-    """Ask those who show the sky to look at a position, in degrees, and return their names; see `_send`."""
+    """Ask all clients that show the sky to point at a position, degrees; return their names, see `_send`."""
     params = {"ra": f"{ra:.8f}", "dec": f"{dec:.8f}"}
     return _send("coord.pointAt.sky", params, "shows the sky: start Aladin")

@@ -1,8 +1,8 @@
-"""The explorer's server: one page, and what it asks for.
+"""The explorer's server: a single page, and the data that it requests.
 
-It binds to this machine alone unless told otherwise. Every request must name a host that it serves, so that a
-foreign page cannot reach it under a name of its own; what changes something must carry a header that a
-foreign page cannot send; and on any other address than this machine's a token is asked for.
+By default it listens on this machine only. The host of every request must be an allowed name, against DNS
+rebinding; POST requests must carry a custom header, which pages of other sites cannot send; and a server on
+any other address requires a token.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ COOKIE = "deepfits-token"
 _LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    # regl compiles its draw calls, which is evaluation to a browser; no script from elsewhere runs.
+    # regl compiles its draw calls, which needs unsafe-eval; scripts still load from this server only.
     "script-src 'self' 'unsafe-eval'; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 
@@ -76,14 +76,14 @@ def make_app(
 ) -> Starlette:
     """Return the application that serves one run.
 
-    The drawer may still be on its way; without one there are no pictures. Hosts are names under which it may
-    be asked, this machine's own by default; the token is asked for in the address (``?token=…``) at the first
-    visit, and kept in a cookie then. With SAMP the page may hand things to other programs on this machine.
+    The drawer may still be loading; without one there are no images. `hosts` are the allowed host names,
+    those of the local machine by default. The token is required in the address (``?token=…``) of the first
+    visit, and then kept in a cookie. With `is_samp` the page may send data to other programs on this machine.
     """
     explorer = _Explorer(objects, drawer, title, is_samp)
-    asked = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]
-    asked += ["walk.png", "between.png", "odd", "find", "unmatched"]
-    posted = ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap")
+    gets = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]
+    gets += ["walk.png", "between.png", "odd", "find", "unmatched"]
+    posts = ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap")
 
     def route(path: str, method: str) -> Route:
         handler = getattr(explorer, re.split(r"[/.]", path)[0])
@@ -91,8 +91,8 @@ def make_app(
 
     routes = [
         Route("/", _guarded(explorer.page, token)),
-        *(route(path, "GET") for path in asked),
-        *(route(path, "POST") for path in posted),
+        *(route(path, "GET") for path in gets),
+        *(route(path, "POST") for path in posts),
         Mount("/static", StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))),
     ]
     middleware = [
@@ -103,7 +103,7 @@ def make_app(
 
 
 def _guarded(handler: Handler, token: str | None) -> Handler:
-    """Check the token and the header, and turn what a user did wrong into a message."""
+    """Check the token and the header, and turn user errors into messages."""
 
     @wraps(handler)
     async def guarded(request: Request) -> Response:
@@ -122,7 +122,7 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
         except InputError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except (ValueError, KeyError, TypeError) as error:
-            return JSONResponse({"error": f"a request that is not understood ({error})"}, status_code=400)
+            return JSONResponse({"error": f"invalid request ({error})"}, status_code=400)
         answer.headers["Content-Security-Policy"] = _POLICY
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers.setdefault("Cache-Control", "no-store")
@@ -132,7 +132,7 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
 
 
 class _Explorer:
-    """Answers the page's requests."""
+    """Handlers of the page's requests."""
 
     def __init__(
         self, objects: Objects, drawer: Drawer | Future[Drawer | None] | None, title: str, is_samp: bool
@@ -154,7 +154,7 @@ class _Explorer:
                 "num_objects": len(objects),
                 "num_fitted": int(objects.is_fitted.sum()),
                 "columns": objects.names,
-                "words": {name: said for name in objects.names if (said := self._words(name))},
+                "words": {name: text for name in objects.names if (text := self._words(name))},
                 "bands": list(objects.bands if store is None else store.info.bands),
                 "has_pictures": store is not None,
                 "num_directions": len(objects.directions[1]),
@@ -165,12 +165,12 @@ class _Explorer:
         )
 
     def _words(self, name: str) -> str:
-        """Describe a column, and name the table that it is from."""
+        """Describe a column and its table of origin."""
         origin = self.objects.table.origin[name]
         return "; ".join(part for part in (describe_column(name), f"from {origin}" if origin else "") if part)
 
     async def drawer(self, request: Request) -> Response:
-        """Return what can be drawn, as soon as the model is there."""
+        """Return what can be drawn, once the model is loaded."""
         drawer = None if self.objects.store is None else await self._ready()
         has_model = drawer is not None and drawer.model is not None
         return JSONResponse(
@@ -183,7 +183,7 @@ class _Explorer:
         )
 
     async def column(self, request: Request) -> Response:
-        """Send a column as little-endian float32, and how to draw it in a header."""
+        """Send a column as little-endian float32, with how to display it in a header."""
         name = request.path_params["name"]
 
         def read() -> tuple[bytes, str]:
@@ -191,7 +191,7 @@ class _Explorer:
             return self.objects.as_float32(name).astype("<f4").tobytes(), json.dumps(vars(info))
 
         body, info = await run_in_threadpool(read)
-        headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly pack
+        headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly compress
         return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def object(self, request: Request) -> Response:
@@ -250,7 +250,7 @@ class _Explorer:
         unlike = [self._row(row) for row in content.get("unlike", [])]
         window, where = content.get("magnitude_window"), content.get("where") or None
         if where is not None and not (isinstance(where, list) and all(isinstance(c, str) for c in where)):
-            raise InputError("conditions must be a list of texts")
+            raise InputError("conditions must be a list of strings")
         rows, distance = await run_in_threadpool(
             lambda: self.objects.neighbours(
                 like,
@@ -287,26 +287,26 @@ class _Explorer:
         return JSONResponse({**result, **answer})
 
     async def unmatched(self, request: Request) -> Response:
-        """Send the rows of the last overlay at whose position there is no object, as CSV."""
+        """Send the rows of the last overlay that match no object, as CSV."""
         if not len(self._unmatched.get("ra", ())):
-            raise InputError("no position of an overlay matches nothing")
+            raise InputError("there are no unmatched positions of an overlay")
         body = await run_in_threadpool(_table_file, self._unmatched, ".csv")
         return _attachment(body, "unmatched.csv")
 
     async def upload(self, request: Request) -> Response:
-        """Fit a dropped cutout."""
+        """Fit an uploaded cutout."""
         name, content = await _file(request)
         image, weight = await run_in_threadpool(read_dropped, name, content)
         return await self._fitted((await self._ready()).fit_dropped, image, weight)
 
     async def position(self, request: Request) -> Response:
-        """Cut out what lies at a position, and fit it."""
+        """Make a cutout at a position, and fit it."""
         content = await _json(request)
         place = read_place(str(content["place"])[:200])
         return await self._fitted((await self._ready()).fit_position, *place)
 
     async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
-        """Answer a fit: picture, χ², fluxes and what is missing, redshift, nearest objects."""
+        """Run a fit, and send its picture, χ², fluxes, missing bands, redshift and nearest objects."""
 
         def work() -> dict[str, Any]:
             dropped, objects = fit(*inputs), self.objects
@@ -315,7 +315,7 @@ class _Explorer:
                 try:
                     best = objects.distributions[0]
                     redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
-                except InputError as error:  # the fit is worth showing without
+                except InputError as error:  # show the fit without a redshift
                     why = f"no redshift: {error}"
             band = reference_band(objects.bands) if objects.bands else ""
             flux, _ = dropped.fluxes().get(band, (np.nan, np.nan))
@@ -337,10 +337,10 @@ class _Explorer:
         return JSONResponse(await run_in_threadpool(work))
 
     async def samp(self, request: Request) -> Response:
-        """Send the selection to applications for tables, or one position to those that show the sky."""
+        """Send the selection to SAMP clients for tables, or a position to those for the sky."""
         content = await _json(request)
         if not self.is_samp:
-            raise InputError("SAMP is off: start the explorer with --samp")
+            raise InputError("SAMP is off: restart the explorer with --samp")
         rows = self._rows(content["rows"])
         if content.get("what") == "position":
             names = await run_in_threadpool(samp.send_position, *self.objects.place(int(rows[0])))
@@ -349,7 +349,7 @@ class _Explorer:
         return JSONResponse({"sent_to": names})
 
     def _send_table(self, rows: np.ndarray) -> list[str]:
-        """Leave the table where the other program finds it, until the explorer ends."""
+        """Write the table to a temporary file, which is kept until the explorer ends, and send it."""
         if self._sent is None:
             self._sent = Path(tempfile.mkdtemp(prefix="deepfits-samp-"))
             atexit.register(shutil.rmtree, self._sent, ignore_errors=True)
@@ -358,10 +358,12 @@ class _Explorer:
         return samp.send_table(path, f"{self.title}: {len(rows)} selected")
 
     async def umap(self, request: Request) -> Response:
-        """Begin a UMAP in the background, or say how it stands."""
+        """Start a UMAP in the background, or return its state."""
         if self.umap_state in ("absent", "failed"):
             if find_spec("umap") is None:
-                raise InputError("UMAP needs umap-learn: pip install 'deepfits[umap]', then start again")
+                raise InputError(
+                    "UMAP needs umap-learn: pip install 'deepfits[umap]', then restart the explorer"
+                )
             self.umap_state = "running"
             threading.Thread(target=self._make_umap, daemon=True).start()
         return JSONResponse({"state": self.umap_state})
@@ -375,11 +377,11 @@ class _Explorer:
             raise
 
     async def _ready(self) -> Drawer:
-        """Return what draws, as soon as it is there."""
+        """Return the drawer, once it is loaded."""
         if isinstance(self._drawer, Future):
             self._drawer = await asyncio.shield(asyncio.wrap_future(self._drawer))
         if self._drawer is None:
-            raise InputError("pictures need the cutouts: start the explorer with --store")
+            raise InputError("pictures need the cutouts: restart the explorer with --store")
         return self._drawer
 
     def _row(self, row: Any) -> int:
@@ -404,7 +406,7 @@ def _attachment(body: bytes, name: str, media_type: str = "application/octet-str
 def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes, str, str]:
     """Return the selected rows as a file: content, ending and media type.
 
-    ``ids`` is a plain list of identities, one a line, as ``--object-ids`` takes it.
+    ``ids`` is a plain list of identities, one per line, as accepted by ``--object-ids``.
     """
     if kind == "ids":
         lines = "".join(f"{identity}\n" for identity in objects.object_id[rows].tolist())
@@ -422,7 +424,7 @@ def _table_file(columns: Mapping[str, np.ndarray], ending: str) -> bytes:
 def _overlay(
     objects: Objects, name: str, content: bytes, radius_arcsec: float
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read an uploaded catalogue, and match it; return what came of it, and the rows without a match."""
+    """Read and match an uploaded catalogue; return the result, and the rows without a match."""
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
         path = Path(directory) / ("catalogue" + "".join(Path(name).suffixes[-2:])[-16:])
         path.write_bytes(content)
@@ -433,7 +435,7 @@ def _overlay(
             raise InputError(str(error).replace(str(path), name)) from None
     if sky is None:
         raise InputError(
-            f"{name}: has no positions that are recognised (ra and dec); it has {sorted(table.columns)}"
+            f"{name}: no positions (ra and dec) were recognised; its columns are {sorted(table.columns)}"
         )
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
     answer = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
@@ -449,17 +451,17 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 async def _file(request: Request) -> tuple[str, bytes]:
-    """Return the name and the content of an upload, which is the request's body."""
+    """Return the name and content of an upload."""
     return Path(request.query_params.get("name", "")).name, await _body(request)
 
 
 async def _body(request: Request) -> bytes:
-    """Read the body piece by piece, and stop as soon as it is larger than allowed."""
+    """Read the body in pieces, and stop as soon as it exceeds the limit."""
     out = bytearray()
     async for piece in request.stream():
         out += piece
         if len(out) > MAX_UPLOAD_BYTES:
-            raise InputError(f"more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
+            raise InputError(f"the upload exceeds the limit of {MAX_UPLOAD_BYTES >> 20} MiB")
     return bytes(out)
 
 

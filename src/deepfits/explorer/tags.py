@@ -1,4 +1,4 @@
-"""Tags of objects, kept beside their features: what people said of them, and labels to learn from."""
+"""Tags that users give to objects, stored with the features; they can serve as labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def read_tags(features: Path) -> dict[str, str]:
     Raises
     ------
     InputError
-        The file holds anything else.
+        The file has other content.
     """
     path = features / FILE
     if not path.exists():
         return {}
     tags = read_json(path, what="file of tags").get("tags")
     if not isinstance(tags, dict) or not all(value in TAGS for value in tags.values()):
-        raise InputError(f"{path}: holds no tags that can be read; remove it to start anew")
+        raise InputError(f"{path}: contains no valid tags; remove it to start over")
     return dict(tags)
 
 
@@ -37,7 +37,7 @@ def write_tags(features: Path, tags: Mapping[str, str]) -> None:
 
 
 def tag_column(tags: Mapping[str, str], object_id: np.ndarray) -> np.ndarray:
-    """Return the tag of each object, '' where it has none.
+    """Return the tag of each object, '' if it has none.
 
     Examples
     --------

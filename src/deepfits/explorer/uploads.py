@@ -1,4 +1,4 @@
-"""Cutouts that are dropped onto the page: read with care, since anybody may have made the file.
+"""Cutouts that are dropped onto the page; the files are untrusted, and read with care.
 
 Shapes: B bands, H, W pixels.
 """
@@ -24,15 +24,15 @@ def weight_from_edges(image: np.ndarray) -> np.ndarray:
 
 
 def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a cutout and, where it has one, its weight from an uploaded file: ``.npy``, ``.npz`` or FITS.
+    """Read a cutout and its weight, if any, from an uploaded file: ``.npy``, ``.npz`` or FITS.
 
-    A FITS file holds a cube, or an image HDU for each band; an HDU named WEIGHT (or IVAR) of the cube's shape
-    is its weight. In an ``.npz`` the arrays are ``image`` and, if there is one, ``weight``.
+    A FITS file contains a cube, or one image HDU per band; an HDU named WEIGHT (or IVAR) of the cube's shape
+    is its weight. An ``.npz`` contains the array ``image`` and, optionally, ``weight``.
 
     Raises
     ------
     InputError
-        Too large, another format, damaged, or no image in it.
+        The file is too large, of another format, damaged, or has no image.
     """
     if len(content) > MAX_UPLOAD_BYTES:
         raise InputError(f"{name}: {len(content)} bytes are more than the {MAX_UPLOAD_BYTES} allowed")
@@ -44,7 +44,7 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
         else:
             raise InputError(f"{name}: unknown format; use .fits, .npy or .npz")
     if image.ndim != 3 or image.dtype.kind not in "fiu":
-        raise InputError(f"{name}: holds an array of shape {image.shape}; bands, height and width are needed")
+        raise InputError(f"{name}: contains an array of shape {image.shape}, not bands, height and width")
     return image, weight
 
 
@@ -53,7 +53,7 @@ def _read_numpy(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | Non
     if isinstance(loaded, np.ndarray):
         return loaded, None
     if sum(member.file_size for member in loaded.zip.infolist()) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{name}: unpacks to more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
+        raise InputError(f"{name}: unpacks to more than the limit of {MAX_UPLOAD_BYTES >> 20} MiB")
     if "image" not in loaded:
         raise InputError(f"{name}: has no array `image`; it has {sorted(loaded)}")
     return loaded["image"], loaded.get("weight")

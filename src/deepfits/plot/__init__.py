@@ -1,7 +1,7 @@
-"""Figures of galaxies, fits and redshifts, on axes of your own.
+"""Figures of galaxies, fits and redshifts, on your own axes.
 
-Each function takes arrays and matplotlib's axes (or, where it needs several, a figure or a subfigure), and
-makes its own where none are given. The report's figures are made by these very functions.
+Each function takes arrays and matplotlib axes (or a figure or subfigure, if it needs several axes), which it
+creates if none are given. The report uses the same functions.
 
     features = deepfits.read_features("run/features-both")
     deepfits.plot.latent_map(features["latent"], colour=features["chi2"])

@@ -17,10 +17,10 @@ from deepfits.photometry import robust_scatter
 from deepfits.plot.style import COLOURS, GRID, INK, label, own_axes, plain_logarithm
 
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#c9d9ec", "#3b6ea8", "#14263d"])
-MANY = 1500  # above this, points become a density
+MANY = 1500  # above this number of points, a density is drawn
 MIN_IN_BIN = 5
 OUTLIER = 0.15
-METRICS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
+METRICS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction with |Δz| > 0.15", "bias": "bias"}
 
 
 def scatter(
@@ -34,7 +34,7 @@ def scatter(
 ) -> Axes:
     """Show estimated against spectroscopic redshifts, ``(N,)`` each; dotted: Δz = ±0.15 (1 + z).
 
-    The text in the corner, `note`, is by default σ_MAD and the fraction of outliers.
+    `note` is a text in the corner, by default σ_MAD and the outlier fraction.
     """
     ax = own_axes(ax, (3.2, 3.5))
     known = np.isfinite(z_spec) & np.isfinite(z_phot)
@@ -61,10 +61,10 @@ def scatter(
 
 
 def pit(values: np.ndarray, *, title: str = "", note: str = "", ax: Axes | None = None) -> Axes:
-    """Show a histogram of PIT values, ``(N,)``: flat where p(z) is calibrated, up to the noise (grey)."""
+    """Show a histogram of PIT values, ``(N,)``: flat, within the noise (grey), if p(z) is calibrated."""
     ax = own_axes(ax, (3.2, 2.8))
     values = values[np.isfinite(values)]
-    error = (10 / max(1, len(values)) * 0.9) ** 0.5  # of a bin's density when all is calibrated
+    error = (10 / max(1, len(values)) * 0.9) ** 0.5  # of a bin's density, if p(z) is calibrated
     ax.axhspan(1 - error, 1 + error, color=GRID)
     ax.hist(values, bins=np.linspace(0, 1, 11).tolist(), density=True, color=COLOURS[0], alpha=0.8)
     ax.text(0.5, 0.04, note, transform=ax.transAxes, ha="center", fontsize=8, color="white")
@@ -75,19 +75,19 @@ def pit(values: np.ndarray, *, title: str = "", note: str = "", ax: Axes | None 
 def label_curves(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str = "sigma_mad", *, ax: Axes | None = None
 ) -> Axes:
-    """Show a metric against the number of labels, a line a method.
+    """Show a metric against the number of labels, one line per method.
 
     Parameters
     ----------
     curves
-        For each name, points with ``num_labels`` and ``metrics`` (of each: ``value`` and ``error``); see
-        `deepfits.reporting.redshift_figures.curves_of`.
+        Points of each method by name, with ``num_labels`` and ``metrics`` (``value`` and ``error`` of each);
+        see `deepfits.reporting.redshift_figures.curves_of`.
     metric
         ``"r2"``, ``"sigma_mad"``, ``"eta_15"`` or ``"bias"``.
     """
     ax = own_axes(ax, (4.5, 3.2))
     for number, (name, points) in enumerate(curves.items()):
-        # shifted a little, so that bars do not hide each other
+        # shifted slightly, so that error bars do not overlap
         x = [point["num_labels"] * 1.05 ** (number - len(curves) / 2) for point in points]
         linestyle = "-" if number < len(COLOURS) else "--"
         _line_with_errors(ax, x, points, metric, number, label=name, linestyle=linestyle)
@@ -95,30 +95,30 @@ def label_curves(
     ax.grid(color=GRID, linewidth=0.6)
     if metric in ("sigma_mad", "eta_15"):
         ax.set_ylim(bottom=0)
-    label(ax, "labels", METRICS[metric])
+    label(ax, "number of labels", METRICS[metric])
     return ax
 
 
 def error_curve(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, *, x: str, ax: Axes | None = None
 ) -> Axes:
-    """Show a metric in bins, a line a method.
+    """Show a metric in bins, one line per method.
 
     Parameters
     ----------
     curves
-        For each name, bins with ``low``, ``high`` and ``metrics``.
+        Bins of each method by name, with ``low``, ``high`` and ``metrics``.
     x
-        What the bins are of.
+        Name of the binned quantity.
     """
     ax = own_axes(ax, (4.5, 2.8))
     for number, (name, bins) in enumerate(curves.items()):
         if not bins:
             continue
-        # Shifted a little, so that bars do not hide each other; the last bin may be open.
+        # Shifted slightly, so that error bars do not overlap; the last bin may be open.
         width = min(group["high"] - group["low"] for group in bins)
-        middle = np.array([group["low"] + min(group["high"] - group["low"], width) / 2 for group in bins])
-        at = middle + 0.3 * width * ((number + 0.5) / len(curves) - 0.5)
+        centre = np.array([group["low"] + min(group["high"] - group["low"], width) / 2 for group in bins])
+        at = centre + 0.3 * width * ((number + 0.5) / len(curves) - 0.5)
         _line_with_errors(ax, at, bins, metric, number, label=name)
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_ylim(bottom=0)
@@ -150,16 +150,16 @@ def latent_map(
     logarithmic: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show latents ``(N, L)`` on their two principal components (or positions ``(N, 2)`` as they are).
+    """Show latents, ``(N, L)``, on their first two principal components; positions ``(N, 2)`` as they are.
 
     Parameters
     ----------
     colour
-        ``(N,)`` numbers.
+        ``(N,)`` numbers that set the colours of the points.
     name
-        Of the colour, for its scale.
+        Label of the colour bar.
     logarithmic
-        Whether the colour's scale is.
+        Whether the colour scale is logarithmic.
     """
     ax = own_axes(ax, (5.2, 4.4))
     good = np.flatnonzero(np.isfinite(latent).all(axis=1))
@@ -185,7 +185,7 @@ def latent_map(
 
 
 def losses(steps: np.ndarray, curves: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
-    """Show losses against the step, smoothed, with the raw values behind."""
+    """Show losses against the step: smoothed, in front of the raw values."""
     ax = own_axes(ax, (7.2, 2.9))
     for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
         ax.plot(steps, values, color=colour, alpha=0.22, lw=0.7)
@@ -203,7 +203,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def chi2_histogram(reduced: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
-    """Show distributions of reduced χ², ``(N,)`` each; what lies beyond the ends stands in the last bins."""
+    """Show distributions of reduced χ², ``(N,)`` each; the first and last bins include values beyond."""
     ax = own_axes(ax, (4.0, 2.9))
     every = np.concatenate(list(reduced.values()))
     every = every[np.isfinite(every) & (every > 0)]
@@ -228,7 +228,7 @@ def chi2_by_signal(
     y_name: str = "reduced χ²",
     ax: Axes | None = None,
 ) -> Axes:
-    """Show the median of reduced χ², ``(N,)`` each, in bins of signal to noise; shaded: 16 to 84%."""
+    """Show the median of reduced χ², ``(N,)`` each, in bins of signal-to-noise ratio; shaded: 16 to 84%."""
     ax = own_axes(ax, (4.0, 2.9))
     for number, (name, values) in enumerate(reduced.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -238,13 +238,13 @@ def chi2_by_signal(
     ax.axhline(1, color=INK, lw=0.7, ls=":")
     plain_logarithm(ax, "x")
     plain_logarithm(ax, "y")
-    label(ax, "signal to noise", y_name)
+    label(ax, "signal-to-noise ratio", y_name)
     ax.legend(frameon=False, fontsize=8)
     return ax
 
 
 def binned(x: np.ndarray, y: np.ndarray, num_bins: int) -> np.ndarray:
-    """Return middle, 16%, 50% and 84% of `y` in bins of equal numbers of `x`: ``(4, bins)``."""
+    """Return the median `x`, and the 16, 50 and 84% quantiles of `y`, in equal-number bins: ``(4, bins)``."""
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
         return np.empty((4, 0))
@@ -265,7 +265,7 @@ def scatter_with_difference(
     y_name: str,
     axes: tuple[Axes, Axes] | None = None,
 ) -> tuple[Axes, Axes]:
-    """Show predicted against measured magnitudes with the line of equality, and the difference below."""
+    """Show predicted against measured magnitudes with the identity line, and their difference below."""
     if axes is None:
         import matplotlib.pyplot as plt
 

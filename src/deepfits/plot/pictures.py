@@ -1,4 +1,4 @@
-"""Pictures of galaxies on axes.
+"""Images of galaxies on matplotlib axes.
 
 Shapes: N objects, B bands, H, W pixels.
 """
@@ -40,12 +40,12 @@ def composite(
     weight: np.ndarray | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show all bands of a galaxy, ``(B, H, W)`` in nJy, as one colour picture.
+    """Show all bands of a galaxy, ``(B, H, W)`` in nJy, as a colour composite.
 
     Parameters
     ----------
     noise
-        ``(B,)`` nJy per pixel, which sets the stretch; by default from `weight`, else from the image's edges.
+        ``(B,)`` nJy per pixel, which sets the stretch; by default from `weight`, else from the image's edge.
     weight
         ``(B, H, W)`` nJy⁻².
     """
@@ -64,7 +64,7 @@ def composite(
 
 
 def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: Axes | None = None) -> Axes:
-    """Show (image − fit) in units of the noise, band beside band: blue −5, white 0, red +5.
+    """Show (image − fit) in units of the noise, with bands side by side: blue −5, white 0, red +5.
 
     Image and fit are ``(B, H, W)`` in nJy, the weight is in nJy⁻².
     """
@@ -86,21 +86,23 @@ def reconstructions(
     per_line: int = 2,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Show several versions of the same galaxies under each other, as M19 Figs. 1 and 2.
+    """Show several versions of the same galaxies in rows, as in M19 Figs. 1 and 2.
 
     Parameters
     ----------
     rows
-        Label and images ``(N, B, H, W)`` in nJy of each version; NaN where there is nothing to show. The
-        first sets the stretch of each band, for all alike.
+        Images ``(N, B, H, W)`` in nJy of each version, by label; NaN where there are none. The first version
+        sets the stretch of each band for all.
     noise
         ``(B,)`` nJy per pixel.
     residual
-        ``(N, B, H, W)`` in units of the noise, for a last row; see `significance`.
+        ``(N, B, H, W)`` in units of the noise, shown in the last row; see `significance`.
     titles
         One line above each galaxy.
     notes
-        For a row's label, a short text per galaxy under the label (a χ², say).
+        Short texts shown under the labels, by label and galaxy (such as χ²).
+    per_line
+        Number of galaxies side by side.
     """
     images = list(rows.values())
     number, columns = len(images[0]), len(bands) + 1
@@ -108,7 +110,7 @@ def reconstructions(
     depth = len(rows) + (residual is not None)
     size = (per_line * (columns * CELL_INCHES + 1.35), lines * (depth * CELL_INCHES + 0.62) + 0.1)
     figure = own_figure(figure, size)
-    margin = 0.62 / size[1]  # room for a title, whatever the height
+    margin = 0.62 / size[1]  # room for a title, independent of the height
     space = {"hspace": 0.17, "wspace": 0.24}
     edges = {"left": 0.95 / size[0], "right": 0.995, "top": 1 - margin, "bottom": 0.01}
     outer = figure.add_gridspec(lines, per_line, **space, **edges)
@@ -131,15 +133,15 @@ def _show_versions(
     noise: np.ndarray,
     residual: np.ndarray | None,
 ) -> None:
-    """Show versions of one galaxy, ``(B, H, W)`` each, as one picture with names beside and above.
+    """Show versions of one galaxy, ``(B, H, W)`` each, as a single image, labelled on the left and above.
 
-    One picture: hundreds of axes would take most of the time of a report.
+    A single image, because hundreds of axes would take most of the time of a report.
     """
     first = next(iter(rows.values()))
     high, wide = np.array(first.shape[-2:]) + GAP
     tops = [float(np.nanpercentile(i, 99.7)) if np.isfinite(i).any() else 0.0 for i in first]
     brightest = top_of(first, noise)
-    cells, beside = [], list(names)
+    cells, row_names = [], list(names)
     for line, images in enumerate(rows.values()):
         cells.append(colour_composite(images, noise, top=brightest))
         for band, image in enumerate(images):
@@ -149,18 +151,18 @@ def _show_versions(
                 ax.text(*middle, "no data", ha="center", va="center", size=6.5)
     if residual is not None:
         cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(residual), *residual)]
-        beside.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
+        row_names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
     ax.imshow(lay_out([cell[::-1] for cell in cells], len(bands) + 1), interpolation="nearest")
     for column, name in enumerate(("colour", *bands)):
         place = (column * wide + wide / 2, 0)
         ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
-    for line, name in enumerate(beside):
+    for line, name in enumerate(row_names):
         place = (0, line * high + high / 2)
         ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
 
 
 def _band(image: np.ndarray, noise: float, top: float) -> np.ndarray:
-    """Return one band as colours, ``(H, W, 3)``; without data it is grey."""
+    """Return one band as RGB, ``(H, W, 3)``; grey where there is no data."""
     if not np.isfinite(image).any():
         return np.full((*image.shape, 3), MISSING)
     noise = noise if np.isfinite(noise) else max(1e-9, float(np.nanstd(image)))
@@ -178,18 +180,18 @@ def tiles(
     columns: int = 4,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Show many galaxies in colour with a caption each: image and, beside it, best fit and residual.
+    """Show colour composites of many galaxies with captions, and optionally best fits and residuals.
 
-    Each galaxy has a stretch of its own, so that faint ones are seen; `contact_sheet` has one for all.
+    Each galaxy has its own stretch, so that faint ones are visible; `contact_sheet` uses one for all.
 
     Parameters
     ----------
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻².
     fitted
-        Best fits, ``(N, B, H, W)`` in nJy; NaN without one.
+        Best fits, ``(N, B, H, W)`` in nJy; NaN where there is none.
     noise
-        ``(B,)`` nJy per pixel; by default of these images.
+        ``(B,)`` nJy per pixel; by default that of these images.
     """
     noise = noise_per_band(weight) if noise is None else noise
     lines, columns = -(-len(image) // columns), min(columns, len(image))
@@ -215,7 +217,7 @@ def tiles(
 
 
 def contact_sheet(image: np.ndarray, noise: np.ndarray, *, columns: int = 16, ax: Axes | None = None) -> Axes:
-    """Show many galaxies, ``(N, B, H, W)`` in nJy, close together in colour."""
+    """Show a contact sheet of colour composites of many galaxies, ``(N, B, H, W)`` in nJy."""
     ax = own_axes(ax, (9, 9 * -(-len(image) // columns) / columns))
     bare(ax)
     ax.imshow(strip(image, noise, columns, top=BRIGHTEST), interpolation="nearest")

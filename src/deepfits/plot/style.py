@@ -1,4 +1,4 @@
-"""Colours and axes that all figures share."""
+"""Colours and axes shared by all figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = "#d9dde2"
 
 
 def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return the axes that were given, or new ones of pyplot's."""
+    """Return the given axes, or new pyplot axes."""
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -26,12 +26,12 @@ def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 
 def own_figure(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Any:
-    """Return the figure that was given, or a new one, which notebooks show as the value of a cell."""
+    """Return the given figure, or a new one outside pyplot, which notebooks display as a cell's value."""
     return Figure(figsize=size) if figure is None else figure
 
 
 def save(figure: Figure, target: Any, **options: Any) -> None:
-    """Write a figure, its texts as they are: an identity with dollar signs in it is no formula."""
+    """Save a figure without parsing its texts as math: an identity may contain dollar signs."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with rc_context({"text.parse_math": False}):
@@ -39,7 +39,7 @@ def save(figure: Figure, target: Any, **options: Any) -> None:
 
 
 def label(ax: Axes, x: str, y: str, title: str = "") -> None:
-    """Name the axes, and take the frame off above and at the right."""
+    """Label the axes, and remove the top and right spines."""
     ax.set_xlabel(x, size=9)
     ax.set_ylabel(y, size=9)
     if title:
@@ -50,7 +50,7 @@ def label(ax: Axes, x: str, y: str, title: str = "") -> None:
 
 
 def plain_logarithm(ax: Axes, which: str) -> None:
-    """Make an axis logarithmic (where anything on it is positive), with ticks that read 0.5, 2 and 10."""
+    """Make an axis logarithmic, if any data on it are positive, with plain tick labels such as 0.5, 2, 10."""
     if not math.isfinite(getattr(ax.dataLim, f"minpos{which}")):
         return
     getattr(ax, f"set_{which}scale")("log")
@@ -63,7 +63,7 @@ def plain_logarithm(ax: Axes, which: str) -> None:
 
 
 def bare(ax: Axes) -> None:
-    """Leave the picture alone: no ticks, no frame."""
+    """Remove ticks and frame."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

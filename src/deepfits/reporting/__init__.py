@@ -1,1 +1,1 @@
-"""Figures, tables and the page that shows them."""
+"""The report: figures, tables and the page that shows them."""

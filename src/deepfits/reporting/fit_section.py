@@ -1,4 +1,4 @@
-"""The report's figures of the fits (M19 Fig. 1), and their χ².
+"""Section of the report on the fits (M19 Fig. 1) and their χ².
 
 Shapes: N held-out objects, B bands.
 """
@@ -17,15 +17,16 @@ from deepfits.reporting.held_out import MIN_IN_BIN, RULE, UNSEEN, FitResult, Hel
 from deepfits.reporting.page import PageTable, Picture, Section, format_number
 
 SIGNAL_EDGES = (0, 10, 30, 100, np.inf)
-CENTRE = "within 1″ of the middle"
+CENTRE = "within 1″ of the centre"
 
 
 def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapping[str, str]) -> Section:
-    """Show M19 Fig. 1, and the χ² of each mode beside that of a blank image, on the same objects."""
+    """Return the section with M19 Fig. 1, and χ² of each mode and of a blank image for the same objects."""
     last = list(fits)[-1]
     caption = (
-        "Observation and reconstructions (after M19 Fig. 1). The stretch of a band is the same in all rows "
-        f"of a galaxy; the residual is that of “{last}”, in units of the noise. {RULE}: here the bright ones."
+        "Observations and reconstructions (after M19 Fig. 1). The stretch of a band is the same in all rows "
+        f"of a galaxy; the residual is that of “{last}”, in units of the noise. {RULE}. These are "
+        "bright ones."
     )
     pictures = [Picture(name="figure-1", figure=_reconstructions(held, fits, held.examples), caption=caption)]
     if len(held.faint):
@@ -33,7 +34,7 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
             Picture(
                 name="figure-1-faint",
                 figure=_reconstructions(held, fits, held.faint),
-                caption="The same for faint ones, by the same rule.",
+                caption="The same for faint objects, selected by the same rule.",
             )
         )
     reduced = {"blank": held.blank, **{mode: fit.reduced for mode, fit in fits.items()}}
@@ -42,9 +43,9 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
         Picture(
             name="chi2",
             figure=figures.chi2(held.signal_to_noise, reduced, central),
-            caption="Reduced χ², in nJy with inverse-variance weights: over all valid pixels of the cutout, "
-            f"and {CENTRE} against signal to noise (median, 16 to 84%). Blank: an image with nothing on it. "
-            "Most pixels are empty, so that the whole cutout says little of faint galaxies.",
+            caption="Reduced χ² with inverse-variance weights: of all valid pixels of the cutout, and of "
+            f"those {CENTRE} against signal-to-noise ratio (median, 16 to 84%). Blank: an empty image. Most "
+            "pixels are empty, so χ² of the whole cutout says little about faint galaxies.",
         )
     )
     paragraphs = [UNSEEN, *(f"{mode}: {explanations[mode]}" for mode in fits if mode in explanations)]
@@ -69,7 +70,7 @@ def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.nda
 
 
 def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]:
-    """Return the medians that the tables show, for ``summary.json``."""
+    """Return the medians shown in the tables, for ``summary.json``."""
     reduced = {"blank": (held.blank, held.blank_central)}
     reduced |= {mode: (fit.reduced, fit.central) for mode, fit in fits.items()}
     return {
@@ -101,9 +102,9 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
     return PageTable(
         columns=["whole cutout", *_range_names(ranges), *held.bands, "steps", "converged"],
         rows=rows,
-        caption="Median reduced χ² of held-out objects that were fitted (how many in brackets), in ranges of "
-        f"signal to noise (those with fewer than {MIN_IN_BIN} are not shown) and in each band. 1 is a fit to "
-        "the noise; neighbours that a model does not draw raise it.",
+        caption="Median reduced χ² of fitted held-out objects (their number in brackets), in ranges of "
+        f"signal-to-noise ratio (omitted if they have fewer than {MIN_IN_BIN} objects) and in each band. 1 "
+        "is a fit to the noise; neighbours that a model does not draw increase it.",
     )
 
 
@@ -129,7 +130,7 @@ def _range_names(ranges: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np.ndarray]:
-    """Return which of the objects that were fitted are in a range of signal to noise."""
+    """Return which of the fitted objects are in each range of signal-to-noise ratio."""
     is_fitted = np.any([np.isfinite(fit.reduced) for fit in fits.values()], axis=0)
     ranges = {"all": is_fitted}
     for low, high in pairwise(SIGNAL_EDGES):

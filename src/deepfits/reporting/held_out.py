@@ -1,4 +1,4 @@
-"""What the report shows of held-out objects: what was observed, and what the fits gave.
+"""Observations and fits of the held-out objects that the report shows.
 
 Shapes: N held-out objects, B bands, H, W pixels, L latent dimensions.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from deepfits.photometry import ab_magnitude
 
 RULE = (
-    "Objects are chosen by rule: held-out objects with data in every pixel and without flags, at evenly "
-    "spaced quantiles of their signal to noise, the same in every row and figure"
+    "Objects are selected by rule: held-out objects with data in every pixel and without flags, at evenly "
+    "spaced quantiles of signal-to-noise ratio; they are the same in all rows and figures"
 )
 UNSEEN = "Measured on held-out objects, which the networks never saw."
 MIN_IN_BIN = 5
@@ -31,15 +31,15 @@ class HeldOut:
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻².
     own_weight
-        `weight` without the pixels of neighbours, where the fits leave them out.
+        `weight`, set to 0 in the pixels of neighbours if the fits exclude these.
     flux, flux_error
         ``(N, B)``, nJy, in the central aperture.
     signal_to_noise
-        ``(N,)``, all bands together, in that aperture.
+        ``(N,)``, of all bands combined, in that aperture.
     blank, blank_central
-        ``(N,)``, reduced χ² of an image without anything on it: in the cutout, and in its middle.
+        ``(N,)``, reduced χ² of an empty image: in the cutout, and in its centre.
     examples, faint
-        Indices of the objects that figures show: bright enough to be seen, and faint ones.
+        Indices of the objects shown in figures: bright and faint ones.
     """
 
     object_id: np.ndarray
@@ -64,11 +64,11 @@ class HeldOut:
 
     @property
     def magnitude_name(self) -> str:
-        """What `magnitude` is, for axes and tables."""
+        """Name of `magnitude`, for axes and tables."""
         return f"{self.bands[self.reference]} magnitude (AB, {self.aperture_arcsec:g}″ radius)"
 
     def titles(self, which: np.ndarray) -> list[str]:
-        """One line for each of some objects."""
+        """Return a one-line title for each object."""
         band = self.bands[self.reference]
         return [
             f"{self.object_id[i]}   {band} = {self.magnitude[i]:.1f}"
@@ -80,7 +80,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What one mode of the fit gave for the held-out objects, in their order.
+    """Results of one mode of the fit for the held-out objects, in their order.
 
     Attributes
     ----------
@@ -89,13 +89,13 @@ class FitResult:
     chi2_band, dof_band
         ``(N, B)``.
     status
-        ``(N,)`` text.
+        ``(N,)`` strings.
     latent, embedding
-        ``(N, L)``: what was fitted, and by what galaxies are compared.
+        ``(N, L)``: the fitted latents, and the embeddings by which galaxies are compared.
     central
-        ``(N,)``, reduced χ² in the middle; NaN where it was not measured.
+        ``(N,)``, reduced χ² in the centre; NaN where it was not measured.
     drawn
-        Fitted image ``(B, H, W)``, nJy, of each object that a figure shows.
+        Fitted image ``(B, H, W)``, nJy, of each object shown in a figure, by index.
     """
 
     chi2: np.ndarray
@@ -115,5 +115,5 @@ class FitResult:
         return self.chi2 / np.where(self.dof > 0, self.dof, np.nan)
 
     def images(self, which: np.ndarray) -> np.ndarray:
-        """Return the fitted images of objects that figures show, ``(n, B, H, W)``."""
+        """Return the fitted images of objects shown in figures, ``(n, B, H, W)``."""
         return np.stack([self.drawn[int(index)] for index in which])

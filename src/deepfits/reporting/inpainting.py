@@ -1,4 +1,4 @@
-"""The report's part on missing bands: M19 Fig. 2, and predicted against measured fluxes.
+"""Section of the report on missing bands: M19 Fig. 2, and predicted against measured fluxes.
 
 Shapes: N held-out objects, B bands, K hidden bands, H, W pixels.
 """
@@ -27,7 +27,7 @@ MIN_SIGNAL_TO_NOISE = 5.0
 
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
-    """Return the section on missing bands, and its figures, from what the stage `inpaint` wrote."""
+    """Return the section on missing bands and its summary, from results of the stage `inpaint`."""
     pictures, tables = [], []
     summary: dict[str, Any] = {}
     for number, directory in enumerate(directories):
@@ -51,9 +51,9 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
         if band != "validation"
     }
     text = (
-        "The weights of a band were set to 0, so that its data had no influence at all; the latent was "
-        "fitted to the others, and the generator drew the band. No network was trained for this; what the "
-        "generator gets systematically wrong is taken out where enough other objects have the band."
+        "The weights of a band were set to 0, so that its data had no influence; the latent was fitted to "
+        "the other bands, and the generator predicted the missing one. No network was trained for this. "
+        "Systematic errors of the generator are corrected if enough other objects have the band."
     )
     shown = Section(title="Missing bands", paragraphs=[UNSEEN, text], tables=tables, pictures=pictures)
     return shown, summary
@@ -73,14 +73,14 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, name: str) -
         titles=held.titles(held.examples),
     )
     caption = (
-        f"The {', '.join(bands)} band destroyed, and filled in by the best fit to the others (after M19 "
-        f"Fig. 2). What is filled in has no noise: it is the model. {RULE}."
+        f"The {', '.join(bands)} band removed, and filled in by the best fit to the others (after M19 "
+        f"Fig. 2). The filled-in images are the model, and have no noise. {RULE}."
     )
     return Picture(name=name, figure=cast(Figure, figure), caption=caption)
 
 
 def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Read predicted images, ``(N, K, H, W)`` in nJy; NaN for objects that are not there."""
+    """Read predicted images, ``(N, K, H, W)`` in nJy; NaN for objects without a prediction."""
     out = np.full((len(object_id), num_bands, *shape), np.nan)
     for path in sorted(directory.glob("shard-*.h5")):
         with opened(path, what="predicted images", remedy="run `deepfits inpaint` again") as file:
@@ -92,7 +92,7 @@ def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple
 
 
 def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Picture, dict[str, Any]] | None:
-    """Compare predicted with measured aperture magnitudes; None where nothing was measured."""
+    """Compare predicted with measured aperture magnitudes; None if there are no measurements."""
     columns = {
         "predicted": f"flux_aper_{band}",
         "measured": f"flux_aper_measured_{band}",
@@ -116,9 +116,9 @@ def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Pict
         return None
     bias, scatter = float(np.median(difference)), float(robust_scatter(difference))
     caption = (
-        f"Aperture magnitude of the {band} band, predicted without its data against measured, for "
-        f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in it: median difference "
-        f"{bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
+        f"Aperture magnitude in the {band} band, predicted without its data, against the measured one, for "
+        f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in this band: median "
+        f"difference {bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
     )
     figure = Figure(figsize=(4.2, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1.2), sharex=True)
@@ -134,9 +134,9 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     for entry in validation["bands"]:
         cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
         for method in methods:
-            found = entry["methods"][method]
-            cells.append(" /\n".join(_with_error(found, name) for name in ("bias_mag", "scatter_mag")))
-        rows.append([*cells, _written(entry["pull_median"], "+.3f"), _written(entry["pull_width"], ".3f")])
+            metrics = entry["methods"][method]
+            cells.append(" /\n".join(_with_error(metrics, name) for name in ("bias_mag", "scatter_mag")))
+        rows.append([*cells, _format(entry["pull_median"], "+.3f"), _format(entry["pull_width"], ".3f")])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
     return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
@@ -146,10 +146,10 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     )
 
 
-def _written(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _with_error(found: Mapping[str, Any], name: str) -> str:
-    text, error = _written(found[name], "+.3f" if name == "bias_mag" else ".3f"), found[f"{name}_error"]
+def _with_error(metrics: Mapping[str, Any], name: str) -> str:
+    text, error = _format(metrics[name], "+.3f" if name == "bias_mag" else ".3f"), metrics[f"{name}_error"]
     return text if error is None else f"{text} ± {error:.3f}"

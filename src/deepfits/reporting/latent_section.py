@@ -1,4 +1,4 @@
-"""The report's map of the latents, and how far they are repeatable and tell galaxies apart.
+"""Section of the report on the latents: a map, repeatability, and properties of neighbours.
 
 Shapes: N held-out objects, L latent dimensions.
 """
@@ -27,17 +27,17 @@ def latent_section(
     place: np.ndarray,
     knows: Sequence[PageTable] = (),
 ) -> Section:
-    """Show the latents: a map, how repeatable they are, how far from the prior, and what neighbours share.
+    """Return the section on the latents: a map, distances from the prior, repeatability, and neighbours.
 
-    The map can be coloured by the columns, ``(N,)`` each, besides brightness and χ²; distances are taken
-    between the places, ``(N, L)``, coordinates of the embeddings. `knows` are tables of what they know, where
-    the truth is at hand.
+    The map can be coloured by `columns`, ``(N,)`` each, besides brightness and χ². Distances are measured
+    between the coordinates `place` of the embeddings, ``(N, L)``. `knows` are tables on the information
+    content of the latents, if the truth is known.
     """
     mode = list(fits)[-1]
     last = fits[mode]
     shown = {
         held.magnitude_name: held.magnitude,
-        "signal to noise (lg)": np.log10(np.maximum(held.signal_to_noise, 0.1)),
+        "log10 signal-to-noise ratio": np.log10(np.maximum(held.signal_to_noise, 0.1)),
         "reduced χ²": last.reduced,
         **columns,
     }
@@ -49,15 +49,15 @@ def latent_section(
                 last.embedding, colour=held.magnitude, name=held.magnitude_name, ax=ax
             ),
         ),
-        caption="The same map, as a figure.",
+        caption="The same map as a static figure.",
     )
     tables = [_prior_table(fits), *_repeat_table(fits), *_neighbour_table(held, place), *knows]
     made = make_map(held.object_id, last.embedding, held.image, held.weight, shown)
     return Section(
         title="Latents",
         paragraphs=[
-            f"{UNSEEN} Of “{mode}”. The map and distances are those of the embeddings: many latents draw the "
-            "same galaxy, and the embedder's answer to the drawing is the same for all of them."
+            f"{UNSEEN} Results of “{mode}”. The map and the distances are based on embeddings: many latents "
+            "draw the same galaxy, but the embedder's output for its image is the same for all of them."
         ],
         tables=tables,
         map=made,
@@ -74,14 +74,14 @@ def _prior_table(fits: Mapping[str, FitResult]) -> PageTable:
         rows.append([mode, *(format_number(float(cell), "{:.2f}") for cell in cells)])
     size = next(iter(fits.values())).latent.shape[1]
     caption = (
-        "Distance of latents from the middle of the prior, as a root mean square: a draw of the prior has "
-        f"1.00 ± {(2 * size) ** -0.5:.2f}; far above it the generator was never trained."
+        "Distance of latents from the centre of the prior (root mean square over dimensions): draws from the "
+        f"prior have 1.00 ± {(2 * size) ** -0.5:.2f}; the generator was never trained far beyond that."
     )
-    return PageTable(columns=["from the prior", "16%", "median", "84%"], rows=rows, caption=caption)
+    return PageTable(columns=["distance from the prior", "16%", "median", "84%"], rows=rows, caption=caption)
 
 
 def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
-    """Compare the latents of the same objects from two starts with those of different objects."""
+    """Compare differences between two fits of the same object with those between different objects."""
     if not {"optimise", "both"} <= fits.keys():
         return []
     rows = []
@@ -101,16 +101,16 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
         PageTable(
             columns=["", "objects", "between two starts", "between objects", "ratio", "Δχ²"],
             rows=rows,
-            caption="How repeatable fits are: median root mean square difference between an object fitted "
-            "from a random start and from the embedder's guess, beside that between different objects, in "
-            "latents and in embeddings of what they draw; and the median difference of χ². 0 is "
-            "repeatable, 1 is chance.",
+            caption="Repeatability of fits: median root mean square difference between fits of the same "
+            "object from a random start and from the embedder's guess, and between fits of different "
+            "objects, for latents and for the embeddings of their images; and the median difference in χ². "
+            "A ratio of 0 is perfectly repeatable, 1 is chance.",
         )
     ]
 
 
 def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
-    """Compare measured colours of nearest neighbours with those of any two objects."""
+    """Compare the measured colours of nearest neighbours with those of random pairs."""
     bright = np.isfinite(coordinates).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
     rows = np.flatnonzero(bright)
     if len(rows) < 4 * MIN_IN_BIN or len(held.bands) < 2:
@@ -129,10 +129,10 @@ def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
         cells.append([f"{blue} − {red}", f"{near:.3f}", f"{far:.3f}", f"{near / far:.2f}"])
     return [
         PageTable(
-            columns=["colour", "nearest neighbours", "any two", "ratio"],
+            columns=["colour", "nearest neighbours", "random pairs", "ratio"],
             rows=cells,
             caption="Scatter (1.4826 MAD, magnitudes) of the difference between the measured colours of two "
-            f"objects: nearest neighbours by embedding, and any two, of {len(rows):,} objects above "
-            f"{MIN_COLOUR_SNR:g}σ in every band.",
+            f"objects, for nearest neighbours by embedding and for random pairs, among {len(rows):,} objects "
+            f"above {MIN_COLOUR_SNR:g}σ in every band.",
         )
     ]

@@ -1,4 +1,4 @@
-"""The report's small interactive map: some thousand objects, with their pictures on hover, inside the page.
+"""Small interactive map inside the report: up to some thousand objects, with images on hover.
 
 Shapes: N held-out objects, B bands, H, W pixels, M objects on the map.
 """
@@ -20,17 +20,17 @@ from deepfits.pictures import colour_composite, eight_bits, noise_per_band
 from deepfits.splits import unit_hash
 
 MAX_OBJECTS = 3000
-TILE = 32  # pixels of a picture's side
-ACROSS = 64  # pictures in a row of the sheet
+TILE = 32  # pixels per side of an image
+ACROSS = 64  # images per row of the sheet
 _EXPORT = re.compile(r"export\s*\{\s*([\w$]+) as default\s*\};?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """A map, ready for the page.
+    """Content of a map for the page.
 
-    `data` is JSON (columns as base64 of float32, identities, what they are called), `sheet` a JPEG of all
-    pictures side by side in base64.
+    `data` is JSON with identities, positions and named columns (float32 in base64); `sheet` is a JPEG of all
+    images side by side in base64.
     """
 
     data: str
@@ -38,26 +38,26 @@ class Map:
 
     @property
     def engine(self) -> str:
-        """What draws the points: the explorer's engine, with a name in place of its export."""
+        """Script that draws the points: that of the explorer, with its export replaced by a constant."""
         source = resources.files("deepfits") / "explorer" / "static" / "regl-scatterplot.js"
         return _EXPORT.sub(r"const createScatterplot = \1;", source.read_text("utf-8"))
 
     @property
     def script(self) -> str:
-        """What makes a map of the engine."""
+        """Script that makes a map with the engine."""
         return (resources.files("deepfits.reporting") / "templates" / "map.js").read_text("utf-8")
 
 
 def principal_components(latent: np.ndarray) -> np.ndarray:
-    """Return two principal components of latents ``(N, L)``, stretched to [−1, 1]; NaN where a latent is."""
+    """Return two principal components of latents, ``(N, L)``, scaled to [−1, 1]; NaN for NaN latents."""
     good = np.isfinite(latent).all(axis=1)
     out = np.full((len(latent), 2), np.nan)
     centred = latent[good] - latent[good].mean(axis=0)
     place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
-    # Bright galaxies lie far out: beyond the scatter of most, distances are logarithmic.
+    # Bright galaxies are far out: compress distances beyond the typical scatter logarithmically.
     apart = place - np.median(place, axis=0)
     place = np.arcsinh(apart / (2 * np.maximum(robust_scatter(apart, axis=0), 1e-9)))
-    # The middle 98 percent fill the map; the few beyond stand at its rim.
+    # The central 98% fill the map; the others are placed at its edge.
     low, high = np.percentile(place, [1, 99], axis=0)
     out[good] = np.clip(0.9 * (2 * (place - low) / np.maximum(high - low, 1e-9) - 1), -0.98, 0.98)
     return out
@@ -70,10 +70,10 @@ def make_map(
     weight: np.ndarray,
     columns: Mapping[str, np.ndarray],
 ) -> Map | None:
-    """Make the map of objects with a fit; None with fewer than three.
+    """Make a map of the objects with a fit; None if there are fewer than three.
 
-    Latents are ``(N, L)``, images and weights ``(N, B, H, W)``, nJy and nJy⁻². Points can be coloured by the
-    columns, ``(N,)`` each, by the first at the beginning.
+    Latents are ``(N, L)``, images and weights ``(N, B, H, W)``, nJy and nJy⁻². Points can be coloured by any
+    of `columns`, ``(N,)`` each, initially by the first.
     """
     place = principal_components(latent) if len(latent) > 2 else np.empty((0, 2))
     rows = np.flatnonzero(np.isfinite(place).all(axis=1)) if len(place) else np.empty(0, dtype=int)
@@ -97,7 +97,7 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
-    """Return all pictures, ``TILE`` pixels wide, on one sheet as JPEG in base64."""
+    """Return all images, resized to ``TILE`` pixels per side, on one sheet as JPEG in base64."""
     from PIL import Image
 
     lines = -(-len(image) // ACROSS)

@@ -1,4 +1,4 @@
-"""The page that a run ends with: one HTML file, figures inside, that can be mailed or archived."""
+"""The report page: a single HTML file with embedded figures, which can be mailed or archived."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOTS_PER_INCH = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with its caption. Its name is that of the file under ``figures/``, without the ending."""
+    """A figure with its caption; `name` is that of its file under ``figures/``, without suffix."""
 
     name: str
     figure: Figure
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class PageTable:
-    """A table with its caption: cells are text already."""
+    """A table of formatted cells, with its caption."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -37,13 +37,13 @@ class PageTable:
 
 
 def format_number(value: float | None, form: str = "{:.3f}") -> str:
-    """Return a number as a cell of a table; empty without one."""
+    """Format a number as a table cell; None gives an empty cell."""
     return "" if value is None else form.format(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: paragraphs, tables, commands with what they do, the map, pictures, in order."""
+    """A section of the page: paragraphs, tables, commands with descriptions, map, pictures, in this order."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -55,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A report. The headline has pairs of a figure and what it is, shown large at the top."""
+    """A report. `headline` has pairs of a number and its description, shown in large type at the top."""
 
     title: str
     subtitle: str
@@ -65,7 +65,7 @@ class Page:
 
 
 def write_page(directory: str | Path, page: Page) -> Path:
-    """Write ``index.html`` with all figures inside it, and each as PNG and PDF under ``figures/``."""
+    """Write ``index.html`` with all figures embedded, and each figure as PNG and PDF under ``figures/``."""
     directory = Path(directory)
     embedded: dict[str, str] = {}
     for section in page.sections:

@@ -1,7 +1,7 @@
-"""Figures of redshifts: estimate against truth, errors against magnitude and redshift, PIT.
+"""Figures of redshifts: estimates against truth, errors against magnitude and redshift, PIT.
 
-Each function takes the directory that the stage `redshift` wrote and returns a matplotlib ``Figure``; no
-global state of matplotlib is touched.
+Each function takes a directory written by the stage `redshift` and returns a matplotlib ``Figure``, without
+using matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ MAX_PANELS = 4
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """Return a method's name for people: ``boosting on latents``."""
+    """Return the display name of a row: ``boosting on latents``."""
     return " on ".join(part for part in (row["method"], row["features"]) if part)
 
 
 def label_of(row: Mapping[str, Any]) -> str:
-    """Return the same for figures, with the loss unless squared."""
+    """Return the label of a row in figures: its display name, and the loss unless it is squared."""
     text = name_of(row)
     return f"{text} ({row['loss']})" if row["loss"] not in ("", "squared") else text
 
 
 def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Choose rows by a rule: the best on latents (the paper's), the best on magnitudes, then by σ_MAD."""
+    """Select rows by rule: the best on latents (as in M19), the best on magnitudes, then by σ_MAD."""
     ranked = sorted(
         (row for row in rows if row["method"] != "constant"),
         key=lambda row: row["metrics"]["sigma_mad"]["value"],
@@ -47,7 +47,7 @@ def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 
 def redshift_scatter(directory: str | Path) -> Figure:
-    """Draw z_phot against z_spec of the held-out objects, a panel for each of up to four methods."""
+    """Draw z_phot against z_spec of the held-out objects, one panel per method, for up to four methods."""
     metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     predictions = pq.read_table(Path(directory) / "predictions.parquet")
     rows, z_spec = _shown(metrics["rows"], MAX_PANELS), predictions["z_spec"].to_numpy()
@@ -65,7 +65,7 @@ def redshift_scatter(directory: str | Path) -> Figure:
 def _panels(
     rows: Sequence[Mapping[str, Any]], draw: Callable[..., None], *, height: float, **how: Any
 ) -> Figure:
-    """Draw a panel for each row of the table, side by side."""
+    """Draw one panel per row of the table, side by side."""
     figure = Figure(figsize=(3.0 * len(rows), height), layout="constrained")
     axes = figure.subplots(1, len(rows), sharey=True, squeeze=False, **how)[0]
     for axis, row in zip(axes, rows, strict=True):
@@ -76,18 +76,18 @@ def _panels(
 
 
 def _add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """Name the lines below the panels: those of the first that has any."""
+    """Add a legend below the panels, from the first axes that have labels."""
     handles, labels = next(filter(all, (axis.get_legend_handles_labels() for axis in axes)), ((), ()))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
 def error_curves(directory: str | Path) -> Figure:
-    """Draw σ_MAD and η(0.15) against magnitude and redshift, a line for each of up to eight methods."""
+    """Draw σ_MAD and η(0.15) against magnitude and redshift, one line per method, for up to eight."""
     metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = _shown(metrics["rows"], len(COLOURS))
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col")
-    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (the last point is all of z > 2)"}
+    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (last point: all of z > 2)"}
     for column, (by, x) in enumerate(names.items()):
         curves = {label_of(row): [entry for entry in row[by] if "metrics" in entry] for row in rows}
         for line, name in enumerate(("sigma_mad", "eta_15")):
@@ -97,9 +97,9 @@ def error_curves(directory: str | Path) -> Figure:
 
 
 def pit_histograms(directory: str | Path) -> Figure | None:
-    """Draw the PIT values of every method with distributions: flat where p(z) is calibrated.
+    """Draw the PIT histograms of up to four methods with distributions: flat if p(z) is calibrated.
 
-    None when no method has distributions.
+    None if no method has distributions.
     """
     metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
@@ -118,12 +118,13 @@ def pit_histograms(directory: str | Path) -> Figure | None:
 
 
 def label_curves(directory: str | Path, methods: Sequence[str] | None = None) -> Figure:
-    """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote.
+    """Draw metrics against the number of labels, from a directory written by `redshift_curves`.
 
     Parameters
     ----------
     methods
-        Draw the rows of these alone. Rows that only one table has are left out in any case.
+        Only draw rows of these methods. Rows that occur for a single number of labels are omitted in any
+        case, unless there are no others.
     """
     curves = curves_of(directory, methods)
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
@@ -137,7 +138,7 @@ def label_curves(directory: str | Path, methods: Sequence[str] | None = None) ->
 
 
 def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the points of each method, as `deepfits.plot.label_curves` takes them."""
+    """Return the points of each method, as input to `deepfits.plot.label_curves`."""
     path = Path(directory) / "curves.json"
     content = read_json(path, what="label curves").get("curves")
     curves = convert(content, list[dict[str, Any]], where=path, key="curves")
@@ -153,14 +154,15 @@ def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> di
 
 
 def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
-    """Return every figure that the directory has data for: ``(name, figure, caption)``."""
+    """Return all figures for which the directory has data: ``(name, figure, caption)``."""
     directory = Path(directory)
     captions = {
-        "scatter": "Estimated against spectroscopic redshift of the held-out objects; dotted: |Δz| = 0.15.",
-        "errors": "σ_MAD and the fraction of outliers against magnitude and redshift, with bootstrap errors; "
-        "bins of fewer than 20 objects are left out.",
-        "pit": "PIT of the held-out objects, F(z_spec): flat where the distributions are calibrated; grey: "
-        "what a calibrated method scatters by.",
+        "scatter": "Estimated against spectroscopic redshifts of the held-out objects; dotted: z_phot − "
+        "z_spec = ±0.15 (1 + z_spec).",
+        "errors": "σ_MAD and the outlier fraction against magnitude and redshift, with bootstrap errors; "
+        "bins with fewer than 20 objects are omitted.",
+        "pit": "PIT of the held-out objects, F(z_spec): flat if the distributions are calibrated; grey: "
+        "expected scatter of a calibrated method.",
     }
     drawn = (redshift_scatter(directory), error_curves(directory), pit_histograms(directory))
     figures = zip(captions.items(), drawn, strict=True)

@@ -1,4 +1,4 @@
-"""The report's table of redshifts, and its pictures."""
+"""Section of the report on redshifts: table and figures."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from deepfits.reporting.redshift_figures import name_of
 
 COLUMNS = ("r2", "bias", "bias_median", "sigma_mad", "eta", "eta_15", "eta_05")
 METHODS = {
-    "constant": "the same redshift for all, the floor",
-    "boosting": "XGBoost trees",
+    "constant": "the same redshift for all objects, for reference",
+    "boosting": "gradient-boosted trees (XGBoost)",
     "network": "small neural networks",
     "tpot": "pipelines found by TPOT, as in M19",
     "neighbours": "the nearest labelled objects in colour space",
-    "templates": "classical fitting of galaxy spectra, with zero points from the labels",
-    "lephare": "the same spectra through LePHARE",
-    "stack": "several methods joined",
-    "column": "estimates of your own",
-    "wide_resnet": "a network on the images, from scratch",
-    "scratch": "the embedder's network on the images, without its training",
-    "semi_supervised": "the embedder, fine-tuned with the labels",
-    "hybrid": "the embedder beside aperture magnitudes",
-    "pretrained": "learned from simulated galaxies, without any label",
-    "adapted": "learned from simulated galaxies, then adapted to the labels",
+    "templates": "template fitting, with zero points calibrated on the labels",
+    "lephare": "template fitting with LePHARE, using the same spectra",
+    "stack": "a combination of several methods",
+    "column": "your own estimates",
+    "wide_resnet": "a Wide ResNet trained on the images from scratch",
+    "scratch": "the embedder's architecture trained on the images from scratch",
+    "semi_supervised": "the embedder, fine-tuned on the labels",
+    "hybrid": "the embedder combined with aperture magnitudes",
+    "pretrained": "trained on simulated galaxies, without any labels",
+    "adapted": "trained on simulated galaxies, then adapted to the labels",
 }
 FEATURES = {
-    "latents": "what the embedder says of the best fits",
-    "oriented": "the latents as they were fitted, orientation and all",
-    "model": "magnitudes of best fits and data together, and sizes",
+    "latents": "the embedder's output for the best-fit images",
+    "oriented": "the latents as fitted, including orientation",
+    "model": "magnitudes from best fits and data combined, and sizes",
     "extended": "latents and model",
-    "embedder": "the embedder's latents, without a fit",
-    "magnitudes": "ordinary aperture magnitudes",
+    "embedder": "the embedder's output for the observed images, without a fit",
+    "magnitudes": "standard aperture magnitudes",
     "combined": "latents, model and magnitudes",
-    "templates": "magnitudes, and what template fitting makes of them",
-    "sizes": "templates, with sizes from the best fits",
+    "templates": "magnitudes, and the results of template fitting",
+    "sizes": "templates, and sizes from the best fits",
     "all": "model and templates",
-    "matched": "magnitudes at a common PSF",
+    "matched": "PSF-matched magnitudes",
     "scene": "magnitudes and sizes of the noise-free scenes",
     "portable": "scene and matched",
     "fits": "methods with and without the best fits",
@@ -49,16 +49,16 @@ FEATURES = {
 OURS, BASELINE = "ours", "baseline"
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
 DISTRIBUTIONS = ("coverage_68", "crps")
-"""Metrics of p(z) in the table."""
-OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # what anyone can measure without the model
+"""Metrics of p(z) shown in the table."""
+OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # measurable without the model
 
 
 def section(
     directory: Path, metrics: Mapping[str, Any], scenes: Mapping[str, Any] | None = None
 ) -> tuple[Section, dict[str, Any]]:
-    """Return the section on redshifts, and the figures in it.
+    """Return the section on redshifts, and its summary.
 
-    `scenes` are the same metrics of fits of another model, one that draws scenes.
+    `scenes` are the same metrics for fits with a model of scenes.
     """
     rows = [*metrics["rows"]]
     if scenes is not None:
@@ -79,20 +79,19 @@ def section(
             ]
             for row in rows
         ],
-        caption=f"{OURS}: uses the model (its latents, what it draws, or its embedder); {BASELINE}: what "
-        "anyone can do without it. ± is the standard deviation over bootstrap resamples of the held-out "
-        "objects. "
+        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. ± "
+        "is the standard deviation over bootstrap samples of the held-out objects. "
         + ". ".join(f"{heading}: {metrics['definitions'][name]}" for name, heading in headings.items())
         + ".",
     )
     text = (
-        f"{rows[0]['num_test']:,} held-out objects with a redshift, the same for every row; trained on "
-        f"{rows[0]['num_train']:,} labels."
+        f"Tested on {rows[0]['num_test']:,} held-out objects with a redshift, the same for every row; "
+        f"trained on {rows[0]['num_train']:,} labels."
     )
     if scenes is not None:
         text += (
-            " The last rows are of fits of the same objects with a model that draws scenes, whose head was "
-            "taught on simulated galaxies: what there is before any spectrum, and with a few."
+            " The last rows are for fits of the same objects with a model of scenes, whose redshift head was "
+            "trained on simulated galaxies: without any spectra, and with a few."
         )
     pictures = [
         Picture(name=f"redshift-{name}", figure=figure, caption=caption)
@@ -115,13 +114,13 @@ def section(
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    """Return a metric of a row of estimates or of their distributions; empty where it has none."""
+    """Format a metric of the estimates or distributions of a row; empty if it has none."""
     metrics = {**row["metrics"], **row.get("pdf_metrics", {})}
     return format_metric(metrics[name]) if name in metrics else ""
 
 
 def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Describe the methods and features of a table."""
+    """Describe the methods and features in a table."""
     out = []
     for title, what, known in (("Methods", "method", METHODS), ("Features", "features", FEATURES)):
         present = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
@@ -133,18 +132,18 @@ def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return our best method and the best baseline.
 
-    Ours is chosen without the test objects, by those left out while it learned (`left_out` in its row), among
-    those that learned from all labels. The
-    baseline is whichever did best on the test objects themselves: a choice that can only favour it.
+    Ours is selected without the test objects: by its metrics on training objects left out of the fit
+    (`left_out` in its row), among the methods trained on all labels. The baseline is the best on the test
+    objects themselves, a choice that can only favour it.
     """
     most = max(row["num_train"] for row in rows)
-    judged = [row for row in rows if row.get("left_out") and is_ours(row) and row["num_train"] == most]
-    others = [row for row in rows if row["method"] != "constant" and not is_ours(row)]
+    ours = [row for row in rows if row.get("left_out") and is_ours(row) and row["num_train"] == most]
+    baselines = [row for row in rows if row["method"] != "constant" and not is_ours(row)]
     best = {}
-    if judged:
-        best["ours"] = min(judged, key=lambda row: row["left_out"]["sigma_mad"])
-    if others:
-        best["best baseline"] = min(others, key=lambda row: row["metrics"]["sigma_mad"]["value"])
+    if ours:
+        best["ours"] = min(ours, key=lambda row: row["left_out"]["sigma_mad"])
+    if baselines:
+        best["best baseline"] = min(baselines, key=lambda row: row["metrics"]["sigma_mad"]["value"])
     if without := next((row for row in rows if row["method"] == "pretrained"), None):
         best["without any label"] = without
     return {
@@ -154,7 +153,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def is_ours(row: Mapping[str, Any]) -> bool:
-    """Return whether a row uses the model: its latents, what it draws, or its embedder."""
+    """Return whether a row uses the model: its latents, its images or its embedder."""
     return row["method"] in OUR_METHODS or row["features"] not in OTHER_FEATURES
 
 

@@ -1,4 +1,4 @@
-"""The report's sections on the images, on the training, and on what can be done next.
+"""Sections of the report on the images, the training, and next steps.
 
 Shapes: N held-out objects, B bands.
 """
@@ -22,10 +22,10 @@ from deepfits.tables import as_conditions
 
 MAX_ON_SHEET = 160
 HEALTH = {
-    "answer_real": "discriminator's answer to real images (target 1)",
-    "answer_generated": "discriminator's answer to generated images (target 0)",
+    "answer_real": "discriminator's output for real images (target 1)",
+    "answer_generated": "discriminator's output for generated images (target 0)",
     "spread": "spread of generated galaxies, relative to real ones",
-    "kernel_distance": "kernel distance of profiles and colours to real images",
+    "kernel_distance": "kernel distance between generated and real profiles and colours",
 }
 
 
@@ -36,28 +36,28 @@ def sky_section(
     counts: Mapping[str, int],
     where: Sequence[str] | str | None = None,
 ) -> Section:
-    """Show what the cutouts look like, and of which survey they are."""
+    """Return the section on the survey and its cutouts."""
     noise = plot.noise_per_band(held.weight)
     order = choose_examples(held.signal_to_noise, MAX_ON_SHEET, (1.0, 0.5))
     chosen = "" if where is None else f" Only objects with {' and '.join(as_conditions(where))}."
     text = [
-        f"{info.survey or 'A survey without a name'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
+        f"{info.survey or 'Unnamed survey'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
         f"{num_objects:,} cutouts of {held.image.shape[-1]}×{held.image.shape[-1]} pixels in the bands "
-        f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were read for this page.",
+        f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were used for this page.",
     ]
     which = "All" if len(order) == len(held.object_id) else f"{len(order)} of the brighter half of the"
     sheet = Picture(
         name="contact-sheet",
         figure=figures.contact_sheet(np.where(held.weight[order] > 0, held.image[order], np.nan), noise),
-        caption=f"{which} held-out objects, from high to low signal to noise; all bands in one colour "
-        "picture each.",
+        caption=f"{which} held-out objects, from high to low signal-to-noise ratio, as colour composites of "
+        "all bands.",
     )
     histogram = Picture(
         name="magnitudes",
         figure=figures.single(
             (7.2, 2.4), lambda ax: plot.magnitudes(held.magnitude, held.magnitude_name, ax=ax)
         ),
-        caption="Brightness of the held-out objects.",
+        caption="Magnitudes of the held-out objects.",
     )
     table = _depth_table(held, info, noise, counts)
     return Section(title="Images", paragraphs=text, tables=[table], pictures=[sheet, histogram])
@@ -80,15 +80,16 @@ def _depth_table(held: HeldOut, info: StoreInfo, noise: np.ndarray, counts: Mapp
         )
     columns = ["band", "PSF (FWHM)", "noise per pixel (nJy)", "5σ depth (AB)", "pixels without data"]
     return PageTable(
-        columns=[*columns, "objects without"],
+        columns=[*columns, "objects without data"],
         rows=rows,
-        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels "
-        "as independent." + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
+        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, assuming "
+        "independent pixels."
+        + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
     )
 
 
 def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Section:
-    """Show how the networks were trained."""
+    """Return the section on the training of the networks."""
     names = [k for k in ("discriminator", "generator", "embedder") if metrics and k in metrics[0]]
     pictures = []
     if names:
@@ -99,8 +100,8 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
             Picture(
                 name="training",
                 figure=figures.single((7.2, 2.9), lambda ax: plot.losses(steps, curves, ax=ax)),
-                caption="Losses while training (M19 §2.2): least-squares GAN, and the embedder's mean "
-                "squared error of the latent (a guess without any skill has 1).",
+                caption="Training losses (M19 §2.2): those of a least-squares GAN, and the embedder's mean "
+                "squared error of the latent (1 for a guess without any skill).",
             )
         )
     facts = {
@@ -112,7 +113,7 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
         **{name: (card.get("metrics") or {}).get(key) for key, name in HEALTH.items()},
     }
     rows = [[name, _fact(value)] for name, value in facts.items() if value is not None]
-    caption = "Spread: of generated images against that of real ones; near 0 the generator has collapsed."
+    caption = "Spread of generated images relative to that of real ones: near 0, the generator has collapsed."
     tables = [PageTable(columns=["", ""], rows=rows, caption=caption)] if rows else []
     return Section(title="Training", tables=tables, pictures=pictures)
 
@@ -122,24 +123,27 @@ def _fact(value: Any) -> str:
 
 
 def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: bool) -> Section:
-    """Return what can be done with the results."""
+    """Return the section on what can be done with the results."""
     labels = f"deepfits redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
     commands = [
         (
             f"deepfits explore {run}",
-            "All objects on a page: a map, neighbours, your catalogue over it.",
+            "All objects on one page: a map, neighbours, your own catalogue overlaid.",
         ),
-        (f"deepfits odd {run}", "Pictures of the oddest objects, with what is odd about them."),
-        (f"deepfits similar {run} --id {example}", "Objects most like one of your choice."),
-        (f"deepfits show {run} --id {example}", "Image, best fit and residual of any objects."),
-        (f"deepfits export {run} --out galaxies.fits", "All in one catalogue, for TOPCAT or your programs."),
-        (labels, "Redshifts, from a table with z_spec of some of the objects."),
+        (f"deepfits odd {run}", "Images of the oddest objects, and what is odd about them."),
+        (f"deepfits similar {run} --id {example}", "Objects most similar to one of your choice."),
+        (f"deepfits show {run} --id {example}", "Image, best fit and residual of any object."),
+        (
+            f"deepfits export {run} --out galaxies.fits",
+            "Everything in one catalogue, for TOPCAT or your own programs.",
+        ),
+        (labels, "Redshifts, given a table with z_spec for some of the objects."),
     ]
     if example is None:
         commands = [pair for pair in commands if "--id" not in pair[0]]
-    words = "Every figure lies beside this page under figures/, as PNG and PDF; summary.json has the numbers."
+    words = "All figures are in figures/, next to this page, as PNG and PDF; summary.json has the numbers."
     return Section(
-        title="What you can do next",
+        title="Next steps",
         paragraphs=[words],
         commands=commands[:-1] if has_redshifts else commands,
     )

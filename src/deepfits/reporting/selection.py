@@ -1,4 +1,4 @@
-"""Which objects a figure shows: by rule, never by hand.
+"""Rules that select the objects shown in figures.
 
 Shapes: N objects, B bands, H, W pixels.
 """
@@ -9,28 +9,28 @@ import numpy as np
 
 from deepfits.photometry import aperture_flux, circular_aperture
 
-BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal to noise
+BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal-to-noise ratio
 
 
 def central_flux(
     image: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum ``(N, B, H, W)`` in a circle of at least two pixels' radius: flux and error, ``(N, B)``, nJy."""
+    """Measure flux and error, ``(N, B)`` nJy, in a central circle of radius at least two pixels."""
     circle = circular_aperture(image.shape[-1], max(radius_arcsec / pixel_scale_arcsec, 2.0))
     return aperture_flux(image, weight, circle)
 
 
 def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarray) -> np.ndarray:
-    """Return χ² per valid pixel of images ``(N, B, H, W)`` against what was drawn, ``(N,)``."""
+    """Return χ² per valid pixel, ``(N,)``, of a model of images ``(N, B, H, W)``."""
     number = (weight > 0).sum(axis=(1, 2, 3))
     chi2 = ((image - model) ** 2 * weight).sum(axis=(1, 2, 3), dtype=np.float64)
     return np.where(number > 0, chi2 / np.maximum(number, 1), np.nan)
 
 
 def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, float] = BRIGHT) -> np.ndarray:
-    """Choose objects at evenly spaced quantiles of `ranking`, from bright to faint; fewer where there are.
+    """Choose up to `number` objects at evenly spaced quantiles of `ranking`, highest first.
 
-    The ranking, ``(N,)``, is by signal to noise; objects with NaN are not eligible.
+    The ranking, ``(N,)``, is by signal-to-noise ratio; objects with NaN are not eligible.
 
     Examples
     --------

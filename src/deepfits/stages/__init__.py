@@ -1,6 +1,6 @@
-"""Stages: one function each, of files in and files out; the package and the command line offer them.
+"""The pipeline's stages: each reads files and writes files. The package and the command line expose them.
 
-Where each stands is listed here, so that nothing is imported before it is used.
+This module only lists where each stage is defined, so that a stage is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage `check`: what is there, before anything is done with it."""
+"""Stage `check`: inspect images, cutouts or catalogues before using them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckConfig(ReadingFields):
-    """What `check` takes.
+    """Parameters of `check`.
 
     Parameters
     ----------
     images
-        A directory, a FITS file, or a list of these and of ``band=path``. Also cutouts: a store, or a TOML
-        file that describes what others made (`deepfits.survey.readers`); and catalogues.
+        A directory, a FITS file, or a list of these and of ``band=path``. Also accepted: a cutout store, a
+        TOML file that describes cutouts made elsewhere (`deepfits.survey.readers`), or a catalogue.
     """
 
     images: Annotated[Images, INPUT]
@@ -33,30 +33,33 @@ class CheckConfig(ReadingFields):
 
 @stage(CheckConfig)
 def check(config: CheckConfig) -> Findings:
-    """Describe what images are there: a table, and warnings that name the remedy. Writes nothing.
+    """Inspect images before using them: print a table of what was found, and warnings with their remedies.
 
-    Bands, sizes, units, zero points, pixel scale, seeing, depth, pixels without data, and what looks wrong.
+    The table lists bands, sizes, units, zero points, pixel scale, seeing, depth and the fraction of pixels
+    without data. Nothing is written.
 
     Returns
     -------
     Findings
-        ``rows``, ``remarks`` and ``warnings``; as text (``str``) the table.
+        ``rows``, ``remarks`` and ``warnings``; ``str`` gives the table.
 
     Raises
     ------
     InputError
-        No image at all.
+        No images were found.
 
     Examples
     --------
     `deepfits check coadds/`
+
+    Images without a zero point in the header: `deepfits check coadds/ --zero-point 27`
     """
     from deepfits.survey.inspect_cutouts import inspect_catalogue, inspect_cutouts, is_catalogue, is_cutouts
     from deepfits.survey.inspection import Findings
 
     findings = Findings()
     names = [Path(name) for name in as_list(config.images)]
-    with _add_logged(findings):
+    with _log_as_findings(findings):
         if all(is_cutouts(name) or is_catalogue(name) for name in names):
             for name in names:
                 (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
@@ -66,8 +69,8 @@ def check(config: CheckConfig) -> Findings:
 
 
 @contextmanager
-def _add_logged(findings: Findings) -> Iterator[None]:
-    """Add what the readers say to the log to the findings, which else would be that nothing is suspicious."""
+def _log_as_findings(findings: Findings) -> Iterator[None]:
+    """Add the readers' log warnings to the findings, which would otherwise say "nothing suspicious"."""
     logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
     logged: list[str] = []
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]

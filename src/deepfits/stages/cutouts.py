@@ -1,4 +1,4 @@
-"""Stage `cutouts`: images and a catalogue in, cutout store out."""
+"""Stage `cutouts`: make a cutout store from images and a catalogue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
-    """What `cutouts` takes.
+    """Parameters of `cutouts`.
 
     Parameters
     ----------
@@ -36,11 +36,12 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
         A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`. Or a
         TOML file that describes cutouts made elsewhere; see `deepfits.survey.readers`.
     out
-        Directory of the store.
+        Output directory, the cutout store.
     catalogue
-        Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the reference band,
-        0-based), and ``object_id`` and ``field`` where there are several fields. Without it the objects are
-        detected first, into ``catalogue.parquet`` in the store. For cutouts made elsewhere: columns to add.
+        Objects to cut out: Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the
+        reference band, 0-based), and with several fields also ``object_id`` and ``field``. By default the
+        objects are detected, and ``catalogue.parquet`` is written to the store. For cutouts made elsewhere, a
+        table of further columns to store.
     size
         Side of a cutout in pixels.
     """
@@ -54,11 +55,11 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
 
 @stage(CutoutsConfig)
 def cutouts(config: CutoutsConfig) -> Path:
-    """Cut every object out of every band, with weights, into a cutout store.
+    """Cut out every object in every band, with weights, and write a cutout store.
 
-    Bands that are shifted against each other are aligned by their WCS. No object is dropped: where an image
-    does not reach or a band is missing the weight is 0, and ``summary.json`` and ``incomplete.csv`` in the
-    store count and list these objects. Running it again cuts what is not there yet.
+    Bands are aligned by their WCS. No object is dropped: pixels outside an image and missing bands get weight
+    0, and the affected objects are counted in ``summary.json`` and listed in ``incomplete.csv`` in the store.
+    Run the same command again to add what is missing.
 
     Returns
     -------
@@ -68,15 +69,16 @@ def cutouts(config: CutoutsConfig) -> Path:
     Raises
     ------
     InputError
-        Images or a catalogue that cannot be used, or another store under the same name. Images that turn out
-        damaged while they are cut do not keep the other shards from being made: the error comes at the end
-        and names them, and ``_manifest.jsonl`` says what became of each shard.
+        Unusable images or catalogue, or another store in `out`. An image that cannot be read while objects
+        are cut out does not stop the other shards: the error is raised at the end and names the image, and
+        ``_manifest.jsonl`` records the state of each shard.
 
     Examples
     --------
-    `deepfits cutouts sky --out run/cutouts`
+    Detect and cut out all objects: `deepfits cutouts sky --out run/cutouts`
 
-    `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits --band g --band r --band i`
+    With your own catalogue, in three bands: `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits
+    --band g,r,i`
     """
     from deepfits.survey.psf import parse_psf_option
 
@@ -85,7 +87,7 @@ def cutouts(config: CutoutsConfig) -> Path:
         return _ingest(config, Path(images[0]))
     if config.catalogue is not None and not tables.exists(config.catalogue):
         raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
-    # The workers of a scheduler may stand elsewhere.
+    # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
     files = chosen.settings()["files"]
@@ -95,7 +97,7 @@ def cutouts(config: CutoutsConfig) -> Path:
 
 
 def _ingest(config: CutoutsConfig, path: Path) -> Path:
-    """Copy the cutouts that a TOML file describes."""
+    """Copy the cutouts described by a TOML file into a store."""
     from deepfits.survey.cutout_description import read_description
     from deepfits.survey.ingest import ingest
     from deepfits.survey.psf import parse_psf_option
@@ -108,7 +110,7 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
 
 
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
-    """Detect the objects, where there is no catalogue, and cut them out."""
+    """Detect the objects if no catalogue is given, and cut them out."""
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.psf import parse_psf_option
@@ -117,7 +119,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
         if config.catalogue is None:
             path = out / "catalogue.parquet"
-            # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
+            # Detection and cutting read the same files; compressed ones are decompressed only once.
             chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
             detection = part_of(config, Detection, images=chosen, options=part_of(config, DetectOptions))
             measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
@@ -135,7 +137,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
         plan = part_of(
             config, StorePlan, images=chosen, catalogue_path=path, psf=parse_psf_option(config.psf)
         )
-        if config.scheduler is not None:  # its workers do not see this machine's unpacked copies
+        if config.scheduler is not None:  # its workers cannot see this machine's decompressed copies
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(
             plan,

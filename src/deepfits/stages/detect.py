@@ -1,4 +1,4 @@
-"""Stage `detect`: images in, catalogue out."""
+"""Stage `detect`: make a catalogue from images."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class DetectConfig(Detecting, DeblendOptions, InProcesses):
-    """What `detect` takes.
+    """Parameters of `detect`.
 
     Parameters
     ----------
     images
         A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
     out
-        The catalogue: Parquet, or a FITS table when the name ends in ``.fits``.
+        Output catalogue: Parquet, or a FITS table if the name ends in ``.fits``.
     background_mesh
-        Side of the background's mesh in pixels.
+        Mesh size of the background estimate, in pixels.
     aperture_arcsec
-        Diameter of the fixed aperture.
+        Diameter of the circular aperture for aperture photometry.
     """
 
     images: Annotated[Images, INPUT]
@@ -55,11 +55,11 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
 
 @stage(DetectConfig)
 def detect(config: DetectConfig) -> Path:
-    """Find everything on the images, and measure it in every band.
+    """Detect the sources in the images and measure them in every band.
 
-    All bands together make the detection image. Nothing is cut on nature, brightness or shape. Where fields
-    overlap, an object is detected in each; ``is_primary`` is true for the detection farthest from the edges
-    of its field, see `deepfits.survey.overlaps`. All detections stay in the catalogue.
+    Sources are detected on a combination of all bands, and no selection by type, magnitude or shape is
+    applied. An object in overlapping fields is detected in each, and every detection stays in the catalogue;
+    ``is_primary`` marks the one farthest from the edges of its field (`deepfits.survey.overlaps`).
 
     Returns
     -------
@@ -69,15 +69,17 @@ def detect(config: DetectConfig) -> Path:
     Raises
     ------
     InputError
-        Images that cannot be used, or another catalogue, made otherwise, under the same name.
+        Unusable images, or a catalogue in `out` that was made from other images or with other settings.
 
     Examples
     --------
     `deepfits detect sky --out catalogue.parquet`
+
+    A lower threshold: `deepfits detect sky --out deep.parquet --threshold 2.5`
     """
     from deepfits.survey.detection import DetectOptions
 
-    format_of(config.out)  # before the work
+    format_of(config.out)  # refuse an unknown format before the work
     detection = part_of(
         config,
         Detection,
@@ -92,7 +94,7 @@ def detect(config: DetectConfig) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """What is detected, on images that were found already, and how it is measured."""
+    """A detection run on a set of images: how sources are detected and measured."""
 
     images: ImageSet
     options: DetectOptions
@@ -101,7 +103,7 @@ class Detection:
     min_snr: float = 0.0
 
     def write(self, results: Results, *, workers: int, progress: Progress) -> None:
-        """Detect field by field, unless the catalogue is there; a finished field is kept until all are."""
+        """Detect field by field, unless the catalogue is finished; finished fields are kept for a restart."""
         from deepfits.survey.build import log_warnings
 
         if results.is_finished:
@@ -115,10 +117,12 @@ class Detection:
             path = parts / f"{sources.name}.parquet"
             if len(fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
                 done[sources.name] = read_catalogue(path), read_info(path)["field"]
-        todo = [sources for sources in fields if sources.name not in done]
+        remaining = [sources for sources in fields if sources.name not in done]
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
             detected = (
-                map(self._one_field, todo) if workers == 1 else in_processes(self._one_field, todo, workers)
+                map(self._detect_field, remaining)
+                if workers == 1
+                else in_processes(self._detect_field, remaining, workers)
             )
             for name, columns, info in detected:
                 if len(fields) > 1:
@@ -127,12 +131,12 @@ class Detection:
                 log_warnings(name, info)
                 done[name] = columns, info
                 task.advance(1, f"{name}: {len(columns['object_id'])} sources")
-        columns, infos = _joined({sources.name: done[sources.name] for sources in fields})
+        columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields})
         write_table(results.path, columns, info={"settings": settings, "fields": infos})
         if parts.exists():
             shutil.rmtree(parts)
 
-    def _one_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    def _detect_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
         from deepfits.survey.build import describe_field
         from deepfits.survey.extract import extract
         from deepfits.survey.fields import open_field
@@ -155,10 +159,10 @@ class Detection:
         return sources.name, extraction.columns, info
 
 
-def _joined(
+def _join_fields(
     done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Concatenate the catalogues of fields, and mark the primary detections."""
+    """Concatenate the catalogues of all fields and mark the primary detections."""
     from deepfits.survey.overlaps import primary_detections
 
     parts, infos = [columns for columns, _ in done.values()], {name: info for name, (_, info) in done.items()}

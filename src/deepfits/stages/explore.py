@@ -1,4 +1,4 @@
-"""The stage `explore`: a local page on which a survey's features are looked at, selected and saved."""
+"""Stage `explore`: a local web page to browse the features of a survey and to save selections."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExploreConfig(Partial):
-    """What `explore` takes.
+    """Parameters of `explore`.
 
     Parameters
     ----------
     run
-        A run directory (its ``features-both/``, ``cutouts/``, ``model/`` and ``redshift/`` are found, and
-        what `redshift predict` and `property predict` wrote into it), or the directory of features that `fit`
-        wrote.
+        A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
+        predict` and `property predict` in it are used), or a directory of features from `fit`.
     store
-        The cutouts of the features, where they lie elsewhere; pictures need them.
+        Cutout store of the features, if it is not in the run directory. Needed to show images.
     model
-        The model of the features, where it lies elsewhere; drawing needs it.
+        Model of the features, if it is not in the run directory. Needed to draw best fits.
     images
-        The images that the cutouts were cut from, where they lie elsewhere than in the run: positions that
-        are asked for are cut out of them and fitted.
+        Images that the cutouts were made from, if they are not in the run directory. Needed to cut out and
+        fit an object at any position.
     predictions
-        Predictions of redshifts or properties that lie elsewhere than in the run.
+        Further tables of predicted redshifts or properties, if they are not in the run directory.
     host
-        Address to serve on. On another one than this machine's own, the page asks for a token.
+        Address to serve on. If it is not the local host, the page requires a token, which is part of the
+        address that is printed.
     port
-        Port to serve on; 0 takes a free one.
+        Port to serve on; 0 selects a free one.
     open_browser
         Open the page in a browser.
     samp
-        Let the page hand selections to a TOPCAT and positions to an Aladin that run on this machine.
+        Allow the page to send selections to TOPCAT and positions to Aladin on this machine, through SAMP.
     """
 
     run: str | Path
@@ -68,23 +68,23 @@ class ExploreConfig(Partial):
 
 @stage(ExploreConfig)
 def explore(config: ExploreConfig) -> None:
-    """Look at a survey's features: a local page with a map of all objects, until Ctrl-C.
+    """Browse the features of a survey on a local web page with a map of all objects; Ctrl-C ends it.
 
-    Every object with its images, best fit and residual; objects that look alike, and odd ones; walks through
-    the latent; catalogues laid over by position; selections and tags saved for other programs. Nothing is
-    loaded from elsewhere, and nothing is served to other machines unless `host` says so.
+    Shows each object with its images, best fit and residual; finds similar and unusual objects; walks through
+    latent space; overlays your catalogues by position; and saves selections and tags for other programs. The
+    page needs no internet connection, and is served to other machines only if `host` says so.
 
     Raises
     ------
     InputError
-        No features there, results that are not finished, a model that did not make them, a port that is
-        taken, or a package that is missing.
+        No features, unfinished results, a model that did not make the features, a port that is in use, or a
+        missing package.
 
     Examples
     --------
     The demonstration: `deepfits explore demo`
 
-    Features with cutouts elsewhere: `deepfits explore features --store cutouts --model builtin:clauds-hsc`
+    Features without a run directory: `deepfits explore features --store cutouts --model builtin:clauds-hsc`
     """
     try:
         import uvicorn
@@ -94,13 +94,13 @@ def explore(config: ExploreConfig) -> None:
         from deepfits.explorer.server import make_app
     except ImportError as error:
         raise InputError(
-            f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
+            f"the explorer needs further packages: pip install 'deepfits[explore]' ({error})"
         ) from error
 
     host, run = config.host, Path(config.run)
     is_local = host in LOCAL_HOSTS
     if config.samp and not is_local:
-        raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
+        raise InputError(f"SAMP works on this machine only: leave out --samp, or --host {host}")
     token = None if is_local else secrets.token_urlsafe(24)
     objects = load_objects(run, store=config.store, predictions=config.predictions, partial=config.partial)
     drawer: Future[Drawer | None] = Future()
@@ -117,7 +117,7 @@ def explore(config: ExploreConfig) -> None:
     def prepare() -> None:
         try:
             drawer.set_result(load_drawer(objects, run, model=config.model, images=config.images))
-        except Exception as error:  # ends the server, and is raised below
+        except Exception as error:  # stop the server; the error is raised below
             drawer.set_exception(error)
             server.should_exit = True
 
@@ -127,14 +127,14 @@ def explore(config: ExploreConfig) -> None:
         if config.open_browser and is_local:
             Timer(0.5, webbrowser.open, [address]).start()
         Thread(target=prepare, daemon=True).start()
-        with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        with suppress(KeyboardInterrupt):  # the normal way to stop the server
             server.run(sockets=[bound])
         if drawer.done():
             drawer.result()
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
-    """Take a port, or say that it is not to be had."""
+    """Bind a port; raise an error with a remedy if it is not available."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""The stage `export`: features (or predictions) as catalogues that other programs read."""
+"""Stage `export`: write features or predictions as catalogues for other programs."""
 
 from __future__ import annotations
 
@@ -32,43 +32,41 @@ from deepfits.tables.writing import field_metadata
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
 UNREADABLE = "cannot read this table", "make it again"
-FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
+FINEST_ORDERS = range(7, 13)  # HEALPix orders: cells of 27 arcmin to 51 arcsec
 
 
 @dataclass(frozen=True)
 class ExportConfig(Choosing, Partial):
-    """What `export` takes.
+    """Parameters of `export`.
 
     Parameters
     ----------
     features
-        A run directory: features, catalogue, predictions, truth and tags become one table, as the explorer
-        has it. Or, by itself, what `fit`, `inpaint` or `redshift_predict` wrote: a directory, or one Parquet
-        file.
+        A run directory, of which features, catalogue, predictions, truth and tags are joined into one table.
+        Or the output of `fit`, `inpaint` or `redshift predict` alone: a directory, or one Parquet file.
     out
-        The file; for HATS, the directory.
+        Output file, or directory for HATS.
     format
-        ``"parquet"``, ``"fits"``, ``"votable"``, ``"ecsv"``, ``"csv"``, ``"hdf5"`` or ``"hats"``; by default
-        as the name of `out` ends (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``). A name
-        without an ending is a HATS directory.
+        ``"parquet"``, ``"fits"``, ``"votable"``, ``"ecsv"``, ``"csv"``, ``"hdf5"`` or ``"hats"``. By default
+        the extension of `out` decides (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``); a
+        name without an extension is a HATS directory.
     columns
-        Which ones, in this order; all by default. Of a run also what the explorer makes of them, which is
-        left out otherwise: ``reduced_chi2``, ``mag_model_<band>``, colours such as ``g_minus_r``.
+        Columns to write, in this order; by default all that are stored. For a run, derived columns can also
+        be named: ``reduced_chi2``, ``mag_model_<band>``, and colours such as ``g_minus_r``.
     store
-        The cutouts that the features come from, where they lie elsewhere than in the run: the catalogue's
-        columns are joined to them.
+        Cutout store of the features, if it is not in the run directory. The columns of its catalogue are
+        joined to the features.
     tables
-        More tables to join, ``NAME=PATH`` each: spectra, labels, another catalogue. They match by position or
-        identity (`deepfits.join`); a column whose name is taken is ``NAME.column``.
+        Further tables to join, each as ``NAME=PATH``: spectra, labels, another catalogue. They are matched by
+        position or identifier (`deepfits.join`). A column whose name already exists becomes ``NAME.column``.
     half
-        Write latents, their errors and embeddings as 16-bit floats: a third fewer bytes (its cost:
-        docs/how-to/scale.md).
-        Parquet and HATS only.
+        Write latents, their errors and embeddings as 16-bit floats, which makes files about a third smaller
+        (see docs/how-to/scale.md for the loss of precision). Parquet and HATS only.
     margin_arcsec
-        HATS: objects this near a partition's border are also listed beside its neighbour, so that matches
-        across borders are found.
+        HATS only: width of the margin around each partition in which objects of its neighbours are listed
+        too, so that cross-matches across borders are complete.
     partition_rows
-        HATS: the most objects in a partition.
+        HATS only: maximum number of objects in a partition.
     """
 
     features: Annotated[str | Path, INPUT]
@@ -85,30 +83,30 @@ class ExportConfig(Choosing, Partial):
 
 @stage(ExportConfig)
 def export(config: ExportConfig) -> Path:
-    """Write a run, or features, as one catalogue that others read: any table or HATS, with units and UCDs.
+    """Export a run, or features, as one catalogue in FITS, VOTable, Parquet, HATS, ..., with units and UCDs.
 
-    Tags that were set in the explorer are a column ``tag``.
+    Tags set in the explorer become a column ``tag``. Parquet and HATS are written shard by shard if nothing
+    is joined or selected; all else is held in memory.
 
     Returns
     -------
     Path
-        `out`. Parquet and HATS are written shard by shard; the others, and what is joined or chosen, hold
-        everything in memory once.
+        `out`.
 
     Raises
     ------
     InputError
-        No features or unfinished ones, an unknown format, ending or column, no ra and dec for HATS, or
-        something in `out` that is no earlier export.
+        No features or unfinished ones, an unknown format, extension or column, no ra and dec for HATS, or
+        something in `out` that is not an earlier export.
 
     Examples
     --------
-    All that a run knows of its objects: `deepfits export run --out galaxies.fits`
+    The whole run as one table: `deepfits export run --out galaxies.fits`
 
-    Of some of them, with spectra: `deepfits export run --out bright.vot --tables spectra=spectra.csv --where
-    "mag_auto_i < 22"`
+    A selection, joined with spectra: `deepfits export run --out bright.vot --tables spectra=spectra.csv
+    --where "mag_auto_i < 22"`
 
-    The features alone, for LSDB: `deepfits export run/features-both --out galaxies --format hats`
+    Only the features, for LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
     out = Path(config.out)
     chosen = _format(out, config.format)
@@ -118,7 +116,7 @@ def export(config: ExportConfig) -> Path:
     is_run = source.is_dir() and next(source.glob("shard-*.parquet"), None) is None
     is_joined = is_run or bool(config.store or config.tables or config.where)
     if is_joined and not source.is_dir():
-        raise InputError(f"{source}: joining and choosing needs a run, or a directory of features")
+        raise InputError(f"{source}: joining and selecting need a run, or a directory of features")
     features = source
     tables: dict[str, str | Path] = dict(config.tables or {})
     inputs: dict[str, Any] = {}
@@ -145,9 +143,9 @@ def export(config: ExportConfig) -> Path:
         if results.is_finished:
             return out
         if is_joined:
-            # what a killed run leaves is known by its name, and the next removes it
+            # named after `out`, so that the next run can remove what a killed run leaves
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
-            paths = [_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
+            paths = [_write_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
             names, tags = _names(paths[0], None, also=()), {}
         shards = _Shards(paths, names, tags, config.half, config.progress)
         if chosen == "parquet":
@@ -159,8 +157,8 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
-    """Write the columns of features, catalogue and further tables, of the objects that are chosen."""
+def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
+    """Write the joined columns of features, catalogue and further tables for the selected objects."""
     from deepfits.explorer.joined import JoinedTable, join
     from deepfits.explorer.objects import Objects
 
@@ -170,7 +168,7 @@ def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
         table = JoinedTable(config.features, store=config.store, tables=config.tables)
     names, rows = list(config.columns or table), np.arange(table.num_rows)
     if "latent" in table:
-        Objects(table)  # offers what it makes of them: magnitudes, colours
+        Objects(table)  # adds derived columns: magnitudes and colours
     if config.where is not None:
         rows = rows[matches_conditions(table, config.where, config.features)]
     if not len(rows):
@@ -180,7 +178,7 @@ def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
 
 
 def _format(out: Path, format: str | None) -> str:
-    """Return what is to be written; the ending and the format that is named must not contradict."""
+    """Return the format to write; the extension of `out` must not contradict `format`."""
     if not out.suffix:
         return format or "hats"
     if format == "hats":
@@ -188,7 +186,7 @@ def _format(out: Path, format: str | None) -> str:
     by_ending = format_of(out)
     if format not in (None, by_ending):
         raise InputError(
-            f"{out}: ends as {by_ending}, but the format is to be {format}; leave one of them out"
+            f"{out}: its extension means {by_ending}, but format is {format}; leave one of them out"
         )
     return by_ending
 
@@ -204,7 +202,7 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
 
 @dataclass(frozen=True)
 class _Shards:
-    """Tables of shards (or one), the columns that are wanted, and the tags that are a column besides."""
+    """Tables of one or several shards, the columns to write, and the tags to add as a column."""
 
     paths: list[Path]
     names: list[str]
@@ -213,7 +211,7 @@ class _Shards:
     progress: Progress
 
     def tables(self) -> Iterator[Any]:
-        """Yield the tables of the shards that hold objects, described, one after the other."""
+        """Yield the table of each non-empty shard, with units and descriptions."""
 
         def read(path: Path) -> Any:
             if not self.tags or "tag" not in self.names:
@@ -225,18 +223,20 @@ class _Shards:
         schema, number = None, 0
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _described(read(path), self.half)
+                table = _with_metadata(read(path), self.half)
             schema = schema or table.schema
             if table.schema != schema:
-                raise InputError(f"{path}: other columns than {self.paths[0].name}; they are not of one run")
+                raise InputError(
+                    f"{path}: its columns differ from those of {self.paths[0].name}; they are not of one run"
+                )
             if len(table) or len(self.paths) == 1:
                 number += 1
                 yield table
         if not number:
-            raise InputError(f"{self.paths[0].parent}: no object in any of these {len(self.paths)} shards")
+            raise InputError(f"{self.paths[0].parent}: no object in any of the {len(self.paths)} shards")
 
     def write_parquet(self, out: Path) -> None:
-        """Write one file, shard by shard."""
+        """Write one Parquet file, shard by shard."""
         with writing(out) as temporary, self._task() as task:
             writer = None
             try:
@@ -249,7 +249,7 @@ class _Shards:
                     writer.close()
 
     def write_table(self, out: Path) -> None:
-        """Write what is held in memory as a whole."""
+        """Write a table in another format, held in memory as a whole."""
         parts = []
         with self._task() as task:
             for table in self.tables():
@@ -263,9 +263,9 @@ class _Shards:
         for name in ("ra", "dec"):
             if name not in self.names:
                 raise InputError(
-                    f"{self.paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here"
+                    f"{self.paths[0]}: HATS partitions the sky by ra and dec; no column {name!r} here"
                 )
-        suffix = f"-{out.name}"  # what a killed run leaves is known by its name, and the next removes it
+        suffix = f"-{out.name}"  # so that the next run can remove what a killed run leaves
         with (
             writing(out) as temporary,
             TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name,
@@ -282,19 +282,19 @@ class _Shards:
         return self.progress("export", total=len(self.paths), unit="shards")
 
 
-def _described(table: Any, half: bool) -> Any:
-    """Put units, UCDs and words into the fields; make latents half as long, if that was asked for."""
+def _with_metadata(table: Any, half: bool) -> Any:
+    """Add units, UCDs and descriptions to the fields; convert latents to 16 bits if asked to."""
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std", "embedding"):
-            column = _halved(column)
+            column = _to_half_precision(column)
         fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
         arrays.append(column)
     return pa.table(arrays, schema=pa.schema(fields, metadata={INFO: json.dumps(_MADE_BY)}))
 
 
-def _halved(column: Any) -> Any:
-    """Round a column of lists to 16-bit floats; what is too large becomes the largest, not infinity."""
+def _to_half_precision(column: Any) -> Any:
+    """Round a column of lists to 16-bit floats; values out of range are clipped, not made infinite."""
     joined = column.combine_chunks()
     flat = joined.flatten().to_numpy(zero_copy_only=False)
     half = np.clip(flat, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
@@ -328,25 +328,25 @@ def _import(
     )
     if margin_arcsec > 0:
         arguments = arguments.add_margin(margin_threshold=margin_arcsec, is_default=True)
-    # hats-import opens the catalogue again for its margin, and says by warnings what it finds: the collection
-    # that is being written, and that it goes through all of it; nobody can do anything about either
+    # hats-import reopens the catalogue to make the margin, and warns that the collection is incomplete and
+    # that all of it will be read. Both are expected here.
     here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with warnings.catch_warnings(), Client(**here, set_as_default=False) as client, client.as_current():
         warnings.filterwarnings("ignore", "Computing partitions from catalog")
         root = logging.getLogger()
-        root.addFilter(_is_ours)
+        root.addFilter(_is_not_expected)
         try:
             pipeline_with_client(arguments, client)
         finally:
-            root.removeFilter(_is_ours)
+            root.removeFilter(_is_not_expected)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_not_expected(record: logging.LogRecord) -> bool:
     return "Looking for catalog" not in record.getMessage()
 
 
 def _finest_order(source: Path, partition_rows: int) -> int:
-    """Return the coarsest order whose cells nowhere hold more objects than a partition may."""
+    """Return the coarsest HEALPix order at which no cell has more than `partition_rows` objects."""
     from hats.pixel_math.healpix_shim import radec2pix
 
     for order in FINEST_ORDERS:

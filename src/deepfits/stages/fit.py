@@ -1,4 +1,4 @@
-"""The stage `fit`: cutouts and a model in, features out, one file per shard."""
+"""Stage `fit`: fit a model to cutouts and write features, one file per shard."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = 5
-_OF_COADDS = ("catalogue", "cutting")
+_COADD_OPTIONS = ("catalogue", "cutting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Solving, FitSettings):
-    """What `fit` takes.
+    """Parameters of `fit`.
 
     Parameters
     ----------
     from_coadds
-        `store` names a directory of images, or a file of all bands, as for `cutouts`: each part of a field is
-        cut, fitted and forgotten. The features are those that a store of these cutouts would give.
+        Fit directly from images: `store` is then a directory of images, or a multi-band file, as for
+        `cutouts`. Objects are cut out, fitted and discarded, part by part. The features are identical to
+        those from a store of these cutouts.
     catalogue
-        From coadds: what to cut; without one, the objects are detected first.
+        With `from_coadds`: the objects to fit. By default they are detected.
     cutting
-        From coadds: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. Bands and
-        size are the model's.
+        With `from_coadds`: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. The
+        model determines bands and size.
     start
-        Features of another fit with the same generator (fewer bands, other settings): begin with their
-        latents. Objects that they lack begin as `mode` says.
+        Features of an earlier fit with the same generator (fewer bands or other settings, say), whose latents
+        are the starting points. Objects that it lacks start as `mode` says.
     reconstructions
-        Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
+        Also write the best-fit images, ``shard-00000.h5`` with ``model`` (amplitudes applied) and
+        ``residual``.
     """
 
     from_coadds: bool = False
@@ -64,9 +66,10 @@ class FitConfig(Solving, FitSettings):
 def fit(config: FitConfig) -> Path:
     """Fit the latent of every cutout: the features (M19 §2.3).
 
-    One Parquet file per shard of the store, each written when it is done. A shard that cannot be read stops
-    no other: it is named at the end, and in ``_manifest.jsonl``. Running it again makes only the shards that
-    are missing or failed, or whose cutouts have changed.
+    Finds the latent vector whose generated image best matches each cutout, with uncertainties and model
+    fluxes. One Parquet file is written per shard of the store. A shard that cannot be read does not stop the
+    others: it is reported at the end and in ``_manifest.jsonl``. Run the same command again to fit only the
+    shards that are missing or failed, or whose cutouts have changed.
 
     Returns
     -------
@@ -76,8 +79,8 @@ def fit(config: FitConfig) -> Path:
     Raises
     ------
     InputError
-        Model and store do not fit together, an unknown option, a store that is not finished, or other results
-        in `out`.
+        Incompatible model and store, an unknown option, a store that is not finished, or other results in
+        `out`.
     ShardsFailedError
         Some shards could not be read or fitted. All others are done, and the manifest has the reasons.
 
@@ -87,12 +90,12 @@ def fit(config: FitConfig) -> Path:
 
     From images: `deepfits fit --from-coadds coadds/ run/model --out features --cutting zero_point=27`
 
-    As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
+    As in M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.models.bundle import Model
 
-    if not config.from_coadds and (idle := [n for n in _OF_COADDS if getattr(config, n) is not None]):
-        raise InputError(f"fit: {idle[0]} is for images: say from_coadds, or leave it out")
+    if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
+        raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings).resolved(loaded.aids is not None)
@@ -109,8 +112,7 @@ def fit(config: FitConfig) -> Path:
     }
     if config.start is not None:
         _check_start(config, loaded)
-    # The contents of each shard (of its images, from coadds) are in its own digest: only what has changed is
-    # fitted again.
+    # Each shard's digest covers the contents of its cutouts (or images), so only changed shards are refitted.
     inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
     if not config.from_coadds:
         cutouts, cautions, selection = open_selected(config, loaded)
@@ -118,7 +120,7 @@ def fit(config: FitConfig) -> Path:
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: ModelWork
         if config.from_coadds:
-            from deepfits.stages.fit_coadds import prepare  # needs what detection needs
+            from deepfits.stages.fit_coadds import prepare  # needs the dependencies of detection
 
             source = prepare(config, results.path, loaded)
             cautions, selection = loaded.check(source.info), source.selection
@@ -134,14 +136,13 @@ def fit(config: FitConfig) -> Path:
 
 
 def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequence[str]) -> None:
-    """Write what is said of all shards together."""
+    """Write the description of all shards together, ``_features.json``."""
     summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
-    if summary["num_objects"] and summary["median_reduced_chi2"] is None:  # nothing but NaN is not finished
+    if summary["num_objects"] and summary["median_reduced_chi2"] is None:  # all NaN: not a finished result
         how = ", ".join(f"{name}: {number}" for name, number in summary["status"].items())
         raise InputError(
-            f"{results.path}: none of {summary['num_objects']} objects has a fit ({how}); look at the "
-            "weights and the fluxes of the cutouts (`deepfits check`), and whether the model was made for "
-            "them"
+            f"{results.path}: none of {summary['num_objects']} objects has a fit ({how}); check the weights "
+            "and fluxes of the cutouts (`deepfits check`), and that the model was trained for such images"
         )
     if model.model_error is not None:
         error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
@@ -151,19 +152,19 @@ def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequenc
 
 
 def _check_start(config: FitConfig, model: Model) -> None:
-    """Refuse starts that are no latents of this model's generator."""
+    """Refuse starting points that are not latents of this model's generator."""
     if config.mode == "embedder":
-        raise InputError("mode 'embedder' fits nothing that could begin with start; choose another mode")
+        raise InputError("mode 'embedder' does not fit, so start has no effect; choose another mode")
     latent = read_shard(shard_paths(str(config.start))[0], ["latent"])["latent"]
     if latent.shape[1] != model.config.latent_size:
         raise InputError(
-            f"{config.start}: latents of {latent.shape[1]} numbers, this model's have "
-            f"{model.config.latent_size}; give features that the same model was fitted for"
+            f"{config.start}: latents have {latent.shape[1]} dimensions, this model's have "
+            f"{model.config.latent_size}; give features fitted with the same generator"
         )
 
 
 def summarise(directory: Path) -> dict[str, Any]:
-    """Return what `_features.json` says of all shards together, which are read one after the other."""
+    """Return the summary of all shards for ``_features.json``, reading one shard at a time."""
     reduced, status, num_steps = [], Counter[str](), 0
     for path in shard_paths(directory):
         columns = read_shard(path, ["chi2", "dof", "status", "num_steps"])

@@ -1,7 +1,7 @@
-"""Fitting straight from images: cut, fit, write the features, keep no cutouts.
+"""Fit directly from images: cut out, fit and write the features without storing the cutouts.
 
-The objects are shared out as `cutouts` would share them out into a store (fields in the order of their names,
-objects in order of y, `shard_size` at a time), so the features are those of that store, to the last bit.
+Objects are divided into shards just as `cutouts` divides them (fields by name, objects by y, `shard_size` at
+a time), so the features are bit for bit those that a store of these cutouts would give.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ DESCRIPTION = "_coadds.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CoaddSource:
-    """Images, and which objects are cut from where.
+    """Images, and the objects to cut out of them.
 
-    `info` is what a store of these cutouts would say of itself; the content of each selected shard is a
-    `Part`.
+    `info` is the description that a store of these cutouts would have. The content of each selected shard is
+    a `Part`.
     """
 
     plan: StorePlan
@@ -49,30 +49,30 @@ class CoaddSource:
     selection: Selection
 
     def work(self, **common: Any) -> CoaddWork:
-        """Return what fits these images; `common` are the fields of `FittingWork`."""
-        alone = replace(self, selection=Selection(shards=[], unreadable={}))
+        """Return the work that fits these images; `common` are the fields of `FittingWork`."""
+        without_shards = replace(self, selection=Selection(shards=[], unreadable={}))
         settings = self.plan.settings()
-        del settings["files"]  # each part's own are in its digest
-        return CoaddWork(source=alone, digest=digest(settings), **common)
+        del settings["files"]  # the digest of each part has its own files
+        return CoaddWork(source=without_shards, digest=digest(settings), **common)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some objects of a field: where they lie, and their columns of the catalogue, ``(N,)`` each."""
+    """Some objects of a field: their positions and their catalogue columns, ``(N,)`` each."""
 
     task: ShardTask
     columns: dict[str, np.ndarray]
 
 
 def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
-    """Find the images and the objects on them; detect the objects first where there is no catalogue.
+    """Find the images and the objects on them, detecting the objects if there is no catalogue.
 
-    All is as `deepfits.stages.fit.FitConfig` says; the model's bands are cut, to the size that it takes.
+    `config` is a `deepfits.stages.fit.FitConfig`. The model determines the bands and size of the cutouts.
 
     Raises
     ------
     InputError
-        An unknown argument; images or a catalogue that cannot be used.
+        An unknown argument in `cutting`, or unusable images or catalogue.
     """
     images, cutting = absolute(config.store), dict(config.cutting or {})
     if "bands" in cutting:
@@ -107,7 +107,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
 
 
 def _bands(images: str, model: Model) -> tuple[str, ...]:
-    """Return the model's bands as the images call them: ``ustar`` for u, ``R`` for r."""
+    """Return the model's bands as the images name them, such as ``ustar`` for u or ``R`` for r."""
     there = sort_bands(band for field in find_fields(images) for band in field.bands)
     places = places_of(model.info.bands, there)
     return tuple(b if n is None else there[n] for b, n in zip(model.info.bands, places, strict=True))
@@ -121,10 +121,11 @@ def _describe(
     columns: dict[str, np.ndarray],
     path: Path,
 ) -> StoreInfo:
-    """Describe the cutouts by the fields that can be read; the others will be named when they are cut.
+    """Describe the cutouts from the readable fields; unreadable ones are reported when they are cut.
 
-    What fields have in common is settled once and kept in `path`, so that the features of one do not change
-    when another is mended or added; it is settled anew where images that it is from have changed.
+    The properties common to all fields are determined once and kept in `path`, so that the features of one
+    field do not change when another is repaired or added. They are determined again if the images that they
+    came from have changed.
     """
     earlier = read_json(path, what="description of cutouts") if path.exists() else {}
     described: dict[str, dict[str, Any]] = dict(earlier.get("fields", {}))
@@ -149,16 +150,16 @@ def _describe(
     info = build.describe_store(plan, {name: described[name] for name in common}, columns)
     build.one_scale(described)
     write_json(path, {"common": common, "fields": described})
-    return _without_settings(info, plan, described, columns)
+    return _with_field_properties(info, plan, described, columns)
 
 
-def _without_settings(
+def _with_field_properties(
     info: StoreInfo,
     plan: StorePlan,
     described: Mapping[str, dict[str, Any]],
     columns: Mapping[str, np.ndarray],
 ) -> StoreInfo:
-    """Keep what cutting needs to know of each field."""
+    """Replace the extra information by what cutting needs to know of each field: PSF and wavelengths."""
     psf = {name: build.settled_psf(known, plan, columns) for name, known in described.items()}
     seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
     kept = replace(info, extra={"psf": psf, "fields": seen})
@@ -167,7 +168,7 @@ def _without_settings(
 
 
 def cutout_size(model: Model, images: ImageSet) -> int:
-    """Return the side of the cutouts of these images that a model takes."""
+    """Return the cutout side in pixels that a model needs for these images."""
     if model.grid is None:
         return model.info.size
     with closing(build.OpenFields(images)) as fields:
@@ -175,14 +176,14 @@ def cutout_size(model: Model, images: ImageSet) -> int:
 
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
-    """Describe the cutouts of images without a catalogue, every field alike."""
+    """Describe the cutouts of images without a catalogue, using all fields."""
     plan = build.StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
     with closing(build.OpenFields(images)) as fields:
         described = {
             field.name: build.known_or_described(images, index, {}, fields)
             for index, field in enumerate(images.fields)
         }
-    return _without_settings(build.describe_store(plan, described, {}), plan, described, {})
+    return _with_field_properties(build.describe_store(plan, described, {}), plan, described, {})
 
 
 def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
@@ -192,9 +193,9 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
         keep &= np.isin(identity.astype(str), [str(wanted) for wanted in config.object_ids])
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
-    ours = {name: columns[name][rows] for name in wanted}
+    selected = {name: columns[name][rows] for name in wanted}
     kept = replace(task, rows=np.arange(len(rows)), x=task.x[keep], y=task.y[keep])
-    return Part(task=kept, columns=ours)
+    return Part(task=kept, columns=selected)
 
 
 def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:
@@ -219,13 +220,16 @@ def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Sha
 
 @dataclass(frozen=True, kw_only=True)
 class CoaddWork(FittingWork):
-    """Cut and fit parts of fields. The source is without its shards; two works are compared by its digest."""
+    """Cut out and fit parts of fields.
+
+    The source carries no shards. Two works are equal if their digests (and common settings) are.
+    """
 
     source: CoaddSource = field(compare=False)
     digest: str
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
-        """Use a model that is loaded already. The field last cut from stays open for the next part."""
+        """Use a model that is already loaded. The last field stays open for the next part."""
         fitter = self.fitter(model, self.source.info, threads)
         fields = build.OpenFields(self.source.plan.images)
 

@@ -1,4 +1,4 @@
-"""What is done with each shard: fit it, write its features, and nothing else stays in memory."""
+"""The work on one shard: read it, fit it and write its features, holding only that shard in memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The shards of a store with the objects that are wanted.
+    """The selected objects of a store, shard by shard.
 
-    The content of a shard is the fingerprint of the file, and the identities, or None where all are wanted.
-    Shards that cannot be opened have a reason.
+    Attributes
+    ----------
+    shards
+        The `content` of each is ``(fingerprint, object_id)``: the fingerprint of its file, and the
+        identifiers of the selected objects, None for all.
+    unreadable
+        The reason for each shard that cannot be opened, by name.
     """
 
     shards: list[Shard]
@@ -41,19 +46,20 @@ class Selection:
 
     @property
     def num_objects(self) -> int:
-        """How many objects are wanted of the shards that can be read."""
+        """Number of selected objects in the readable shards."""
         return sum(shard.objects for shard in self.shards)
 
 
 def select(
     store: CutoutStore, *, held_out_only: bool = False, object_ids: Sequence[int | str] | None = None
 ) -> Selection:
-    """Find the objects that are wanted, shard by shard: only identities are read, and few are kept.
+    """Select objects shard by shard, reading only their identifiers.
 
     Raises
     ------
     InputError
-        None is wanted of a store that can be read, or one that is asked for is not there.
+        The selection is empty, or the store has no object with one of the `object_ids`. With unreadable
+        shards neither can be known, and neither is an error.
     """
     wanted = None if object_ids is None else {str(identity) for identity in object_ids}
     missing = set(wanted or ())
@@ -82,12 +88,12 @@ def select(
 
 
 def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str], Selection]:
-    """Open a store as a model takes it; return it, cautions about the two, and the wanted objects.
+    """Open a store in the bands and order of a model; return it, cautions, and the selected objects.
 
     Raises
     ------
     InputError
-        A store that is not finished or does not fit the model, or nothing wanted in it.
+        A store that is not finished or that the model cannot be fitted to, or an empty selection.
     """
     from deepfits.survey.store import CutoutStore
 
@@ -99,12 +105,12 @@ def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str]
 
 
 def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder | None = None) -> Cutouts:
-    """Read the wanted objects of a shard, in a model's bands where an order of them is given.
+    """Read the selected objects of a shard, with the bands rearranged by `order` if given.
 
     Raises
     ------
     InputError
-        It is damaged, or holds other objects than when the run began.
+        The file is damaged, or its objects have changed since the run began.
     """
     from deepfits.survey.store import read_shard
 
@@ -120,23 +126,23 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder |
 
 
 def load_model(model: str, device: str, model_hash: str) -> Model:
-    """Load a model in a worker, and hold it against the one that the run began with."""
+    """Load a model in a worker, and check that it is the one that the run began with."""
     from deepfits.models.bundle import Model
 
     loaded = Model.load(model, device)
     if loaded.fingerprint != model_hash:
-        raise InputError(f"{model}: this worker sees another model there than the run began with")
+        raise InputError(f"{model}: on this worker, the model differs from the one that the run began with")
     return loaded
 
 
 def absolute(path: str | Path) -> str:
-    """Return a path that means the same in every process; ``builtin:`` models stay as they are."""
+    """Return an absolute path, valid in every process; ``builtin:`` models are returned unchanged."""
     return str(path) if str(path).startswith("builtin:") else os.path.realpath(path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWork(ABC):
-    """What is done to shards with a model: `deepfits.scale.work.Work`. Paths are absolute."""
+    """Base of work on shards that needs a model (a `deepfits.scale.work.Work`). Paths are absolute."""
 
     model: str
     model_hash: str
@@ -146,15 +152,15 @@ class ModelWork(ABC):
     device: str = "cpu"
 
     def open(self, threads: int | None = None) -> Process:
-        """Load the model."""
+        """Load the model and return the function that processes one shard."""
         return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
 
     @abstractmethod
     def open_with(self, model: Model, threads: int | None = None) -> Process:
-        """Use a model that is loaded already."""
+        """Return the function that processes one shard, with a model that is already loaded."""
 
     def fitter(self, model: Model, info: StoreInfo, threads: int | None) -> Fitter:
-        """Make what fits cutouts."""
+        """Make the fitter for cutouts described by `info`."""
         from deepfits.fitting.fitter import Fitter
 
         return Fitter(model, self.settings, info, threads=self.threads or threads)
@@ -162,7 +168,7 @@ class ModelWork(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FittingWork(ModelWork):
-    """Fit cutouts, from the latents of `start` where these are given."""
+    """Fit cutouts, starting from the latents in the features `start` if given."""
 
     start: str | None = None
     reconstructions: bool = False
@@ -189,7 +195,7 @@ class FitWork(FittingWork):
     store: str
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
-        """Use a model that is loaded already."""
+        """Return the three steps of a shard: read, fit, write."""
         from deepfits.survey.store import read_info
 
         info = read_info(self.store)
@@ -203,7 +209,7 @@ class FitWork(FittingWork):
 
 
 def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> bool:
-    """Do the shards that are not done, with a model that is loaded; return whether anything was done."""
+    """Process the shards that are not done yet; return whether there were any."""
     return run_shards(
         work,
         selection.shards,
@@ -218,9 +224,9 @@ def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, o
 
 
 def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.ndarray:
-    """Return latents of other features for these objects, ``(N, L)``; NaN where there are none.
+    """Return the latents of these objects in an earlier fit, ``(N, L)``; NaN where it has none.
 
-    Features of the same store have them in a shard of the same name; only else are all read.
+    A fit of the same store has them in the shard of the same name; otherwise all shards are read.
     """
     path = Path(directory) / f"{shard}.parquet"
     columns = features.read_shard(path, ["object_id", "latent"]) if path.is_file() else None
@@ -231,7 +237,7 @@ def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.
 
 @dataclass(frozen=True)
 class FittedShard:
-    """What is written of a shard: the columns, and the images that were drawn, if they are wanted."""
+    """Results for one shard: columns of the features, and images ``(N, B, H, W)`` to write, if any."""
 
     columns: dict[str, np.ndarray]
     planes: dict[str, np.ndarray]
@@ -239,7 +245,7 @@ class FittedShard:
 
 
 def write_fitted(fitted: FittedShard, out: Path, shard: Shard) -> None:
-    """Write features; the table comes last, so that with it all is there."""
+    """Write the results of a shard; the table is written last, so that its presence means all is written."""
     path = out / f"{shard.name}.parquet"
     if fitted.planes:
         write_images(path.with_suffix(".h5"), fitted.columns["object_id"], fitted.planes, fitted.bands)
@@ -249,7 +255,7 @@ def write_fitted(fitted: FittedShard, out: Path, shard: Shard) -> None:
 def write_images(
     path: Path, object_id: np.ndarray, planes: Mapping[str, np.ndarray], bands: Sequence[str]
 ) -> None:
-    """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
+    """Write images, ``(N, B, H, W)`` in nJy, to HDF5 atomically."""
     import h5py
 
     with writing_hdf5(path) as file:

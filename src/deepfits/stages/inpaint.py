@@ -1,4 +1,4 @@
-"""The stage `inpaint`: predict bands, whether they are there or not, and say how well that goes."""
+"""Stage `inpaint`: predict bands from the others, and validate the predictions."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ DESCRIPTION = "inpaint.json"
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(Solving):
-    """What `inpaint` takes.
+    """Parameters of `inpaint`.
 
     Parameters
     ----------
     bands
-        The bands to predict. Data of theirs, where there are any, are not looked at.
+        Bands to predict. Their data, where they exist, are not used in the fit.
     validate
-        Also hide each band that is there, one at a time, for held-out objects, and compare the prediction
-        with the measurement, with interpolation between the other bands' magnitudes, and with regression on
-        them: ``validation.json``.
+        Also validate on held-out objects: each observed band is hidden in turn, and its prediction is
+        compared with the measurement, as are interpolation between and regression on the magnitudes of the
+        other bands. Writes ``validation.json``.
     max_validation
-        Held-out objects to validate with, at most.
+        Maximum number of held-out objects for the validation.
     num_calibration
-        Objects, none of them held out, by which predictions are calibrated: the bands are hidden, and what
-        the generator gets systematically wrong about them is learnt from the measurements and taken out
-        (`deepfits.fitting.correction`). What noise does not explain of the differences that remain becomes an
-        error of the model, a fraction of the flux. Both stand in ``calibration.json``. A band without data
-        anywhere is not corrected, and takes the largest error that other bands have uncorrected. 0: the
-        generator alone, and errors that know the noise alone.
+        Number of objects (none of them held out) on which predictions are calibrated: the bands are hidden,
+        and the generator's systematic error relative to the measurements is corrected
+        (`deepfits.fitting.correction`). Any remaining scatter beyond the noise is added to the errors, as a
+        fraction of the flux. Both are written to ``calibration.json``. A band without any data is not
+        corrected, and its fractional error is the largest that other bands have before correction. With 0,
+        predictions are not corrected and their errors include only the noise.
     truth
-        Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
-        then also compares with these.
+        Parquet table with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky, with
+        which the validation also compares.
     prior_strength
-        Of the unit-normal prior on the latent. It is on by default: it decides what pixels without data look
-        like where the others leave it open.
+        Weight of the unit-normal prior on the latent, which determines the appearance of pixels without data
+        as far as the other pixels leave it open.
     amplitudes
-        As in `fit`, but ``"none"`` by default: with free ones, bands that are there say less about the one
-        that is not.
+        As in `fit`, but by default ``"none"``: with free amplitudes, the observed bands would constrain the
+        hidden one less.
     images
-        Write predicted images and their errors as HDF5, not the fluxes alone.
+        Write predicted images and their errors as HDF5, in addition to fluxes.
     """
 
     bands: Sequence[str] | str = ("u",)
@@ -76,28 +76,28 @@ class InpaintConfig(Solving):
 
 @stage(InpaintConfig)
 def inpaint(config: InpaintConfig) -> Path:
-    """Predict whole bands from the others: images, fluxes and magnitudes with errors.
+    """Predict missing bands from the others: images, fluxes and magnitudes with errors.
 
-    The latent is fitted with the weights of these bands at 0, then the bands are drawn; nothing is trained
-    for it. Running it again makes only what is missing or failed; ``_manifest.jsonl`` says which shards those
-    are.
+    The latent is fitted with the weights of these bands set to 0, and the bands are then drawn from it; no
+    further training is needed. Run the same command again to process only the shards that are missing or
+    failed; ``_manifest.jsonl`` lists their state.
 
     Returns
     -------
     Path
         `out`: ``shard-00000.parquet`` with ``flux_<band>``, ``flux_aper_<band>``, their errors and
-        magnitudes, ``correction_mag_<band>`` (what calibration has added), ``shard-00000.h5`` with ``image``
-        and ``image_err``, ``inpaint.json``, and ``validation.json``.
+        magnitudes, and ``correction_mag_<band>`` (added by the calibration); ``shard-00000.h5`` with
+        ``image`` and ``image_err``; ``inpaint.json`` and ``validation.json``.
 
     Raises
     ------
     InputError
-        A band that the store does not have, no band left to fit, model and store that do not fit together,
-        a store that is not finished, or other results in `out`.
+        A band that the store does not have, no band left to fit, incompatible model and store, a store that
+        is not finished, or other results in `out`.
 
     Examples
     --------
-    `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
+    Predict u: `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
     """
     from deepfits.fitting.fitter import Fitter
     from deepfits.models.bundle import Model
@@ -105,15 +105,15 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.stages.inpaint_work import CALIBRATION, Calibrations, InpaintWork
 
     pool = config.pool()
-    # What is a neighbour is seen in all bands, and the hidden ones may not be seen: all pixels are kept.
+    # Neighbours are found in all bands including the hidden ones, which may not be used: mask no pixels.
     settings = part_of(config, FitSettings, neighbours="keep")
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     cutouts, cautions, selection = open_selected(config, loaded)
     for caution in cautions:
         log.warning("%s: %s", config.store, caution)
     bands = _bands_to_predict(config, cutouts)
-    # Unlike a fit, predictions depend on the whole store, by which they are calibrated; only what could not
-    # be read then may have been mended.
+    # Unlike a fit, predictions depend on the whole store, since they are calibrated on it. Only shards that
+    # could not be read then may change (be repaired) without invalidating the others.
     failed = [entry.shard for entry in read_manifest(config.out) if entry.state == "failed"]
     unusable = [*failed, *(path.stem for path in cutouts.bad)]
     pixels = contents(config.store) | {f"{name}.h5": UNREADABLE for name in unusable}
@@ -151,7 +151,7 @@ def inpaint(config: InpaintConfig) -> Path:
 
 
 def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, ...]:
-    """Return the bands that are named, as the store calls them."""
+    """Return the requested bands under the names that the store uses."""
     named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     known = store.info.bands
     places = zip(named, places_of(named, known), strict=True)
@@ -161,5 +161,7 @@ def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, .
             f"{store.directory}, with {config.model}: no band {unknown[0]!r}; there are {'-'.join(known)}"
         )
     if not bands or len(bands) == len(known):
-        raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
+        raise InputError(
+            f"inpaint: bands {bands} leave no band to predict, or none to predict from; name some, not all"
+        )
     return bands

@@ -1,4 +1,4 @@
-"""How well hidden bands are predicted: against measurements, other methods, and the truth of a simulation."""
+"""Validation of predicted bands against measurements, other methods, and the truth of a simulation."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def validate(
     truth: str | Path | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Hide each band in turn, for held-out objects, and return for each how well it is predicted."""
+    """Hide each band in turn for held-out objects; return for each how well it is predicted."""
     fitter = calibrations.fitter
     identity = store.catalogue(["object_id"])["object_id"]
     held_out = is_held_out(identity)
     if not held_out.any():
         raise InputError(
-            f"{store.directory}: no held-out object among {len(store)}, so none to validate with"
+            f"{store.directory}: no held-out object among {len(store)} to validate with; use a larger store"
         )
     known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
     tested = store.take(np.flatnonzero(held_out)[:max_objects])
@@ -46,15 +46,15 @@ def validate(
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
             )
-            row = _judge(fitter, store.info, columns, known, tested, index)
+            row = _compare_band(fitter, store.info, columns, known, tested, index)
             row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
             if truth is not None:
-                row["truth"] = _judge_by_truth(columns, predicted, store.info.bands, index, Path(truth))
+                row["truth"] = _compare_with_truth(columns, predicted, store.info.bands, index, Path(truth))
             rows.append(row)
     return rows
 
 
-def _judge(
+def _compare_band(
     fitter: Fitter,
     info: StoreInfo,
     columns: dict[str, np.ndarray],
@@ -62,7 +62,7 @@ def _judge(
     tested: Cutouts,
     index: int,
 ) -> dict[str, Any]:
-    """Return one row of the validation: a band, and every method's bias and scatter."""
+    """Return one row of the validation: bias and scatter of every method in a band, and pulls."""
     band, circle = info.bands[index], fitter.sums[1]
     image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
     flux, _ = aperture_flux(image, weight, circle)
@@ -83,16 +83,16 @@ def _judge(
     return {"band": band, "methods": compared, **pulls}
 
 
-def _judge_by_truth(
+def _compare_with_truth(
     columns: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     bands: Sequence[str],
     index: int,
     path: Path,
 ) -> dict[str, Any]:
-    """Compare colours, predicted minus measured in the band beside, with those of the true sources there.
+    """Compare the colour, predicted minus measured in the adjacent band, with that of the true source.
 
-    Both are aperture magnitudes, so that light outside the aperture and of neighbours hardly counts.
+    Both magnitudes are measured in the aperture, so that flux losses and neighbours nearly cancel.
     """
     other = 1 if index == 0 else index - 1
     band, beside = bands[index], bands[other]

@@ -1,4 +1,4 @@
-"""What `inpaint` does with each shard: fit without some bands, draw these, calibrate what was drawn.
+"""The work of `inpaint` on one shard: fit without some bands, draw these, and calibrate the predictions.
 
 Shapes: N objects, B bands, H, W pixels.
 """
@@ -28,15 +28,19 @@ from deepfits.stages.fit_work import ModelWork, read_selected, write_images
 from deepfits.survey.store import Cutouts, CutoutStore, read_info
 
 CALIBRATION = "calibration.json"
-SUMS = ("", "_aper")  # total, and the aperture
+SUMS = ("", "_aper")  # total and aperture fluxes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(Stored):
-    """What is known of a band's predictions from objects that have the band.
+    """Calibration of a band's predictions, from objects observed in that band.
 
-    The error is a fraction of the flux, added in quadrature; the correction is what the generator gets
-    systematically wrong, None where nothing is known.
+    Attributes
+    ----------
+    error
+        Model error as a fraction of the flux, added in quadrature.
+    correction
+        Correction of the generator's systematic error; None without one.
     """
 
     error: float = 0.0
@@ -53,7 +57,7 @@ class InpaintWork(ModelWork):
     calibrations: tuple[Calibration, ...]
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
-        """Use a model that is loaded already."""
+        """Return the function that processes one shard, with a model that is already loaded."""
         stored = read_info(self.store)
         order = model.order(stored)
         info = stored if order is None else order.info(stored)
@@ -81,11 +85,24 @@ def predict(
     calibrations: Sequence[Calibration] | None = None,
     with_pixels: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Fit without some bands, whose places are given, and draw these; calibrations are theirs.
+    """Fit without some bands, and predict these.
 
-    Returns columns of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands;
-    and what was predicted: ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and
-    ``measured`` ``(N, B)``, aperture fluxes of all bands without calibration, and ``measured_err``.
+    Parameters
+    ----------
+    hidden
+        Indices of the bands to hide and predict.
+    calibrations
+        One for each hidden band; by default predictions are not calibrated.
+    with_pixels
+        Also return the predicted pixels.
+
+    Returns
+    -------
+    columns
+        Columns of the table: identifier, quality of the fit, and fluxes and magnitudes of the hidden bands.
+    predicted
+        With pixels, ``model`` and ``pixel_std`` of the hidden bands. Aperture fluxes of all bands ``(N, B)``:
+        uncalibrated predictions ``drawn``, ``measured`` and ``measured_err``.
     """
     weight = shard.weight.copy()
     weight[:, hidden] = 0
@@ -122,9 +139,9 @@ def predict(
 
 
 class Calibrations:
-    """What objects whose bands are known teach about predicting these, measured when it is asked for.
+    """Calibrations of combinations of hidden bands, measured on demand from objects that have these bands.
 
-    It is kept in ``calibration.json``, so that work that is continued uses the same numbers.
+    They are saved in ``calibration.json``, so that a run that is continued uses the same numbers.
     """
 
     def __init__(
@@ -146,23 +163,23 @@ class Calibrations:
 
     @property
     def fitter(self) -> Fitter:
-        """The fitter, made when it is needed first."""
+        """The fitter, made on first use."""
         if self._fitter is None:
             self._fitter = self._make_fitter()
         return self._fitter
 
     def of(self, bands: Sequence[str]) -> tuple[Calibration, ...]:
-        """Return what is known of bands that are hidden together.
+        """Return the calibration of each of the bands, when they are hidden together.
 
-        A band without data takes the largest error that the generator alone makes in a band that has some.
+        A band without data gets the largest uncorrected error that the generator has in any band with data.
         """
         if not self.num_objects:
             return (Calibration(),) * len(bands)
         measured = self._measured(bands)
         largest = 0.0
         if None in measured:
-            alone = [band for name in self.store.info.bands for band in self._measured([name])]
-            largest = max((band["error_alone"] for band in alone if band is not None), default=0.0)
+            uncorrected = [band for name in self.store.info.bands for band in self._measured([name])]
+            largest = max((band["error_alone"] for band in uncorrected if band is not None), default=0.0)
         return tuple(
             Calibration(error=largest)
             if band is None
@@ -171,11 +188,11 @@ class Calibrations:
         )
 
     def _measured(self, bands: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Return, for each of the bands, what was measured; None where there are too few data."""
+        """Return the measurement for each of the bands; None where there are too few data."""
         key = "-".join(bands)
         if key not in self.measured:
-            is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
-            cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
+            is_training = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
+            cutouts = self.store.take(np.flatnonzero(is_training)[: self.num_objects])
             hidden = [self.store.info.bands.index(band) for band in bands]
             self.measured[key] = self._measure(cutouts, hidden)
             write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
@@ -198,21 +215,21 @@ def _calibrate(
     hidden: tuple[int, ...],
     index: int,
 ) -> dict[str, Any] | None:
-    """Learn a band's correction, and the error that it leaves on objects that it was not learnt from."""
+    """Learn a band's correction, and measure by cross-validation the error that remains."""
     names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
     flux, flux_err, measured, measured_err = (columns[name] for name in names)
-    alone = model_error(flux, flux_err, measured, measured_err)
-    if alone is None:
+    uncorrected = model_error(flux, flux_err, measured, measured_err)
+    if uncorrected is None:
         return None
     fluxes = predicted["drawn"], predicted["measured"], predicted["measured_err"]
     correction = learn_correction(*fluxes, hidden, index)
-    error = alone
+    error = uncorrected
     if correction is not None:
         factor = cross_corrected(*fluxes, hidden, index)
-        left = model_error(flux * factor, flux_err * factor, measured, measured_err)
-        assert left is not None
-        if left < alone:
-            error = left
-        else:  # it mends nothing
+        remaining = model_error(flux * factor, flux_err * factor, measured, measured_err)
+        assert remaining is not None
+        if remaining < uncorrected:
+            error = remaining
+        else:  # the correction does not help
             correction = None
-    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": alone}
+    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": uncorrected}

@@ -1,4 +1,4 @@
-"""The stage `model`: what a model is, what it was trained on, how good it is and what it fits."""
+"""Stage `model`: describe a model, and check whether it suits a cutout store."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from deepfits.stages.stage import Common, stage
 
 @dataclass(frozen=True)
 class ModelCardConfig(Common):
-    """What `model` takes.
+    """Parameters of `model`.
 
     Parameters
     ----------
     model
-        A model, from `train`, or ``builtin:NAME``; without one, the models that came with the package are
-        listed.
+        A model from `train`, or ``builtin:NAME``. Without it, the models shipped with the package are listed.
     store
-        Cutouts: say whether the model can be fitted to them, and if not, what to do.
+        Cutout store to check the model against. If the model cannot be fitted to it, the reasons and remedies
+        are given.
     """
 
     model: str | Path | None = None
@@ -28,21 +28,23 @@ class ModelCardConfig(Common):
 
 @stage(ModelCardConfig)
 def model(config: ModelCardConfig) -> str:
-    """Describe a model: its cutouts, networks, training, and measures on held-out objects.
+    """Describe a model: its training data, networks, training, and performance on held-out objects.
 
     Returns
     -------
     str
-        The model's card, in Markdown.
+        The model card, in Markdown.
 
     Raises
     ------
     InputError
-        No model there, or cutouts that do not fit it; every reason is given.
+        No model at this path, or a store that the model cannot be fitted to; all reasons are listed.
 
     Examples
     --------
-    `deepfits model run/model`
+    Models shipped with the package: `deepfits model`
+
+    Your own: `deepfits model run/model`
 
     Can it be fitted to my cutouts? `deepfits model builtin:clauds-hsc --store run/cutouts`
     """
@@ -56,6 +58,6 @@ def model(config: ModelCardConfig) -> str:
     parts = [describe(loaded, f"Model {config.model}").rstrip()]
     if config.store is not None:
         cautions = loaded.check(read_info(config.store))
-        lines = [f"- {caution}" for caution in cautions or ["nothing stands against it"]]
+        lines = [f"- {caution}" for caution in cautions or ["compatible: no objections"]]
         parts.append("\n".join([f"## Fits {config.store}", "", *lines]))
     return "\n\n".join(parts)

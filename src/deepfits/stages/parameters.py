@@ -1,4 +1,4 @@
-"""Parameters that several stages share, stated once: each group is inherited by the stages that take it."""
+"""Groups of parameters shared by several stages, defined once and inherited by the stages that take them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Images = str | Path | Sequence[str | Path]
 
 
 def as_list(paths: Images) -> list[str | Path]:
-    """Return one path as a list of one."""
+    """Return the paths as a list, also where a single one is given."""
     return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
-    """Return images under other paths; ``band=path`` keeps its band."""
+    """Map the paths of images through `place`; in ``band=path`` the band is kept."""
 
     def moved(image: str) -> str:
         band, equals, path = image.partition("=")
@@ -38,12 +38,12 @@ def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Partial(Common):
-    """What may be missing.
+    """Unfinished inputs.
 
     Parameters
     ----------
     partial
-        Take inputs that are not finished: some shards are missing, or still being made.
+        Accept inputs that are not finished, with shards that are missing or still being written.
     """
 
     partial: Annotated[bool, NEUTRAL] = False
@@ -51,12 +51,12 @@ class Partial(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class InProcesses(Common):
-    """Work that is shared out to processes.
+    """Parallel processes.
 
     Parameters
     ----------
     workers
-        Processes on this machine that work at the same time, each on parts of its own. Changes no number.
+        Number of processes on this machine that share the work. Does not affect the results.
     """
 
     workers: Annotated[int, NEUTRAL, Range(ge=1, le=256)] = 1
@@ -64,13 +64,13 @@ class InProcesses(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class OnCluster(InProcesses):
-    """Work that a cluster may do.
+    """Dask cluster.
 
     Parameters
     ----------
     scheduler
-        Address (``tcp://HOST:8786``, or a scheduler file) of a Dask scheduler, whose workers then do the
-        work; they need to see the same paths.
+        Address of a Dask scheduler (``tcp://HOST:8786``, or a scheduler file) whose workers do the work. They
+        must see the same file paths.
     """
 
     scheduler: Annotated[str | None, NEUTRAL] = None
@@ -78,23 +78,23 @@ class OnCluster(InProcesses):
 
 @dataclass(frozen=True, kw_only=True)
 class OnWorkers(OnCluster, Partial):
-    """Work that is shared out, shard by shard.
+    """Threads and device.
 
     Parameters
     ----------
     threads
-        Cores to use, of all workers together; PyTorch's own choice by default. Changes no number.
+        CPU threads, shared by all workers; by default PyTorch decides. Does not affect the results.
     device
-        ``"cpu"`` or ``"cuda"``. Workers on this machine take turns among its GPUs; those of a scheduler use
-        the one that they were given.
+        ``"cpu"`` or ``"cuda"``. Workers on this machine are spread over its GPUs; a scheduler's workers use
+        the GPU assigned to them.
     """
 
-    workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1  # 0: this process, too
+    workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1  # 0 also means this process
     threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
     device: Annotated[str, NEUTRAL] = "cpu"
 
     def pool(self) -> Workers:
-        """Return who works."""
+        """Return the workers that share the shards."""
         return Workers(
             number=self.workers, scheduler=self.scheduler, threads=self.threads, device=self.device
         )
@@ -102,31 +102,31 @@ class OnWorkers(OnCluster, Partial):
 
 @dataclass(frozen=True, kw_only=True)
 class Choosing(Common):
-    """Which objects are taken.
+    """Object selection.
 
     Parameters
     ----------
     where
-        Conditions on the columns of the catalogue, all of which must hold: ``"flags == 0"``,
-        ``"mag_auto_i < 22"``, ``"field == A"``. Objects without a value are left out.
+        Use only objects whose catalogue columns satisfy all these conditions, such as ``"flags == 0"``,
+        ``"mag_auto_i < 22"`` or ``"field == A"``. Objects with a missing value are excluded.
     """
 
     where: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
-        getattr(super(), "__post_init__", lambda: None)()  # of other settings beside it
+        getattr(super(), "__post_init__", lambda: None)()  # of the other base classes
         if self.where is not None:
             object.__setattr__(self, "where", as_conditions(self.where) or None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(ReadingOptions, Common):
-    """Which bands are read.
+    """Bands.
 
     Parameters
     ----------
     bands
-        Bands to use, in this order; all by default.
+        Bands to use, in this order, such as ``u,g,r``; all by default.
     """
 
     bands: Sequence[str] | None = None
@@ -134,10 +134,10 @@ class Reading(ReadingOptions, Common):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingFields(Reading, FieldReadingOptions):
-    """Images of fields, whose bands belong together."""
+    """Images of fields, each observed in several bands."""
 
     def find(self, images: Images, **others: Any) -> ImageSet:
-        """Find the fields of images; `others` go to `deepfits.survey.fields.image_set`."""
+        """Group images into fields; `others` are passed to `deepfits.survey.fields.image_set`."""
         from deepfits.survey.fields import image_set
 
         reading = {f.name: getattr(self, f.name) for f in fields(FieldReadingOptions)}
@@ -146,35 +146,36 @@ class ReadingFields(Reading, FieldReadingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOnGrid(ReadingFields):
-    """How images are brought to one grid.
+    """Common pixel grid.
 
     Parameters
     ----------
     reference_band
-        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
+        Band onto whose pixel grid the others are aligned. By default i, or the first of r, z and g that is
+        there, or else the middle one.
     allow_missing
-        Fields that lack a band are taken, without data in it.
+        Accept fields that lack a band; it has weight 0 there.
     """
 
     reference_band: str | None = None
     allow_missing: bool = False
 
     def find(self, images: Images, **others: Any) -> ImageSet:
-        """Find the fields of images."""
+        """Group images into fields, with the options of the common grid."""
         return super().find(images, reference=self.reference_band, allow_missing=self.allow_missing, **others)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detecting(ReadingOnGrid, SourceOptions):
-    """What is detected, and kept.
+    """Source selection.
 
     Parameters
     ----------
     smoothing_arcsec
-        FWHM of the Gaussian that the image is smoothed with; 2.5 pixels by default.
+        FWHM of the Gaussian kernel with which the detection image is smoothed; 2.5 pixels by default.
     min_snr
-        Keep sources with at least this signal-to-noise of the total flux, all bands together. The default
-        keeps everything.
+        Keep only sources whose total flux, in all bands together, has at least this signal-to-noise ratio. By
+        default all sources are kept.
     """
 
     smoothing_arcsec: float | None = None
@@ -183,22 +184,22 @@ class Detecting(ReadingOnGrid, SourceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Cutting(Detecting):
-    """How objects are cut out.
+    """Cutouts.
 
     Parameters
     ----------
     shard_size
-        Objects in one file of the store.
+        Number of objects in each file of the store.
     survey
-        A name for people to read.
+        Name of the survey, shown in reports and model cards.
     psf
-        Of the bands, one or several: ``g=0.8`` (FWHM, arcsec), ``g=0.8:2.5`` (with the index of a Moffat
-        profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
-        is not given it is measured on the field's stars, where they stand out, else read from ``FWHM`` in the
-        header, else said to be unknown.
+        PSF of one or several bands: ``g=0.8`` (FWHM in arcsec), ``g=0.8:2.5`` (FWHM and Moffat β),
+        ``g=PSF.fits`` (an image) or ``g=MODEL.psf`` (a PSFEx model). Without a band, it holds for all bands.
+        By default the PSF is measured from stars in the field if there are enough, otherwise taken from
+        ``FWHM`` in the header, otherwise recorded as unknown.
     keep_duplicates
-        Cut all detections of an object that lies on several fields, not the primary one alone. The others are
-        counted in ``summary.json``; this holds for catalogues made by `detect`.
+        Cut out every detection of an object in overlapping fields. By default only the primary detection is
+        cut out, and ``summary.json`` counts the others. This needs a catalogue made by `detect`.
     """
 
     shard_size: Annotated[int, Range(ge=1)] = 2048
@@ -209,20 +210,20 @@ class Cutting(Detecting):
 
 @dataclass(frozen=True)
 class Solving(Choosing, SolverSettings, OnWorkers):
-    """Which objects are fitted.
+    """Objects to fit.
 
     Parameters
     ----------
     store
-        The cutout store, from `cutouts`.
+        Cutout store, from `cutouts`.
     model
-        The trained model, from `train`, or ``builtin:NAME``.
+        Trained model, from `train`, or ``builtin:NAME``.
     out
-        Directory for the results.
+        Output directory.
     held_out_only
-        Fit only the objects that training never saw.
+        Fit only the held-out objects, which training never uses.
     object_ids
-        Fit only the objects with these identities.
+        Fit only the objects with these identifiers (`object_id`).
     """
 
     store: Annotated[str | Path, INPUT]

@@ -1,10 +1,10 @@
-"""The fit over a catalogue of your own: a function for each partition, as LSDB and Dask map them.
+"""Fit the objects of your own catalogue partition by partition, with LSDB or Dask.
 
     catalogue = lsdb.open_catalog("my_hats")
     fit = deepfits.stages.partitions.PartitionFit.prepare("coadds/", "builtin:clauds-hsc")
     features = catalogue.map_partitions(fit, meta=fit.meta(catalogue))
 
-Needs pandas (``deepfits[lsdb]`` brings it).
+Needs pandas, which ``deepfits[lsdb]`` installs.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ CHUNK = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionFit:
-    """Cut and fit the objects of a table; call it with a table, or hand it to `map_partitions`.
+    """Cut out and fit the objects of a table: call it with a table, or pass it to `map_partitions`.
 
-    It is made by `prepare`, and can be sent to other processes: each loads the model once.
+    Made by `prepare`. It can be sent to other processes, each of which loads the model once.
 
     Attributes
     ----------
     images, info
-        The coadds, and what cutouts of them are like.
+        The coadds, and the description of cutouts from them.
     model
         Path, or ``builtin:`` name.
     key
-        By which two of these are compared.
+        Digest of images and model, by which two instances are compared.
     """
 
     images: ImageSet = field(compare=False)
@@ -79,26 +79,28 @@ class PartitionFit:
         device: str = "cpu",
         **settings: Any,
     ) -> PartitionFit:
-        """Look at the images once.
+        """Inspect the images once, and set up the fit.
 
         Parameters
         ----------
+        images
+            Directory or file of the coadds.
         model
-            A trained model; its bands and size are cut.
+            A trained model; it determines the bands and size of the cutouts.
         reading
-            Arguments of `cutouts` that say how the images are read: ``{"zero_point": 27.0}``.
+            Arguments of `cutouts` that control how images are read, such as ``{"zero_point": 27.0}``.
         id_column, ra_column, dec_column
-            Names in your catalogue; positions in degrees.
+            Column names in your catalogue; positions are in degrees.
         threads, device
-            As in `fit`, of each process.
+            As in `fit`, for each process.
         settings
-            Of the fit: ``mode``, ``num_steps``, ``prior_strength`` and the others of
+            Settings of the fit: ``mode``, ``num_steps``, ``prior_strength`` and the other fields of
             `deepfits.fitting.settings.FitSettings`.
 
         Raises
         ------
         InputError
-            Images that cannot be used, or do not fit the model.
+            Images that cannot be used or that the model cannot be fitted to.
         """
         loaded = Model.load(model)
         chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
@@ -118,23 +120,23 @@ class PartitionFit:
         )
 
     def meta(self, catalogue: Any) -> pd.DataFrame:
-        """Return an empty table with the columns of the result, which Dask asks for beforehand.
+        """Return an empty table with the columns of the result, which Dask needs in advance.
 
-        `catalogue` is one of LSDB, or a pandas table.
+        `catalogue` is an LSDB catalogue or a pandas table.
         """
-        empty = getattr(catalogue, "meta", None)  # LSDB's, which knows its index
+        empty = getattr(catalogue, "meta", None)  # of LSDB, with its index
         if empty is None:
             empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in catalogue.dtypes.items()})
         return self(empty)
 
     def __call__(self, objects: pd.DataFrame) -> pd.DataFrame:
-        """Fit the objects of a table with columns for identity and position.
+        """Fit the objects of a table with columns for identifier and position.
 
         Returns
         -------
         pandas.DataFrame
-            The same rows and index, with identity, position and the columns of the features, as Arrow types.
-            Objects on no image have nulls.
+            The same rows and index, with identifier, position and the columns of the features, as Arrow
+            types. Objects outside all images have nulls.
         """
         for name in (self.id_column, self.ra_column, self.dec_column):
             if name not in objects.columns:
@@ -149,7 +151,7 @@ class PartitionFit:
         return kept.assign(**new)
 
     def _columns(self, kept: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return identity and position, whatever pandas keeps them in; objects without a place get NaN."""
+        """Return identifiers and positions as NumPy arrays; missing positions are NaN."""
         columns: dict[str, np.ndarray] = {}
         where = "partition"
         for name in (self.id_column, self.ra_column, self.dec_column):
@@ -163,7 +165,7 @@ class PartitionFit:
         return {"object_id": identity, "ra": sky.ra, "dec": sky.dec}
 
     def _features(self, columns: dict[str, np.ndarray]) -> Any:
-        """Cut and fit, and return an Arrow table in the order of the rows; nulls for objects on no image."""
+        """Cut out and fit the objects; return an Arrow table in row order, with nulls off the images."""
         fitter, info = _fitter(self), self.info
 
         def fitted(cutouts: Cutouts) -> dict[str, np.ndarray]:
@@ -194,6 +196,6 @@ class PartitionFit:
 
 @lru_cache(maxsize=1)
 def _fitter(fit: PartitionFit) -> Fitter:
-    """Keep the model of the last partition loaded."""
+    """Return the fitter, keeping the most recent one so that the model is loaded once per process."""
     loaded = Model.load(fit.model, fit.device)
     return Fitter(loaded, fit.settings, fit.info, threads=fit.threads)

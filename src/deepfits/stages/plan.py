@@ -1,4 +1,4 @@
-"""The stage `plan`: what a survey would take, from measured figures."""
+"""Stage `plan`: estimate the time and storage that a survey needs, from measured throughputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEASURED_OBJECTS = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """Figures, each with how it was come by; `str` gives a table for people."""
+    """Planning figures, each with how it was obtained; ``str`` gives a readable table."""
 
     lines: tuple[Line, ...]
 
@@ -50,23 +50,23 @@ def _plain(value: float) -> str:
 
 @dataclass(frozen=True)
 class PlanConfig(Common):
-    """What `plan` takes.
+    """Parameters of `plan`.
 
     Parameters
     ----------
     objects
-        How many, 2e10 for instance.
+        Number of objects in the survey, such as 2e10.
     device
-        ``"measured"`` (a core of this machine, timed now), or a name of the package's table: ``"cpu-core"``,
-        ``"h200"``, ``"h100"``, ``"a100"``.
+        ``"measured"`` times a core of this machine now; ``"cpu-core"``, ``"h200"``, ``"h100"`` and ``"a100"``
+        use the package's table.
     num_devices
-        That work at the same time.
+        Number of devices that work in parallel.
     model
-        Whose size decides what an object costs.
+        The model to fit; its size determines the cost per object.
     objects_per_arcmin2
-        Density of the objects, for what is read of coadds.
+        Surface density of the objects, which determines how many coadd pixels are read.
     half
-        Keep latents in 16 bits (`export`).
+        Store latents as 16-bit floats, as `export` can.
     """
 
     objects: Annotated[float, Range(gt=0)]
@@ -80,12 +80,12 @@ class PlanConfig(Common):
 
 @stage(PlanConfig)
 def plan(config: PlanConfig) -> Plan:
-    """Estimate how long a survey takes, and what it reads and writes; what is measured and what is estimated.
+    """Estimate the time and storage needed to fit a survey, and say what is measured and what is estimated.
 
     Returns
     -------
     Plan
-        Its `lines` say of each figure whether it was measured or estimated, and from what.
+        Its `lines` state for each figure whether it was measured or estimated, and from what.
 
     Raises
     ------
@@ -94,7 +94,10 @@ def plan(config: PlanConfig) -> Plan:
 
     Examples
     --------
-    `deepfits plan --objects 2e10 --device h200 --num-devices 64`
+    A Rubin-like survey on GPUs: `deepfits plan --objects 2e10 --device h200 --num-devices 64`
+
+    A million objects on eight cores like this one: `deepfits plan --objects 1e6 --device measured
+    --num-devices 8`
     """
     from deepfits.models.bundle import Model
 
@@ -116,10 +119,10 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def cost_of(model: Model) -> Cost:
-    """Return what an object costs with this model: the reference's cost, by the size of the generator.
+    """Return the cost per object with this model, scaled from the reference model by generator size.
 
-    Nearly all of the work is drawing and differentiating drawings, which takes as many operations as the
-    generator has, so many times.
+    Nearly all of the work is evaluating and differentiating the generator, so the cost is proportional to its
+    number of floating-point operations.
     """
     known = figures()["cost"]
     ratio = generator_flop(model) / known["generator_flop"]
@@ -134,7 +137,7 @@ def cost_of(model: Model) -> Cost:
 
 
 def generator_flop(model: Model) -> float:
-    """Count the floating-point operations of one drawing."""
+    """Count the floating-point operations of one generator evaluation."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -145,7 +148,7 @@ def generator_flop(model: Model) -> float:
 
 
 def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
-    """Time the fit of images that the model draws, with noise, on one core of this machine."""
+    """Time the fit of noisy images drawn by the model on one core of this machine."""
     import torch
 
     from deepfits.fitting.feature_table import feature_table

@@ -1,4 +1,4 @@
-"""The stage `report`: the page of a run."""
+"""Stage `report`: the web page of a run."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from deepfits.stages.stage import stage
 
 @dataclass(frozen=True)
 class ReportConfig(Choosing, Partial):
-    """What `report` takes.
+    """Parameters of `report`.
 
     Parameters
     ----------
     run
-        The run directory. It is searched for ``cutouts/``, ``model/``, ``features-<mode>/``,
-        ``inpaint-<bands>/`` and ``redshift/``; what is not there is left out, and said so.
+        Run directory, with ``cutouts/``, ``model/``, ``features-<mode>/``, ``inpaint-<bands>/`` and
+        ``redshift/``. The page says which of these are missing, and leaves them out.
     out
-        Where the page goes; by default ``report/`` in the run directory.
+        Output directory; by default ``report/`` in the run directory.
     store
-        The cutouts, where they are not ``cutouts/`` in the run directory.
+        Cutout store, if it is not ``cutouts/`` in the run directory.
     model
-        The model, where it is neither ``model/`` in the run directory nor one that came with the package.
+        Model, if it is neither ``model/`` in the run directory nor one shipped with the package.
     num_examples
-        Galaxies in Figs. 1 and 2.
+        Number of galaxies in Figs. 1 and 2.
     max_objects
-        Held-out objects that are read from the store, at most; figures of χ² use these.
+        Maximum number of held-out objects to read from the store, on which χ² is evaluated.
     title
         Heading of the page.
     """
@@ -46,25 +46,27 @@ class ReportConfig(Choosing, Partial):
 
 @stage(ReportConfig)
 def report(config: ReportConfig) -> Path:
-    """Write a page that shows what a run did, measured on objects that the networks never saw.
+    """Write a web page with the results of a run, measured on held-out objects.
 
-    It shows what it finds in the run directory: ``features-embedder``, ``features-optimise`` and
-    ``features-both`` for Fig. 1, ``inpaint-u`` for Fig. 2, ``redshift`` for the table. It is made anew each
-    time; other files are never replaced.
+    The page shows what the run directory contains: fits from ``features-embedder``, ``features-optimise`` and
+    ``features-both`` (Fig. 1), predicted bands from ``inpaint-u`` (Fig. 2) and redshift metrics from
+    ``redshift`` (the table). An earlier report is replaced; other files never are.
 
     Returns
     -------
     Path
-        The page, ``index.html``. ``summary.json`` beside it holds the figures that it shows.
+        The page, ``index.html``. ``summary.json`` next to it holds the numbers that it shows.
 
     Raises
     ------
     InputError
-        There is no store, or no held-out object in it; a stage is not finished; or `out` holds other files.
+        No store, no held-out object in it, a stage that is not finished, or other files in `out`.
 
     Examples
     --------
     `deepfits report run`
+
+    Bright objects only: `deepfits report run --out run/report-bright --where "mag_auto_i < 22"`
     """
     from deepfits.stages.report_parts import write_report
 

@@ -1,4 +1,4 @@
-"""What features know of the galaxies of a simulated sky: a table of the report."""
+"""How well galaxy properties can be predicted from features on a simulated sky: a table of the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_JUDGED, MOST_JUDGED = 50, 2000
 
 
 def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
-    """Report what features know of the galaxies of a simulated sky, where its truth is at hand."""
+    """Return tables and figures of how well features predict true properties; empty without a truth table."""
     path, magnitude = run / "sky" / "truth.parquet", f"mag_{reference_band(store.info.bands)}"
     if not path.exists() or not {*NEEDED, magnitude} <= set(pq.read_schema(path).names):
         return [], []
@@ -39,8 +39,8 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     truth = read_labels(path, column=NEEDED[0], select=[bright])
     pairs = match_labels(columns, truth)
     held = is_held_out(columns["object_id"][pairs.rows])
-    few = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
-    rows, label_rows, held = pairs.rows[few], pairs.label_rows[few], held[few]
+    chosen = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
+    rows, label_rows, held = pairs.rows[chosen], pairs.label_rows[chosen], held[chosen]
     if held.sum() < MIN_JUDGED or (~held).sum() < MIN_JUDGED:
         return [], []
     columns = {name: values[rows] for name, values in columns.items()}
@@ -59,9 +59,9 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     figures = known(source, properties_of(known_columns), held)
     heads, cells = table_rows(figures)
     caption = (
-        f"What features know of {figures[0]['num_judged']:,} held-out objects with {bright}, by kernel ridge "
-        "regression: R² (1: all, 0: nothing; below 0: worse than the mean), for classes the area under the "
-        "ROC curve (0.5: nothing). Radius and redshift are logarithms, the orientation is (1 − axis ratio) "
-        "cos 2θ; ± is the standard deviation over bootstrap resamples."
+        f"Properties of {figures[0]['num_judged']:,} held-out objects with {bright} predicted from their "
+        "features by kernel ridge regression: R² (1: perfect, 0: no better than the mean, below 0: worse), "
+        "for classes the area under the ROC curve (0.5: chance). Radius and redshift are logarithms, the "
+        "orientation is (1 − axis ratio) cos 2θ; ± is the standard deviation over bootstrap resamples."
     )
     return [PageTable(columns=heads, rows=cells, caption=caption)], figures

@@ -1,4 +1,4 @@
-"""What `report` reads, measures and shows.
+"""The parts of `report`: read the results of a run, measure them, and write the page.
 
 Shapes: N held-out objects, B bands, H, W pixels.
 """
@@ -42,12 +42,12 @@ log = logging.getLogger(__name__)
 
 MODES = ("embedder", "optimise", "both")
 EXPLANATIONS = {
-    "embedder": "the embedder's guess of the latent, from one pass of a network.",
+    "embedder": "the embedder's estimate of the latent, from one pass of a network.",
     "optimise": "the latent fitted from a random start.",
-    "both": "the latent fitted from the embedder's guess (M19 §2.3).",
+    "both": "the latent fitted from the embedder's estimate (M19 §2.3).",
 }
 APERTURE_ARCSEC = 1.0
-MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
+MAX_DRAWN = 1000  # objects whose best-fit images are drawn again, to measure χ² in the centre
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
 _SHOWN_SETTINGS = (
@@ -57,7 +57,7 @@ _SHOWN_SETTINGS = (
 
 
 def write_report(config: Any) -> Path:
-    """Read what a run left, measure, and write the page, as `deepfits.stages.report.ReportConfig` says."""
+    """Read and measure the results of a run, and write the page; for `config` see `ReportConfig`."""
     run = Path(config.run)
     store, model = (
         run / name if given is None else Path(given)
@@ -80,7 +80,7 @@ def write_report(config: Any) -> Path:
         config.progress("report", total=5, unit="parts") as task,
     ):
         held, cutouts = _read_held_out(opened, config, run)
-        counts = {} if config.where else _read_counts(store)  # which are of the whole store
+        counts = {} if config.where else _read_counts(store)  # they are for the whole store
         parts = [sections.sky_section(held, opened.info, len(opened), counts, config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
@@ -91,8 +91,8 @@ def write_report(config: Any) -> Path:
         task.advance()
         parts.append(_training(model, trained))
         task.advance()
-        of_fits, figures = _fits(run, trained, held, cutouts, opened)
-        parts += of_fits
+        fit_sections, figures = _fits(run, trained, held, cutouts, opened)
+        parts += fit_sections
         summary |= figures
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, store, held)
@@ -115,7 +115,7 @@ def write_report(config: Any) -> Path:
 
 
 def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut, Cutouts]:
-    """Read the held-out objects, and once more as cutouts, with places and PSFs."""
+    """Read the held-out objects; return them for the page and as cutouts (with positions and PSFs)."""
     parts: list[Cutouts] = []
     left, num_examples = config.max_objects, config.num_examples
     for shard in store:
@@ -135,7 +135,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
     if flags is not None and flags.dtype.kind in "iu" and (is_whole & (flags == 0)).any():
         is_whole &= flags == 0
     ranking = np.where(is_whole, signal, np.nan) if is_whole.any() else signal
-    # Where the fits left out pixels of neighbours, χ² is of the same pixels everywhere.
+    # If the fits masked pixels of neighbours, χ² is measured on the same pixels throughout.
     fitted = [run / f"features-{mode}" for mode in MODES if is_finished(run / f"features-{mode}")]
     masks_neighbours = any(read_settings(place).get("neighbours") == "mask" for place in fitted)
     own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
@@ -148,7 +148,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
         signal_to_noise=signal,
         own_weight=own,
         blank=reduced_chi2(image, 0.0, own),
-        blank_central=reduced_chi2(image, 0.0, own * _circle(store.info)),
+        blank_central=reduced_chi2(image, 0.0, own * _central_pixels(store.info)),
         examples=choose_examples(ranking, num_examples),
         faint=choose_examples(ranking, num_examples // 2, FAINT)
         if is_whole.sum() > num_examples
@@ -160,13 +160,13 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
     return held, cutouts
 
 
-def _circle(info: StoreInfo) -> np.ndarray:
-    """Return the pixels of the middle, ``(H, W)`` bool."""
+def _central_pixels(info: StoreInfo) -> np.ndarray:
+    """Return the central pixels, ``(H, W)`` bool."""
     return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
 
 def _load_model(run: Path, path: Path) -> Model | None:
-    """Load the run's model, or the one that came with the package and made its features."""
+    """Load the run's model, or the shipped model that made its features; None without either."""
     for features in sorted(run.glob("features-*")) if not path.exists() else ():
         made_with = read_settings(features).get("model_hash") if is_finished(features) else None
         if builtin := find_builtin(made_with or read_record(features).get("inputs", {}).get("model")):
@@ -186,7 +186,7 @@ _COUNTS = {
 
 
 def _read_counts(store: Path) -> dict[str, int]:
-    """Return what the stage `cutouts` counted, in words, where it left a note of it."""
+    """Return the counts in the store's ``summary.json``, by their description; empty without one."""
     path = store / "summary.json"
     if not path.exists():
         return {}
@@ -198,12 +198,15 @@ def _training(path: Path, model: Model | None) -> Section:
     if model is None:
         shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
         text = (
-            "This run directory has no finished model, and no features of one that came with the package "
-            f"({shipped}): see deepfits train and deepfits fit."
+            "This run directory has no finished model, and no features made with a model shipped with the "
+            f"package ({shipped}): see deepfits train and deepfits fit."
         )
         return Section(title="Training", paragraphs=[text])
     if not path.exists() and find_builtin(model.fingerprint):
-        text = f"The model came with the package; nothing was trained on these images ({model.info.survey})."
+        text = (
+            "The model was shipped with the package, not trained on these images. It was trained on: "
+            f"{model.info.survey}."
+        )
         return Section(title="Training", paragraphs=[text])
     record = path / "metrics.jsonl"
     lines = read_text(record, what="record of the training").splitlines() if record.exists() else []
@@ -215,14 +218,14 @@ def _training(path: Path, model: Model | None) -> Section:
 def _fits(
     run: Path, model: Model | None, held: HeldOut, cutouts: Cutouts, store: CutoutStore
 ) -> tuple[list[Section], dict[str, Any]]:
-    """Show the fits in each mode that the run has, and the latents."""
+    """Return the sections on fits (each mode that the run has) and latents, and their figures."""
     fits = {
         mode: _read_fit(run / f"features-{mode}", model, held, cutouts, store.info)
         for mode in MODES
         if model is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
     }
     if not fits:
-        return [_absent("Best fits", "no features", "deepfits fit")], {"fits": {}}
+        return [_missing_section("Best fits", "no features", "deepfits fit")], {"fits": {}}
     how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     latents, knows = _latents(run, held, fits, store)
     shown = [fit_section(held, fits, how), latents]
@@ -233,12 +236,12 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
-    ours = pa.dataset.field("object_id").isin(held.object_id.tolist())
+    is_selected = pa.dataset.field("object_id").isin(held.object_id.tolist())
     with naming(directory, "cannot read these features of this store", "fit again"):
-        table = files.to_table(columns=[*columns, *per_band], filter=ours)
+        table = files.to_table(columns=[*columns, *per_band], filter=is_selected)
     rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
-        raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")
+        raise InputError(f"{directory}: has none of the held-out objects; fit the same store again")
 
     def column(name: str) -> np.ndarray:
         return np.where(rows >= 0, table[name].to_numpy().astype(float)[rows], np.nan)
@@ -251,7 +254,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
         take_rows(to_numpy(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
-    central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
+    central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held, cutouts, info)
     return FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
@@ -266,16 +269,20 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
     )
 
 
-def _drawn_again(
+def _draw_best_fits(
     columns: Mapping[str, np.ndarray],
     model: Model,
     held: HeldOut,
     cutouts: Cutouts,
     info: StoreInfo,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Draw some fits: reduced χ² in the middle, ``(N,)``, NaN of the others, and the images to be shown."""
+    """Draw the best fits of the examples and of a random sample again.
+
+    Returns the reduced χ² in the centre, ``(N,)``, NaN for objects that are not drawn, and the images of the
+    examples by row.
+    """
     drawn: dict[int, np.ndarray] = {}
-    central, circle = np.full(len(held.object_id), np.nan), _circle(info)
+    central, circle = np.full(len(held.object_id), np.nan), _central_pixels(info)
     shown = np.concatenate([held.examples, held.faint])
     sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
     for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
@@ -289,7 +296,7 @@ def _drawn_again(
 def _latents(
     run: Path, held: HeldOut, fits: Mapping[str, FitResult], store: CutoutStore
 ) -> tuple[Section, list[dict[str, Any]]]:
-    """Show the latents of the last mode, and what they know of a simulated sky."""
+    """Return the section on the latents of the last mode, and how well they predict a simulation's truth."""
     mode = list(fits)[-1]
     features, embedding = run / f"features-{mode}", fits[mode].embedding
     tables, known = knowledge(run, features, store)
@@ -298,7 +305,7 @@ def _latents(
 
 
 def _fit_settings(directory: Path, mode: str) -> str:
-    """Describe how a fit was made, from its own description."""
+    """Describe the settings of a fit, from its ``_features.json``."""
     if mode == "embedder" or not is_finished(directory):
         return ""
     settings = read_settings(directory)
@@ -312,18 +319,18 @@ def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[st
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
         command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
-        return _absent("Missing bands", "no inpainting", command), {}
+        return _missing_section("Missing bands", "no inpainting", command), {}
     with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
 
 
 def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
-    """Return the redshifts of held-out objects, where the run has some."""
+    """Return ``z_spec`` of the held-out objects, if the run has redshift predictions."""
     path = run / "redshift" / "predictions.parquet"
     if not path.exists():
         return {}
     columns = read_table(path)
-    if "z_spec" not in columns:  # of another property
+    if "z_spec" not in columns:  # predictions of another property
         return {}
     return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
 
@@ -333,11 +340,10 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     if not path.exists():
         predicted = [path.name for path in find_predictions(run).values()]
         text = (
-            f"Predictions of redshifts are in {', '.join(predicted)}; how good they are, only redshifts that "
-            "are known can say. "
+            f"Predicted redshifts are in {', '.join(predicted)}; measuring their quality needs known "
+            "redshifts. "
             if predicted
-            else "No redshifts were given for these objects, so none are predicted and no redshift is shown "
-            "here. "
+            else "No redshifts were given for these objects, so none were predicted. "
         )
         text += (
             "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
@@ -353,7 +359,7 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
         return redshift_section.section(path.parent, metrics, scenes)
 
 
-def _absent(title: str, what: str, command: str) -> Section:
+def _missing_section(title: str, what: str, command: str) -> Section:
     return Section(title=title, paragraphs=[f"This run directory has {what}: see {command}."])
 
 

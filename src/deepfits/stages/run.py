@@ -1,8 +1,8 @@
-"""All stages from one file, and the demonstration.
+"""Stages `run` and `demo`: all stages from one file, and the demonstration.
 
-A run file is TOML: one section per stage, whose keys are that stage's arguments; a section ``[run]`` names
-the run directory, and ``[images]`` the images where they are not simulated. What a section does not say keeps
-the stage's default. Every output goes to its standard name in the run directory, so that `report` finds it.
+A run file is TOML, with one section per stage whose keys are that stage's arguments. A section ``[run]``
+names the run directory, and ``[images]`` the images unless they are simulated. Keys that are left out keep
+the stage's defaults. Every output has its standard name in the run directory, where `report` finds it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from deepfits.stages.stage import INPUT, Common, field_names, stage
 log = logging.getLogger(__name__)
 
 STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
-# Keys that are not an argument of a stage, and what they may be.
+# Keys that are not arguments of a stage, and their types.
 _KEYS: dict[str, dict[str, Any]] = {
     "run": {"out": str},
     "images": {"path": str | Sequence[str]},
     "fit": {"modes": Sequence[Literal["embedder", "optimise", "both"]]},
     "redshift": {"labels": str, "scenes": str, "scene_labels": int},
 }
-# What `run` itself decides for each stage, so that a file cannot say it twice.
+# Arguments that `run` itself sets for each stage, which a run file therefore cannot.
 _WIRED = {
     "simulate": {"out"},
     "stack": {"images", "out"},
@@ -52,9 +52,16 @@ _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A run file, checked.
+    """A validated run file.
 
-    Without images the sky is simulated; sections hold arguments for each stage that runs.
+    Attributes
+    ----------
+    out
+        The run directory.
+    images
+        Paths of the images; None if they are simulated.
+    sections
+        The arguments given for each stage that runs, by its name.
     """
 
     out: Path
@@ -62,7 +69,7 @@ class RunFile:
     sections: dict[str, dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the resolved configuration: what the file says, and every default that it left."""
+        """Return the resolved configuration: the values of the file, and the defaults of all other keys."""
         resolved: dict[str, Any] = {"run": {"out": str(self.out)}}
         if self.images is not None:
             resolved["images"] = {"path": self.images}
@@ -78,14 +85,14 @@ class RunFile:
 
 @dataclass(frozen=True)
 class RunConfig(Common):
-    """What `run` takes.
+    """Parameters of `run`.
 
     Parameters
     ----------
     config
-        The run file (TOML); see "Everything from one file" in docs/how-to/coadds-to-report.md.
+        Run file (TOML); see "Everything from one file" in docs/how-to/coadds-to-report.md.
     out
-        The run directory, in place of the file's.
+        Run directory; by default that of the file, or else the file's name without ``.toml``.
     """
 
     config: str | Path
@@ -95,12 +102,12 @@ class RunConfig(Common):
 
 @dataclass(frozen=True)
 class DemoConfig(Common):
-    """What `demo` takes.
+    """Parameters of `demo`.
 
     Parameters
     ----------
     out
-        The run directory.
+        Run directory.
     """
 
     out: str | Path = "demo"
@@ -108,9 +115,11 @@ class DemoConfig(Common):
 
 @stage(RunConfig)
 def run(config: RunConfig) -> Path:
-    """Run every stage that a TOML file names, from images to the report.
+    """Run all stages from images to the report, as configured in one TOML file.
 
-    Interrupted anywhere, the same call goes on from there: each stage keeps what it finished.
+    The stages cutouts, train, fit, inpaint and report always run; the sections ``[simulate]``, ``[stack]``,
+    ``[detect]`` and ``[redshift]`` add theirs, and a simulated sky always includes redshift. An interrupted
+    run continues when the same command is run again, since each stage keeps what it has finished.
 
     Returns
     -------
@@ -120,7 +129,7 @@ def run(config: RunConfig) -> Path:
     Raises
     ------
     InputError
-        The file cannot be read, or names a section or a key that does not exist.
+        The file cannot be read, or has an unknown section or key.
 
     Examples
     --------
@@ -131,13 +140,19 @@ def run(config: RunConfig) -> Path:
 
         [train]
         recipe = "small"
+
+        [redshift]
+        labels = "spectra.csv"
     """
     return _run(read_run_file(config.config, out=config.out), config.progress)
 
 
 @stage(DemoConfig)
 def demo(config: DemoConfig) -> Path:
-    """Show the whole method on a simulated sky, in a quarter to half an hour on two cores.
+    """Run the whole method on a small simulated sky, in 15 to 30 minutes on two cores.
+
+    Simulates coadds, cuts out the objects, trains a model, fits it, predicts a hidden band and redshifts, and
+    writes a report.
 
     Returns
     -------
@@ -153,33 +168,32 @@ def demo(config: DemoConfig) -> Path:
 
 
 def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile:
-    """Read and check a run file. Relative paths in it are relative to the file.
+    """Read and check a run file. Relative paths in it are relative to the file's directory.
 
     Raises
     ------
     InputError
-        Not readable, not TOML, an unknown section or key (the nearest valid one is named), or nothing to
-        start from: no images, or no labels for redshifts, and no ``[simulate]``.
+        The file is not readable or not TOML; an unknown section or key (the nearest valid one is named); or
+        no images, or no labels for redshifts, without ``[simulate]``.
     """
     path = Path(path)
     content = read_toml(path, what="run file")
     for name, section in content.items():
         _check_section(path, name, section)
-    out = Path(_relative(path, content.get("run", {}).get("out", path.stem)) if out is None else out)
+    out = Path(_resolve(path, content.get("run", {}).get("out", path.stem)) if out is None else out)
     is_simulated = "simulate" in content
     images = content.get("images", {}).get("path")
     if images is None and not is_simulated:
         raise InputError(
-            f'{path}: nothing to start from; add [images] with path = "...", or [simulate] for a '
-            "simulated sky"
+            f'{path}: no images; add [images] with path = "...", or [simulate] for a simulated sky'
         )
     default = (*_DEFAULT_SECTIONS, "redshift") if is_simulated else _DEFAULT_SECTIONS
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
-    sections["inpaint"].setdefault("bands", None)  # the store will tell
+    sections["inpaint"].setdefault("bands", None)  # chosen when the store is there
     for name, section in sections.items():
         function: Any = load(name)
         given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
-        section.update({k: _relative(path, value) for k, value in given.items() if isinstance(value, str)})
+        section.update({k: _resolve(path, value) for k, value in given.items() if isinstance(value, str)})
     if is_simulated:
         sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
     elif "redshift" in sections and "labels" not in sections["redshift"]:
@@ -188,7 +202,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         )
     return RunFile(
         out=out,
-        images=None if images is None else images_at(images, lambda image: _relative(path, image)),
+        images=None if images is None else images_at(images, lambda image: _resolve(path, image)),
         sections=sections,
     )
 
@@ -208,16 +222,16 @@ def _check_section(path: Path, name: str, section: Any) -> None:
         if key in extra:
             convert(value, extra[key], where=f"{path} [{name}]", key=key)
     if name in STAGES:
-        arguments(load(name), _of_stage(name, section), where=f"{path} [{name}]")
+        arguments(load(name), _stage_arguments(name, section), where=f"{path} [{name}]")
 
 
-def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
+def _stage_arguments(name: str, section: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a section that are arguments of its stage."""
     return {key: value for key, value in section.items() if key not in _KEYS.get(name, {})}
 
 
-def _relative(path: Path, name: str) -> str:
-    """Return a path in a run file as it is from here; ``builtin:`` models stay as they are."""
+def _resolve(path: Path, name: str) -> str:
+    """Resolve a path in a run file relative to the file; ``builtin:`` models are returned unchanged."""
     return name if name.startswith("builtin:") else str(path.parent / Path(name).expanduser())
 
 
@@ -231,7 +245,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
-        result = load(name)(*inputs, **{**_of_stage(name, sections[name]), **more}, progress=progress)
+        result = load(name)(*inputs, **{**_stage_arguments(name, sections[name]), **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result
@@ -247,7 +261,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
     model = call("train", store, out / "model")
     features = {}
     for mode in sections["fit"].get("modes") or ["both"]:
-        # Fits for figures and comparison alone: no errors, from random starts, of held-out objects alone.
+        # The other modes are for comparison only: no errors, and random starts for held-out objects only.
         how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
@@ -263,7 +277,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
 
 
 def _band_to_hide(store: Path) -> str:
-    """Return the band whose prediction is shown where no file says which: u, or else the first."""
+    """Return the default band to predict: u, or else the first."""
     from deepfits.survey.bands import places_of
     from deepfits.survey.store import read_info
 
@@ -272,7 +286,7 @@ def _band_to_hide(store: Path) -> str:
 
 
 def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:
-    """Predict the same test objects by the head of a model of scenes: without labels, and with a few."""
+    """Predict the same test objects with the head of a scene model: without labels, and adapted to some."""
     from deepfits.stages.redshifts.load import objects_to_fit
     from deepfits.stages.redshifts.parameters import Matching
 

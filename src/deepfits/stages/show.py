@@ -1,4 +1,4 @@
-"""The stages `show`, `similar` and `odd`: pictures and a table of some objects of a run."""
+"""Stages `show`, `similar` and `odd`: figures and tables of selected objects of a run."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ WIDEST_CELL = 90
 
 @dataclass(frozen=True)
 class Looking(Partial):
-    """What is looked at, and where pictures go.
+    """Inputs and outputs.
 
     Parameters
     ----------
     run
-        A run directory, or the directory of features that `fit` wrote.
+        A run directory, or a directory of features from `fit`.
     store
-        The cutouts of the features, where they lie elsewhere than in the run.
+        Cutout store of the features, if it is not in the run directory.
     model
-        The model of the features, where it lies elsewhere; without one the images are shown alone.
+        Model of the features, if it is not in the run directory. If there is none, only the images are shown.
     out
-        Directory for the pictures (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/`` or
-        ``odd/`` beside the features. What an earlier call left there is replaced.
+        Output directory for the figure (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/``
+        or ``odd/`` next to the features. Earlier results there are replaced.
     columns
-        Of the table that is printed; the file has all of them.
+        Columns of the printed table; the CSV file has all columns.
     predictions
-        Tables that `redshift predict` or `property predict` wrote elsewhere than into the run, to be joined.
+        Further tables from `redshift predict` or `property predict` to join, if they are not in the run
+        directory.
     """
 
     run: str | Path
@@ -67,12 +68,12 @@ class Looking(Partial):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(Looking):
-    """What `show` takes.
+    """Parameters of `show`.
 
     Parameters
     ----------
     ids
-        Identities of the objects, in the order in which they are shown.
+        Identifiers (`object_id`) of the objects to show, in this order.
     """
 
     ids: Sequence[int | str]
@@ -80,19 +81,18 @@ class ShowConfig(Looking):
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarConfig(Looking, Choosing):
-    """What `similar` takes.
+    """Parameters of `similar`.
 
     Parameters
     ----------
     ids
-        Identities of the examples; of several, objects near all of them are found.
+        Identifiers (`object_id`) of the examples; with several, objects near all of them are found.
     unlike
-        Identities of objects that the answer should be unlike: what is nearer to one of them than to the
-        examples is left out.
+        Identifiers of counter-examples: objects nearer to one of these than to the examples are excluded.
     number
-        How many objects.
+        Number of objects to find.
     magnitude_window
-        Only objects within this many magnitudes of the examples' mean.
+        Restrict the search to objects within this many magnitudes of the examples' mean magnitude.
     """
 
     ids: Sequence[int | str]
@@ -103,15 +103,15 @@ class SimilarConfig(Looking, Choosing):
 
 @dataclass(frozen=True, kw_only=True)
 class OddConfig(Looking, Choosing):
-    """What `odd` takes.
+    """Parameters of `odd`.
 
     Parameters
     ----------
     number
-        How many objects.
+        Number of objects to show.
     everything
-        Rank flagged objects, stars, artefacts, and what is saturated or was not observed in the middle too;
-        otherwise they are set apart, and counted.
+        Also rank flagged objects, stars, artefacts, and objects that are saturated or lack data at their
+        centre. By default these are excluded and only counted.
     """
 
     number: Annotated[int, Range(ge=1)] = 24
@@ -120,18 +120,18 @@ class OddConfig(Looking, Choosing):
 
 @stage(ShowConfig)
 def show(config: ShowConfig) -> Path:
-    """Show objects of a run: image, best fit and residual in every band, and what is known of them.
+    """Show selected objects of a run: image, best fit and residual in every band, and a table.
 
     Returns
     -------
     Path
-        The directory with ``show.png``, ``show.pdf``, ``objects.csv`` (all columns of features, catalogue,
-        redshifts and truth) and ``table.md`` (what is printed).
+        Output directory with ``show.png``, ``show.pdf``, ``objects.csv`` (all columns of features, catalogue,
+        redshifts and truth) and ``table.md`` (the printed table).
 
     Raises
     ------
     InputError
-        No features or cutouts there, or an identity that is not among them.
+        No features or cutouts, or an identifier that is not among them.
 
     Examples
     --------
@@ -156,26 +156,28 @@ def show(config: ShowConfig) -> Path:
 
 @stage(SimilarConfig)
 def similar(config: SimilarConfig) -> Path:
-    """Find the objects that are most like some examples: the nearest by embedding, among all of a run.
+    """Find the objects of a run most similar to given examples, by distance between their embeddings.
+
+    The embedding is nearly insensitive to noise, orientation and sub-pixel position. A ``distance`` of 1 is
+    the median distance to objects as bright as the examples. If even the nearest objects are farther than
+    0.8, they hardly resemble the examples, and a warning says so.
 
     Returns
     -------
     Path
-        The directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``. The examples
-        come first; ``distance`` is that of the embeddings, in which what noise, orientation and place on the
-        pixels do counts little: 1 is the median distance to objects as bright as the examples. Nearest ones
-        from 0.8 on are hardly alike, and a warning says so.
+        Output directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``, the examples
+        first.
 
     Raises
     ------
     InputError
-        No features or cutouts there, an identity that is not among them, or an example without a fit.
+        No features or cutouts, an identifier that is not among them, or an example without a fit.
 
     Examples
     --------
     `deepfits similar demo --id 1203`
 
-    Among those as bright: `deepfits similar demo --id 1203 --magnitude-window 0.5`
+    Among objects of similar magnitude: `deepfits similar demo --id 1203 --magnitude-window 0.5`
     """
     from deepfits.explorer.objects import unlike_warning
 
@@ -200,17 +202,17 @@ def similar(config: SimilarConfig) -> Path:
 
 @stage(OddConfig)
 def odd(config: OddConfig) -> Path:
-    """Show the oddest galaxies of a run, ranked by a score that does not follow brightness, and why they are.
+    """Show the most unusual galaxies of a run and why they are, ranked by a brightness-independent score.
 
     Returns
     -------
     Path
-        The directory with ``odd.png``, ``odd.pdf``, ``objects.csv`` and ``table.md``, the oddest first.
+        Output directory with ``odd.png``, ``odd.pdf``, ``objects.csv`` and ``table.md``, the oddest first.
 
     Raises
     ------
     InputError
-        No features or cutouts there, or no object that satisfies the conditions.
+        No features or cutouts, or no object that satisfies the conditions.
 
     Examples
     --------
@@ -223,12 +225,12 @@ def odd(config: OddConfig) -> Path:
     objects, drawer = _load(config)
     allowed = objects.satisfying(config.where)
     ranking = rank(objects, config.number, allowed, everything=config.everything)
-    apart = f"set apart: {ranking.left_out}; everything=True ranks them too"
+    excluded = f"excluded: {ranking.left_out}; everything=True ranks them too"
     if not len(ranking.rows):
-        remedy = apart if ranking.left_out else "loosen the conditions"
+        remedy = excluded if ranking.left_out else "loosen the conditions"
         raise InputError(f"{objects.directory}: no object to rank; {remedy}")
     if ranking.left_out:
-        log.info("%s", apart)
+        log.info("%s", excluded)
     rows, why = ranking.rows, ranking.why
     names = objects.object_id[rows].tolist()
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, why, strict=True)]
@@ -243,7 +245,7 @@ def _load(config: Any) -> tuple[Objects, Drawer]:
     objects = part_of(config, load_objects)
     drawer = part_of(config, load_drawer, objects=objects)
     if drawer is None:
-        raise InputError(f"{objects.directory}: pictures need the cutouts: say where they are (store=...)")
+        raise InputError(f"{objects.directory}: pictures need the cutouts; give their store (store=...)")
     return objects, drawer
 
 
@@ -252,8 +254,8 @@ def _rows(objects: Objects, ids: Sequence[int | str]) -> np.ndarray:
     if (rows < 0).any():
         absent = [str(identity) for identity, row in zip(ids, rows, strict=True) if row < 0]
         raise InputError(
-            f"{objects.directory}: has no object_id {', '.join(absent[:5])}; its own are such as "
-            f"{objects.object_id[0]}"
+            f"{objects.directory}: has no object_id {', '.join(absent[:5])}; an example of an object_id "
+            f"there is {objects.object_id[0]}"
         )
     return rows
 
@@ -287,7 +289,7 @@ def _write(
     rows: np.ndarray,
     more: Mapping[str, np.ndarray],
 ) -> Path:
-    """Write pictures and tables."""
+    """Write the figure and the tables."""
     from deepfits.plot.style import save
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
@@ -312,7 +314,7 @@ def _write(
 
 
 def _markdown(columns: Mapping[str, np.ndarray]) -> str:
-    """Return columns as a table in Markdown, aligned."""
+    """Format columns as an aligned Markdown table."""
     cells = [[name, *(_cell(value, name) for value in values.tolist())] for name, values in columns.items()]
     widths = [max(map(len, column)) for column in cells]
     lines = [

@@ -1,4 +1,4 @@
-"""The stage `simulate`: a sky of our own, as coadds with weights and the truth."""
+"""Stage `simulate`: simulated coadds with weights, and the true properties of every object."""
 
 from __future__ import annotations
 
@@ -27,50 +27,51 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 CERTAIN = 4
-"""The flag of a redshift beyond doubt, as VVDS, zCOSMOS and many others give it."""
-_GIVEN = 7  # number of the random stream for what a user's table does not have
+"""Quality flag of a secure redshift, as in VVDS, zCOSMOS and many other surveys."""
+_GIVEN = 7  # random stream for properties that a user's table lacks
 
 
 @dataclass(frozen=True)
 class SimulateConfig(Common):
-    """What `simulate` takes.
+    """Parameters of `simulate`.
 
     Parameters
     ----------
     out
-        Directory to write.
+        Output directory.
     survey
-        Which survey to imitate: ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file (see the page
-        on the simulated sky).
+        Survey to imitate: ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file with your own (see
+        docs/how-to/simulated-sky.md).
     size
         Side of a patch in pixels.
     num_patches
-        How many patches; seeing and depth vary between them. With a catalogue, at least this many: as many as
-        it takes to hold every row.
+        Number of patches, between which seeing and depth vary. With a catalogue it is raised if that is
+        needed to hold every row.
     seed
-        The same seed gives the same sky, whatever `workers` is.
+        Seed of all random draws. The same seed gives the same sky, whatever `workers` is.
     catalogue
-        A table (Parquet, FITS, CSV) of objects to draw instead of the built-in population: AB magnitudes
-        ``mag_<band>``, and where there are ``z_spec``, ``z_spec_flag``, ``kind`` (galaxy, star, quasar),
-        ``object_id``, ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg``, ``bulge_fraction``.
+        A table (Parquet, FITS or CSV) of objects to draw instead of the built-in population. Required are AB
+        magnitudes ``mag_<band>``; used if present are ``z_spec``, ``z_spec_flag``, ``kind`` (galaxy, star or
+        quasar), ``object_id``, ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg`` and
+        ``bulge_fraction``.
     columns
-        Where the table names its columns differently: ``["mag_u=u_photz", "z_spec=zpec"]``.
+        Names of these columns in your table, where they differ: ``["mag_u=u_photz", "z_spec=zpec"]``.
     where
-        Draw the rows of the table that satisfy these: ``["cc >= 3"]``.
+        Draw only the rows of the table that satisfy these conditions: ``["cc >= 3"]``.
     population
-        A TOML file with constants of the built-in population that are to be others, such as
-        ``redshift_scale = 1.2``; see `deepfits.sky.population.PopulationLaws`.
+        A TOML file with constants of the built-in population to change, such as ``redshift_scale = 1.2``; see
+        `deepfits.sky.population.PopulationLaws`.
     layout
-        ``"plain"``, or ``"hsc"`` for files as the HSC pipeline writes them.
+        File layout: ``"plain"``, or ``"hsc"`` for that of the HSC pipeline.
     defects
-        Saturated stars, bad columns, gaps and satellites' trails.
+        Add saturated stars, bad columns, gaps and satellite trails.
     exposures
-        Besides the coadds, this many exposures in each band, to try `stack` on: dithered, rotated, each with
-        its own seeing and zero point, in ``exposures/<band>/``.
+        Number of exposures per band to write in addition to the coadds, as input for `stack`. They are
+        dithered and rotated, each with its own seeing and zero point, and lie in ``exposures/<band>/``.
     workers
-        Threads that draw at the same time; as many as there are cores by default.
+        Number of threads that draw in parallel; by default the number of cores.
     device
-        Where PyTorch draws: ``"cpu"``, ``"cuda"``.
+        PyTorch device for drawing: ``"cpu"`` or ``"cuda"``.
     """
 
     out: str | Path
@@ -92,31 +93,33 @@ class SimulateConfig(Common):
 
 @stage(SimulateConfig)
 def simulate(config: SimulateConfig) -> Path:
-    """Simulate a sky: coadds with weights and world coordinates, and the truth about every object.
+    """Simulate a sky: coadds with weights and WCS, and a table of the true properties of every object.
 
-    The population, its spectra and its noise follow published laws, so that redshifts can be recovered only
-    as far as nature allows.
+    Galaxy population, spectra and noise follow published relations, so that redshifts are about as hard to
+    predict as in a real survey of this depth.
 
     Writes ``sky.json``, ``truth.parquet``, and ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits`` (the
-    inverse variance of each pixel, in the file's own unit; 0 where a pixel is bad); with several patches
-    these stand in directories ``patch-00``, ``patch-01`` and so on. Running it again makes only what is
+    inverse variance of each pixel, in the unit of the coadd; 0 for bad pixels). Several patches are written
+    to subdirectories ``patch-00``, ``patch-01`` and so on. Run the same command again to make what is
     missing.
 
     Returns
     -------
     Path
-        The directory.
+        `out`.
 
     Raises
     ------
     InputError
-        A value out of range, a table that lacks what is needed, or another sky is there already.
+        A value out of range, a table without the required columns, or another sky in `out`.
 
     Examples
     --------
     `deepfits simulate sky --size 1000`
 
     Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
+
+    Your own galaxies: `deepfits simulate sky --catalogue mine.fits --columns mag_u=u_photz,z_spec=zpec`
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,10 +132,10 @@ def simulate(config: SimulateConfig) -> Path:
     if config.catalogue is not None:
         objects, num_patches = _read_catalogue(config, survey)
     elif config.columns or config.where:
-        raise InputError("columns and where choose from a table: give catalogue too")
+        raise InputError("columns and where apply to a table: give catalogue too")
     if config.catalogue is not None and config.population is not None:
         raise InputError(
-            "population is of the built-in galaxies, which a catalogue replaces: give one of them"
+            "population changes the built-in population, which a catalogue replaces: give only one of them"
         )
     laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
     resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
@@ -142,7 +145,7 @@ def simulate(config: SimulateConfig) -> Path:
     with (
         claim(config, name="simulate", version=FORMAT, settings=resolved) as results,
         config.progress("simulate", total=num_patches * each, unit="strips") as task,
-        torch_threads(1),  # of each worker: many of many threads get in each other's way
+        torch_threads(1),  # per worker: threads of threads would compete for the cores
     ):
         out = results.path
         write_json(out / "sky.json", _description(results.content, objects))
@@ -173,7 +176,7 @@ def simulate(config: SimulateConfig) -> Path:
 
 
 def _description(record: dict[str, Any], objects: CatalogueObjects | None) -> dict[str, Any]:
-    """Describe what a sky is, for ``sky.json``."""
+    """Return the description of a simulated sky, for ``sky.json``."""
     catalogue = None
     if objects is not None:
         used = {name: record["settings"][name] for name in ("columns", "where")}
@@ -184,7 +187,7 @@ def _description(record: dict[str, Any], objects: CatalogueObjects | None) -> di
 
 
 def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
-    """Read a user's table; return its objects, and how many patches they need."""
+    """Read a user's table; return its objects and the number of patches that they need."""
     from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
     from deepfits.tables import matches_conditions, read
 
@@ -201,7 +204,7 @@ def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[Catalogu
     objects = from_table(columns, names, survey, rng, path, table.units)
     per_patch = objects_per_patch(size)
     if per_patch == 0:
-        raise InputError(f"size {size} is too small for a patch of given objects; choose 200 or more")
+        raise InputError(f"size {size} is too small for the objects of a catalogue; choose 200 or more")
     return objects, max(config.num_patches, -(-len(objects) // per_patch))
 
 
@@ -226,14 +229,14 @@ def _objects(
 
 
 def _draw(scene: Scene, write: Writer, config: SimulateConfig, task: Task) -> None:
-    """Draw all strips of a scene, several at a time."""
+    """Draw and write all strips of a scene in parallel."""
     from deepfits.sky.scene import draw_strip, strips
 
-    def one(rows: tuple[int, int]) -> None:
+    def draw(rows: tuple[int, int]) -> None:
         write(rows[0], *draw_strip(scene, rows, config.device))
 
     with ThreadPoolExecutor(config.workers or available_cores()) as pool:
-        futures = [pool.submit(one, rows) for rows in strips(scene.size)]
+        futures = [pool.submit(draw, rows) for rows in strips(scene.size)]
         try:
             for future in futures:
                 future.result()
@@ -262,7 +265,7 @@ def _draw_exposures(
 
 
 def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, np.ndarray]:
-    """Return the columns of ``truth.parquet`` for the objects whose centre lies on a patch."""
+    """Return the columns of ``truth.parquet`` for the objects whose centre lies inside the patch."""
     x, y = table["x"], table["y"]
     is_inside = (x >= -0.5) & (x < scene.size - 0.5) & (y >= -0.5) & (y < scene.size - 0.5)
     inside = {name: column[is_inside] for name, column in table.items()}

@@ -1,4 +1,4 @@
-"""Stage `stack`: exposures in, one coadd per band out."""
+"""Stage `stack`: combine exposures into one coadd per band."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from deepfits.stages.parameters import Images, Reading, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 
-# Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
+# Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
 FORMAT = 2
 REPORT = "stack.json"
-# Pixels off the other exposures of a band, and share of the flux off theirs, that are said.
+# Offset in pixels, and fractional flux difference, from the other exposures of a band that cause a warning.
 FAR_OFF, UNLIKE_FLUX = 1.0, 0.1
-# Exposures whose median place is that of their WCS, whatever the WCS of one of them says.
+# Minimum number of exposures for their median position to be robust against one wrong WCS.
 FEWEST = 3
 
 log = logging.getLogger(__name__)
@@ -37,27 +37,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StackConfig(Reading):
-    """What `stack` takes.
+    """Parameters of `stack`.
 
     Parameters
     ----------
     images
         Exposures: a directory, FITS files, or ``band=path``.
     out
-        Directory for the coadds.
+        Output directory for the coadds.
     method
-        ``"clipped"`` (weighted mean without outliers), ``"mean"`` or ``"median"``.
+        How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted)
+        or ``"median"``.
     clip
-        Outliers lie more than this many standard deviations (and three tenths) off the median.
+        Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
+        of the median, which spares the cores of bright sources.
     register
-        What to do about residual shifts between exposures, measured on matched sources: ``"report"``,
-        ``"apply"`` (take them out too) or ``"none"``.
+        Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
+        ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them.
     grid
-        A FITS image whose grid is used; by default the smallest one, north up, that holds everything.
+        A FITS image that defines the output grid; by default the smallest grid, north up, that covers all
+        exposures.
     pixel_scale
-        Of the default grid, arcseconds; that of the finest exposure by default.
+        Pixel scale of the default grid in arcsec; by default that of the finest exposure.
     subtract_level
-        Take the median sky level off each exposure.
+        Subtract the median sky level from each exposure.
     """
 
     images: Annotated[Images, INPUT]
@@ -73,11 +76,11 @@ class StackConfig(Reading):
 
 @stage(StackConfig)
 def stack(config: StackConfig) -> Path:
-    """Stack the exposures of each band onto one grid: ``coadd-<band>.fits`` and ``coadd-<band>.weight.fits``.
+    """Stack exposures into one coadd per band, on a common grid, with weights.
 
-    The coadds are in nJy, aligned with each other to the pixel, with inverse variances as weights.
-    ``stack.json`` beside them says of each exposure its residual shift against the others, its sky level and
-    how much of it was rejected. A band that is there already is kept.
+    Writes ``coadd-<band>.fits`` (nJy) and ``coadd-<band>.weight.fits`` (inverse variance). All bands share
+    one pixel grid. ``stack.json`` records the number of rejected pixels of each band, and the residual shift
+    and sky level of each exposure. Bands that are already stacked are kept.
 
     Returns
     -------
@@ -87,21 +90,24 @@ def stack(config: StackConfig) -> Path:
     Raises
     ------
     InputError
-        Exposures that cannot be stacked, or other coadds there already.
+        Exposures that cannot be stacked, or other coadds in `out`.
 
     Examples
     --------
     `deepfits stack exposures/ --out coadds`
+
+    Two bands, with misaligned exposures corrected: `deepfits stack exposures/ --out coadds --band g,r
+    --register apply`
     """
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
-    _require_apart(config)
+    _refuse_out_among_images(config)
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
-    others = [] if config.bands is None else filter(is_known_band, points)  # those that are not stacked now
+    others = [] if config.bands is None else filter(is_known_band, points)  # not stacked now
     require_bands(points, [*exposures, *others], "zero_point")
     options = part_of(config, ReadOptions, zero_point=points, pixel_scale=None)
     files = {
@@ -113,70 +119,70 @@ def stack(config: StackConfig) -> Path:
     inputs = {"images": contents_of(files)}
     with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:
         out, report = results.path, {}
-        if (out / REPORT).exists():  # of the bands that an earlier run finished
+        if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
             report = dict(report) if isinstance(report, dict) else {}
-        if all(_is_there(out, band) and band in report for band in exposures):
+        if all(_is_stacked(out, band) and band in report for band in exposures):
             return out
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
         for band_planes in planes.values():
-            _require_different(band_planes)
+            _refuse_duplicates(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
             log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
         grid = config.grid
-        target = _grid_of(grid) if grid is not None else common_grid(every, config.pixel_scale)
+        target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}
         if config.register != "none":
-            shifts = _registrations(planes, target, reference_band(sort_bands(planes)), config.progress)
+            shifts = _register_exposures(planes, target, reference_band(sort_bands(planes)), config.progress)
             for band, its in planes.items():
                 _warn_of_odd_exposures(band, {p: shifts[p] for p in its}, config.register == "apply")
         for band, band_planes in planes.items():
-            if _is_there(out, band) and band in report:
+            if _is_stacked(out, band) and band in report:
                 continue
-            report[band] = _one_band(band, band_planes, target, shifts, config, out)
+            report[band] = _stack_band(band, band_planes, target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
 
 
-def _require_apart(config: StackConfig) -> None:
-    """Refuse to write coadds among the exposures, where the next run would stack them too."""
+def _refuse_out_among_images(config: StackConfig) -> None:
+    """Refuse to write coadds into the directory of the exposures, where the next run would stack them too."""
     out = os.path.realpath(config.out)
     for place in as_list(config.images):
         if Path(place).is_dir() and Path(out).is_relative_to(os.path.realpath(place)):
             raise InputError(
                 f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "
-                "another place"
+                "another directory"
             )
 
 
-def _require_different(planes: Sequence[Any]) -> None:
-    """Refuse an exposure that is there twice, copied or packed: it would count as two, with less noise.
+def _refuse_duplicates(planes: Sequence[Any]) -> None:
+    """Refuse duplicates (a copy, or a compressed version): they would count twice and understate the noise.
 
-    Of the same pixels, place, level and noise are the same to the last bit.
+    Exposures with the same pixels have bit for bit the same WCS, sky level and noise.
     """
     from deepfits.survey.fitsfile import stem_of
 
-    of_pixels: dict[Any, Path] = {}
-    of_names: dict[Path, Path] = {}
+    by_pixels: dict[Any, Path] = {}
+    by_name: dict[Path, Path] = {}
     for plane in planes:
         path, place = plane.path, plane.wcs and (*plane.wcs.wcs.crval, *plane.wcs.wcs.crpix)
         pixels = (plane.shape, plane.noise, place)
-        namesake = of_names.setdefault(path.parent / stem_of(path), path)
-        if pixels in of_pixels or namesake != path:
+        namesake = by_name.setdefault(path.parent / stem_of(path), path)
+        if pixels in by_pixels or namesake != path:
             raise InputError(
-                f"{of_pixels.get(pixels, namesake)}, {path}: the same exposure twice, which would count as "
-                "two; leave one out"
+                f"{by_pixels.get(pixels, namesake)}, {path}: the same exposure twice, which would be counted "
+                "as two; leave one out"
             )
-        of_pixels[pixels] = path
+        by_pixels[pixels] = path
 
 
-def _is_there(out: Path, band: str) -> bool:
+def _is_stacked(out: Path, band: str) -> bool:
     return all((out / f"coadd-{band}{end}.fits").exists() for end in ("", ".weight"))
 
 
-def _grid_of(path: str | Path) -> Any:
-    """Take the grid of an image."""
+def _grid_from_image(path: str | Path) -> Any:
+    """Return the pixel grid of a FITS image."""
     from deepfits.survey.astrometry import celestial_wcs
     from deepfits.survey.fitsfile import image_hdus, opened
     from deepfits.survey.grids import Grid
@@ -185,20 +191,21 @@ def _grid_of(path: str | Path) -> Any:
     with opened(path) as hdus:
         numbers = image_hdus(hdus)
         if not numbers:
-            raise InputError(f"{path}: no two-dimensional image to take the grid of")
+            raise InputError(f"{path}: no two-dimensional image to take the grid from")
         hdu = hdus[numbers[0]]
         wcs, remarks = celestial_wcs(hdus, hdu, header_of(hdus, hdu))
         if wcs is None:
-            raise InputError(f"{path}: no grid to take: {remarks[0]}")
+            raise InputError(f"{path}: no usable grid: {remarks[0]}")
         return Grid(wcs=wcs, shape=(int(hdu.shape[-2]), int(hdu.shape[-1])), path=Path(path))
 
 
-def _registrations(
+def _register_exposures(
     planes: dict[str, list[Any]], target: Any, reference: str, progress: Progress
 ) -> dict[Any, Any]:
-    """Measure each exposure against the one of the reference band with most sources.
+    """Register each exposure against the exposure of the reference band with the most sources.
 
-    Places are those relative to the median exposure of that band, fluxes to one of the exposure's own.
+    Shifts are relative to the median exposure of the reference band (if at least `FEWEST` were matched); flux
+    ratios are relative to an exposure of the same band.
     """
     from deepfits.survey.stacking import bright_sources, register
 
@@ -211,24 +218,24 @@ def _registrations(
                 task.advance(1, plane.path.name)
     best = {band: max(its, key=lambda p: len(lists[p][1].x)) for band, its in planes.items()}
     anchor = lists[best[reference]][1]
-    found = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
+    registered = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
     for p, (band, its) in lists.items():
         if band != reference:
-            found[p] = replace(found[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
-    measured = [found[p] for p in planes[reference] if found[p].num_matched]
+            registered[p] = replace(registered[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
+    measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
-        return found
+        return registered
     dx, dy = _median_place(measured)
-    return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in found.items()}
+    return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in registered.items()}
 
 
 def _median_place(measured: Sequence[Any]) -> tuple[float, float]:
-    """Return the median shift of some exposures along x and y, pixels."""
+    """Return the median shift of exposures along x and y, in pixels."""
     return float(np.median([s.dx for s in measured])), float(np.median([s.dy for s in measured]))
 
 
 def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -> None:
-    """Warn of exposures that lie off the others of a band, unless that is taken out, or are brighter."""
+    """Warn of exposures that are shifted (unless corrected) or scaled relative to the others of a band."""
     measured = [s for s in shifts.values() if s.num_matched]
     if not measured:
         return
@@ -239,7 +246,7 @@ def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -
         off = math.hypot(shift.dx - dx, shift.dy - dy) if shift.num_matched else 0.0
         if off > FAR_OFF and not is_mended:
             log.warning(
-                "WARNING: %s: lies %.1f pixels off the other exposures of %s; mend its WCS, or say "
+                "WARNING: %s: lies %.1f pixels off the other exposures of %s; correct its WCS, or use "
                 "--register apply",
                 *(plane.path, off, band),
             )
@@ -251,10 +258,10 @@ def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -
             )
 
 
-def _one_band(
+def _stack_band(
     band: str, planes: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
 ) -> dict[str, Any]:
-    """Stack one band strip by strip, and write coadd and weights."""
+    """Stack one band strip by strip, write coadd and weights, and return its entry of the report."""
     from astropy.io import fits
 
     from deepfits.survey.grids import AlignedPlane
@@ -317,7 +324,7 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
 
 
 def _band_header(band: str, target: Any, correlation: float, planes: list[Any]) -> Any:
-    """Return the header of a coadd, which says the filter's wavelength where all exposures have the same."""
+    """Return the header of a coadd; it has the filter's wavelength if that is the same for all exposures."""
     from deepfits.survey.fitsfile import quiet
 
     with quiet():

@@ -1,8 +1,8 @@
-"""What a stage is: a configuration, and a function of it.
+"""A stage is a configuration and a function of it.
 
-The configuration is a frozen dataclass, in which a parameter's name, type, default and documentation stand
-once. Everything else is derived from it: the Python function and its help, the command line, the sections of
-a run file, and the record of what a result was made from.
+The configuration is a frozen dataclass, the single place where a parameter's name, type, default and
+documentation are given. Everything else is derived from it: the Python function and its help, the command
+line, the sections of a run file, and the record of what a result was made from.
 
     @dataclass(frozen=True)
     class FitConfig(OnWorkers):
@@ -25,8 +25,9 @@ a run file, and the record of what a result was made from.
         with claim(config, name="fit") as results:
             ...
 
-`deepfits.fit(store, out, objective="paper")` is the call. Paths marked `INPUT` count with their contents,
-what is marked `NEUTRAL` changes no number and does not count, and all other fields are settings.
+Users call `deepfits.fit(store, out, objective="paper")`. When deciding whether an existing result is still
+valid, paths marked `INPUT` are compared by their contents, fields marked `NEUTRAL` are ignored because they
+do not change the result, and all other fields are compared by value.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ from deepfits.results import Results, require_finished, results
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every stage takes.
+    """Parameters of every stage.
 
     Parameters
     ----------
     progress
-        Shows what is done; see `deepfits.progress`.
+        Progress display; see `deepfits.progress`. Silent by default.
     """
 
     progress: Annotated[Progress, NEUTRAL] = silent
@@ -69,7 +70,7 @@ T = TypeVar("T")
 
 
 def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
-    """Make a function of a configuration one of the configuration's fields, with their documentation."""
+    """Turn ``work(config)`` into a function of the configuration's fields, with their documentation."""
 
     def decorate(work: Callable[[C], R]) -> Callable[P, R]:
         name = work.__name__
@@ -82,12 +83,12 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
             try:
-                given = _finite(config(*args, **kwargs), name)
+                given = _require_finite(config(*args, **kwargs), name)
                 _require_paths(given, name)
-                _single_texts(given)
+                _wrap_single_strings(given)
                 check(given, where=name)
                 return work(given)
-            except InputError as error:  # it says what to do; where in here it arose helps nobody
+            except InputError as error:  # the message says what to do; our traceback would not help the user
                 raise error.with_traceback(None) from None
 
         del call.__wrapped__
@@ -102,8 +103,8 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
     return decorate
 
 
-def _finite(config: C, name: str) -> C:
-    """Refuse NaN and infinity, which no comparison stops, which no record can hold and which nobody means."""
+def _require_finite(config: C, name: str) -> C:
+    """Refuse NaN and infinity, which range checks may let through and JSON records cannot hold."""
     for key, value in vars(config).items():
         for number in _floats(value):
             if not math.isfinite(number):
@@ -112,7 +113,7 @@ def _finite(config: C, name: str) -> C:
 
 
 def _floats(value: Any) -> Iterator[float]:
-    """Yield the floats in a value, however deep in lists and mappings."""
+    """Yield all floats in a value, at any depth of lists and mappings."""
     if isinstance(value, float):
         yield value
     elif isinstance(value, Mapping | list | tuple | set | frozenset):
@@ -120,8 +121,8 @@ def _floats(value: Any) -> Iterator[float]:
             yield from _floats(entry)
 
 
-def _single_texts(config: Any) -> None:
-    """Take one text for a list of one, where lists are declared: ``bands="u"``."""
+def _wrap_single_strings(config: Any) -> None:
+    """Accept a single string where a list of strings is declared: ``bands="u"``."""
     for key, hint in get_type_hints(type(config), include_extras=True).items():
         if isinstance(value := getattr(config, key, None), str):
             kinds = [get_origin(kind) for kind in alternatives(hint)]
@@ -130,7 +131,7 @@ def _single_texts(config: Any) -> None:
 
 
 def _require_paths(config: Any, name: str) -> None:
-    """Refuse tables and arrays where a file is read, and empty text, which would mean the directory here."""
+    """Refuse tables and arrays where a path is expected, and "", which would mean the current directory."""
     for key in ["out", *field_names(config, INPUT)]:
         value = getattr(config, key, None)
         several = value if isinstance(value, list | tuple) else [value]
@@ -153,24 +154,25 @@ def claim(
     is_file: bool = False,
     renew: bool = False,
 ) -> AbstractContextManager[Results]:
-    """Claim the place of a stage's result, with all that its configuration says.
+    """Claim a stage's output path, recording the inputs and settings of its configuration.
 
     Parameters
     ----------
     out
-        In place of the configuration's `out`.
+        Output path; the configuration's `out` by default.
     inputs
-        Fingerprints, where the contents of a field's path are not all (or not just) what counts.
+        Fingerprints that replace or add to those of the `INPUT` fields, where the contents of the path alone
+        do not identify what is read.
     settings
-        In place of the fields' values, or beside them: what a default was resolved to.
+        Values that replace or add to those of the fields, such as what a default was resolved to.
     is_file, renew
         See `deepfits.results.results`.
 
     Raises
     ------
     InputError
-        An input is not there, or not finished (unless the configuration's `partial` is set), or the place is
-        taken: see `deepfits.results.results`.
+        An input does not exist or is not finished (unless the configuration's `partial` is set), or `out`
+        holds something else: see `deepfits.results.results`.
     """
     partial = bool(getattr(config, "partial", False))
     given, is_whole = dict(inputs or {}), True
@@ -195,26 +197,26 @@ def claim(
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Return the fields that change a number, apart from inputs and the place of the result, for JSON."""
+    """Return the fields that affect the result, without inputs and `out`, ready for JSON."""
     left_out = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
     return {f.name: as_json(getattr(config, f.name)) for f in fields(config) if f.name not in left_out}
 
 
 def field_names(config: Any, mark: Mark) -> list[str]:
-    """Return the names of the fields with a mark, in order."""
+    """Return the names of the fields that carry a mark, in order."""
     hints = get_type_hints(config if isinstance(config, type) else type(config), include_extras=True)
     return [f.name for f in fields(config) if mark in getattr(hints[f.name], "__metadata__", ())]
 
 
 def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
-    """Call `kind` (a dataclass, a stage) with the fields of the same names; `others` beside or instead."""
+    """Call `kind` (a dataclass or a stage) with the fields it shares with `config`, updated by `others`."""
     names = {f.name for f in fields(config)} & set(inspect.signature(kind).parameters)
     return kind(**{**{name: getattr(config, name) for name in names}, **others})
 
 
 def documentation(config: Any) -> dict[str, str]:
-    """Return what the docstrings of a configuration and its bases say of each field, in their order."""
-    said: dict[str, str] = {}
+    """Return the description of each field from the docstrings of a configuration and its bases, in order."""
+    descriptions: dict[str, str] = {}
     for kind in reversed(config.__mro__):
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         _, _, section = text.partition("Parameters\n----------\n")
@@ -224,15 +226,15 @@ def documentation(config: Any) -> dict[str, str]:
                 break
             if line and not line.startswith(" "):
                 names = [name.strip() for name in line.split(",")]
-                said |= dict.fromkeys(names, "")
+                descriptions |= dict.fromkeys(names, "")
             else:
                 for name in names:
-                    said[name] = f"{said[name]} {line.strip()}".strip()
-    return {name: said[name] for name in inspect.signature(config).parameters if name in said}
+                    descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
+    return {name: descriptions[name] for name in inspect.signature(config).parameters if name in descriptions}
 
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:
-    """Return a configuration's signature: positional fields first, and its own before those of its bases."""
+    """Return a configuration's signature: positional fields first, its own fields before inherited ones."""
     there = inspect.signature(config).parameters
     order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
     parameters = sorted((there[name] for name in order if name in there), key=lambda p: p.kind)
@@ -240,7 +242,7 @@ def _signature(config: Any, returned: Any) -> inspect.Signature:
 
 
 def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
-    """Put the section of parameters into a docstring, before its other sections."""
+    """Insert a Parameters section into a docstring, before its other sections."""
     lines = text.splitlines()
     at = next((n - 1 for n, line in enumerate(lines) if n and line and set(line) == {"-"}), len(lines))
     section = ["Parameters", "----------"]

@@ -1,4 +1,4 @@
-"""The stage `teach`: a finished model learns what helps its fits."""
+"""Stage `teach`: train the fitting aids of a finished model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from deepfits.training.settings import Draws, OnDevice, Teaching
 
 @dataclass(frozen=True)
 class TeachConfig(Teaching, Draws, OnDevice, Partial):
-    """What `teach` takes.
+    """Parameters of `teach`.
 
     Parameters
     ----------
     model
-        A finished model (or ``builtin:NAME``); it stays as it is.
+        A finished model, or ``builtin:NAME``. It is not changed.
     store
-        Cutouts as the model was trained on; several for a model of scenes. Held-out objects are left alone.
+        Cutout store that the model was trained on, or a similar one; several for a model of scenes. Held-out
+        objects are not used.
     out
-        Directory for the model with its aids.
+        Output directory for a copy of the model with the aids.
     """
 
     model: Annotated[str | Path, INPUT]
@@ -35,10 +36,11 @@ class TeachConfig(Teaching, Draws, OnDevice, Partial):
 
 @stage(TeachConfig)
 def teach(config: TeachConfig) -> Path:
-    """Teach a finished model what makes its fits shorter: a refiner of starts, and a metric.
+    """Train the aids that shorten a model's fits: a refiner of starting points, and a metric network.
 
-    `train` does this itself when a recipe says so; this adds them to a model that was trained without, or
-    teaches them longer. Generator, discriminator and embedder stay as they are.
+    The refiner improves the embedder's guess before the fit, and the metric network preconditions the
+    optimiser. `train` does this itself if the recipe says so; use this command for a model trained without
+    aids, or to train them for longer. Generator, discriminator and embedder do not change.
 
     Returns
     -------
@@ -48,11 +50,14 @@ def teach(config: TeachConfig) -> Path:
     Raises
     ------
     InputError
-        Model and store do not fit together, or a store that is not finished.
+        Incompatible model and store, or a store that is not finished.
 
     Examples
     --------
     `deepfits teach run/model run/cutouts --out run/model-taught`
+
+    Train for longer than the default: `deepfits teach run/model run/cutouts --out run/model-taught --steps
+    20000`
     """
     from deepfits.models.bundle import Model
     from deepfits.models.card import describe

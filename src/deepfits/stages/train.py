@@ -1,4 +1,4 @@
-"""The stage `train`: from a cutout store to a model."""
+"""Stage `train`: train a model on a cutout store."""
 
 from __future__ import annotations
 
@@ -28,30 +28,33 @@ if TYPE_CHECKING:
 
 FIT_STEPS = 40
 MAX_MEASURED = 3000
-"""Held-out objects of a store among which those are chosen that a model's errors are learnt from."""
+"""Maximum number of held-out objects of a store from which the model error is measured."""
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
-    """What `train` takes.
+    """Parameters of `train`.
 
     Parameters
     ----------
     store
-        The cutout store. With the recipe ``"scene"`` there may be several, of any seeing, depth, pixels and
-        size, with the same bands. Held-out objects (`deepfits.splits`) are never trained on.
+        Cutout store to train on. With the recipe ``"scene"`` there may be several, with the same bands but
+        any seeing, depth, pixel scale and cutout size. Held-out objects (`deepfits.splits`) are not used.
     out
-        The model's directory: ``model.json``, ``weights.safetensors``, ``metrics.jsonl``, ``checkpoints/``.
+        Output directory of the model: ``model.json``, ``weights.safetensors``, ``metrics.jsonl`` and
+        ``checkpoints/``.
     recipe
-        ``"paper"`` (64 latents, 1024 channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes) or
-        ``"scene"`` (scenes at one PSF): see `deepfits.recipes`.
+        Size of the networks and length of the training: ``"paper"`` (as in M19: 64 latent dimensions, 1024
+        channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes, to try things out) or ``"scene"`` (a
+        generator of scenes at one reference PSF, for data of any seeing); see `deepfits.recipes`.
     steps
-        Number of steps, in place of the recipe's.
+        Number of training steps, instead of the recipe's.
     max_time
-        Stop after this many minutes of training, earlier runs of the same training counted in.
+        Stop after this many minutes of training, including earlier runs of the same training.
     options
-        Fields of the recipe's configurations of model and training to replace, such as ``{"ema": 0.99}``.
+        Further fields of the recipe's model and training configurations to change, such as ``{"ema": 0.99}``
+        (on the command line ``--set ema=0.99``).
     """
 
     store: Annotated[Images, INPUT]
@@ -65,10 +68,11 @@ class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
 
 @stage(TrainConfig)
 def train(config: TrainConfig) -> Path:
-    """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.1, §2.2).
+    """Train a generative model of galaxies and its embedder on the cutouts of a store (M19 §2.1, §2.2).
 
-    Held-out objects are never trained on. Running it again goes on from the last checkpoint, or returns at
-    once when the model is finished.
+    The generator maps latent vectors to multi-band images, trained against a discriminator; the embedder
+    learns the inverse mapping. No labels are needed. Held-out objects are not used. Run the same command
+    again to continue from the last checkpoint; a finished model is kept.
 
     Returns
     -------
@@ -78,16 +82,16 @@ def train(config: TrainConfig) -> Path:
     Raises
     ------
     InputError
-        Nothing to train on, an impossible configuration, a store that is not finished, or a model of other
+        Nothing to train on, an invalid configuration, a store that is not finished, or a model with other
         settings in `out`.
     NonFiniteLossError
         A loss was not finite; the message names the step and the last good checkpoint.
 
     Examples
     --------
-    `deepfits train run/cutouts --out run/model --recipe tiny`
+    A first try, in minutes: `deepfits train run/cutouts --out run/model --recipe tiny`
 
-    One setting of the recipe: `deepfits train run/cutouts --out run/model --set width=256`
+    Change one setting of a recipe: `deepfits train run/cutouts --out run/model --set width=256`
     """
     from deepfits.recipes import recipe as get_recipe
     from deepfits.recipes import replace
@@ -115,7 +119,7 @@ def train(config: TrainConfig) -> Path:
         measure_error=measure_model_error,
     )
     session = Session(plan)
-    if plan.engine.num_devices * plan.engine.num_nodes > 1 and _rank():  # one of several claims the directory
+    if plan.engine.num_devices * plan.engine.num_nodes > 1 and _rank():  # only rank 0 claims the directory
         return session.run(max_time=config.max_time, progress=config.progress)
     inputs: dict[str, Any] = {
         "store": contents(*stores),
@@ -128,22 +132,22 @@ def train(config: TrainConfig) -> Path:
 
 
 def _rank() -> int:
-    """Return 0 in the first process of all nodes, where torchrun, Lightning or SLURM have started several."""
+    """Return 0 in the first process of all nodes, if torchrun, Lightning or SLURM have started several."""
 
     def number(name: str) -> int:
         return int(os.environ.get(name) or 0)
 
     if os.environ.get("RANK"):
         return number("RANK")
-    if os.environ.get("LOCAL_RANK"):  # Lightning's own processes, one node after the other
+    if os.environ.get("LOCAL_RANK"):  # started by Lightning itself: rank within the node
         return number("NODE_RANK") or number("LOCAL_RANK")
     return number("SLURM_PROCID")
 
 
 def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:
-    """Measure how wrong a finished model draws objects that it was not trained on; None with too few of them.
+    """Measure the model error on held-out objects; None if there are too few.
 
-    Of several stores, the median of each number.
+    With several stores, the median of each number is returned.
     """
     from deepfits.fitting.error_measurement import learn_model_error, median_of
     from deepfits.fitting.fitter import FitSettings, Fitter
@@ -159,7 +163,7 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
             continue
         cutouts = store.take(chosen)
         fitter = Fitter(dataclasses.replace(model, model_error=None), FitSettings(), store.info)
-        learnt = learn_model_error(
+        error = learn_model_error(
             fitter,
             cutouts.image,
             cutouts.weight,
@@ -167,13 +171,13 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
             sight=fitter.sight(cutouts),
             psf=cutouts.psf,
         )
-        if learnt is not None:
-            errors.append(learnt)
+        if error is not None:
+            errors.append(error)
     return median_of(errors).to_json() if errors else None
 
 
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:
-    """Fit latents to look at a model's health: the stage `fit`'s way, with fewer steps."""
+    """Fit latents to monitor the training: as the stage `fit` does, with fewer steps."""
     from deepfits.fitting.bestfit import fit
     from deepfits.fitting.folded import renderer_of
     from deepfits.fitting.rendering import InFlux

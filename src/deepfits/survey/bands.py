@@ -1,8 +1,8 @@
-"""Band names: from a header's or a file's own words to the short names used everywhere.
+"""Band names: from those in headers and file names to the short names used everywhere.
 
-A band is a short name such as ``u`` or ``Ks``. Names of surveys and instruments around it are dropped
-(``HSC-G``, ``u.MP9302``, ``MegaCam-u``), so that u from one telescope and g r i z from another stand in one
-list; whoever needs two kinds of u apart names them (``images=["u=...", "ustar=..."]``).
+A band has a short name such as ``u`` or ``Ks``. Names of surveys and instruments are dropped (``HSC-G``,
+``u.MP9302``, ``MegaCam-u``), so that u from one telescope can be combined with g r i z from another; two
+kinds of u are distinguished by explicit names (``images=["u=...", "ustar=..."]``).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from deepfits.errors import InputError, nearest
 
-# By wavelength; a band that is not listed comes after these, in alphabetical order.
+# By wavelength. Other bands follow: those of space telescopes by wavelength, then the rest alphabetically.
 ORDER = (
     *("FUV", "NUV", "U", "u", "ustar", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
     *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
 )
 _SPECIAL = {
     **dict.fromkeys(("us", "u*", "ustar", "megacam-us", "megacam_us"), "ustar"),
-    # Suprime-Cam's own names.
+    # Suprime-Cam's names.
     **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
     **{"bokr": "r", "zd": "z"},  # BASS and MzLS
     **{f"{start}{letter}{end}": letter for start in ("", "w-s-") for letter in "griz" for end in ("+", "++")},
@@ -34,7 +34,7 @@ _NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraV
 _FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|ACSWFC|WFC3UVIS|WFC3IR|JWST|NIRCam|NIRISS|MIRI"
 _INSTRUMENTS = rf"(?:(?:{_OPTICAL})[-_ .]?)+"
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
-_OWN_Y = re.compile(r"^(?i:DES|DECam)[-_ .]?Y\b")  # as their headers call it; the others' is y
+_OWN_Y = re.compile(r"^(?i:DES|DECam)[-_ .]?Y\b")  # others' Y is y
 _NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
 # J-PLUS and J-PAS.
 _JAVALAMBRE = re.compile(r"^([ugriz])(?:SDSS|JAVA|JPAS)$")
@@ -45,10 +45,10 @@ _ROMAN_F = "F(?:062|087|106|129|146|158|184|213)"
 _ROMAN = f"{_ROMAN_F}|R062|Z087|Y106|J129|H158|K213|W146"
 # Hubble's and Webb's: a wavelength and a width; Roman's: a wavelength.
 _SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
-# Filters that only Hubble has, whose number is the wavelength in nm; of all others it is that in 10 nm.
+# Numbers of Hubble's own filters, which are wavelengths in nm; those of all others are in units of 10 nm.
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
-    "LSST BUTLER DATAID BAND",  # before FILTER, which is the physical one there: i_sim_1.4
+    "LSST BUTLER DATAID BAND",  # before FILTER, which there is the physical filter: i_sim_1.4
     *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTER3", "FILTER4", "FILTER01", "FILTNAM1"),
     *("BAND", "FILTERS", "INSFLNAM", "WFFBAND"),
     *("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
@@ -60,8 +60,8 @@ _NO_FILTER = {
     *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
     *("FREE", "BLANK", "HOLE", "NOFILT", "NO_FILTER", "AIR"),
 }
-_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?")  # places in wheels: open1-6 of GMOS
-# Words beside the letter: systems, telescopes and cameras whose letters mean what they say ...
+_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?")  # slots of wheels: open1-6 of GMOS
+# Words beside the letter: systems, telescopes and cameras whose letters are case-sensitive ...
 _SYSTEMS = (
     "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",
     "mould", "des", "kids", "open", "clear", "harris", "filter", "band", "prime", "vista", "wircam",
@@ -72,7 +72,7 @@ _SYSTEMS = (
     "tng", "int", "paus", "jpas", "jplus", "splus", "jast", "nisp", "roman", "high", "mko", "wise", "unwise",
     "galex",
 )  # fmt: skip
-# ... and those whose letters are u g r i z y, however they are written.
+# ... and those whose letters mean u g r i z y in either case.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
 _SERIAL = re.compile(r"^\d+(?:\.\d+)?$|^[ckG]\d{4}$|^(?:MP|WC|ESO)\d+$", re.IGNORECASE)
 _SINGLE = re.compile(r"^(?:[ugvrizyUBGVRIZYJHK]|Ks|VIS|[NF]UV|W[1-4])$")
@@ -86,12 +86,12 @@ _SPELLINGS = {
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
     **{"nd": "NUV", "fd": "FUV", "nuv": "NUV", "fuv": "FUV", "ks": "Ks", "vis": "VIS"},
 }
-# As the Filter Profile Service names them: Paranal/VISTA.Ks.
+# Names in the Filter Profile Service: Paranal/VISTA.Ks.
 _PROFILE = re.compile(r"[\w-]+/([\w-]+)\.([\w+'-]+)")
 _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
-# The passband of two elements in the beam is that of the narrower one.
+# From narrow to wide: of two elements in the beam, the narrower one defines the passband.
 _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
-# What may stand for a band in a file's name, between separators.
+# Words that may mean a band in a file's name, between separators.
 _TOKEN = (
     rf"(?:{_ROMAN}|{_ROMAN_F.lower()}|[griz]p|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
@@ -105,14 +105,14 @@ _NAME_TOKEN = re.compile(
 
 
 UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
-"""Words of names that mean a band where no header and no other word does."""
+"""Words of file names that mean a band only if no header and no other word does."""
 
 _LIKE_LOWER = tuple("UGRIZY")
-"""Letters whose passband is nearly that of the lower case."""
+"""Letters whose passband is close to that of the lower-case letter."""
 
 
 def band_name(text: str) -> str:
-    """Return the short name for what a header or a person calls a band.
+    """Return the short name of a band from its name in a header or from a user.
 
     Examples
     --------
@@ -147,8 +147,8 @@ def band_name(text: str) -> str:
         return match[1].upper()
     if match := re.match(r"^(\S+) DECam\b", text):
         return match[1]
-    if found := _narrowest(re.split(r"[;,+/& ]+", text)):
-        return found
+    if narrowest := _narrowest(re.split(r"[;,+/& ]+", text)):
+        return narrowest
     words = [w for w in re.split(r"[-_ .,;:'+#/]+", text) if w]
     rest = [_SPELLINGS.get(w, w) for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
     if len(rest) == 1 and len(words) > 1 and _SPACE.match(rest[0]):
@@ -160,23 +160,23 @@ def band_name(text: str) -> str:
 
 
 def _narrowest(elements: Iterable[str]) -> str | None:
-    """Return the one of several elements in the beam that is the passband: Hubble's and Webb's names."""
-    found = [e.upper() for e in elements if _SPACE.match(e)]
-    return min(found, key=lambda e: _WIDTHS.index(re.sub(r"^[A-Z]\d+", "", e)), default=None)
+    """Return the narrowest of several elements in the beam, among Hubble's and Webb's filters, or None."""
+    filters = [e.upper() for e in elements if _SPACE.match(e)]
+    return min(filters, key=lambda e: _WIDTHS.index(re.sub(r"^[A-Z]\d+", "", e)), default=None)
 
 
 def is_known_band(band: str) -> bool:
-    """Return whether a short name is one of those that surveys use."""
+    """Return whether a short name is one that surveys use."""
     return band in ORDER or bool(_SPACE.match(band) or _NARROW.match(band))
 
 
 def is_instrument(text: str) -> bool:
-    """Return whether text is the name of a survey, a telescope or a camera, as of directories: HSC, NISP."""
+    """Return whether text, such as a directory's name, names a survey, telescope or camera: HSC, NISP."""
     return bool(re.fullmatch(rf"(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE})", text))
 
 
 def band_of_header(header: Mapping[str, Any]) -> str | None:
-    """Return the band that a header's filter cards name, or None.
+    """Return the band named in a header's filter cards, or None.
 
     Examples
     --------
@@ -202,16 +202,16 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
 
 
 def _names_a_filter(value: str) -> bool:
-    """Return whether a card's text names a filter: not "N/A", a position in the wheel, or nothing."""
+    """Return whether a card's text names a filter, rather than "N/A", a position in the wheel, or nothing."""
     text = value.strip().upper()
     return text not in _NO_FILTER and not _EMPTY.fullmatch(text) and bool(re.search("[A-Z]", text))
 
 
 def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:
-    """Find the band in a file's name, and the name without it (what the files of one field share).
+    """Split a file's name into its band and the rest, which the files of one field share.
 
-    Where several words may be bands, the last one is; with `known`, the last one of these. Words that may
-    count versions as well (``r2``), or mean something else as often (Subaru's ``ip``), come after all others.
+    If several words may be bands, the last one is used; with `known`, the last one among these. Words that
+    may also be version numbers (``r2``), or often mean something else (Subaru's ``ip``), are a last resort.
 
     Examples
     --------
@@ -224,9 +224,9 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     """
     words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in UNSURE)
     for match in reversed(words):
-        found, of = match["band"], match["of"] or ""
-        is_letter = found.lower() in (*"ugrizyjhk", "ks")
-        short = band_name(f"{of}-{found}" if of and is_letter else found)
+        word, instrument = match["band"], match["of"] or ""
+        is_letter = word.lower() in (*"ugrizyjhk", "ks")
+        short = band_name(f"{instrument}-{word}" if instrument and is_letter else word)
         if not known or short in known:
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest
@@ -234,12 +234,12 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
 
 
 def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
-    """Refuse what is given for a band that is not there; the key ``""`` is for all bands.
+    """Check that values are given only for existing bands; the key ``""`` stands for all bands.
 
     Raises
     ------
     InputError
-        With the nearest of the bands.
+        A band does not exist; the most similar one is suggested.
     """
     if strange := [band for band in given if band and band not in there]:
         raise InputError(
@@ -248,7 +248,7 @@ def require_bands(given: Iterable[str], there: Collection[str], option: str) -> 
 
 
 def passband(band: str) -> str:
-    """Return the letter of a filter without its survey and its version: what models know bands by.
+    """Return the letter of a filter without survey and version, by which models identify bands.
 
     Examples
     --------
@@ -260,7 +260,7 @@ def passband(band: str) -> str:
 
 
 def places_of(wanted: Iterable[str], there: Sequence[str]) -> tuple[int | None, ...]:
-    """Return where each band stands among others: by its name, else by its passband; None: nowhere.
+    """Return the index of each wanted band among others, by name, else by passband; None if missing.
 
     Examples
     --------
@@ -274,7 +274,7 @@ def places_of(wanted: Iterable[str], there: Sequence[str]) -> tuple[int | None, 
 
 
 def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:
-    """Sort by wavelength.
+    """Sort bands by wavelength, without duplicates.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Catalogues: whose objects are where.
+"""Reading catalogues of objects.
 
-A catalogue of ours carries what it was made with and what was measured of each field.
+Catalogues written by deepfits also state how they were made and what was measured in each field.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from deepfits.files import parse_json
 
 log = logging.getLogger(__name__)
 _PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
-"""Columns in which surveys mark doubles, of overlapping tiles: brick_primary, detect_isPrimary."""
+"""Columns by which surveys flag duplicates in overlapping tiles: brick_primary, detect_isPrimary."""
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """Return what a catalogue says of itself; empty for files that others wrote."""
+    """Return a catalogue's metadata; empty for files not written by deepfits."""
     if str(path).lower().endswith((".parquet", ".pq")):
         import pyarrow.parquet as pq
 
         with naming(str(path), "not a readable Parquet file"):
             text = (pq.read_schema(path).metadata or {}).get(b"deepfits", b"{}").decode()
-        content = parse_json(text, where=path, what="catalogue's note of how it was made")
+        content = parse_json(text, where=path, what="catalogue's metadata")
         return content if isinstance(content, dict) else {}
     if Path(path).is_dir():
         return {}
@@ -39,17 +39,28 @@ def read_info(path: str | Path) -> dict[str, Any]:
 def read_catalogue(
     path: str | Path, *, where: str | Sequence[str] | None = None, needs_places: bool = True
 ) -> dict[str, np.ndarray]:
-    """Read a catalogue of anyone's; see `deepfits.tables.read` for the formats.
+    """Read a catalogue in any of the formats of `deepfits.tables.read`.
 
-    Returns columns of numbers, truth values or text, ``(N,)`` each, of the rows that satisfy all conditions.
-    They keep their names, but for identity, position and field, which get ours; positions become degrees
-    (ICRS), NaN where there is none. Without an identity the rows are numbered from 1. Where places are
-    needed, a catalogue that does not say them is refused.
+    Parameters
+    ----------
+    path
+        The catalogue.
+    where
+        Conditions that all rows must satisfy, such as ``"mag_i < 25"``.
+    needs_places
+        Whether positions are required; if so, duplicates flagged by the survey cause a warning.
+
+    Returns
+    -------
+    columns
+        Columns of numbers, booleans or text, ``(N,)`` each. They keep their names, except for identity,
+        position and field, which are renamed to ours; positions are in degrees (ICRS), NaN where missing.
+        Without identities the rows are numbered from 1.
 
     Raises
     ------
     InputError
-        Unreadable, no positions, or an identity that lacks, occurs twice, or is not exact.
+        The file cannot be read or has no positions, or an identity is missing, repeated or inexact.
     """
     table = tables.read(path, what="catalogue")
     sky = tables.positions(table.columns, table.units, path)
@@ -59,8 +70,8 @@ def read_catalogue(
         if values.ndim == 1 and values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
-        there = ", ".join(list(table.columns)[:12])
-        raise InputError(f"{path}: no ra and dec, nor x and y; it has {there}; rename the columns")
+        names = ", ".join(list(table.columns)[:12])
+        raise InputError(f"{path}: no ra and dec, nor x and y; it has {names}; rename the columns")
     number = len(next(iter(columns.values())))
     if number == 0:
         raise InputError(f"{path}: the catalogue has no rows")
@@ -76,9 +87,7 @@ def read_catalogue(
     if "ra" in columns:
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():
-            if (
-                not needs_places or {"x", "y"} <= columns.keys()
-            ):  # of images without WCS: the pixels are all that is known
+            if not needs_places or {"x", "y"} <= columns.keys():  # pixel positions, on images without WCS
                 return columns
             raise InputError(f"{path}: no object has a position on the sky: {lost}")
         if lost:
@@ -87,12 +96,12 @@ def read_catalogue(
 
 
 def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Warn of objects that a survey's own mark calls doubles; `is_primary`, ours, is respected later."""
+    """Warn of duplicates flagged in a survey's own column; our `is_primary` is applied later."""
     for name, values in columns.items():
         if _PRIMARY.fullmatch(name) and values.dtype.kind in "biuf" and set(np.unique(values)) == {0, 1}:
             log.warning(
-                "WARNING: %s: %d of %d objects are not primary by %s, doubles as a rule; --where '%s == %s' "
-                "leaves them out",
+                "WARNING: %s: %d of %d objects are not primary by %s, so probably duplicates; "
+                "--where '%s == %s' leaves them out",
                 *(path, (values == 0).sum(), len(values), name),
                 *(name, "true" if values.dtype.kind == "b" else 1),
             )

@@ -1,4 +1,4 @@
-"""The files beside an image that hold its weights or its mask, by their names and headers."""
+"""Companions of an image: the files with its weights or its mask, recognised by names and headers."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from deepfits.survey.hdu_roles import ROLES, is_exposure_map, meaning_of_mask, r
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
-# Ends what is said of a mask (maskbits of the Legacy Surveys) or weights of all bands of a field together.
+# Suffix of the role of a mask (maskbits of the Legacy Surveys) or weights that apply to all bands of a field.
 SHARED = " of all bands"
-# Pixels: a file that is called a PSF and has more is none, if its header says where on the sky it is.
+# Files named "psf" with at least this many pixels a side and a WCS are not PSFs but images.
 LARGEST_PSF = 100
 _Member = tuple[Path, str | None]
 _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what a file holds by its name, by its header or by its directory's name; None for an image."""
+    """Return a file's role by its name, its header or its directory's name; None for an image."""
     kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))[1]
     folder = _kind_of_all(path.parent)
     is_beside = (
         kind is None
         and folder is not None
-        and any(other.parent != path.parent and its is None for other, its in _family(path))
+        and any(other.parent != path.parent and role is None for other, role in _family(path))
     )
     return folder if is_beside else kind
 
 
 def is_companion(path: Path) -> bool:
-    """Return whether a file holds weights or a mask for another one beside it."""
+    """Return whether a file holds a map, such as weights or a mask, of an image that exists too."""
     return kind_of(path) is not None and any(kind is None for _, kind in _family(path))
 
 
 def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
-    """Return the files with weights and mask of an image, and what they hold."""
+    """Return the files with weights and mask of an image, and their roles."""
     if kind_of(path) is not None:
         return ()
-    found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
+    companions = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+    weights = [kind for role in WEIGHT_ROLES for _, kind in companions if kind == role]
     for kind in (*weights[:1], "mask"):
-        alike = [p.name for p, its in found if its == kind]
+        alike = [p.name for p, role in companions if role == kind]
         if len(alike) > 1:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
-    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
-        log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
-        found.remove((other, kind))
+    for other, kind in [(p, kind) for p, kind in companions if kind in weights[1:]]:
+        log.warning("%s: not used, as the weights of this image are taken from its %s", other, weights[0])
+        companions.remove((other, kind))
     for roles in (("mask",), WEIGHT_ROLES):
-        if not any(kind in roles for _, kind in found):
+        if not any(kind in roles for _, kind in companions):
             shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
             shared.sort(key=lambda member: roles.index(member[1]))
-            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
-    for other, _ in found:
+            companions += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
+    for other, _ in companions:
         require_regular(other)
-    return tuple(found)
+    return tuple(companions)
 
 
 def exposure_maps_of(path: Path) -> list[str]:
-    """Return the names of files with the exposure times of an image, or the numbers of its exposures."""
+    """Return the names of files with exposure times or numbers of exposures of an image."""
     beside = [other.name for other, kind in _family(path) if kind == "other"]
     return [name for name in beside if is_exposure_map(stem_of(name))]
 
 
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
-    """Return the files of weights and masks that have the name of an image without its band."""
+    """Return files of weights and masks whose name is that of an image without its band."""
     kinds = _kinds_in(path.parent, stamp(path.parent))
     mine = kinds.get(path, split_name(given_name(path)))[0]
     return [
@@ -87,39 +87,39 @@ def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
 
 
 def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether a name is that of another file without one word, the band."""
+    """Return whether a name equals that of another file without one word (the band)."""
     return len(other) == len(key) + 1 and set(key) < set(other)
 
 
 def is_no_image_of_a_band(path: Path) -> bool:
-    """Return whether a file can be no image of one band: a table, or a map of all bands together."""
+    """Return whether a file cannot be an image of one band: a table, a PSF, or a map for all bands."""
     headers = peek_headers(path)
     if not any(has_image(header) for header in headers):
         if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
             log.warning("%s: no image in this file; not used", path)
         elif any(header.get("PIXTYPE") == "HEALPIX" for header in headers):
-            log.warning("WARNING: %s: a HEALPix map is not read; write images of it (reproject)", path)
+            log.warning("WARNING: %s: HEALPix maps cannot be read; project it to images (reproject)", path)
         elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
             log.warning(
-                "WARNING: %s: an image in a column of a table is not read; write it as an image", path
+                "WARNING: %s: images in columns of tables cannot be read; write them as image HDUs", path
             )
         return True
     key, kind = _split(given_name(path))
     if kind_of(path) == "other" and _is_psf(path):
-        log.warning("%s: a PSF; not used, unless you say whose: --psf BAND=%s", path, path.name)
+        log.warning("%s: a PSF; not used unless assigned to a band: --psf BAND=%s", path, path.name)
         return True
     if kind is None or band_of_name(given_name(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
-    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
-    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
+    is_for_all = any(_is_for_all(key, other_key) for other, (other_key, _) in kinds.items() if other != path)
+    is_alone = all(role is not None for other, (_, role) in kinds.items() if other != path)
+    if not is_for_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
         return False
     what, use = "a map", "not used"
     if kind == "mask":
-        says = meaning_of_mask(given_name(path)) is not None
+        is_defined = meaning_of_mask(given_name(path)) is not None
         what = "a mask"
-        use = "used" if says else "not used unless bad_planes or mask_polarity say what it means"
+        use = "used" if is_defined else "not used unless bad_planes or mask_polarity define its meaning"
     elif kind in ROLES:
         what, use = str(HELD[kind]), "used where a band has none of its own"
     log.warning("%s: %s of no single band; %s", path, what, use)
@@ -127,52 +127,54 @@ def is_no_image_of_a_band(path: Path) -> bool:
 
 
 def sister_directories(directory: Path) -> dict[Path, str | None]:
-    """Return the directories of weights beside or in one of images, or those of images for one of weights."""
+    """Return directories of weights beside or in a directory of images, or of images for one of weights."""
     here = Path(os.path.abspath(directory))
     try:
-        found = _folders_in(here.parent, stamp(here.parent))
-    except OSError:  # not ours to read
+        folders = _folders_in(here.parent, stamp(here.parent))
+    except OSError:  # not readable
         return {}
     is_image = _kind_of_all(here) is None
-    found = found | (_folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_all(here.parent)})
-    return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
+    if is_image:
+        folders = folders | _folders_in(here, stamp(here))
+    else:
+        folders = folders | {here.parent: _kind_of_all(here.parent)}
+    return {f: kind for f, kind in folders.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
 
 
 @cache
 def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | None]:
-    """Return the directories in one, and what their files hold by their names."""
+    """Return the subdirectories of a directory, and the roles of their files by their names."""
     with os.scandir(directory) as entries:
         folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
     return {folder: _kind_of_all(folder) for folder in folders}
 
 
 def _kind_of_all(directory: Path) -> str | None:
-    """Return what the files of a directory hold by its name, None for images.
+    """Return the role of a directory's files by its name; None for images.
 
-    One in which a file has its weights or its mask beside it is one of images, whatever it is called.
+    A directory in which some image has its weights or mask beside it is one of images, whatever its name.
     """
     kind = kind_of_folder(directory)
     if kind is None or not os.access(directory, os.R_OK):
         return kind
     families = _families_in(directory, stamp(directory)).values()
-    has_own = any(len({its is None for _, its in family}) == 2 for family in families)
+    has_own = any(len({role is None for _, role in family}) == 2 for family in families)
     return None if has_own else kind
 
 
 def _family(path: Path) -> list[_Member]:
-    """Return the files that share a name with this one, and what they hold; also in sister directories."""
+    """Return the files, here and in sister directories, that share a name with this one, and their roles."""
     here = stamp(path.parent)
     key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
-    found = list(_families_in(path.parent, here).get(key, ()))
+    members = list(_families_in(path.parent, here).get(key, ()))
     for folder, kind in sister_directories(path.parent).items():
-        there = _families_in(folder, stamp(folder)).get(key, ())
-        found += [(other, own or kind) for other, own in there]
-    return found
+        members += [(other, own or kind) for other, own in _families_in(folder, stamp(folder)).get(key, ())]
+    return members
 
 
 @cache
 def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
-    """Return the files of a directory that share a name, and what they hold."""
+    """Return the files of a directory and their roles, by the name that they share."""
     out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
     for path, (key, kind) in _kinds_in(directory, stamp).items():
         out[key].append((path, kind))
@@ -181,11 +183,11 @@ def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...
 
 @cache
 def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
-    """Return what the FITS files of a directory share with their weights, and what they hold.
+    """Return for each FITS file of a directory the name that it shares with its weights, and its role.
 
-    A word such as "psf" or "model", or one that a name begins with, says nothing where no image is beside the
-    file: it is an image itself. What headers of ESO's products say (ASSON, PRODCATG) counts before names.
-    `stamp` is the directory's.
+    A word such as "psf" or "model", or one at the beginning of a name, is ignored if there is no image of the
+    shared name: the file is an image itself. Headers of ESO's products (ASSON, PRODCATG) take precedence over
+    names. `stamp` is that of the directory, so that cached results expire when it changes.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
     kinds: _Kinds = {path: _split(given_name(path)) for path in names}
@@ -199,9 +201,9 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     for path, (key, kind) in kinds.items():
         if images and _is_psf(path):
             continue
-        begins = kind is not None and len(words[path]) > 1
-        begins = begins and not any(w.lower() in KINDS for w in words[path][1:])
-        if key not in images and (kind == "other" or (begins and kind_of_folder(directory) is None)):
+        is_first = kind is not None and len(words[path]) > 1
+        is_first = is_first and not any(w.lower() in KINDS for w in words[path][1:])
+        if key not in images and (kind == "other" or (is_first and kind_of_folder(directory) is None)):
             kinds[path] = bare[path], None
     stated, linked = {path: _phase3(path) for path in names}, set()
     by_stem = {stem_of(path): path for path in names} | {given_name(path): path for path in names}
@@ -211,24 +213,26 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
         for name, kind in links:
             if (other := by_stem.get(stem_of(name))) is not None:
                 if other in linked:
-                    log.warning("WARNING: %s: its %s, %s, is another image's: not used", path, kind, name)
+                    log.warning(
+                        "WARNING: %s: its %s, %s, belongs to another image; not used", path, kind, name
+                    )
                 else:
                     kinds[other] = kinds[path][0], kind
                 linked.add(other)
             elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
-                log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
+                log.warning("WARNING: %s: its %s, %s (ASSON), is missing; not used", path, kind, name)
     return kinds
 
 
 def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
-    """Split a name; one that is nothing but ``weight`` is of ``image.fits``, or of all bands beside it."""
+    """Split a name; a bare ``weight`` belongs to ``image.fits``, or to all bands beside it."""
     return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
 
 
 def _is_psf(path: Path) -> bool:
-    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts.
+    """Return whether a file holds a PSF by its name, such as those that HSC's service provides with cutouts.
 
-    A large image with a WCS is one of the sky that was brought to another PSF (``subaru_B_psf.fits``).
+    A large image with a WCS is not a PSF, but an image matched to another PSF (``subaru_B_psf.fits``).
     """
     words = words_of(given_name(path).lower())
     if "psf" not in words or len(words) == 1:
@@ -239,7 +243,7 @@ def _is_psf(path: Path) -> bool:
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return what a file of ESO's says that it holds, and names and kinds of what belongs to it."""
+    """Return the role of an ESO product by its header, and names and roles of its associated files."""
     if not path.is_file() or not os.access(path, os.R_OK):
         return None, []
     with path.open("rb") as handle:

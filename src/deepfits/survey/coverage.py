@@ -1,4 +1,4 @@
-"""Which objects of a store lack pixels: counted in ``summary.json``, listed in ``incomplete.csv``."""
+"""Completeness of a store's cutouts: counts in ``summary.json``, a list of objects in ``incomplete.csv``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,22 @@ def write_coverage(
     *,
     has_fields: bool = True,
 ) -> None:
-    """Write both files.
+    """Write ``summary.json`` and ``incomplete.csv``.
 
-    `outside` has the identities of the catalogue's objects that lie on no image, `num_duplicates` counts
-    detections left out because another one of the same object is primary; without `has_fields` the shards do
-    not say which field an object was cut from.
+    Parameters
+    ----------
+    out
+        Directory of the store.
+    bands
+        Bands of the store.
+    shards
+        Its HDF5 files.
+    outside
+        Identities of catalogue objects that lie on no image.
+    num_duplicates
+        Number of detections left out because another detection of the same object is primary.
+    has_fields
+        Whether the shards state the field that each object was cut from.
     """
     names = [f"fraction_valid_{b}" for b in bands]
     total = incomplete = 0

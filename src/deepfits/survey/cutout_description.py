@@ -1,4 +1,4 @@
-"""What a TOML file says of cutouts that somebody else made: the keys, and what they may be.
+"""TOML descriptions of cutouts made by other software: their keys and valid values.
 
 For example
 
@@ -33,11 +33,11 @@ _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The keys of the TOML file, which ``docs/how-to/survey-files.md`` explains.
+    """Keys of the TOML file; see ``docs/how-to/survey-files.md``.
 
-    The format ``multimodal-universe`` knows the names ``image_flux`` or ``image_array``, ``image_ivar``,
-    ``image_mask``, ``image_band``, ``image_psf_fwhm``, ``image_scale``. The PSFs are widths in arcseconds,
-    ``(N, B)``, or images, ``(N, B, h, w)``; or of each band alone, ``(B, h, w)``. Axes are ``NBHW`` (objects,
+    The format ``multimodal-universe`` uses the names ``image_flux`` or ``image_array``, ``image_ivar``,
+    ``image_mask``, ``image_band``, ``image_psf_fwhm`` and ``image_scale``. PSFs are FWHMs in arcseconds,
+    ``(N, B)``, images, ``(N, B, h, w)``, or one image per band, ``(B, h, w)``. Axes are ``NBHW`` (objects,
     bands, rows, columns) in any order; ``BHW`` for one object, ``NHW`` for one band.
     """
 
@@ -64,27 +64,28 @@ class Description:
 
     @property
     def path(self) -> Path:
-        """The cutouts' file or directory."""
+        """File or directory of the cutouts."""
         return self.where.parent / self.file
 
     @property
     def is_fits(self) -> bool:
-        """Return whether the cutouts are FITS files."""
+        """Whether the cutouts are FITS files."""
         return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
 
     @property
     def has_mask(self) -> bool:
-        """Return whether the description tells which pixels of a mask are bad."""
+        """Whether the description states which pixels of a mask are bad."""
         return self.mask_nonzero_is is not None or bool(self.bad_planes)
 
 
 def read_description(path: str | Path) -> Description:
-    """Read the TOML file, with errors that name it.
+    """Read and check a TOML description.
 
     Raises
     ------
     InputError
-        Not TOML, an unknown key (with the nearest valid one), a wrong type, or a mask that nothing explains.
+        The file is not valid TOML, a key is unknown (the nearest valid one is named) or missing, a value has
+        the wrong type, or the meaning of a mask is not given.
     """
     path = Path(path)
     out = from_mapping(Description, read_toml(path, what="description"), where=path)
@@ -102,8 +103,8 @@ def read_description(path: str | Path) -> Description:
 def _check(d: Description) -> None:
     if d.mask is not None and not d.has_mask and not d.is_fits:
         raise InputError(
-            f'{d.where}: say what a non-zero mask means: mask_nonzero_is = "bad" or "good"; or which of its '
-            "bits are bad: bad_planes = [0, 3]"
+            f'{d.where}: give the meaning of a non-zero mask: mask_nonzero_is = "bad" or "good"; or its bad '
+            "bits: bad_planes = [0, 3]"
         )
     if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW"), sorted("NHW")):
         raise InputError(f"{d.where}: axes = {d.axes!r} must be the letters N B H W in the file's order")
@@ -118,15 +119,15 @@ def _check(d: Description) -> None:
         )
     if d.format != "multimodal-universe" and not d.is_fits:
         if not d.bands:
-            raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
+            raise InputError(f'{d.where}: give the bands, for example bands = ["g", "r"]')
         if d.pixel_scale_arcsec is None:
-            raise InputError(f"{d.where}: say pixel_scale_arcsec")
+            raise InputError(f"{d.where}: give pixel_scale_arcsec")
     if d.zero_point is None and not d.is_fits:
-        raise InputError(f"{d.where}: say zero_point (AB; 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy)")
+        raise InputError(f"{d.where}: give zero_point (AB; 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy)")
 
 
 def zero_points(d: Description, num_bands: int) -> tuple[float, ...]:
-    """Return the zero point of each band that the description gives."""
+    """Return the description's zero point for each band."""
     points = d.zero_point if isinstance(d.zero_point, tuple) else (d.zero_point,) * num_bands
     if len(points) != num_bands:
         raise InputError(f"{d.where}: {len(points)} zero points for {num_bands} bands")
@@ -134,7 +135,7 @@ def zero_points(d: Description, num_bands: int) -> tuple[float, ...]:
 
 
 def store_bands(bands: tuple[str, ...], absent: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the bands of the store: by wavelength where those of the file are, else the absent ones last.
+    """Return the bands of the store: by wavelength if those of the file are, else with absent ones last.
 
     Examples
     --------
@@ -145,22 +146,22 @@ def store_bands(bands: tuple[str, ...], absent: tuple[str, ...]) -> tuple[str, .
 
 
 def compare_bands(stated: Sequence[str], given: Sequence[str], path: Path) -> str | None:
-    """Return a warning where a file calls its bands otherwise than they are given, None where it does not.
+    """Return a warning if a file's own band names differ from the given ones, else None.
 
     Raises
     ------
     InputError
-        The same bands in another order.
+        The file has the same bands in another order.
     """
-    its, ours = (tuple(passband(name) for name in names) for names in (stated, given))
-    if its == ours or len(its) != len(ours):
+    in_file, in_toml = (tuple(passband(name) for name in names) for names in (stated, given))
+    if in_file == in_toml or len(in_file) != len(in_toml):
         return None
     listed, wanted = ", ".join(stated), ", ".join(given)
-    if sorted(its) == sorted(ours):
+    if sorted(in_file) == sorted(in_toml):
         raise InputError(
-            f"{path}: the file says that its bands are {listed}, in this order, and bands that they are "
-            f"{wanted}; mend the one that is wrong"
+            f"{path}: the file lists its bands as {listed}, in this order, but the description as {wanted}; "
+            "correct the one that is wrong"
         )
     if not all(is_known_band(band_name(name)) for name in stated):
         return None
-    return f"WARNING: the bands, by the file {listed}, are taken as {wanted}, as bands says"
+    return f"WARNING: the file calls its bands {listed}; they are taken as {wanted}, as given by 'bands'"

@@ -1,11 +1,11 @@
-"""Cutting: many small windows out of a strip of rows, at once.
+"""Cutting many small windows out of an image at once, strip by strip.
 
 Shapes: N objects, H, W pixels of the grid, S side of a cutout.
 
-A cutout holds the pixels that `astropy.nddata.Cutout2D` takes in mode ``partial``: for side S and position x
-the columns ceil(x − S/2) to ceil(x − S/2) + S − 1. Pixels are copied, never interpolated, so an object's
-centre lies within half a pixel of the cutout's; the catalogue's x and y say where. Pixels outside the image
-have flux 0 and weight 0.
+A cutout has the same pixels as `astropy.nddata.Cutout2D` in mode ``partial``: for side S and position x the
+columns ceil(x − S/2) to ceil(x − S/2) + S − 1. Pixels are copied, never interpolated, so an object's centre
+lies within half a pixel of the cutout's; its exact position is in the catalogue's x and y. Pixels outside the
+image have flux 0 and weight 0.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from deepfits.compiled import library
 
 
 class Rows(Protocol):
-    """What can be cut from."""
+    """A plane that cutouts can be cut from."""
 
     shape: tuple[int, int]
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and weight of some rows."""
+        """Return image and weight of rows `start` to `stop`."""
 
 
 def corners(position: np.ndarray, size: int) -> np.ndarray:
@@ -48,10 +48,25 @@ def cut(
     max_rows: int = 1024,
     out: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut all objects out of one plane, reading each row of it at most once or twice.
+    """Cut all objects out of one plane, reading each of its rows once or twice.
 
-    Returns image and weight, ``(N, S, S)`` float32. Positions, ``(N,)``, are pixels of the grid, best sorted
-    by y; `max_rows` are held at a time. `out` are arrays of zeros to write to, made when None.
+    Parameters
+    ----------
+    plane
+        The plane to cut from.
+    x, y
+        ``(N,)``, pixels of the grid; preferably sorted by y.
+    size
+        Side of a cutout, pixels.
+    max_rows
+        Number of rows held in memory at a time.
+    out
+        Arrays of zeros to write to; created if None.
+
+    Returns
+    -------
+    image, weight
+        ``(N, S, S)`` float32.
     """
     left, bottom = corners(x, size), corners(y, size)
     if out is None:
@@ -78,10 +93,10 @@ def copy_windows(
     left: np.ndarray,
     bottom: np.ndarray,
 ) -> None:
-    """Copy windows of image and weight into rows `which` of ``(N, S, S)`` zeros; what lies outside stays 0.
+    """Copy windows of image and weight into rows `which` of ``(N, S, S)`` zeros; pixels outside stay 0.
 
-    A loop in C, where it was built, or else one slice per object copies each pixel once; indexing with arrays
-    of windows copies it three times.
+    This copies each pixel once, with a loop in C where that was built, else with one slice per object; fancy
+    indexing would copy it three times.
     """
     for strip, target in zip(strips, out, strict=True):
         copy = _copy_compiled if _is_plain(strip, target) and compiled_copy() is not None else _copy_sliced
@@ -104,18 +119,18 @@ def _copy_sliced(
 
 @cache
 def compiled_copy() -> Any:
-    """Return `_copy_sliced` in C (``_cutting.c``), or None where it was not built."""
-    found = library("_cutting", "deepfits_copy_windows", "cutting is")
-    if found is None:
+    """Return the C version of `_copy_sliced` (``_cutting.c``), or None if it was not built."""
+    compiled = library("_cutting", "deepfits_copy_windows", "cutting is")
+    if compiled is None:
         return None
-    copy, pointer, number = found.deepfits_copy_windows, ctypes.c_void_p, ctypes.c_int64
+    copy, pointer, number = compiled.deepfits_copy_windows, ctypes.c_void_p, ctypes.c_int64
     copy.restype = None
     copy.argtypes = [pointer, number, number, pointer, pointer, pointer, number, pointer, number, number]
     return copy
 
 
 def _is_plain(strip: np.ndarray, out: np.ndarray) -> bool:
-    """Return whether these are what `_cutting.c` takes: float32, and rows of a window one after the other."""
+    """Return whether `_cutting.c` can handle the arrays: float32, each window contiguous in memory."""
     size = out.shape[-1]
     return (
         strip.dtype == out.dtype == np.float32
@@ -129,11 +144,11 @@ def _is_plain(strip: np.ndarray, out: np.ndarray) -> bool:
 def _copy_compiled(
     out: np.ndarray, which: np.ndarray, strip: np.ndarray, left: np.ndarray, bottom: np.ndarray
 ) -> None:
-    places = [np.ascontiguousarray(one, np.int64) for one in (which, left, bottom)]
+    indices = [np.ascontiguousarray(values, np.int64) for values in (which, left, bottom)]
     compiled_copy()(
         strip.ctypes.data,
         *strip.shape,
-        *(one.ctypes.data for one in places),
+        *(values.ctypes.data for values in indices),
         len(which),
         out.ctypes.data,
         out.strides[0] // 4,

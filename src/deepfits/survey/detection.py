@@ -1,9 +1,9 @@
-"""Finding sources on a combined image of all bands.
+"""Source detection on a combined image of all bands.
 
 Shapes: H, W pixels, N sources.
 
-The combined image is the sum of the bands' signal-to-noise, or its root-mean-square (`chi2`, after Szalay,
-Connolly & Szokoly 1999), each band rid of its background. Nothing is cut on nature, luminosity or shape.
+The combined image is the normalised sum over bands of the background-subtracted signal-to-noise, or of its
+square (`chi2`, after Szalay, Connolly & Szokoly 1999). No selection is made by type, luminosity or shape.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from deepfits.errors import InputError
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.sources import DeblendOptions
 
-# Pixels above the threshold that sep can hold at a time (64 bytes each): more only where it asks for more.
+# Initial and maximum size of sep's buffer of pixels above the threshold (64 bytes each); enlarged on demand.
 PIXSTACK = 1_000_000
 MOST_PIXSTACK = 64_000_000
 
 
 class Readable(Protocol):
-    """What detection needs of a band: see `deepfits.survey.grids.AlignedPlane`."""
+    """Interface of a band for detection; see `deepfits.survey.grids.AlignedPlane`."""
 
     shape: tuple[int, int]
 
@@ -37,16 +37,16 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(DeblendOptions):
-    """How sources are detected.
+    """Options of source detection.
 
     Attributes
     ----------
     smoothing_pixels
-        FWHM of the Gaussian that the image is smoothed with: about that of the PSF.
+        FWHM of the Gaussian smoothing kernel; should be about that of the PSF.
     deblend_levels
-        As in SExtractor (DEBLEND_NTHRESH).
+        Number of deblending thresholds, as SExtractor's DEBLEND_NTHRESH.
     mesh
-        Side of the background's mesh in pixels.
+        Cell size of the background mesh, pixels.
     """
 
     smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5
@@ -58,29 +58,33 @@ class DetectOptions(DeblendOptions):
 
 
 def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
-    """Take the smooth background (sep's mesh of clipped modes) off the image, in place."""
+    """Subtract the smooth background (sep's mesh of clipped modes) from the image, in place."""
     mesh = min(mesh, *image.shape)
     sep.Background(image, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).subfrom(image)
 
 
 def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
-    """Take the photon noise of the sources themselves out of the weights, in place.
+    """Remove the photon noise of the sources themselves from the weights, in place.
 
-    Where weights hold it (HSC's variance does), a bright star divided by its noise is flattened, and looks
-    larger than a faint one. In pixels above 3σ the weight is at least that of the sky around.
+    If weights include it (as HSC's variances do), dividing by the noise flattens bright stars, which then
+    look larger than faint ones. In pixels above 3σ the weight is raised to that of the surrounding sky.
     """
     mesh = min(mesh, *image.shape)
-    around = sep.Background(weight, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
-    with np.errstate(over="ignore"):  # of pixels such as 1e30
+    sky_weight = sep.Background(weight, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
+    with np.errstate(over="ignore"):  # pixels such as 1e30
         is_bright = (image * np.abs(image) * weight > 9) & ~is_bad
-    weight[is_bright] = np.maximum(weight[is_bright], around[is_bright])
+    weight[is_bright] = np.maximum(weight[is_bright], sky_weight[is_bright])
 
 
 def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Combine the bands into one image of signal-to-noise, and say which pixels have no data in any.
+    """Combine the bands into a signal-to-noise image.
 
-    Returns both as ``(H, W)``, float32 and bool; the first has unit variance per pixel, and 0 where it is
-    empty.
+    Returns
+    -------
+    combined
+        ``(H, W)`` float32, with unit variance per pixel; 0 where empty.
+    is_empty
+        ``(H, W)`` bool, pixels without data in any band.
     """
     shape = next(iter(planes.values())).shape
     total, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
@@ -104,7 +108,7 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
 
 
 def smoothed_sigma(combined: np.ndarray, is_empty: np.ndarray, kernel: np.ndarray) -> float:
-    """Measure the noise of the smoothed image on its middle, correlated as it may be."""
+    """Measure the noise of the smoothed image near its centre, including the effect of correlated noise."""
     height, width = combined.shape
     y, x = max(height // 2 - 512, 0), max(width // 2 - 512, 0)
     part, empty = combined[y : y + 1024, x : x + 1024], is_empty[y : y + 1024, x : x + 1024]
@@ -118,7 +122,7 @@ def smoothed_sigma(combined: np.ndarray, is_empty: np.ndarray, kernel: np.ndarra
 
 
 def gaussian_kernel(fwhm: float) -> np.ndarray:
-    """Return a square kernel of odd side, at least three FWHM wide, with maximum 1."""
+    """Return a square Gaussian kernel of odd side, at least three FWHM wide, with maximum 1."""
     half = max(int(np.ceil(1.5 * fwhm)), 1)
     axis = np.arange(-half, half + 1)
     profile = np.exp(-4 * np.log(2) * (axis / fwhm) ** 2)
@@ -126,7 +130,7 @@ def gaussian_kernel(fwhm: float) -> np.ndarray:
 
 
 def sep_arguments(options: DetectOptions, kernel: np.ndarray, is_empty: np.ndarray) -> dict[str, Any]:
-    """Return how `sep.extract` is to extract and deblend."""
+    """Return keyword arguments for `sep.extract`."""
     return {
         "mask": is_empty,
         "minarea": options.min_pixels,
@@ -142,10 +146,14 @@ def sep_arguments(options: DetectOptions, kernel: np.ndarray, is_empty: np.ndarr
 def find_sources(
     combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Extract and deblend.
+    """Detect and deblend sources.
 
-    Returns sep's table, ``(N,)``, and the segmentation, ``(H, W)`` int32: 0 for sky, number of the source
-    plus 1 for its pixels.
+    Returns
+    -------
+    sources
+        sep's table, ``(N,)``.
+    segmentation
+        ``(H, W)`` int32: 0 for sky, index plus 1 for the pixels of a source.
     """
     kernel = gaussian_kernel(options.smoothing_pixels)
     sigma = smoothed_sigma(combined, is_empty, kernel)

@@ -1,4 +1,4 @@
-"""From a field to a catalogue: detection, photometry, star score, seeing.
+"""Extraction of a catalogue from a field: detection, photometry, star score and seeing.
 
 Shapes: N sources.
 """
@@ -25,7 +25,7 @@ from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radiu
 
 
 class Sky(Protocol):
-    """What extraction needs of a field: see `deepfits.survey.fields.Field`."""
+    """Interface of a field for extraction; see `deepfits.survey.fields.Field`."""
 
     name: str
     planes: Any
@@ -35,28 +35,29 @@ class Sky(Protocol):
         """Arcseconds."""
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return right ascension and declination."""
+        """Return right ascension and declination, degrees."""
 
 
 @dataclass(kw_only=True)
 class Extraction:
-    """A field's catalogue and what was measured on the way.
+    """Catalogue of a field, and quantities measured along the way.
 
     Attributes
     ----------
     columns
         Catalogue columns, ``(N,)`` each, sorted by y.
     fwhm_arcsec
-        PSF width per band; NaN where there were too few stars.
+        PSF FWHM per band; NaN where there were too few stars.
     stellar_radius_arcsec
         Half-light radius of stars on the combined image.
     star_images
-        Median image of the stars per band, the background taken off; None where there are too few.
+        Background-subtracted median image of the stars per band; None where there are too few.
     widths
-        How the width of the PSF varies, per band; None where it does not (`width_over_field`).
+        Coefficients of the variation of the PSF's width over the field, per band; None without a significant
+        variation (`width_over_field`).
     stars_stand_out
-        Whether what was taken for stars is a peak, and not the most compact galaxies
-        (`deepfits.survey.stars.stellar_peak`).
+        Whether the sources taken as stars form a peak (`deepfits.survey.stars.stellar_peak`) rather than
+        being the most compact galaxies.
     """
 
     columns: dict[str, np.ndarray]
@@ -68,9 +69,9 @@ class Extraction:
 
 
 def object_ids(field_name: str, number: int) -> np.ndarray:
-    """Return identities that differ between fields: 31 bits of the name's hash, then 32 of a running number.
+    """Return identities that differ between fields: 31 bits of the name's hash, then a 32-bit running number.
 
-    They depend on the field's own name and order alone, not on what other fields there are.
+    They depend only on the field's name and the order of its sources, not on other fields.
     """
     digest = hashlib.blake2b(field_name.encode(), digest_size=4).digest()
     prefix = int.from_bytes(digest, "big") & 0x7FFFFFFF
@@ -86,10 +87,22 @@ def extract(
     min_snr: float = 0.0,
     is_whole: bool = True,
 ) -> Extraction:
-    """Detect and measure everything in a field.
+    """Detect and measure all sources of a field.
 
-    Bands that the field lacks get NaN, the aperture is a diameter, and sources with less signal-to-noise than
-    `min_snr` are left out. Of a part of a field it is not measured how the width of the PSF varies.
+    Parameters
+    ----------
+    sky
+        The field.
+    options
+        Options of the detection.
+    bands
+        Bands of the catalogue; those that the field lacks are NaN.
+    aperture_arcsec
+        Diameter of the photometric aperture.
+    min_snr
+        Sources with lower signal-to-noise are left out.
+    is_whole
+        False for part of a field, for which the variation of the PSF's width is not measured.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)

@@ -1,4 +1,4 @@
-"""A field with all its bands on one grid, open for reading."""
+"""Fields, with all their bands on one grid, open for reading."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from deepfits.survey.planes import Plane, ReadOptions, open_planes
 
 log = logging.getLogger(__name__)
 
-# Fields whose planes together are smaller than this are read once and kept.
+# Fields whose planes together are smaller than this are read once and kept in memory.
 CACHE_BYTES = 400 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """The fields to work on, sorted by name, and how to read them.
+    """Fields to work on, sorted by name, and options for reading them.
 
-    The bands are those of the result, in order; a field may lack some when that was allowed. The grid is that
-    of the reference band; in a field without it, of the next choice.
+    The bands are those of the result, in order; fields may lack some if that was allowed. The grid of a field
+    is that of the reference band, or a default choice if it is None or missing (`reference_of`).
     """
 
     fields: tuple[FieldSources, ...]
@@ -42,31 +42,31 @@ class ImageSet:
     reference: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return what the result depends on, for JSON: contents of the files, and options."""
+        """Return what the result depends on, for JSON: fingerprints of the files, and options."""
         files = {name: path for field in self.fields for name, path in self._files_of(field).items()}
         return {"files": contents_of(files), "bands": list(self.bands), "reference": self.reference} | (
             self._reading()
         )
 
     def states_by_field(self) -> dict[str, dict[str, str]]:
-        """Return the contents of each field's files, by the field's name, as far as `settings` looks."""
+        """Return fingerprints of each field's files, by the field's name, made as for `settings`."""
         files = {field.name: self._files_of(field) for field in self.fields}
-        states = states_of({name: path for its in files.values() for name, path in its.items()})
-        return {field: {name: states[name] for name in its} for field, its in files.items()}
+        states = states_of({name: path for paths in files.values() for name, path in paths.items()})
+        return {field: {name: states[name] for name in paths} for field, paths in files.items()}
 
     def made_from(self, field: FieldSources) -> dict[str, Any]:
-        """Return what the description of a field depends on, for JSON; see `is_made_from`."""
+        """Return what products of a field depend on, for JSON; see `is_made_from`."""
         files = states_of(self._files_of(field), is_sample=True)
         return {"files": files, "reference": self.reference_of(field)} | self._reading()
 
     def is_made_from(self, field: FieldSources, earlier: Mapping[str, Any]) -> bool:
-        """Return whether something was made from these images of a field, read alike; and maybe others."""
+        """Return whether a product was made from these images of a field (or more), with the same options."""
         now = self.made_from(field)
         files = earlier.get("files", {})
         return {**now, "files": {}} == {**earlier, "files": {}} and now["files"].items() <= files.items()
 
     def reference_of(self, field: FieldSources) -> str:
-        """Return the band whose grid a field is on."""
+        """Return the band that defines a field's grid."""
         is_there = self.reference is not None and self.reference in field.images
         return str(self.reference) if is_there else reference_band(sort_bands(field.bands))
 
@@ -97,18 +97,18 @@ def image_set(
     allow_missing: bool = False,
     **reading: Any,
 ) -> ImageSet:
-    """Find the fields and decide which bands the result has; `reading` are those of `ReadOptions`.
+    """Find the fields and choose the bands of the result; `reading` is passed to `ReadOptions`.
 
     Raises
     ------
     InputError
-        A band that some or all fields lack, unless `allow_missing`.
+        A field lacks a band (unless `allow_missing`) or has none of them, or a given band does not exist.
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)
-    there = sort_bands(b for field in fields for b in field.bands)
-    require_bands(options.zero_point, there, "zero_point")
-    wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
+    available = sort_bands(b for field in fields for b in field.bands)
+    require_bands(options.zero_point, available, "zero_point")
+    wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else available
     for band in wanted:
         lacking = [field for field in fields if band not in field.images]
         if lacking and not allow_missing:
@@ -116,13 +116,13 @@ def image_set(
             where = next(iter(lacking[0].images.values())).path.parent
             raise InputError(
                 f"{where}: no image in band {band} for field {names} (it has "
-                f"{', '.join(lacking[0].bands)}); add the file, say which one it is with {band}=PATH, or "
+                f"{', '.join(lacking[0].bands)}); add the file, specify it with {band}=PATH, or use "
                 "allow_missing to keep its objects with weight 0"
             )
         if len(lacking) == len(fields):
             log.warning("WARNING: no image in band %s: its weight is 0 everywhere", band)
-    if reference is not None and band_name(reference) not in there:
-        raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")
+    if reference is not None and band_name(reference) not in available:
+        raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(available)}")
     kept = [replace(f, images={b: f.images[b] for b in wanted if b in f.images}) for f in fields]
     if empty := [field.name for field in kept if not field.images]:
         raise InputError(f"field {empty[0]!r} has none of the bands {', '.join(wanted)}; leave it out")
@@ -135,9 +135,9 @@ def image_set(
 
 
 class Field:
-    """The bands of a field on the grid of the reference plane.
+    """All bands of a field on the grid of the reference plane.
 
-    Planes are `AlignedPlane`, or what reads the same from memory.
+    Its planes are `AlignedPlane`, or `InMemory` for small fields.
     """
 
     def __init__(self, sources: FieldSources, planes: dict[str, Plane], reference: str) -> None:
@@ -156,25 +156,25 @@ class Field:
 
     @property
     def pixel_scale(self) -> float:
-        """Arcseconds."""
+        """Pixel scale of the grid, arcseconds."""
         return self.reference.pixel_scale
 
     def remarks(self) -> dict[str, list[str]]:
-        """Describe what was decided about each band."""
+        """Describe the decisions made for each band."""
         out = {}
         for band, plane in self.aligned.items():
-            said = list(plane.plane.remarks)
+            texts = list(plane.plane.remarks)
             if plane.kind != "same":
                 dx, dy = plane.shift
                 how = "whole pixels" if plane.kind == "shifted" else "cubic splines"
-                said.append(
+                texts.append(
                     f"aligned to {self.reference.source.band} by ({dx:+.2f}, {dy:+.2f}) pixels, {how}"
                 )
-            out[band] = said
+            out[band] = texts
         return out
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return right ascension and declination in degrees; NaN without a WCS."""
+        """Return right ascension and declination, degrees; NaN without a WCS."""
         wcs: WCS | None = self.reference.wcs
         if wcs is None or not len(x):
             return np.full(len(x), np.nan), np.full(len(x), np.nan)
@@ -183,12 +183,12 @@ class Field:
         return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
     def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return pixel positions on the grid; NaN where the sky position cannot lie on it."""
+        """Return pixel positions on the grid; NaN for positions that are invalid or cannot lie on it."""
         from astropy.coordinates import SkyCoord
 
         if self.reference.wcs is None:
             raise InputError(
-                f"{self.reference.path}: no WCS, so ra and dec say nothing here; give a catalogue "
+                f"{self.reference.path}: no WCS, so ra and dec cannot be used; give a catalogue "
                 "with x and y (pixels)"
             )
         ok = np.isfinite(ra) & np.isfinite(dec) & (np.abs(np.nan_to_num(dec)) <= 90)
@@ -200,7 +200,7 @@ class Field:
 
 
 class InMemory:
-    """An aligned plane that is read once."""
+    """An aligned plane that is read once and kept in memory."""
 
     def __init__(self, plane: AlignedPlane) -> None:
         self.plane, self.shape = plane, plane.shape
@@ -213,7 +213,7 @@ class InMemory:
         return image.copy(), weight.copy()
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return some rows."""
+        """Return image and weight of some rows."""
         image, weight = self._load()
         return image[start:stop], weight[start:stop]
 
@@ -231,9 +231,9 @@ def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
 
 
 def describe(remarks: Mapping[str, list[str]]) -> list[str]:
-    """Return remarks as lines, bands with the same words together."""
-    lines: dict[str, list[str]] = {}
-    for band, said in remarks.items():
-        for line in said:
-            lines.setdefault(line, []).append(band)
-    return [f"{' '.join(bands)}: {text}" for text, bands in lines.items()]
+    """Return remarks as lines, with one line for all bands that share a remark."""
+    bands_of: dict[str, list[str]] = {}
+    for band, texts in remarks.items():
+        for text in texts:
+            bands_of.setdefault(text, []).append(band)
+    return [f"{' '.join(bands)}: {text}" for text, bands in bands_of.items()]

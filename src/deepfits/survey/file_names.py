@@ -1,7 +1,7 @@
-"""What the names of files and directories say that they hold: images, weights, masks.
+"""Roles of files and directories by their names: images, weights, masks.
 
-A word of a name (``weight``, ``invvar``, ``flags``) says what the pixels are; the other words are what an
-image shares with its weights and its mask.
+One word of a name (``weight``, ``invvar``, ``flags``) gives the role; an image shares the other words with
+its weights and its mask.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ EUCLID_MER = re.compile(
     r"^EUC_MER_(?:(?:BGSUB-)?MOSAIC|(?P<other>BGMOD|[A-Z]+-PSF))-(?P<band>[A-Za-z0-9-]+?)"
     r"(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
 )
-# std and n are scatter and numbers of images, -u holds the outliers that -m has not.
+# std and n are the scatter and the number of exposures; -u includes the outliers that are masked in -m.
 _UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(?P<end>[mu])$")
-# What a word of a file's name says about its pixels, where a file of the same name without it is there too.
+# Role of a file by a word of its name, where a file with the same name but without that word exists too.
 KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
     OTHER, "other"
 )
@@ -31,7 +31,7 @@ HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": 
 
 
 def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
-    """Split a file's name into what it shares with its weights and mask, and what its pixels are.
+    """Split a file's name into the words shared with its weights and mask, and its role (None: an image).
 
     Examples
     --------
@@ -43,8 +43,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     ((('tile', 'g'), 'ivar'), (('tile', 'g'), 'rms'))
     """
     if match := EUCLID_MER.match(stem):
-        found = match["kind"]
-        kind = KINDS[found.lower()] if found else "other" if match["other"] else None
+        suffix = match["kind"]
+        kind = KINDS[suffix.lower()] if suffix else "other" if match["other"] else None
         return (match["band"], match["tile"]), kind
     if match := _UNWISE.match(stem):
         kind = {"img": None, "invvar": "ivar"}.get(match["kind"], "other") if match["end"] == "m" else "other"
@@ -53,7 +53,7 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     places = [i for i, w in enumerate(words) if w.lower() in KINDS and len(words) > 1]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
-        kind = "variance"  # what Pan-STARRS calls wt
+        kind = "variance"  # in Pan-STARRS's wt files
     dropped: tuple[str, ...] = IMAGE_WORDS
     if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
         kind, dropped = "ivar", (*IMAGE_WORDS, "inv", "inverse")
@@ -62,18 +62,18 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def given_name(path: Path) -> str:
-    """Return a file's name without its ending: of ESO's archive, the one that the survey gave it."""
+    """Return a file's name without its ending; for files of ESO's archive, their original name."""
     name = peek_headers(path)[0].get("ORIGFILE") if path.name.startswith("ADP.") else None
     return stem_of(name if isinstance(name, str) and name else path)
 
 
 def says_what_it_holds(name: str) -> bool:
-    """Return whether a directory's name says what its files hold, such as ``images`` or ``weights``."""
+    """Return whether a directory is named after the role of its files, such as ``images`` or ``weights``."""
     return bool({name.lower(), name.lower().removesuffix("s")} & {*KINDS, *IMAGE_WORDS})
 
 
 def kind_of_folder(directory: Path) -> str | None:
-    """Return what the files of a directory hold by its name, such as ``weights`` or ``invvar``."""
+    """Return the role of a directory's files by its name, ``weight`` for ``weights``; None for images."""
     name = Path(os.path.abspath(directory)).name.lower()
     kind = KINDS.get(name, KINDS.get(name.removesuffix("s")))
-    return None if name.startswith("exp") else kind  # exposures are images
+    return None if name.startswith("exp") else kind  # a directory of exposures, i.e. images

@@ -1,6 +1,6 @@
-"""Values that stand for no data where no weight says so: 0, or a value far from all others that repeats.
+"""Values that mark pixels without data that weights do not flag: 0, or a repeated value far from all others.
 
-So does any other that fills blocks, where the counts do not come in steps.
+Any other value that fills whole blocks counts too, unless the counts are quantised.
 
 Shapes: H, W pixels; any number of axes before them.
 """
@@ -12,32 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-# Such values are in more than this share of the pixels.
+# Minimum fraction of the pixels that hold a fill value.
 FILL_SHARE = 0.005
-# Counts come in steps where one value more than that is in more than this share of them.
+# Counts are quantised if more than this fraction of them share a value other than the fill value.
 STEPPED_SHARE = 2e-3
-# Values among which one that repeats so often is found.
+# Sample size that suffices to find such frequent values.
 ENOUGH = 200_000
-# By so much of a step dithering moves a zero at most, and rounding a little more.
+# Largest shift of a zero by dithering, in quantisation steps, with a margin for rounding.
 HALF_STEP = 0.5001
-# Where single zeros may be values, blocks of so many pixels a side are none.
+# Side of the smallest blocks without data, pixels, where single zeros may be real values.
 BLOCK = 5
 
 
 @dataclass(kw_only=True)
 class Fill:
-    """A value that stands for no data.
+    """A value that marks pixels without data.
 
     Attributes
     ----------
     value
-        As it is stored.
+        The value as stored.
     half_step
-        Half of the quantisation's step by row of the image, where the value was dithered; None for exact.
+        Half the quantisation step of each row of the image, if the value was dithered; None if exact.
     within
-        Of a value that quantisation has moved: how far at most.
+        Maximum deviation from the value, if quantisation changed it.
     in_blocks
-        Single pixels may hold the value by chance: only blocks of `BLOCK` pixels a side have no data.
+        Whether only blocks of `BLOCK` pixels a side count, because single pixels may hold the value by
+        chance.
     """
 
     value: float
@@ -46,14 +47,14 @@ class Fill:
     in_blocks: bool = False
 
     def holds(self, counts: np.ndarray, first: int = 0) -> np.ndarray:
-        """Return which pixels of some rows, ``(..., H, W)`` from `first` on, have no data."""
+        """Return which pixels of rows ``(..., H, W)``, starting at row `first` of the image, have no data."""
         if self.half_step is None:
             is_fill = np.abs(counts - self.value) <= self.within if self.within else counts == self.value
         else:
             reach = self.half_step[first : first + counts.shape[-2], None]
             is_fill = np.abs(counts - self.value) <= reach
         if self.in_blocks and is_fill.any():
-            # The image's edge is not a limit of a block.
+            # Pad, so that blocks at the image's edge may continue beyond it.
             half, before = BLOCK // 2, counts.ndim - 2
             padded = np.pad(is_fill, [(0, 0)] * before + [(half, half)] * 2, mode="edge")
             kept = ndimage.binary_opening(padded, np.ones((1,) * before + (BLOCK, BLOCK), bool))
@@ -62,73 +63,81 @@ class Fill:
 
 
 HOLES = Fill(value=0.0, in_blocks=True)
-"""Where hardly any value is 0, so that no block of zeros is there by chance."""
+"""Blocks of zeros, in images with so few zeros that no block arises by chance."""
 
 
 def zeros_are_rare(counts: np.ndarray) -> bool:
-    """Return whether hardly any value of a sample is exactly 0: elsewhere, blocks of zeros are `HOLES`."""
+    """Return whether exact zeros are so rare in a sample that blocks of zeros elsewhere must be `HOLES`."""
     return bool((counts == 0).mean() <= FILL_SHARE)
 
 
 def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False) -> Fill | None:
-    """Find the value that stands for no data; None when there is none.
+    """Find the value that marks pixels without data; None if there is none.
 
-    Zeros are values where the counts come in steps, as integers and quantised floats do: then those alone
-    count that fill blocks. Dithering moves zeros by up to half a step. `counts` are some pixels, NaN where
-    something else says that there is no data; `steps` those of the quantisation, by row.
+    Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros
+    that fill blocks count. Dithering moves zeros by up to half a step.
+
+    Parameters
+    ----------
+    counts
+        A sample of pixels, ``(..., H, W)``; NaN where they are known to have no data.
+    steps
+        Quantisation step of each row; None for values that are not compressed.
+    is_dithered
+        Whether the quantisation was dithered.
     """
     finite = counts[np.isfinite(counts)]
     if not finite.size:
         return None
     if steps is not None and is_dithered:
-        moved = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
-        if moved.holds(counts).mean() > FILL_SHARE:
-            return moved
+        dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
+        if dithered.holds(counts).mean() > FILL_SHARE:
+            return dithered
     zeros = float((finite == 0).mean())
     if steps is None and zeros <= FILL_SHARE and _repeats_little(finite):
         return None
     values, numbers = np.unique(finite[finite != 0] if steps is None else finite[:0], return_counts=True)
-    most = float(numbers.max(initial=0))
+    max_count = float(numbers.max(initial=0))
     zero = None
     if zeros > FILL_SHARE:
-        zero = Fill(value=0.0, in_blocks=most > STEPPED_SHARE * finite.size or steps is not None)
+        zero = Fill(value=0.0, in_blocks=max_count > STEPPED_SHARE * finite.size or steps is not None)
         if not zero.in_blocks or zero.holds(counts).mean() > FILL_SHARE:
             return zero
-    moved_by = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
-    if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], moved_by)) is not None:
+    tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
+    if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], tolerance)) is not None:
         return far
-    if zero is not None or steps is not None or not FILL_SHARE * finite.size < most < finite.size:
+    if zero is not None or steps is not None or not FILL_SHARE * finite.size < max_count < finite.size:
         return zero
-    # A border whose zeros a sky was subtracted from; values cut off at a limit stand alone.
+    # For example a border of zeros after sky subtraction. Saturated pixels do not form blocks.
     next_common = np.partition(numbers, -2)[-2] if numbers.size > 1 else 0
     is_stepped = next_common > STEPPED_SHARE * finite.size
     return None if is_stepped else Fill(value=float(values[np.argmax(numbers)]), in_blocks=True)
 
 
 def _far_value(values: np.ndarray, within: float) -> Fill | None:
-    """Find a value far from all others that repeats: -9999, 1e30, what saturated pixels are cut off at.
+    """Find a repeated value far from all others: -9999, 1e30, or the level at which pixels saturate.
 
-    Of quantised floats, each tile's steps put it elsewhere, by less than `within`.
+    In quantised floats it differs between tiles by less than `within`, because their steps differ.
     """
-    near = values if not within else np.rint(values / within) * within
-    different, numbers = np.unique(near, return_counts=True)
-    repeated = different[(numbers > FILL_SHARE * values.size) & (different != 0)]
+    rounded = values if not within else np.rint(values / within) * within
+    distinct, numbers = np.unique(rounded, return_counts=True)
+    repeated = distinct[(numbers > FILL_SHARE * values.size) & (distinct != 0)]
     for value in repeated[[0, -1]].tolist() if repeated.size else ():
-        is_it = np.abs(values - value) <= within
-        others = values[~is_it].astype(float)
+        is_fill = np.abs(values - value) <= within
+        others = values[~is_fill].astype(float)
         if not others.size:
             continue
         middle, low, high = np.percentile(others, (50, 5, 95))
-        is_far_below = middle - value > 10 * (middle - low) > 0  # 16σ, whatever the sources
+        is_far_below = middle - value > 10 * (middle - low) > 0  # 16σ, independent of sources
         if is_far_below or abs(value - middle) > 20 * (high - low) > 0:
-            return Fill(value=float(np.median(values[is_it])) if within else value, within=within)
+            return Fill(value=float(np.median(values[is_fill])) if within else value, within=within)
     return None
 
 
 def _repeats_little(values: np.ndarray) -> bool:
-    """Return whether no value is in more than `FILL_SHARE`, by 16 of its bits; False where they do not tell.
+    """Return whether no value fills more than `FILL_SHARE`, judged by 16 of its bits; False if undecided.
 
-    Equal values have equal bits, and the last bits of noise are anything: counting is faster than sorting.
+    Equal values have equal bits, while the last bits of noise are random. Counting is faster than sorting.
     """
     if not values.size or values.itemsize < 4:
         return False
@@ -139,10 +148,15 @@ def _repeats_little(values: np.ndarray) -> bool:
 def find_fill_beside_weights(
     counts: np.ndarray, weight: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False
 ) -> tuple[Fill | None, float]:
-    """Find the value that stands for no data where the weights say that there is some, and its share.
+    """Find the value that marks missing data among pixels of positive weight, and the fraction of these.
 
-    Zeros count where they fill blocks and are rare elsewhere: in sparse counts of photons they are values.
-    Counts and weights are ``(..., H, W)``, `steps` those of a quantisation, by row.
+    Zeros count only if they fill blocks and are rare elsewhere, since in sparse photon counts they are real
+    values. Counts and weights are ``(..., H, W)``; see `find_fill` for the other parameters.
+
+    Returns
+    -------
+    fill, fraction
+        None and 0 if there is no such value.
     """
     used = np.where(weight > 0, counts, np.nan)
     fill = find_fill(used, steps, is_dithered)

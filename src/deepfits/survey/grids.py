@@ -1,16 +1,16 @@
-"""Bands on one grid: by whole pixels where that is exact, by cubic splines where it is not.
+"""Alignment of bands to one grid: by whole pixels where that is exact, else with cubic splines.
 
-The grid of a field is that of its reference band. Another band's plane is
+The grid of a field is that of its reference band. The plane of another band is
 
-``same``      used as it is, when its WCS agrees to 0.02 pixels;
-``shifted``   moved by whole pixels, when it agrees to 0.02 pixels after that: no value is altered;
-``resampled`` interpolated with cubic splines, at the place where the two WCS say the sky is the same.
-              The flux is multiplied by the ratio of the pixel areas. The variance of an interpolated pixel
-              is smaller than that of the pixels it comes from, and neighbours share noise: the weight says
-              the variance of the single pixel, and `noise_correlation` by how much large apertures are
-              noisier than that. Pixels within two pixels of one without data have no data. Where the grid's
-              pixels are the larger ones, the mean over places within each is taken: a single place would
-              miss what lies between.
+``same``      unchanged, if its WCS agrees to within 0.02 pixels;
+``shifted``   shifted by whole pixels, if the WCS then agree to within 0.02 pixels; no value is altered;
+``resampled`` interpolated with cubic splines at the same positions on the sky, according to the two WCS.
+              Values are multiplied by the ratio of the pixel areas. The variance of an interpolated pixel
+              is smaller than that of its input pixels, and adjacent pixels share noise: weights give the
+              variance of single pixels, and `noise_correlation` the excess noise in large apertures. Pixels
+              within two pixels of one without data have no data. If the grid's pixels are larger, each is
+              the mean over several positions within it, since a single one would leave out what lies
+              between.
 
 Shapes: H, W pixels of the reference grid.
 """
@@ -34,16 +34,16 @@ from deepfits.survey.planes import Plane
 
 TOLERANCE = 0.02
 NODE_STEP = 64
-# The response of a cubic spline to a pixel falls by 0.268 per pixel: 1e-9 of it is left after 16.
+# The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
 GROW = 2
-# One place within a pixel of the grid for each so many of the plane's own along a side.
+# Largest side of a grid pixel, in pixels of the plane, for interpolation at a single position.
 FINEST = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Pixels on the sky that planes are brought to."""
+    """A pixel grid on the sky to which planes are aligned."""
 
     wcs: WCS | None
     shape: tuple[int, int]
@@ -51,16 +51,16 @@ class Grid:
 
 
 class AlignedPlane:
-    """A plane seen on the grid of another.
+    """A plane on the grid of another one.
 
     Parameters
     ----------
     plane
         The band's plane.
     reference
-        The plane, or grid, whose pixels are used.
+        The plane or grid that defines the pixels.
     offset
-        Where the plane's sources appear on the grid minus where they should be, ``(dx, dy)`` pixels.
+        Apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class AlignedPlane:
     shift
         Median of the plane's pixel coordinates minus the grid's, ``(dx, dy)``.
     noise_correlation
-        Noise of a large aperture over what independent pixels of the given weights would have.
+        Noise in large apertures relative to that of independent pixels with the same weights.
     area
         Pixels of the plane per pixel of the grid.
 
@@ -102,17 +102,17 @@ class AlignedPlane:
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
         self._columns = _covered_columns(x, plane.shape[1], nodes_x)
         self.area = float(np.median(np.abs(_jacobian(x, y, nodes_x, nodes_y))))
-        self._places = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
+        self._num_positions = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
         gain = _gain(dx, self._step) * _gain(dy, self._step)
         self.noise_correlation *= float(1 / np.sqrt(gain.mean() * self.area))
 
     @property
     def _step(self) -> tuple[int, float]:
-        """How many places within a pixel along a side, and pixels of the plane between them."""
-        return self._places, math.sqrt(self.area) / self._places
+        """Number of positions per pixel along a side, and their spacing in pixels of the plane."""
+        return self._num_positions, math.sqrt(self.area) / self._num_positions
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read rows of the grid: image and weight, ``(stop − start, W)`` float32 each, as `Plane.rows`."""
+        """Read image and weight of rows of the grid, ``(stop − start, W)`` float32 each; see `Plane.rows`."""
         if self.kind == "same":
             return self.plane.rows(start, stop)
         if self.kind == "shifted":
@@ -134,43 +134,43 @@ class AlignedPlane:
         y0, y1 = max(start + dy, 0), min(stop + dy, self.plane.shape[0])
         x0, x1 = max(dx, 0), min(self.shape[1] + dx, self.plane.shape[1])
         if y0 < y1 and x0 < x1:
-            there = self.plane.rows(y0, y1)
-            for target, values in zip((image, weight), there, strict=True):
+            for target, values in zip((image, weight), self.plane.rows(y0, y1), strict=True):
                 target[y0 - dy - start : y1 - dy - start, x0 - dx : x1 - dx] = values[:, x0:x1]
         return image, weight
 
     def _resampled(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         image = np.zeros((stop - start, self.shape[1]), np.float32)
         weight = np.zeros_like(image)
-        there = self._columns
-        rows, columns = np.arange(start, stop, dtype=float), np.arange(there.start, there.stop, dtype=float)
+        covered = self._columns
+        rows = np.arange(start, stop, dtype=float)
+        columns = np.arange(covered.start, covered.stop, dtype=float)
         y = rows[:, None] + self._y(rows, columns)
         margin = HALO + math.ceil(math.sqrt(2 * self.area))
         y0 = max(int(np.floor(y.min())) - margin, 0)
         y1 = min(int(np.ceil(y.max())) + margin + 1, self.plane.shape[0])
         if y1 > y0:
             x = columns[None, :] + self._x(rows, columns)
-            source, its_weight = self.plane.rows(y0, y1)
+            source, source_weight = self.plane.rows(y0, y1)
             resample(
                 source,
-                its_weight,
-                self._within(y - y0, x, rows, columns),
-                image[:, there],
-                weight[:, there],
+                source_weight,
+                self._positions_within(y - y0, x, rows, columns),
+                image[:, covered],
+                weight[:, covered],
                 area=self.area,
                 step=self._step,
             )
         return image, weight
 
-    def _within(
+    def _positions_within(
         self, y: np.ndarray, x: np.ndarray, rows: np.ndarray, columns: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the places within each pixel of the grid, its middle first."""
-        if self._places == 1:
+        """Return the positions sampled within each pixel of the grid, given those of the centres."""
+        if self._num_positions == 1:
             return [(y, x)]
         y_y, y_x = 1 + self._y(rows, columns, dx=1), self._y(rows, columns, dy=1)
         x_y, x_x = self._x(rows, columns, dx=1), 1 + self._x(rows, columns, dy=1)
-        offsets = (np.arange(self._places) + 0.5) / self._places - 0.5
+        offsets = (np.arange(self._num_positions) + 0.5) / self._num_positions - 0.5
         return [(y + b * y_y + a * y_x, x + b * x_y + a * x_x) for b in offsets for a in offsets]
 
     def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane | Grid) -> None:
@@ -184,7 +184,7 @@ class AlignedPlane:
 
 
 def _covered_columns(x: np.ndarray, width: int, nodes_x: np.ndarray) -> slice:
-    """Return the columns of the grid that a plane may cover, a node's distance more on either side."""
+    """Return the columns of the grid that a plane may cover, with a margin of one node spacing."""
     reached = np.flatnonzero(((x > -1) & (x < width)).any(axis=0))
     step = float(nodes_x[1] - nodes_x[0])
     low = int(max(nodes_x[reached[0]] - step, 0))
@@ -196,9 +196,9 @@ def _nodes(length: int) -> np.ndarray:
     return np.linspace(0, length - 1, number)
 
 
-def _mapped(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map the grid of pixels x, y of the WCS `one` to `other`, through the sky: two ``(len(y), len(x))``."""
-    mapped = map_pixels(one, other, *np.meshgrid(x, y))
+def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map the grid of pixels x, y of one WCS to another, via the sky: two ``(len(y), len(x))`` arrays."""
+    mapped = map_pixels(source, target, *np.meshgrid(x, y))
     if not np.isfinite(mapped).all():
         raise InputError("two WCS cannot be mapped onto each other; are both images of the same sky?")
     return mapped
@@ -220,21 +220,21 @@ def resample(
     area: float = 1.0,
     step: tuple[int, float] = (1, 1.0),
 ) -> None:
-    """Interpolate a plane at given places, and give the weights that go with it.
+    """Interpolate a plane at given positions, and compute the corresponding weights.
 
     Parameters
     ----------
     source, source_weight
-        ``(h, w)``, nJy and nJy⁻²; 0 weight marks pixels without data.
+        ``(h, w)``, nJy and nJy⁻²; weight 0 marks pixels without data.
     places
-        ``(H, W)`` each, y and x: where in the source each pixel of the result lies, or several places within
-        it, whose mean is taken.
+        Positions y and x, ``(H, W)`` each, in the source for each pixel of the result; one or several, over
+        which the mean is taken.
     image, weight
-        ``(H, W)`` float32, written to.
+        ``(H, W)`` float32, overwritten with the result.
     area
-        Source pixels per pixel of the result: the factor on the flux.
+        Source pixels per pixel of the result, by which the flux is multiplied.
     step
-        How many places lie within a pixel along a side, and pixels of the source between them.
+        Number of positions per pixel along a side, and their spacing in source pixels.
     """
     height, width = source.shape
     is_bad = source_weight <= 0
@@ -260,7 +260,7 @@ def resample(
 def _gain_table(places: int, step: float, number: int = 64) -> np.ndarray:
     """Return the variance of an interpolated value for unit white noise, by fraction of a pixel.
 
-    The value is the mean at some places, `step` pixels apart, whose middle lies at the fraction.
+    The value is the mean over `places` positions, `step` pixels apart and centred on the fraction.
     """
     half = 24 + math.ceil(places * step)
     impulse = np.zeros(2 * half + 1)
@@ -285,5 +285,5 @@ def _gain(positions: np.ndarray, step: tuple[int, float]) -> np.ndarray:
 
 
 def align(planes: dict[str, Plane], reference: str) -> dict[str, AlignedPlane]:
-    """Return all bands on the grid of the reference band."""
+    """Align all bands to the grid of the reference band."""
     return {band: AlignedPlane(plane, planes[reference]) for band, plane in planes.items()}

@@ -1,4 +1,4 @@
-"""What the HDUs of a FITS file hold, going by their names: images of the sky, weights, masks, other maps."""
+"""Roles of the HDUs of a FITS file by their names: images of the sky, weights, masks, other maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from astropy.io import fits
 from deepfits.survey.bands import band_name, band_of_name
 from deepfits.survey.fitsfile import image_hdus
 
-# Masks whose names say what non-zero means.
+# Words of masks that define the meaning of non-zero pixels.
 _MEANINGS = {
     **dict.fromkeys(("BAD", "STAR", "BRIGHTSTAR", "HALO", "SAT", "SATURATION", "COSMIC"), "bad"),
     **dict.fromkeys(("GOOD", "VALID"), "good"),
@@ -23,7 +23,7 @@ MEANING_OF_MASK = {
         for end in ("", "MASK", "MSK", "MAP")
         if of + end not in ("", "MAP")
     },
-    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # the latter NOIRLab's
+    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # OOD to OKD are NOIRLab's
 }
 _NAMES = {
     "mask": (
@@ -42,9 +42,9 @@ _NAMES = {
         *("OOW", "OPW", "OSW", "OKW"),
     ),
 }
-# What a word says about pixels, in names of HDUs and, where a file without it is there too, of files.
+# Words for each role, in names of HDUs, and of files if a file whose name lacks the word exists too.
 ROLES = {role: (*names, *(f"{name}MAP" for name in names)) for role, names in _NAMES.items()}
-# Maps of other things beside images, in the names of files and of HDUs: they are not images of the sky.
+# Words for other maps, in names of files and of HDUs; these are not images of the sky.
 OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
@@ -52,34 +52,34 @@ OTHER = (
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
     "snr",
 )  # fmt: skip
-# Those of them that say how long a pixel was looked at.
+# Words for maps of exposure time or of numbers of exposures.
 _EXPOSURES = {"EXP", "EXPTIME", "TEXP", "EXPMAP", "EXPOSURE", "NEXP", "NEXPO", "NIMG", "HITS", "RRHR"} | {
     f"{start}{word}" for start in ("", "M") for word in ("COV", "COVERAGE")
 }
-# The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
+# Words for other maps in names of HDUs: also contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SN"),
     *("SEGMENTMAP", "BACK", "BKGMASK"),
 }
-# What astropy's CCDData calls uncertainties.
+# Kinds of uncertainty in astropy's CCDData (UTYPE).
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
-# What ESO's standard calls errors (HDUCLAS3 where HDUCLAS2 is ERROR), and planes (HDUCLAS2).
+# Kinds of error in ESO's standard (HDUCLAS3 where HDUCLAS2 is ERROR), and of plane (HDUCLAS2).
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
-# Words that say nothing of which image it is.
+# Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
-# Words that are one, as in bad_pixel_mask.
+# Compounds that count as one word, as in bad_pixel_mask.
 _ONE_WORD = re.compile(
     r"(?<![A-Z])(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
     r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk))(?![A-Z])",
     re.IGNORECASE,
 )
-# A second image is one of the sky only if it is not much smaller than the first.
+# Minimum area of further images of the sky, relative to the first.
 LEAST_AREA = 0.5
 
 
 def role_of(name: str) -> str | None:
-    """Determine from an HDU's name what it holds: one of `ROLES`, ``other``, or None for an image.
+    """Determine an HDU's role from its name: one of `ROLES`, ``other``, or None for an image.
 
     Examples
     --------
@@ -94,12 +94,12 @@ def role_of(name: str) -> str | None:
 
 
 def is_exposure_map(name: str) -> bool:
-    """Return whether a file or an HDU holds exposure times, or numbers of exposures, by its name."""
+    """Return whether a file or HDU, by its name, holds exposure times or numbers of exposures."""
     return bool(_EXPOSURES & set(words_of(name.upper())))
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a file's or an HDU's name.
+    """Split the name of a file or an HDU into words.
 
     Examples
     --------
@@ -107,20 +107,20 @@ def words_of(name: str) -> list[str]:
     (['tile', 'g', 'badpixelmask'], ['SPLUS', 's01', 'F660', 'swp', 'weight'])
     """
     whole = _ONE_WORD.sub(lambda words: re.sub("[-_. ]", "", words[0]), name)
-    # S-PLUS and J-PLUS write swpweight beside swp.
+    # In S-PLUS and J-PLUS the weights of swp are called swpweight.
     return [word for word in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", whole) if word]
 
 
 def meaning_of_mask(*names: str) -> str | None:
-    """Return what non-zero means in a mask by its names: ``bad``, ``good``, or None where they do not say."""
+    """Return the meaning of non-zero pixels by a mask's names: ``bad``, ``good``, or None if undefined."""
     words = [word for name in names for word in words_of(name.upper())]
     return next((MEANING_OF_MASK[word] for word in words if word in MEANING_OF_MASK), None)
 
 
 def name_of(hdu: Any) -> str:
-    """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead.
+    """Return an HDU's name, or for unnamed HDUs the role in other cards (HSC, viewer of the Legacy Surveys).
 
-    Of uncertainties that astropy writes, UTYPE says of which kind they are; of ESO's planes, HDUCLAS2 and 3.
+    UTYPE of astropy's uncertainties, and HDUCLAS2 and 3 of ESO's planes, are translated to names of roles.
     """
     if (kind := _UTYPES.get(str(hdu.header.get("UTYPE", "")).strip().lower())) is not None:
         return kind
@@ -135,15 +135,15 @@ def name_of(hdu: Any) -> str:
 
 
 def whose(name: str) -> list[str]:
-    """Return the words of a name that tell one image from another: ``["G"]`` of ``WHT_G``."""
+    """Return the words of a name that identify the image: ``["G"]`` for ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
     return [word for word in words_of(name.upper()) if word not in _COMMON and word not in roles]
 
 
 def band_of_plane(name: str) -> str | None:
-    """Return the band that an HDU's name tells, ``g`` of ``SCI_G``; None where nothing is left of the name.
+    """Return the band in an HDU's name, ``g`` for ``SCI_G``; None if there is no word for it.
 
-    FITS writes names of HDUs in capitals: U to Y mean the optical bands.
+    As FITS writes names of HDUs in upper case, single letters U to Y mean the optical bands.
     """
     rest = [word for word in whose(name) if role_of(word) is None]
     if not rest:
@@ -156,45 +156,45 @@ def band_of_plane(name: str) -> str | None:
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     """Return the numbers of the HDUs with weights and mask of one image, by role.
 
-    They have its version (Hubble's EXTVER). Of several images, those are an image's that its name is part of
-    (``SCI_G`` and ``WHT_G``); else the first of them is the first image's, if there are as many; and a single
-    one serves all.
+    They have the image's version (Hubble's EXTVER). If there are several images, they are matched by name
+    (``SCI_G`` and ``WHT_G``), otherwise by order if there are as many planes as images; a single plane
+    applies to all images.
 
     Raises
     ------
     ValueError
-        Nothing tells which of several is meant.
+        The match is ambiguous.
     """
     alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
-    numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a version of its own says nothing
+    numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a unique version tells nothing
     mine = number_of(hdus, image)
     images = [n for n in numbers if role_of(name_of(hdus[n])) is None]
     images = images if mine in images else [mine]
     out: dict[str, int] = {}
     for role in ROLES:
-        found = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
-        namesakes = [n for n in found if whose(name_of(hdus[n])) == whose(name_of(image))]
+        candidates = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
+        namesakes = [n for n in candidates if whose(name_of(hdus[n])) == whose(name_of(image))]
         if len(images) > 1:
-            found = [n for n in found if not whose(name_of(hdus[n]))]
-            if len(found) == len(images):
-                found, namesakes = [found[images.index(mine)]], []
-            elif len(found) > 1 and not (namesakes and whose(name_of(image))):
+            candidates = [n for n in candidates if not whose(name_of(hdus[n]))]
+            if len(candidates) == len(images):
+                candidates, namesakes = [candidates[images.index(mine)]], []
+            elif len(candidates) > 1 and not (namesakes and whose(name_of(image))):
                 raise ValueError(
-                    f"{len(images)} images and {len(found)} planes that may be the {role} of HDU {mine}, in "
-                    f"HDUs {', '.join(map(str, found))}; name them after the images (SCI_G, WHT_G), or keep "
-                    "each image with its own in a file"
+                    f"{len(images)} images and {len(candidates)} planes that may be the {role} of HDU "
+                    f"{mine}, in HDUs {', '.join(map(str, candidates))}; name them after the images (SCI_G, "
+                    "WHT_G), or put each image with its own planes into a separate file"
                 )
-        if namesakes or found:
-            out[role] = (namesakes or found)[0]
+        if namesakes or candidates:
+            out[role] = (namesakes or candidates)[0]
     return out
 
 
 def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None = None) -> list[Any]:
-    """Return the HDUs with more of the mask of an image than its first HDU.
+    """Return further HDUs with masks of an image, in addition to the HDU `mask`.
 
-    Those are the planes for which its whole numbers have no bits left, which Rubin's newer files put into a
-    second HDU of the same name, of a version (EXTVER) that no image has; and masks of other names. `file` is
-    the one of the mask, where that is not the image's.
+    One kind holds planes beyond the bits of the first HDU's integers; Rubin's newer files put these into a
+    second HDU of the same name, with a version (EXTVER) that no image has. The other kind is masks with other
+    names. `file` is the file of the mask, if that is not the image's.
     """
     images = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
     versions, file = {hdus[n].ver for n in images}, hdus if file is None else file
@@ -211,7 +211,7 @@ def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None = Non
 
 
 def number_of(hdus: fits.HDUList, hdu: Any) -> int:
-    """Return the place of an HDU in its file."""
+    """Return the index of an HDU in its file."""
     return next(i for i, other in enumerate(hdus) if other is hdu)
 
 
@@ -222,8 +222,8 @@ def _area(hdu: Any) -> int:
 def sky_images(hdus: fits.HDUList) -> list[int]:
     """Return the numbers of the HDUs that hold images of the sky.
 
-    The first image without a role, and those after it that say where on the sky they are and are of its size:
-    the CCDs of a camera, or bands. A small one that does not say where is a preview of one that does.
+    These are the first image without a role, and later ones of similar size that have a WCS: the CCDs of a
+    camera, or bands. Small images without WCS beside one with a WCS are ignored as previews.
     """
     plain = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
     largest = max((_area(hdus[n]) for n in plain if "CTYPE1" in hdus[n].header), default=0)

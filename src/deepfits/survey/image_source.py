@@ -1,4 +1,4 @@
-"""The image of one band of one field: in which file it lies, and of which band and field a file is."""
+"""Sources of images: the file of one band of one field, and the band and field of a given file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _UNIONS = re.compile(
     r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES|WHIGS|UNIONS)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
 )
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
-# Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.
+# Telescope and camera in names of MAST's high-level products, which differ between the bands of a field.
 _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
-# The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
+# Empty slot of the second filter wheel, in names of Webb's mosaics (Hubble's of the same field lack it).
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
-# Drizzled with and without correction for the transfer of charge, which infrared detectors do not have.
+# Drizzled with and without correction for charge transfer, which infrared detectors do not need.
 _DRIZZLED = re.compile(r"(?<=[-_.])dr[cz](?=$|[-_.])")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where the image of one band of one field lies.
+    """Location of the image of one band of one field.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class ImageSource:
     path
         The FITS file.
     hdu
-        Number of the HDU with the image; None for the first that holds one.
+        Number of the HDU with the image; None for the first that has one.
     companions
-        Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in
-        `deepfits.survey.companions.SHARED` are of all bands.
+        Accompanying files and their roles: weights, which are ``weight`` (inverse variance, possibly up to a
+        factor), ``ivar``, ``variance`` or ``rms``, and a ``mask``. Roles that end in
+        `deepfits.survey.companions.SHARED` apply to all bands.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
@@ -60,21 +60,21 @@ class ImageSource:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldSources:
-    """The images of one field, by band, in order of wavelength."""
+    """Images of one field, by band, in order of wavelength."""
 
     name: str
     images: dict[str, ImageSource] = field(default_factory=dict)
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """The bands there are."""
+        """Bands of the field."""
         return tuple(self.images)
 
 
 def source_of(
     path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
 ) -> ImageSource:
-    """Return what image a file is: its band, its field and its companions, as far as these are not given."""
+    """Determine the field and companions of an image file, and its band unless given."""
     stem = given_name(path)
     if match := _SDSS.match(stem):
         return ImageSource(
@@ -109,13 +109,13 @@ def source_of(
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     elif is_named:
-        rest = ""  # whoever names the bands names one field
+        rest = ""  # files given by band belong to a single field
     elif match := _UNIONS.match(stem):
-        rest = match["tile"].replace("_", ".")  # each band has a survey of its own
+        rest = match["tile"].replace("_", ".")  # the survey in the name differs between bands
     elif named != band and not EUCLID_MER.match(stem):
         plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
-        there, without = band_of_name(plain, {band})
-        rest = without if there else _without_band(plain, band) if named is None else rest
+        matched, without = band_of_name(plain, {band})
+        rest = without if matched else _without_band(plain, band) if named is None else rest
     layout = "plain" if stem.startswith("coadd-") else "generic"
     return ImageSource(
         band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
@@ -123,7 +123,7 @@ def source_of(
 
 
 def _without_band(stem: str, band: str) -> str:
-    """Return a name without the word that means a band: what the files of one field share.
+    """Return a name without the word for a band, i.e. the part shared by the files of one field.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def _without_band(stem: str, band: str) -> str:
 
 
 def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
-    """Return the bands that HDUs with images of the sky say, by number."""
+    """Return the bands stated by HDUs with images of the sky, by HDU number."""
     out = {}
     for number, header in enumerate(headers):
         name = str(header.get("EXTNAME", ""))
@@ -150,7 +150,7 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
-    """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
+    """Return the band stated by header or name, else the directory's; conflicting ones raise an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
@@ -162,10 +162,10 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None
         if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
             raise InputError(
                 f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-                "(docs/how-to/survey-files.md); else split it into one image for each band"
+                "(docs/how-to/survey-files.md); otherwise split it into one image per band"
             )
         raise InputError(
-            f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
+            f"{path}: neither the header (FILTER) nor the name gives the band; specify it: "
             f"images=['g={path.name}', ...]"
         )
     if stated is None or named is None:
@@ -174,13 +174,13 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None
     is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
     if is_last and not _may_be_one_band(stated, named):
         raise InputError(
-            f"{path}: the header says band {stated}, the name {named}; say which it is: "
+            f"{path}: the band is {stated} by the header but {named} by the name; specify which it is: "
             f"{stated}={path.name} or {named}={path.name}"
         )
     return stated
 
 
 def _may_be_one_band(stated: str, named: str) -> bool:
-    """Return whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
-    one, other = stated.lower(), named.lower()
-    return one.startswith(other) or other.startswith(one)
+    """Return whether two names may mean the same band: K and Ks, u and ustar, R and r, W1 and w1."""
+    first, second = stated.lower(), named.lower()
+    return first.startswith(second) or second.startswith(first)

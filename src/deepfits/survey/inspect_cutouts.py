@@ -1,4 +1,4 @@
-"""Looking at cutouts and catalogues before using them; see `deepfits.survey.inspection` for images.
+"""Inspection of cutouts and catalogues before use; see `deepfits.survey.inspection` for images.
 
 Shapes: N objects, B bands, H, W pixels.
 """
@@ -32,14 +32,14 @@ CATALOGUES = (
     *(".parquet", ".pq", ".feather", ".json", ".jsonl", ".cat", ".vot", ".votable", ".xml"),
     *(f".{e}" for e in TEXT_ENDINGS),
 )
-# The noise at the rims, with neighbours in it, over what the weights say.
+# Noise at the rims of cutouts, including neighbours, relative to that implied by the weights.
 PLAUSIBLE_RATIO = (0.6, 2.5)
 MAX_OFFSET_PIXELS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """Some cutouts, ``(N, B, H, W)``, nJy and nJy⁻²."""
+    """A sample of cutouts, ``(N, B, H, W)``, nJy and nJy⁻²."""
 
     name: str
     bands: tuple[str, ...]
@@ -53,12 +53,12 @@ class _Sample:
 
 
 def is_cutouts(path: Path) -> bool:
-    """Return whether a path is a description of cutouts, or a store of them."""
+    """Return whether a path is a description of cutouts or a store of cutouts."""
     return path.suffix == ".toml" or (path / "store.json").is_file()
 
 
 def is_catalogue(path: Path) -> bool:
-    """Return whether a path is a catalogue: by its name, or a FITS file of tables and no image."""
+    """Return whether a path is a catalogue: by its name, or a FITS file with tables but no image."""
     if path.name.lower().endswith(CATALOGUES):
         return True
     if not path.is_file() or not is_fits_name(path):
@@ -67,33 +67,33 @@ def is_catalogue(path: Path) -> bool:
         with quiet(), fits.open(path) as hdus:
             has_image = any(hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 for hdu in hdus)
             return not has_image and any(isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) for hdu in hdus)
-    except Exception:  # a damaged file: what looks at images says so
+    except Exception:  # a damaged file; reported when inspected as an image
         return False
 
 
 def inspect_cutouts(path: Path, findings: Findings) -> None:
-    """Look at some of the cutouts that a TOML file describes, or that a store holds."""
+    """Inspect a sample of the cutouts that a TOML file describes or a store holds."""
     try:
         if path.is_dir():
-            _inspect(_of_store(path, findings), findings)
+            _inspect(_sample_store(path, findings), findings)
         else:
             description = read_description(path)
-            with open_cutouts(description) as found:
-                for text in found.remarks:
+            with open_cutouts(description) as cutouts:
+                for text in cutouts.remarks:
                     findings.note(text, f"{path.name}: ")
-                points = description.zero_point
-                each = points if isinstance(points, tuple) else (points,) * len(found.bands)
-                named = tuple(math.nan if p is None else float(p) for p in each)
-                _inspect(_of_foreign(path.stem, found, named), findings)
+                given = description.zero_point
+                per_band = given if isinstance(given, tuple) else (given,) * len(cutouts.bands)
+                zero_points = tuple(math.nan if p is None else float(p) for p in per_band)
+                _inspect(_sample_foreign(path.stem, cutouts, zero_points), findings)
     except InputError as error:
         findings.refuse(error)
 
 
-def _of_store(path: Path, findings: Findings) -> _Sample:
+def _sample_store(path: Path, findings: Findings) -> _Sample:
     store = CutoutStore(path)
     rows = evenly_spaced(len(store), SAMPLE)
-    found = store.take(rows)
-    findings.remarks.append(f"{path.name}: a store of {len(store)} objects; {len(rows)} looked at")
+    cutouts = store.take(rows)
+    findings.remarks.append(f"{path.name}: a store of {len(store)} objects; {len(rows)} inspected")
     bands = store.info.bands
     return _Sample(
         name=path.name,
@@ -102,35 +102,35 @@ def _of_store(path: Path, findings: Findings) -> _Sample:
         fwhm=store.info.fwhm_arcsec or (math.nan,) * len(bands),
         zero_points=(NJY_ZERO_POINT,) * len(bands),
         weights="store",
-        image=found.image,
-        weight=found.weight,
+        image=cutouts.image,
+        weight=cutouts.weight,
         number=len(store),
     )
 
 
-def _of_foreign(name: str, found: ForeignCutouts, zero_points: tuple[float, ...]) -> _Sample:
-    starts = np.unique(np.linspace(0, max(found.number - SAMPLE // 4, 0), 4).astype(int))
-    parts = [found.read(int(s), min(int(s) + SAMPLE // 4, found.number), None) for s in starts]
+def _sample_foreign(name: str, cutouts: ForeignCutouts, zero_points: tuple[float, ...]) -> _Sample:
+    starts = np.unique(np.linspace(0, max(cutouts.number - SAMPLE // 4, 0), 4).astype(int))
+    parts = [cutouts.read(int(s), min(int(s) + SAMPLE // 4, cutouts.number), None) for s in starts]
     shape = np.min([part[0].shape[-2:] for part in parts], axis=0)
     image, weight = (np.concatenate([to_shape(part[i], *shape) for part in parts]) for i in range(2))
     return _Sample(
         name=name,
-        bands=found.bands,
-        scale=found.pixel_scale_arcsec,
-        fwhm=found.fwhm_arcsec or (math.nan,) * len(found.bands),
+        bands=cutouts.bands,
+        scale=cutouts.pixel_scale_arcsec,
+        fwhm=cutouts.fwhm_arcsec or (math.nan,) * len(cutouts.bands),
         zero_points=zero_points,
-        weights=("weight" if found.may_be_relative else "given") if found.has_weights else "measured",
+        weights=("weight" if cutouts.may_be_relative else "given") if cutouts.has_weights else "measured",
         image=image,
         weight=weight,
-        number=found.number,
+        number=cutouts.number,
     )
 
 
 def _inspect(sample: _Sample, findings: Findings) -> None:
     height, width = sample.image.shape[-2:]
     for index, band in enumerate(sample.bands):
-        flux, its = sample.image[:, index], sample.weight[:, index]
-        level, sigma = clipped_statistics(rim_pixels(flux, its)[0])
+        flux, weight = sample.image[:, index], sample.weight[:, index]
+        level, sigma = clipped_statistics(rim_pixels(flux, weight)[0])
         row = Row(
             field=sample.name,
             band=band,
@@ -141,23 +141,23 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
             fwhm_arcsec=sample.fwhm[index],
             depth=depth_of(sigma, sample.scale) if sigma > 0 and sample.scale > 0 else math.nan,
             noise_njy=sigma,
-            fraction_empty=float((its <= 0).mean()),
+            fraction_empty=float((weight <= 0).mean()),
             weights=sample.weights,
         )
         findings.rows.append(row)
-        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
+        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, weight)]
     side = min(height, width)
     image, weight = (to_shape(pixels, side, side) for pixels in (sample.image, sample.weight))
     flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
     columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
     columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
-    doubts = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
-    findings.warnings += [f"{sample.name}: {w}" for w in doubts]
+    warnings = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
+    findings.warnings += [f"{sample.name}: {w}" for w in warnings]
 
 
 def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     if not (row.noise_njy > 0):
-        return ["no data in the cutouts looked at; is the polarity of mask or weight right?"]
+        return ["no data in the inspected cutouts; is the polarity of mask or weight right?"]
     out = depth_warning(row)
     if abs(level) > MAX_LEVEL_SIGMAS * row.noise_njy:
         out.append(f"the sky lies at {level / row.noise_njy:.1f} σ; subtract it first")
@@ -165,14 +165,14 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     ratio = row.noise_njy * float(np.median(weight[weight > 0])) ** 0.5
     if not PLAUSIBLE_RATIO[0] < ratio < PLAUSIBLE_RATIO[1]:
         out.append(
-            f"the noise at the rims is {ratio:.3g} times what the weights say; check weight_is, unit and "
-            "polarity"
+            f"the noise at the rims is {ratio:.3g} times that implied by the weights; check weight_is, unit "
+            "and polarity"
         )
     return out
 
 
 def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> list[str]:
-    """Stack the brighter cutouts: the light must lie in the middle, in all bands."""
+    """Stack the brighter cutouts, and warn if the flux does not peak at the centre in some band."""
     with np.errstate(invalid="ignore", divide="ignore"):
         snr = flux / error
     out = []
@@ -185,14 +185,14 @@ def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> li
         dx, dy = x - (mean.shape[1] - 1) / 2, y - (mean.shape[0] - 1) / 2
         if math.hypot(dx, dy) > MAX_OFFSET_PIXELS:
             out.append(
-                f"in {band} the light lies ({dx:+.1f}, {dy:+.1f}) pixels off the middle; cut around the "
-                "objects"
+                f"in {band} the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts "
+                "on the objects"
             )
     return out
 
 
 def inspect_catalogue(path: Path, findings: Findings) -> None:
-    """Describe what a catalogue holds, and what of it cannot be used."""
+    """Describe the content of a catalogue, and what in it cannot be used."""
     try:
         columns = read_catalogue(path)
     except InputError as error:
@@ -205,7 +205,7 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
             good = np.isfinite(values)
             if good.any():
                 places.append(f"{name} {values[good].min():.4f} to {values[good].max():.4f}")
-            if not good.all() and name in ("x", "y"):  # of ra and dec `read_catalogue` says so
+            if not good.all() and name in ("x", "y"):  # `read_catalogue` warns of ra and dec
                 findings.warnings.append(
                     f"{path.name}: {int((~good).sum())} objects without a usable {name}; they will lie on no "
                     "image"
@@ -216,21 +216,19 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
     for name in filter(is_redshift_name, columns):
         values = columns[name]
-        there = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
-        codes = there[is_no_value(there.astype(float), is_redshift=True)]
+        finite = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
+        codes = finite[is_no_value(finite.astype(float), is_redshift=True)]
         if len(codes):
             findings.remarks.append(
-                f"{path.name}: {len(codes)} of {number} {name} stand for no redshift: {list_values(codes)}; "
-                "as labels they are left out"
+                f"{path.name}: {len(codes)} of {number} {name} are codes for no redshift: "
+                f"{list_values(codes)}; they are not used as labels"
             )
     if "ra" in columns and np.nanmax(columns["ra"]) <= 2 * math.pi:
         findings.warnings.append(
-            f"{path.name}: ra of at most 2π: degrees are taken; if they are radians or hours, name the "
+            f"{path.name}: ra is at most 2π, and taken as degrees; if it is in radians or hours, name the "
             "columns ra_rad and dec_rad, or ra_hours"
         )
     elif "ra" in columns and np.nanmax(columns["ra"]) <= 24:
-        findings.remarks.append(
-            f"{path.name}: ra of at most 24: if these are hours, name the column ra_hours"
-        )
+        findings.remarks.append(f"{path.name}: ra is at most 24; if it is in hours, name the column ra_hours")
     if "ra" not in columns:
-        findings.remarks.append(f"{path.name}: x and y alone: pixels, 0-based, of the reference band")
+        findings.remarks.append(f"{path.name}: only x and y, taken as 0-based pixels of the reference band")

@@ -1,7 +1,7 @@
-"""Looking at images before using them: what they are, and what no sky has.
+"""Inspection of images before use: their properties, and signs that something is wrong.
 
-Each band of each field becomes one row; what is suspicious becomes one line with a remedy. The limits are
-wide: they catch wrong units, swapped polarities and broken astrometry, not unusual skies.
+Each band of each field gives one row, and each suspicious property one line with a remedy. The limits are
+wide: they catch wrong units, inverted masks and broken astrometry, not unusual skies.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
 
-# 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
+# 5σ in 2″ apertures, AB: from the shallowest photographic plates to the deepest fields from space.
 PLAUSIBLE_DEPTH = (14.0, 32.0)
-# Median colour of neighbouring bands (blue minus red) of a field's sources.
+# Median colour of a field's sources in adjacent bands (blue minus red), mag.
 PLAUSIBLE_COLOUR = (-0.7, 2.6)
 PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
 PLAUSIBLE_SCALE = (0.005, 30.0)
-# A frame turned by 45° fills half of a grid with north up; a mask of swapped polarity leaves a few per cent.
+# A frame rotated by 45° fills half of a north-up grid; an inverted mask leaves a few per cent.
 MAX_EMPTY = 0.75
 
 
 @dataclass(kw_only=True)
 class Row:
-    """One band of one field."""
+    """Properties of one band of one field."""
 
     field: str
     band: str
@@ -53,9 +53,9 @@ class Row:
 
 @dataclass(kw_only=True)
 class Findings:
-    """What was found, as rows, remarks (decisions taken) and warnings (with remedies).
+    """Results of an inspection: rows, remarks (decisions taken) and warnings (with remedies).
 
-    ``str(findings)`` is the table that a person reads.
+    ``str(findings)`` is the report that is printed.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -64,12 +64,12 @@ class Findings:
     is_fatal: bool = False
 
     def note(self, text: str, of: str = "") -> None:
-        """Add a remark, or a warning where the text begins so; `of` stands before it."""
+        """Add a remark, or a warning if the text starts with ``WARNING:``, prefixed by `of`."""
         is_warning = text.startswith("WARNING: ")
         (self.warnings if is_warning else self.remarks).append(of + text.removeprefix("WARNING: "))
 
     def refuse(self, error: InputError) -> None:
-        """Note what makes images or cutouts unusable: `deepfits check` then ends with status 1."""
+        """Record an error that makes the data unusable; `deepfits check` then exits with status 1."""
         self.warnings.append(str(error))
         self.is_fatal = True
 
@@ -106,7 +106,7 @@ def _table(rows: list[Row]) -> list[str]:
 
 
 def _short(name: str, most: int = 30) -> str:
-    """Shorten a long name in its middle."""
+    """Shorten a long name in the middle."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
@@ -116,7 +116,7 @@ def _or_dash(value: float, form: str) -> str:
 
 
 def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -> None:
-    """Look at one field; an unusable band is a warning and does not hide the others."""
+    """Inspect one field; unusable bands are reported, and the others inspected all the same."""
     usable = {}
     for band, source in sources.images.items():
         try:
@@ -137,11 +137,11 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
 def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
     middle = MiddleOfField(field)
-    found = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
+    extraction = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
     notes: dict[str, list[str]] = {}
     suspicious: dict[str, list[str]] = {}
     for band, plane in planes.items():
-        row = _row(field.name, band, plane, found.fwhm_arcsec[band])
+        row = _row(field.name, band, plane, extraction.fwhm_arcsec[band])
         findings.rows.append(row)
         suspicious[band] = _row_warnings(row, plane)
         suspicious[band] += [r.removeprefix("WARNING: ") for r in plane.remarks if "WARNING: " in r]
@@ -154,7 +154,7 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
         findings.remarks.append(
             f"{field.name} {names}: no weight plane; constant weight from the measured noise"
         )
-    findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(found.columns, bands)]
+    findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(extraction.columns, bands)]
     reference = field.reference.source.band
     findings.warnings += [
         f"{field.name}: {w}" for w in shift_warnings(band_shifts(middle, reference), reference)
@@ -182,22 +182,22 @@ def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
 
 
 def depth_warning(row: Row) -> list[str]:
-    """Warn when no image is as shallow or as deep as that."""
+    """Warn of an implausible depth."""
     if not math.isfinite(row.depth) or PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
         return []
-    given = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
+    zero_point = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
     return [
-        f"a depth of {row.depth:.1f} AB is none that images have; is {given} the zero point of these counts? "
+        f"a depth of {row.depth:.1f} AB is implausible; is {zero_point} the zero point of these counts? "
         "give zero_point"
     ]
 
 
 def empty_warning(row: Row, options: str) -> list[str]:
-    """Warn when hardly a pixel has data, and name the options that would say how masks are meant."""
+    """Warn if hardly any pixel has data, and name the options that define the meaning of masks."""
     if row.fraction_empty <= MAX_EMPTY:
         return []
-    words = "of the pixels have no data; is the polarity of mask or weight right?"
-    return [f"{row.fraction_empty:.0%} {words} ({options})"]
+    text = "of the pixels have no data; is the polarity of mask or weight right?"
+    return [f"{row.fraction_empty:.0%} {text} ({options})"]
 
 
 def _row_warnings(row: Row, plane: Plane) -> list[str]:
@@ -213,7 +213,7 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
 
 
 def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> list[str]:
-    """Return which neighbouring bands give colours that no field of stars and galaxies has."""
+    """Warn of adjacent bands whose median colour is implausible for a field of stars and galaxies."""
     out = []
     for blue, red in pairwise(bands):
         fluxes = [columns[f"flux_aper_{b}"] for b in (blue, red)]
@@ -224,7 +224,7 @@ def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> l
         colour = float(np.median(-2.5 * np.log10(fluxes[0][clear] / fluxes[1][clear])))
         if not PLAUSIBLE_COLOUR[0] < colour < PLAUSIBLE_COLOUR[1]:
             out.append(
-                f"the median colour {blue} − {red} is {colour:+.1f} mag, which no sky has; check the zero "
-                "points of both bands"
+                f"the median colour {blue} − {red} is {colour:+.1f} mag, which is implausible; check "
+                "the zero points of both bands"
             )
     return out

@@ -1,4 +1,4 @@
-"""Background level and pixel noise, robustly, and how correlated the noise is."""
+"""Robust estimates of background level and pixel noise, and of the correlation of the noise."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from deepfits.photometry import NJY_ZERO_POINT, SIGMA_PER_MAD
 from deepfits.splits import evenly_spaced
 
 MESH = 64
-# Blocks that are enough to know the noise to a few parts in a thousand.
+# Number of blocks that gives the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
+# Largest background level, and difference of levels within an image, that is not suspicious.
 MAX_LEVEL_SIGMAS = 1.0
 MOST_BLOCKS, FEW_BLOCKS = 400, 4
-"""In which sky, noise and weights are compared; in a part of an image, at least so many."""
+"""Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
 UNEVEN = 2.0
-"""Noise of one part of an image over that of another which constant weights do not stand for."""
-# Too few to measure noise on.
+"""Ratio of the noise between parts of an image above which constant weights are inadequate."""
+# Minimum number of pixels for a measurement of noise.
 FEW_PIXELS = 64
-# Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
+# Distance in pixels for the differences that measure noise; beyond the correlation in resampled images.
 LAG = 3
 CLIPPING_ROUNDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What the sky does where no source is.
+    """Background and noise of the sky between sources.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class Noise:
     sigma
         Standard deviation of one pixel, nJy.
     correlation
-        Noise in 4×4 blocks over what independent pixels would give; 1 for white noise.
+        Noise of sums over 4×4 pixels relative to that of independent pixels; 1 for white noise.
     """
 
     level: float
@@ -46,7 +47,7 @@ class Noise:
 
 
 def sample_rows(height: int, number: int = 8, whole: int = 1024) -> list[tuple[int, int]]:
-    """Choose strips of 64 rows, evenly over an image; an image of up to `whole` rows is one strip."""
+    """Choose strips of 64 rows, evenly spaced over an image; one of up to `whole` rows is a single strip."""
     if height <= whole:
         return [(0, height)]
     starts = np.linspace(0, height - MESH, number).astype(int)
@@ -54,13 +55,12 @@ def sample_rows(height: int, number: int = 8, whole: int = 1024) -> list[tuple[i
 
 
 def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float, float]:
-    """Return median and standard deviation of values of any shape after clipping outliers; NaN for no values.
+    """Return sigma-clipped median and standard deviation of values of any shape; NaN if there are none.
 
-    The standard deviation of what is left is set right for the clipped tails of a Gaussian. It is not the
-    median absolute deviation, which is off by a tenth where the noise is only a few steps of the counts (SDSS
-    u).
+    The standard deviation is corrected for the clipped tails of a Gaussian. The median absolute deviation is
+    not used, since it is off by 10% where the noise is only a few quantisation steps (SDSS u).
     """
-    # Sorted once, what is kept is a slice, and its median is in the middle of it.
+    # The values are sorted once; those kept are then a slice, with the median at its middle.
     values = np.sort(values[np.isfinite(values)], axis=None)
     if not values.size:
         return np.nan, np.nan
@@ -98,11 +98,11 @@ def _clipped_width(clip: float) -> float:
 
 
 def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
-    """Measure background and noise in 64×64 blocks, and take the median block.
+    """Measure background and noise as medians over blocks of 64×64 pixels.
 
-    Blocks are rid of their own level, so that a slope of the sky does not count as noise; the lower half of
-    the blocks (those with the fewest sources) decides. Images are ``(H, W)`` in nJy. Returns None
-    when the valid pixels do not vary.
+    The noise is measured about the level of each block, so that gradients of the sky do not contribute, and
+    only in the less noisy half of the blocks (those with the fewest sources). Images are ``(H, W)`` in nJy.
+    Returns None if the valid pixels do not vary.
     """
     levels, sigmas, ratios = [], [], []
     corners = [
@@ -133,16 +133,16 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
 
 
 def rim(height: int, width: int) -> np.ndarray:
-    """Return the outer eighth of a cutout on each side, where its object seldom is, ``(H, W)`` bool."""
+    """Return the outer eighth of a cutout on each side, rarely reached by its object, ``(H, W)`` bool."""
     out, margin = np.ones((height, width), bool), max(min(height, width) // 8, 1)
     out[margin:-margin, margin:-margin] = False
     return out
 
 
 def rim_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return flux and weight of the pixels at the rims of cutouts, ``(N, H, W)``, that have data.
+    """Return flux and weight of the valid pixels at the rims of cutouts, ``(N, H, W)``.
 
-    Where the rims have too few, of all pixels.
+    If there are too few, all valid pixels are returned.
     """
     is_valid = weight > 0
     is_used = is_valid & rim(*image.shape[1:])
@@ -151,11 +151,11 @@ def rim_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, int]:
-    """Measure the noise of a cutout on its outer pixels, from second differences along the rows.
+    """Measure the noise of a cutout from second differences along the rows of its outer pixels.
 
-    Returns the standard deviation of one pixel, nJy, and from how many differences it is. The cutout is ``(H,
-    W)``, its object in the middle. The light of a large galaxy or of a neighbour is smooth over `LAG` pixels
-    and hardly counts; in the scatter of the pixels it would.
+    Returns the standard deviation of one pixel, nJy, and the number of differences used. The cutout is
+    ``(H, W)``, with its object at the centre. Unlike the scatter of the pixels, the differences are hardly
+    affected by large galaxies and neighbours, which are smooth over `LAG` pixels.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, in
 
 
 def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
-    """Return the noise of sums over small blocks in units of what white noise would give."""
+    """Return the noise of sums over 4×4 pixels relative to that of white noise."""
     side = 4
     height, width = (n // side * side for n in residual.shape)
     if height < 2 * side or width < 2 * side:
@@ -187,19 +187,19 @@ def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
 
 
 def depth_of(sigma_njy: float, pixel_scale: float) -> float:
-    """Return the AB magnitude of 5σ in a circular aperture of 2″ for white noise of the pixels."""
+    """Return the 5σ depth in a circular aperture of 2″ diameter, AB, for white noise."""
     pixels = math.pi / pixel_scale**2
     return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
 def sky_doubts(plane: Any) -> list[str]:
-    """Describe what no calibrated image has: a sky that is left in, weights that do not go as the noise.
+    """Warn of residual sky, and of weights that do not follow the noise.
 
     `plane` is a `deepfits.survey.planes.Plane`.
     """
     out, blocks = [], _measured_blocks(plane)
     parts = [blocks[blocks[:, 0] == part] for part in np.unique(blocks[:, 0])]
-    # The quarter with the least light of galaxies stands for a part.
+    # The lower quartile represents a part, since galaxies affect it little.
     quiet = np.array([np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS])
     difference = float(np.ptp(quiet[:, 0]) / np.median(quiet[:, 1])) if len(quiet) else 0.0
     if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
@@ -215,8 +215,8 @@ def sky_doubts(plane: Any) -> list[str]:
     ratio = float(quiet[:, 1].max() / quiet[:, 1].min()) if len(quiet) else 1.0
     if plane.weight_kind == "measured" and ratio > UNEVEN:
         out.append(
-            f"the noise differs by a factor {ratio:.1f} between parts of the image, and without weights all "
-            "of it counts alike; give weights (.weight.fits, .rms.fits)"
+            f"the noise differs by a factor {ratio:.1f} between parts of the image, which constant weights "
+            "ignore; give weights (.weight.fits, .rms.fits)"
         )
     trend, power = weight_trend(blocks[:, 1], blocks[:, 3])
     if trend < -0.5:
@@ -224,16 +224,16 @@ def sky_doubts(plane: Any) -> list[str]:
         out.append(f"the noise is largest where the weights are: are they {kind}? name the file .{end}.fits")
     if trend > 0.5 and power > 1.6:
         out.append(
-            f"the inverse variance of the pixels goes as the weights to the power {power:.1f}: are they 1/σ, "
-            "and not 1/σ²? write their squares"
+            f"the inverse variance of the pixels scales as the weights to the power {power:.1f}: are they "
+            "1/σ, and not 1/σ²? write their squares"
         )
     return out
 
 
 def _measured_blocks(plane: Any) -> np.ndarray:
-    """Measure blocks of 32×32 pixels all over an image, at most `MOST_BLOCKS`.
+    """Measure up to `MOST_BLOCKS` blocks of 32×32 pixels all over an image.
 
-    Returns ``(N, 4)``: which of up to 4×4 parts of the image a block lies in, the median of its weights, its
+    Returns ``(N, 4)``: the part of the image that a block lies in (of up to 4×4), its median weight, its
     level and its noise.
     """
     side, (height, width) = 32, plane.shape
@@ -243,17 +243,19 @@ def _measured_blocks(plane: Any) -> np.ndarray:
         image, weight = plane.rows(start, stop)
         for y in range(0, stop - start - side + 1, side):
             for x in range(0, width - side + 1, side):
-                block, its = image[y : y + side, x : x + side], weight[y : y + side, x : x + side]
-                if (its > 0).mean() > 0.8:
+                window = np.s_[y : y + side, x : x + side]
+                block, block_weight = image[window], weight[window]
+                is_valid = block_weight > 0
+                if is_valid.mean() > 0.8:
                     part = down * (start + y) // height * 4 + across * x // width
-                    blocks.append((part, float(np.median(its[its > 0])), block[its > 0]))
-    some = [blocks[place] for place in evenly_spaced(len(blocks), MOST_BLOCKS)]
-    measured = [(part, weight, *clipped_statistics(values)) for part, weight, values in some]
+                    blocks.append((part, float(np.median(block_weight[is_valid])), block[is_valid]))
+    chosen = [blocks[index] for index in evenly_spaced(len(blocks), MOST_BLOCKS)]
+    measured = [(part, weight, *clipped_statistics(values)) for part, weight, values in chosen]
     return np.array([values for values in measured if values[3] > 0]).reshape(-1, 4)
 
 
 def weight_trend(stated: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
-    """Compare the weights with the inverse of the measured variance, over blocks: how they go together.
+    """Compare the weights with the inverse of the measured variance over blocks.
 
     Parameters
     ----------
@@ -263,8 +265,9 @@ def weight_trend(stated: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
     Returns
     -------
     trend, power
-        The rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and the
-        power of the weights that the inverse variance goes as. NaN where the weights do not vary.
+        Rank correlation, +1 for weights that are large where the noise is small, −1 for the opposite; and the
+        exponent with which the inverse variance scales with the weights. NaN if there are too few blocks, or
+        the weights hardly vary.
     """
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
         return math.nan, math.nan

@@ -1,16 +1,16 @@
-"""Between fluxes in nJy and the numbers that networks see.
+"""Normalisation of fluxes: from nJy to the inputs of networks and back.
 
 Shapes: N objects, B bands, H, W pixels.
 
-Two kinds, per band, with constants measured over all training images:
+There are two kinds, with constants per band that are measured over all training images:
 
 ``standard``
-    x = (flux − mean) / std: the paper's (M19 §3.1).
+    x = (flux − mean) / std, as in the paper (M19 §3.1).
 ``asinh``
     x = (asinh(flux / softening) − mean) / std: linear near the noise, logarithmic above it (after Lupton,
-    Gunn & Szalay 1999), so that faint galaxies do not drown beside bright ones.
+    Gunn & Szalay 1999), so that bright galaxies do not dominate over faint ones.
 
-Works on NumPy arrays and PyTorch tensors alike.
+Both work on NumPy arrays and PyTorch tensors.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 Kind = Literal["standard", "asinh"]
 MAX_STRETCHED = 50.0
-"""asinh of any flux in units of any softening lies far under this."""
+"""Upper limit of stretched values; asinh of any flux in units of any softening is far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation(Stored):
-    """The map from nJy to a network's units, and back.
+    """Mapping from nJy to network units and back.
 
     Attributes
     ----------
     kind
         ``"standard"`` or ``"asinh"``.
     mean, std
-        Per band; of the flux in nJy (``standard``) or of its stretched value (``asinh``).
+        Per band; of the flux in nJy (``standard``) or of the stretched flux (``asinh``).
     softening
-        Per band, nJy; where the stretch turns from linear to logarithmic. Unused by ``standard``.
+        Per band, nJy; flux at which the stretch turns from linear to logarithmic. Unused by ``standard``.
     """
 
     kind: Kind
@@ -57,12 +57,12 @@ class Normalisation(Stored):
             raise InputError("normalisation: mean, std and softening need one value per band each")
         if self.kind == "asinh" and max(map(abs, (*self.mean, *self.std))) > MAX_STRETCHED:
             raise InputError(
-                f"normalisation: mean and std of stretched values must lie under {MAX_STRETCHED}, not "
+                f"normalisation: mean and std of stretched values must be below {MAX_STRETCHED}, not "
                 f"{self.mean} and {self.std}"
             )
 
     def normalise(self, flux: Array) -> Array:
-        """Map nJy, ``(..., B, H, W)``, to the network's units."""
+        """Map nJy, ``(..., B, H, W)``, to network units."""
         mean, std, softening = self._constants(flux)
         if self.kind == "standard":
             return (flux - mean) / std
@@ -70,7 +70,7 @@ class Normalisation(Stored):
         return (arcsinh(flux / softening) - mean) / std
 
     def denormalise(self, x: Array) -> Array:
-        """Map the network's units, ``(..., B, H, W)``, to nJy: the inverse of `normalise`."""
+        """Map network units, ``(..., B, H, W)``, to nJy: the inverse of `normalise`."""
         mean, std, softening = self._constants(x)
         if self.kind == "standard":
             return x * std + mean
@@ -78,7 +78,7 @@ class Normalisation(Stored):
         return softening * sinh(x * std + mean)
 
     def slope(self, flux: Array) -> Array:
-        """Return dx/dflux in nJy⁻¹ at `flux`; a weight w in nJy⁻² is w / slope² in the network's units."""
+        """Return dx/dflux at `flux`, nJy⁻¹; a weight w in nJy⁻² becomes w / slope² in network units."""
         _, std, softening = self._constants(flux)
         if self.kind == "standard":
             return flux * 0 + 1 / std
@@ -96,13 +96,13 @@ class Normalisation(Stored):
 
 @lru_cache(maxsize=128)
 def per_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return numbers of bands as a tensor ``(B, 1, 1)``, brought to a device once: a copy waits for it."""
-    with torch.inference_mode(False):  # whoever asks first: others differentiate
+    """Return per-band values as a ``(B, 1, 1)`` tensor, cached since copies to the device are blocking."""
+    with torch.inference_mode(False):  # later users of the cached tensor may need gradients
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 class _Arcsinh(torch.autograd.Function):
-    """asinh by a vectorised logarithm: sign(x) log1p(a + a² / (1 + √(1 + a²))) with a = the absolute of x."""
+    """asinh from the vectorised logarithm: sign(x) log1p(a + a² / (1 + √(1 + a²))) with a = |x|."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class _Arcsinh(torch.autograd.Function):
 
 
 def arcsinh(x: torch.Tensor) -> torch.Tensor:
-    """Return asinh(x), exact to rounding for absolute values up to 10¹⁸ in float32.
+    """Return asinh(x), exact to rounding for |x| up to 10¹⁸ in float32.
 
     Examples
     --------
@@ -131,9 +131,9 @@ def arcsinh(x: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(normalisation: Normalisation, flux: torch.Tensor) -> torch.Tensor:
-    """Map nJy, ``(..., B, H, W)``, to the networks' units, as `Normalisation.normalise` does, but fast.
+    """Map nJy, ``(..., B, H, W)``, to network units; a fast version of `Normalisation.normalise`.
 
-    PyTorch's own asinh runs one number at a time on a CPU.
+    PyTorch's own asinh is not vectorised on CPUs.
     """
     if normalisation.kind != "asinh":
         return normalisation.normalise(flux)
@@ -142,14 +142,14 @@ def normalise(normalisation: Normalisation, flux: torch.Tensor) -> torch.Tensor:
 
 
 def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return which objects have data in every pixel of every band: ``(N,)`` bool (M19 §3.1)."""
+    """Return which objects have data in all pixels of all bands, ``(N,)`` bool (M19 §3.1)."""
     return ((weight > 0) & np.isfinite(image)).all(axis=(1, 2, 3))
 
 
 def measure_normalisation(
     image: np.ndarray, weight: np.ndarray, kind: Kind = "asinh", softening_sigmas: float = 3.0
 ) -> Normalisation:
-    """Measure the constants over all valid pixels of some images.
+    """Measure the constants from all valid pixels of a set of images.
 
     Parameters
     ----------
@@ -158,12 +158,12 @@ def measure_normalisation(
     kind
         ``"standard"`` or ``"asinh"``.
     softening_sigmas
-        The softening in units of the median pixel noise of the band.
+        Softening in units of the median pixel noise of the band.
 
     Raises
     ------
     InputError
-        No valid pixel in a band, or a band without any variation.
+        A band has no valid pixel or does not vary.
     """
     if kind not in get_args(Kind):
         raise InputError(f"normalisation {kind!r} is unknown; choose one of {get_args(Kind)}")

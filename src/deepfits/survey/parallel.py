@@ -1,4 +1,4 @@
-"""Work on several fields at a time, in processes of their own."""
+"""Parallel processing of fields in separate processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    """Yield the results as they come, in no order; an error of one job ends the others that have not begun.
+    """Yield results in order of completion; an error in one job cancels those that have not started.
 
-    Processes are spawned, not forked: threads of the libraries (HDF5, OpenMP) do not survive a fork. A script
-    that asks for several workers therefore needs ``if __name__ == "__main__":``.
+    Processes are spawned, not forked, because the threads of HDF5 and OpenMP do not survive a fork. Scripts
+    that use several workers therefore need ``if __name__ == "__main__":``.
     """
     require_main_guard(workers)
     context = multiprocessing.get_context("spawn")

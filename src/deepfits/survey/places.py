@@ -1,4 +1,4 @@
-"""Which images show one piece of sky, by their headers: bands whose names differ in the numbers of runs."""
+"""Grouping images of the same sky area by their headers: bands whose names differ in running numbers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,27 @@ from deepfits.survey.fitsfile import has_image, peek_headers, quiet_log
 
 log = logging.getLogger(__name__)
 
-# Images are of one place where their middles lie so near, and their sides differ by so little (of them).
+# Maximum distance of centres and difference of sides, for images of the same area, in units of their sides.
 APART, LARGER = 0.1, 0.2
 _CARDS = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]")
 
 
 def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None]]]) -> list[list[str]]:
-    """Return which fields are bands of one, by name: they lie in one place, and no band is there twice.
+    """Find fields that are bands of a single one: they show the same area, and no band occurs twice.
 
-    Only fields whose names differ in nothing but numbers, or the band's letter at an end of a word
-    (``ji1230057`` of 2MASS), are looked at: whatever else a name says may mean that the images are to be kept
-    apart. `fields` are files and HDUs, by name and band.
+    Only fields whose names differ in nothing but numbers, or the band's letter at either end of a word
+    (``ji1230057`` of 2MASS), are compared, as any other difference may mean that the images should be kept
+    apart.
+
+    Parameters
+    ----------
+    fields
+        Files and HDUs, by the field's name and band.
 
     Returns
     -------
     list of lists
-        Of two names or more, sorted.
+        Sorted names, two or more in each group.
     """
     alike: dict[str, set[str]] = defaultdict(set)
     for name, images in fields.items():
@@ -46,21 +51,23 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
     out: list[list[str]] = []
     for names in alike.values():
         bands = [set(fields[name]) for name in names]
-        if all(its == bands[0] for its in bands):
-            continue  # fields of all bands each
+        if all(own == bands[0] for own in bands):
+            continue  # each field is complete
         joined = {name for group in out for name in group}
-        for found in groups_of_one_place({n: next(iter(fields[n].values())) for n in sorted(names - joined)}):
-            every = [band for name in found for band in fields[name]]
-            if len(every) == len(set(every)):
+        for group in groups_of_one_place({n: next(iter(fields[n].values())) for n in sorted(names - joined)}):
+            all_bands = [band for name in group for band in fields[name]]
+            if len(all_bands) == len(set(all_bands)):
                 log.warning(
-                    "%s lie in one place on the sky: bands of one field, %r", ", ".join(found), found[0]
+                    "%s show the same area of the sky: taken as bands of one field, %r",
+                    ", ".join(group),
+                    group[0],
                 )
-                out.append(found)
+                out.append(group)
     return out
 
 
 def _keys(name: str, bands: Collection[str]) -> list[str]:
-    """Return what a field's name shares with those of its other bands: all but numbers, and the own band.
+    """Return patterns that a field's name may share with those of its other bands: without numbers or band.
 
     Examples
     --------
@@ -80,37 +87,36 @@ def _keys(name: str, bands: Collection[str]) -> list[str]:
 
 
 def groups_of_one_place(images: Mapping[str, tuple[Path, int | None]]) -> list[list[str]]:
-    """Return which images, files and HDUs by name, show one piece of sky by their headers: of two or more."""
+    """Return groups of two or more images (file and HDU, by name) that show the same area of the sky."""
     return _together({name: place for name, image in images.items() if (place := _place(*image)) is not None})
 
 
 def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
-    """Return whether all images, files and HDUs, show one piece of sky by their headers."""
+    """Return whether all images (file and HDU) show the same area of the sky, by their headers."""
     groups = groups_of_one_place({str(number): image for number, image in enumerate(images)})
     return any(len(group) == len(images) for group in groups)
 
 
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
-    """Return the names whose places are one."""
+    """Group the names of images by position and size; groups have at least two names."""
     names = list(places)
     if len(names) < 2:
         return []
-    middles, sides = np.stack([places[n][0] for n in names]), np.array([places[n][1] for n in names])
-    pairs = cKDTree(middles).query_pairs(APART * float(sides.max()), output_type="ndarray")
-    one, other = pairs.T
-    small, large = np.minimum(sides[one], sides[other]), np.maximum(sides[one], sides[other])
-    distance = np.linalg.norm(middles[one] - middles[other], axis=1)
-    one, other = (
-        ends[(distance <= APART * small) & (large <= (1 + LARGER) * small)] for ends in (one, other)
-    )
-    links = csr_array((np.ones(len(one)), (one, other)), shape=(len(names), len(names)))
-    number, of = connected_components(links, directed=False)
-    groups = ([names[k] for k in np.flatnonzero(of == label)] for label in range(number))
+    centres, sides = np.stack([places[n][0] for n in names]), np.array([places[n][1] for n in names])
+    pairs = cKDTree(centres).query_pairs(APART * float(sides.max()), output_type="ndarray")
+    first, second = pairs.T
+    small, large = np.minimum(sides[first], sides[second]), np.maximum(sides[first], sides[second])
+    distance = np.linalg.norm(centres[first] - centres[second], axis=1)
+    is_match = (distance <= APART * small) & (large <= (1 + LARGER) * small)
+    first, second = first[is_match], second[is_match]
+    links = csr_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
+    number, labels = connected_components(links, directed=False)
+    groups = ([names[k] for k in np.flatnonzero(labels == label)] for label in range(number))
     return [group for group in groups if len(group) > 1]
 
 
 def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
-    """Return the middle of an image as a unit vector, and its side in radians; None without a WCS."""
+    """Return the centre of an image as a unit vector, and its side in radians; None without a WCS."""
     headers = peek_headers(path)
     numbers = [hdu] if hdu is not None else [n for n, header in enumerate(headers) if has_image(header)]
     if not numbers or numbers[0] >= len(headers):
@@ -118,7 +124,7 @@ def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
     own: Mapping[str, Any] = headers[numbers[0]]
     source = own if "CTYPE1" in own else headers[0]
     cards = fits.Header([(k, v) for k, v in source.items() if _CARDS.fullmatch(k)])
-    for key in ("CTYPE1", "CTYPE2"):  # distortions move the middle by less than counts here
+    for key in ("CTYPE1", "CTYPE2"):  # distortions hardly move the centre
         cards[key] = re.sub(r"-(?:TPV|TNX|ZPX|ZPN|TAN-SIP)$", "-TAN", str(source.get(key, "")).strip())
     width, height = (own.get(f"ZNAXIS{n}", own.get(f"NAXIS{n}")) for n in (1, 2))
     with warnings.catch_warnings(), quiet_log():
@@ -126,9 +132,9 @@ def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
         try:
             wcs = WCS(cards, naxis=2)
             x, y = np.array([0.5, 0.0, 1.0, 0.5, 0.5]) * width, np.array([0.5, 0.5, 0.5, 0.0, 1.0]) * height
-            middle, *edges = wcs.pixel_to_world(x, y).icrs.cartesian.xyz.value.T
-        except Exception:  # no usable WCS: reading the image says so
+            centre, *edges = wcs.pixel_to_world(x, y).icrs.cartesian.xyz.value.T
+        except Exception:  # no usable WCS; reported when the image is read
             return None
     across = [float(np.linalg.norm(edges[i] - edges[i + 1])) for i in (0, 2)]
     side = math.sqrt(across[0] * across[1])
-    return (middle, side) if np.isfinite(middle).all() and side > 0 else None
+    return (centre, side) if np.isfinite(centre).all() and side > 0 else None

@@ -1,4 +1,4 @@
-"""How images are read where the files leave a choice: stated once; the stages inherit from these."""
+"""Options for reading images that several stages share by inheritance."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class ReadingOptions:
     Parameters
     ----------
     zero_point
-        AB zero point where the headers have none: ``27``, or one for each band, ``["u=30", "g=27"]``.
+        AB zero point, needed where headers have none: ``27``, or one per band, ``["u=30", "g=27"]``.
     pixel_scale
         Arcseconds per pixel, for images without WCS.
     bad_planes
-        Names, or numbers from 0, of mask planes whose pixels count as no data.
+        Mask planes, by name or bit number from 0, whose pixels count as having no data.
     mask_polarity
-        What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
+        Meaning of non-zero pixels in masks without named planes: ``"bad"`` or ``"good"``.
     weight_scale
-        What weights mean: ``"auto"`` (those that do not agree with the measured noise are relative and are
-        scaled), ``"absolute"`` (inverse variances as they stand) or ``"relative"`` (always scaled).
+        How to interpret weights: ``"auto"`` (rescale those that disagree with the measured noise),
+        ``"absolute"`` (inverse variances, never rescaled) or ``"relative"`` (always rescale).
     """
 
     zero_point: PerBand | None = None
@@ -39,12 +39,12 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldReadingOptions(ReadingOptions):
-    """How images of fields are read, whose bands belong together.
+    """How images of fields with several bands are read.
 
     Parameters
     ----------
     assume_aligned
-        Images without WCS: the bands are aligned pixel to pixel.
+        Treat the bands of images without WCS as aligned pixel by pixel.
     """
 
     assume_aligned: bool = False

@@ -1,11 +1,11 @@
-"""The noise of SDSS frames: sky, photons of the sources, dark current and read-out.
+"""Noise of SDSS frames: photon noise of sky and sources, dark current and read noise.
 
-A frame holds the flux in nanomaggies (HDU 0), nanomaggies per count along a row (HDU 1) and the sky that was
-taken off, in counts, on a coarse grid (HDU 2). With gain and dark variance of the camera's column and run the
-variance of a pixel is calibration² · ((flux / calibration + sky) / gain + dark variance).
+A frame holds the flux in nanomaggies (HDU 0), the calibration in nanomaggies per count along a row (HDU 1)
+and the subtracted sky, in counts, on a coarse grid (HDU 2). With the gain and dark variance of the camera
+column and run, the variance of a pixel is calibration² · ((flux / calibration + sky) / gain + dark variance).
 
-Source: SDSS data model, file ``frame`` (DR8 and later), section on the noise, and its two tables. We differ
-in one thing: the flux counts only where it is above 3σ of the sky, since a variance that follows the noise
+Source: SDSS data model, file ``frame`` (DR8 and later), section on the noise, and its two tables. Unlike
+there, the flux is included only where it exceeds 3σ of the sky, since a variance that follows the noise
 itself would give low pixels more weight than high ones.
 
 Shapes: H, W pixels of the frame.
@@ -19,7 +19,7 @@ import numpy as np
 from astropy.io import fits
 from scipy import ndimage
 
-# Electrons per count, by camera column 1 to 6.
+# Electrons per count, for camera columns 1 to 6.
 _GAIN = {
     "u": (1.62, 1.595, 1.59, 1.6, 1.47, 2.17),
     "g": (3.32, 3.855, 3.845, 3.995, 4.05, 4.035),
@@ -27,7 +27,7 @@ _GAIN = {
     "i": (5.165, 6.565, 4.86, 4.885, 4.64, 4.76),
     "z": (4.745, 5.155, 4.885, 4.775, 3.48, 4.69),
 }
-# Counts².
+# Dark current and read noise, counts², for camera columns 1 to 6.
 _DARK_VARIANCE = {
     "u": (9.61, 12.6025, 8.7025, 12.6025, 9.3025, 7.0225),
     "g": (15.6025, 1.44, 1.3225, 1.96, 1.1025, 1.8225),
@@ -35,13 +35,13 @@ _DARK_VARIANCE = {
     "i": (7.84, 5.76, 4.6225, 6.25, 7.84, 5.0625),
     "z": (0.81, 1.0, 1.0, 9.61, 1.8225, 1.21),
 }
-# What changed with the runs: gain from run 1100 on, dark variance from run 1500 on.
+# Values that changed: gains from run 1100 on, dark variances from run 1500 on.
 _LATER_GAIN = {("u", 2): 1.825}
 _LATER_DARK_VARIANCE = {("i", 2): 6.25, ("i", 4): 7.5625, ("z", 4): 12.6025, ("z", 5): 2.1025}
 
 
 def gain_of(band: str, column: int, run: int) -> float:
-    """Return electrons per count.
+    """Return the gain, electrons per count.
 
     Examples
     --------
@@ -53,13 +53,13 @@ def gain_of(band: str, column: int, run: int) -> float:
 
 
 def dark_variance_of(band: str, column: int, run: int) -> float:
-    """Return the variance of a pixel without light, counts²."""
+    """Return the variance due to dark current and read noise, counts²."""
     later = _LATER_DARK_VARIANCE.get((band, column)) if run >= 1500 else None
     return later or _DARK_VARIANCE[band][column - 1]
 
 
 class FrameNoise:
-    """The variance of a frame's pixels, in the frame's own unit."""
+    """Variance of a frame's pixels, in the square of the frame's unit."""
 
     def __init__(self, hdus: fits.HDUList) -> None:
         header = hdus[0].header
@@ -71,15 +71,15 @@ class FrameNoise:
         self._x, self._y = (np.asarray(table[n][0], dtype=np.float64) for n in ("XINTERP", "YINTERP"))
         shape = len(self._y), len(self._x)
         if hdus[0].shape != shape or self.calibration.shape != shape[1:] or self._sky.ndim != 2:
-            raise ValueError(f"calibration and sky do not belong to an image of {hdus[0].shape}")
+            raise ValueError(f"calibration and sky do not match an image of shape {hdus[0].shape}")
 
     def sky(self, start: int, stop: int) -> np.ndarray:
-        """Return the sky that was subtracted from some rows, counts, ``(stop − start, W)``."""
+        """Return the subtracted sky of rows `start` to `stop`, counts, ``(stop − start, W)``."""
         y, x = np.meshgrid(self._y[start:stop], self._x, indexing="ij")
         return np.asarray(ndimage.map_coordinates(self._sky, (y, x), order=1, mode="nearest"))
 
     def variance(self, flux: np.ndarray, start: int) -> np.ndarray:
-        """Return the variance of rows from `start` on that have these fluxes: ``(n, W)`` both."""
+        """Return the variance of rows from `start` on, given their flux; both ``(n, W)``."""
         dark = self.sky(start, start + len(flux)) / self.gain + self.dark_variance
         with np.errstate(invalid="ignore"):
             counts = flux / self.calibration
@@ -89,7 +89,7 @@ class FrameNoise:
 
 
 def frame_noise(hdus: fits.HDUList) -> FrameNoise | None:
-    """Return the noise of a frame; None for a file without calibration, sky, run or column."""
+    """Return the noise of a frame; None for a file without calibration, sky, filter, run or column."""
     has_cards = all(key in hdus[0].header for key in ("FILTER", "CAMCOL", "RUN"))
     if not has_cards or len(hdus) < 3 or not isinstance(hdus[2], fits.BinTableHDU):
         return None

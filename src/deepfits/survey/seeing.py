@@ -1,4 +1,4 @@
-"""The width of the PSF, from stars."""
+"""Width of the PSF, measured from stars."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, rob
 from deepfits.survey.stars import Locus
 
 SIDE, LEAST_SIDE = 25, 9
+"""Side of the stamps of stars, and its minimum for small cutouts, pixels."""
 FEWEST = 3
-"""Stars that make a PSF, at least."""
+"""Minimum number of stars for a PSF."""
 FEW = 25
-"""Stars that tell how a width varies over a field, at least; twice as many for a parabola."""
+"""Minimum number of stars for a linear variation of the width over a field; twice as many for a parabola."""
 CHANCE, LEAST_VARIATION, MOST_VARIATION = 1e-3, 0.01, 0.4
-"""Of a variation: probability of none, its least standard deviation, and the most, in the logarithm."""
+"""Limits on the variation of the log width: p-value, minimum standard deviation, maximum deviation."""
 PIXEL_SQUARE = 2 * np.log(2) / 12
-"""What a pixel adds to the square of a half-light radius, pixels."""
+"""Contribution of the pixel to the square of a half-light radius, pixels²."""
 BRIGHT, COMPACT, LEAST = 50, 2, 8
-"""Signal-to-noise of objects that are told by their size, and how many per cent of them, at least how many,
-count as most compact."""
+"""Minimum signal-to-noise of the objects compared by size; percentage of these taken as the most compact, and
+the minimum number."""
 APERTURE_ARCSEC = 1.0
-"""Radius inside which the signal-to-noise of what is in the middle of a cutout is taken."""
+"""Radius of the aperture for the signal-to-noise of a cutout's central object."""
 
 
 def choose_stars(
     radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, locus: Locus, *, most: int = 40
 ) -> np.ndarray:
-    """Choose bright unblended point sources: indices, without the brightest tenth (saturation).
+    """Select the brightest unblended point sources, without the brightest tenth (saturation), as indices.
 
-    The brightest, because there stars of a given radius outnumber compact galaxies most.
+    At the bright end, stars of a given radius most outnumber compact galaxies.
     """
     good = np.isfinite(radius) & (snr > locus.least_snr) & (flags == 0)
     good &= np.abs(np.log(np.where(good, radius, 1) / locus.radius)) < locus.half_width
@@ -42,9 +43,9 @@ def choose_stars(
 
 
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Return the median of the stars' images, each shifted to its own centre and divided by its flux.
+    """Return the median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
 
-    It is ``(25, 25)``; None when fewer than three stars have all their pixels.
+    None if fewer than three stars have data in all pixels.
     """
     stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
     return _median_of([stamp for stamp in stamps if stamp is not None])
@@ -55,9 +56,9 @@ def _median_of(stamps: list[np.ndarray]) -> np.ndarray | None:
 
 
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
-    """Return what is around a place, centred on it, without background, the light of its core 1.
+    """Return a background-subtracted stamp, centred on a position and normalised by its 9×9 core.
 
-    None where a pixel is missing or there is no light.
+    None if a pixel has no data or the flux is not positive.
     """
     half, ix, iy = side // 2, round(float(cx)), round(float(cy))
     if not (half <= ix < image.shape[1] - half and half <= iy < image.shape[0] - half):
@@ -80,65 +81,78 @@ def width_over_field(
     y: np.ndarray,
     among: tuple[np.ndarray, np.ndarray],
 ) -> list[float] | None:
-    """Fit how the width of the PSF varies over a field, from its stars.
+    """Fit the variation of the PSF's width over a field, from its stars.
 
-    The logarithm of the stars' half-light radii, the pixel taken out, is a plane over the field, or a
-    parabola where that explains more than chance would, by least squares without what is far off. Returns
-    one, three or six coefficients for `width_at`; None where there are fewer than `FEW` stars, or where they
-    vary by no more than their scatter explains or by less than a hundredth.
+    The logarithm of the stars' half-light radii, corrected for the pixel, is modelled as a plane over the
+    field, or as a paraboloid where that is significantly better, by least squares with outlier rejection.
 
-    Images are ``(H, W)``, the segmentation 0 where no object is. The stars lie at x, y, ``(N,)`` pixels from
-    0; those with other objects near them are left out. A width of 1 is that of the stars `among` whose median
-    image is the field's PSF.
+    Parameters
+    ----------
+    image, weight
+        ``(H, W)``, the image background-subtracted.
+    segmentation
+        ``(H, W)``, 0 where there is no object.
+    x, y
+        Positions of stars, ``(N,)``, 0-based pixels; stars with other objects nearby are excluded.
+    among
+        x and y of the stars whose median image is the field's PSF; the width is relative to theirs.
+
+    Returns
+    -------
+    coefficients
+        Three or six, for `width_at`; None with fewer than `FEW` stars, or if the variation is not significant
+        or its standard deviation is below 1%.
     """
-    circles, radius = growth_circles(SIDE, GROWTH_ARCSEC / SIDE)  # the stamp is as wide as the largest
+    circles, radius = growth_circles(SIDE, GROWTH_ARCSEC / SIDE)  # the largest circle fills the stamp
     radius = radius * SIDE / GROWTH_ARCSEC  # pixels
-    alone = np.array([_is_alone(segmentation, cx, cy) for cx, cy in zip(x, y, strict=True)], dtype=bool)
-    x, y = x[alone], y[alone]
+    is_alone = np.array([_is_alone(segmentation, cx, cy) for cx, cy in zip(x, y, strict=True)], dtype=bool)
+    x, y = x[is_alone], y[is_alone]
     stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
-    there = np.array([stamp is not None for stamp in stamps], dtype=bool)
-    if there.sum() < FEW:
+    is_complete = np.array([stamp is not None for stamp in stamps], dtype=bool)
+    if is_complete.sum() < FEW:
         return None
-    growth = np.einsum("nhw,khw->nk", np.stack([one for one in stamps if one is not None]), circles)
+    complete = np.stack([stamp for stamp in stamps if stamp is not None])
+    growth = np.einsum("nhw,khw->nk", complete, circles)
     square = growth_radii(growth, radius, [0.5])[:, 0] ** 2 - PIXEL_SQUARE
     good = np.isfinite(square) & (square > 0)
-    width = 0.5 * np.log(square[good])
-    found = _polynomial(width, _terms(x[there][good], y[there][good], image.shape))
-    return _varying(found, among, image.shape) if len(among[0]) else None
+    log_width = 0.5 * np.log(square[good])
+    terms = _terms(x[is_complete][good], y[is_complete][good], image.shape)
+    coefficients = _fit_polynomial(log_width, terms)
+    return _relative_coefficients(coefficients, among, image.shape) if len(among[0]) else None
 
 
-def _polynomial(width: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Return coefficients of a constant, a plane or a parabola: the last that explains more than chance."""
-    found = np.array([np.median(width)])
-    keep = np.abs(width - found[0]) < 5 * robust_scatter(width) + 1e-6
-    for degrees in (3, 6):
-        tried = found
+def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly."""
+    best = np.array([np.median(log_width)])
+    keep = np.abs(log_width - best[0]) < 5 * robust_scatter(log_width) + 1e-6
+    for num_terms in (3, 6):
+        trial = best
         for _ in range(4):
-            if keep.sum() < FEW * degrees / 3:
-                return found
-            tried = np.linalg.lstsq(terms[keep, :degrees], width[keep], rcond=None)[0]
-            off = width - terms[:, :degrees] @ tried
-            keep = np.abs(off) < 3.5 * robust_scatter(off[keep]) + 1e-6
+            if keep.sum() < FEW * num_terms / 3:
+                return best
+            trial = np.linalg.lstsq(terms[keep, :num_terms], log_width[keep], rcond=None)[0]
+            residual = log_width - terms[:, :num_terms] @ trial
+            keep = np.abs(residual) < 3.5 * robust_scatter(residual[keep]) + 1e-6
         before, after = (
-            float(((width - terms[:, : len(one)] @ one)[keep] ** 2).sum()) for one in (found, tried)
+            float(((log_width - terms[:, : len(fit)] @ fit)[keep] ** 2).sum()) for fit in (best, trial)
         )
-        more, left = degrees - len(found), int(keep.sum()) - degrees
-        if stats.f.sf((before - after) / more / (after / left + 1e-12), more, left) > CHANCE:
-            break
-        found = tried
-    return found
+        # F-test of the additional terms.
+        added, dof = num_terms - len(best), int(keep.sum()) - num_terms
+        if stats.f.sf((before - after) / added / (after / dof + 1e-12), added, dof) < CHANCE:
+            best = trial
+    return best
 
 
-def _varying(
-    found: np.ndarray, among: tuple[np.ndarray, np.ndarray], shape: Sequence[int]
+def _relative_coefficients(
+    coefficients: np.ndarray, among: tuple[np.ndarray, np.ndarray], shape: Sequence[int]
 ) -> list[float] | None:
-    """Return coefficients about the median at some places; None of what hardly varies over a field."""
+    """Return coefficients relative to the median at positions `among`; None if the width hardly varies."""
     x, y = np.meshgrid(np.linspace(0, shape[1], 3), np.linspace(0, shape[0], 3))
-    over = _terms(x.ravel(), y.ravel(), shape)[:, : len(found)] @ found
-    if np.std(over) < LEAST_VARIATION:
+    over_field = _terms(x.ravel(), y.ravel(), shape)[:, : len(coefficients)] @ coefficients
+    if np.std(over_field) < LEAST_VARIATION:
         return None
-    width = _terms(*among, shape)[:, : len(found)] @ found
-    return [float(found[0] - np.median(width)), *found[1:].tolist()]
+    log_width = _terms(*among, shape)[:, : len(coefficients)] @ coefficients
+    return [float(coefficients[0] - np.median(log_width)), *coefficients[1:].tolist()]
 
 
 def _is_alone(segmentation: np.ndarray, cx: float, cy: float) -> bool:
@@ -148,13 +162,13 @@ def _is_alone(segmentation: np.ndarray, cx: float, cy: float) -> bool:
 
 
 def width_at(coefficients: Sequence[float], x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return the width of the PSF at places over that of the field, ``(N,)``; see `width_over_field`."""
-    away = _terms(x, y, shape)[:, : len(coefficients)] @ np.asarray(coefficients)
-    return np.asarray(np.exp(np.clip(away, -MOST_VARIATION, MOST_VARIATION)))
+    """Return the PSF's width at positions relative to that of the field, ``(N,)``; see `width_over_field`."""
+    log_ratio = _terms(x, y, shape)[:, : len(coefficients)] @ np.asarray(coefficients)
+    return np.asarray(np.exp(np.clip(log_ratio, -MOST_VARIATION, MOST_VARIATION)))
 
 
 def _terms(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return the powers of the place, from −1 to 1 over the field: ``(N, 6)``."""
+    """Return the monomials up to degree 2 of the position, scaled to −1…1 over the field: ``(N, 6)``."""
     u, v = (np.clip(2 * at / max(side - 1, 1) - 1, -1, 1) for at, side in ((x, shape[1]), (y, shape[0])))
     return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
 
@@ -162,19 +176,19 @@ def _terms(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def star_among_cutouts(
     image: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float
 ) -> tuple[np.ndarray, int] | None:
-    """Return the median image of the most compact of many objects, and how many these are.
+    """Return the median image of the most compact of many objects, and their number.
 
-    The two per cent of smallest half-light radius, but for the very smallest (cosmic rays). Where no stars
-    are among them, the image is that of the most compact galaxies, and wider than the PSF. Images and weights
-    are ``(N, H, W)`` of one band, the objects in the middle. The image is ``(S, S)`` with S odd and at most
-    25; it is None when there are too few to tell.
+    These are the 2% with the smallest half-light radii, apart from the very smallest (cosmic rays). If the
+    objects include no stars, the image is that of the most compact galaxies, which is wider than the PSF.
+    Images and weights are ``(N, H, W)`` of one band, with the objects at the centre. The median image is
+    ``(S, S)`` with S odd and at most 25. Returns None if the objects are too few or the cutouts too small.
     """
     size = image.shape[1]
     side = min(SIDE, (size - 3) | 1)
     if side < LEAST_SIDE:
         return None
-    whole = (weight > 0).all(axis=(1, 2))
-    image, weight = image[whole].astype(float), weight[whole]
+    is_complete = (weight > 0).all(axis=(1, 2))
+    image, weight = image[is_complete].astype(float), weight[is_complete]
     edge = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
     image = image - np.median(edge, axis=1)[:, None, None]
     circles, radius = growth_circles(size, pixel_scale_arcsec)
@@ -190,13 +204,13 @@ def star_among_cutouts(
     for row in chosen:
         cy, cx = centre_of_light(image[row].clip(min=0) * circles[-1], 2 * half_light[row])
         stamps.append(_stamp(image[row], weight[row], cx, cy, side))
-    there = [stamp for stamp in stamps if stamp is not None]
-    median = _median_of(there)
-    return None if median is None else (median, len(there))
+    complete = [stamp for stamp in stamps if stamp is not None]
+    median = _median_of(complete)
+    return None if median is None else (median, len(complete))
 
 
 def moffat_fwhm(stamp: np.ndarray) -> float:
-    """Fit a round Moffat profile with a constant background, and return its FWHM in pixels.
+    """Fit a circular Moffat profile with a constant background, and return its FWHM in pixels.
 
     Examples
     --------

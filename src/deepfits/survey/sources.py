@@ -1,4 +1,4 @@
-"""What counts as a source: stated once; the stages inherit from these."""
+"""Options of source detection that several stages share by inheritance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from deepfits.config import Range
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What counts as a source.
+    """Definition of a source.
 
     Parameters
     ----------
     threshold
-        In standard deviations of the smoothed combined image.
+        Detection threshold, in standard deviations of the smoothed combined image.
     min_pixels
-        Connected pixels above the threshold that a source needs.
+        Minimum number of connected pixels above the threshold.
     """
 
     threshold: Annotated[float, Range(gt=0)] = 4.0
@@ -26,14 +26,14 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DeblendOptions(SourceOptions):
-    """How bands are combined, and sources that touch are told apart.
+    """How bands are combined and blended sources are separated.
 
     Parameters
     ----------
     combine
-        How bands make the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
+        How bands are combined into the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
     deblend_contrast
-        As in SExtractor (DEBLEND_MINCONT).
+        Minimum contrast for deblending, as SExtractor's DEBLEND_MINCONT.
     """
 
     combine: Literal["snr", "chi2"] = "snr"

@@ -1,16 +1,18 @@
-"""Exposures of one band to one coadd.
+"""Coaddition of the exposures of one band.
 
 Shapes: E exposures, H, W pixels of the grid, R rows of a strip.
 
-Each exposure is brought to the grid with cubic splines (see `deepfits.survey.grids`: its flux is multiplied
-by the ratio of the pixel areas, so that the total flux of a source stays what it was), and the strip of all
-exposures is combined pixel by pixel:
+Each exposure is resampled to the grid with cubic splines (see `deepfits.survey.grids`: pixel values are
+multiplied by the ratio of the pixel areas, which conserves the total flux of a source), and the strips of all
+exposures are combined pixel by pixel:
 
 ``mean``     Σ w I / Σ w, with weight Σ w.
 ``clipped``  the same without values too far from the median: |I − median| > clip · σ + 0.3 · |median|, as
-             SWarp does (Gruen, Seitz & Bernstein 2014); the second term spares the cores of stars, whose
-             sharpness differs between exposures. Needs three values in a pixel to tell the odd one.
+             in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects the cores of stars, whose
+             sharpness differs between exposures. Only pixels with at least three values are clipped.
 ``median``   the median, with weight (2/π) Σ w for three values or more.
+
+Strips that fewer than three exposures reach are combined by ``mean`` in any case.
 """
 
 from __future__ import annotations
@@ -34,25 +36,25 @@ from deepfits.survey.planes import Plane
 
 AMPLITUDE_FRACTION = 0.3
 MAX_GRID_PIXELS = 1 << 29
-# The grid may be so many times what the exposures cover, if none overlaps another.
+# Maximum area of the grid, relative to the summed areas of the exposures.
 MAX_EMPTINESS = 50
-# Sources for registration: at least so many, and at most so many, of each exposure.
+# Minimum and maximum number of sources of an exposure for registration.
 LEAST_SOURCES, MOST_SOURCES = 8, 400
-# Radius of the circles whose fluxes are compared.
+# Radius of the apertures in which the fluxes of exposures are compared.
 APERTURE_ARCSEC = 2.5
-# Pixels by which exposures may be off by their WCS.
+# Largest measurable error of an exposure's WCS, pixels.
 FARTHEST = 15.0
 
 
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
-    """Return the smallest grid, north up, that holds all exposures (`reproject.mosaicking`).
+    """Return the smallest north-up grid that contains all exposures (`reproject.mosaicking`).
 
-    The pixel scale, arcseconds, is the finest of the exposures when None.
+    The pixel scale, arcseconds, defaults to the finest of the exposures.
 
     Raises
     ------
     InputError
-        An exposure has no WCS, or they lie so far apart that the grid would be absurdly large.
+        An exposure has no WCS, or the exposures are so far apart that the grid would be far too large.
     """
     from astropy import units
     from reproject.mosaicking import find_optimal_celestial_wcs
@@ -79,7 +81,7 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
 
 @dataclass(frozen=True, kw_only=True)
 class PixelPositions:
-    """Bright sources of an exposure: pixels of the grid, and fluxes in nJy."""
+    """Bright sources of an exposure: positions in pixels of the grid, fluxes in nJy; ``(N,)`` each."""
 
     x: np.ndarray
     y: np.ndarray
@@ -87,23 +89,26 @@ class PixelPositions:
 
 
 def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
-    """Find the bright sources of an exposure, and where its WCS puts them on the grid."""
+    """Find the bright sources of an exposure, and their positions on the grid according to its WCS."""
     image, weight = plane.read()
-    found = find_bright(image, weight, plane.noise.sigma)  # and the image is without its background then
-    # Isophotal fluxes of unlike depth or seeing differ by up to a half; these by some per cent.
+    sources = find_bright(image, weight, plane.noise.sigma)  # also subtracts the background
+    # With depth and seeing, isophotal fluxes vary by up to a half, those in apertures by a few per cent.
     radius = APERTURE_ARCSEC / plane.pixel_scale
-    flux = sep.sum_circle(image, found["x"], found["y"], radius, mask=weight <= 0)[0]
-    x, y = _on_grid(plane, grid, found["x"], found["y"])
+    flux = sep.sum_circle(image, sources["x"], sources["y"], radius, mask=weight <= 0)[0]
+    x, y = _on_grid(plane, grid, sources["x"], sources["y"])
     return PixelPositions(x=x, y=y, flux=flux.astype(float))
 
 
 def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any) -> np.ndarray:
-    """Find bright, round, unblended sources, as sep's table; `more` goes to ``sep.extract``."""
+    """Find bright, round, unblended sources, as sep's table; `more` is passed to ``sep.extract``.
+
+    The background is subtracted from the image, in place.
+    """
     is_bad = weight <= 0
     subtract_background(image, is_bad, 128)
-    found = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
-    found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
-    return found[np.argsort(-found["flux"])][:MOST_SOURCES]
+    sources = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
+    sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
+    return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]
 
 
 def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,18 +120,18 @@ def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """How far an exposure lies from the others.
+    """Offset of an exposure from a reference.
 
     Attributes
     ----------
     dx, dy
-        Its sources' positions minus the reference's, pixels of the grid; 0 when not measured.
+        Positions of its sources minus those of the reference, pixels of the grid; 0 when not measured.
     scatter
-        Scatter of the single sources about that, pixels.
+        Scatter of individual sources about the offset, pixels.
     num_matched
-        Sources that it rests on; 0 when there were too few.
+        Number of matched sources; 0 when there were too few.
     flux_ratio
-        Its fluxes in circles over the reference's, as far as both are of one band; NaN otherwise.
+        Its aperture fluxes over those of the reference; NaN if the bands differ.
     """
 
     dx: float = 0.0
@@ -137,20 +142,20 @@ class Registration:
 
 
 def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
-    """Measure the shift between two lists of sources that may be off by up to `FARTHEST` pixels.
+    """Measure the shift between two lists of sources, which may be up to `FARTHEST` pixels.
 
-    All pairs as near as that vote for their difference; the fullest place wins, and the median of the pairs
-    within a pixel and a half of it is the shift.
+    Each pair within that distance votes for its difference in position; the shift is the median of the pairs
+    within 1.5 pixels of the most common difference.
     """
     if len(sources.x) < LEAST_SOURCES or len(reference.x) < LEAST_SOURCES:
         return Registration()
     tree = cKDTree(np.c_[reference.x, reference.y])
-    here = np.c_[sources.x, sources.y]
-    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(here, FARTHEST)) for j in near]
+    positions = np.c_[sources.x, sources.y]
+    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(positions, FARTHEST)) for j in near]
     if len(pairs) < LEAST_SOURCES:
         return Registration()
     first, second = np.array(pairs).T
-    difference = here[first] - tree.data[second]
+    difference = positions[first] - tree.data[second]
     votes = cKDTree(difference).query_ball_point(difference, 1.0, return_length=True)
     centre = difference[np.argmax(votes)]
     near = np.hypot(*(difference - centre).T) < 1.5
@@ -172,10 +177,23 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
 def combine(
     image: np.ndarray, weight: np.ndarray, method: str, clip: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Combine the strips of all exposures, ``(E, R, W)`` float32: ``"clipped"``, ``"mean"`` or ``"median"``.
+    """Combine the strips of all exposures.
 
-    Returns image and weight, ``(R, W)`` float32, and the number of values rejected, ``(R, W)``; the limit of
-    clipping is in standard deviations.
+    Parameters
+    ----------
+    image, weight
+        ``(E, R, W)`` float32.
+    method
+        ``"clipped"``, ``"mean"`` or ``"median"``.
+    clip
+        Limit of clipping, standard deviations.
+
+    Returns
+    -------
+    image, weight
+        ``(R, W)`` float32.
+    rejected
+        Number of rejected values, ``(R, W)`` int32.
     """
     is_valid = weight > 0
     number = is_valid.sum(axis=0)
@@ -193,10 +211,10 @@ def combine(
             )
         with np.errstate(divide="ignore"):
             sigma = np.where(is_valid, 1 / np.sqrt(weight), 0)
-        is_odd = is_valid & (np.abs(image - middle) > clip * sigma + AMPLITUDE_FRACTION * np.abs(middle))
-        is_odd &= number > 2
-        rejected = is_odd.sum(axis=0).astype(np.int32)
-        weight = np.where(is_odd, np.float32(0), weight)
+        is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + AMPLITUDE_FRACTION * np.abs(middle))
+        is_outlier &= number > 2
+        rejected = is_outlier.sum(axis=0).astype(np.int32)
+        weight = np.where(is_outlier, np.float32(0), weight)
     total = weight.sum(axis=0)
     flux = (weight * image).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -212,7 +230,7 @@ def stack_strip(
     method: str,
     clip: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the same rows of all exposures, take their sky levels off, and combine them; see `combine`."""
+    """Read the same rows of all exposures, subtract their sky levels, and combine them; see `combine`."""
     images, weights = [], []
     for exposure, level in zip(exposures, levels, strict=True):
         image, weight = exposure.rows(start, stop)

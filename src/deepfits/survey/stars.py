@@ -1,4 +1,4 @@
-"""Stars against galaxies, from half-light radii.
+"""Star–galaxy separation by half-light radius.
 
 Shapes: N sources.
 """
@@ -12,25 +12,25 @@ import numpy as np
 
 # Scatter of the logarithm of the half-light radii of bright stars (undersampling, varying PSF).
 SPREAD = 0.04
-# The logarithm of a half-light radius is uncertain by about this over the signal-to-noise.
+# The error of the logarithm of a half-light radius is about this divided by the signal-to-noise.
 NOISE_FACTOR = 1.5
-# Above this, stars and galaxies are told apart well enough to count the stars without help.
+# Above this signal-to-noise the radii alone determine the fraction of stars.
 CLEAR_SNR = 60.0
-# Least number of well-measured sources to look for stars among.
+# Minimum number of well-measured sources for finding the stellar radius.
 LEAST = 8
-NUM_ROUNDS = 30  # of expectation and maximisation
-# Least signal-to-noise, places and half-widths in the logarithm of the radius where a peak is looked for.
+NUM_ROUNDS = 30  # of expectation maximisation
+# Grid of the search for the stellar peak: minimum signal-to-noise, half-width and offset in log radius.
 CUTS, HALF_WIDTHS = (30.0, 60.0, 150.0, 300.0, 600.0, 1200.0), (0.02, 0.03, 0.04)
 PLACES = (-0.06, -0.04, -0.02, 0.0, 0.02)
-# Standard errors from which on an excess is one of stars: galaxies alone reach 2.4 in all these.
+# Significance, in σ, above which an excess is due to stars; galaxies alone reach 2.4 over this grid.
 LEAST_EXCESS = 3.0
 
 
 def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
-    """Find the stars' half-light radius: the first dense cluster of radii from the small end.
+    """Find the half-light radius of stars: the first dense cluster of radii from the small end.
 
-    Half-light radii and signal-to-noise of the total flux are ``(N,)``; sources above 30 are looked at. It
-    is NaN when there are too few sources to tell.
+    Half-light radii and signal-to-noise of the total flux are ``(N,)``; only sources with signal-to-noise
+    above 30 are used. Returns NaN if there are too few of them.
     """
     good = np.isfinite(radius) & (radius > 0.3) & (snr > 30)
     if good.sum() < LEAST:
@@ -40,7 +40,7 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     counts = np.searchsorted(values, values + width, side="right") - np.arange(len(values))
     dense = counts >= max(LEAST // 2, 0.4 * counts.max())
     first = int(np.argmax(dense))
-    # From the first dense place on, the window that holds most within the next half-width is centred on them.
+    # Of the windows that start within half a width of the first dense one, use the fullest.
     near = slice(
         first, max(int(np.searchsorted(values, values[first] + 0.5 * width, side="right")), first + 1)
     )
@@ -50,7 +50,7 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Locus:
-    """Where stars lie: within `half_width` in the logarithm of the half-light radius, above `least_snr`."""
+    """Stellar locus: log half-light radii within `half_width` of `radius`, for sources above `least_snr`."""
 
     radius: float
     half_width: float
@@ -58,39 +58,39 @@ class Locus:
 
 
 def stellar_peak(radius: np.ndarray, snr: np.ndarray, centre: float) -> Locus | None:
-    """Find where stars stand out most: more sources of their half-light radius than of one beside it.
+    """Find the most significant stellar peak: an excess of sources over those at adjacent radii.
 
-    Galaxies become more and more frequent from the smallest radius on; stars are a peak before that. The
-    brighter the sources, the narrower the peak and the fewer the galaxies in it, so several limits of
-    signal-to-noise and several widths are tried, at the centre and near it, where galaxies push it up.
-    Radii and signal-to-noise are as in `stellar_radius`, and `centre` is what that found. It is None where
-    no excess is beyond chance.
+    The number of galaxies rises steadily from the smallest radii on, whereas stars form a peak before that
+    rise. The brighter the sources, the narrower the peak and the fewer galaxies lie within it, so several
+    limits of signal-to-noise and several widths are tried, at `centre` and around it, as galaxies bias it
+    upwards. Radii and signal-to-noise are as for `stellar_radius`, which also gives `centre`. Returns None if
+    no excess is significant.
     """
     if not np.isfinite(centre):
         return None
     good = np.isfinite(radius) & (radius > 0)
     excess, snr = np.log(radius[good] / centre), snr[good]
-    found, most = None, LEAST_EXCESS
-    for cut, place, half in itertools.product(CUTS, PLACES, HALF_WIDTHS):
-        edges = place + half * np.array([-3, -1, 1, 3])
+    locus, most = None, LEAST_EXCESS
+    for cut, offset, half in itertools.product(CUTS, PLACES, HALF_WIDTHS):
+        edges = offset + half * np.array([-3, -1, 1, 3])
         below, at, above = np.histogram(excess[snr > cut], edges)[0].tolist()
         beside = max(below, above)
-        sureness = (at - beside) / np.sqrt(max(at + beside, 1))
-        if sureness > most:
-            most = sureness
-            found = Locus(radius=float(centre * np.exp(place)), half_width=half, least_snr=cut)
-    return found
+        significance = (at - beside) / np.sqrt(max(at + beside, 1))
+        if significance > most:
+            most = significance
+            locus = Locus(radius=float(centre * np.exp(offset)), half_width=half, least_snr=cut)
+    return locus
 
 
 def star_score(radius: np.ndarray, snr: np.ndarray, centre: float) -> np.ndarray:
-    """Return the probability that each source is a star, from its half-light radius and its noise.
+    """Return the probability that each source is a star, from its half-light radius and signal-to-noise.
 
-    Among sources of similar signal-to-noise, the logarithms of the radii are a mixture of stars (at `centre`)
-    and galaxies (a Gaussian whose mean, width and share are fitted by expectation maximisation), both blurred
-    by the noise. So where the noise cannot tell them apart, the score is the share of stars. Towards fainter
-    sources that share may only fall, as it does on the sky: noise alone would otherwise make stars of all. A
-    radius may be NaN, and so may the stars' own, `centre`, when unknown. It is ``(N,)`` in [0, 1]; 0.5 where
-    nothing is known.
+    Among sources of similar signal-to-noise, the log radii are modelled as a mixture of stars (at `centre`)
+    and galaxies (a Gaussian whose mean, width and fraction are fitted by expectation maximisation), both
+    broadened by the noise. Where the noise makes them indistinguishable, the score is thus the fraction of
+    stars. Towards fainter sources this fraction may only decrease, as it does on the sky; otherwise noise
+    alone could classify all of them as stars. Radii may be NaN, and so may `centre` if unknown. The score is
+    ``(N,)`` in [0, 1], and 0.5 where nothing is known.
     """
     score = np.full(len(radius), 0.5)
     known = np.flatnonzero(np.isfinite(radius) & (radius > 0)) if np.isfinite(centre) else np.empty(0, int)
@@ -111,7 +111,7 @@ def _mixture(excess: np.ndarray, noise: np.ndarray, most: float) -> tuple[np.nda
     share, mean, width = min(0.3, most), 0.5, 0.4
     of_star = np.zeros_like(excess)
     for _ in range(NUM_ROUNDS):
-        # What is smaller than a star (noise, cosmic rays) is as compact as one, as far as this score goes.
+        # Sources smaller than stars (noise, cosmic rays) are treated as being of a star's size.
         star = share * _gaussian(np.maximum(excess, 0), SPREAD**2 + noise**2)
         galaxy = (1 - share) * _gaussian(excess - mean, width**2 + noise**2)
         of_star = star / np.maximum(star + galaxy, 1e-300)

@@ -1,4 +1,4 @@
-"""From weights, variances, error maps and masks to inverse variances: the one place that knows their kinds.
+"""Conversion of weights, variances, error maps and masks to inverse variances.
 
 Shapes: H, W pixels.
 """
@@ -15,33 +15,33 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 
-# The first of these that there is says the weights. "weight" is an inverse variance, maybe up to a factor.
+# Kinds of weights, in order of preference. "weight" is an inverse variance, possibly up to a factor.
 WEIGHT_ROLES = ("ivar", "variance", "rms", "weight", "photon noise")
 # Mask planes whose pixels have no usable flux. DETECTED is not a defect; SAT and CR pixels are interpolated
-# in the coadds, and what was interpolated is not data.
+# in coadds, and interpolated values are not data.
 BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
-# Bits of the data quality of Webb's and Roman's pipelines, which their headers do not name.
+# Data-quality bits of the JWST and Roman pipelines, which are not named in their headers.
 _JWST_BITS = {
     **{"DO_NOT_USE": 0, "SATURATED": 1, "JUMP_DET": 2, "DROPOUT": 3, "OUTLIER": 4, "PERSISTENCE": 5},
     **{"AD_FLOOR": 6, "UNDERSAMP": 7, "UNRELIABLE_ERROR": 8, "NON_SCIENCE": 9, "DEAD": 10, "HOT": 11},
     **{"WARM": 12, "LOW_QE": 13, "RC": 14, "TELEGRAPH": 15, "NONLINEAR": 16, "BAD_REF_PIXEL": 17},
 }
 _JWST_BAD = ("DO_NOT_USE",)
-# Rubin's names in cards MSKNnnnn, and what they are in MP_ cards (lsst.images, DP2).
+# Rubin's names in MSKNnnnn cards, and their equivalents in MP_ cards (lsst.images, DP2).
 _RENAMED = {"SATURATED": "SAT", "COSMIC_RAY": "CR", "DETECTION_EDGE": "EDGE", "UNMASKED_NAN": "UNMASKEDNAN"}
-# A value that repeats and lies so far from all others is no weight but a sign for "no data": noise of a
-# thousand times that of the others. The noise of single pixels that have data differs by less than 10⁴.
+# A repeated value that differs from all others by more than this ratio (1000 in noise) is not a weight but
+# marks pixels without data. The noise of pixels with data varies by less than 10⁴, the root of LARGEST_RATIO.
 SENTINEL_RATIO, LARGEST_RATIO = 1e6, 1e8
 SENTINEL_SHARE = 0.001
-# A mask that leaves less than this is said to the user.
+# Masks that leave less than this fraction of the pixels are reported.
 MOSTLY_MASKED = 0.5
 _SMALLEST, _LARGEST = 1e-30, 1e30
 
 
 def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarray = 1.0) -> np.ndarray:
-    """Convert a plane of weights, as they are stored, to inverse variances, float32 of the same shape.
+    """Convert a plane of weights, as stored, to inverse variances, float32 of the same shape.
 
-    The role is one of `WEIGHT_ROLES`; photon noise comes as a variance. The result is multiplied with
+    The role is one of `WEIGHT_ROLES`; photon noise is stored as a variance. The result is multiplied by
     `per_square`, counts² per nJy², a number or an array that broadcasts. It is not positive or not finite
     where there is no data.
 
@@ -64,11 +64,17 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarr
 
 
 def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[float, float]:
-    """Return the limits beyond which a weight is no weight but a sign for pixels without data.
+    """Return the range of credible weights; values beyond it mark pixels without data.
 
-    Error maps often hold 1e10 or 1e-10 there. Such a value stands in many pixels, and far from all others.
-    `weight` are inverse variances of a sample of pixels, `expected` that of the measured noise, where it is
-    known: it tells which of two values is the one of pixels with data; else the commoner one is.
+    Error maps often hold 1e10 or 1e-10 in such pixels. Such a value is repeated, and far from all others.
+
+    Parameters
+    ----------
+    weight
+        Inverse variances of a sample of pixels.
+    expected
+        Inverse variance of the measured noise, if known. It tells which of two values is that of pixels with
+        data; without it the more common one is assumed to be.
 
     Examples
     --------
@@ -93,21 +99,21 @@ def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[f
             is_data = abs(math.log(value / expected)) < abs(math.log(other / expected))
         else:
             is_data = len(values) == 2
-        if is_data:  # of an error map that is the same everywhere
+        if is_data:  # a constant error map
             rest = rest[rest == values[common]]
             break
         rest = others
     middle = float(np.median(rest))
-    # Where there is such a value, what lies as far away is one too.
+    # If there is such a value, others that are as far away also mark missing data.
     ratio = SENTINEL_RATIO if rest.size < used.size else LARGEST_RATIO
     return middle / ratio, middle * ratio
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """Which pixels of a mask are bad: those with any of some bits, or, without bits, non-zero ones or zeros.
+    """Rule for the bad pixels of a mask: any of `bits` is set or, without bits, non-zero (or zero) pixels.
 
-    The words say what was decided.
+    `words` describes the decision to the user.
     """
 
     bits: int | None = None
@@ -115,7 +121,7 @@ class MaskRule:
     words: str = ""
 
     def is_bad(self, mask: np.ndarray) -> np.ndarray:
-        """Return which pixels are bad, bool of the same shape; those that are no number are."""
+        """Return which pixels are bad, bool of the same shape; this includes NaN."""
         if self.bits is None:
             is_bad = np.asarray((mask != 0) == self.nonzero_is_bad)
             return is_bad | ~np.isfinite(mask) if mask.dtype.kind == "f" else is_bad
@@ -123,7 +129,7 @@ class MaskRule:
 
 
 def whole_numbers(mask: np.ndarray) -> np.ndarray:
-    """Return a mask as int64; NaN, which masks in floats have for no data, has every bit."""
+    """Return a mask as int64; NaN, which marks missing data in float masks, has all bits set."""
     if mask.dtype.kind != "f":
         return mask.astype(np.int64)
     return np.where(np.isfinite(mask), np.nan_to_num(mask), -1).astype(np.int64)
@@ -141,15 +147,31 @@ def mask_rule(
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
 
-    Planes that the user names, by the mask's own ``MP_`` or ``MSKN`` cards or by number from 0, come first;
-    then the usual bad ones of these; then what the user says of non-zero pixels, ``"bad"`` or ``"good"``;
-    then the bits of Webb's pipeline. The header is the mask's, the telescope that of the image. Errors show
-    some of its pixels, `sample`, and name the file, `where`, and the option that says the polarity.
+    In order of precedence, these are the pixels of planes given by the user; of the usual bad planes that the
+    mask's own ``MP_`` or ``MSKN`` cards name; those of the polarity given by the user; and those of the bad
+    bits of Webb's pipeline.
+
+    Parameters
+    ----------
+    header
+        Header of the mask.
+    sample
+        Some of its pixels, for messages.
+    bad_planes
+        Bad planes, by name or by bit number from 0.
+    polarity
+        Meaning of non-zero pixels, ``"bad"`` or ``"good"``.
+    telescope
+        Telescope of the image.
+    where
+        The file, for messages.
+    option
+        Name of the option that sets the polarity, for messages.
 
     Raises
     ------
     InputError
-        A plane that the mask has not, or nothing that tells what its values mean.
+        A given plane does not exist, or the meaning of the mask's values is undefined.
     """
     planes = named_planes(header)
     declared = _pan_starrs_planes(header)
@@ -175,75 +197,78 @@ def mask_rule(
         else "the mask has no cards that name its planes"
     )
     raise InputError(
-        f"{where}: {which}{_bits_set(sample)}; name the bad ones (bad_planes), or say what "
-        f"non-zero means: {option} 'bad' or 'good'"
+        f"{where}: {which}{_bits_set(sample)}; name the bad ones (bad_planes), or give the meaning of "
+        f"non-zero pixels: {option} 'bad' or 'good'"
     )
 
 
 def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the planes of a mask that cards ``MP_`` or ``MSKN`` name, with their bits."""
+    """Return the bits of mask planes by name, from ``MP_`` or ``MSKN`` cards."""
     return {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
 
 
 def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the planes that Pan-STARRS names in cards MSKNAMnn and MSKVALnn, of one bit each."""
-    found = {}
+    """Return the bits of mask planes by name, from Pan-STARRS's MSKNAMnn and MSKVALnn cards."""
+    planes = {}
     for key, name in header.items():
         value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
         if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
-            found[str(name).strip()] = value.bit_length() - 1
-    return found
+            planes[str(name).strip()] = value.bit_length() - 1
+    return planes
 
 
 def _msk_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the planes that Rubin's newer files and SPHEREx's name in cards MSKNnnnn.
+    """Return the bits of mask planes by name, from the MSKNnnnn cards of Rubin's newer files and SPHEREx.
 
-    The value is in MSKMnnnn; where that lacks, nnnn is the bit.
+    The value is given by MSKMnnnn; without that card, nnnn is the bit.
     """
-    found: dict[str, int] = {}
+    planes: dict[str, int] = {}
     for key, name in header.items():
         if match := re.fullmatch(r"MSKN(\d{4})", str(key)):
             value = header.get(f"MSKM{match[1]}", 1 << int(match[1]))
             if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
                 bit, own = value.bit_length() - 1, str(name).strip()
-                found |= {own: bit, _RENAMED.get(own, own): bit}
-    return found
+                planes |= {own: bit, _RENAMED.get(own, own): bit}
+    return planes
 
 
 def _by_planes(
-    names: list[str], planes: Mapping[str, int], where: str, asked_for: np.ndarray | None = None
+    names: list[str], planes: Mapping[str, int], where: str, sample: np.ndarray | None = None
 ) -> MaskRule:
-    """Take planes as bad; of those that the user names, say which mark none of some pixels."""
-    bits, said, absent = 0, [], []
+    """Return the rule for bad planes.
+
+    For planes given by the user, `sample` has some pixels of the mask; planes set in none are reported.
+    """
+    bits, labels, absent = 0, [], []
     for name in names:
         if name.isdigit() and int(name) < 63:
             bits |= 1 << int(name)
-            said.append(next((f"{name} ({k})" for k, v in planes.items() if v == int(name)), f"bit {name}"))
+            labels.append(next((f"{name} ({k})" for k, v in planes.items() if v == int(name)), f"bit {name}"))
         elif name in planes:
             bits |= 1 << planes[name]
-            said.append(name)
+            labels.append(name)
         else:
             absent.append(name)
-    # Masks of several bands may differ in the usual planes; one at least must be there.
-    if absent and asked_for is not None and (not said or set(absent) - set(BAD_MASK_PLANES)):
+    # Masks of different bands may differ in the usual planes, but must have at least one of them.
+    if absent and sample is not None and (not labels or set(absent) - set(BAD_MASK_PLANES)):
         name = next((plane for plane in absent if plane not in BAD_MASK_PLANES), absent[0])
         raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
-    words = f"mask planes taken as bad: {', '.join(said) or 'none'}"
-    if asked_for is not None:
-        values = whole_numbers(asked_for)
+    words = f"mask planes taken as bad: {', '.join(labels) or 'none'}"
+    if sample is not None:
+        values = whole_numbers(sample)
         bit_of = [int(name) if name.isdigit() else planes[name] for name in names if name not in absent]
-        unset = [name for name, bit in zip(said, bit_of, strict=True) if not ((values >> bit) & 1).any()]
-        words += f" ({', '.join(unset)} in none of {values.size} pixels looked at)" if unset else ""
+        unset = [label for label, bit in zip(labels, bit_of, strict=True) if not ((values >> bit) & 1).any()]
+        words += f" ({', '.join(unset)} in none of {values.size} pixels inspected)" if unset else ""
     return MaskRule(bits=bits, words=words)
 
 
 def _bits_set(sample: np.ndarray) -> str:
-    """Return which bits are set in how many pixels: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
+    """Describe the fraction of pixels in which each bit is set: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
     values = whole_numbers(sample)
-    shares = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
-    said = [
-        f"bit {bit} in {share:.2g}" if share < 0.001 else f"bit {bit} in {share:.1%}"
-        for bit, share in shares
-        if share
+    fractions = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
+    texts = [
+        f"bit {bit} in {fraction:.2g}" if fraction < 0.001 else f"bit {bit} in {fraction:.1%}"
+        for bit, fraction in fractions
+        if fraction
     ]
-    return f" (set: {', '.join(said[:12])})" if said else ""
+    return f" (set: {', '.join(texts[:12])})" if texts else ""

@@ -365,7 +365,7 @@ const findLike = attempt(async () => {
   state.found = answer.rows;
   const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
   $("like-warning").textContent = answer.warning;
-  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(2)} (a random one as bright: 1)`), (row) => [
+  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(2)} (random object of the same brightness: 1)`), (row) => [
     make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
     make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
   ]);
@@ -381,7 +381,7 @@ const rankOdd = attempt(async () => {
     list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
   });
   $("odd-list").replaceChildren(list);
-  if (!rows.length) say("no object among those that the filters show", "warning");
+  if (!rows.length) say("no object passes the filters", "warning");
 });
 
 // Drawing
@@ -396,11 +396,11 @@ function walk() {
   if (state.row !== null) query.set("row", state.row);
   if (state.farEnd !== null && state.row !== null) { query.set("end", state.farEnd); query.set("way", $("draw-way").value); }
   $("walk").src = `/api/walk.png?${query}`;
-  $("draw-what").textContent = state.row === null ? "from the middle of all" : `from ${state.object?.object_id ?? ""}`;
+  $("draw-what").textContent = state.row === null ? "from the mean of all objects" : `from ${state.object?.object_id ?? ""}`;
   const unknown = state.about.drawn_fwhm_arcsec === null;
   $("draw-fwhm").nextElementSibling.textContent = `${unknown ? "+" : ""}${Number($("draw-fwhm").value).toFixed(2)}″`;
   $("draw-noise").nextElementSibling.textContent = `${$("draw-noise").value} ×`;
-  $("draw-noise").title = "in units of the images' own noise";
+  $("draw-noise").title = "in units of the noise of the images";
   $("draw-way").nextElementSibling.textContent = Number($("draw-way").value).toFixed(2);
 }
 function sliders() {
@@ -417,7 +417,7 @@ function sliders() {
 
 function filterRow() {
   const own = { name: $("colour").value || $("x").value, low: -Infinity, high: Infinity };
-  const pick = $("x").cloneNode(true), off = make("button", { textContent: "×", title: "take the filter off" }), values = make("span");
+  const pick = $("x").cloneNode(true), off = make("button", { textContent: "×", title: "remove the filter" }), values = make("span");
   const box = make("span", { className: "filter" }, pick, values, off);
   pick.id = ""; pick.value = own.name;
   const apply = attempt(async () => { if (!state.filters.includes(own)) state.filters.push(own); await draw(); });
@@ -435,7 +435,7 @@ function filterRow() {
       };
       values.replaceChildren(choice);
     } else {
-      const [low, high] = [["from", info.low], ["to", info.high]].map(([placeholder, value]) => make("input", { type: "number", step: "any", placeholder, title: `1 in 100 lies beyond ${show(value)}` }));
+      const [low, high] = [["from", info.low], ["to", info.high]].map(([placeholder, value]) => make("input", { type: "number", step: "any", placeholder, title: `1% of the values lie beyond ${show(value)}` }));
       low.onchange = high.onchange = () => {
         own.low = low.value === "" ? -Infinity : Number(low.value); own.high = high.value === "" ? Infinity : Number(high.value);
         return apply();
@@ -485,7 +485,7 @@ function fitted(answer, what) {
   if (answer.redshift) box.append(...redshift(answer.redshift));
   if (answer.why) box.append(make("p", { className: "why", textContent: answer.why }));
   box.append(make("p", { textContent: "Nearest objects of the run:" }), make("p", { className: "warning", textContent: answer.warning }), near);
-  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(2)} (a random one as bright: 1)`));
+  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(2)} (random object of the same brightness: 1)`));
 }
 const upload = attempt(async (file) => {
   if (!file) return;
@@ -522,10 +522,10 @@ async function start() {
   $("umap").onclick = attempt(async () => {
     let answer = await (await post("/api/umap", {})).json();
     while (answer.state === "running") {
-      say("UMAP is being computed; go on meanwhile"); await new Promise((done) => setTimeout(done, 2000));
+      say("UMAP is being computed in the background"); await new Promise((done) => setTimeout(done, 2000));
       answer = { state: (await (await ask("/api/about")).json()).umap };
     }
-    if (answer.state !== "done") throw new Error("UMAP failed; the terminal says why");
+    if (answer.state !== "done") throw new Error("UMAP failed; see the terminal for the reason");
     say(""); await refresh(); $("x").value = "umap1"; $("y").value = "umap2"; await draw();
   });
   for (const button of document.querySelectorAll("nav button")) button.onclick = () => tab(button.dataset.tab);
@@ -540,12 +540,12 @@ async function start() {
   $("between-set").onclick = attempt(() => {
     if (state.row === null) throw new Error("choose an object first");
     state.farEnd = state.row; $("draw-way").disabled = $("between-go").disabled = false;
-    $("far-end").replaceChildren(make("div", { className: "holder" }, sheet([state.farEnd])(0)), make("span", { className: "why", textContent: `far end: ${state.object.object_id}; now choose another object to start from` }));
+    $("far-end").replaceChildren(make("div", { className: "holder" }, sheet([state.farEnd])(0)), make("span", { className: "why", textContent: `other end: ${state.object.object_id}; now choose the object to start from` }));
   });
   $("between-go").onclick = attempt(() => {
     if (state.row === null) throw new Error("choose an object to start from");
     const query = new URLSearchParams({ first: state.row, second: state.farEnd, ...seeing() });
-    $("between").replaceChildren(make("img", { src: `/api/between.png?${query}`, alt: "drawn galaxies between the two" }));
+    $("between").replaceChildren(make("img", { src: `/api/between.png?${query}`, alt: "generated galaxies between the two" }));
   });
   $("save").onclick = attempt(async () => {
     if (!state.selection.length) throw new Error("nothing is selected");
@@ -559,7 +559,7 @@ async function start() {
     state.columns.clear(); state.marks = answer.unmatched; await refresh(); await select(answer.rows); await draw();
     const format = (n) => n.toLocaleString("en"), shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
     $("unmatched").hidden = !answer.num_unmatched;
-    $("unmatched-what").textContent = `${format(answer.num_unmatched)} positions match no object; where the axes are ra and dec they are crosses${shown}.`;
+    $("unmatched-what").textContent = `${format(answer.num_unmatched)} positions match no object; crosses show them when the axes are ra and dec${shown}.`;
     say(`${format(answer.matched)} objects match one of the ${format(answer.total)} positions; they are selected`);
   });
   $("samp-table").onclick = attempt(() => samp("table", state.selection));
@@ -596,10 +596,10 @@ async function start() {
   });
   examples();
   await mapped();
-  if (!plot.isSupported) say("The map may stay empty: this browser lacks what WebGL needs for it. Another browser, or hardware acceleration switched on, shows it.", "warning");
+  if (!plot.isSupported) say("The map may stay empty: this browser lacks WebGL features it needs. Try another browser, or enable hardware acceleration.", "warning");
   state.ready = true;
   Object.assign(state.about, await (await ask("/api/drawer")).json()); // the model takes longer to load than the map
-  if (!state.about.has_images) $("position-hint").textContent = "The images are not known: start with --images DIRECTORY, the one that was given to `deepfits cutouts`.";
+  if (!state.about.has_images) $("position-hint").textContent = "The images are unknown: start with --images DIRECTORY, the directory given to `deepfits cutouts`.";
   const own = state.about.drawn_fwhm_arcsec ?? 0;
   Object.assign($("draw-fwhm"), { min: own, max: own + 2 }); $("draw-fwhm").value = own;
   if (!$("tab-draw").hidden) walk();

@@ -1,1 +1,1 @@
-"""The stages around redshifts: one file each."""
+"""The redshift stages, one per module."""

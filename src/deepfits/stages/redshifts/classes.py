@@ -1,4 +1,4 @@
-"""The stage `redshift_classes`: the table of `redshift` for a target that is a class, not a number."""
+"""Stage `redshift_classes`: the comparison table of `redshift` for a target of classes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from deepfits.tables import write_table
 
 @dataclass(frozen=True)
 class ClassesConfig(Labelled):
-    """What `redshift_classes` takes.
+    """Parameters of `redshift_classes`.
 
     Parameters
     ----------
     label_column
-        The column of the labels that names the class (text, or whole numbers).
+        Column of the labels with the class (text or integers).
     feature_sets
-        Learn from these alone; see `redshift`.
+        Feature sets to train on; by default all that are available. See `redshift`.
     """
 
     _: KW_ONLY
@@ -53,18 +53,18 @@ class ClassesConfig(Labelled):
 
 @stage(ClassesConfig)
 def redshift_classes(config: ClassesConfig) -> Path:
-    """Learn a class from few labels, by boosting on every feature set, and measure it on held-out objects.
+    """Train classifiers by boosting on every feature set, and measure them on held-out objects.
 
     Returns
     -------
     Path
-        `out`: ``metrics.json``, ``table.md``, ``split.parquet``, and a classifier for each feature set under
-        ``methods/``, which `redshift_predict` takes.
+        `out`: ``metrics.json``, ``table.md``, ``split.parquet``, and under ``methods/`` a classifier for each
+        feature set, for `redshift_predict`.
 
     Raises
     ------
     InputError
-        As `redshift`; or one class alone, or a class of fewer than ten objects.
+        As for `redshift`; or a single class, or a class of fewer than ten objects.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def redshift_classes(config: ClassesConfig) -> Path:
     test = dataset.split.test
     if len(np.unique(label[test])) < 2:
         raise InputError(
-            f"column {config.label_column!r}: the held-out objects are of one class; give more labels"
+            f"column {config.label_column!r}: all held-out objects are of one class; give more labels"
         )
     with claim(config, name="redshift classes") as results:
         out = results.path
@@ -105,19 +105,17 @@ def redshift_classes(config: ClassesConfig) -> Path:
 
 
 def classes_of(dataset: Dataset, config: Labelled) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the number of each object's class, ``(N,)``, and the names; each has objects to learn from."""
+    """Return each object's class index, ``(N,)``, and the class names, all of which have training objects."""
     label, names = class_numbers(np.array(dataset.classes)[dataset.value.astype(int)], str(config.labels))
     if len(np.unique(label[dataset.split.fitted])) < len(names):
-        raise InputError(
-            f"column {config.label_column!r}: a class has no object to learn from; give more labels"
-        )
+        raise InputError(f"column {config.label_column!r}: a class has no training object; give more labels")
     return label, names
 
 
 def learn_classes(
     config: Labelled, feature_set: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
 ) -> Classifier:
-    """Train on one feature set."""
+    """Train a classifier on one feature set."""
     recipe, fitted = FeatureRecipe.learn(feature_set, dataset.source), dataset.split.fitted
     return train_classifier(
         recipe.make(dataset.source).take(fitted),
@@ -137,7 +135,7 @@ def _place(out: Path, name: str) -> Path:
 def _row(
     config: ClassesConfig, out: Path, name: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Train and measure on one feature set, or read what was done before."""
+    """Train and measure a classifier on one feature set, or read its finished row."""
     directory, target = _place(out, name), config.label_column
     done = read_row(directory)
     if done is not None:

@@ -1,4 +1,4 @@
-"""The stage `redshift`: from features and labels to the table of metrics (M19 §3.3, Table 1)."""
+"""Stage `redshift`: compare redshift methods trained on features and labels (M19 §3.3, Table 1)."""
 
 from __future__ import annotations
 
@@ -42,31 +42,34 @@ from deepfits.tables.values import is_redshift_name
 
 @dataclass(frozen=True)
 class CompareConfig(Learning):
-    """What `redshift` takes.
+    """Parameters of `redshift`.
 
     Parameters
     ----------
     methods
-        ``"boosting"`` (XGBoost, tuned) and ``"network"`` (small networks), both on every feature set,
-        ``"tpot"`` (on the latents), ``"neighbours"`` (in colour space), ``"templates"``, ``"lephare"`` (the
-        same templates through LePHARE), and from the images ``"wide_resnet"`` (50 layers, from scratch; slow
-        without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned with the labels),
-        ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder beside
-        aperture magnitudes); ``"stack"`` joins several. From fits of a model that draws scenes,
-        ``"pretrained"``: what simulated galaxies taught, without any label; and ``"adapted"``: the same,
-        adapted to the labels. The constant is always there, as the floor.
+        Methods to compare. On feature sets: ``"boosting"`` (tuned XGBoost) and ``"network"`` (small neural
+        networks). On the latents: ``"tpot"``. On photometry: ``"neighbours"`` (nearest neighbours in colour
+        space), ``"templates"`` (template fitting) and ``"lephare"`` (the same templates in LePHARE). On
+        images: ``"wide_resnet"`` (50 layers, trained from scratch; slow without a GPU), ``"semi_supervised"``
+        (the model's embedder, fine-tuned on the labels), ``"scratch"`` (the same network without the model's
+        weights) and ``"hybrid"`` (the embedder combined with aperture magnitudes). ``"stack"`` combines
+        several methods. For fits with a scene model: ``"pretrained"`` (trained on simulated galaxies, uses no
+        labels) and ``"adapted"`` (the same, adapted to the labels). A constant is always included as the
+        baseline.
     feature_sets
-        Use these alone for boosting and small networks: ``latents``, ``oriented``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable``,
-        ``embedder``; ``boosting:all`` for one alone, and ``stack:fits`` for stacks. A list, or text such as
+        Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
+        other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,
+        ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable``
+        and ``embedder``. A prefix limits a set to one method, as in ``boosting:all``. Stacks are chosen by
+        ``stack:templates``, ``stack:fits`` and ``stack:deep``. Give a list, or text such as
         ``latents,model``.
     losses
-        ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
+        Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both.
     photoz
-        A column of the labels, or ``TABLE:COLUMN``, with photometric redshifts of your own to stand beside.
+        Your own photometric redshifts to compare with: a column of the labels, or ``TABLE:COLUMN``.
     template_features
-        Fit templates to all objects, and give their quantiles to boosting and small networks as features: the
-        sets ``templates``, ``sizes`` and ``all``.
+        Fit templates to all objects, and use the quantiles of their redshift distributions as features of
+        boosting and small networks: feature sets ``templates``, ``sizes`` and ``all``.
     """
 
     _: KW_ONLY
@@ -79,33 +82,37 @@ class CompareConfig(Learning):
 
 @stage(CompareConfig)
 def redshift(config: CompareConfig) -> Path:
-    """Predict redshifts, or another property, of held-out objects by every method, and say how good they are.
+    """Train several methods to predict redshifts or another property, and compare them on held-out objects.
 
-    `label_column` may be any column of the labels. Columns of numbers are learned as redshifts are; of names,
-    classes are learned as by `redshift_classes`.
+    The target, `label_column`, may be any column of the labels. Numbers are predicted like redshifts; names
+    are predicted as classes, as by `redshift_classes`.
 
-    A row that is done is kept, so that a later run may ask for more methods; with other inputs or settings
-    it is refused. What a row needs (a model, cutouts, a program) is asked for before anything is measured.
+    Finished rows of the table are kept, so that methods can be added by a later run with the same inputs and
+    settings. The requirements of each method (a model, cutouts, a program) are checked before any work.
 
     Returns
     -------
     Path
-        `out`, with ``metrics.json``, ``table.md``, ``predictions.parquet``, ``split.parquet`` and models.
+        `out`, with ``metrics.json``, ``table.md``, ``predictions.parquet``, ``split.parquet`` and the trained
+        methods.
 
     Raises
     ------
     InputError
-        Files that cannot be read or do not overlap, labels that are all the same or too few, one band only, a
-        row that cannot be made, or results of other settings in `out`.
+        Files that cannot be read or have no objects in common, labels that are too few or all equal, a single
+        band, a method without what it requires, or results with other settings in `out`.
 
     Examples
     --------
-    All methods side by side: `deepfits redshift compare run/features-both spectra.csv --out run/redshift`
+    Boosting and TPOT: `deepfits redshift compare run/features-both spectra.csv --out run/redshift`
+
+    With photometry and templates: `deepfits redshift compare run/features-both spectra.csv --out run/redshift
+    --store run/cutouts --method boosting,templates`
 
     Sizes: `deepfits property compare run/features-both truth.csv --target half_light_arcsec --out run/sizes`
     """
     if is_of_classes(config.labels, config.label_column):
-        return _make_classes(config)
+        return _compare_classifiers(config)
     names = [name for name in parse_names(config.methods) if name in METHODS]
     fewest = max((METHODS[name].fewest_labels for name in names), default=MIN_TRAIN)
     dataset = load_dataset(config, fewest=fewest)
@@ -124,7 +131,7 @@ def redshift(config: CompareConfig) -> Path:
             "magnitude": dataset.magnitude,
             "separation_arcsec": dataset.separation_arcsec,
         }
-        split[truth_name(config.label_column)] = dataset.value  # in place of another of its name
+        split[truth_name(config.label_column)] = dataset.value  # in case the target has one of these names
         write_table(out / "split.parquet", split)
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
@@ -148,19 +155,19 @@ def redshift(config: CompareConfig) -> Path:
     return out
 
 
-def _make_classes(config: CompareConfig) -> Path:
-    """Make the table of a target that is a class."""
+def _compare_classifiers(config: CompareConfig) -> Path:
+    """Make the table for a target of classes."""
     if Boosting.name not in parse_names(config.methods) or config.photoz or config.template_features:
         raise InputError(
-            f"{config.labels}: {config.label_column} names classes, which are learned by boosting alone, "
-            "without photoz and template_features"
+            f"{config.labels}: {config.label_column} has class names, which only boosting predicts; include "
+            "it in methods, and leave out photoz and template_features"
         )
-    names = _named_for(Boosting.name, parse_names(config.feature_sets))
+    names = _feature_sets_for(Boosting.name, parse_names(config.feature_sets))
     return part_of(config, redshift_classes, feature_sets=names)
 
 
-def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
-    """Measure a method on the objects that were left out while it learned: what it may be chosen by."""
+def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
+    """Measure a method on its out-of-fold predictions, which may be used for model selection."""
     estimates = predictor.out_of_fold
     if estimates is None:
         return {}
@@ -172,12 +179,12 @@ def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
 
 
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
-    """List the rows: the floor, then the methods in the order of `METHODS` for each loss.
+    """List the rows: the constant, then for each loss the methods in the order of `METHODS`.
 
     Raises
     ------
     InputError
-        An unknown name, or a row that cannot be made of what is given, with what it needs.
+        An unknown name, or a row whose requirements (named in the message) are not met.
     """
     names, losses = parse_names(config.methods), parse_names(config.losses)
     feature_sets = parse_names(config.feature_sets)
@@ -191,7 +198,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
         for loss in losses
         for method in chosen
         if method.has_loss
-        for name in method.rows(inputs, _named_for(method.name, feature_sets))
+        for name in method.rows(inputs, _feature_sets_for(method.name, feature_sets))
     ]
     keys += [RowKey(method=method.name) for method in chosen if not method.has_loss]
     for key in keys:
@@ -202,8 +209,8 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     return [RowKey(method=Constant.name), *keys]
 
 
-def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
-    """Return the feature sets that are named for a method, ``NAME`` or ``METHOD:NAME``; None: no wish."""
+def _feature_sets_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
+    """Return the feature sets chosen for a method, as ``NAME`` or ``METHOD:NAME``; None for the default."""
     if not feature_sets or method not in ("boosting", "network", "stack"):
         return None
     pairs = [text.rpartition(":") for text in feature_sets]
@@ -213,7 +220,7 @@ def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
 
 @dataclass(kw_only=True)
 class Comparison:
-    """The rows of one table; each is kept in a directory of its own."""
+    """The rows of one table, each stored in its own directory."""
 
     config: CompareConfig
     out: Path
@@ -221,11 +228,11 @@ class Comparison:
     inputs: Inputs
 
     def place(self, key: RowKey) -> Path:
-        """Return where a row is kept."""
+        """Return the directory of a row."""
         return self.out / "methods" / str(key)
 
     def row(self, key: RowKey, progress: Any) -> dict[str, Any]:
-        """Train and measure one method, or read what was done before."""
+        """Train and measure one method, or read its finished row."""
         directory, dataset = self.place(key), self.dataset
         done = read_row(directory)
         if done is not None:
@@ -233,7 +240,7 @@ class Comparison:
         started = time.monotonic()
 
         def member(method: str, features: str) -> Predictor:
-            """Take a member of a stack from its own row, which is made first where it is not there."""
+            """Load a member of a stack from its own row, which is made first if missing."""
             own = RowKey(method=method, features=features, loss=key.loss)
             self.row(own, progress)
             return storage.load(Predictor, self.place(own))
@@ -260,13 +267,13 @@ class Comparison:
             num_train=len(dataset.split.fitted),
             seconds=time.monotonic() - started,
             target=self.config.label_column,
-            about={**predictor.about, **_left_out(predictor, dataset)},
+            about={**predictor.about, **_out_of_fold_metrics(predictor, dataset)},
         )
         write_row(directory, row, dataset.object_id[test], predictions, self.config.label_column)
         return row
 
     def column(self, name: str, photoz: np.ndarray) -> dict[str, Any]:
-        """Measure the user's own estimates, ``(N,)``, on those test objects that have one."""
+        """Measure the user's own estimates, ``(N,)``, on the test objects that have one."""
         key, dataset = RowKey(method="column", features=name.rpartition(":")[2]), self.dataset
         test = dataset.split.test
         estimate, target = photoz[test], self.config.label_column

@@ -1,4 +1,4 @@
-"""The stage `redshift_curves`: how every method fares with few labels."""
+"""Stage `redshift_curves`: learning curves, the metrics of each method by number of labels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NUMBERS = (100, 300, 1000, 3000, 10000)
 
 @dataclass(frozen=True)
 class CurvesConfig(CompareConfig):
-    """What `redshift_curves` takes: all that `redshift` does, but `max_labels`.
+    """Parameters of `redshift_curves`: those of `redshift` except `max_labels`.
 
     Parameters
     ----------
     numbers
-        Of labels.
+        Numbers of labels to train on.
     """
 
     _: KW_ONLY
@@ -34,14 +34,14 @@ class CurvesConfig(CompareConfig):
 
 @stage(CurvesConfig)
 def redshift_curves(config: CurvesConfig) -> Path:
-    """Make the table of `redshift` with ever more labels, on the same held-out objects.
+    """Make learning curves: the table of `redshift` for several numbers of labels, on the same test objects.
 
-    Smaller sets of labels are subsets of larger ones. Numbers beyond the labels that there are are left out.
+    Smaller sets of labels are subsets of larger ones. The largest number is limited by the labels available.
 
     Returns
     -------
     Path
-        `out`: ``labels-01000/`` and so on, each a `redshift` directory; ``curves.json``; ``curves.md``.
+        `out`: ``labels-01000/`` and so on, each the output of `redshift`; ``curves.json``; ``curves.md``.
 
     Examples
     --------
@@ -49,13 +49,13 @@ def redshift_curves(config: CurvesConfig) -> Path:
     """
     if is_of_classes(config.labels, config.label_column):
         raise InputError(
-            f"{config.labels}: {config.label_column} names classes, of which there are no curves; make "
-            "tables with other max_labels"
+            f"{config.labels}: {config.label_column} has class names, for which there are no curves; run "
+            "redshift_classes with several values of max_labels"
         )
     if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
     if not config.numbers:
-        raise InputError("redshift_curves: name at least one number of labels (numbers)")
+        raise InputError("redshift_curves: give at least one number of labels (numbers)")
     with claim(config, name="redshift curves", inputs=fingerprints(config, config.photoz)) as results:
         out, numbers = results.path, sorted(set(config.numbers))
         tables: dict[int, dict[str, Any]] = {}
@@ -81,7 +81,7 @@ def redshift_curves(config: CurvesConfig) -> Path:
 
 
 def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
-    """Write ``curves.json`` and ``curves.md`` from tables (`metrics.json`) by their number of labels."""
+    """Write ``curves.json`` and ``curves.md`` from tables (``metrics.json``) keyed by number of labels."""
     curves = [{"num_labels": used, "rows": table["rows"]} for used, table in sorted(tables.items())]
     if without := [row for row in curves[0]["rows"] if row["num_train"] == 0]:
         curves.insert(0, {"num_labels": 0, "rows": without})
@@ -91,7 +91,7 @@ def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
 
 
 def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> str:
-    """Return one table for each metric: methods down, numbers of labels across."""
+    """Format one table for each metric, with methods as rows and numbers of labels as columns."""
     heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
     by_key = [{row["key"]: row for row in curve["rows"]} for curve in curves]
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""The stage `redshift_evaluate`: predictions against known redshifts."""
+"""Stage `redshift_evaluate`: measure predictions against known redshifts."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from deepfits.tables import Columns, identities, read, require_column, with_list
 
 @dataclass(frozen=True)
 class EvaluateConfig(Matching):
-    """What `redshift_evaluate` takes.
+    """Parameters of `redshift_evaluate`.
 
     Parameters
     ----------
     predictions
-        File that `redshift_predict` wrote, or any table with `object_id` and `z_phot`: of another target
-        `<target>_predicted`, of one that names classes `class` and `p_<class>`.
+        File from `redshift_predict`, or any table with `object_id` and `z_phot`; for another target with
+        `<target>_predicted`, for classes with `class` and `p_<class>`.
     labels
-        Table with the known redshifts.
+        Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
+        `object_id`.
     out
-        Directory for ``metrics.json`` and ``table.md``.
+        Output directory for ``metrics.json`` and ``table.md``.
     held_out_only
-        Use the held-out objects alone: no method may be judged by objects that it learned from.
+        Use only held-out objects, on which no method was trained.
     """
 
     predictions: Annotated[str | Path, INPUT]
@@ -50,16 +51,24 @@ class EvaluateConfig(Matching):
 
 @stage(EvaluateConfig)
 def redshift_evaluate(config: EvaluateConfig) -> Path:
-    """Measure predictions against known redshifts.
+    """Measure predicted redshifts, or another property, against known values: bias, scatter, outliers.
 
     Returns
     -------
     Path
-        `out`.
+        `out`, with ``metrics.json`` and ``table.md``.
+
+    Raises
+    ------
+    InputError
+        Tables that cannot be read or lack a column, too few objects in common, or other files in `out`.
 
     Examples
     --------
-    How good they are: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
+    Redshifts: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
+
+    Photometric redshifts from elsewhere: `deepfits redshift evaluate photoz.fits spectra.csv --out metrics
+    --no-held-out-only`
     """
     table, target = read(config.predictions, what="predictions"), config.label_column
     columns, estimate = table.columns, written_name(ESTIMATE, target)
@@ -111,13 +120,13 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
 def _matched(
     columns: Columns, identity: np.ndarray, known: Labels, config: EvaluateConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the objects to measure, and of their labels."""
+    """Return the rows of the objects to evaluate, and the rows of their labels."""
     pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
     rows, label_rows, which, remedy = pairs.rows, pairs.label_rows, "objects", ""
     if config.held_out_only:
         keep = is_held_out(identity[rows])
         rows, label_rows, which = rows[keep], label_rows[keep], "held-out objects"
-        remedy = "; held_out_only=False counts all, where the method learned from none of them"
+        remedy = "; held_out_only=False uses all objects, if the method was trained on none of them"
     if len(rows) < MIN_OBJECTS:
         raise InputError(
             f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
@@ -129,11 +138,11 @@ def _matched(
 def _row_of_classes(
     columns: Mapping[str, np.ndarray], truth: np.ndarray, config: EvaluateConfig
 ) -> dict[str, Any]:
-    """Measure probabilities of classes."""
+    """Measure predicted class probabilities."""
     known = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
-    if absent := sorted(set(truth.tolist()) - set(known)):
+    if missing := sorted(set(truth.tolist()) - set(known)):
         raise InputError(
-            f"{config.predictions}: no probability of the class {absent[0]!r} (p_{absent[0]}), which "
+            f"{config.predictions}: no probability of the class {missing[0]!r} (p_{missing[0]}), which "
             f"{config.labels} has; train with labels of all classes, or leave it out with select"
         )
     probability = np.stack([columns[f"p_{name}"] for name in known], axis=1).astype(np.float64)

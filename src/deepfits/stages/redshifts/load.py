@@ -1,4 +1,4 @@
-"""What the stages learn from: features and labels, joined and divided, and measurements of cutouts."""
+"""Training data of the redshift stages: features joined with labels, split, and measured on cutouts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from deepfits.tables.values import is_redshift_name
 
 
 def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> Dataset:
-    """Read, join and split. Nothing is measured yet.
+    """Read, join and split features and labels; nothing is measured on cutouts yet.
 
     `enough` may be `fewest` and `fewest_to_test` of `deepfits.redshifts.split.split_objects`.
     """
@@ -61,9 +61,9 @@ def objects_to_fit(
     match_radius_arcsec: float = 1.0,
     **others: Any,
 ) -> list[Any]:
-    """Return the identities of the cutouts that a table of redshifts needs: to test on, and to learn from.
+    """Return the identifiers of the cutouts to fit for a redshift table: its test and training objects.
 
-    `others` go to `make_dataset`: with `max_labels`, they are those that as many labels are learned from.
+    `others` are passed to `make_dataset`; `max_labels` limits the training objects.
     """
     from deepfits.survey.store import CutoutStore
 
@@ -81,7 +81,7 @@ def objects_to_fit(
 
 
 def is_of_classes(path: str | Path, column: str) -> bool:
-    """Return whether a target is a class: a column of names or of truth values, and no redshift."""
+    """Return whether a target is a class: a column of names or booleans that is not a redshift."""
     if is_redshift_name(column):
         return False
     value = require_column(read(path, what="table of labels", wanted=(column,)).columns, column, path)
@@ -90,7 +90,7 @@ def is_of_classes(path: str | Path, column: str) -> bool:
 
 
 def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Inputs:
-    """Describe what the methods will be given, before it is measured."""
+    """Describe the inputs of the methods, before anything is measured."""
     source = dataset.source
     info = None if config.store is None else check_store(config.store, source.bands)
     options = part_of(config, LearningOptions)
@@ -111,19 +111,19 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
 
 
 def _filters(dataset: Dataset, given: Sequence[str]) -> tuple[str, ...]:
-    """Return the filters that are given, else those that the features know."""
+    """Return the given filters, or else those recorded with the features."""
     return tuple(given) or known_filters(dataset.source.columns)
 
 
 def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
-    """Add what is measured in the cutouts, and the embedder's latents, where these are given."""
+    """Add measurements of the cutouts, and the embedder's latents, if these inputs are given."""
     filters = _filters(dataset, getattr(config, "filters", ())) if templates else None
     source = part_of(config, complete_source, source=dataset.source, template_filters=filters)
     return replace(dataset, source=source)
 
 
 def fingerprints(config: Learning, photoz: str | None = None) -> dict[str, Any]:
-    """Return what the model (``builtin:NAME`` is one too) and the table of ``TABLE:COLUMN`` hold."""
+    """Return fingerprints of the model (a path or ``builtin:NAME``) and of the table in ``TABLE:COLUMN``."""
     given: dict[str, Any] = {}
     if config.model is not None:
         from deepfits.models.bundle import Model
@@ -135,6 +135,6 @@ def fingerprints(config: Learning, photoz: str | None = None) -> dict[str, Any]:
 
 
 def parse_names(given: str | Sequence[str] | None) -> list[str]:
-    """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
+    """Parse names given as a list, or as text such as ``latents,model`` or ``[latents, model]``."""
     parts = [given] if isinstance(given, str) else list(given or ())
     return [name for part in parts for text in part.strip("[] ").split(",") if (name := text.strip(" '\""))]

@@ -1,4 +1,4 @@
-"""Parameters that several redshift stages share, stated once."""
+"""Groups of parameters shared by several redshift stages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from deepfits.stages.stage import INPUT, NEUTRAL, Common
 
 @dataclass(frozen=True, kw_only=True)
 class Matching(Common):
-    """Which labels are used, and for which objects.
+    """Labels and how they are matched.
 
     Parameters
     ----------
     label_column
-        The target: any column of the labels, of numbers or of names of classes.
+        Column of the labels that is the target: numbers, or class names.
     select
-        Conditions on the labels, such as ``"z_spec_flag >= 3"``; all must hold.
+        Use only labels that satisfy all these conditions, such as ``"z_spec_flag >= 3"``.
     match
-        ``"position"``, ``"id"`` or ``"auto"`` (by position where both sides have one).
+        How labels and objects are matched: ``"position"``, ``"id"`` (`object_id`) or ``"auto"`` (by position
+        if both tables have one).
     match_radius_arcsec
-        For a match by position.
+        Maximum separation of a match by position.
     """
 
     label_column: str = "z_spec"
@@ -37,15 +38,15 @@ class Matching(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class FromFits(Partial):
-    """What redshifts are learned and predicted from.
+    """Further inputs.
 
     Parameters
     ----------
     store
-        The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
-        beside the deep features, and neighbours in colour space and template fitting can be had.
+        Cutout store of the features. It enables methods that use photometry or images: boosting on ordinary
+        magnitudes and colours, nearest neighbours in colour space, template fitting, and networks on images.
     embedder_features
-        Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
+        Features from the embedder alone (`fit` with mode ``embedder``), as a further feature set.
     """
 
     store: Annotated[str | Path | None, INPUT] = None
@@ -54,26 +55,27 @@ class FromFits(Partial):
 
 @dataclass(frozen=True)
 class Labelled(Matching, FromFits, Seeded):
-    """What is learned from.
+    """Training data.
 
     Parameters
     ----------
     features
-        Directory that `fit` wrote.
+        Directory of features, from `fit`.
     labels
-        Table with the known redshifts (Parquet, FITS or CSV), and `ra` and `dec`, or `object_id`.
+        Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
+        `object_id`.
     out
-        Directory for the results.
+        Output directory.
     train_select
-        Conditions that only the labels to learn from must satisfy, such as ``"mag_i < 22.5"``: how redshifts
-        do where no spectroscopic survey went.
+        Conditions on the training labels only, such as ``"mag_i < 22.5"``. The test objects remain
+        unrestricted, which shows how methods extrapolate beyond a spectroscopic sample.
     max_labels
-        Learn from at most this many labels.
+        Maximum number of labels to train on.
     block_arcmin
-        Side of sky squares, of which a fifth are for testing alone; by default objects are divided by their
-        identity, regardless of where they lie.
+        Split the sky into squares of this side and test on a fifth of them. By default objects are split by
+        their identifier, independently of position.
     photometry
-        A file, ``.npz``, that keeps what is measured in the cutouts for the next table of the same objects.
+        File (``.npz``) in which measurements of the cutouts are saved for reuse with the same objects.
     """
 
     features: Annotated[str | Path, INPUT]
@@ -89,7 +91,7 @@ class Labelled(Matching, FromFits, Seeded):
 
 @dataclass(frozen=True)
 class Learning(Labelled, LearningOptions):
-    """How redshifts are learned from features, or from images."""
+    """Trained models and device."""
 
     _: KW_ONLY
     model: Annotated[str | Path | None, INPUT] = None

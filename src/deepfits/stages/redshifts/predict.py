@@ -1,10 +1,10 @@
-"""The stage `redshift_predict`: a trained method, used on one table of features or on many shards."""
+"""Stage `redshift_predict`: apply a trained method to one table of features or to many shards."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,40 +32,43 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictConfig(FromFits, OnCluster):
-    """What `redshift_predict` takes.
+    """Parameters of `redshift_predict`.
 
     Parameters
     ----------
     model
-        Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory), or a head
-        from `redshift_pretrain`. With no labels, leave it out: the features alone are predicted for by the
-        head that came with their model.
+        Redshift model: a directory from `redshift_train` (or under ``methods/`` in the output of `redshift`),
+        or a head from `redshift_pretrain`. If only features are given, the head shipped with their model is
+        used, which needs no labels.
     features
-        Of any objects, from `fit`. Give the store and the embedder's features where the model learned from
-        them.
+        Features of any objects, from `fit`. Also give the store and the embedder's features if the model was
+        trained with them.
     out
-        A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and
-        `dec` where known, `z_phot`, distributions as `quantiles` with
-        `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
-        object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
-        a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
-        file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
-        only what is missing or failed.
+        Output table, in the format of its extension (``.parquet``, ``.fits`` or ``.csv``), with `object_id`,
+        `ra` and `dec` if known, `z_phot`, the distribution as `quantiles`, `z_mean`, `z_median`, `z_mode`,
+        `z_err68_low`, `z_err68_high`, `z_err95_low` and `z_err95_high`, a flag for objects outside the
+        training domain, and `is_valid` (objects without a finite latent have NaN). Classifiers write `class`
+        and `p_<class>`. A name without an extension is a directory, with one such file for each non-empty
+        file of the features, and ``_manifest.jsonl``; run again to process what is missing or failed.
     filters
-        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``, a
-        file of wavelengths and transmissions, or the mean wavelength in Å. By default what the images'
-        headers say; else a head takes any for possible.
+        Filter of each band, in the order of the features' bands: a name of speclite, such as ``sdss2010-g``,
+        a file of wavelengths and transmissions, or the mean wavelength in Å. By default the filters named in
+        the image headers. If these are unknown, a head allows for any plausible filters.
     """
 
     model: Annotated[str | Path, INPUT]
     features: Annotated[str | Path | None, INPUT] = None
     out: str | Path | None = None
+    _: KW_ONLY
     filters: Sequence[str] = ()
 
 
 @stage(PredictConfig)
 def redshift_predict(config: PredictConfig) -> Path:
-    """Predict the redshift of every object of a features directory.
+    """Predict redshifts, or another property, from features with a trained model.
+
+    Without a model, the head shipped with the features' own model predicts redshifts without any labels, if
+    there is one.
 
     Returns
     -------
@@ -75,9 +78,9 @@ def redshift_predict(config: PredictConfig) -> Path:
     Raises
     ------
     InputError
-        The features are not those that the model was trained on, or something else lies at `out`.
+        Features of another kind than the model was trained on, or something else in `out`.
     ShardsFailedError
-        Some files could not be read, or do not fit the model; all others are done.
+        Some files could not be read or do not match the model; all others are done.
 
     Examples
     --------
@@ -85,22 +88,22 @@ def redshift_predict(config: PredictConfig) -> Path:
 
     Many shards: `deepfits redshift predict MODEL FEATURES --out run/redshifts --workers 4` (a directory)
 
-    Without any label: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
+    Without any labels: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
 
-    Seen through filters of SDSS: `deepfits redshift predict FEATURES --out z.fits --filters
+    With the filters of SDSS: `deepfits redshift predict FEATURES --out z.fits --filters
     sdss2010-u,sdss2010-g,sdss2010-r,sdss2010-i,sdss2010-z`
     """
     if config.out is None:
-        raise InputError("say where predictions go: out='z.parquet', a table, or a directory")
+        raise InputError("give an output path: out='z.parquet', a table, or a directory")
     out, config = Path(config.out), with_head(config)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)
-    format_of(out)  # before the work
+    format_of(out)  # refuse an unknown format before the work
     assert config.features is not None
     predictor, columns = load_predictor(config.model), read_features(config.features)
     if not is_usable(columns).any():
         raise InputError(f"{config.features}: no object has a finite latent")
-    require_storable(out, {"object_id": columns["object_id"]})  # before the work, too
+    require_storable(out, {"object_id": columns["object_id"]})
     with claim(config, name="redshift predict", is_file=True, renew=True) as results:
         if not results.is_finished:
             table = part_of(config, predict_table, predictor=predictor, columns=columns)
@@ -109,38 +112,38 @@ def redshift_predict(config: PredictConfig) -> Path:
 
 
 def with_head(config: PredictConfig) -> PredictConfig:
-    """Return the same with the head of the features' model, where no model is given."""
+    """Fill in the head of the features' model if only features are given (as the first argument)."""
     if config.features is not None:
         return config
     features = config.model
     if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
-        raise InputError(f"{features}: is a redshift model; name the features to predict for too")
+        raise InputError(f"{features}: is a redshift model; also give the features to predict from")
     columns = read_features(features)
     hashes = columns.get("model_hash")
     if hashes is None:
-        raise InputError(f"{features}: does not say which model it was fitted with; fit again")
+        raise InputError(f"{features}: does not record which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
     if not config.filters and not say_filters(columns):
         log.info(
-            "The images did not say which filters they were taken through, so that any are taken for "
-            "possible; name them with --filters, and p(z) will be sharper."
+            "The image headers do not name the filters, so all plausible ones are considered; give them with "
+            "--filters for a sharper p(z)."
         )
     return replace(config, model=place, features=features)
 
 
 def _predict_shards(config: PredictConfig, out: Path) -> Path:
-    """Predict for each file of a features directory, on workers."""
+    """Predict for each file of a features directory, with workers."""
     assert config.features is not None
     if out.suffix:
-        raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
-    load_predictor(config.model)  # what is wrong with it is said once
-    beside = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
-    made_with = digest([contents(path) for path in beside])
-    shards, unreadable = _find(Path(config.features), made_with)
+        raise InputError(f"{out}: several workers write a directory; omit the extension {out.suffix!r}")
+    load_predictor(config.model)  # report any problem once, not for every shard
+    inputs = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
+    made_with = digest([contents(path) for path in inputs])
+    shards, unreadable = _find_shards(Path(config.features), made_with)
     if not shards and not unreadable:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")
-    # the contents of each shard are in its own digest: only what has changed is predicted again
+    # Each shard's digest covers its contents, so only changed shards are predicted again.
     with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
         config = replace(config, out=results.path)
         names = [f.name for f in fields(PredictWork) if f.name != "filters"]
@@ -160,10 +163,10 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     return out
 
 
-def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
-    """List the files of the features that hold objects, and those that cannot be read."""
+def _find_shards(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
+    """List the non-empty files of the features, and the reason for each that cannot be read."""
     if features.is_file():
-        raise InputError(f"{features}: is one file; name the directory, or a file such as z.parquet for OUT")
+        raise InputError(f"{features}: is one file; give its directory, or a file such as z.parquet as OUT")
     shards, unreadable = [], {}
     for path in shard_paths(features):
         try:
@@ -179,7 +182,7 @@ def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictWork:
-    """Predict for the files of a features directory; all paths are absolute."""
+    """Predict for the files of a features directory. All paths are absolute."""
 
     model: str
     features: str
@@ -189,19 +192,19 @@ class PredictWork:
     filters: tuple[str, ...]
 
     def open(self, threads: int | None = None) -> Process:
-        """Load the redshift model."""
+        """Load the redshift model and return the function that processes one shard."""
         predictor = load_predictor(self.model)
 
         def process(shard: Shard, advance: Advance) -> None:
             columns = read_features(Path(self.features) / f"{shard.name}.parquet")
-            guesses = self.embedder_features  # the embedder's latents of the same shard, or else of all
-            if guesses is not None and (same := Path(guesses) / f"{shard.name}.parquet").exists():
-                guesses = str(same)
+            embedder = self.embedder_features  # read only the same shard, if there is one
+            if embedder is not None and (same := Path(embedder) / f"{shard.name}.parquet").exists():
+                embedder = str(same)
             table = predict_table(
                 predictor,
                 columns,
                 store=self.store,
-                embedder_features=guesses,
+                embedder_features=embedder,
                 filters=self.filters,
             )
             write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)

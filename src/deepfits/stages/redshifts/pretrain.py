@@ -1,4 +1,4 @@
-"""The stage `redshift_pretrain`: a head for redshifts without labels, taught on simulated skies."""
+"""Stage `redshift_pretrain`: train a redshift head on simulated skies, for use without labels."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 SHARPEST = 1.45
-"""Of the PSFs, in units of the reference PSF's width."""
+"""FWHM of the narrowest simulated PSF, in units of the reference PSF's."""
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Common):
-    """What `redshift_pretrain` takes.
+    """Parameters of `redshift_pretrain`.
 
     Parameters
     ----------
     out
-        Directory of the head.
+        Output directory of the head.
     model
-        A model that draws scenes, with which the real objects are fitted too: from `train`, or
+        Scene model with which the real objects will be fitted: from `train` with the recipe ``"scene"``, or
         ``builtin:NAME``.
     survey
-        Whose filters, depths and seeing: ``clauds-hsc``, ``rubin-like``, ``sdss-like``, or a TOML file (see
-        the page on the simulated sky). By default all three in turn, and drawn galaxies through filters of
-        any camera, for one head that serves any survey.
+        Survey whose filters, depths and seeing are simulated: ``clauds-hsc``, ``rubin-like``, ``sdss-like``,
+        or a TOML file (see docs/how-to/simulated-sky.md). By default all three in turn, with further galaxies
+        seen through filters of many cameras, for a head that works for any survey.
     population
-        A TOML file with constants of the one population to teach; by default every sky and every few
-        galaxies have another one.
+        A TOML file with constants of the galaxy population to train on. By default the population is drawn
+        anew for each sky and for every 200 further galaxies.
     num_skies
-        Skies to draw and to cut.
+        Number of skies to simulate and cut out.
     num_fitted
-        Objects to fit on each, at most.
+        Maximum number of objects to fit in each sky.
     num_examples
-        Further objects to draw, which take over what image and fit did to a fitted one like them: as many
-        with the templates of one library for one half of the networks, and with those of several for the
-        other.
+        Number of further galaxies, which are not fitted but take over the measurement errors of a similar
+        fitted object. Half of the networks train on this many with the templates of several libraries, the
+        other half on as many with those of one library.
     steps
-        Of training of each network.
+        Training steps of each network.
     num_members
-        Networks that are averaged.
+        Number of networks in the ensemble.
     seed
-        The same seed gives the same head.
+        Seed of all random draws; the same seed gives the same head.
     num_threads
-        Cores for drawing and fitting; changes no number.
+        CPU threads for simulating and fitting. Does not affect the results.
     device
-        ``"cpu"`` or ``"cuda"``, for the fits.
+        Device for the fits: ``"cpu"`` or ``"cuda"``.
     """
 
     out: str | Path
@@ -86,22 +86,22 @@ class PretrainConfig(Common):
 
 @stage(PretrainConfig)
 def redshift_pretrain(config: PretrainConfig) -> Path:
-    """Teach redshifts on simulated skies: for `redshift predict` without labels, or with few.
+    """Train a redshift head on simulated skies, for `redshift predict` without labels or with few.
 
-    Skies of ever other populations, seeing and depth are drawn, their galaxies detected, cut out and fitted
-    with the model as real ones are, and many more galaxies drawn beside them; small networks learn p(z) and
-    the class of an object from its light at the reference PSF with errors. Interrupted, it goes on from the
-    last sky that is done.
+    Skies with varying galaxy populations, seeing and depth are simulated, and their objects are detected, cut
+    out and fitted like real ones. From these, and from many more simulated galaxies, an ensemble of small
+    networks learns p(z) and the class of an object given its fluxes at the reference PSF and their errors. An
+    interrupted run continues after the last finished sky.
 
     Returns
     -------
     Path
-        `out`, the head: ``head.json`` and its arrays; ``skies/`` beside them can be removed.
+        `out`, the head: ``head.json`` and its arrays. ``skies/`` in it can be deleted afterwards.
 
     Raises
     ------
     InputError
-        A model that draws no scenes, or a survey with other bands than the model's.
+        A model that is not a scene model, or a survey whose bands differ from the model's.
 
     Examples
     --------
@@ -115,15 +115,15 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     model = Model.load(config.model)
     if model.grid is None:
         raise InputError(
-            f"{config.model}: this model draws images as one survey shows them, and a head serves all: take "
-            "one that draws scenes (builtin:ugriz, or `deepfits train --recipe scene`)"
+            f"{config.model}: this model draws images of a single survey, but a head needs a scene model: "
+            "use builtin:ugriz, or train one with `deepfits train --recipe scene`"
         )
     surveys = default_surveys() if config.survey is None else [find_survey(config.survey)]
     for survey in surveys:
         if set(survey.names) != set(model.info.bands):
             raise InputError(
-                f"survey {survey.name!r} has the bands {survey.names}, the model {config.model} draws "
-                f"{model.info.bands}; name the bands of one as those of the other"
+                f"survey {survey.name!r} has the bands {survey.names}, but the model {config.model} draws "
+                f"{model.info.bands}; use a survey with the bands of the model, under the same names"
             )
     laws = None if config.population is None else PopulationLaws.read(config.population)
     populations: list[Callable[[np.random.Generator], PopulationLaws]] = [
@@ -145,21 +145,21 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         with config.progress("skies", total=len(pointings), unit="skies") as task:
             for number, pointing in enumerate(pointings):
                 where = results.path / "skies" / f"sky-{number:02d}"
-                fitted.append(_sky(pointing, where, number, model, config, task))
+                fitted.append(_fitted_sky(pointing, where, number, model, config, task))
                 task.advance(1)
         parts = [sky.examples for sky in fitted]
-        beliefs = [Examples.join(parts)]
+        example_sets = [Examples.join(parts)]  # one, or one for each kind of population
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
             filters = FILTERS if config.survey is None else None
             drawn = [
                 grafted(fitted, pointings, config.num_examples, rng, each, filters) for each in populations
             ]
-            beliefs = [Examples.join([*parts, more]) for more in drawn]
+            example_sets = [Examples.join([*parts, more]) for more in drawn]
         head = part_of(
             config,
             teach,
-            examples=beliefs,
+            examples=example_sets,
             bands=model.info.bands,
             model_hash=model.fingerprint,
             about={
@@ -173,10 +173,10 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     return results.path
 
 
-def _sky(
+def _fitted_sky(
     pointing: Pointing, where: Path, number: int, model: Model, config: PretrainConfig, task: Task
 ) -> FittedSky:
-    """Make one sky, and fit its objects; what is done is read."""
+    """Simulate one sky and fit its objects, or read it if it is finished."""
     from deepfits.fitting.features import read_features
     from deepfits.stages.cutouts import cutouts
     from deepfits.stages.fit import fit

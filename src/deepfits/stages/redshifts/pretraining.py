@@ -1,10 +1,11 @@
-"""Examples for a head: galaxies of simulated skies, drawn, observed, detected and fitted as real ones are.
+"""Training examples for a head: simulated galaxies, observed, detected and fitted like real ones.
 
 Shapes: N objects, B bands.
 
-Fits are dear, galaxies are cheap. So some thousands are fitted, on skies of different populations, seeing,
-depth and pixels; and many more are drawn from ever new populations and *grafted*: each takes over what image,
-noise, neighbours and fit did to a fitted galaxy of nearly the same fluxes and size (its donor).
+Fitting is expensive, drawing galaxies is cheap. Therefore some thousands of objects are fitted, on skies with
+different populations, seeing, depth and pixel scales, and many more galaxies are drawn from other populations
+and *grafted*: each takes over the effect of image, noise, neighbours and fit on the measurements of a fitted
+galaxy with similar fluxes and size, its donor.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 
 FAINTEST = 25.5
-"""i magnitude of what is taught at most; a survey less deep ends where it shows no more."""
+"""Faintest i magnitude of training examples; shallower surveys end at their own limit."""
 BELOW_DEPTH = 0.7
+"""The limit of a survey is brighter than its depth by this many magnitudes."""
 MATCH_ARCSEC = 1.0
 PER_POPULATION = 200
-"""Objects drawn from one population: hundreds of populations, or their chances are learnt by heart."""
+"""Objects drawn from each population; with fewer populations, the networks would memorise them."""
 FILTERS = {
     "u": ("cfht_megacam-u", "cfht_megacam-ustar", "sdss2010-u", "lsst2023-u", "lsst2016-u", "decam2014-u"),
     "g": ("hsc2017-g", "sdss2010-g", "lsst2023-g", "decam2014-g", "cfht_megacam-g", "panstarrs-g", "BASS-g"),
@@ -46,20 +48,23 @@ FILTERS = {
     ),
     "z": ("hsc2017-z", "sdss2010-z", "lsst2023-z", "decam2014-z", "cfht_megacam-z", "panstarrs-z", "MzLS-z"),
 }
-"""Filters of bands of these names, for a head that serves any survey: `speclite`'s names."""
+"""Filters for each band name, by their names in `speclite`, for a head that works for any survey."""
 NUM_DONORS = 6
+"""Number of nearest fitted objects among which a donor is drawn."""
 FARTHEST_DONOR = 1.2
-"""Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
+"""Maximum distance of a donor in `_donor_coordinates`: logarithmic fluxes in all bands, and size."""
 SIZE_SOFTENING_ARCSEC = 0.3
 EXAMPLES = "examples.json"
 """Name of a fitted sky on disk, for `deepfits.redshifts.storage`."""
 BRIGHT_SIGMA = 5.0
+"""Signal-to-noise ratio above which a donor's measurement is scaled; see `as_donor`."""
 MAX_SIZE, MIN_SIZE = 2000, 500
+"""Side of a simulated sky, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointing:
-    """One sky of the many that a head is taught on."""
+    """Properties of one of the simulated skies on which a head is trained; `size` in pixels."""
 
     survey: SkySurvey
     laws: PopulationLaws
@@ -67,28 +72,38 @@ class Pointing:
 
     @property
     def reference(self) -> str:
-        """The band that says how bright an object is: i, or what stands for it."""
+        """The band in which the magnitude limit is defined: i, or its substitute."""
         return reference_band(self.survey.names)
 
     @property
     def limit(self) -> float:
-        """The faintest magnitude in that band that is taught here."""
+        """The faintest magnitude of training examples in the reference band."""
         depth = self.survey.bands[self.survey.names.index(self.reference)].depth
         return float(np.clip(depth - BELOW_DEPTH, 19.0, FAINTEST))
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """Of its bands."""
+        """The filter of each band."""
         return tuple(band.filter for band in self.survey.bands)
 
 
 def draw_pointing(
     surveys: Sequence[SkySurvey], number: int, objects: int, rng: np.random.Generator, narrowest: float
 ) -> Pointing:
-    """Draw what a sky is like: a survey seen better or worse than it is, and a population.
+    """Draw the properties of a sky: a survey with perturbed seeing and depth, and a galaxy population.
 
-    The surveys take turns by the pointing's number. It should hold about so many objects, galaxies, down to
-    its limit; the model draws no PSF narrower, in arcsec, than the narrowest.
+    Parameters
+    ----------
+    surveys
+        Surveys to perturb, used in turn.
+    number
+        Number of the pointing, which selects the survey.
+    objects
+        Approximate number of galaxies to the magnitude limit; determines the size of the sky.
+    rng
+        Random numbers.
+    narrowest
+        FWHM of the narrowest PSF that the model can draw, arcsec.
     """
     base = surveys[number % len(surveys)]
     seeing, deeper = rng.uniform(0.85, 1.5), rng.uniform(-1.5, 0.3)
@@ -111,7 +126,7 @@ def draw_pointing(
 def draw_pointings(
     surveys: Sequence[SkySurvey], number: int, objects: int, seed: int, narrowest: float
 ) -> list[Pointing]:
-    """Draw what several skies are like, each from its own random numbers; see `draw_pointing`."""
+    """Draw the properties of several skies, each from its own random stream; see `draw_pointing`."""
     return [
         draw_pointing(surveys, place, objects, np.random.default_rng((seed, place)), narrowest)
         for place in range(number)
@@ -121,17 +136,17 @@ def draw_pointings(
 def match_truth(
     columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], magnitude: np.ndarray
 ) -> np.ndarray:
-    """Return for each detection the row of the true object that it shows, −1 for none: ``(N,)``.
+    """Return for each detection the row of the matching true object, ``(N,)``, −1 for none.
 
-    Of several within `MATCH_ARCSEC` the brightest by the true magnitudes, unless it is farther off.
+    Among several within `MATCH_ARCSEC`, brightness (from the true `magnitude`) is weighed against distance.
     """
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
     places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
     brightness = -0.4 * np.log(10) * magnitude
     out = np.full(len(places[1]), -1)
-    found = tree.query_ball_point(places[1], MATCH_ARCSEC)
-    for row, (place, near) in enumerate(zip(places[1], found, strict=True)):
+    candidates = tree.query_ball_point(places[1], MATCH_ARCSEC)
+    for row, (place, near) in enumerate(zip(places[1], candidates, strict=True)):
         if near:
             distance = np.hypot(*(places[0][near] - place).T)
             out[row] = near[int(np.argmax(brightness[near] - (distance / 0.5) ** 2))]
@@ -140,9 +155,16 @@ def match_truth(
 
 @dataclass(frozen=True, kw_only=True)
 class FittedSky:
-    """Objects of one pointing with their truth.
+    """Fitted objects of one pointing, with their true properties.
 
-    Of the N objects, true total fluxes, ``(N, B)`` nJy, and half-light radii, ``(N,)`` arcsec, 0 of points.
+    Attributes
+    ----------
+    examples
+        Measurements, true redshifts and classes.
+    flux
+        True total fluxes, ``(N, B)`` nJy.
+    radius
+        True half-light radii, ``(N,)`` arcsec; 0 for point sources.
     """
 
     examples: Examples
@@ -157,7 +179,7 @@ class FittedSky:
         rows: np.ndarray,
         bands: Sequence[str],
     ) -> FittedSky:
-        """Join features and the true objects, row by row; objects without a fit are left out."""
+        """Combine features with the `rows` of the truth table; objects without a fit are left out."""
         light = SceneLight.of(Source(columns=dict(columns), bands=tuple(bands)), bands)
         kind = np.array([CLASSES.index(str(kind)) for kind in np.asarray(truth["kind"])[rows]])
         redshift = np.asarray(truth["z_spec"], dtype=float)[rows]
@@ -181,26 +203,31 @@ def grafted(
     population: Callable[[np.random.Generator], PopulationLaws] = PopulationLaws.randomised,
     filters: Mapping[str, Sequence[str]] | None = None,
 ) -> Examples:
-    """Draw many objects, and let each be measured as its donor was.
+    """Draw `number` objects, and give each the measurements that its donor would have had with its fluxes.
 
-    Every `PER_POPULATION` objects are of a population that is asked for anew, seen through the donor's
-    filters, or through any of the `filters` of each band.
+    For every `PER_POPULATION` objects a new population is drawn with `population`. They are seen through the
+    filters of the donor's pointing, or through filters drawn from `filters` for each band.
+
+    Raises
+    ------
+    InputError
+        Too few drawn objects have a donor that is similar enough.
     """
     trees, noises = [], []
     for sky in fitted:
         noise = np.nanmedian(sky.examples.light.flux_err, axis=0)
         noise = np.where(np.isfinite(noise) & (noise > 0), noise, 1.0)
         noises.append(noise)
-        trees.append(cKDTree(_place(sky.flux, sky.radius, noise)))
+        trees.append(cKDTree(_donor_coordinates(sky.flux, sky.radius, noise)))
     parts: list[Examples] = []
     have, draws = 0, 0
     while have < number:
-        which = draws % len(fitted)
+        index = draws % len(fitted)
         draws += 1
         if draws > 200 + 20 * number / PER_POPULATION:
-            raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
+            raise InputError("hardly any drawn object resembles a fitted one; raise num_fitted or num_skies")
         laws = population(rng)
-        pointing, sky = pointings[which], fitted[which]
+        pointing, sky = pointings[index], fitted[index]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
         seen_through = pointing.filters
@@ -208,7 +235,7 @@ def grafted(
             own = zip(pointing.survey.names, seen_through, strict=True)
             seen_through = tuple(str(rng.choice(filters.get(band, (name,)))) for band, name in own)
         flux, radius, redshift, kind = _draw(PER_POPULATION, limit, seen_through, laws, rng)
-        distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
+        distance, near = trees[index].query(_donor_coordinates(flux, radius, noises[index]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
         donor, distance = near[rows, pick], distance[rows, pick]
@@ -223,15 +250,15 @@ def grafted(
     return Examples.join(parts).take(np.arange(number))
 
 
-def _place(flux: np.ndarray, radius: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Return where objects lie among others: logarithms of fluxes above the noise, and of the size."""
+def _donor_coordinates(flux: np.ndarray, radius: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return coordinates for the search of donors: logarithmic fluxes (linear below the noise) and size."""
     return np.column_stack([np.arcsinh(flux / (2 * noise)), np.log(radius + SIZE_SOFTENING_ARCSEC)])
 
 
 def _draw(
     number: int, limit: float, filters: tuple[str, ...], laws: PopulationLaws, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw galaxies, stars and quasars as they occur: fluxes, radii, redshifts and kinds."""
+    """Draw galaxies, stars and quasars in their natural proportions: fluxes, radii, redshifts and kinds."""
     counts = np.array([float(cumulative_counts(limit)), star_counts(limit), quasar_counts(limit)])
     numbers = rng.multinomial(number, counts / counts.sum())
     galaxies = draw_galaxies(int(numbers[0]), limit, filters, rng, laws)
@@ -245,10 +272,10 @@ def _draw(
 
 
 def as_donor(light: SceneLight, donor_flux: np.ndarray, flux: np.ndarray) -> SceneLight:
-    """Return what would have been measured had the donors had other fluxes.
+    """Return the measurements that donors would have had with other fluxes, ``(N, B)``.
 
-    In a band where the donor is bright, its measurement is scaled; where it is lost in the noise, the
-    difference is added, times the share of the light that was measured.
+    In bands where the donor is bright (`BRIGHT_SIGMA`), its measurement is scaled. In the others, the flux
+    difference is added, times the fraction of the donor's flux that was measured.
     """
 
     def moved(measured: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -267,5 +294,5 @@ def as_donor(light: SceneLight, donor_flux: np.ndarray, flux: np.ndarray) -> Sce
 
 
 def default_surveys() -> list[SkySurvey]:
-    """Return the surveys that a head for any survey is taught on, the deep ones more often."""
+    """Return the surveys on which a general-purpose head is trained, the deep ones more often."""
     return [SURVEYS[name] for name in ("clauds-hsc", "rubin-like", "clauds-hsc", "sdss-like", "rubin-like")]

@@ -1,4 +1,4 @@
-"""The stage `redshift_train`: one method, learned and kept."""
+"""Stage `redshift_train`: train one method and save it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from deepfits.stages.stage import claim, stage
 
 @dataclass(frozen=True)
 class TrainPredictorConfig(Learning):
-    """What `redshift_train` takes.
+    """Parameters of `redshift_train`.
 
     Parameters
     ----------
     method
-        One of those that `redshift` compares, such as ``network``, ``templates`` or ``adapted``, which takes
-        any number of labels from one on.
+        A method of `redshift`, such as ``boosting``, ``network`` or ``templates``; ``adapted`` needs only one
+        label.
     feature_set
-        Of ``boosting``, ``network`` and ``hybrid`` one of those of `redshift`; of ``stack`` ``fits``,
-        ``deep`` or ``templates``. Other methods choose for themselves.
+        Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
+        ``templates`` for ``stack``. Other methods have no choice.
     loss
-        ``squared`` (serves R²) or ``absolute`` (serves σ_MAD).
+        Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD).
     """
 
     _: KW_ONLY
@@ -49,22 +49,24 @@ class TrainPredictorConfig(Learning):
 
 @stage(TrainPredictorConfig)
 def redshift_train(config: TrainPredictorConfig) -> Path:
-    """Train one method on the labelled objects that are not held out, and store it to be used on others.
+    """Train one method on the labelled objects that are not held out, and save it for `redshift_predict`.
+
+    The model is saved as JSON, arrays and the formats of the libraries, none of which can run code when
+    loaded. A finished model with the same inputs and settings is kept.
 
     Returns
     -------
     Path
-        `out`, the redshift model: JSON, arrays and the libraries' own formats; nothing in it can run code.
-        When it holds a model of the same inputs and settings, nothing is done.
+        `out`, the redshift model.
 
     Raises
     ------
     InputError
-        As `redshift`; then no directory is left behind.
+        As for `redshift`; no directory is left behind.
 
     Examples
     --------
-    A model for objects without labels: `deepfits redshift train run/features-both spectra.csv --out run/z`
+    Redshifts: `deepfits redshift train run/features-both spectra.csv --out run/redshift-model`
 
     Stars and galaxies: `deepfits property train run/features-both truth.csv --target kind --out run/kind`
     """
@@ -100,11 +102,11 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
 
 
 def _train_classes(config: TrainPredictorConfig) -> Path:
-    """Train on a target that is a class."""
+    """Train on a target of classes."""
     if config.method != Boosting.name:
         raise InputError(
-            f"{config.labels}: {config.label_column} names classes, which are learned by boosting alone, not "
-            f"by {config.method}"
+            f"{config.labels}: {config.label_column} has class names, which only boosting predicts, not "
+            f"{config.method}"
         )
     dataset = load_dataset(config, classes=True)
     Boosting.check(config.feature_set, inputs_of(dataset, config))
