@@ -2,8 +2,8 @@
 
     python benchmarks/table1.py --out table1 [--skies simulated zcosmos] [--labels 1000 10000]
 
-Each sky is simulated, cut into cutouts and fitted with a model that was trained on neither sky. The benchmark
-then makes one table per number of labels, plots the metrics against the number of labels, and draws figures.
+Cutouts of each simulated sky are fitted with a model that was trained on neither sky. The benchmark then
+makes one table per number of labels, plots the metrics against the number of labels, and draws figures.
 ``simulated`` is the built-in sky; ``zcosmos`` is simulated from the observed magnitudes and redshifts of
 zCOSMOS-bright (``--zcosmos FILE``, by default ``zcosmos/zcosmost_bright20k.csv`` in $DEEPFITS_REAL_DATA or
 ../shared/data). The skies run in parallel, one process each (``--parallel 1`` runs them in sequence).

@@ -205,7 +205,8 @@ def test_errors_of_scene_fluxes_agree_with_the_scatter_of_fits():
         scene_sums=total,
     )
     scatter = draw_scene(found.latent).sum((2, 3)).std(0)
-    assert torch.allclose(scatter, stated.scene_flux_std[0, :, 0], rtol=0.2)  # the scatter of 300 draws has an error of 4%
+    # the scatter of 300 draws has an error of 4%
+    assert torch.allclose(scatter, stated.scene_flux_std[0, :, 0], rtol=0.2)
 
 
 def test_features_include_measurements_of_the_scene(stores, trained):
