@@ -113,6 +113,7 @@ def test_options_are_written_as_ever(app):
     given = app.parse_args(["train", "s", "-o", "x", "--set", "width=256", "--set", "ema=0.9"])[1].arguments
     assert given["options"] == ["width=256", "ema=0.9"]
     assert app.parse_args(["stack", "s", "-o", "x", "--keep-level"])[1].arguments["subtract_level"] is False
+    assert app.parse_args(["explore", "run", "--no-browser"])[1].arguments["open_browser"] is False
     given = app.parse_args(["fit", "s", "m", "-o", "x", "--amplitudes", "none"])[1].arguments
     assert given["amplitudes"] == "none"
     assert app.parse_args(["plan", "--objects", "2e10"])[1].arguments["objects"] == 2e10

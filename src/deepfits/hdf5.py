@@ -110,6 +110,13 @@ def _check(data: h5py.Dataset, name: str, path: Path) -> None:
             f"{path}: {name!r} is a virtual data set, put together from other files; only data of the file "
             "itself are read: copy them into it"
         )
+    stored = data.id.get_create_plist()
+    filters = [stored.get_filter(number) for number in range(stored.get_nfilters())]
+    if lacking := [code for code, *_ in filters if not h5py.h5z.filter_avail(code)]:
+        raise InputError(
+            f"{path}: {name!r} is compressed by a plugin of HDF5 (filter {lacking[0]}) that is not here; "
+            "write it anew with gzip, where hdf5plugin is installed"
+        )
     scale, offset = (data.attrs.get(name, usual) for name, usual in (("scale_factor", 1), ("add_offset", 0)))
     if np.any(np.asarray(scale) != 1) or np.any(np.asarray(offset) != 0):
         raise InputError(

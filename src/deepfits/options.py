@@ -39,7 +39,9 @@ MORE_NAMES = {
     "options": ["--set"],
     "ids": ["--object-id"],
 }
-OFF = {"subtract_level": ["--keep-level"], "held_out_only": ["--all"]}
+OFF = {
+    "subtract_level": ["--keep-level"], "held_out_only": ["--all"], "open_browser": ["--no-browser"],
+}  # fmt: skip
 _BRACKETS, _QUOTES = re.compile(r"\[([^][]*)\]"), re.compile(r"(['\"])(.*)\1")
 MAPPINGS = (dict, collections.abc.Mapping)
 

@@ -12,7 +12,7 @@ from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_metrics, cl
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.predict import redshift_predict
-from deepfits.tables import read_table
+from deepfits.tables import read_table, write_table
 from tests.helpers.redshift_inputs import make_sky, write_features, write_labels
 
 
@@ -151,3 +151,28 @@ def test_a_class_can_be_the_target_of_the_redshift_stages(inputs, tmp_path):
     more = write_labels(tmp_path / "more.parquet", sky, kind=np.where(np.arange(len(kind)) % 9, kind, "new"))
     with pytest.raises(InputError, match="no probability of the class 'new'"):
         deepfits.redshift_evaluate(found, more, tmp_path / "more", **asked)
+
+
+def test_probabilities_that_are_not_of_all_classes_alone_are_refused(inputs, tmp_path):
+    """A column `p_value` was a class beside the others, and the likeliest of all objects."""
+    _, labels, sky, kind = inputs
+    names = sorted(set(kind.tolist()))
+    table = {name: sky[name] for name in ("object_id", "ra", "dec")}
+    table |= {f"p_{name}": np.where(kind == name, 0.9, 0.1 / (len(names) - 1)) for name in names}
+
+    def evaluated(**changes):
+        path = write_table(tmp_path / "mine.fits", table | changes)
+        options = {"label_column": "kind", "held_out_only": False}
+        found = deepfits.redshift_evaluate(path, labels, tmp_path / "judged", **options)
+        return json.loads((found / "metrics.json").read_text())["rows"][0]
+
+    unknown = np.arange(len(kind)) < 7
+    row = evaluated(p_value=kind, **{f"p_{names[0]}": np.where(unknown, np.nan, table[f"p_{names[0]}"])})
+    assert (row["num_test"], row["num_missing"]) == (len(kind) - 7, 7)
+    assert row["metrics"]["accuracy"]["value"] == 1
+    with pytest.raises(InputError, match=r"p_value add up to 1\.\d+, not to 1: leave out"):
+        evaluated(p_value=np.full(len(kind), 0.95))
+    with pytest.raises(InputError, match="add up to 100, not to 1"):
+        evaluated(**{f"p_{name}": 100 * table[f"p_{name}"] for name in names})
+    with pytest.raises(InputError, match="no object has a probability of every class"):
+        evaluated(**{f"p_{names[0]}": np.full(len(kind), np.nan)})

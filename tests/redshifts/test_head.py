@@ -15,7 +15,7 @@ from deepfits.files import read_json
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
 from deepfits.passbands import COLUMN
 from deepfits.photometry import robust_scatter
-from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.redshifts.features import FeatureRecipe, Source, read_features
 from deepfits.redshifts.head import (
     CELL,
     CENTRES,
@@ -315,6 +315,17 @@ def test_left_out_labels_do_not_influence_their_own_predictions(head, columns):
     np.testing.assert_allclose(density.sum(axis=1), 1, atol=1e-5)
 
 
+def test_densities_are_narrowed_after_training(head, columns):
+    light = examples_of(columns).light
+    trained, kinds = head.densities_as_trained(light)
+    density, same = head.densities(light)
+    assert head.sharpness > 1
+    np.testing.assert_array_equal(density, narrowed(trained, head.sharpness))
+    np.testing.assert_array_equal(kinds, same)
+    wide, narrow = (np.ptp(quantiles_of(each, np.array([0.16, 0.84])), axis=1) for each in (trained, density))
+    assert (narrow < wide).mean() > 0.9
+
+
 def test_head_round_trip(head, files, columns):
     directory, _ = files
     again = Head.load(directory / "head")
@@ -423,13 +434,21 @@ def test_predictions_without_labels_log_a_disclaimer(files, columns, monkeypatch
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
 
-def test_the_builtin_scene_model_has_a_head(tmp_path):
+def test_the_builtin_scene_model_has_a_head(tmp_path, monkeypatch):
     """It predicts redshifts of new galaxies, at the depth of a survey on which it was trained."""
     model = Model.load("builtin:ugriz")
     columns = scene_sky(600, 12)
     columns["model_hash"] = np.full(600, model.fingerprint)
     features = write_scene_features(tmp_path / "features", columns)
+    read = []
+
+    def counted(path):
+        read.append(path)
+        return read_features(path)
+
+    monkeypatch.setattr("deepfits.stages.redshifts.predict.read_features", counted)
     found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
+    assert read == [features]
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.09
     assert (found["class"] == "galaxy").mean() > 0.9
     assert found["is_outside_domain"].mean() < 0.2

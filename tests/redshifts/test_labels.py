@@ -6,10 +6,17 @@ from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.redshifts.dataset import make_dataset
-from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels
+from deepfits.redshifts.labels import (
+    Labels,
+    match_labels,
+    read_estimates,
+    read_labels,
+    read_table_of_estimates,
+)
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
-from deepfits.tables import matches_conditions, read_table
+from deepfits.tables import matches_conditions, read_table, write_table
+from deepfits.tables.values import is_redshift_name
 
 
 @pytest.fixture
@@ -236,6 +243,21 @@ def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
         read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")
 
 
+def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
+    """Previously, they were read as labels: poor ones were excluded, and errors named options of labels."""
+    z = np.linspace(0.1, 2, 40)
+    z[:5], z[5] = 0.0, 23.0
+    path = write_table(
+        tmp_path / "eazy.fits",
+        {"id": np.arange(40), "ra": 150 + z, "dec": z, "zb": np.where(z == z[6], -99.0, z), "flag": z > 1},
+    )
+    found = read_table_of_estimates(path, "zb")
+    np.testing.assert_array_equal(found.value, np.delete(z, 6))
+    np.testing.assert_array_equal(found.columns["object_id"], np.delete(np.arange(40), 6))
+    assert "1 of 40 rows have no zb: -99" in caplog.text
+    assert "select" not in caplog.text
+
+
 def test_placeholders_are_not_magnitudes(tmp_path):
     """Previously, −99 counted as a magnitude, and bins began there."""
     number = 200
@@ -253,3 +275,18 @@ def test_placeholders_are_not_magnitudes(tmp_path):
     table.write(tmp_path / "l.fits", overwrite=True)
     dataset = make_dataset(features, read_labels(tmp_path / "l.fits"))
     np.testing.assert_array_equal(dataset.magnitude, magnitude)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("best_z", True),
+        ("sp_z", True),
+        ("zBEST", True),
+        ("z_mag", False),
+        ("z_flag", False),
+        ("mag_z", False),
+    ],
+)
+def test_names_of_redshifts(name, expected):
+    assert is_redshift_name(name) == expected

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 
 import deepfits
 from deepfits.errors import InputError
@@ -465,6 +466,21 @@ def test_placeholders_in_external_estimates_are_ignored(inputs, sky, tmp_path):
     wide = write_table(tmp_path / "wide.fits", {**table, "z_phot": z_phot, "quantiles": np.ones((420, 7))})
     with pytest.raises(InputError, match=r"wide\.fits: quantiles holds 7 values for each object, not the 15"):
         redshift_evaluate(wide, labels, tmp_path / "wide")
+
+
+def test_external_estimates_with_other_names_of_ids_and_coordinates(inputs, sky, tmp_path):
+    """Previously, `id` was refused, RAJ2000 was ignored, and angles as text raised a traceback."""
+    _, labels, _ = inputs
+    place = SkyCoord(sky["ra"], sky["dec"], unit="deg")
+    number = len(sky["ra"])
+    table = {"id": np.arange(number), "z_phot": sky["z_spec"] + 0.01}
+    text = {"RA": place.ra.to_string("hour", sep=":"), "Dec": place.dec.to_string("deg", sep=":")}
+    for places in ({"RAJ2000": sky["ra"], "DEJ2000": sky["dec"]}, text):
+        path = write_table(tmp_path / "mine.csv", table | places)
+        found = redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+        (row,) = read_json(found / "metrics.json", what="metrics")["rows"]
+        assert row["num_test"] == number
+        assert row["metrics"]["sigma_mad"]["value"] < 0.01
 
 
 def test_targets_other_than_redshift(inputs, sky, tmp_path):

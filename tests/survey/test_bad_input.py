@@ -77,6 +77,26 @@ def test_truncated(sky, keep):
         read_all(sky)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_last_record_need_not_be_filled_up(tmp_path, is_packed):
+    """As some programs write files; a byte less is one of the data."""
+    image = np.random.default_rng(0).normal(size=(97, 101)).astype(np.float32)
+    header = make_wcs(image.shape).to_header()
+    header["FILTER"], header["MAGZERO"] = "g", 27.0
+    path = tmp_path / "coadd-g.fits"
+    hdu = fits.CompImageHDU(image, header) if is_packed else fits.ImageHDU(image, header)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        end = hdus[1].fileinfo()["datLoc"] + hdus[1].size
+    content = path.read_bytes()
+    path.write_bytes(content[:end])
+    assert end < len(content)
+    assert (read_all(tmp_path)["g"][1] > 0).all()
+    path.write_bytes(content[: end - 1])
+    with pytest.raises(InputError, match="truncated"):
+        read_all(tmp_path)
+
+
 def test_truncated_weight(sky):
     path = sky / "coadd-g.weight.fits"
     path.write_bytes(path.read_bytes()[:9000])

@@ -10,6 +10,8 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.fields import image_set, open_field
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE = (300, 320)
@@ -211,3 +213,45 @@ def test_what_the_readers_say_is_part_of_what_check_finds(sky, tmp_path):
     assert any("coadd-g.head: SCAMP's header" in text for text in found.warnings)
     assert "nothing suspicious" not in str(found)
     assert found.rows[0].zero_point == 27.0
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_data_that_are_not_those_of_their_sum_are_warned_of(sky, is_packed):
+    """A piece of the file that is another's: everything else about it is right."""
+    path = sky / "coadd-g.fits"
+    with fits.open(path) as hdus:
+        image = hdus[0].data.astype(np.float32), hdus[0].header
+    hdu = fits.CompImageHDU(*image) if is_packed else fits.ImageHDU(*image)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True, checksum=True)
+    fits.setval(path, "FILTER", value="g", ext=1)  # the sum of the data stays
+    assert deepfits.check(sky).warnings == []
+    content = bytearray(path.read_bytes())
+    with fits.open(path, disable_image_compression=True) as hdus:
+        # The last bytes of a row's ZSCALE, or of a pixel.
+        place = hdus[1].fileinfo()["datLoc"] + (10 * hdus[1].header["NAXIS1"] + 8 if is_packed else 4000)
+        packed_before = [c.name for c in hdus[1].columns].index("ZSCALE") if is_packed else 0
+    place += 8 * packed_before
+    content[place - 2 : place] = b"ab"
+    path.write_bytes(bytes(content))
+    assert any(
+        re.search(r"coadd-g.fits: the data of HDU .* \(DATASUM\)", w) for w in deepfits.check(sky).warnings
+    )
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_values_that_no_star_has_are_no_data(sky, tmp_path, weights):
+    """A few marks of bad pixels ended detection, and counted as fluxes."""
+    if not weights:
+        (sky / "coadd-r.weight.fits").unlink()
+
+    def damage(hdu):
+        hdu.data[30, 40:44] = [1e30, -1e36, 1e20, 3e38]  # the last is no number in nJy
+
+    change(sky / "coadd-r.fits", damage)
+    assert any("r: 3 of 96000 pixels looked at are more than" in w for w in deepfits.check(sky).warnings)
+    images = image_set(sky)
+    with open_field(images.fields[0], images) as field:
+        image, weight = field.planes["r"].read()
+    assert np.flatnonzero(weight[30] == 0).tolist() == [40, 41, 42, 43]
+    assert np.abs(image).max() < 1e5
+    read_catalogue(deepfits.detect(sky, tmp_path / "c.parquet"))

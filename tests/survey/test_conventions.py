@@ -599,6 +599,16 @@ def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp
     assert not [text for text in remarks if "WARNING" in text or "relative" in text]
 
 
+def test_zeros_of_a_mask_that_compression_moved_are_good(tmp_path, sky):
+    """A mask that was resampled, so that it is no whole numbers; good pixels beside bad ones were bad."""
+    share = np.zeros(SHAPE, np.float32)
+    share[30:40, ::7] = np.random.default_rng(0).uniform(0.9, 1, share[30:40, ::7].shape)
+    mask = fits.CompImageHDU(share, quantize_level=4, quantize_method=1)
+    fits.HDUList([fits.PrimaryHDU(), mask]).writeto(tmp_path / "a.badmask.fits.fz")
+    fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"))
+    np.testing.assert_array_equal(read(tmp_path)[1] == 0, share > 0)
+
+
 @pytest.mark.parametrize("stored", ["int16", "int32", "packed", "dithered"])
 @pytest.mark.parametrize("role", [None, "ivar"])
 def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path, sky, stored, role):
@@ -1768,3 +1778,54 @@ def test_what_lies_between_the_rows_that_are_looked_at_first_is_held_to_the_same
     assert (weight[other] == 0).all() == (kind == "rms")
     weight[hole] = weight[other] = SIGMA**-2
     np.testing.assert_allclose(weight, SIGMA**-2, rtol=0.02)
+
+
+def test_pixels_are_as_large_as_they_are_on_the_sky(tmp_path, sky):
+    """Far from where a plate carrée is true to scale, and where a unit makes pixels of nothing."""
+    area = np.radians(0.25 / 3600) ** 2 * np.cos(np.radians(60))
+    head = fits.Header(
+        {"CTYPE1": "RA---CAR", "CTYPE2": "DEC--CAR", "CRVAL1": 150.0, "CRVAL2": 0.0}
+        | {"CRPIX1": 90.0, "CRPIX2": 80 - 60 * 3600 / 0.25, "CDELT1": -0.25 / 3600, "CDELT2": 0.25 / 3600}
+        | {"BUNIT": "MJy/sr", "FILTER": "r"}
+    )
+    fits.writeto(tmp_path / "a.fits", (sky / (1e15 * area)).astype(np.float32), head)
+    image, _, remarks = read(tmp_path)
+    np.testing.assert_allclose(image, sky, rtol=1e-3, atol=1e-3)
+    assert any("pixels are 0.125 by 0.25 arcsec" in text for text in remarks)
+    fits.writeto(tmp_path / "a.fits", image, header(BUNIT="nJy", FILTER="r"), overwrite=True)
+    for axis in (1, 2):
+        fits.setval(tmp_path / "a.fits", f"CUNIT{axis}", value="arcsec")
+    with pytest.raises(InputError, match=r"pixels of 6.94\de-05 arcsec"):
+        read(tmp_path)
+
+
+def test_areas_of_pixels_that_contradict_each_other_are_refused_with_both_zero_points(tmp_path, sky):
+    point = 8.9 - 2.5 * np.log10(1e6 * np.radians(0.03 / 3600) ** 2)
+    head = header(0.03, BUNIT="MJy/sr", PIXAR_SR=np.radians(0.06 / 3600) ** 2, FILTER="F444W")
+    fits.writeto(tmp_path / "a.fits", counts(sky, point)[0], head)
+    with pytest.raises(InputError, match=f"of {point - 1.505:.2f}, the WCS .* one of {point:.2f}"):
+        read(tmp_path)
+    image, _, _ = read(tmp_path, zero_point=round(point, 2))
+    np.testing.assert_allclose(image, sky, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["weight", "badmask"])
+def test_weights_and_masks_in_another_order_than_their_images_are_those_of_one_name(tmp_path, sky, kind):
+    cards = {"MAGZERO": 31.4, "FILTER": "r"}
+    write(
+        tmp_path / "c.fits",
+        *(fits.ImageHDU(sky.astype("f4"), header(**cards), name=f"S{n}") for n in (1, 2, 3)),
+    )
+    planes = []
+    for number in (3, 1, 2):
+        values = full(SIGMA**-2 if kind == "weight" else 0)
+        values[: 10 * number] = 0 if kind == "weight" else 1
+        planes.append(fits.ImageHDU(values, name=f"S{number}"))
+    write(tmp_path / f"c.{kind}.fits", *planes)
+    for number in (1, 2, 3):
+        weight = read(f"r={tmp_path}/c.fits[{number}]")[1]
+        assert (weight > 0).all(1).argmax() == 10 * number
+    write(tmp_path / "d.fits", *(fits.ImageHDU(sky.astype("f4"), header(**cards)) for _ in range(2)))
+    write(tmp_path / f"d.{kind}.fits", *planes)
+    with pytest.raises(InputError, match=r"3 planes for the 2 images of d.fits, .* call HDUs alike"):
+        read(f"r={tmp_path}/d.fits[1]")

@@ -373,3 +373,26 @@ def test_layers_of_a_cube_are_the_bands_that_its_header_says(tmp_path, objects, 
     assert bands("") == bands('bands = ["g", "r", "z"]\n') == BANDS
     with pytest.raises(InputError, match=r"lists its bands as g, r, z, .* the description as r, g, z"):
         bands('bands = ["r", "g", "z"]   \n')
+
+
+def test_objects_with_zero_points_of_their_own(tmp_path, caplog):
+    """Marks of no data are other fluxes in each, and what is doubtful of later ones is said too."""
+    rng = np.random.default_rng(2)
+    for number in range(24):
+        point = 25 + 0.2 * (number % 7)
+        counts = (rng.normal(0, 2, (SIDE, SIDE)) / 10 ** ((31.4 - point) / 2.5)).astype(np.float32)
+        counts[:8], counts[20, 20] = -999, 1e30
+        head = header("r")
+        head["MAGZERO"] = point
+        if number == 23:
+            head["MAGSYS"] = "Vega"
+        write(tmp_path / "c" / f"A{number}_r.fits", counts, head)
+    store, found = read(tmp_path / "c", tmp_path / "store", 'bands = ["r"]\n', size=SIDE)
+    weight = found.weight[:, 0]
+    assert not weight[:, :8].any()
+    assert not weight[:, 20, 20].any()
+    assert (weight > 0).mean() == pytest.approx(0.8 - 1 / SIDE**2)
+    assert np.std(found.image[:, 0] * np.sqrt(weight)) == pytest.approx(0.8**0.5, rel=0.02)
+    assert "r: MAGZERO = 25.40 is in Vega magnitudes, by MAGSYS" in caplog.text
+    assert "r: 24 pixels of 24 cutouts are more than 1e+12 times the noise" in caplog.text
+    assert len(store.info.extra["remarks"]) == 4

@@ -6,6 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
 from scipy.spatial import cKDTree
 
 import deepfits
@@ -29,8 +32,6 @@ def patches(tmp_path_factory):
         write_plain(root / name, mine, SHAPE, rng=np.random.default_rng(start), bands="gri", sigma=1.0)
         # The same sky: the reference point of the second patch lies `start` columns further left.
         for path in (root / name).iterdir():
-            from astropy.io import fits
-
             with fits.open(path, mode="update") as hdus:
                 hdus[0].header["CRPIX1"] -= start
     return root, truth
@@ -82,6 +83,7 @@ def test_the_choice_does_not_depend_on_order_and_needs_no_sky():
         "dec": np.tile(dec, 3),
         "x": rng.uniform(0, 99, 120),
         "y": rng.uniform(0, 99, 120),
+        "flags": np.zeros(120, np.int32),
     }
     infos = {n: {"shape": [100, 100], "pixel_scale_arcsec": 0.05} for n in "abc"}
     first = primary_detections(columns, infos)
@@ -91,3 +93,35 @@ def test_the_choice_does_not_depend_on_order_and_needs_no_sky():
     np.testing.assert_array_equal(first[order], second)
     without = primary_detections(columns | {"ra": np.full(120, np.nan)}, infos)
     assert without.all()
+
+
+def test_what_lies_where_a_field_has_no_data_is_taken_from_one_that_shows_it(patches, tmp_path):
+    """Tiles are seldom full: the corners of turned ones are empty, and lay farther from the edges."""
+    root, truth = patches
+    for source in root.rglob("*.fits"):
+        path = tmp_path / "sky" / source.relative_to(root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fits.open(source) as hdus:
+            if path.parent.name == "p1":
+                hdus[0].data[:, 230:] = np.nan
+            hdus.writeto(path)
+    common = (truth["x"] > STEP + 8) & (truth["x"] < SHAPE[1] - 8)
+    with fits.open(root / "p1/coadd-g.fits") as hdus:
+        ra, dec = WCS(hdus[0].header).pixel_to_world_values(truth["x"][common], truth["y"][common])
+    Table({"ra": ra, "dec": dec, "object_id": np.flatnonzero(common)}).write(tmp_path / "c.csv")
+    store = CutoutStore(
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "a", catalogue=tmp_path / "c.csv", size=17)
+    )
+    columns = store.catalogue()
+    assert len(store) == common.sum() > 8
+    x = truth["x"][columns["object_id"]]
+    hidden = x > 230 - 8
+    assert hidden.sum() > 5
+    assert set(columns["field"][hidden]) == {"p2"}
+    whole = np.minimum(truth["y"], SHAPE[0] - truth["y"])[columns["object_id"]] > 9
+    assert (columns["fraction_valid_g"][hidden & (x > STEP + 9) & whole] == 1).all()
+    columns = read_catalogue(deepfits.detect(tmp_path / "sky", tmp_path / "b.parquet"))
+    x = columns["x"] + np.where(columns["field"] == "p2", STEP, 0)
+    cut_off = (x > 222) & (x < 227)
+    assert cut_off.sum() == 2
+    assert (columns["is_primary"][cut_off] == (columns["field"][cut_off] == "p2")).all()

@@ -179,6 +179,24 @@ def test_a_grid_of_psfs_is_no_psf_and_further_axes_of_one_plane_are_none(tmp_pat
         read_psf_option(str(tmp_path / "grid.fits"), 0.2)
 
 
+def test_psfs_of_several_bands_or_images_in_a_file(tmp_path) -> None:
+    """As the viewer of the Legacy Surveys sends them; the first one stood for all."""
+    hdus = [fits.PrimaryHDU(star(1.6, 0.2)), fits.ImageHDU(star(1.2, 0.2)), fits.ImageHDU(star(0.9, 0.2))]
+    for hdu, band in zip(hdus, "grz", strict=True):
+        hdu.header["BAND"] = band
+    fits.HDUList(hdus).writeto(tmp_path / "psf.fits")
+    for band, fwhm in (("g", 1.6), ("r", 1.2), ("z", 0.9)):
+        found = read_psf_option(str(tmp_path / "psf.fits"), 0.2, band)
+        assert found["fwhm_arcsec"] == pytest.approx(fwhm, rel=0.03)
+    with pytest.raises(InputError, match="PSFs of g, r, z, none of i"):
+        read_psf_option(str(tmp_path / "psf.fits"), 0.2, "i")
+    write_psfex(tmp_path / "g.psf", star(0.9, 0.2)[None].astype("f4"), 0)
+    with fits.open(tmp_path / "g.psf", mode="append") as models:
+        models.append(models[1].copy())
+    with pytest.raises(InputError, match="models of 2 images, of CCDs"):
+        read_psf_option(str(tmp_path / "g.psf"), 0.2, "g")
+
+
 def test_psfex_models_vary_over_the_field(tmp_path) -> None:
     galsim = pytest.importorskip("galsim")
     des = pytest.importorskip("galsim.des")

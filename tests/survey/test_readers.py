@@ -266,6 +266,42 @@ def test_a_unit_of_the_file_that_is_another_than_the_zero_point_is_warned_of(arr
     ]
 
 
+@pytest.mark.parametrize("kind", ["attribute", "column"])
+def test_numbers_of_the_file_that_are_others_than_the_descriptions_are_warned_of(
+    arrays, tmp_path, caplog, kind
+):
+    """Objects with zero points of their own, as in cutouts of several tiles, were all taken at one."""
+    keys = describe(tmp_path / "c.toml", 'file = "c.h5"\n' + BANDS)
+    for point, scale in ((27.0, 0.168), (0.0, 0.2)):
+        with h5py.File(tmp_path / "c.h5", "w") as file:
+            file["image"] = arrays["image"]
+            if kind == "attribute":
+                file.attrs["Zero_Point"], file.attrs["PIXEL_SCALE"] = point, scale
+            else:
+                file["magzero"], file["pixscale"] = np.repeat([27.0, point], [5, 6]), np.full(N, scale)
+        caplog.clear()
+        read(keys, tmp_path / f"store{point}")
+        said = [
+            text in caplog.text.lower() for text in ("and zero_point of c.toml", "and pixel_scale_arcsec of")
+        ]
+        assert said == [not point, scale == 0.2]
+
+
+def test_files_that_hold_no_data_or_need_a_plugin_are_called_so(arrays, tmp_path):
+    np.savez(tmp_path / "a.npz", image=arrays["image"], ivar=(1e-9 * arrays["ivar"]).astype(np.float16))
+    keys = describe(tmp_path / "a.toml", 'file = "a.npz"\nweight = "ivar"\n' + BANDS)
+    with pytest.raises(InputError, match=f"none of {N} cutouts looked at has a pixel with data"):
+        read(keys, tmp_path / "a")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk(arrays["image"].shape)
+        plan.set_filter(32001, h5py.h5z.FLAG_OPTIONAL)  # Blosc, by hdf5plugin
+        space = h5py.h5s.create_simple(arrays["image"].shape)
+        h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, space, plan)
+    with pytest.raises(InputError, match="'image' is compressed by a plugin of HDF5"):
+        read(describe(tmp_path / "b.toml", 'file = "b.h5"\n' + BANDS), tmp_path / "b")
+
+
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_pictures_for_the_eye_are_refused(tmp_path, kind):
     """Galaxy10, and what torchvision makes of it, hold the survey's JPEGs and no fluxes."""

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import warnings
 
 import h5py
@@ -13,7 +14,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import FK4, FK5, Angle, SkyCoord
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.time import Time
@@ -246,6 +247,7 @@ def test_what_is_written_is_read_again(tmp_path, ending):
         "latent": RNG.normal(size=(NUM, 3)).astype(np.float32),
         "z_phot": np.where(np.arange(NUM) == 2, np.nan, Z),
         "is_valid": np.arange(NUM) != 2,
+        "quality": (np.arange(NUM) % 5 - 1).astype(np.int8),
     }
     info = {"made_by": "a test", "fields": {"a": 1}}
     path = tables.write_table(tmp_path / f"out.{ending}", columns, info=info)
@@ -315,8 +317,14 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("numbered.txt", "# (1) ID\n# (2) RA\n# (3) Dec\n# (4) z_spec\n" + ROWS.replace(",", " ")),
         ("columns.txt", "# 1. We made this\n# Column 1: ID\n# Column 2: RA (deg)\n# Column 3: Dec [deg]\n"
          "# Column 4: z_spec of the spectrum\n" + ROWS.replace(",", " ")),
+        ("counted.txt", "# 1:id 2:ra 3:dec 4:z_spec\n" + ROWS.replace(",", " ")),
+        ("counted-from-0.txt", "#id(0) ra(1) dec(2) z_spec(3)\n" + ROWS.replace(",", " ")),
         ("slashes.txt", "// ours\n// id ra dec z_spec\n" + ROWS.replace(",", " ")),
         ("exclamation.txt", "! ours\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
+        ("halves.txt", "id ra dec z_spec\n" + ROWS.replace(",", " ").replace("\n7 ", "\n! half\n7 ")),
+        ("halves.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n7,", "\n// the other half\n7,")),
+        ("formulae.csv", "id,ra,dec,z_spec\n" + re.sub(r"(?m)^(\d+)", r'="\1"', ROWS)),
+        ("quoted-formulae.csv", "id,ra,dec,z_spec\n" + re.sub(r"(?m)^(\d+)", r'"=""\1"""', ROWS)),
         ("units-apart.txt", "ID RA (deg) Dec (deg) z_spec\n" + ROWS.replace(",", " ")),
         ("title.txt", "Table 2. Redshifts of 3 fields\n\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
         ("title.csv", f"Redshifts\nid,ra,dec,z_spec\n{ROWS}"),
@@ -328,6 +336,12 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
          + "".join("{} & {} & ${}$ & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
          + "\\hline\n\\end{tabular}\n\\end{table}\n"),
+        ("astropy.tex", r"\begin{table}" "\n" r"\begin{tabular}{cccc}" "\n" r"id & ra & dec & z\_spec \\" "\n"
+         r" & $\mathrm{{}^{\circ}}$ & $\mathrm{{}^{\circ}}$ &  \\" "\n"
+         + "".join("{} & {} & {} & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
+         + "\\end{tabular}\n\\end{table}\n"),
+        ("pandas.md.txt", "|    | id | ra | dec | z_spec |\n|---:|---:|---:|---:|---:|\n"
+         + "\n".join(f"| {n} | {line.replace(',', ' | ')} |" for n, line in enumerate(ROWS.splitlines()))),
         ("aastex.tex", r"\begin{deluxetable}{lrrr}" "\n" r"\tablehead{\colhead{ID} & \colhead{ra} & "
          r"\colhead{dec} & \colhead{z\_spec}}" "\n\\startdata\n"
          + "".join("{} & {} & {} & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
@@ -537,6 +551,42 @@ def test_tables_as_pandas_and_numpy_write_them(tmp_path, name):
     np.testing.assert_allclose(read_catalogue(path)["dec"], DEC)
 
 
+@pytest.mark.parametrize("orient", ["split", "records", "index", "columns", "table", "service"])
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_every_orient_of_pandas(tmp_path, orient, is_indexed):
+    """Rows called `data` beside names of columns, and columns by row or rows by column."""
+    pd = pytest.importorskip("pandas")
+    path, ids = tmp_path / "t.json", IDENTITIES["beyond 2^53"]
+    frame = pd.DataFrame({"id": ids, "ra": RA, "dec": DEC, "z_spec": Z})
+    if is_indexed:
+        frame = frame.set_index("id")
+    if orient == "service":
+        heads = [{"name": name, "datatype": "double"} for name in frame.columns]
+        path.write_text(json.dumps({"metadata": heads, "data": frame.to_numpy().tolist()}))
+    else:
+        frame.to_json(path, orient=orient, double_precision=15)
+    found = tables.read_table(path)
+    np.testing.assert_allclose([found[name] for name in ("ra", "dec", "z_spec")], [RA, DEC, Z])
+    if orient == "service" or (is_indexed and orient == "records"):
+        return  # which have no index
+    name = "index" if is_indexed and orient != "table" else "id"
+    assert found[name].astype(str).tolist() == ids.astype(str).tolist()
+
+
+def test_rows_of_json_beside_remarks(tmp_path):
+    rows = [{"id": int(n), "z_spec": float(z)} for n, z in enumerate(Z)]
+    (tmp_path / "t.json").write_text(json.dumps({"status": "OK", "meta": {"total": NUM}, "results": rows}))
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.json").value, Z)
+    (tmp_path / "t.json").write_text(json.dumps({"z_spec": Z.tolist()}))
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "t.json")["z_spec"], Z)
+
+
+def test_json_without_names_of_columns_is_refused(tmp_path):
+    (tmp_path / "t.json").write_text("[[1, 0.5], [2, 0.7]]")
+    with pytest.raises(InputError, match="rows without names of columns"):
+        tables.read(tmp_path / "t.json")
+
+
 def test_rows_of_json_that_lack_an_entry_keep_their_places(tmp_path):
     for number, content in enumerate(
         ({"id": {"a": 1, "b": 2}, "z_spec": {"b": 0.2}}, [{"id": 1}, {"id": 2, "z_spec": 0.2}])
@@ -630,6 +680,7 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     assert found.rows.tolist() == [0, 2, 3, 4]
     np.testing.assert_allclose(labels.value[found.label_rows], [0.5, 2.0, 0.9, 1.5], atol=2e-4)
     assert found.counts == {"repeated": 4, "disagreeing": 2}
+    assert "the one with the largest z_spec_flag is used (2 objects)" in caplog.text
     table.remove_column("z_spec_flag")
     table.write(tmp_path / "plain.fits")
     found = match_labels(features, read_labels(tmp_path / "plain.fits"), match=match)
@@ -976,6 +1027,15 @@ def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
     assert labels.counts["not_finite"] == is_gap.sum()
 
 
+@pytest.mark.parametrize("words", [("f", "t"), ("0", "1"), ("False", "True")])
+def test_gaps_that_hsc_marks_are_gaps_however_text_writes_truth(tmp_path, words):
+    """The service's CSV writes t and f: redshifts of 0 counted."""
+    is_gap = np.arange(NUM) % 3 == 0
+    rows = "".join(f"{n},{0 if is_gap[n] else Z[n]},{words[int(is_gap[n])]}\n" for n in range(NUM))
+    (tmp_path / "a.csv").write_text(f"# object_id,specz,specz_isnull\n{rows}")
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.csv", column="specz").value, Z[~is_gap])
+
+
 def test_gaps_that_astropy_marks_in_hdf5_are_gaps(tmp_path):
     """Written as users do, without its note, masked columns have what lay under the mask."""
     table = Table({"object_id": np.arange(NUM), "z_spec": MaskedColumn(Z, mask=np.arange(NUM) == 2)})
@@ -1111,6 +1171,11 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "reliability",
         "grade",
         "spe_rank",
+        "best_quality",
+        "specz_q",
+        "z_use",
+        "z_best_grade",
+        "u_zsp",
     ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
@@ -1127,11 +1192,78 @@ def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, n
     assert not caplog.text
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV")])
+def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
+    """The condition that was named would have chosen the others."""
+    path = tmp_path / "labels.csv"
+    path.write_text("id,Z,ZWARN\n" + "".join(f"{i},{0.1 * i:.1f},{i % 2 * 4}\n" for i in range(1, 9)))
+    read_labels(path, column="Z")
+    assert "(--select 'ZWARN == 0')" in caplog.text
+
+
+def test_labels_that_all_disagree_are_called_so():
+    """It was said that they were of another sky, or that zeros at the front were to be left out."""
+    value = np.concatenate([Z, Z + 0.5])
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    for key in ({"object_id": np.tile(np.arange(NUM), 2)}, {"ra": np.tile(RA, 2), "dec": np.tile(DEC, 2)}):
+        with pytest.raises(
+            InputError, match=f"all {2 * NUM} labels of these objects disagree .* z_spec_flag"
+        ):
+            match_labels(features, Labels(value=value, columns=key, where="labels"))
+
+
+def test_lists_in_the_place_of_labels_are_called_so(tmp_path):
+    lists = pa.array([[z] * (n % 3) for n, z in enumerate(Z)])
+    pq.write_table(pa.table({"id": np.arange(NUM), "z_spec": lists}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"'z_spec' holds list<.*>, not one value per object"):
+        read_labels(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda content: pa.compress(content, "zstd", asbytes=True)])
+def test_packed_tables_are_read(tmp_path, pack):
+    (tmp_path / "t.csv.packed").write_bytes(pack(f"id,ra,dec,z_spec\n{ROWS}".encode()))
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.csv.packed").value, Z)
+
+
+def test_what_compress_packed_is_called_so(tmp_path):
+    (tmp_path / "t.csv.Z").write_bytes(b"\x1f\x9d\x90" + bytes(100))
+    with pytest.raises(InputError, match="packed by `compress`; unpack it"):
+        tables.read(tmp_path / "t.csv.Z")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV"), ("a.ods", "as CSV")]
+)
 def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=words):
         tables.read(tmp_path / name)
+
+
+def test_minus_signs_of_print_are_minus_signs(tmp_path):
+    (tmp_path / "t.csv").write_text("name,z_spec,n\nA−1,−0.002,−3\nB,0.3,4\nC,−99,−99\n")
+    labels = read_labels(tmp_path / "t.csv")
+    assert labels.value.tolist() == [-0.002, 0.3]
+    assert (labels.columns["n"].tolist(), labels.columns["name"].tolist()) == ([-3, 4], ["A−1", "B"])
+
+
+@pytest.mark.parametrize("sign", ["#", "//", "!", "%"])
+def test_rows_that_are_comments_are_said(tmp_path, caplog, sign):
+    """They were left out without a word, be they rows that somebody marked or names such as #12."""
+    (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\n" + f"{sign}12,0.2\nb,0.3\n")
+    assert read_labels(tmp_path / "t.csv").value.tolist() == [0.1, 0.3]
+    assert f"1 of 3 rows are left out as comments, such as the one that begins with '{sign}12'" in caplog.text
+    caplog.clear()
+    (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\nb,0.3\n")
+    assert len(read_labels(tmp_path / "t.csv")) == 2
+    assert not caplog.text
+
+
+def test_tables_that_fpack_compressed_are_called_so(tmp_path):
+    hdu = fits.table_to_hdu(Table({"z_spec": Z}))
+    hdu.header["ZTABLE"] = True
+    hdu.writeto(tmp_path / "t.fits")
+    with pytest.raises(InputError, match="unpack it with funpack"):
+        read_labels(tmp_path / "t.fits")
 
 
 @pytest.mark.parametrize(
@@ -1299,6 +1431,20 @@ def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
     np.testing.assert_allclose(found["ra"], RA[1:3])
 
 
+@pytest.mark.parametrize(
+    "condition", ["ALPHA_J2000 < 150", "ra < 150", "X_IMAGE <= 8", "x <= 7", "NUMBER <= 8", "patch == '4,5'"]
+)
+def test_conditions_name_columns_as_the_catalogue_does_or_as_we_do(tmp_path, condition):
+    """Those that stand under our names after reading were refused by their own."""
+    number = np.arange(1, NUM + 1)
+    columns = {"NUMBER": number, "ALPHA_J2000": 149 + number / 8.0, "DELTA_J2000": DEC, "X_IMAGE": number}
+    columns |= {"Y_IMAGE": number, "patch": np.where(number <= 8, "4,5", "4,6"), "FLUX": np.ones((NUM, 2))}
+    Table(columns).write(tmp_path / "c.fits")
+    found = read_catalogue(tmp_path / "c.fits", where=condition)
+    assert found["object_id"].tolist() == list(range(1, 8 if condition.endswith("150") else 9))
+    assert "NUMBER" not in found
+
+
 @pytest.mark.parametrize(("name", "is_said"), [("ID", True), ("NUMBER", True), ("object_id", False)])
 def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, caplog, name, is_said):
     features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
@@ -1352,6 +1498,161 @@ def test_places_that_the_file_says_are_of_b1950(tmp_path, name):
         catalogue = found(system, **dict(zip(names, (true.ra.deg, true.dec.deg), strict=True)))
         there = SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg")
         assert there.separation(true).arcsec.max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.vot"])
+@pytest.mark.parametrize(("kind", "equinox"), [("FK4", "B1975"), ("FK5", "J2015.5"), ("FK4", "")])
+def test_places_of_whatever_equinox_a_file_says(tmp_path, caplog, name, kind, equinox):
+    """All of FK4 was taken as of B1950, and FK5 as of J2000 without a word."""
+    frame = {"FK4": FK4, "FK5": FK5}[kind](equinox=equinox or "B1950")
+    old = SKY.transform_to(frame)
+    path, columns = tmp_path / name, {"ra": old.ra.deg, "dec": old.dec.deg, "z_spec": Z}
+    if name == "t.fits":
+        hdu = fits.table_to_hdu(Table(columns))
+        hdu.header["RADESYS"] = kind
+        if equinox:
+            hdu.header["EQUINOX"] = float(equinox[1:])
+        hdu.writeto(path)
+    else:
+        Table(columns).write(path, format="votable")
+        stated = f' equinox="{equinox}"' if equinox else ""
+        system = f'<COOSYS ID="sys" system="eq_{kind}"{stated}/>'
+        path.write_text(path.read_text().replace("<TABLE", f"{system}<TABLE", 1))  # no column refers to it
+    found = read_catalogue(path)
+    there = SkyCoord(found["ra"], found["dec"], unit="deg")
+    assert there.separation(SKY).arcsec.max() < 0.01
+    assert f"ra and dec are of {kind} {equinox or 'B1950'}, as the file says" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["degrees", "parts"])
+@pytest.mark.parametrize(
+    ("words", "is_old"), [("(B1950)", True), ("(1950.0)", True), ("(J2000, epoch 1950)", False)]
+)
+def test_places_whose_descriptions_say_b1950(tmp_path, form, words, is_old):
+    """As the CDS and journals say it; they were taken as of J2000, without a word."""
+    sky = OLD if is_old else SKY
+    columns = {"ra": sky.ra.deg, "dec": sky.dec.deg}
+    if form == "parts":
+        ra, dec = sky.ra.hms, sky.dec.signed_dms
+        columns = {"RAh": ra.h, "RAm": ra.m, "RAs": ra.s, "DE-": np.where(dec.sign < 0, "-", "+")}
+        columns |= {"DEd": dec.d, "DEm": dec.m, "DEs": dec.s}
+    table = Table(columns)
+    for name in table.colnames:
+        table[name].description = f"{name} {words}"
+    table.write(tmp_path / "t.vot", format="votable")
+    found = read_catalogue(tmp_path / "t.vot")
+    assert SkyCoord(found["ra"], found["dec"], unit="deg").separation(SKY).arcsec.max() < 0.01
+
+
+def ucds_of(path, names, ucds):
+    """Write words of the Virtual Observatory for the columns of a table."""
+    if path.suffix == ".fits":
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].header.update({f"TUCD{n}": ucd for n, ucd in enumerate(ucds, 1)})
+        return
+    text = path.read_text()
+    for name, ucd in zip(names, ucds, strict=True):
+        text = text.replace(f'name="{name}"', f'name="{name}" ucd="{ucd}"')
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.vot"])
+@pytest.mark.parametrize(
+    "ucds",
+    [
+        ("meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra", "pos.eq.dec"),
+        ("meta.id;meta.main", "pos.eq.ra", "pos.eq.dec", "stat.error;pos.eq.ra", "stat.error;pos.eq.dec"),
+        ("ID_MAIN", "POS_EQ_RA_MAIN", "POS_EQ_DEC_MAIN", "POS_EQ_RA_OTHER", "POS_EQ_DEC_OTHER"),
+    ],
+)
+def test_columns_that_only_ucds_tell(tmp_path, caplog, name, ucds):
+    columns = {"c1": IDENTITIES["beyond 2^53"], "alpha_opt": RA, "delta_opt": DEC}
+    columns |= {"alpha_radio": RA + 0.1, "delta_radio": DEC, "c4": Z}
+    path = tmp_path / name
+    Table(columns).write(path, **({} if name.endswith("fits") else {"format": "votable"}))
+    ucds_of(path, list(columns), (*ucds, "src.redshift"))
+    found = read_catalogue(path)
+    np.testing.assert_allclose(found["ra"], RA)
+    np.testing.assert_allclose(found["dec"], DEC)
+    np.testing.assert_array_equal(found["object_id"], columns["c1"])
+    np.testing.assert_array_equal(found["c4"], Z)
+    assert not caplog.text
+    with pytest.raises(InputError, match="no column 'z_spec'; by its UCD it is 'c4'"):
+        read_labels(path)
+    columns["c1"] = np.arange(NUM) // 2
+    Table(columns).write(path, overwrite=True, **({} if name.endswith("fits") else {"format": "votable"}))
+    ucds_of(path, list(columns), (*ucds, "src.redshift"))
+    assert read_catalogue(path)["object_id"].tolist() == list(range(1, NUM + 1))
+
+
+def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
+    ids, path = IDENTITIES["beyond 2^53"], tmp_path / "redrock.fits"
+    redshifts = {"TARGETID": ids, "Z": Z, "ZWARN": np.arange(NUM) % 2 * 4}
+    places = {"TARGETID": ids, "TARGET_RA": RA, "TARGET_DEC": DEC, "COADD_FIBERSTATUS": np.arange(NUM) % 3}
+    others = {"TARGETID": ids[::-1], "RA": RA, "DEC": DEC}
+    named = {"REDSHIFTS": redshifts, "FIBERMAP": places, "EXP_FIBERMAP": others}
+    hdus = [fits.BinTableHDU(Table(columns), name=name) for name, columns in named.items()]
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    for order in (hdus, [hdus[0], hdus[2], hdus[1]]):
+        fits.HDUList([fits.PrimaryHDU(), *order]).writeto(path, overwrite=True)
+        labels = read_labels(path, column="Z", select=["ZWARN == 0", "COADD_FIBERSTATUS == 0"])
+        found = match_labels(features, labels)
+        np.testing.assert_array_equal(labels.value[found.label_rows], Z[found.rows])
+        assert found.rows.tolist() == list(range(0, NUM, 6))
+        assert "of the same objects as FIBERMAP" in caplog.text
+
+
+def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
+    rng = np.random.default_rng(5)
+    sky = SkyCoord(rng.uniform(0, 360, 300), rng.uniform(-1, 1, 300), unit="deg")
+    for sep in (":", " ", "letters"):
+        ra = sky.ra.to_string("hour", sep="hms" if sep == "letters" else sep, precision=4)
+        dec = sky.dec.to_string("deg", sep="dms" if sep == "letters" else sep, precision=3)
+        found = tables.positions({"ra": ra, "dec": dec}, {}, "t")
+        np.testing.assert_allclose(found.ra, Angle(ra, "hourangle").deg, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.dec, Angle(dec, "deg").deg, rtol=0, atol=1e-12)
+    found = tables.positions({"ra": np.array(["24:00:00.0", "12:00:00.0"]), "dec": np.zeros(2)}, {}, "t")
+    np.testing.assert_allclose(found.ra, [360, 180])  # 23:59:59.96 was rounded
+    ra, dec = np.array(["10d30m36s", "11d00m00s"]), np.array(["-00:00:36", "00:30:00"])
+    found = tables.positions({"ra": ra, "dec": dec}, {}, "t")  # letters say degrees
+    np.testing.assert_allclose((found.ra, found.dec), ((10.51, 11), (-0.01, 0.5)))
+    with pytest.raises(InputError, match="not an angle"):
+        tables.positions({"ra": np.array(["10:61:00"]), "dec": np.array(["1:00:00"])}, {}, "t")
+
+
+@pytest.mark.parametrize("form", ["degrees", "text"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("RA(B1950)", "DEC(B1950)"),
+        ("RA (1950)", "Dec (1950)"),
+        ("ra [1950.0]", "dec [1950.0]"),
+        ("ra_fk4", "dec_fk4"),
+    ],
+)
+def test_places_whose_names_say_b1950(tmp_path, form, names):
+    """Angles as text were taken as of J2000 without a word, and degrees were refused as of no angle."""
+    ra, dec = OLD.ra.deg, OLD.dec.deg
+    if form == "text":
+        ra = OLD.ra.to_string("hour", sep=":", precision=4)
+        dec = OLD.dec.to_string("deg", sep=":", precision=3)
+
+    def found(*names, **columns):
+        rows = "".join(f"{n},{a},{d}\n" for n, (a, d) in enumerate(zip(*columns.values(), strict=True)))
+        (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]}\n{rows}")
+        catalogue = read_catalogue(tmp_path / "t.csv")
+        return SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg")
+
+    assert found(*names, ra=ra, dec=dec).separation(SKY).arcsec.max() < 0.01
+    new = [name.replace("B1950", "J2000").replace("1950", "2000").replace("fk4", "icrs") for name in names]
+    if "50" not in "".join(new):
+        assert found(*new, ra=RA, dec=DEC).separation(SKY).arcsec.max() < 0.01
+    # that the header says so too counts once
+    hdu = fits.table_to_hdu(Table({names[0]: OLD.ra.deg, names[1]: OLD.dec.deg}))
+    hdu.header["EQUINOX"] = 1950.0
+    hdu.writeto(tmp_path / "t.fits")
+    catalogue = read_catalogue(tmp_path / "t.fits")
+    assert SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg").separation(SKY).arcsec.max() < 0.01
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from deepfits.results import read_record, require_finished
 from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import (
     SAME_PLACE_ARCSEC,
+    Columns,
+    Table,
     apart_arcsec,
     are_running_numbers,
     identities,
@@ -163,67 +165,68 @@ class JoinedTable(Mapping[str, np.ndarray]):
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_our_names(table, sky)
-        name = identity_name(table.columns) or "object_id"
-        rows = self._match(columns, name, path, radius_arcsec, has_places=sky is not None, of_run=of_run)
-        for name, values in columns.items():
-            if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
-                key = name if name not in self._readers else f"{label}.{name}"
-                self.add(key, partial(take_rows, values, rows), label)
-
-    def _match(
-        self,
-        columns: Mapping[str, np.ndarray],
-        name: str,
-        path: str | Path,
-        radius_arcsec: float,
-        *,
-        has_places: bool,
-        of_run: bool,
-    ) -> np.ndarray:
-        """Return the row of each object in a table, ``(N,)``, −1 if there is none; see `add_table`.
-
-        `name` is the table's name for the column of identities.
-        """
-        ours, by_place = self["object_id"], has_places and {"ra", "dec"} <= self._readers.keys()
-        rows, nearest = np.full(self.num_rows, -1), np.full(0, -1)
-        if "object_id" in columns:
-            try:
-                theirs = identities(columns["object_id"], path, name)
-            except InputError:
-                if not by_place:
-                    raise
-                theirs = np.full(len(columns["object_id"]), "")
-            rows, nearest = match_identities(ours, theirs), match_identities(theirs, ours)
-            if not has_places and name != "object_id" and are_running_numbers(ours, theirs):
-                log.warning(
-                    "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
-                    "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
-                    *(path, name),
-                )
-        if by_place:
-            places = self["ra"], self["dec"], columns["ra"], columns["dec"]
-            matched, _, near = match_one_to_one(*places, radius_arcsec)
+        rows, nearest = self._match_identities(table, columns, has_places=sky is not None)
+        by_place = False
+        if sky is not None and {"ra", "dec"} <= self._readers.keys():
+            matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
-            by_place = 2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum()
+            by_place = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
             rows, nearest = (matched, near) if by_place else (rows, nearest)
         if (rows < 0).all():
             raise InputError(
                 f"{path}: no row matches an object of {self.directory}, by object_id or position"
             )
-        again = np.flatnonzero(nearest >= 0)
-        again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
-        if by_place:  # the other rows are neighbours, not duplicates
-            again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
-        if len(again) and not of_run:
+        if not of_run:
+            _warn_of_further_rows(rows, nearest, columns, path, by_place=by_place)
+        for name, values in columns.items():
+            if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
+                key = name if name not in self._readers else f"{label}.{name}"
+                self.add(key, partial(take_rows, values, rows), label)
+
+    def _match_identities(
+        self, table: Table, columns: Columns, *, has_places: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Match by identity: return the row of each object, ``(N,)``, and the object of each row; −1 if none.
+
+        `columns` are those of the table under our names. A table with positions need not have identities.
+        """
+        name = identity_name(table.columns) or "object_id"
+        none = np.full(self.num_rows, -1), np.full(0, -1)
+        if "object_id" not in columns:
+            return none
+        try:
+            theirs = identities(columns["object_id"], table.where, name)
+        except InputError:
+            if not (has_places and {"ra", "dec"} <= self._readers.keys()):
+                raise
+            return none
+        ours = self["object_id"]
+        if not has_places and name != "object_id" and are_running_numbers(ours, theirs):
             log.warning(
-                "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
-                "another, remove the first",
-                *(path, len(again), len(nearest)),
+                "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
+                "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
+                *(table.where, name),
             )
-        return rows
+        return match_identities(ours, theirs), match_identities(theirs, ours)
 
     def _repr_html_(self) -> str:
         return _html("Joined table", self, self.directory)
+
+
+def _warn_of_further_rows(
+    rows: np.ndarray, nearest: np.ndarray, columns: Columns, path: str | Path, *, by_place: bool
+) -> None:
+    """Warn of several rows for one object, from the row of each object and the object of each row."""
+    again = np.flatnonzero(nearest >= 0)
+    again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
+    if by_place:  # the other rows are neighbours, not duplicates
+        again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
+    if len(again):
+        log.warning(
+            "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
+            "another, remove the first",
+            *(path, len(again), len(nearest)),
+        )
 
 
 class Features(dict[str, np.ndarray]):

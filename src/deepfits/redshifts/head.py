@@ -189,6 +189,11 @@ class Head:
 
     def densities(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
         """Return the probabilities of the cells of ln(1 + z), ``(N, G)``, and of the classes, ``(N, 3)``."""
+        density, kinds = self.densities_as_trained(light)
+        return narrowed(density, self.sharpness), kinds
+
+    def densities_as_trained(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same as `densities`, without narrowing p(z)."""
         import torch
 
         inputs = torch.as_tensor(self.inputs(light))
@@ -201,7 +206,7 @@ class Head:
                     output = network(inputs[part])
                     density[part] += torch.softmax(output[:, :NUM_CELLS], 1).double().numpy()
                     kinds[part] += torch.softmax(output[:, NUM_CELLS:], 1).double().numpy()
-        return narrowed(density / len(self.networks), self.sharpness), kinds / len(self.networks)
+        return density / len(self.networks), kinds / len(self.networks)
 
     def luminosities(self, light: SceneLight, redshift: np.ndarray) -> np.ndarray:
         """Return absolute magnitudes in the reference band, ``(N, ...)``; NaN where that band has no data.

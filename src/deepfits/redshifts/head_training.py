@@ -324,9 +324,7 @@ def fine_tuned(
 
     network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
-    untuned = torch.as_tensor(
-        replace(head, sharpness=1.0).densities(head.replay.light)[0], dtype=torch.float32
-    )
+    untuned = torch.as_tensor(head.densities_as_trained(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=TUNING_RATE, weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
     steps = max(8, len(real) // TUNED_AT_ONCE)

@@ -17,7 +17,7 @@ from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
-from deepfits.redshifts.labels import match_labels, read_estimates, read_labels
+from deepfits.redshifts.labels import match_labels, read_estimates, read_table_of_estimates
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
@@ -232,7 +232,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     path, _, name = photoz.rpartition(":")
     if not path:
         return read_estimates(dataset.label_columns, name, "labels")
-    table = read_labels(path, column=name)
+    table = read_table_of_estimates(path, name)
     match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)
     out[match.rows] = table.value[match.label_rows]

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
 from deepfits.tables import Columns, matches_conditions, require_column
-from deepfits.tables.text import GAPS, as_numbers
+from deepfits.tables.text import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
     HIGHEST,
     HIGHEST_MEDIAN,
@@ -39,9 +38,11 @@ MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*|z\w*_(conf\w*|s)"
-    r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|flag"
-    r"|(qual(ity)?|conf|flg|flags?|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec_?z?|use_zgrism"
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*"
+    r"|(spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class)"
+    r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
+    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?z(_?sp(ec)?)?|(flag|q|qual(ity)?)_?spec_?z?"
+    r"|(spec\w*|best|id)_?(q|quality|class|flag)|use_zgrism|n?q_?sp"
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
     re.IGNORECASE,
 )
@@ -113,7 +114,13 @@ def read_labels(
             f"{path}: the name {column!r} is reserved in results for something else; rename the target"
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
-    columns = _with_ours(table)
+    columns = with_ours(table)
+    if column in table.unused:
+        raise InputError(f"{path}: column {column!r} holds {table.unused[column]}, not one value per object")
+    if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
+        raise InputError(
+            f"{path}: no column {column!r}; by its UCD it is {name!r}: give that as label_column"
+        )
     if not len(next(iter(columns.values()), ())):
         raise InputError(f"{path}: the table of labels has no rows")
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
@@ -206,6 +213,22 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     return value
 
 
+def read_table_of_estimates(path: str | Path, column: str) -> Labels:
+    """Read estimates of a target from a table, with the columns to match by; rows without one are left out.
+
+    Raises
+    ------
+    InputError
+        As `read_estimates`.
+    """
+    table = tables.read(path, what="table of estimates", wanted=(column,))
+    columns = with_ours(table)
+    value = read_estimates(columns, column, path)
+    known = np.isfinite(value)
+    left = {name: values[known] for name, values in columns.items()}
+    return Labels(value=value[known], columns=left, where=str(path), target=column)
+
+
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
     """Warn of many zeros among the selected values; `others` are the usable values other than 0."""
     is_redshift = is_redshift_name(column)
@@ -239,14 +262,15 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
     if summaries:
+        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), "COLUMN >= 3")
         log.warning(
             "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
-            "the survey's documentation describes (--select 'COLUMN >= 3')",
-            *(path, "; ".join(summaries)),
+            "the survey's documentation describes (--select '%s')",
+            *(path, "; ".join(summaries), condition),
         )
 
 
-def _with_ours(table: tables.Table) -> Columns:
+def with_ours(table: tables.Table) -> Columns:
     """Return all columns under their own names, and identity and position also under our names."""
     columns = dict(table.columns)
     sky = tables.positions(columns, table.units, table.where)
@@ -259,15 +283,6 @@ def _with_ours(table: tables.Table) -> Columns:
     return columns
 
 
-def is_number(text: object) -> bool:
-    """Return whether text is a number or a placeholder for a missing one."""
-    try:
-        float(str(text))
-    except ValueError:
-        return str(text).lower() in GAPS
-    return True
-
-
 def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return the numbers in a column of text.
 
@@ -276,7 +291,7 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     InputError
         An entry is not a number.
     """
-    number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
+    number = numbers_in_text(value)
     if not is_text(number):
         return number
     odd = next((entry for entry in value.tolist() if not is_number(entry)), value[0])
@@ -406,6 +421,11 @@ def match_labels(
         pairs = _by_position(features, labels, radius_arcsec)
     else:
         pairs = _by_id(features, labels, radius_arcsec if have_positions else None)
+    if not len(pairs.rows) and "disagreeing" in pairs.counts:
+        raise InputError(
+            f"{labels.where}: all {pairs.counts['disagreeing']} labels of these objects disagree with others "
+            f"of the same object: {_which_counts(labels)}"
+        )
     if not len(pairs.rows):
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
         hint = _hint(features, labels, match)
@@ -415,15 +435,8 @@ def match_labels(
         )
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
     if reasons:
-        remedy = (
-            "; these are left out: select the secure ones, or name a quality column, in which larger is more "
-            f"secure, {labels.target}_flag"
-        )
-        is_undecided = "disagreeing" in pairs.counts
-        log.warning(
-            "WARNING: %s: of %d labels: %s%s",
-            *(labels.where, len(labels), reasons, remedy if is_undecided else ""),
-        )
+        remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in pairs.counts else ""
+        log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
     apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
     if pairs.by == "position" and apart > radius_arcsec / 2:
         log.warning(
@@ -432,6 +445,14 @@ def match_labels(
             *(labels.where, apart),
         )
     return pairs
+
+
+def _which_counts(labels: Labels) -> str:
+    """Return the remedy where labels of one object disagree."""
+    return (
+        "select the secure ones, or name a quality column, in which larger is more secure, "
+        f"{labels.target}_flag"
+    )
 
 
 def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
@@ -517,8 +538,8 @@ def _join(
     objects, label_rows = objects[order], label_rows[order]
     unique, first, number = np.unique(objects, return_index=True, return_counts=True)
     chosen = label_rows[first].copy()
-    flag = _flag(labels)
-    repeated = disagreeing = 0
+    name, flag = _flag(labels) or ("", None)
+    repeated = disagreeing = decided = 0
     keep = np.ones(len(unique), dtype=bool)
     for place in np.flatnonzero(number > 1):
         mine = label_rows[first[place] : first[place] + number[place]]
@@ -531,7 +552,14 @@ def _join(
                 disagreeing += len(mine)
                 continue
             chosen[place] = best[0]
+            decided += 1
         repeated += len(mine) - 1
+    if decided:
+        log.warning(
+            "WARNING: %s: where labels of an object disagree, the one with the largest %s is used (%d "
+            "objects); if larger is not more secure, rename that column",
+            *(labels.where, name, decided),
+        )
     counts = {"repeated": repeated, "disagreeing": disagreeing}
     return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
 
@@ -541,13 +569,13 @@ def _agree(value: np.ndarray, labels: Labels) -> bool:
     return spread == 0 if labels.classes else spread <= AGREE * (1 + abs(float(value[0])))
 
 
-def _flag(labels: Labels) -> np.ndarray | None:
-    """Return a quality flag whose larger values are more secure, ``(M,)``, where there is one."""
+def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
+    """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
     for name in (f"{labels.target}_flag", *FLAGS):
         values = labels.columns.get(name)
         # Two-digit flags (zCOSMOS, VIPERS) encode the kind of object, so larger is not more secure.
         if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
-            return values.astype(np.float64)
+            return name, values.astype(np.float64)
     return None
 
 

@@ -37,6 +37,7 @@ from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, identity_name, require_unique
 from deepfits.tables.table import LIKELY_REDSHIFTS
+from deepfits.tables.text import is_number, numbers_in_text
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
@@ -239,10 +240,11 @@ class _CatalogueColumns:
         if values.ndim != 1:
             raise self.error(name, f"holds lists of {values.shape[1]} numbers; write each to its own column")
         scale = self._scale(name, unit) if unit else 1.0
-        try:
-            return np.array(values, dtype=float) * scale
-        except ValueError:
-            raise self.error(name, "holds text, not numbers") from None
+        numbers = numbers_in_text(values) if values.dtype.kind == "U" else values
+        if numbers.dtype.kind == "U":
+            odd = next((entry for entry in numbers.tolist() if not is_number(entry)), numbers[0])
+            raise self.error(name, f"holds text, not numbers, such as {str(odd)!r}")
+        return np.array(numbers, dtype=float) * scale
 
     def _scale(self, name: str, unit: str) -> float:
         from astropy import units

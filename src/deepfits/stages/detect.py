@@ -59,7 +59,8 @@ def detect(config: DetectConfig) -> Path:
 
     Sources are detected on a combination of all bands, and no selection by type, magnitude or shape is
     applied. An object in overlapping fields is detected in each, and every detection stays in the catalogue;
-    ``is_primary`` marks the one farthest from the edges of its field (`deepfits.survey.overlaps`).
+    ``is_primary`` marks the one that is complete or, failing that, farthest from the edges of its field
+    (`deepfits.survey.overlaps`).
 
     Returns
     -------

@@ -196,6 +196,8 @@ def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[Catalogu
     magnitudes = [mapping.get(name, name) for name in (f"mag_{band}" for band in survey.names)]
     table = read(path, what="catalogue", wanted=magnitudes)
     keep = matches_conditions(table.columns, where, path)
+    if not len(keep):
+        raise InputError(f"{path}: the catalogue has no rows")
     if not keep.any():
         raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
     columns = {name: column[keep] for name, column in table.columns.items()}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import pixel_to_pixel, proj_plane_pixel_area, proj_plane_pixel_scales
+from astropy.wcs.utils import pixel_to_pixel
 
 from deepfits.survey.fitsfile import quiet, quiet_log
 
@@ -29,8 +29,8 @@ _HARMLESS = re.compile(
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
 # Of catalogues that astrometry is solved with; any other equinox is as often a date.
 _EQUINOXES = (1950.0, 2000.0)
-# Arcseconds; a header without scale has pixels of a degree.
-LARGEST_PIXEL = 1000.0
+# Arcseconds; a header without scale has pixels of a degree, one whose unit is wrong pixels of nothing.
+SMALLEST_PIXEL, LARGEST_PIXEL = 1e-3, 1000.0
 # Of a position, a scale or an angle.
 _NUMBER_CARD = re.compile(
     r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
@@ -94,12 +94,12 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
             return None, [f"the WCS in the header cannot be used ({_line(error)})"]
     if not is_finite:
         return None, ["the WCS in the header puts the image's corners nowhere on the sky"]
-    if not 0 < scale < LARGEST_PIXEL:
+    if not SMALLEST_PIXEL < scale < LARGEST_PIXEL:
         return None, [f"the WCS in the header has pixels of {scale:.4g} arcsec"]
     said = dict.fromkeys(_line(w.message) for w in caught)
-    sides = proj_plane_pixel_scales(wcs.celestial)
+    sides = np.linalg.norm(_pixel_on_sky(wcs), axis=1)
     if max(sides) > (1 + SQUARE) * min(sides):
-        first, second = (float(side) * 3600 for side in sides)
+        first, second = np.degrees(sides) * 3600
         remarks.append(
             f"WARNING: WCS: pixels are {first:.4g} by {second:.4g} arcsec, and taken as squares of the mean "
             "side; bring the images to square pixels with `deepfits stack`"
@@ -300,13 +300,29 @@ def _line(error: object) -> str:
 
 
 def pixel_scale_of(wcs: WCS) -> float:
-    """Return the mean side of a pixel in arcseconds."""
-    return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
+    """Return the mean side of a pixel in the middle of the image, arcseconds."""
+    return float(np.degrees(np.linalg.norm(_pixel_on_sky(wcs), axis=1)).mean()) * 3600
 
 
 def pixel_area_of(wcs: WCS) -> float:
-    """Return the area of a pixel in steradian."""
-    return float(proj_plane_pixel_area(wcs.celestial)) * float(np.radians(1)) ** 2
+    """Return the area of a pixel in the middle of the image, steradian."""
+    return float(np.linalg.norm(np.cross(*_pixel_on_sky(wcs))))
+
+
+def _pixel_on_sky(wcs: WCS) -> np.ndarray:
+    """Return how far a pixel along each axis leads on the unit sphere, ``(2, 3)``, in the image's middle.
+
+    The projection's own scale is another away from its reference point, by cos δ along the rows of a plate
+    carrée.
+    """
+    width, height = (wcs.pixel_shape or 2 * wcs.wcs.crpix - 1)[:2]
+    x, y = (width - 1) / 2, (height - 1) / 2
+    celestial = wcs.celestial
+    world = np.radians(celestial.all_pix2world([x, x + 1, x], [y, y, y + 1], 0))
+    longitude, latitude = world[celestial.wcs.lng], world[celestial.wcs.lat]
+    flat = np.cos(latitude)
+    places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
+    return np.asarray(places[1:] - places[0])
 
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -337,11 +337,12 @@ def plan_shards(
 def _assign(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the field of each object (−1: none) and its pixel position there."""
+    """Find the field of each object (−1: none) and its pixel position there.
+
+    Of several fields it is the one that shows most of its cutout in the reference band, and of these the one
+    in which it lies farthest from the edges.
+    """
     number = len(columns["object_id"])
-    owner = np.full(number, -1)
-    best = np.full(number, -np.inf)
-    x_of, y_of = np.full(number, np.nan), np.full(number, np.nan)
     names = [field.name for field in plan.images.fields]
     named = columns["field"].astype(str) if "field" in columns else np.array([""])
     has_names = bool(np.isin(named, names).all())
@@ -355,6 +356,7 @@ def _assign(
             f"{plan.catalogue_path}: x and y alone do not say which of the {len(names)} fields; add a "
             f"column field with names such as {names[0]!r}, or ra and dec"
         )
+    shown: dict[int, tuple[np.ndarray, ...]] = {}
     for index, name in enumerate(names):
         mine = named == name if has_names else np.ones(number, bool)
         if not mine.any():
@@ -367,10 +369,29 @@ def _assign(
             x, y = fields.open(index).pixels(columns["ra"].astype(float), columns["dec"].astype(float))
         with np.errstate(invalid="ignore"):
             margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
-            better = mine & (margin >= 0) & (margin > best)
-        owner[better], best[better] = index, margin[better]
-        x_of[better], y_of[better] = x[better], y[better]
+            rows = np.flatnonzero(mine & (margin >= 0))
+        shown[index] = rows, x[rows], y[rows], margin[rows]
+    owner, x_of, y_of = np.full(number, -1), np.full(number, np.nan), np.full(number, np.nan)
+    best, most = np.full(number, -np.inf), np.full(number, -np.inf)
+    times = np.bincount(np.concatenate([rows for rows, *_ in shown.values()]), minlength=number)
+    for index, (rows, x, y, margin) in shown.items():
+        share = np.ones(len(rows))
+        if (several := times[rows] > 1).any():
+            share[several] = _share_shown(fields.open(index), x[several], y[several], plan.size)
+        better = (share > most[rows]) | ((share == most[rows]) & (margin > best[rows]))
+        its = rows[better]
+        owner[its], x_of[its], y_of[its] = index, x[better], y[better]
+        most[its], best[its] = share[better], margin[better]
     return owner, x_of, y_of
+
+
+def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int, at_a_time: int = 4096) -> np.ndarray:
+    """Return which share of each cutout has data in the reference band, ``(N,)``."""
+    share, order = np.empty(len(x)), np.argsort(y)
+    for start in range(0, len(x), at_a_time):
+        part = order[start : start + at_a_time]
+        share[part] = (cut(field.reference, x[part], y[part], size)[1] > 0).mean((1, 2))
+    return share
 
 
 class OpenFields:
@@ -542,7 +563,7 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
         if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
-            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
+            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"], band)
     return psf
 
 

@@ -80,7 +80,8 @@ def read_catalogue(
         columns["object_id"] = tables.identities(columns["object_id"], path, name)
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
-    columns = tables.choose(columns, where, path)
+    chosen = tables.choose(table.columns | columns, where, path)  # by their names and ours
+    columns = {name: chosen[name] for name in columns}
     if needs_places:
         _warn_of_doubles(columns, path)
     tables.require_unique(columns["object_id"], path, name)

@@ -71,7 +71,7 @@ def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray,
     """
     mesh = min(mesh, *image.shape)
     sky_weight = sep.Background(weight, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
-    with np.errstate(over="ignore"):  # pixels such as 1e30
+    with np.errstate(over="ignore", invalid="ignore"):  # pixels such as 1e30
         is_bright = (image * np.abs(image) * weight > 9) & ~is_bad
     weight[is_bright] = np.maximum(weight[is_bright], sky_weight[is_bright])
 

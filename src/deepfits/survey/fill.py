@@ -134,6 +134,13 @@ def _far_value(values: np.ndarray, within: float) -> Fill | None:
     return None
 
 
+def far_below(values: np.ndarray) -> Fill | None:
+    """Find a negative value that stands for no data in a single cutout, as its zero point makes it."""
+    finite = values[np.isfinite(values)]
+    found = None if _repeats_little(finite) else _far_value(finite, 0.0)
+    return found if found is not None and found.value < 0 else None
+
+
 def _repeats_little(values: np.ndarray) -> bool:
     """Return whether no value fills more than `FILL_SHARE`, judged by 16 of its bits; False if undecided.
 

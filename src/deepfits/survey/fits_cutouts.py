@@ -25,6 +25,7 @@ from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_
 from deepfits.survey.companions import is_companion, kind_of, sister_directories
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
+from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, overlap
@@ -33,6 +34,7 @@ from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
+MOST_REMARKS = 20
 # Pixels that bands of an object may lie apart, by their WCS, without a word, and at all; it is looked at in
 # the first objects, in their middles and some pixels aside.
 APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
@@ -84,6 +86,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         )
     points = dict(zip(bands, zero_points(d, len(bands)), strict=True)) if d.zero_point is not None else {}
     reader = _FitsCutouts(d=d, bands=bands, zero_point=points)
+    reader.remarks.append(f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names")
     first = reader.read(objects[0])
     scale = d.pixel_scale_arcsec or reader.scale
     if scale is None:
@@ -113,10 +116,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
-        remarks=[
-            f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names",
-            *dict.fromkeys(reader.remarks),
-        ],
+        remarks=reader.remarks,  # those of objects that are read later too
     )
 
 
@@ -169,7 +169,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         if is_companion(p)
     ]
     if not images:
-        raise InputError(f"{path}: no FITS file there")
+        raise InputError(f"{path}: no FITS file there; of files with arrays (.h5, .npz), name one")
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
@@ -450,9 +450,19 @@ class _FitsCutouts:
         self.has_relative |= pixels.weight_role == "weight"
         if pixels.mask is not None:
             self.mask_words = pixels.mask.words
-        self.remarks += [f"{band}: {text}" for text in pixels.remarks if not text.startswith("zero point")]
+        for text in (text for text in pixels.remarks if not text.startswith("zero point")):
+            mark = "WARNING: " * text.startswith("WARNING: ")
+            self._remark(f"{mark}{band}: {text.removeprefix(mark)}")
         flux, weight = pixels.rows(0, image.shape[0])
+        if (fill := far_below(flux)) is not None:  # before objects of other zero points are put together
+            flux[fill.holds(flux)] = np.nan
         return _Band(image=flux, ivar=weight, wcs=pixels.wcs)
+
+    def _remark(self, text: str) -> None:
+        """Keep what was decided, once where only numbers differ between objects."""
+        alike = (re.sub(r"\d+", "#", said) for said in (text, *self.remarks))
+        if len(self.remarks) < MOST_REMARKS and next(alike) not in alike:
+            self.remarks.append(text)
 
     def _check_scale(self, scale: float, path: Path) -> None:
         if self.scale is None:

@@ -19,6 +19,7 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import HOLES, Fill, find_fill_beside_weights, zeros_are_rare
 from deepfits.survey.noise import (
+    BRIGHTEST,
     FEW_PIXELS,
     MAX_LEVEL_SIGMAS,
     clipped_statistics,
@@ -75,6 +76,8 @@ class ForeignCutouts:
         Values that stand for no data, by the number of the band.
     noise
         Of one pixel, measured on the rims of some cutouts, nJy, by band.
+    brightest
+        Fluxes beyond which a pixel has no data, nJy, by band.
     own_noise
         Bands, by number, in which each object has weights from its own noise: the noise where an object has
         too few pixels to tell, and that over `difference_noise`, both of the median object.
@@ -104,6 +107,7 @@ class ForeignCutouts:
     credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
     fill: dict[int, Fill] = field(default_factory=dict)
     noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
+    brightest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))
 
     @property
     def store_bands(self) -> tuple[str, ...]:
@@ -133,7 +137,7 @@ class ForeignCutouts:
                 out = inverse_variance(weight, self.weight_is, scale)
                 low, high = (self.credible[:, i, None, None] for i in (0, 1))
                 out = np.where((out > low) & (out < high), out, np.float32(0))
-            is_bad = ~np.isfinite(flux)
+            is_bad = ~np.isfinite(flux) | (np.abs(flux) > self.brightest[:, None, None])
         for band, fill in self.fill.items():
             is_bad[:, band] |= fill.holds(image[:, band])
         if mask is not None and self.mask is not None:
@@ -233,8 +237,20 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     raw = _stacked(sample)
     _settle_fill(cutouts, raw[0], cutouts.converted(*raw)[1])
     image, weight = cutouts.converted(*raw)
+    has_data = [bool((weight[:, band] > 0).any()) for band in range(num_bands)]
+    if not any(has_data):
+        raise InputError(
+            f"none of {len(sample)} cutouts looked at has a pixel with data; look at weight, at the polarity "
+            "of the mask (mask_nonzero_is), and whether the values are beyond what their type holds"
+        )
+    cutouts.remarks += [
+        f"WARNING: {band}: none of {len(sample)} cutouts looked at has data in this band"
+        for band, is_there in zip(cutouts.bands, has_data, strict=True)
+        if not is_there and cutouts.has_weights
+    ]
     _warn_if_masked(cutouts, raw[2])
     cutouts.noise = np.full(num_bands, np.nan)
+    cutouts.brightest = np.full(num_bands, np.inf)
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
@@ -245,8 +261,17 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
                 f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at "
                 f"{level / cutouts.noise[band]:.1f} σ; subtract it first"
             )
-        if cutouts.has_weights and cutouts.noise[band] > 0:
-            _compare_weights(cutouts, band, float(np.median(its)) ** -0.5)
+        if not cutouts.noise[band] > 0:
+            continue
+        stated = float(np.median(its)) ** -0.5
+        cutouts.brightest[band] = BRIGHTEST * max(cutouts.noise[band], stated if cutouts.has_weights else 0.0)
+        if is_beyond := int((np.abs(image[:, band]) > cutouts.brightest[band]).sum()):
+            cutouts.remarks.append(
+                f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(sample)} cutouts are more than "
+                f"{BRIGHTEST:.0e} times the noise: taken as no data"
+            )
+        if cutouts.has_weights:
+            _compare_weights(cutouts, band, stated)
     if cutouts.has_weights:
         return
     if not (is_noise := cutouts.noise > LEAST_NOISE).all():

@@ -230,7 +230,7 @@ def _psf_reader(
     for band in found.bands:
         option = given.get(band, given.get(""))
         if option is not None and psf_of_objects(option, band, found.columns, scale) is None:
-            fixed[band] = gaussians_of(read_psf_option(option, scale), NUM_GAUSSIANS)
+            fixed[band] = gaussians_of(read_psf_option(option, scale, band), NUM_GAUSSIANS)
 
     def read(rows: np.ndarray) -> np.ndarray:
         out = np.full((len(rows), len(found.store_bands), NUM_GAUSSIANS, 2), np.nan, np.float32)

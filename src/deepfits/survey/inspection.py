@@ -20,6 +20,7 @@ from deepfits.survey.build import MiddleOfField
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, describe
+from deepfits.survey.fitsfile import sums_that_fail
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
@@ -124,6 +125,13 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
                 usable[band] = source
         except InputError as error:
             findings.refuse(error)
+    files = [(s.path, *(path for path, _ in s.companions)) for s in usable.values()]
+    findings.warnings += [
+        f"{path}: the data of HDU {hdu} are not those whose sum its header has (DATASUM): damaged, or "
+        "changed by a program that left the sum as it was; fetch the file again"
+        for path in dict.fromkeys(path for its in files for path in its)
+        for hdu in sums_that_fail(path)
+    ]
     if not usable:
         return
     try:

@@ -20,6 +20,8 @@ MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
 UNEVEN = 2.0
 """Ratio of the noise between parts of an image above which constant weights are inadequate."""
+# Pixel value in units of the noise above which it cannot be that of a source.
+BRIGHTEST = 1e12
 # Minimum number of pixels for a measurement of noise.
 FEW_PIXELS = 64
 # Distance in pixels for the differences that measure noise; beyond the correlation in resampled images.

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from deepfits.survey.photometry import FLAGS_LACKING
+
 # Two detections are one object when they lie within so many pixels, or so many arcseconds if that is more.
 MATCH_PIXELS, MATCH_ARCSEC = 2.0, 0.3
 
@@ -21,9 +23,11 @@ def primary_detections(
     """Return which detections are primary, ``(N,)`` bool: all but those that another field shows better.
 
     Detections of two fields are one object when each is the other's nearest, within two pixels. Of these the
-    one that lies farther from the edges of its field is primary; the field first by name, where both lie
+    one is primary whose apertures have all their pixels, by its flags; where that is true of both, or of
+    none, the one that lies farther from the edges of its field; the field first by name, where both lie
     equally far. What one field alone detected is primary wherever it lies. Columns are ``field``, ``ra``,
-    ``dec`` (degrees), ``x`` and ``y``; infos, by field, hold ``shape`` ``(H, W)`` and ``pixel_scale_arcsec``.
+    ``dec`` (degrees), ``x``, ``y`` and ``flags``; infos, by field, hold ``shape`` ``(H, W)`` and
+    ``pixel_scale_arcsec``.
     """
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = _unit_vectors(columns["ra"], columns["dec"])
@@ -34,6 +38,7 @@ def primary_detections(
             height, width = infos[name]["shape"]
             x, y = columns["x"][rows], columns["y"][rows]
             margin = np.minimum.reduce([x, y, width - 1 - x, height - 1 - y])
+            margin = margin + np.where(columns["flags"][rows] & FLAGS_LACKING, 0.0, height + width)
             parts[name] = rows, cKDTree(vectors[rows]), margin
     names = list(parts)
     for index, one in enumerate(names):

@@ -18,6 +18,8 @@ KRON_FACTOR = 2.5
 MIN_RADIUS = 1.75
 # Our own flag, above sep's (1 merged, 2 truncated, 16 aperture truncated, 32 with masked pixels, ...).
 FLAG_NO_DATA = 1 << 16
+# Those of objects that their field does not show whole.
+FLAGS_LACKING = FLAG_NO_DATA | 16 | 32 | 64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,12 +51,16 @@ _SAMPLE_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class HduPixels:
-    """The pixels of an image HDU, or of one layer of a cube, as they are stored."""
+    """The pixels of an image HDU, or of one layer of a cube, as they are stored.
+
+    By row, ``(H,)``, values up to `least` are zeros that the dithering of a compression has moved.
+    """
 
     hdu: Any
     path: Path
     layer: int | None = None
     file: fits.HDUList | None = None  # the open one, where it is not the image's
+    least: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,7 +75,15 @@ class HduPixels:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Read some rows."""
-        return self._linear(read_rows(self.hdu, self.path, start, stop, layer=self.layer))
+        values = self._linear(read_rows(self.hdu, self.path, start, stop, layer=self.layer))
+        if self.least is None:
+            return values
+        return np.where(np.abs(values) <= self.least[start:stop, None], 0, values)
+
+    def with_zeros(self) -> HduPixels:
+        """Return weights or a mask with the zeros that dithering has moved as zeros."""
+        step, is_dithered = quantisation_step(self.hdu)
+        return replace(self, least=HALF_STEP * step if step is not None and is_dithered else None)
 
     def _linear(self, values: np.ndarray) -> np.ndarray:
         """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
@@ -132,8 +144,6 @@ class CalibratedPixels:
         What was decided, in words; ``WARNING: `` before what is doubtful.
     weight_factor
         (nJy per count of the image)² over that of the weights.
-    least_weight
-        By row, ``(H,)``: stored weights up to this are zeros that the dithering of a compression has moved.
     """
 
     image: HduPixels
@@ -145,7 +155,6 @@ class CalibratedPixels:
     wcs_remarks: list[str]
     remarks: list[str]
     weight_factor: float = 1.0
-    least_weight: np.ndarray | None = None
 
     @property
     def mask(self) -> MaskRule | None:
@@ -174,8 +183,6 @@ class CalibratedPixels:
                 if isinstance(plane, FrameNoise)
                 else plane.rows(start, stop)
             )
-            if self.least_weight is not None:
-                stored = np.where(np.abs(stored) <= self.least_weight[start:stop, None], 0, stored)
             weight = inverse_variance(stored, role, scale * self.weight_factor / factor**2)
         flux = to_flux(counts, factor)
         if self.masks:
@@ -242,6 +249,7 @@ def calibrated(
                 f"{plane.path}: {plane.shape} pixels, but the image {path.name} has {image.shape}; "
                 "give the weight or mask that belongs to this image"
             )
+    extras = {r: p.with_zeros() if isinstance(p, HduPixels) else p for r, p in extras.items()}
     remarks: list[str] = []
     wcs: WCS | None = None
     doubts: list[str] = []
@@ -267,7 +275,7 @@ def calibrated(
         remarks += [*unused, *(rule.words for _, rule in masks)]
     out = CalibratedPixels(
         image=image,
-        extras=dict(extras),
+        extras=extras,
         header=header,
         zero_point=zero_point,
         masks=masks,
@@ -276,10 +284,6 @@ def calibrated(
         remarks=remarks,
     )
     out.weight_factor = _unit_of_weights(out, header, pixel_sr)
-    weights = extras.get(out.weight_role or "")
-    step, is_dithered = quantisation_step(weights.hdu) if isinstance(weights, HduPixels) else (None, False)
-    if step is not None and is_dithered:
-        out.least_weight = HALF_STEP * step
     return out
 
 
@@ -297,7 +301,7 @@ def _masks(
     unused: list[str] = []
     first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
     sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
-    for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]:
+    for more in [replace(mask, hdu=hdu).with_zeros() for hdu in further_masks(hdus, mask.hdu, mask.file)]:
         planes, name = named_planes(more.header), name_of(more.hdu)
         meaning = polarity or meaning_of_mask(name)
         if its := tuple(name for name in bad_planes if name in planes):

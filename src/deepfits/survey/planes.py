@@ -43,9 +43,10 @@ from deepfits.survey.hdu_roles import (
     number_of,
     role_of,
     sky_images,
+    whose,
 )
 from deepfits.survey.image_source import ImageSource
-from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
+from deepfits.survey.noise import BRIGHTEST, FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
@@ -132,6 +133,7 @@ class Plane:
         self._constant: float | None = None
         self._fill: Fill | None = None
         self._credible = 0.0, math.inf
+        self._brightest = math.inf
         self.noise = self._measure()
         if not has_given:
             self._check_depth()
@@ -165,10 +167,12 @@ class Plane:
         if fill is HOLES and not (image == 0).any():
             fill = None
         low, high = self._credible
+        most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
-            if fill is None and np.isfinite(image.sum()) and weight.min() > low and weight.max() < high:
-                return image, weight  # most by far, found in few passes: a sum with NaN is NaN
-            is_valid = (np.abs(image) < np.inf) & (weight > low) & (weight < high)
+            is_usual = -most < image.min() and image.max() < most  # false of NaN
+            if fill is None and is_usual and weight.min() > low and weight.max() < high:
+                return image, weight  # most by far, found in few passes
+            is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
         if fill is not None:
             is_valid &= ~self._fill_rows(fill, start, stop)
         if not is_valid.all():
@@ -265,8 +269,7 @@ class Plane:
                 own = [role for role in extras if role != "mask"]
                 notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
-            mine, of_kind = number_of(hdus, self._image), [n for n in numbers if _role(beside[n]) == kind]
-            number = next((n for n in (mine, *of_kind) if n in (of_kind or numbers)), numbers[0])
+            number = self._counterpart(hdus, beside, kind, path)
             alike = (n for n in numbers if n != number and beside[n].shape == beside[number].shape)
             if len(sky_images(hdus)) == 1 and (more := [n for n in alike if _role(beside[n]) is None]):
                 notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {_shortened(more)}")
@@ -289,6 +292,24 @@ class Plane:
                 for name in (maps + exposure_maps_of(self.path))[:1]
             ]
         return extras
+
+    def _counterpart(self, hdus: fits.HDUList, beside: fits.HDUList, kind: str, path: Path) -> int:
+        """Return the HDU with the weights or the mask of the image in a file beside it.
+
+        That is the one of its name, else the one in its place, where there are as many.
+        """
+        numbers, images = image_hdus(beside), sky_images(hdus)
+        numbers = [n for n in numbers if _role(beside[n]) == kind] or numbers
+        own, mine = whose(name_of(self._image)), number_of(hdus, self._image)
+        namesakes = [n for n in numbers if own and whose(name_of(beside[n])) == own]
+        if len(namesakes) == 1:
+            return namesakes[0]
+        if len(images) > 1 and len(numbers) > 1 and len(numbers) != len(images):
+            raise InputError(
+                f"{path}: {len(numbers)} planes for the {len(images)} images of {self.path.name}, and no "
+                f"name says which is that of HDU {mine}; call HDUs alike (EXTNAME)"
+            )
+        return mine if mine in numbers else numbers[0]
 
     def _apart(
         self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
@@ -389,6 +410,13 @@ class Plane:
         if noise is None:
             raise InputError(
                 f"{self.path}: the pixels do not vary, so no noise can be measured; not a survey image"
+            )
+        expected = max(noise.sigma, float(np.median(weight[weight > 0])) ** -0.5 if has_weight else 0.0)
+        self._brightest = BRIGHTEST * expected
+        if is_beyond := int((np.abs(image) > self._brightest).sum()):
+            self.remarks.append(
+                f"WARNING: {is_beyond} of {image.size} pixels looked at are more than {BRIGHTEST:.0e} times "
+                "the noise: taken as no data; is the file damaged, or its bytes in another order?"
             )
         if not has_weight:
             self._constant = noise.sigma**-2

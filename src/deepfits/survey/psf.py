@@ -23,7 +23,7 @@ from scipy import ndimage
 from deepfits.errors import InputError, naming
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import band_name
+from deepfits.survey.bands import band_name, band_of_header
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.seeing import width_at
 
@@ -112,18 +112,18 @@ def _number(value: object) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
-def read_psf_option(given: str, pixel_scale: float) -> dict[str, Any]:
-    """Read what a user says of a PSF.
+def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:
+    """Read what a user says of the PSF of a band.
 
     A FWHM in arcseconds, with the index of a Moffat profile after a colon where it is not 3 (``0.8:2.5``), or
     the path of a PSF image (of the data's pixels, or of those that its header says) or of a PSFEx model
-    (``.psf``).
+    (``.psf``). Of a file with PSFs of several bands it is the one whose header says this band.
     """
     width, _, index = str(given).partition(":")
     try:
         fwhm, beta = float(width), float(index or USUAL_BETA)
     except ValueError:
-        return _read_file(Path(given), pixel_scale)
+        return _read_file(Path(given), pixel_scale, band)
     if not (0.05 < fwhm < 20 and 1 < beta <= 50):
         raise InputError(
             f"psf {given!r}: a FWHM is 0.05 to 20 arcsec, and the index of a Moffat profile 1 to 50"
@@ -131,7 +131,7 @@ def read_psf_option(given: str, pixel_scale: float) -> dict[str, Any]:
     return record(moffat_psf(fwhm, beta), f"given, Moffat of {fwhm:g} arcsec and index {beta:g}")
 
 
-def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
+def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
     """Read a PSF image, or a PSFEx model at the middle of its field."""
     if not path.is_file():
         raise InputError(
@@ -141,7 +141,12 @@ def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
     if (model := find_psfex(str(path))) is not None:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
-        for hdu in hdus:
+        bands = [band_of_header(hdu.header) if hdu.is_image else None for hdu in hdus]
+        if (several := len(set(bands) - {None}) > 1) and band not in bands:
+            raise InputError(
+                f"{path}: PSFs of {', '.join(filter(None, bands))}, none of {band or 'all bands'}"
+            )
+        for hdu in [h for h, its in zip(hdus, bands, strict=True) if its == band or not several]:
             data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
                 if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
@@ -220,6 +225,8 @@ def find_psfex(path: str) -> Psfex | None:
         tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and "PSF_MASK" in h.columns.names]
         if not tables:
             return None
+        if len(tables) > 1:
+            raise InputError(f"{path}: models of {len(tables)} images, of CCDs? give that of this one alone")
         header, planes = tables[0].header, np.asarray(tables[0].data["PSF_MASK"][0], dtype=float)
     planes = planes[None] if planes.ndim == 2 else planes
     step, degree, axes = (_number(header.get(key)) for key in ("PSF_SAMP", "POLDEG1", "POLNAXIS"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plai
 from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
-from deepfits.survey.zeropoint import given_doubts
+from deepfits.survey.zeropoint import AGREEMENT, NAMES_OF_ZERO_POINTS, given_doubts
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ NAMES_OF_BANDS = (
     *("filters", "filter", "filter_names", "filternames"),
 )
 """Arrays and attributes in which files say which bands they hold."""
+_NAMES_OF_SCALES = ("pixelscale", "pixscale", "pixelscl", "pixelscalearcsec", "pixscalearcsec")
 REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"
 _HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 MAX_NPZ_RATIO = 5000
@@ -136,7 +137,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     image = arrays["image"]
     if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
         hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
-        raise InputError(f"{path}: {names['image']} has shape {image.shape}; axes {axes} are needed{hint}")
+        kind = "" if image.dtype.kind in "fiu" else f" of {image.dtype}, which is no real number"
+        raise InputError(
+            f"{path}: {names['image']} has shape {image.shape}{kind}; axes {axes} are needed{hint}"
+        )
     with naming(path, f"cannot read {names['image']}"):
         few = np.asarray(image[:FEW_OBJECTS])
     if _is_picture(few):
@@ -210,7 +214,30 @@ def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[s
     )
     for point in dict.fromkeys(zero_points(d, len(bands))):
         out += [f"WARNING: {text}" for text in given_doubts({"BUNIT": "".join(_texts(unit))}, point)]
+    for option, names, given, tolerance in (
+        ("zero_point", NAMES_OF_ZERO_POINTS, zero_points(d, len(bands)) or (None,), AGREEMENT),
+        ("pixel_scale_arcsec", _NAMES_OF_SCALES, (d.pixel_scale_arcsec,), 0.01 * (d.pixel_scale_arcsec or 1)),
+    ):
+        for name, values in _numbers([*attributes, content], names).items() if None not in given else ():
+            if (np.abs(values[:, None] - np.array(given)).min(1) > tolerance).any():
+                span = " to ".join(dict.fromkeys(f"{v:g}" for v in (values.min(), values.max())))
+                out.append(
+                    f"WARNING: {name} in the file is {span}, and {option} of {d.where.name} counts for all "
+                    "objects; bring them to one"
+                )
     return [text for text in out if text is not None]
+
+
+def _numbers(owners: list[Any], names: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the numbers of attributes and arrays of some names, in small letters without underlines."""
+    out = {}
+    for owner in owners:
+        for name in [n for n in map(str, owner) if n.replace("_", "").lower() in names]:
+            values = np.ravel(owner[name])
+            values = values[np.isfinite(values)] if values.dtype.kind in "iuf" else values[:0]
+            if values.size:
+                out[name] = values.astype(float)
+    return out
 
 
 def _texts(value: Any) -> list[str]:

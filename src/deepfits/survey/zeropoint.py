@@ -28,6 +28,10 @@ _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
     *("PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "PHOTZERO"),
 )
+NAMES_OF_ZERO_POINTS = frozenset(
+    key.replace("_", "").lower() for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE) if len(key) > 3
+)
+"""The same cards as names of columns and attributes; ``zp`` is as often a redshift."""
 # What pipelines write where they know no zero point.
 _PLACEHOLDERS = (-1.0, 99.0, 99.99, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0)
 _ST_ZERO_POINT = -21.1
@@ -52,7 +56,7 @@ _RESAMPLERS = {"hips2fits": "hips2fits", "skyview": "SkyView"}
 PLAUSIBLE = (-2.5, 45.0)
 # Zero points of one file agree if they differ by less: rounded cards, colour terms of PHOTFLAM.
 AGREEMENT = 0.05
-# The area of a pixel by its card and by the WCS may differ by so much: distorted detectors state a mean.
+# The area of a pixel by its card and by the WCS may differ by so much, mag: distorted detectors state a mean.
 AREA_AGREEMENT = 0.1
 
 
@@ -271,7 +275,8 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
         value = float(of_jansky - 2.5 * math.log10(parsed.to(jansky)))
         return _plausible(value, f"unit {unit}") if "jy" in text.lower() else value
     if parsed.is_equivalent(steradian):
-        return float(of_jansky - 2.5 * math.log10(parsed.to(steradian) * _pixel_area(unit, header, pixel_sr)))
+        of_steradian = float(of_jansky - 2.5 * math.log10(parsed.to(steradian)))
+        return _of_a_pixel(of_steradian, unit, header, pixel_sr)
     if parsed.is_equivalent(_per_wavelength()):
         if "PHOTPLAM" not in header:
             raise InputError(
@@ -318,9 +323,10 @@ def _parsed(text: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return units.Unit(text)
+            parsed = units.Unit(text)
         except (ValueError, TypeError):
             return None  # text that is not a unit says nothing
+    return None if isinstance(parsed, units.StructuredUnit) else parsed  # text with a comma
 
 
 def _per_wavelength() -> Any:
@@ -338,21 +344,23 @@ def _is_dimensionless(parsed: Any) -> bool:
     return all(base in counts for base in parsed.decompose().bases)
 
 
-def _pixel_area(unit: str, header: Mapping[str, Any], pixel_sr: float | None) -> float:
-    """Return the area of a pixel in steradian."""
+def _of_a_pixel(of_steradian: float, unit: str, header: Mapping[str, Any], pixel_sr: float | None) -> float:
+    """Return the zero point of a surface brightness in a pixel from that in a steradian."""
     stated = None
     if "PIXAR_SR" in header:
         stated = _positive(header["PIXAR_SR"], "PIXAR_SR")
     elif "PIXAR_A2" in header:
         stated = _positive(header["PIXAR_A2"], "PIXAR_A2") * math.radians(1 / 3600) ** 2
-    if stated is None and pixel_sr is None:
+    found = [of_steradian - 2.5 * math.log10(area) for area in (stated, pixel_sr) if area is not None]
+    if not found:
         raise InputError(f"BUNIT {unit!r} needs the area of a pixel (PIXAR_SR, or a WCS)")
-    if stated is not None and pixel_sr is not None and abs(stated / pixel_sr - 1) > AREA_AGREEMENT:
+    if abs(found[0] - found[-1]) > AREA_AGREEMENT:
         raise InputError(
-            f"BUNIT {unit!r}: PIXAR_SR or PIXAR_A2 says pixels of {stated:.4g} sr, the WCS {pixel_sr:.4g}; "
-            "was the image resampled?"
+            f"BUNIT {unit!r}: PIXAR_SR or PIXAR_A2 says pixels of {stated:.4g} sr, a zero point of "
+            f"{found[0]:.2f}, the WCS {pixel_sr:.4g} sr, one of {found[1]:.2f}, which is right if the image "
+            "was resampled and is still a surface brightness"
         )
-    return float(stated if stated is not None else pixel_sr or math.nan)
+    return found[0]
 
 
 def _as_float(value: Any) -> float:

@@ -6,7 +6,7 @@ ending of the name says; columns are found by the names that surveys give them.
 
 from __future__ import annotations
 
-from deepfits.tables.conditions import as_conditions, choose, matches_conditions
+from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_conditions
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
@@ -20,6 +20,7 @@ from deepfits.tables.reading import exists, read, read_table
 from deepfits.tables.sky import (
     identities,
     identity_name,
+    main_column,
     place_hint,
     positions,
     require_unique,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepfits.errors import InputError, nearest
-from deepfits.tables.sky import POSITIONS, identity_name
+from deepfits.tables.sky import identity_name, position_names
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def choose_table(
     for test in (
         lambda c: c.rows > 0,
         lambda c: set(wanted) <= set(c.names),
-        lambda c: any({a, b} <= {n.lower() for n in c.names} for a, b in POSITIONS),
+        lambda c: position_names(c.names) is not None,
         lambda c: identity_name(c.names) is not None,
     ):
         fitting = [candidate for candidate in left if test(candidate)]

@@ -95,6 +95,22 @@ def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str 
     return {name: values[keep] for name, values in columns.items()}
 
 
+def as_truth(column: np.ndarray) -> np.ndarray | None:
+    """Return truth values, be they written as numbers or text (``t``, ``F``, ``1``); None for other columns.
+
+    Examples
+    --------
+    >>> as_truth(np.array(["t", "f"])).tolist(), as_truth(np.array([0, 2])) is None
+    ([True, False], True)
+    """
+    if column.dtype.kind == "b":
+        return column
+    words = np.char.lower(column.astype(str))
+    if column.dtype.kind not in "iuU" or not np.isin(words, list(_TRUTH)).all():
+        return None
+    return np.isin(words, [word for word, means in _TRUTH.items() if means])
+
+
 def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
     compare = _OPERATORS[sign]
     kind = column.dtype.kind

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
-from deepfits.tables.sky import from_fk4
+from deepfits.tables.sky import identity_name, position_names
 from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_distinct
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
     """Read the table of a FITS file that is meant (`choose_table`)."""
     from astropy.io import fits
-    from astropy.table import Table as AstropyTable
 
     size = path.stat().st_size
     with fits.open(path, memmap=False) as hdus:
@@ -40,18 +40,74 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             key = hdu.name if hdu.name and hdu.name not in places else str(number)
             places[key] = number
             candidates.append(Candidate(key, names, rows))
-        hdu = hdus[places[choose_table(candidates, path, selection, wanted).key]]
-        require_distinct(list(hdu.columns.names), path)
-        gaps = _gaps_as_stored(hdu)
-        content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
-        for name, is_gap in gaps.items():
-            content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
-        table = _one_row_to_many(from_astropy(content, str(path)))
-        info = as_info(hdu.header.get(INFO.upper(), "{}"))
-        frame = str(hdu.header.get("RADESYS", hdu.header.get("RADECSYS", ""))).strip().upper()
-        is_fk4 = frame.startswith("FK4") or (frame == "" and hdu.header.get("EQUINOX") == 1950)
-    table = replace(table, info=info)
-    return from_fk4(table, table.columns) if is_fk4 else table
+        chosen = choose_table(candidates, path, selection, wanted)
+
+        def read(one: Candidate) -> Table:
+            return _of_hdu(hdus[places[one.key]], path)
+
+        return _with_places_beside(read(chosen), [c for c in candidates if c is not chosen], read)
+
+
+def _of_hdu(hdu: Any, path: Path) -> Table:
+    """Return the table of an HDU."""
+    from astropy.table import Table as AstropyTable
+
+    if hdu.header.get("ZTABLE"):
+        raise InputError(f"{path}: a table that fpack compressed; unpack it with funpack, and give that")
+    require_distinct(list(hdu.columns.names), path)
+    gaps = _gaps_as_stored(hdu)
+    content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
+    for name, is_gap in gaps.items():
+        content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
+    table = _one_row_to_many(from_astropy(content, str(path)))
+    stated = (hdu.header.get("RADESYS", hdu.header.get("RADECSYS", "")), hdu.header.get("EQUINOX"))
+    frames = dict.fromkeys(table.columns, frame) if (frame := _frame(*stated)) else table.frames
+    return replace(table, info=as_info(hdu.header.get(INFO.upper(), "{}")), frames=frames)
+
+
+def _frame(system: Any, equinox: Any) -> str:
+    """Return the frame that a file states, as `Table` has it; '' for ICRS and J2000, and where it says none.
+
+    Examples
+    --------
+    >>> _frame("FK4", None), _frame("", 1975.0), _frame("eq_FK5", "J2015.5"), _frame("ICRS", 2016.0)
+    ('fk4 B1950', 'fk4 B1975', 'fk5 J2015.5', '')
+    """
+    number = re.search(r"(?:1[89]|20)\d\d(?:\.\d*)?", str(equinox))
+    year = float(number[0]) if number else None
+    kind = re.sub("^(?:EQ_)?(FK[45]).*", r"\1", str(system).strip().upper())
+    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # as the FITS standard has it
+        return f"fk4 B{year or 1950:g}"
+    return f"fk5 J{year:g}" if kind in ("FK5", "") and year not in (None, 2000) else ""
+
+
+def _with_places_beside(
+    table: Table, others: Sequence[Candidate], read: Callable[[Candidate], Table]
+) -> Table:
+    """Add the columns of another table of the file that has the places, of the same objects row by row.
+
+    Such are the files of DESI's redrock: REDSHIFTS and FIBERMAP.
+    """
+    identity = identity_name(table.columns)
+    if identity is None or position_names(table.columns) is not None:
+        return table
+    for one in others:
+        has_all = identity in one.names and position_names(one.names) is not None
+        if has_all and one.rows == len(table.columns[identity]):
+            other = read(one)
+            if np.array_equal(other.columns[identity], table.columns[identity]):
+                log.warning(
+                    "%s: of the same objects as %s in this file, which says where they are",
+                    *(table.where, one.key),
+                )
+                return replace(
+                    table,
+                    columns=other.columns | table.columns,
+                    units=other.units | table.units,
+                    ucds=other.ucds | table.ucds,
+                    frames=other.frames | table.frames,
+                )
+    return table
 
 
 def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
@@ -108,10 +164,13 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
     chosen = candidates.index(choose_table(candidates, path, selection, wanted))
     meant = tables[chosen]
     table = from_astropy(meant.to_table(use_names_over_ids=True), str(path))
-    frames = [f for of in (tree, *tree.resources, *_below(tree.resources)) for f in of.coordinate_systems]
-    fk4 = {f.ID for f in frames if str(f.system) == "eq_FK4"}
-    old = [field.name for field in meant.fields if field.ref in fk4 and field.ref is not None]
-    return from_fk4(replace(table, info=as_info(meant.description)), old)
+    systems = [f for of in (tree, *tree.resources, *_below(tree.resources)) for f in of.coordinate_systems]
+    frames = {f.ID: _frame(f.system or "ICRS", f.equinox) for f in systems}
+    named = {field.name: frames[field.ref] for field in meant.fields if field.ref in frames}
+    if len(frames) == 1 and not named:
+        named = dict.fromkeys(table.columns, *frames.values())
+    frames = {name: frame for name, frame in named.items() if frame}
+    return replace(table, info=as_info(meant.description), frames=table.frames | frames)
 
 
 def _below(resources: Sequence[Any]) -> list[Any]:

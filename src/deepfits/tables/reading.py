@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError, naming
 from deepfits.files import parse_json, split_table_path
+from deepfits.tables.conditions import as_truth
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
 from deepfits.tables.parquet import of_arrow, parquet_files, read_feather, read_parquet
+from deepfits.tables.sky import as_file_says, identity_name, position_names
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
-from deepfits.tables.text import GAPS, decode, unpack
+from deepfits.tables.text import GAPS, PACKED, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
 TEXT_ENDINGS = (
@@ -23,7 +27,6 @@ TEXT_ENDINGS = (
     "out", "zout", "bpz", "tex",
 )  # fmt: skip
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 
 def read_table(path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None) -> Columns:
@@ -71,11 +74,12 @@ def _with_gaps(table: Table) -> Table:
     Units that say that there is none (``-``, ``None``, ``unitless``) are left out.
     """
     for name, values in table.columns.items():
-        for is_gap in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
-            if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
+        for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
+            is_gap = None if mark is None else as_truth(mark)
+            if is_gap is not None and values.shape == is_gap.shape:
                 table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
     units = {name: unit for name, unit in table.units.items() if unit.strip().lower() not in _NO_UNITS}
-    return replace(table, units=units)
+    return as_file_says(replace(table, units=units))
 
 
 def exists(path: str | Path) -> bool:
@@ -99,12 +103,15 @@ def _read_file(
         return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
-    if head.startswith(b"PK\x03\x04"):
-        what = "an Excel workbook; save its sheet as CSV" if "xls" in ending else "a ZIP archive; unpack it"
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's of before 2007
+        is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
+        what = "a ZIP archive; unpack it" if is_archive else "a spreadsheet; save its sheet as CSV"
         raise InputError(f"{path}: {what}, and give that")
+    if head.startswith(b"\x1f\x9d"):
+        raise InputError(f"{path}: packed by `compress`; unpack it (`gunzip` does), and give that")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return read_fits(path, selection, wanted)
-    content = unpack(path) if head.startswith(_PACKED) else b""
+    content = unpack(path) if head.startswith(tuple(PACKED)) else b""
     if content:
         head, ending = content[:4096], Path(path.stem).suffix.lower().lstrip(".")
         if head.startswith(b"SIMPLE  "):
@@ -129,16 +136,53 @@ def _read_file(
 
 
 def _read_json(path: Path, text: str) -> Table:
-    """Read JSON: a list of rows or a row a line, or columns, each a list or, as pandas has it, by row."""
+    """Read JSON: rows, in a list or one a line, or columns, as pandas and services write them."""
     import pyarrow as pa
 
     lines = text.splitlines()
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
     content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
-    if isinstance(content, dict):
-        rows = dict.fromkeys(row for column in content.values() if isinstance(column, dict) for row in column)
-        content = {k: list(map(v.get, rows)) if isinstance(v, dict) else v for k, v in content.items()}
-    else:
-        names = dict.fromkeys(name for row in content for name in row)
-        content = {name: [row.get(name) for row in content] for name in names}
+    rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
+    if rows is not None:
+        if not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{path}: rows without names of columns; write them as records, or as CSV")
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        content = {name: [row.get(name) for row in rows] for name in names}
+    if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
+        content["index"] = labels
     return of_arrow(pa.table(content), path)
+
+
+def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
+    """Return the rows that an object of JSON holds, and what they are called; None where it holds columns."""
+    if heads := _heads(content):
+        names = [head["name"] if isinstance(head, dict) else head for head in heads]
+        rows = content["data"]
+        named = [dict(zip(names, row, strict=True)) if isinstance(row, list) else row for row in rows]
+        return named, content.get("index", [])
+    if content and all(isinstance(value, dict) for value in content.values()):
+        outer, inner = list(content), list(dict.fromkeys(key for part in content.values() for key in part))
+        if _are_rows(outer, inner):
+            return list(content.values()), outer
+        return [{name: content[name].get(row) for name in outer} for row in inner], inner
+    lists = [value for value in content.values() if isinstance(value, list)]
+    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside remarks
+        return lists[0], []
+    return None, []
+
+
+def _heads(content: dict[str, Any]) -> list[Any]:
+    """Return what says the names of columns beside rows called ``data``; empty where these are a column."""
+    rows, schema = content.get("data"), content.get("schema")
+    if not isinstance(rows, list) or not all(isinstance(row, (list, dict)) for row in rows):
+        return []
+    stated = [content.get(key) for key in ("columns", "fields", "metadata")]
+    stated += [schema.get("fields")] if isinstance(schema, dict) else []
+    return next((heads for heads in stated if isinstance(heads, list)), [])
+
+
+def _are_rows(outer: list[str], inner: list[str]) -> bool:
+    """Return whether the outer ones of two sets of keys are rows and the inner ones names of columns."""
+    if any(position_names(keys) or identity_name(keys) for keys in (outer, inner)):
+        return bool(position_names(inner) or identity_name(inner))
+    return all(map(str.isdigit, outer)) and not all(map(str.isdigit, inner))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from deepfits.errors import InputError
-from deepfits.tables.table import EXACT, Table
+from deepfits.tables.table import B1950, EXACT, Table
 from deepfits.tables.text import GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
 
 POSITIONS = (
@@ -38,6 +40,7 @@ POSITIONS = (
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
     ("ra_b1950", "dec_b1950"), ("al1950", "de1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
+    ("alpha_1950", "delta_1950"), ("alpha1950", "delta1950"), ("ra50", "dec50"),
 )  # fmt: skip
 GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
@@ -50,9 +53,14 @@ SAME_OBJECT_ARCSEC = 1.0
 log = logging.getLogger(__name__)
 
 _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
+_THREE_PARTS = (
+    r"^(?P<sign>[+-]?)(?P<first>\d+)(?:[:\s]|LETTER\s*)(?P<minutes>\d+)(?:[:\s]|m\s*)"
+    r"(?P<seconds>\d+(?:\.\d*)?)s?$"
+)
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of six columns with a right ascension and a declination: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
+_OLD = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Of what is no place, in names of columns with ra in them.
 _NO_PLACE = re.compile(
@@ -90,6 +98,11 @@ class Positions:
     def is_known(self) -> np.ndarray:
         """Which objects have a place: ``(N,)`` bool."""
         return np.asarray(np.isfinite(self.ra))
+
+
+def position_names(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the two columns that are places by their names, None where there are none."""
+    return _first_pair(names, POSITIONS)
 
 
 def identity_name(names: Iterable[str]) -> str | None:
@@ -139,7 +152,7 @@ def positions(
             return components
         pair = _alike_pair(columns, units, where)
     if pair is None:
-        pair, frame = _first_pair(columns, OLD_POSITIONS), "fk4"
+        pair, frame = _first_pair(columns, OLD_POSITIONS), B1950
     if pair is None:
         pair, frame = _first_pair(columns, GALACTIC), "galactic"
         if pair is not None and len(pair[0]) == 1 and pair != ("l", "b"):
@@ -161,7 +174,9 @@ def _from_pair(
     pair: tuple[str, str],
     frame: str,
 ) -> Positions:
-    """Return the positions that two columns hold."""
+    """Return the positions that two columns hold; those called ``RA (1950)`` or ``ra_fk4`` are of B1950."""
+    if frame == "icrs" and all(_OLD.search(f"{name} {units.get(name, '')}") for name in pair):
+        frame = B1950
     longitude, latitude = (
         _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
@@ -174,21 +189,75 @@ def _from_pair(
     return _checked(longitude, latitude, pair, frame)
 
 
-def from_fk4(table: Table, names: Collection[str]) -> Table:
-    """Bring places that a file itself says are of B1950, in columns of `names`, to ICRS.
+def as_file_says(table: Table) -> Table:
+    """Return a table with places in ICRS, and with columns that the file itself says are the main ones."""
+    return _in_icrs(_with_main_columns(table))
 
-    Columns whose own names say otherwise (``raj2000``) stay as they are.
-    """
-    pair = _first_pair(table.columns, POSITIONS)
-    if pair is None or not set(pair) <= set(names) or re.search("2000|icrs", " ".join(pair).lower()):
+
+def _with_main_columns(table: Table) -> Table:
+    """Add `ra`, `dec` and `object_id` by UCDs, where no column is called as places and identities are."""
+    said: dict[str, str | None] = {}
+    if position_names(table.columns) is None and not _named_components(table.columns):
+        said |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
+    if identity_name(table.columns) is None:
+        said["object_id"] = main_column(table.ucds, "meta.id")
+    main = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
+    identity = table.columns.get(main.get("object_id") or "")
+    if identity is not None and len(np.unique(identity)) < len(identity):  # rows are numbered then
+        del main["object_id"]
+    if len({"ra", "dec"} & main.keys()) == 1:
         return table
-    found = _from_pair(table.columns, table.units, table.where, pair, "fk4")
-    log.warning("%s: %s and %s are of B1950, as the file says: brought to ICRS", table.where, *pair)
+
+    def with_copies(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {**of, **{ours: of[str(theirs)] for ours, theirs in main.items() if theirs in of}}
+
     return replace(
         table,
-        columns=table.columns | dict(zip(pair, (found.ra, found.dec), strict=True)),
-        units=table.units | dict.fromkeys(pair, "deg"),
+        columns=with_copies(table.columns),
+        units=with_copies(table.units),
+        frames=with_copies(table.frames),
     )
+
+
+def _in_icrs(table: Table) -> Table:
+    """Bring places to ICRS that the file says are of another frame, unless their names say which one."""
+    columns, units, where = table.columns, table.units, table.where
+    pair, parts = position_names(columns), tuple(_named_components(columns).values())
+    if table.frames and pair is None and not parts:
+        pair = _alike_pair(columns, units, where)
+    names = pair or parts
+    frame = next((table.frames[name] for name in names if name in table.frames), None)
+    if frame is None or re.search("2000|icrs", " ".join(names).lower()) or all(map(_OLD.search, names)):
+        return table
+    found = _from_pair(columns, units, where, pair, frame) if pair else _components(columns, where, frame)
+    if found is None:
+        return table
+    doubt = "" if frame == B1950 else "; if that is when they were observed, write 2000 or ICRS there"
+    log.warning(
+        "WARNING: %s: %s and %s are of %s, as the file says: brought to ICRS%s",
+        *(where, names[0], names[-1], frame.upper(), doubt),
+    )
+    pair = pair or ("ra", "dec")
+    return replace(
+        table,
+        columns=columns | dict(zip(pair, (found.ra, found.dec), strict=True)),
+        units=units | dict.fromkeys(pair, "deg"),
+    )
+
+
+def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
+    """Return the one column that is the table's main one of a kind, by UCDs of now or of before 2005.
+
+    Examples
+    --------
+    >>> main_column({"a": "pos.eq.ra;meta.main", "b": "pos.eq.ra", "c": "stat.error;pos.eq.ra"}, "pos.eq.ra")
+    'a'
+    """
+    words = {name: said.lower().split(";") for name, said in ucds.items()}
+    old = f"{ucd.removeprefix('meta.').replace('.', '_')}_main"
+    mains = [name for name, said in words.items() if said[:2] == [ucd, "meta.main"] or said == [old]]
+    mains = mains or [name for name, said in words.items() if said == [ucd] and ucd != "meta.id"]
+    return mains[0] if len(mains) == 1 else None
 
 
 def _with_other_pair(
@@ -290,9 +359,10 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
     reasons = ", ".join(f"{int(mask.sum())} objects {what}" for mask, what in lost if mask.any())
     longitude, latitude = np.where(is_place, longitude, np.nan), np.where(is_place, latitude, np.nan)
     if frame != "icrs" and is_place.any():
-        from astropy.coordinates import FK4, Galactic, SkyCoord
+        from astropy.coordinates import FK4, FK5, Galactic, SkyCoord
 
-        system = Galactic() if frame == "galactic" else FK4(equinox="B1950")
+        name, _, equinox = frame.partition(" ")
+        system = Galactic() if name == "galactic" else {"fk4": FK4, "fk5": FK5}[name](equinox=equinox)
         sky = SkyCoord(longitude[is_place], latitude[is_place], unit="deg", frame=system).icrs
         longitude[is_place], latitude[is_place] = sky.ra.deg, sky.dec.deg
     with np.errstate(invalid="ignore"):
@@ -304,7 +374,7 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
 def _unit(name: str, units: Mapping[str, str]) -> str:
     in_name = _UNIT_IN_NAME.search(name)
     stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
-    stated = re.sub(r"^(?:icrs|fk5|j2000(?:\.0)?)$", "", stated)
+    stated = re.sub(r"^(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?)$", "", stated)
     lower = name.lower()
     if stated:
         return stated
@@ -366,7 +436,11 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
         says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
-        kind = "hourangle" if is_hours and largest < 24 and not says_degrees else "deg"
+        kind = "hourangle" if is_hours and largest <= 24 and not says_degrees else "deg"
+        letter, factor = ("h", 15) if kind == "hourangle" else ("d", 1)
+        if (angle := _in_three_parts(there, letter)) is not None:
+            out[is_there] = angle * factor
+            return out
         try:
             out[is_there] = Angle(there, unit=kind).degree
         except Exception:  # astropy raises many kinds; find the entry
@@ -382,14 +456,40 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
     return out
 
 
-def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
-    """Join right ascension and declination that stand in seven columns, as in the tables of journals."""
-    named = {match[1][:2] + match[2]: name for name in columns if (match := _PART.fullmatch(name.lower()))}
+def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
+    """Return angles that are all written as 10:00:28.6, 10 00 28.6 or, with the letter h, 10h00m28.6s.
+
+    They are in the unit of the first part, and None where any is written otherwise. astropy, which reads each
+    by itself, takes a hundred times longer.
+    """
+    parts = pc.extract_regex(pa.array(text.tolist(), pa.string()), _THREE_PARTS.replace("LETTER", letter))
+    if parts.null_count:
+        return None
+    first, minutes, seconds = (
+        pc.cast(parts.field(number), pa.float64()).to_numpy(zero_copy_only=False) for number in (1, 2, 3)
+    )
+    if (minutes >= 60).any() or (seconds >= 60).any():
+        return None
+    is_minus = pc.equal(parts.field(0), "-").to_numpy(zero_copy_only=False)
+    return np.asarray(np.where(is_minus, -1, 1) * (first + minutes / 60 + seconds / 3600))
+
+
+def _named_components(names: Iterable[str]) -> dict[str, str]:
+    """Return the six columns with parts of places, as in the tables of journals; none where one lacks."""
+    named = {match[1][:2] + match[2]: name for name in names if (match := _PART.fullmatch(name.lower()))}
     needed = ("rah", "ram", "ras", "ded", "dem", "des")
-    if not all(part in named for part in needed):
+    return {part: named[part] for part in needed} if set(needed) <= named.keys() else {}
+
+
+def _components(
+    columns: Mapping[str, np.ndarray], where: str | Path, frame: str = "icrs"
+) -> Positions | None:
+    """Join right ascension and declination that stand in seven columns."""
+    named = _named_components(columns)
+    if not named:
         return None
     try:
-        h, m, s, d, arcmin, arcsec = (columns[named[part]].astype(np.float64) for part in needed)
+        h, m, s, d, arcmin, arcsec = (columns[name].astype(np.float64) for name in named.values())
     except ValueError:
         raise InputError(f"{where}: the columns RAh to DEs hold text that is not a number") from None
     sign = np.ones(len(h))
@@ -398,7 +498,7 @@ def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positio
         sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), _MINUS), -1.0, 1.0)
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
-    return _checked(ra, dec, tuple(named[part] for part in needed), "icrs")
+    return _checked(ra, dec, tuple(named.values()), frame)
 
 
 def pixel_positions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,11 @@ INFO = "deepfits"
 LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
+B1950 = "fk4 B1950"
+_SAYS_B1950 = re.compile(
+    r"(?:\bB|\(|equinox\W*B?|(?:ascension|declination|ra|dec)\W+)1950(?![\d.]*[1-9])", re.IGNORECASE
+)
+_SAYS_NEW = re.compile(r"2000|icrs", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,10 @@ class Table:
         and ``""`` in text; whole numbers with gaps are floats where those are exact, else text.
     units
         As the file says them.
+    ucds
+        What columns are in words of the Virtual Observatory, as far as the file says so.
+    frames
+        Of columns of places, where the file says another than ICRS or J2000: ``fk4 B1950``, ``fk5 J1975``.
     where
         The file, for messages.
     info
@@ -44,6 +54,8 @@ class Table:
     columns: Columns
     where: str
     units: dict[str, str] = field(default_factory=dict)
+    ucds: dict[str, str] = field(default_factory=dict)
+    frames: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
 
@@ -53,8 +65,13 @@ def from_astropy(table: Any, where: str) -> Table:
     columns: Columns = {}
     units: dict[str, str] = {}
     unused: dict[str, str] = {}
-    for name in table.colnames:
+    ucds: dict[str, str] = {}
+    frames: dict[str, str] = {}
+    for number, name in enumerate(table.colnames, 1):
         column = table[name]
+        ucds[name] = str((column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}", ""))
+        if _SAYS_B1950.search(described := str(column.info.description)) and not _SAYS_NEW.search(described):
+            frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
             unused[name] = "sky coordinates"
@@ -77,7 +94,15 @@ def from_astropy(table: Any, where: str) -> Table:
         except TypeError:
             unused[name] = type(column).__name__ if not hasattr(values, "dtype") else str(values.dtype)
     raw = table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))
-    return Table(columns=columns, units=units, where=where, info=as_info(raw), unused=unused)
+    return Table(
+        columns=columns,
+        units=units,
+        ucds={name: ucd for name, ucd in ucds.items() if ucd},
+        frames=frames,
+        where=where,
+        info=as_info(raw),
+        unused=unused,
+    )
 
 
 def plain_array(values: Any) -> np.ndarray:

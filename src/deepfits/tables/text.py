@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import lzma
 import re
 import shlex
@@ -49,8 +50,17 @@ WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
 MOST_TITLES = 5
 """Lines above those of names."""
+PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
+}
+"""How files begin that are gzip, bzip2, xz or Zstandard, and what opens them."""
 MAX_RATIO = 300
 """Text never packs better than this by honest means."""
+
+log = logging.getLogger(__name__)
 
 _DELIMITERS = "\t;|,"
 _HEAD = 1 << 17
@@ -59,7 +69,7 @@ _WHOLE = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign is that of the minutes
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
-_NO_ROW = re.compile(r"^\s*(?:#|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
+_NO_ROW = re.compile(r"^\s*(?:#|%|!|//|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
 )
@@ -76,7 +86,7 @@ _DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGN
 
 
 def unpack(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked where it is gzip, bzip2 or xz.
+    """Return the bytes of a file, unpacked where it is one of `PACKED`.
 
     Raises
     ------
@@ -84,12 +94,7 @@ def unpack(path: Path) -> bytes:
         It unpacks to far more than any table would.
     """
     content = path.read_bytes()
-    packed: tuple[tuple[bytes, Any], ...] = (
-        (b"\x1f\x8b", gzip.open),
-        (b"BZh", bz2.open),
-        (b"\xfd7zXZ", lzma.open),
-    )
-    for magic, opened in packed:
+    for magic, opened in PACKED.items():
         if content.startswith(magic):
             most = max(len(content) * MAX_RATIO, 1 << 26)
             with opened(BytesIO(content)) as handle:
@@ -155,6 +160,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
             f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
             "another? give each a file of its own, or leave that line out"
         )
+    if '="' in body:  # what keeps spreadsheets from taking ="00123" for a number
+        entries = [pc.replace_substring_regex(column, '^="(.*)"$', r"\1") for column in entries]
     has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
     columns = {name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)}
     return columns, layout.units
@@ -205,6 +212,7 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
         )
     if delimiter is None:  # above entries apart by blanks, names may have commas as well
         names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
+    names = _without_numbers(names)
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return _Layout(names, delimiter, place, units)
 
@@ -322,6 +330,22 @@ def _sextractor_names(
     if not 1 < len(names) <= number_of_entries or (not is_strict and len(names) < number_of_entries):
         return None
     return names + [f"{names[-1]}_{k}" for k in range(1, number_of_entries - len(names) + 1)]
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Return names without the running numbers that all of them have.
+
+    Examples
+    --------
+    >>> _without_numbers(["1:id", "2:ra", "3:dec"]), _without_numbers(["id(0)", "ra(1)"])
+    (['id', 'ra', 'dec'], ['id', 'ra'])
+    """
+    for pattern in (r"\(?(?P<number>\d+)[:.)](?P<name>\S.*)", r"(?P<name>.+?)\s*[\[(](?P<number>\d+)[\])]"):
+        found = [match for match in (re.fullmatch(pattern, name) for name in names) if match is not None]
+        numbers = [int(match["number"]) for match in found]
+        if 1 < len(found) == len(names) and numbers == list(range(numbers[0], numbers[0] + len(names))):
+            return [match["name"] for match in found]
+    return names
 
 
 def _with_parts(names: list[str], number: int) -> list[str]:
@@ -470,8 +494,12 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
     if wrong:
         raise InputError(f"{where}: {wrong[0]}; quote entries that hold {delimiter!r}, or mend the line")
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
-    is_comment = pc.starts_with(columns[0], "#")
-    if pc.any(is_comment).as_py():
+    is_comment = pc.match_substring_regex(columns[0], "^(#|%|!|//)")
+    if (number := pc.sum(is_comment).as_py() or 0) > 0:
+        log.warning(
+            "WARNING: %s: %d of %d rows are left out as comments, such as the one that begins with %r",
+            *(where, number, len(is_comment), columns[0].filter(is_comment)[0].as_py()),
+        )
         columns = [column.filter(pc.invert(is_comment)) for column in columns]
     return columns
 
@@ -480,7 +508,7 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
     rows = []
     for number, line in enumerate(text.split("\n"), line_number):
         entries = _split(line, None) if '"' in line else line.split()
-        if not entries or entries[0].startswith("#"):
+        if not entries or entries[0].startswith(_COMMENT):
             continue
         if len(entries) != len(names):
             raise InputError(
@@ -504,7 +532,7 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
         column = column.combine_chunks()
     lower = pc.utf8_lower(column)
     is_gap = pc.is_in(lower, pa.array(GAPS))
-    values = column.filter(pc.invert(is_gap))
+    values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # as journals print it
     gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
 
     def all_match(values: pa.Array, pattern: str) -> bool:
@@ -523,6 +551,20 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
     if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
         return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
     return _text(column)
+
+
+def is_number(text: object) -> bool:
+    """Return whether text is a number, or stands for none."""
+    try:
+        float(str(text))
+    except ValueError:
+        return str(text).lower() in GAPS
+    return True
+
+
+def numbers_in_text(values: np.ndarray) -> np.ndarray:
+    """Return the numbers that a column of text holds, ``(N,)``, NaN for gaps; else the text."""
+    return as_numbers(pa.array(values.astype(str).tolist(), pa.string()))
 
 
 def _has_decimal_commas(values: pa.Array) -> bool:

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deepfits.errors import InputError, naming
-from deepfits.tables.sky import POSITIONS, identity_name
+from deepfits.tables.sky import identity_name, position_names
 from deepfits.tables.table import Table, from_astropy
 from deepfits.tables.text import decode, read_text
 
@@ -27,7 +27,7 @@ def read_text_table(path: Path, text: str) -> Table:
     unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # as MySQL draws it
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", unframed):  # of fixed width, Markdown, or in a frame
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # of fixed width, Markdown, or in a frame
         text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
@@ -41,8 +41,8 @@ def read_if_of_objects(path: Path, text: str) -> Table | None:
         table = read_text_table(path, text)
     except InputError:
         return None
-    pairs = [{a, b} <= {name.lower() for name in table.columns} for a, b in POSITIONS]
-    return table if any(pairs) or identity_name(table.columns) is not None else None
+    is_of_objects = position_names(table.columns) is not None or identity_name(table.columns) is not None
+    return table if is_of_objects else None
 
 
 def _described_beside(path: Path) -> Path | None:
@@ -76,6 +76,7 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
 
     def words(entry: object) -> str:
         there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        there = re.sub(r"\^?\{?\\circ\}?", "°", there)
         there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
         return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
 

@@ -8,9 +8,10 @@ import numpy as np
 
 _REDSHIFT = re.compile(
     r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
-    r"|(spec|phot|photo|true|ez)_?z$)"
+    r"|(spec|phot|photo|true|ez|best|sp)_?z$)"
     r"|_z[A-Z]"
 )
+_OF_A_BAND = re.compile(r"mag|flux|err|flag|snr|fwhm|psf", re.IGNORECASE)
 _CODES = np.array(
     [
         sign * code
@@ -29,7 +30,7 @@ HIGHEST_MEDIAN = 12.0
 
 def is_redshift_name(name: str) -> bool:
     """Return whether a column's name is that of a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
-    return bool(_REDSHIFT.search(name))
+    return bool(_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:

@@ -188,11 +188,11 @@ def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _storable(values: np.ndarray, format: str) -> np.ndarray:
-    """Return what the format can hold: uint64 and 16-bit floats have no place everywhere."""
+    """Return what the format can hold: int8, uint64 and 16-bit floats have no place everywhere."""
     if format == "votable" and values.dtype.kind == "u":
         largest = np.iinfo(np.int64).max
         return values.astype(str) if len(values) and values.max() > largest else values.astype(np.int64)
-    if format == "votable" and values.dtype.kind == "i" and values.dtype.itemsize == 1:
+    if format in ("votable", "fits") and values.dtype == np.int8:  # in FITS that is how truth is stored
         return values.astype(np.int16)
     if values.dtype == np.float16:
         return values.astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels, with_ours
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.pdf import LEVELS
@@ -23,6 +23,9 @@ from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import Columns, identities, read, require_column, with_list
 
+MOST_OFF = 0.02
+"""By which probabilities of classes may miss a sum of 1: text may have been rounded."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(Matching):
@@ -31,7 +34,7 @@ class EvaluateConfig(Matching):
     Parameters
     ----------
     predictions
-        File from `redshift_predict`, or any table with `object_id` and `z_phot`; for another target with
+        File from `redshift_predict`, or any table with identities and `z_phot`; for another target with
         `<target>_predicted`, for classes with `class` and `p_<class>`.
     labels
         Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
@@ -71,7 +74,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     --no-held-out-only`
     """
     table, target = read(config.predictions, what="predictions"), config.label_column
-    columns, estimate = table.columns, written_name(ESTIMATE, target)
+    columns, estimate = with_ours(table), written_name(ESTIMATE, target)
     classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
@@ -139,7 +142,11 @@ def _row_of_classes(
     columns: Mapping[str, np.ndarray], truth: np.ndarray, config: EvaluateConfig
 ) -> dict[str, Any]:
     """Measure predicted class probabilities."""
-    known = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
+    known = tuple(
+        name.removeprefix("p_")
+        for name, values in columns.items()
+        if name.startswith("p_") and values.dtype.kind in "fiu" and values.ndim == 1
+    )
     if missing := sorted(set(truth.tolist()) - set(known)):
         raise InputError(
             f"{config.predictions}: no probability of the class {missing[0]!r} (p_{missing[0]}), which "
@@ -147,9 +154,19 @@ def _row_of_classes(
         )
     probability = np.stack([columns[f"p_{name}"] for name in known], axis=1).astype(np.float64)
     has = np.isfinite(probability).all(axis=1)
+    if not has.any():
+        raise InputError(f"{config.predictions}: no object has a probability of every class")
+    total = probability[has].sum(axis=1)
+    if np.abs(total - 1).max() > MOST_OFF:
+        said = ", ".join(f"p_{name}" for name in known)
+        raise InputError(
+            f"{config.predictions}: {said} add up to {total[np.abs(total - 1).argmax()]:g}, not to 1: leave "
+            "out those that are of no class, or divide by their sum"
+        )
     probability, label = probability[has], np.array([known.index(name) for name in truth[has].tolist()])
     return {
         "num_test": len(label),
+        "num_missing": int((~has).sum()),
         "metrics": class_metrics_with_errors(probability, label),
         "confusion": confusion(probability, label, known),
     }

@@ -20,13 +20,13 @@ from deepfits.redshifts.inputs import (
     known_filters,
     with_filters,
 )
-from deepfits.redshifts.labels import is_number, is_text, read_labels
+from deepfits.redshifts.labels import is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
-from deepfits.tables.text import GAPS
+from deepfits.tables.text import GAPS, is_number
 from deepfits.tables.values import is_redshift_name
 
 

@@ -25,7 +25,7 @@ from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
 from deepfits.stages.stage import INPUT, claim, part_of, stage
-from deepfits.tables import format_of, require_storable, write_table
+from deepfits.tables import Columns, format_of, require_storable, write_table
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,12 @@ def redshift_predict(config: PredictConfig) -> Path:
     """
     if config.out is None:
         raise InputError("give an output path: out='z.parquet', a table, or a directory")
-    out, config = Path(config.out), with_head(config)
+    out, (config, columns) = Path(config.out), _with_head(config)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)
     format_of(out)  # refuse an unknown format before the work
     assert config.features is not None
-    predictor, columns = load_predictor(config.model), read_features(config.features)
+    predictor, columns = load_predictor(config.model), columns or read_features(config.features)
     if not is_usable(columns).any():
         raise InputError(f"{config.features}: no object has a finite latent")
     require_storable(out, {"object_id": columns["object_id"]})
@@ -111,10 +111,10 @@ def redshift_predict(config: PredictConfig) -> Path:
     return out
 
 
-def with_head(config: PredictConfig) -> PredictConfig:
-    """Fill in the head of the features' model if only features are given (as the first argument)."""
+def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
+    """Fill in the head of the features' model if only features are given, and return these features too."""
     if config.features is not None:
-        return config
+        return config, None
     features = config.model
     if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
         raise InputError(f"{features}: is a redshift model; also give the features to predict from")
@@ -129,7 +129,7 @@ def with_head(config: PredictConfig) -> PredictConfig:
             "The image headers do not name the filters, so all plausible ones are considered; give them with "
             "--filters for a sharper p(z)."
         )
-    return replace(config, model=place, features=features)
+    return replace(config, model=place, features=features), columns
 
 
 def _predict_shards(config: PredictConfig, out: Path) -> Path:
