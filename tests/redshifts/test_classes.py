@@ -153,8 +153,8 @@ def test_a_class_can_be_the_target_of_the_redshift_stages(inputs, tmp_path):
         deepfits.redshift_evaluate(found, more, tmp_path / "more", **asked)
 
 
-def test_probabilities_that_are_not_of_all_classes_alone_are_refused(inputs, tmp_path):
-    """A column `p_value` was a class beside the others, and the likeliest of all objects."""
+def test_external_probabilities_must_add_up_to_one(inputs, tmp_path):
+    """Previously, a column `p_value` counted as a class, the most probable one of every object."""
     _, labels, sky, kind = inputs
     names = sorted(set(kind.tolist()))
     table = {name: sky[name] for name in ("object_id", "ra", "dec")}
