@@ -1,9 +1,10 @@
-"""Cutouts per second: the stage `cutouts` against the plain loop over `astropy.nddata.Cutout2D`.
+"""Cutouts per second: the stage `cutouts` against a plain loop over `astropy.nddata.Cutout2D`.
 
 Both start from the same FITS files (five bands, image and weight) and the same catalogue. `speedup_vs_loop`
-compares them up to the arrays in memory, by processor time, the median of pairs measured in turn, and
-`speedup_with_hdf5` up to the store; the loop does a sample of the objects. The stage runs in a process of its
-own, whose peak memory is given. All seconds are those of the processor: waiting for the disk is not in them.
+is the ratio of the times from FITS files to arrays in memory, the median over alternating pairs of runs;
+`speedup_with_hdf5` includes writing HDF5. The loop processes a sample of the objects, and its time is scaled
+to all of them. The whole stage runs in its own process, whose peak memory is reported. All times are CPU
+times, which exclude waiting for the disk.
 
     python benchmarks/cutouts.py --side 4200 --objects 40000
 """
@@ -37,7 +38,7 @@ SIZE = 32
 
 
 def make_sky(directory: Path, side: int, objects: int, seed: int = 0) -> Path:
-    """Write five bands of noise with blobs, weights, and a catalogue of the blobs; return the catalogue."""
+    """Write noise images of five bands with point sources, weights and a catalogue; return the catalogue."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(0, side - 1, (2, objects))
     wcs = WCS(naxis=2)
@@ -55,7 +56,7 @@ def make_sky(directory: Path, side: int, objects: int, seed: int = 0) -> Path:
 
 
 def plain_loop(directory: Path, x: np.ndarray, y: np.ndarray, out: Path) -> tuple[float, float]:
-    """Cut with Cutout2D, object by object and band by band, and write HDF5; return the seconds of both."""
+    """Cut with Cutout2D, one object and band at a time, and write HDF5; return the seconds of each step."""
     start = time.process_time()
     image = np.zeros((len(x), len(BANDS), SIZE, SIZE), np.float32)
     weight = np.zeros_like(image)
@@ -73,7 +74,7 @@ def plain_loop(directory: Path, x: np.ndarray, y: np.ndarray, out: Path) -> tupl
 
 
 def our_cutting(directory: Path, columns: dict[str, np.ndarray], shard_size: int = 2048) -> float:
-    """Cut everything, from FITS to arrays of a shard's size that are thrown away; return the seconds."""
+    """Cut all objects from FITS files into arrays of one shard, which are discarded; return the seconds."""
     start = time.process_time()
     images = image_set(directory)
     order = np.argsort(columns["y"], kind="stable")
@@ -89,7 +90,7 @@ def our_cutting(directory: Path, columns: dict[str, np.ndarray], shard_size: int
 
 
 def reading_time(directory: Path) -> float:
-    """Return the seconds that reading all files once takes, which a sample of the loop pays in full."""
+    """Return the seconds for reading all files once, a cost that does not depend on the sample size."""
     start = time.process_time()
     for band in BANDS:
         for end in ("", ".weight"):
@@ -98,14 +99,14 @@ def reading_time(directory: Path) -> float:
 
 
 def stage_alone(directory: Path, catalogue: Path, out: Path) -> tuple[float, float]:
-    """Run the stage in a process of its own; return its seconds without imports, and its peak MB."""
+    """Run the stage in its own process; return its seconds, excluding imports, and its peak memory in MB."""
     command = [sys.executable, __file__, "--stage", str(directory), str(catalogue), str(out)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(lines[-2]), float(lines[-1])
 
 
 def stage_here(directory: str, catalogue: str, out: str) -> None:
-    """Do what `stage_alone` asks for."""
+    """Run the stage in this process, for `stage_alone`, and print its seconds and peak memory in MB."""
     import deepfits.survey.build
 
     start = time.process_time()
@@ -119,8 +120,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=4200)
     parser.add_argument("--objects", type=int, default=40_000)
-    parser.add_argument("--sample", type=int, default=2000, help="objects that the plain loop does")
-    parser.add_argument("--pairs", type=int, default=5, help="of the loop and the cutting, in turn")
+    parser.add_argument("--sample", type=int, default=2000, help="number of objects for the plain loop")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="alternating runs of the loop and the stage's cutting"
+    )
     parser.add_argument("--stage", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
@@ -166,9 +169,9 @@ def main() -> None:
         }
     print(
         f"{arguments.objects} objects of {len(BANDS)} bands, {SIZE}×{SIZE} pixels, image and weight.\n"
-        f"From FITS files to arrays: {cutting:.1f} s of processor time, where the plain loop over Cutout2D "
-        f"takes {loop_cut:.1f} s (measured on {arguments.sample} objects), {ratio:.1f} times as much "
-        f"(quartiles of {arguments.pairs} pairs: {low:.1f} to {high:.1f}); reading the files alone takes "
+        f"From FITS files to arrays: {cutting:.1f} s of CPU time; the plain loop over Cutout2D takes "
+        f"{loop_cut:.1f} s (measured on {arguments.sample} objects), {ratio:.1f} times as long "
+        f"(quartiles of {arguments.pairs} pairs: {low:.1f} to {high:.1f}). Reading the files alone takes "
         f"{reading:.1f} s.\n"
         f"The whole stage, with seeing, checks, neighbours and HDF5: {seconds:.1f} s and {memory:.0f} MB; "
         f"the loop with HDF5: {loop_all:.1f} s."
@@ -177,7 +180,7 @@ def main() -> None:
 
 
 def check_equal(store: CutoutStore, loop: Path, which: np.ndarray) -> bool:
-    """Hold the stage's numbers to the loop's."""
+    """Tell whether the stage and the loop return the same images and weights."""
     identity = store.catalogue(columns=[])["object_id"]
     rows = np.argsort(identity)[which[:200]]
     ours = store.take(rows)

@@ -1,9 +1,10 @@
-"""Completeness and purity of `detect`: against a simulated sky's truth, and a field's SDSS catalogue.
+"""Completeness and purity of `detect`, against the truth of a simulated sky and an SDSS catalogue.
 
     python benchmarks/detect.py --size 2000 --seed 3 101 102 103
 
-The simulated sky has neighbours, as the real one does: what is lost brighter than i = 24 is lost in blends.
-The SDSS part runs where the data are at hand (DEEPFITS_REAL_DATA, or ../shared/data beside the checkout).
+Sources on the simulated sky overlap as on the real one; those brighter than i = 24 that are missed are missed
+in blends. The SDSS part runs if the data are available (in DEEPFITS_REAL_DATA, or in ../shared/data beside
+the checkout).
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from deepfits.survey.catalogue import read_catalogue
 
 REAL = Path(os.environ.get("DEEPFITS_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LIMIT = 24.0
-# Truth that a detection may be: noise lifts sources over the threshold that are this faint.
+# Faintest i magnitude of a true match: noise can scatter sources this faint above the threshold.
 FAINTEST = 27.5
 MATCH_PIXELS = 4.0
-# A detection's own truth may be so much fainter than it is measured.
+# A detection's own match may be fainter than its measured magnitude by up to this much.
 FAINTER = 1.5
 
 
 def simulated(size: int, seed: int, directory: Path, **options: Any) -> dict[str, np.ndarray]:
-    """Detect on a simulated sky, and match with its truth; return columns of truth, detections and both."""
+    """Detect on a simulated sky and match with its truth; return columns of truth and detections."""
     sky = deepfits.simulate(directory / f"sky-{seed}", size=size, seed=seed)
     start = time.perf_counter(), time.process_time()
     columns = read_catalogue(deepfits.detect(sky, directory / f"catalogue-{seed}.parquet", **options))
@@ -59,26 +60,28 @@ def simulated(size: int, seed: int, directory: Path, **options: Any) -> dict[str
 
 
 def own_truth(places: np.ndarray, mag: np.ndarray, found: np.ndarray, mag_of_found: np.ndarray) -> np.ndarray:
-    """Return which detections have a truth of their own, at most `FAINTER` magnitudes fainter: ``(N,)`` bool.
+    """Return which detections have a true source of their own: ``(N,)`` bool.
 
-    Pairs are made from the closest on, each object in one, so that a piece of a galaxy has none.
+    Detections and sources within `MATCH_PIXELS` are paired one to one, closest pairs first, so that fragments
+    of a galaxy remain without a source. A source may be up to `FAINTER` magnitudes fainter than the
+    detection.
     """
     number = len(found)
     near = cKDTree(places).query_ball_point(found, MATCH_PIXELS)
-    one = np.repeat(np.arange(number), [len(n) for n in near])
-    other = np.concatenate([np.asarray(n, dtype=int) for n in near])
-    may_be = mag[other] < mag_of_found[one] + FAINTER
-    one, other = one[may_be], other[may_be]
-    distance = np.hypot(*(places[other] - found[one]).T)
+    detection = np.repeat(np.arange(number), [len(n) for n in near])
+    source = np.concatenate([np.asarray(n, dtype=int) for n in near])
+    is_possible = mag[source] < mag_of_found[detection] + FAINTER
+    detection, source = detection[is_possible], source[is_possible]
+    distance = np.hypot(*(places[source] - found[detection]).T)
     has_own, is_taken = np.zeros(number, bool), np.zeros(len(mag), bool)
     for pair in np.argsort(distance):
-        if not has_own[one[pair]] and not is_taken[other[pair]]:
-            has_own[one[pair]] = is_taken[other[pair]] = True
+        if not has_own[detection[pair]] and not is_taken[source[pair]]:
+            has_own[detection[pair]] = is_taken[source[pair]] = True
     return has_own
 
 
 def measures(skies: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Measure completeness and purity over all skies; errors are binomial, of one standard deviation."""
+    """Return completeness and purity over all skies, with binomial 1σ errors."""
     all_of = {name: np.concatenate([sky[name] for sky in skies]) for name in skies[0]}
     mag, kind, is_found, score = (all_of[n] for n in ("mag", "kind", "is_found", "score_of_found"))
     is_bright = all_of["mag_auto"] < LIMIT
@@ -109,12 +112,12 @@ def measures(skies: list[dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def sdss(directory: Path, **options: Any) -> dict[str, Any] | None:
-    """Compare with the galaxies and stars that SDSS lists in a field."""
+    """Compare with the SDSS catalogue of galaxies and stars in a field; None without the data."""
     folder = REAL / "sdss"
     files = [str(p) for p in sorted(folder.glob("frame-*-003918-3-0213.fits.bz2"))]
     if not files:
         return None
-    out = directory / "sdss.parquet"  # the listed positions are of the r frame
+    out = directory / "sdss.parquet"  # the catalogue positions refer to the r frame
     start = time.perf_counter()
     columns = read_catalogue(deepfits.detect(files, out, reference_band="r", **options))
     seconds = time.perf_counter() - start
@@ -146,7 +149,9 @@ def main() -> None:
     """Run both comparisons and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2000)
-    parser.add_argument("--seed", type=int, nargs="+", default=[3], help="of the skies, taken together")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[3], help="seeds of the skies, which are combined"
+    )
     parser.add_argument("--deblend-contrast", type=float)
     arguments = parser.parse_args()
     options = {"deblend_contrast": arguments.deblend_contrast} if arguments.deblend_contrast else {}
@@ -156,16 +161,16 @@ def main() -> None:
         real = sdss(directory, **options)
     print(
         f"Simulated sky, {result['num_truth']} objects brighter than i = {LIMIT}: "
-        f"{result['completeness']:.1%} ± {result['completeness_error']:.1%} found; of the detections "
-        f"brighter than that {result['purity']:.1%} ± {result['purity_error']:.1%} are true, "
-        f"{result['purity_one_to_one']:.1%} have a true object of their own; of all "
-        f"{result['purity_all']:.1%} are true."
+        f"{result['completeness']:.1%} ± {result['completeness_error']:.1%} detected. Of the detections "
+        f"brighter than i = {LIMIT}, {result['purity']:.1%} ± {result['purity_error']:.1%} are real and "
+        f"{result['purity_one_to_one']:.1%} have a true object of their own; of all detections, "
+        f"{result['purity_all']:.1%} are real."
     )
     if real is not None:
         print(
-            f"SDSS field 003918-3-0213: {real['completeness_galaxies']:.1%} of the listed galaxies and "
-            f"{real['completeness_stars']:.1%} of the stars found; "
-            f"{real['purity_r21']:.1%} of our detections brighter than r = 21 are listed."
+            f"SDSS field 003918-3-0213: {real['completeness_galaxies']:.1%} of the catalogued galaxies and "
+            f"{real['completeness_stars']:.1%} of the catalogued stars are detected; "
+            f"{real['purity_r21']:.1%} of our detections brighter than r = 21 are in the catalogue."
         )
     record = {"sdss": real, "size": arguments.size, "seeds": arguments.seed, "provenance": provenance()}
     print(json.dumps({**result, **record}))

@@ -1,11 +1,11 @@
-"""The explorer with many objects: time to open, to click, to find neighbours, to draw a frame.
+"""Speed of the explorer with many objects: opening, selecting an object, neighbour search, redrawing.
 
     python benchmarks/explore.py --objects 200000 1000000
 
-Features are random draws of the right shape in files as `fit` writes them; the page is driven in Chromium
-(with software rendering where there is no GPU). The last line is one JSON object, for each number of
-objects: seconds from the command to drawn points, milliseconds from a click to the facts, of exact
-nearest neighbours through the page's request, and of a redraw in other colours.
+The features are random numbers in the format that `fit` writes; the page runs in Chromium (with software
+rendering). The last line is one JSON object with, for each number of objects, the seconds from the command to
+the first drawing of the points, and the milliseconds of a request for one object, of a request for exact
+nearest neighbours, and of redrawing all points.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLAGS = [
 
 
 def make_features(directory: Path, number: int) -> Path:
-    """Write features of `number` objects that nobody ever saw."""
+    """Write random features of `number` objects."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(1)
     for first in range(0, number, SHARD):
@@ -57,7 +57,7 @@ def make_features(directory: Path, number: int) -> Path:
 
 
 def measure(features: Path, number: int, chromium: str) -> dict[str, float]:
-    """Open the explorer on features, drive its page, and return the figures."""
+    """Open the explorer on features, drive its page, and return the times."""
     from playwright.sync_api import sync_playwright
 
     begin = time.perf_counter()
@@ -115,7 +115,7 @@ _FRAME = """new Promise((done) => {
 
 
 def _timed(page, expression: str) -> float:  # type: ignore[no-untyped-def]
-    """Return the milliseconds that a promise of the page takes."""
+    """Return the milliseconds until a promise in the page resolves."""
     body = f"const begin = performance.now(); await {expression}; return performance.now() - begin;"
     return float(page.evaluate(f"async () => {{ {body} }}"))
 

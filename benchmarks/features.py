@@ -1,39 +1,39 @@
-"""What latents and fluxes of a fit are worth: the default fit and the former one, on the same objects.
+"""Quality of latents and fluxes: the default fit and the former default, on the same objects.
 
     python benchmarks/features.py --out bench-features [--skies simulated zcosmos] [--objects 400 400]
 
-Two skies at CLAUDS+HSC depth, neither of which the model has seen: the built-in population, crowded
-(galaxies and stars with i < 25), and galaxies of zCOSMOS-bright with their real magnitudes and redshifts. For
-each fit:
+Two skies at CLAUDS+HSC depth, neither of which the model was trained on: a crowded field of the built-in
+population (galaxies with i < 25 and stars with i < 24), and galaxies of zCOSMOS-bright with their observed
+magnitudes and redshifts. For each fit:
 
 ``redshift``
-    R², σ_MAD and η(0.15) of small networks, each object judged by a network that did not learn from it, from
-    latents, from what the fit gives, from both with aperture magnitudes, and from aperture magnitudes alone;
+    R², σ_MAD and η(0.15) of small networks, out of fold, from latents, from fit measurements, from both with
+    aperture magnitudes, and from aperture magnitudes alone;
 ``similar``, ``similar_plain``
-    scatter of g − i, ln half-light radius and redshift between nearest neighbours at 22 < i < 24, in units of
-    that between random pairs: by the embeddings of what is drawn (`deepfits.fitting.similarity`), and by the
-    latents' own distance;
+    scatter of g − i, ln half-light radius and redshift between nearest neighbours at 22 < i < 24, relative to
+    random pairs; neighbours are found by the embedding (`deepfits.fitting.similarity`) or by the plain
+    distance of the latents;
 ``repeated``
-    fits from random starts: share of the objects whose nearest is their own fit, and the distance to it in
-    units of both fits' `latent_std` (1: by chance of the noise alone); the share by embedding;
+    fits from random starts: the fraction of objects whose nearest neighbour among the first fits is their own
+    first fit (by latent and by embedding), and the distance to it in units of the combined `latent_std`
+    (1 is expected from noise alone);
 ``flux``
-    of the central galaxy (`flux_model_i`) and of the cutout over truth, by magnitude: median, scatter, share
-    above 1.5, median and width of the pulls;
+    flux of the central galaxy (`flux_model_i`) and of the whole cutout over truth, by magnitude: median,
+    scatter, fraction above 1.5, and median and width of the pulls;
 ``chi2``, ``chi2_model``
-    median χ² per pixel in the central 2″, neighbours left out, by magnitude: by noise alone, and with what
-    the model is known to draw wrong in the variance;
+    median χ² per pixel in the central 2″ by magnitude, excluding neighbours: with the variance of the noise
+    alone, and with the known model error added to it;
 ``hidden``
-    u hidden: bias and scatter of the drawn galaxy's magnitude against truth, at u < 25.5;
+    bias and scatter of the u magnitude predicted when u is not fitted, for u < 25.5;
 ``knows``
     (simulated sky) R² of size, axis ratio, orientation, bulge fraction, dust and redshift, and the area under
-    the curve for star or galaxy, by kernel ridge regression with half of the objects as labels, from
-    aperture magnitudes, latents, what the fit gives, and all of it;
+    the ROC curve for stars and galaxies, by kernel ridge regression with half of the objects as labels: from
+    aperture magnitudes, latents, fit measurements, and all of them;
 ``steps``
-    evaluations of one fit.
+    number of evaluations per fit.
 
-Every figure has a bootstrap error over the objects. Models of scenes (``--model builtin:ugriz``) are fitted
-to the same cutouts. What is finished under ``--out`` is used again. The last
-line is one JSON object.
+Every value has a bootstrap error over the objects. Scene models (``--model builtin:ugriz``) are fitted to the
+same cutouts. Finished work under ``--out`` is reused. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ FEWEST = 10
 
 
 def main() -> None:
-    """Make skies and fits, and print the figures."""
-    parser = argparse.ArgumentParser(description="What latents and fluxes of a fit are worth.")
+    """Make the skies and the fits, and print the results."""
+    parser = argparse.ArgumentParser(description="Quality of latents and fluxes of a fit.")
     parser.add_argument("--out", default="bench-features")
     parser.add_argument("--skies", nargs="+", default=["simulated", "zcosmos"])
-    parser.add_argument("--objects", nargs="+", type=int, default=[400, 400], help="for each sky")
-    parser.add_argument("--repeated", type=int, default=60, help="objects fitted again")
+    parser.add_argument("--objects", nargs="+", type=int, default=[400, 400], help="galaxies of each sky")
+    parser.add_argument("--repeated", type=int, default=60, help="objects to fit again")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=[*FITS, *OTHERS])
     parser.add_argument("--model", default="builtin:clauds-hsc")
     parser.add_argument("--zcosmos", default=None)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def make_sky(sky: str, directory: Path, number: int, options: argparse.Namespace) -> Path:
-    """Make images and cutouts."""
+    """Simulate images and extract cutouts."""
     keywords: dict[str, Any] = {"size": 2050, "num_patches": 1, "seed": 12}
     if sky == "zcosmos":
         directory.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def make_sky(sky: str, directory: Path, number: int, options: argparse.Namespace
 
 
 class Objects:
-    """The objects of one sky, what is true of them, and their fits."""
+    """The objects of one sky, with their true properties and their fits."""
 
     def __init__(self, sky: str, directory: Path, number: int, options: argparse.Namespace) -> None:
         store = CutoutStore(make_sky(sky, directory, number, options))
@@ -158,7 +158,7 @@ class Objects:
         )
 
     def figures(self, name: str, settings: dict[str, Any], num_repeated: int) -> dict[str, Any]:
-        """Return every figure of one fit."""
+        """Return all results of one fit."""
         everything = self.fit(name, settings)
         columns = {key: values[: self.num_galaxies] for key, values in everything.items()}
         few = np.flatnonzero((self.magnitude > 22) & (self.magnitude < 24))[:num_repeated]
@@ -166,11 +166,11 @@ class Objects:
         no_u = self.fit(f"{name} without u", settings, rows=few, hidden="u")
         sets = ("latents", "oriented", "model", "combined")
         return {
-            "redshift": {one: self.redshift(one, columns) for one in sets},
+            "redshift": {features: self.redshift(features, columns) for features in sets},
             "similar": self.similar(self.similarity.coordinates(columns["embedding"])),
             "similar_plain": self.similar(columns["latent"]),
             "repeated": repeated(columns, again, few, self.similarity),
-            "flux": {one: self.fluxes(columns, one) for one in ("flux_model", "flux_cutout_model")},
+            "flux": {flux: self.fluxes(columns, flux) for flux in ("flux_model", "flux_cutout_model")},
             "chi2": self.by_magnitude(np.median, columns["chi2_centre"]),
             "chi2_model": self.by_magnitude(np.median, columns["chi2_centre_model"]),
             "hidden": self.hidden(no_u, few),
@@ -181,7 +181,7 @@ class Objects:
     def fit(
         self, name: str, settings: dict[str, Any], *, rows: np.ndarray | None = None, hidden: str = ""
     ) -> dict[str, np.ndarray]:
-        """Fit some objects, or read what was fitted before."""
+        """Fit some objects, or load an earlier fit."""
         path = self.directory / f"fits-{self.model.fingerprint}" / f"{name.replace(' ', '-')}.npz"
         if not path.exists():
             print(f"{self.directory.name}: fitting {name}", flush=True)
@@ -202,9 +202,9 @@ class Objects:
         return dict(np.load(path))
 
     def central(self, fitter: Fitter, fitted: Fitted, others: np.ndarray, share: float) -> np.ndarray:
-        """Return χ² per pixel within 2″, pixels of neighbours left out whether the fit saw them or not.
+        """Return χ² per pixel in the central 2″, excluding pixels of neighbours even if the fit used them.
 
-        `share` of what the model is known to draw wrong is part of the variance.
+        The variance includes the known model error times `share`.
         """
         circle = circular_aperture(self.info.size, 1 / self.info.pixel_scale_arcsec)
         weight, drawn = fitted.weight.numpy() * ~others[:, None], fitter.reconstruct(fitted)
@@ -214,7 +214,7 @@ class Objects:
         return np.asarray((used * residual**2).sum((1, 2, 3)) / ((weight > 0) * circle).sum((1, 2, 3)))
 
     def knows(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Say what each set of features knows of the galaxies, with half of them as labels."""
+        """Return how well each feature set predicts true properties, with half of the objects as labels."""
         source = Source(
             columns={"object_id": np.arange(len(columns["num_steps"])), **columns},
             bands=self.info.bands,
@@ -231,15 +231,15 @@ class Objects:
         bright = np.concatenate([self.magnitude, np.zeros(number - self.num_galaxies)]) < 24
         half = np.random.default_rng(2).permutation(number) % 2 == 0
         out: dict[str, Any] = {}
-        for one in properties_of(truth):
-            if one.is_class:
-                one = replace(one, value=np.where(bright, one.value, np.nan))
-            for row in known(source, [one], half, num_labels=(number,)):
+        for target in properties_of(truth):
+            if target.is_class:
+                target = replace(target, value=np.where(bright, target.value, np.nan))
+            for row in known(source, [target], half, num_labels=(number,)):
                 out.setdefault(row["features"], {}).update(row["found"])
         return out
 
     def redshift(self, features: str, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Judge redshifts of two halves, each by networks that learnt from the other."""
+        """Evaluate redshifts of each half of the objects, predicted by networks trained on the other half."""
         if not columns:
             columns = {"latent": np.zeros((len(self.label), 1))}
         flux, error = (values[: self.num_galaxies] for values in (self.flux, self.flux_err))
@@ -252,16 +252,16 @@ class Objects:
         )
         matrix = FeatureRecipe.learn(features, source).make(source)
         half = np.random.default_rng(1).permutation(len(self.label)) % 2
-        found = np.empty(len(self.label))
+        z_phot = np.empty(len(self.label))
         for part in (0, 1):
-            learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
+            train, test = np.flatnonzero(half != part), np.flatnonzero(half == part)
             ensemble, _, _ = train_ensemble(
-                matrix.take(learn), self.label[learn], MLPConfig(num_members=2, num_steps=400)
+                matrix.take(train), self.label[train], MLPConfig(num_members=2, num_steps=400)
             )
-            found[judge] = ensemble.predict(source, matrix.take(judge)).point
-        offset = (found - self.label) / (1 + self.label)
+            z_phot[test] = ensemble.predict(source, matrix.take(test)).point
+        offset = (z_phot - self.label) / (1 + self.label)
         return {
-            "r2": with_error(r2, found, self.label),
+            "r2": with_error(r2, z_phot, self.label),
             "sigma_mad": with_error(scatter, offset),
             "eta": with_error(lambda x: float(np.mean(np.abs(x) > 0.15)), offset),
         }
@@ -288,7 +288,7 @@ class Objects:
         }
 
     def fluxes(self, columns: dict[str, np.ndarray], name: str) -> dict[str, Any]:
-        """Compare fluxes in i with truth."""
+        """Compare i-band fluxes with the truth."""
         truth = 10 ** (-0.4 * (self.magnitude - 31.4))
         ratio = columns[f"{name}_i"] / truth
         pull = (columns[f"{name}_i"] - truth) / columns[f"{name}_err_i"]
@@ -301,7 +301,7 @@ class Objects:
         }
 
     def hidden(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-        """Compare the magnitude of the band that was hidden with truth."""
+        """Compare the predicted magnitude of the hidden band u with the truth."""
         truth, flux = self.truth["mag_u"][rows], columns["flux_model_u"]
         with np.errstate(divide="ignore", invalid="ignore"):
             off = 31.4 - 2.5 * np.log10(flux) - truth
@@ -309,7 +309,7 @@ class Objects:
         return {"bias": with_error(np.median, off), "scatter": with_error(scatter, off), "number": len(off)}
 
     def by_magnitude(self, figure: Callable[..., Any], values: np.ndarray) -> dict[str, Any]:
-        """Take a figure of the objects in each bin of i that has enough of them."""
+        """Compute a statistic in each bin of i magnitude with enough objects."""
         out = {}
         for low, high in BINS:
             inside = (self.magnitude >= low) & (self.magnitude < high) & np.isfinite(values)

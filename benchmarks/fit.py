@@ -1,15 +1,21 @@
-"""Measure the fit: speed at equal quality, against a plain Adam loop and against the machine's limit.
+"""Speed of the fit at equal quality, compared with a plain Adam loop and with the machine's limit.
 
-Run as ``python benchmarks/fit.py``: the model that comes with the package, on a simulated sky that it has not
-seen (made in ``bench-fit/`` at first, in half a minute); or name others with --store and --model. Two
-objectives, one after the other: the paper's (M19 eq. 2: squared differences in the network's units, weight 1
-where there is data), and the one that fits have by default (χ² in flux, with the latent's prior). For both,
-the plain loop of Adam minimises the very same. Objects are held out; pixels of neighbours have weight 0, as
-in any fit by default, and some objects lack a band or a fifth of their pixels. Two gates say what a fit must
-reach, each with the loosest tolerance that reaches it, and a third what Adam reaches in 500 steps; where
-nothing reaches the first, ours and the plain loop are compared at the third. Passes of a refiner are part of
-what a fit costs, in evaluations' worth of operations and in seconds. The last line is one JSON object; what
-stands at its top level is of the paper's objective, that of both under ``objectives``.
+    python benchmarks/fit.py
+
+By default the model that ships with the package is fitted to a simulated sky that it was not trained on (made
+in ``bench-fit/`` on the first run, in half a minute); ``--store`` and ``--model`` select others. There are
+two objectives: that of the paper (M19 eq. 2: squared differences in the network's units, weight 1 where there
+are data), and the default (χ² in flux, with the prior of the latent). The plain Adam loop minimises the same
+objective. Objects are held out; pixels of neighbours have weight 0, as in any fit by default, and some
+objects lack a band or a fifth of their pixels.
+
+A gate is a quality that a fit must reach. For each gate the benchmark finds the loosest tolerance that
+passes. The third gate is the quality that Adam reaches in 500 steps; if no tolerance passes the first gate,
+our fit and the plain loop are compared at the third. The cost of a fit includes the passes of a refiner,
+converted to evaluations by their number of operations, and in seconds.
+
+The last line is one JSON object. Its top level describes the first objective (by default that of the paper);
+all objectives are under ``objectives``.
 """
 
 from __future__ import annotations
@@ -54,28 +60,28 @@ OBJECTIVES = {"paper": "M19's objective", "flux": "χ² in flux with the latent'
 
 
 def simulated_store(directory: Path) -> Path:
-    """Simulate a sky and cut it, if that is not done yet."""
+    """Simulate a sky and cut it into cutouts, unless done already."""
     print(f"cutouts of a simulated sky: {directory}", flush=True)
     images = deepfits.simulate(directory / "sky", size=2000, seed=77)
     return deepfits.cutouts(images, directory / "cutouts")
 
 
 def load(store: Path, number: int) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Return identities, images and weights of held-out objects, some of them masked by hand."""
+    """Return object IDs, images and weights of held-out objects, a fifth of them with additional masks."""
     opened = CutoutStore(store)
     held_out = np.flatnonzero(is_held_out(opened.catalogue(["object_id"])["object_id"]))[:number]
     shard = opened.take(held_out)
     others = torch.from_numpy(neighbours_of(shard, opened.info))
     weight = torch.where(others[:, None], 0, torch.tensor(shard.weight))
     tenth = len(shard) // 10
-    weight[:tenth, 0] = 0  # a band that is not there
+    weight[:tenth, 0] = 0  # a missing band
     holes = torch.rand(weight[tenth : 2 * tenth].shape, generator=torch.Generator().manual_seed(1)) < 0.2
     weight[tenth : 2 * tenth][holes] = 0
     return shard.object_id, torch.where(weight > 0, torch.tensor(shard.image), 0), weight
 
 
 def say(name: str, run: Run, reference: Tensor) -> dict[str, float]:
-    """Print one line, and return its figures."""
+    """Print the result of a run on one line, and return it."""
     excess = run.loss / reference - 1
     figures = {
         "evaluations": round(run.evaluations, 1),
@@ -93,7 +99,7 @@ def say(name: str, run: Run, reference: Tensor) -> dict[str, float]:
 
 
 def timed(renderer: Any, image: Tensor, weight: Tensor, start: Tensor, **options: Any) -> Run:
-    """Fit, and say how long it took."""
+    """Fit, and measure the time."""
     begin = time.perf_counter()
     found = fit(renderer, image, weight, start, **options)
     seconds = time.perf_counter() - begin
@@ -102,7 +108,15 @@ def timed(renderer: Any, image: Tensor, weight: Tensor, start: Tensor, **options
 
 @dataclass(frozen=True)
 class Way:
-    """Where fits start, the metric they use, and what passes of a refiner to the start cost them."""
+    """Starting points, metric, and the cost of the refiner's passes to the starting points.
+
+    Attributes
+    ----------
+    worth
+        Cost of the passes, in evaluations per object.
+    seconds
+        Time of the passes.
+    """
 
     start: Tensor
     metric: Metric | TaughtMetric
@@ -110,7 +124,7 @@ class Way:
     seconds: float = 0.0
 
     def fit(self, renderer: Any, image: Tensor, weight: Tensor, **options: Any) -> Run:
-        """Fit from here, the passes in what it cost."""
+        """Fit from these starts; the cost includes the passes."""
         run = timed(renderer, image, weight, self.start, solver="lbfgs", metric=self.metric, **options)
         return replace(run, evaluations=run.evaluations + self.worth, seconds=run.seconds + self.seconds)
 
@@ -118,7 +132,7 @@ class Way:
 def compare_solvers(
     fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Run every solver on the trained generator; return the figures, the guesses and the reference losses."""
+    """Run every solver on the trained generator; return results, the embedder's guesses and lowest losses."""
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     inner, strength = fitter.in_objective(fitter.inner), fitter.settings.strength
     ways = ways_to_start(fitter, object_id, image, weight)
@@ -129,7 +143,7 @@ def compare_solvers(
     begins = torch.cat((best.start[None], others))
     same: dict[str, Any] = {"threads": threads, "prior_strength": strength}
     reference = timed(inner, data, data_weight, begins, solver=long, **same)
-    print("reference: 200 evaluations of L-BFGS, the best of three starts", flush=True)
+    print("reference: 200 evaluations of L-BFGS, best of three starts", flush=True)
 
     def run(begin: Tensor, solver: str, **options: Any) -> Run:
         return timed(inner, data, data_weight, begin, solver=solver, **same, **options)
@@ -163,8 +177,8 @@ def compare_solvers(
         objective = Objective(inner, prior_strength=strength)
         begins_at = objective.value_and_drawing(way.start, data, data_weight)[0] / lowest - 1
         print(
-            f"{name}: passes cost {way.worth:.1f} evaluations and {way.seconds:.2f} s; starts lie "
-            f"{float(begins_at.median()):.2%} above the lowest in the median",
+            f"{name}: passes cost {way.worth:.1f} evaluations and {way.seconds:.2f} s; median excess of the "
+            f"starts {float(begins_at.median()):.2%}",
             flush=True,
         )
         figures["at the gates"][name] = {
@@ -176,7 +190,7 @@ def compare_solvers(
 
 
 def ways_to_start(fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor) -> dict[str, Way]:
-    """Return starts, metrics and what passes cost, as a model without aids has them and with them."""
+    """Return the ways to start a fit: without the model's aids, and with them if it has any."""
     model, settings, info = fitter.model, fitter.settings, fitter.info
     bare = Fitter(replace(model, aids=None), replace(settings, passes=0), info, threads=fitter.threads)
     guess = bare.starts(object_id, image, weight)[0]
@@ -193,7 +207,7 @@ def ways_to_start(fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: 
 def refined(
     fitter: Fitter, renderer: FoldedGenerator, guess: Tensor, data: Tensor, weight: Tensor, batch_size: int
 ) -> Way:
-    """Take the model's passes to better starts, with this renderer in place of the model's own."""
+    """Improve starts with the refiner's passes, using `renderer` in place of the model's generator."""
     assert fitter.refinement is not None
     assert fitter.metric is not None
     passes = fitter.settings.passes or 0
@@ -211,15 +225,15 @@ def refined(
 def at_the_gates(
     runs: dict[float, Run], reference: Tensor, gates: dict[str, tuple[float, float]]
 ) -> dict[str, Any]:
-    """Print a line for each tolerance, and say which is the loosest that passes each gate."""
-    said = {tolerance: say(f"tolerance {tolerance:.0e}", run, reference) for tolerance, run in runs.items()}
-    found: dict[str, Any] = {}
+    """Print a line for each tolerance, and return the loosest one that passes each gate."""
+    results = {t: say(f"tolerance {t:.0e}", run, reference) for t, run in runs.items()}
+    passed: dict[str, Any] = {}
     for gate, (mean, within) in gates.items():
-        passing = [t for t, s in said.items() if s["mean_excess"] <= mean and s["within_1pct"] >= within]
-        found[gate] = {"tolerance": max(passing), **said[max(passing)]} if passing else None
-        told = f"tolerance {max(passing):.0e}" if passing else "none of these tolerances"
-        print(f"  {gate} (mean excess at most {mean:.2%}, {within:.1%} within 1%): {told}", flush=True)
-    return found
+        passing = [t for t, r in results.items() if r["mean_excess"] <= mean and r["within_1pct"] >= within]
+        passed[gate] = {"tolerance": max(passing), **results[max(passing)]} if passing else None
+        loosest = f"tolerance {max(passing):.0e}" if passing else "none of these tolerances"
+        print(f"  {gate} (mean excess at most {mean:.2%}, {within:.1%} within 1%): {loosest}", flush=True)
+    return passed
 
 
 def measure_width(
@@ -233,7 +247,7 @@ def measure_width(
     limit: Limit,
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    """Time ours and the plain loop on the generator widened by `factor`, and count operations."""
+    """Time our fit and the plain loop on a generator widened by `factor`, and count operations."""
     model = fitter.model
     wide = widen(model.generator, factor)
     width = wide.config.width
@@ -264,7 +278,7 @@ def measure_width(
         drawn = wide(latent)
         return model.normalisation.denormalise(drawn) if fitter.settings.objective == "flux" else drawn
 
-    plain_adam(draw, data[part], weight[part], start[part], 1, strength)  # warm
+    plain_adam(draw, data[part], weight[part], start[part], 1, strength)  # warm-up
     theirs = plain_adam(draw, data[part], weight[part], start[part], few, strength)
     theirs.seconds *= ADAM_STEPS / few
     rate = count_operations(folded) * ours.evaluations * number / ours.seconds
@@ -289,9 +303,9 @@ def measure_width(
     print(
         f"width {width}: {number} objects, tolerance {tolerance:.0e}, {ours.evaluations:.1f} evaluations, "
         f"mean excess {figures['mean_excess']:.2%}, {ours.seconds:.2f} s "
-        f"({figures['objects_per_second']:.1f} a second); plain Adam, {ADAM_STEPS} steps: "
-        f"{theirs.seconds:.1f} s (timed over {few}): {figures['speedup_vs_adam']:.1f} times; "
-        f"{figures['mflop_per_evaluation']:.0f} MFLOP an evaluation, "
+        f"({figures['objects_per_second']:.1f} objects/s); plain Adam, {ADAM_STEPS} steps: "
+        f"{theirs.seconds:.1f} s (from {few} steps), {figures['speedup_vs_adam']:.1f} times as long; "
+        f"{figures['mflop_per_evaluation']:.0f} MFLOP per evaluation, "
         f"{limit.describe(rate)}",
         flush=True,
     )
@@ -301,7 +315,7 @@ def measure_width(
 def repeatability(
     model: Model, store: Path, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
 ) -> dict[str, dict[str, float]]:
-    """Fit the χ² in flux from two random starts each, with and without the prior, and compare the ends."""
+    """Minimise χ² in flux from two random starts, with and without the prior, and compare the results."""
     out = {}
     for strength in (0.0, 1.0):
         ends = []
@@ -310,15 +324,17 @@ def repeatability(
             fitter = Fitter(model, settings, CutoutStore(store).info, threads=threads)
             fitted = fitter.fit(object_id, image, weight)
             ends.append((fitted.fit, measure(fitter, fitted)))
-        (one, one_flux), (two, two_flux) = ends
-        apart = one_flux["flux"][..., 1] - two_flux["flux"][..., 1]
+        (first, first_flux), (second, second_flux) = ends
+        difference = first_flux["flux"][..., 1] - second_flux["flux"][..., 1]
         out[f"prior {strength:g}"] = {
-            "median_loss_difference": float(((one.loss - two.loss).abs() / one.loss).median()),
-            "rms_latent_difference": float((one.latent - two.latent).square().mean().sqrt()),
-            "rms_latent": float(one.latent.square().mean().sqrt()),
-            "median_flux_difference_sigma": float(np.median(np.abs(apart) / one_flux["flux_std"][..., 1])),
+            "median_loss_difference": float(((first.loss - second.loss).abs() / first.loss).median()),
+            "rms_latent_difference": float((first.latent - second.latent).square().mean().sqrt()),
+            "rms_latent": float(first.latent.square().mean().sqrt()),
+            "median_flux_difference_sigma": float(
+                np.median(np.abs(difference) / first_flux["flux_std"][..., 1])
+            ),
             "median_flux_difference_relative": float(
-                np.median(np.abs(apart) / np.abs(one_flux["flux"][..., 1]))
+                np.median(np.abs(difference) / np.abs(first_flux["flux"][..., 1]))
             ),
         }
         print(
@@ -331,7 +347,7 @@ def repeatability(
 def draw_curves(
     path: Path, fitter: Fitter, image: Tensor, weight: Tensor, start: Tensor, lowest: Tensor
 ) -> None:
-    """Draw the mean excess loss against evaluations and against seconds, for every solver."""
+    """Plot the mean excess loss against evaluations and against time, for every solver."""
     from matplotlib.figure import Figure
 
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
@@ -361,14 +377,16 @@ def draw_curves(
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, help="cutouts; by default of a simulated sky")
+    parser.add_argument("--store", type=Path, help="cutouts; by default those of a simulated sky")
     parser.add_argument("--model", default="builtin:clauds-hsc")
     parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES))
     parser.add_argument("--objects", type=int, default=512)
     parser.add_argument("--wide-objects", type=int, default=64)
-    parser.add_argument("--adam-steps", type=int, default=10, help="timed at full width, and multiplied")
+    parser.add_argument(
+        "--adam-steps", type=int, default=10, help="steps to time at full width; scaled to 500"
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--curves", type=Path, help="draw losses against evaluations to this PNG")
+    parser.add_argument("--curves", type=Path, help="PNG for a figure of losses against evaluations")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.store = options.store or simulated_store(Path("bench-fit"))
@@ -399,7 +417,7 @@ def measure_objective(
     limit: Limit,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Compare solvers with one objective, then ours and the plain loop of Adam at two widths."""
+    """Compare solvers on one objective, then our fit with the plain Adam loop at two widths."""
     object_id, image, weight = cutouts
     settings = FitSettings(objective=name)  # type: ignore[arg-type]
     fitter = Fitter(model, settings, CutoutStore(options.store).info, threads=options.threads)
@@ -412,11 +430,11 @@ def measure_objective(
         path = options.curves.with_stem(f"{options.curves.stem}-{name}")
         draw_curves(path, fitter, image, weight, start, lowest)
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
-    print("the same generator, and the same made wider (repeated channels: the same images, more arithmetic)")
+    print("the same generator, and a wider one (repeated channels: the same images, more arithmetic)")
     passed_at = list(solvers["at the gates"].values())[-1]
     compared_at = "gate" if passed_at["gate"] else ADAMS_OWN
     tolerance = passed_at[compared_at]["tolerance"] if passed_at[compared_at] else min(TOLERANCES)
-    print(f"compared with the plain loop of Adam at the {compared_at} gate, tolerance {tolerance:.0e}")
+    print(f"compared with the plain Adam loop at the gate {compared_at!r}, tolerance {tolerance:.0e}")
     widths = {}
     for size, width in (("small", 128), ("full", 1024)):
         factor = max(1, width // model.config.width)

@@ -1,4 +1,4 @@
-"""Parts of the benchmark of the fit: wider generators, the plain Adam loop, curves, operation counts.
+"""Parts of the fit benchmark: wider generators, the plain Adam loop, loss curves, operation counts.
 
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 """
@@ -23,10 +23,10 @@ from deepfits.models.generator import Generator
 
 
 def widen(generator: Generator, factor: int) -> Generator:
-    """Return a generator with `factor` times the channels that draws the same images.
+    """Return a generator with `factor` times as many channels that draws the same images.
 
-    Every channel is repeated, and what reads it takes the mean (Chen, Goodfellow & Shlens 2016). The
-    arithmetic is that of the wide network, the landscape of the fit that of the narrow one.
+    Every channel is repeated, and the next layer averages the copies (Chen, Goodfellow & Shlens 2016). The
+    number of operations is that of a wide network; the loss surface is unchanged.
     """
     out = copy.deepcopy(generator)
     first: Any = out.first
@@ -53,7 +53,7 @@ def widen(generator: Generator, factor: int) -> Generator:
 
 
 def count_operations(folded: FoldedGenerator) -> float:
-    """Count the floating-point operations of one loss and gradient of one object, as folded: two passes."""
+    """Count the floating-point operations of one loss and gradient (forward and backward) per object."""
     total, side = folded.matrix.numel(), folded.side
     for layer in (*folded.layers, folded.last):
         total += layer.weight.numel() * side**2
@@ -63,14 +63,14 @@ def count_operations(folded: FoldedGenerator) -> float:
 
 @dataclass
 class Run:
-    """A solver's run on some objects.
+    """Result of running a solver on some objects.
 
     Attributes
     ----------
     loss
-        ``(N,)``: the best of each object.
+        ``(N,)``: the lowest loss of each object.
     evaluations
-        Gradient evaluations per object, in the mean.
+        Mean number of gradient evaluations per object.
     seconds
         Wall time.
     """
@@ -88,7 +88,7 @@ def plain_adam(
     num_steps: int,
     prior_strength: float = 0.0,
 ) -> Run:
-    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen."""
+    """Fit with a straightforward loop: `torch.optim.Adam` on the latents, network weights frozen."""
     latent = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([latent], lr=0.25)
     best = torch.full((len(start),), torch.inf, device=start.device)
@@ -107,15 +107,15 @@ def plain_adam(
 def curve(
     objective: Objective, image: Tensor, weight: Tensor, start: Tensor, solver: Solver, num_evaluations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each object's best loss after each evaluation, ``(evaluations, N)``, and the seconds passed."""
+    """Return the lowest loss so far and the elapsed seconds: ``(evaluations, N)`` and ``(evaluations,)``."""
     begin = time.perf_counter()
     state = solver.init(start)
     best = torch.full((len(start),), torch.inf)
     out, seconds = [], []
     for _ in range(num_evaluations):
-        found = objective(state["trial"], image, weight)
-        best = torch.fmin(best, found.loss)
-        solver.step(state, found.loss, found.gradient)
+        evaluation = objective(state["trial"], image, weight)
+        best = torch.fmin(best, evaluation.loss)
+        solver.step(state, evaluation.loss, evaluation.gradient)
         out.append(best.numpy().copy())
         seconds.append(time.perf_counter() - begin)
     return np.stack(out), np.array(seconds)

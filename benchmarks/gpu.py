@@ -1,11 +1,11 @@
-"""Everything that waits for a GPU, in one command: tests, fits, training, redshifts; all of it into one JSON.
+"""All measurements that need a GPU, in one command: tests, fits, training and redshifts.
 
     python benchmarks/gpu.py --minutes 9 --out gpu
 
-needs no preparation: a bare machine with Python, PyTorch, NumPy, h5py and pyarrow will do. Galaxies are drawn
-on the device (`gpu_sky.py`). The parts run one after the other, each written to ``gpu/gpu.json`` when it is
-done; run again, it goes on with what is missing, and with the training from its checkpoint. The generator is
-left in half precision in files below 16 MiB. ``--rehearse`` does all of it in miniature, on a processor.
+This needs only Python, PyTorch, NumPy, h5py and pyarrow, and no data: galaxies are simulated on the device
+(`gpu_sky.py`). The result of each part is written to ``gpu/gpu.json`` when it is finished. Another run adds
+the missing parts and continues the training from its checkpoint. The trained generator is saved in half
+precision, in files below 16 MiB. ``--rehearse`` runs everything in miniature, for example on a CPU.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ from train import make_plain_step, make_trainer, seconds_of  # noqa: E402
 
 MIB = 1 << 20
 ADAM_STEPS = 500
-TIME_TO_COMPILE = 240.0  # seconds that must be left for a try
+TIME_TO_COMPILE = 240.0  # seconds that must remain before compilation is attempted
 Precision = Literal["float32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of everything; the rehearsal's are as small as they can be."""
+    """Sizes of all parts; those of `REHEARSAL` are as small as possible."""
 
     num_fit: int = 200_000
     num_reference: int = 2_048
@@ -93,7 +93,7 @@ REHEARSAL = Sizes(
 
 
 class Bench:
-    """The device, the sizes, and what stands in the JSON."""
+    """The device, the sizes, and the results so far."""
 
     def __init__(self, device: torch.device, out: Path, sizes: Sizes, minutes: float) -> None:
         self.device, self.out, self.sizes, self.minutes = device, out, sizes, minutes
@@ -105,26 +105,26 @@ class Bench:
 
     @property
     def seconds_left(self) -> float:
-        """Of the minutes that were given."""
+        """Seconds of the given minutes that remain."""
         return 60 * self.minutes - (time.monotonic() - self.begin)
 
     def save(self) -> None:
-        """Write the JSON, whole or not at all."""
+        """Write the JSON file atomically."""
         temporary = self.path.with_suffix(".part")
         temporary.write_text(json.dumps(self.result, indent=1))
         temporary.replace(self.path)
 
     def generator(self, seed: int) -> torch.Generator:
-        """Return a source of random numbers on the device."""
+        """Return a random generator on the device."""
         return torch.Generator(self.device).manual_seed(seed)
 
     def synchronise(self) -> None:
-        """Wait for the device."""
+        """Wait until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def time(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """Do something, and say how many seconds it took."""
+        """Call `work`; return its result and the seconds it took."""
         self.synchronise()
         begin = time.perf_counter()
         done = work()
@@ -133,7 +133,7 @@ class Bench:
 
 
 def load_builtin(device: torch.device, name: str = "clauds-hsc") -> Model:
-    """Read the model that ships without the library of its format, which a bare machine may lack."""
+    """Read a model that ships with the package, without the safetensors library, which may be missing."""
     directory = BUILTIN_DIRECTORY / name
     content = json.loads((directory / "model.json").read_text())
     model = Model.make(
@@ -170,7 +170,7 @@ def gpu_tests(bench: Bench) -> dict[str, Any]:
 
 
 def simulate(bench: Bench) -> dict[str, Any]:
-    """Draw galaxies on the device: how many a second."""
+    """Measure how many galaxies per second are simulated on the device."""
     size = bench.sizes.batch
     bench.sky.draw(size, bench.generator(0))
     number = max(1, bench.sizes.num_fit // 10 // size)
@@ -180,20 +180,20 @@ def simulate(bench: Bench) -> dict[str, Any]:
 
 
 class Compiled:
-    """An objective translated by `torch.compile`."""
+    """An objective compiled by `torch.compile`."""
 
     def __init__(self, objective: Objective) -> None:
         self.run, self.renderer = torch.compile(objective.__call__), objective.renderer
 
     def __call__(self, latent: Tensor, image: Tensor, weight: Tensor, observation: None = None) -> Evaluation:
-        """Evaluate."""
-        found: Evaluation = self.run(latent, image, weight)
-        return found
+        """Evaluate the objective."""
+        evaluation: Evaluation = self.run(latent, image, weight)
+        return evaluation
 
 
 @contextmanager
 def products(name: str) -> Iterator[None]:
-    """Let float32 products use tensor cores, or not."""
+    """Set whether float32 products use TF32 tensor cores."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = name == "tf32"
@@ -204,7 +204,7 @@ def products(name: str) -> Iterator[None]:
 
 
 def fits(bench: Bench) -> dict[str, Any]:
-    """Fit at 128 channels and at full width, in every precision, against the plain loop of Adam."""
+    """Fit at 128 channels and at full width, in every precision, and compare with the plain Adam loop."""
     sizes, device = bench.sizes, bench.device
     model = load_builtin(device)
     drawn = bench.sky.draw(min(sizes.num_fit, 20_000), bench.generator(2))
@@ -239,14 +239,14 @@ def fits(bench: Bench) -> dict[str, Any]:
                 if device.type != "cuda" and (precision, how) != ("float32", "recorded"):
                     continue
                 if how == "compile" and (not is_narrow or bench.seconds_left < TIME_TO_COMPILE):
-                    continue  # translating takes a minute
+                    continue  # compiling takes a minute
                 name = f"{precision}, {how}"
                 try:
                     with products(precision):
                         rows_out[name] = _one_fit(
                             bench, generator, these, metric, best, slots, precision, how, adam_rate
                         )
-                except Exception as error:  # one way that fails must not cost the others
+                except Exception as error:  # one failure must not cost the other results
                     rows_out[name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
                 bench.result["fits, so far"] = {**out, str(width): rows_out}
                 bench.save()
@@ -259,7 +259,7 @@ def _one_fit(
     bench: Bench, generator: nn.Module, these: Any, metric: Any, best: Tensor, slots: int, precision: str,
     how: str, adam_rate: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit in one precision, halves to the end in float32, and hold the result against the best known."""
+    """Fit in one precision and compare with the best known losses; half-precision fits finish in float32."""
     halves = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     folded = FoldedGenerator(generator, inner_dtype=halves.get(precision))
     solver = LBFGS(metric=metric)
@@ -303,7 +303,7 @@ def _one_fit(
 def _fit(
     renderer: Any, data: Tensor, weight: Tensor, start: Tensor, solver: LBFGS, slots: int, shim: Any
 ) -> Any:
-    """Fit with the evaluation as it is, or through a shim."""
+    """Fit with the package's objective, or with the one that `shim` makes of it."""
     if shim is None:
         return fit(
             renderer, data, weight, start, solver=solver, batch_size=min(slots, len(data)), device=data.device
@@ -317,7 +317,7 @@ def _fit(
 
 
 def train_speed(bench: Bench) -> dict[str, Any]:
-    """Time training against the plain script, at the recipe's widths."""
+    """Compare the speed of training with that of the plain script, at the widths of the recipes."""
     out = {}
     precisions: tuple[Precision, ...] = (
         ("float32", "tf32", "bf16") if bench.device.type == "cuda" else ("float32",)
@@ -329,13 +329,13 @@ def train_speed(bench: Bench) -> dict[str, Any]:
         plain = make_plain_step(width, bench.device)
         for precision in precisions:
             engine = Engine(EngineConfig(device=str(bench.device), precision=precision))
-            shared = width < bench.sizes.width  # as `small` has it, and `paper` not
+            shared = width < bench.sizes.width  # as in the recipe `small`, but not in `paper`
             trainer = make_trainer(width, engine, shared=shared)
             steps = {
                 "plain": lambda p=plain, r=real: p(r),
                 "trainer": lambda t=trainer, b=batch: t.step(b, 0),
             }
-            seconds_of(steps["trainer"], 5, bench.device)  # records
+            seconds_of(steps["trainer"], 5, bench.device)  # warm-up, in which the step is recorded
             number = {n: max(1, min(50, int(1 / seconds_of(s, 2, bench.device)))) for n, s in steps.items()}
             rounds = [
                 {n: number[n] * size / seconds_of(s, number[n], bench.device) for n, s in steps.items()}
@@ -351,7 +351,7 @@ def train_speed(bench: Bench) -> dict[str, Any]:
 
 
 def train_paper(bench: Bench) -> dict[str, Any]:
-    """Train at the paper's width on galaxies drawn as it goes, until the time is over."""
+    """Train at the paper's width on galaxies simulated on the fly, until the time is up."""
     sizes, device = bench.sizes, bench.device
     shipped = load_builtin(torch.device("cpu"))
     small = recipe("small").training
@@ -412,7 +412,7 @@ def _health_fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sigh
 
 
 def _save_half(bench: Bench, generator: nn.Module) -> list[str]:
-    """Write a network in half precision, in files below 16 MiB: rows of one flat array, and its table."""
+    """Write a network in half precision: a flat array, split into files below 16 MiB, and its shapes."""
     parts = [(name, t.detach().cpu().half().flatten().numpy()) for name, t in generator.state_dict().items()]
     flat = np.concatenate([values for _, values in parts])
     table = {name: list(generator.state_dict()[name].shape) for name, _ in parts}
@@ -426,7 +426,7 @@ def _save_half(bench: Bench, generator: nn.Module) -> list[str]:
 
 
 def redshifts(bench: Bench) -> dict[str, Any]:
-    """Learn redshifts with few labels: networks on images, and on fitted latents (M19 Table 1)."""
+    """Train redshift networks with few labels, on images and on latents (M19 Table 1)."""
     sizes, device = bench.sizes, bench.device
     model = load_builtin(device)
     drawn = bench.sky.draw(sizes.labels + sizes.tested, bench.generator(11))
@@ -464,7 +464,7 @@ def _mlp(inputs: int) -> nn.Module:
 
 
 def _learn(bench: Bench, network: nn.Module, x: Tensor, z: Tensor, seconds: float) -> dict[str, Any]:
-    """Train until a tenth that is set aside stops improving, or the time is over; keep the best."""
+    """Train until a validation tenth stops improving or the time is up; evaluate the best epoch."""
     sizes = bench.sizes
     learnt = sizes.labels - max(8, sizes.labels // 10)
     rows = {"learn": slice(0, learnt), "stop": slice(learnt, sizes.labels), "test": slice(sizes.labels, None)}
@@ -487,7 +487,7 @@ def _learn(bench: Bench, network: nn.Module, x: Tensor, z: Tensor, seconds: floa
         since = 0 if score < best else since + 1
         if score < best:
             best, best_state = score, copy.deepcopy(network.state_dict())
-        if since >= 15:  # a tenth of the learning rate from the best, three times
+        if since >= 15:  # continue from the best state with a quarter of the learning rate
             since, rate = 0, rate / 4
             network.load_state_dict(best_state)
             for group in optimiser.param_groups:
@@ -524,12 +524,12 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Do what is missing; the training takes what is left of the time, and goes on at each call."""
+    """Run the missing parts; the training uses the remaining time and continues in each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--out", type=Path, default=Path("gpu"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rehearse", action="store_true", help="in miniature")
+    parser.add_argument("--rehearse", action="store_true", help="run in miniature")
     parser.add_argument("--only", choices=list(PARTS), action="append")
     arguments = parser.parse_args()
     sizes = REHEARSAL if arguments.rehearse else Sizes()
@@ -552,7 +552,7 @@ def main() -> None:
         print(f"{name}: {bench.seconds_left:.0f} s left", flush=True)
         try:
             bench.result[name] = part(bench)
-        except Exception as error:  # what fails is in the JSON, and the next part gets its chance
+        except Exception as error:  # recorded in the JSON file; the next part still runs
             bench.result[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             print(f"{name} FAILED: {error}", file=sys.stderr, flush=True)
         bench.save()

@@ -1,11 +1,11 @@
-"""Train the model of images that ships, of the simulated CLAUDS+HSC sky, on a GPU, on galaxies drawn there.
+"""Train the image model that ships with the package, for CLAUDS+HSC, on galaxies simulated on the GPU.
 
     python benchmarks/gpu_scenes.py --prepare objects.npz          # where the whole package is installed
     python benchmarks/gpu_images.py --objects objects.npz --out clauds-hsc --minutes 9
 
-Objects are those of `gpu_scenes.py`, bright ones more often than the sky has them; neighbours are as the sky
-has them, and their pixels get weight 0 where they outshine both noise and object (``--neighbours keep``
-leaves them). Started again with the same ``--out``, it goes on from its last checkpoint. Shapes: N objects.
+The objects are those of `gpu_scenes.py`, with bright ones overrepresented. Neighbours follow the natural
+distribution; pixels in which they outshine both the noise and the object get weight 0, unless ``--neighbours
+keep`` is given. Another run with the same ``--out`` continues from the last checkpoint. Shapes: N objects.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DRAWN_AT_ONCE = 8192
 
 
 class BrightSky(DeviceSky):
-    """The simulated sky with bright objects more often, which a table for all surveys holds."""
+    """The simulated sky with bright objects overrepresented, from the table of `gpu_scenes.py`."""
 
     def __init__(self, device: torch.device, objects: Path) -> None:
         super().__init__(device)
@@ -81,7 +81,7 @@ class BrightSky(DeviceSky):
         )
 
     def draw_masked(self, number: int, draw: torch.Generator) -> tuple[Batch, Tensor, Tensor]:
-        """Draw cutouts; also the pixels of neighbours, ``(N, 32, 32)``, and each object's own flux."""
+        """Draw cutouts, with a mask of neighbours' pixels, ``(N, 32, 32)``, and the objects' true fluxes."""
         side, device = self.transfer.shape[-2], self.device
         rows = torch.randint(len(self), (number,), generator=draw, device=device)
         own = self._stamps(rows, self._uniform((number, 2), draw) - 0.5, draw)
@@ -115,7 +115,7 @@ class BrightSky(DeviceSky):
         return torch.fft.irfft2(spectrum, s=(side, side))
 
     def batch(self, number: int, draw: torch.Generator, *, masked: bool) -> Batch:
-        """Draw a batch, neighbours masked or kept."""
+        """Draw a batch with neighbours masked or kept."""
         drawn, is_other, _ = self.draw_masked(number, draw)
         if not masked:
             return drawn
@@ -123,17 +123,17 @@ class BrightSky(DeviceSky):
 
 
 class InNoise(Trainer):
-    """Reconstructs in units of the noise, each object by the logarithm of 1 + its χ²."""
+    """A trainer whose reconstruction loss is ln(1 + χ²) per object, with χ² per pixel in flux units."""
 
     def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, way: Observation | None) -> Tensor:
-        drawn = self.generator(self.embedder(real)).clamp(-40, 40)  # a sinh of more overflows
+        drawn = self.generator(self.embedder(real)).clamp(-40, 40)  # sinh of larger values overflows
         again = self.model.normalisation.denormalise(drawn)
         squares = ((image - again) ** 2 * weight).sum((1, 2, 3)) / (weight > 0).sum((1, 2, 3)).clamp(min=1)
         return squares.log1p().mean()
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Train, look, and write."""
+    """Train and evaluate the model, and save it."""
     begin, out, batch = time.monotonic(), Path(arguments.out), arguments.batch
     base = load_builtin(torch.device("cpu"))
     masked = arguments.neighbours == "mask"
@@ -171,9 +171,9 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
             print(f"{out.name}: ENDED EARLY: {error}", flush=True)
             return
         if step % 2048 == 0 or step < 600:
-            said = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
+            summary = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
             rate = (step - first) * batch / (time.monotonic() - start)
-            print(f"{out.name}: step {step}, {rate:,.0f} images/s, {said}", flush=True)
+            print(f"{out.name}: step {step}, {rate:,.0f} images/s, {summary}", flush=True)
     seconds = before + time.monotonic() - start
     torch.save({"state": trainer.state(), "step": step, "seconds": seconds}, checkpoint)
     finished = trainer.finished_model().to(device)
@@ -185,7 +185,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
 
 
 def look(model: Model, sky: BrightSky) -> dict[str, Any]:
-    """Measure health, χ² by magnitude, and what latents say of redshifts, on objects that no step drew."""
+    """Evaluate health, χ² by magnitude and redshifts from latents, on objects not used in training."""
     device = sky.device
     renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
     noise = (3 / torch.tensor(model.normalisation.softening, device=device))[:, None, None] ** 2
@@ -225,20 +225,22 @@ def look(model: Model, sky: BrightSky) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train, or look at the model that ships."""
+    """Train a model, or evaluate the one that ships with the package."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", required=True)
-    parser.add_argument("--out", help="a directory; without it the model that ships is looked at")
+    parser.add_argument("--out", help="model directory; without it, evaluate the built-in model")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--neighbours", choices=("mask", "keep"), default="mask")
-    parser.add_argument("--in-noise", action="store_true", help="reconstruct in units of the noise")
+    parser.add_argument("--in-noise", action="store_true", help="reconstruction loss in units of the noise")
     parser.add_argument("--reconstruction", type=float, default=0.5)
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--total-minutes", type=float, help="of all calls; the rates fall to zero by then")
-    parser.add_argument("--plain", action="store_true", help="do not record steps")
+    parser.add_argument(
+        "--total-minutes", type=float, help="of all runs; the learning rates fall to zero by then"
+    )
+    parser.add_argument("--plain", action="store_true", help="do not record steps as CUDA graphs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

@@ -1,7 +1,9 @@
-"""Prepare what `gpu_sky.py` draws from: a table of galaxies that travels, ``gpu_population.npz``.
+"""Prepare ``gpu_population.npz``, the table of galaxies from which `gpu_sky.py` draws.
 
-Run as ``python benchmarks/gpu_population.py`` where the whole package is installed (spectra, filters). Fluxes
-are kept as magnitudes in steps of a thousandth, sizes and shapes in half precision.
+    python benchmarks/gpu_population.py
+
+This needs the whole package (spectra, filters). Fluxes are stored as integers in units of 0.001 mag, sizes
+and shapes in half precision.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ FAINTEST_MAG = 25.3
 
 
 def main() -> None:
-    """Draw and write."""
+    """Draw the galaxies and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=5)

@@ -1,17 +1,19 @@
-"""Train the model of scenes that ships, on a GPU, from galaxies that are drawn as it goes.
+"""Train the scene model that ships with the package, on galaxies simulated on the GPU on the fly.
 
     python benchmarks/gpu_scenes.py --prepare objects.npz          # where the whole package is installed
     python benchmarks/gpu_scenes.py --objects objects.npz --out ugriz --width 128 --minutes 8
 
-The table holds galaxies, stars and quasars as three kinds of surveys see them, bright ones more often than
-the sky has them. Each step draws its own from it, as one of `NUM_SKIES` surveys would see them: pixels,
-seeing, PSF, depth and correlation of the noise are drawn at random for each survey (seed 0), seeing and depth
-of each object about its survey's. Every cutout holds its object off the middle by up to half a pixel, and on
-average half a neighbour, whose pixels get weight 0 where it outshines both noise and object. ``--store`` adds
-real cutouts, a tenth of the batches. Shapes: N objects, B bands, S side of a stamp, D of a cutout.
+The table contains galaxies, stars and quasars in the filters of three surveys, with bright ones
+overrepresented. Each training step draws objects from it and simulates them as one of `NUM_SKIES` surveys
+would observe them. Pixel scale, seeing, PSF, depth and noise correlation of each survey are random (seed 0);
+seeing and noise level vary between objects. In every cutout the object is off centre by up to half a pixel,
+and there is half a neighbour on average; pixels in which the neighbour outshines both the noise and the
+object get weight 0. ``--store`` adds real cutouts, for a tenth of the batches. Shapes: N objects, B bands, S
+side of a stamp, K = S/2 + 1, D side of a cutout.
 
-Started again with the same ``--out``, it goes on from its last checkpoint. At the end it teaches what helps a
-fit, and writes the model. ``--teach MODEL`` teaches a model of images (the simulated sky that it knows).
+Another run with the same ``--out`` continues from the last checkpoint. After the training, the fitting aids
+(refiner and metric network) are trained and the model is saved. ``--teach MODEL`` trains the aids of an image
+model of the simulated CLAUDS+HSC sky instead.
 """
 
 from __future__ import annotations
@@ -74,14 +76,14 @@ PIXELS = (0.168, 0.187, 0.2, 0.2, 0.214, 0.238, 0.263, 0.263, 0.3, 0.339, 0.396,
 BETAS = (2.5, 3.0, 3.0, 3.5, 4.5)
 SEEING = (0.58, 1.7)
 NUM_WIDTHS = 48
-DEEPEST = np.array([3.6, 2.8, 3.2, 5.6, 9.5])  # noise of the deepest surveys, nJy per pixel of an arcsecond
-SHALLOWEST = np.array([750.0, 270.0, 390.0, 620.0, 2500.0])  # and of SDSS
-CORRELATED = 0.12  # of neighbouring pixels where images were resampled
+DEEPEST = np.array([3.6, 2.8, 3.2, 5.6, 9.5])  # noise of the deepest surveys, in nJy for pixels of 1″
+SHALLOWEST = np.array([750.0, 270.0, 390.0, 620.0, 2500.0])  # of SDSS
+CORRELATED = 0.12  # noise correlation of adjacent pixels in resampled images
 REAL_SHARE = 0.1
 
 
 def prepare(path: Path, number: int, seed: int) -> None:
-    """Draw the table: magnitudes in steps of a thousandth, sizes and shapes in half precision."""
+    """Draw and write the table: magnitudes in units of 0.001 mag, sizes and shapes in half precision."""
     from deepfits.sky.points import draw_quasars, draw_stars
     from deepfits.sky.population import PopulationLaws, draw_galaxies
     from deepfits.sky.surveys import find_survey
@@ -132,7 +134,7 @@ def prepare(path: Path, number: int, seed: int) -> None:
 
 
 def _thin(table: dict[str, np.ndarray], number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Choose objects whose counts rise by `SLOPE` a magnitude; `share` is how many each stands for."""
+    """Choose objects with log counts of slope `SLOPE` per mag; `share` is the inverse selection weight."""
     mag = table["mag_count"]
     counts, edges = np.histogram(mag, np.linspace(BRIGHTEST, FAINTEST, 37))
     of_bin = np.clip(np.digitize(mag, edges) - 1, 0, len(counts) - 1)
@@ -148,22 +150,22 @@ def _thin(table: dict[str, np.ndarray], number: int, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class Survey:
-    """How one simulated survey sees: filters, pixels, PSFs to choose from, noise."""
+    """Properties of one simulated survey: filters, pixels, PSFs to choose from, noise."""
 
     filters: int
     pixel_arcsec: float
     size: int
     stamp: int
     beta: float
-    psf: Tensor  # (widths, K, 2), above the reference
+    psf: Tensor  # (widths, Gaussians, 2), relative to the reference PSF
     transfer: Tensor  # (widths, S, S/2 + 1)
-    width: Tensor  # (B,), the usual one's number
+    width: Tensor  # (B,), index of the typical width
     sigma: Tensor  # (B,), nJy per pixel
     noise: NoiseSource
 
 
 class Skies:
-    """Draws cutouts as many surveys see them."""
+    """Simulates cutouts of many surveys."""
 
     def __init__(
         self, objects: Path, grid: SceneGrid, device: torch.device, num_skies: int = NUM_SKIES
@@ -221,7 +223,7 @@ class Skies:
         )  # fmt: skip
 
     def _transfer(self, stamp: int, pixel: float, beta: float) -> Tensor:
-        """Return what PSF and pixel do to each wave number, for all widths."""
+        """Return the transfer function of PSF and pixel for all widths: ``(widths, S, K)``."""
         ky, kx = 2 * np.pi * np.fft.fftfreq(stamp)[:, None], 2 * np.pi * np.fft.rfftfreq(stamp)
         u = np.linspace(1e-4, 40, 8000)  # in units of the scale radius
         known = moffat_transfer(u, 1 / moffat_radius(1, beta), beta)
@@ -233,7 +235,7 @@ class Skies:
         ).float()
 
     def draw(self, which: int, number: int, draw: torch.Generator) -> tuple[Batch, Tensor, Tensor]:
-        """Draw cutouts of one survey; also the pixels of neighbours, and each object's own flux."""
+        """Draw cutouts of one survey, with masks of neighbours' pixels and the objects' true fluxes."""
         survey, device = self.surveys[which], self.device
         side, size, pixel = survey.stamp, survey.size, survey.pixel_arcsec
 
@@ -245,7 +247,7 @@ class Skies:
         )
         transfer = survey.transfer[width]  # (N, B, S, K)
         rows = torch.randint(len(self.flux), (number,), generator=draw, device=device)
-        # An even cutout has its middle between pixels, and pixel (S/2, S/2) lies half a pixel off it.
+        # The centre of a cutout of even size lies between pixels, half a pixel from pixel (S/2, S/2).
         middle = side // 2 - (0.5 if size % 2 == 0 else 0.0)
         shift = uniform(number, 2) - 0.5
         own = self._stamps(rows, shift + middle, math.pi * uniform(number), survey, transfer)
@@ -281,13 +283,13 @@ class Skies:
         return torch.fft.irfft2(spectrum, s=(side, side))
 
     def batch(self, which: int, number: int, seed: int) -> Batch:
-        """Draw a batch with neighbours masked, as trainings take it."""
+        """Draw a training batch, with neighbours masked."""
         drawn, is_other, _ = self.draw(which, number, torch.Generator(self.device).manual_seed(seed))
         return Batch(*without_neighbours(drawn.image, drawn.weight, is_other), drawn.sight)
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Train, teach, look, and write."""
+    """Train and evaluate the model, train its aids, and save it."""
     begin = time.monotonic()
     base = Model.load("builtin:ugriz")
     assert base.grid is not None
@@ -350,14 +352,14 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
                 noise = int(rng.integers(len(skies.surveys)))
                 images = skies.batch(noise, batch, (arguments.seed << 40) + step)
             losses = trainer.step(images, step, fraction, store=noise)
-        except NonFiniteLossError as error:  # what there is may serve
+        except NonFiniteLossError as error:  # keep the model trained so far
             print(f"{arguments.width}: ENDED EARLY: {error}", flush=True)
             break
         step += 1
         if step % 500 == 0 or step in (1, 10):
-            said = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
+            summary = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
             print(
-                f"{arguments.width}: step {step}, {(step - first) * batch / passed:,.0f} images/s, {said}",
+                f"{arguments.width}: step {step}, {(step - first) * batch / passed:,.0f} images/s, {summary}",
                 flush=True,
             )
     seconds = before + time.monotonic() - start
@@ -368,27 +370,27 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     finished.card["metrics"] = look(finished, skies)
     print(f"{arguments.width}: {json.dumps(finished.card['metrics'])}", flush=True)
     finished.save(out)
-    lessons = []
+    teaching_sets = []
     for number in range(min(8, len(skies.surveys))):
         drawn, others, _ = skies.draw(
             number, arguments.examples, torch.Generator(device).manual_seed(77 + number)
         )
-        lessons.append(
+        teaching_sets.append(
             TeachingSet(
                 drawn.image.cpu(), drawn.weight.cpu(), skies.surveys[number].noise, drawn.sight, others.cpu()
             )
         )
-    teach(finished, lessons, arguments, out)
+    teach(finished, teaching_sets, arguments, out)
 
 
-def teach(model: Model, lessons: list[TeachingSet], arguments: argparse.Namespace, out: Path) -> None:
-    """Teach refiner and metric, and write the model with them."""
+def teach(model: Model, teaching_sets: list[TeachingSet], arguments: argparse.Namespace, out: Path) -> None:
+    """Train the refiner and the metric network, and save the model with them."""
     begin = time.monotonic()
     steps = arguments.aid_steps
     teaching = Teaching(steps=steps, num_reference=min(8000, 2 * steps), batch_size=64)
-    model.aids, model.card["aids"] = teach_aids(model, lessons, teaching, seed=arguments.seed)
+    model.aids, model.card["aids"] = teach_aids(model, teaching_sets, teaching, seed=arguments.seed)
     print(
-        f"{out.name}: taught in {time.monotonic() - begin:.1f} s: {json.dumps(model.card['aids'])}",
+        f"{out.name}: aids trained in {time.monotonic() - begin:.1f} s: {json.dumps(model.card['aids'])}",
         flush=True,
     )
     (out / "README.md").write_text(describe(model, f"Model `{out.name}`"), encoding="utf-8")
@@ -397,7 +399,7 @@ def teach(model: Model, lessons: list[TeachingSet], arguments: argparse.Namespac
 
 
 def look(model: Model, skies: Skies) -> dict[str, Any]:
-    """Measure health, and χ² of best fits by magnitude, on objects that no step has drawn."""
+    """Evaluate health and χ² of best fits by magnitude, on objects not used in training."""
 
     def best(model: Model, image: Tensor, weight: Tensor, guess: Tensor, sight: Sight | None) -> Tensor:
         renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
@@ -435,13 +437,13 @@ def look(model: Model, skies: Skies) -> dict[str, Any]:
 
 
 def teach_images(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Teach a model of images that was trained on the simulated CLAUDS+HSC sky."""
+    """Train the aids of an image model of the simulated CLAUDS+HSC sky."""
     model, sky = Model.load(arguments.teach, device).eval(), DeviceSky(device)
-    lessons = []
+    batches = []
     for number in range(arguments.examples * 8 // 256):
         drawn = sky.draw(256, torch.Generator(device).manual_seed(number))
-        lessons.append((drawn.image.cpu(), drawn.weight.cpu()))
-    image, weight = (torch.cat(parts) for parts in zip(*lessons, strict=True))
+        batches.append((drawn.image.cpu(), drawn.weight.cpu()))
+    image, weight = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert image.shape[-1] == SIZE
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -449,12 +451,12 @@ def teach_images(arguments: argparse.Namespace, device: torch.device) -> None:
 
 
 def main() -> None:
-    """Prepare, train or teach."""
+    """Prepare the table, train a model, or train the aids of one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prepare", type=Path)
     parser.add_argument("--number", type=int, default=60_000)
     parser.add_argument("--objects")
-    parser.add_argument("--start", help="a model of this width to start from")
+    parser.add_argument("--start", help="model of the same width to start from")
     parser.add_argument("--store", nargs="*", default=[])
     parser.add_argument("--teach")
     parser.add_argument("--out")
@@ -463,7 +465,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument(
-        "--total-minutes", type=float, help="of all calls; the learning rates fall to zero by then"
+        "--total-minutes", type=float, help="of all runs; the learning rates fall to zero by then"
     )
     parser.add_argument("--aid-steps", type=int, default=5000)
     parser.add_argument("--examples", type=int, default=2048)

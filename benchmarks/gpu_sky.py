@@ -1,10 +1,10 @@
-"""Galaxies drawn where they are needed: on the device, from a table that travels, without files.
+"""Galaxies simulated on the device, from the table ``gpu_population.npz``.
 
-Shapes: N objects, B bands, S side of a stamp, K = S/2 + 1.
+Shapes: N objects, B bands, H, W pixels, S side of a stamp, K = S/2 + 1.
 
 Profiles and their transforms are those of `deepfits.sky.drawing`: an exponential disc and a Spergel bulge,
-through the survey's PSF and pixels. Every cutout has its galaxy in the middle, on average half a neighbour,
-and correlated noise.
+convolved with the survey's PSF and pixels. Every cutout has its galaxy within half a pixel of the centre,
+half a neighbour on average, and correlated noise.
 """
 
 from __future__ import annotations
@@ -28,20 +28,30 @@ TABLE = Path(__file__).with_name("gpu_population.npz")
 SIZE = 32
 DISC_SCALE = 1.6783469900166605
 BULGE_POWER = -0.4
-NEIGHBOUR_CHANCE = 0.25  # of each of two
+NEIGHBOUR_CHANCE = 0.25  # for each of two possible neighbours
 NEAREST, FARTHEST = 5.0, 20.0  # pixels
 MAG_STEPS = 1000.0
 
 
 def mag_steps(flux: np.ndarray) -> np.ndarray:
-    """Return AB magnitudes of fluxes in nJy, as steps that fit into 16 bits."""
+    """Return AB magnitudes of fluxes in nJy, as 16-bit integers in units of 0.001 mag."""
     mag = 31.4 - 2.5 * np.log10(np.maximum(flux, 1e-9))
     return np.clip(np.rint(MAG_STEPS * mag), 0, 65535).astype(np.uint16)
 
 
 @dataclass
 class Drawn:
-    """Cutouts: ``image`` and ``weight`` in nJy and nJy⁻², ``(N, B, 32, 32)``, and ``z_spec``, ``(N,)``."""
+    """Simulated cutouts and the true properties of their galaxies.
+
+    Attributes
+    ----------
+    image, weight
+        ``(N, B, 32, 32)``, nJy and nJy⁻².
+    z_spec
+        ``(N,)``: redshifts.
+    flux
+        ``(N, B)``: fluxes in nJy.
+    """
 
     image: Tensor
     weight: Tensor
@@ -50,7 +60,7 @@ class Drawn:
 
 
 class DeviceSky:
-    """Draws cutouts of galaxies on a device."""
+    """Simulates cutouts of galaxies on a device."""
 
     def __init__(self, device: torch.device | str, table: Path = TABLE) -> None:
         self.device = torch.device(device)
@@ -73,7 +83,7 @@ class DeviceSky:
         return len(self.flux)
 
     def draw(self, number: int, draw: torch.Generator) -> Drawn:
-        """Draw cutouts with noise; the generator has to be on the device."""
+        """Simulate noisy cutouts; the random generator must be on the device."""
         rows = torch.randint(len(self), (number,), generator=draw, device=self.device)
         spectrum = self._spectrum(rows, self._uniform((number, 2), draw) - 0.5, draw)
         for _ in range(2):
@@ -96,12 +106,12 @@ class DeviceSky:
         return torch.rand(shape, generator=draw, device=self.device)
 
     def _spectrum(self, rows: Tensor, at: Tensor, draw: torch.Generator) -> Tensor:
-        """Return transforms ``(N, B, S, K)`` of galaxies at ``(N, 2)`` pixels (y, x) from the middle."""
+        """Return Fourier transforms, ``(N, B, S, K)``, of galaxies at offsets `at`, ``(N, 2)`` pixels."""
         angle = math.pi * self._uniform((len(rows),), draw)
         return self.spectrum(rows, at, angle)
 
     def spectrum(self, rows: Tensor, at: Tensor, angle: Tensor) -> Tensor:
-        """Return transforms, ``(N, B, S, K)``, at given angles of the major axes."""
+        """Return Fourier transforms, ``(N, B, S, K)``, for position angles `angle`: ``(N,)``."""
         return spectra(
             (self.flux[rows], self.bulge[rows]),
             (self.disc_radius[rows] / DISC_SCALE, self.disc_ratio[rows]),
@@ -113,22 +123,22 @@ class DeviceSky:
 
 
 def neighbour_pixels(own: Tensor, others: Tensor, sigma: Tensor) -> Tensor:
-    """Return where neighbours outshine both noise and object, grown by a pixel: ``(N, H, W)`` bool.
+    """Return where neighbours outshine both noise and object, dilated by one pixel: ``(N, H, W)`` bool.
 
     Parameters
     ----------
     own, others
-        Images without noise, ``(N, B, H, W)``.
+        Noise-free images of the object and of its neighbours, ``(N, B, H, W)``.
     sigma
-        Noise of a pixel, ``(N, B or 1, 1, 1)``.
+        Noise per pixel, broadcast to ``(N, B, 1, 1)``.
     """
-    light = (others / sigma).sum(1)
-    is_other = (light / math.sqrt(own.shape[1]) > 1) & (light > (own / sigma).sum(1))
+    signal = (others / sigma).sum(1)
+    is_other = (signal / math.sqrt(own.shape[1]) > 1) & (signal > (own / sigma).sum(1))
     return functional.max_pool2d(is_other[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
 def without_neighbours(image: Tensor, weight: Tensor, is_other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images and weights with 0 in pixels of neighbours."""
+    """Return images and weights, both 0 in pixels of neighbours."""
     weight = torch.where(is_other[:, None], 0, weight)
     return torch.where(weight > 0, image, 0), weight
 
@@ -136,7 +146,7 @@ def without_neighbours(image: Tensor, weight: Tensor, is_other: Tensor) -> tuple
 def describe_training(
     trainer: Trainer, name: str, step: int, seconds: float, noise: NoiseSource
 ) -> dict[str, Any]:
-    """Return the card of a model that was trained on galaxies drawn as it went."""
+    """Return the card of a model that was trained on galaxies simulated on the fly."""
     config, engine, number = trainer.config, trainer.engine, step * trainer.config.batch_size
     return {
         "recipe": name,
@@ -168,31 +178,33 @@ def spectra(
     angle: Tensor,
     transfer: Tensor,
 ) -> Tensor:
-    """Return transforms, ``(N, B, S, K)``, of galaxies.
+    """Return Fourier transforms, ``(N, B, S, K)``, of galaxies.
 
     Parameters
     ----------
     flux
-        Of the whole and of the bulge, ``(N, B)``.
+        Total flux and bulge flux, ``(N, B)``.
     disc, bulge
-        Scale radius along the major axis in pixels, and axis ratio, ``(N,)``.
+        Scale radius along the major axis in pixels, and axis ratio, ``(N,)`` each.
     at, angle
-        Pixels (y, x) of the stamp, ``(N, 2)``, and direction of the major axis, ``(N,)``.
+        Pixel coordinates (y, x) on the stamp, ``(N, 2)``, and position angle of the major axis, ``(N,)``.
     transfer
-        Of PSF and pixels, ``(S, K)`` for all objects, or one for each band, or for each object and band.
+        Transfer function of PSF and pixels: ``(S, K)``, ``(B, S, K)`` or ``(N, B, S, K)``.
     """
     side, device = transfer.shape[-2], transfer.device
     ky = 2 * math.pi * torch.fft.fftfreq(side, device=device)[:, None]
     kx = 2 * math.pi * torch.fft.rfftfreq(side, device=device)
 
-    def squared(radius: Tensor, ratio: Tensor) -> Tensor:  # k²r² where the ellipse is a circle, (N, S, K)
+    def squared(
+        radius: Tensor, ratio: Tensor
+    ) -> Tensor:  # k²r² in the frame where the ellipse is a circle, (N, S, K)
         c, s, a2, b2 = angle.cos(), angle.sin(), radius**2, (radius * ratio) ** 2
         xx, yy, xy = a2 * c**2 + b2 * s**2, a2 * s**2 + b2 * c**2, 2 * (a2 - b2) * c * s
         return xx[:, None, None] * kx**2 + yy[:, None, None] * ky**2 + xy[:, None, None] * kx * ky
 
-    of_bulge = flux[1][:, :, None, None]
-    of_disc = flux[0][:, :, None, None] - of_bulge
-    profile = of_disc * torch.rsqrt(1 + squared(*disc))[:, None] ** 3
-    profile = profile + of_bulge * torch.exp(BULGE_POWER * torch.log1p(squared(*bulge)))[:, None]
+    bulge_flux = flux[1][:, :, None, None]
+    disc_flux = flux[0][:, :, None, None] - bulge_flux
+    profile = disc_flux * torch.rsqrt(1 + squared(*disc))[:, None] ** 3
+    profile = profile + bulge_flux * torch.exp(BULGE_POWER * torch.log1p(squared(*bulge)))[:, None]
     phase = at[:, :1, None] * ky + at[:, 1:, None] * kx
     return profile * transfer * torch.polar(torch.ones_like(phase), -phase)[:, None]

@@ -1,7 +1,8 @@
-"""What 16-bit latents cost: χ² of best fits drawn from rounded latents, against χ² of the latents themselves.
+"""Cost of 16-bit latents: χ² of best fits with latents rounded to half precision, against the exact latents.
 
-Run as ``python benchmarks/half.py --store run/cutouts --model run/model``; about a minute. The last line is a
-JSON object.
+    python benchmarks/half.py --store run/cutouts --model run/model
+
+Takes about a minute. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from deepfits.survey.store import CutoutStore
 
 
 def main() -> None:
-    """Fit, round, and compare."""
+    """Fit, round the latents, and compare χ²."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--model", default="builtin:clauds-hsc")
-    parser.add_argument("--number", type=int, default=512, help="Objects, evenly from the store.")
+    parser.add_argument(
+        "--number", type=int, default=512, help="number of objects, evenly spaced in the store"
+    )
     options = parser.parse_args()
     store, model = CutoutStore(options.store), Model.load(options.model)
     cutouts = store.take(np.linspace(0, len(store) - 1, options.number).astype(int))

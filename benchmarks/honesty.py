@@ -1,13 +1,13 @@
-"""Measure whether the simulated sky is honest: redshifts recovered only as far as nature allows.
+"""Test that redshifts are no easier to predict on the simulated sky than on the real one.
 
-Draws galaxies brighter than i = 25.5, stars and quasars left out, draws each alone as the survey sees it,
-sums a 2″ aperture in every band, adds the noise of that aperture (sky and source photons), and learns
-redshifts from the noisy magnitudes by gradient boosting with absolute loss. The scatter and the share of
-outliers in four magnitude ranges stand beside the figures expected of such a survey.
+Draws galaxies with i < 25.5 from the population (no stars or quasars) and simulates each in isolation, sums
+the flux in a 2″ aperture in every band, adds the aperture's noise (sky and source photons), and trains
+gradient boosting with absolute loss on the noisy magnitudes. The scatter and the outlier fraction in four
+magnitude ranges are compared with the values expected for such a survey.
 
     python benchmarks/honesty.py [--labels 150000] [--test 90000] [--seed 1]
 
-Words first, then one JSON object on the last line.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
 LIMIT = 25.5
 RANGES = ((0.0, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5))
 EXPECTED = ((0.036, 0.06), (0.043, 0.11), (0.059, 0.13), (0.097, 0.24))
-"""σ_MAD and the fraction above 0.15 of a simulated ugriz sky at this depth with 150,000 labels."""
+"""Expected σ_MAD and outlier fraction (> 0.15) for ugriz data at this depth with 150,000 labels."""
 STAMP = 32
 
 
 def main() -> None:
-    """Run, print, and end with one JSON object."""
+    """Run the benchmark, and print a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--labels", type=int, default=150_000)
     parser.add_argument("--test", type=int, default=90_000)
@@ -73,7 +73,7 @@ def main() -> None:
 def observe_apertures(
     table: dict[str, np.ndarray], survey: SkySurvey, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return fluxes in a 2″ aperture and their errors, ``(N, B)``, nJy: each object alone, truly drawn."""
+    """Simulate each object in isolation; return 2″ aperture fluxes and their errors, ``(N, B)``, in nJy."""
     scale = survey.pixel_scale_arcsec
     fwhm = tuple(band.fwhm_arcsec / scale for band in survey.bands)
     transfer = psf_transfer(STAMP, fwhm, survey.moffat_beta)
@@ -81,7 +81,7 @@ def observe_apertures(
     half = math.ceil(radius) + 1
     inside = circular_aperture(2 * half + 1, radius, subpixels=5)
     number = len(table["z_spec"])
-    # Every object in the middle of its stamp, so that the aperture is the same for all.
+    # Every object is centred on its stamp, so that all share one aperture.
     shapes = to_shapes(table | {"x": np.zeros(number), "y": np.zeros(number)}, scale)
     middle = slice(STAMP // 2 - half, STAMP // 2 + half + 1)
     mask = torch.from_numpy(inside).float()
@@ -97,14 +97,14 @@ def observe_apertures(
 
 
 def magnitude_features(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return asinh magnitudes (Lupton, Gunn & Szalay 1999) and neighbouring colours: ``(N, 2B − 1)``."""
+    """Return asinh magnitudes (Lupton, Gunn & Szalay 1999) and colours of adjacent bands: ``(N, 2B − 1)``."""
     soft = 2 * np.median(error, axis=0)
     mag = asinh_magnitude(flux, soft)
     return np.concatenate([mag, -np.diff(mag, axis=1)], axis=1)
 
 
 def learn(features: np.ndarray, redshift: np.ndarray, labels: int) -> np.ndarray:
-    """Learn ln(1+z) by gradient boosting with absolute loss; return redshifts of objects after `labels`."""
+    """Train gradient boosting on ln(1 + z) of the first `labels` objects; return redshifts of the others."""
     from lightgbm import LGBMRegressor
 
     model = LGBMRegressor(
@@ -122,18 +122,18 @@ def learn(features: np.ndarray, redshift: np.ndarray, labels: int) -> np.ndarray
 
 
 def compare(mag: np.ndarray, delta: np.ndarray) -> list[dict[str, float]]:
-    """Return σ_MAD and the fraction above 0.15 in each range of magnitude, beside what is expected."""
+    """Return measured and expected σ_MAD and outlier fraction (> 0.15) in each magnitude range."""
     rows = []
     for (low, high), (sigma_expected, outliers_expected) in zip(RANGES, EXPECTED, strict=True):
-        some = delta[(mag >= low) & (mag < high)]
-        sigma = float(1.4826 * np.median(np.abs(some - np.median(some))))
-        outliers = float((np.abs(some) > 0.15).mean())
+        inside = delta[(mag >= low) & (mag < high)]
+        sigma = float(1.4826 * np.median(np.abs(inside - np.median(inside))))
+        outliers = float((np.abs(inside) > 0.15).mean())
         rows.append(
             {
                 "mag_low": low,
                 "mag_high": high,
-                "objects": len(some),
-                "bias": float(some.mean()),
+                "objects": len(inside),
+                "bias": float(inside.mean()),
                 "sigma_mad": sigma,
                 "sigma_mad_expected": sigma_expected,
                 "sigma_ratio": sigma / sigma_expected,
@@ -146,9 +146,10 @@ def compare(mag: np.ndarray, delta: np.ndarray) -> list[dict[str, float]]:
 
 
 def report(rows: list[dict[str, float]], worst: float, drawn: float, total: float, labels: int) -> None:
-    """Say in words what was compared."""
+    """Print the comparison as a table."""
     print(
-        f"{labels} labelled galaxies to i = {LIMIT}, u g r i z at CLAUDS + HSC deep; drawn in {drawn:.0f} s"
+        f"{labels} labelled galaxies with i < {LIMIT}, ugriz at the depth of CLAUDS + HSC Deep; "
+        f"simulated in {drawn:.0f} s"
     )
     print("i magnitude     objects  σ_MAD (expected)   above 0.15 (expected)")
     for row in rows:
@@ -157,7 +158,7 @@ def report(rows: list[dict[str, float]], worst: float, drawn: float, total: floa
             f"  {row['sigma_mad']:.4f} ({row['sigma_mad_expected']:.3f})"
             f"    {row['outliers_015']:.3f} ({row['outliers_015_expected']:.2f})"
         )
-    print(f"largest deviation {worst:.0%}; {total:.0f} s in all")
+    print(f"largest deviation {worst:.0%}; {total:.0f} s in total")
 
 
 if __name__ == "__main__":

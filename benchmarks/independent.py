@@ -1,17 +1,20 @@
-"""Fluxes, colours and redshifts on skies that nothing of this package drew.
+"""Fluxes, colours and redshifts on skies that were simulated without this package.
 
     python benchmarks/independent.py --out bench-independent [--surveys des kids ...] [--zcosmos FILE]
 
-GalSim draws, with the seeing, pixels and depth of four surveys, fields of 2,400 pixels a side: galaxies by a
-power law in i to 26.5, colours and redshifts of secure zCOSMOS galaxies of that magnitude (of the faintest
-ones for whatever is fainter); a bulge of de Vaucouleurs and an exponential disc of other axis ratios and 0.3
-mag redder in g − i, knots in a third of the bright ones; one star for sixteen galaxies, to those of type M.
-PSFs are Kolmogorov's or Moffat profiles, sheared by 2%, and no header names their width. Then what a user
-does: `deepfits cutouts`, `fit` with ``builtin:ugriz``, `redshift predict` without labels.
+GalSim draws fields of 2,400 pixels a side with the seeing, pixel scale and depth of four surveys. Galaxy
+counts follow a power law in i to 26.5; colours and redshifts are those of zCOSMOS galaxies with secure
+redshifts and similar magnitudes (of the faintest ones, for fainter galaxies). Each galaxy has a de
+Vaucouleurs bulge and an exponential disc, of which the bulge is rounder and 0.2 mag redder in g − i; a third
+of the bright ones have knots. There is one star per sixteen galaxies, with colours down to type M. PSFs are
+Kolmogorov or Moffat profiles, sheared by 2%, and their width is not in the headers. The images are then
+analysed as by a user: `deepfits cutouts`, `fit` with ``builtin:ugriz``, and `redshift predict` without
+labels.
 
-For galaxies within 0.6″ of a detection, by true i: median of `flux_model_<band>` over truth and width of its
-pulls; median error and scatter of colours by `flux_gauss_<band>`, to which the red bulges add up to some
-0.02 mag; redshifts without labels. Errors are from the bootstrap. The last line is one JSON object.
+Results for detections within 0.6″ of a galaxy, by true i magnitude: the median of `flux_model_<band>` over
+truth and the width of its pulls; median error and scatter of the colours from `flux_gauss_<band>`, to which
+the red bulges contribute up to about 0.02 mag; and redshifts without labels. Errors are bootstrap errors. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -42,9 +45,9 @@ from deepfits.tables import read_table, write_table
 BANDS = "ugriz"
 SIDE = 2400  # pixels
 BRIGHTEST, FAINTEST = 17.0, 26.5
-SLOPE, AT_24 = 0.35, 12.0  # of log N, and galaxies of i = 24 a square arcminute and magnitude
-STARS = 1 / 16
-BULGE_REDDER = np.array([0.3, 0.2, 0.08, 0.0, -0.05])  # magnitudes, over its share in i
+SLOPE, AT_24 = 0.35, 12.0  # slope of log N; galaxies per arcmin² and mag at i = 24
+STARS = 1 / 16  # per galaxy
+BULGE_REDDER = np.array([0.3, 0.2, 0.08, 0.0, -0.05])  # magnitudes, relative to the disc and to i
 BINS = ((17, 19), (19, 20), (20, 21), (21, 22), (22, 23), (23, 24))
 COLOURS = (("u", "g"), ("g", "r"), ("r", "i"), ("i", "z"))
 NEAREST_ARCSEC = 0.6
@@ -56,7 +59,15 @@ Rows = np.ndarray
 
 @dataclass(frozen=True)
 class Survey:
-    """What a survey's images are like: depths are of 5σ in 2″, and None makes Kolmogorov's PSF."""
+    """Properties of a survey's images.
+
+    Attributes
+    ----------
+    depth
+        5σ limiting magnitude in a 2″ aperture, per band.
+    moffat_beta
+        None for a Kolmogorov PSF.
+    """
 
     pixel_scale_arcsec: float
     fwhm_arcsec: tuple[float, ...]
@@ -67,8 +78,8 @@ class Survey:
     def psf(self, band: int) -> galsim.GSObject:
         """Return the PSF of a band."""
         fwhm, beta = self.fwhm_arcsec[band], self.moffat_beta
-        usual = galsim.Kolmogorov(fwhm=fwhm) if beta is None else galsim.Moffat(beta, fwhm=fwhm)
-        return usual.shear(g1=0.02, g2=-0.01)
+        circular = galsim.Kolmogorov(fwhm=fwhm) if beta is None else galsim.Moffat(beta, fwhm=fwhm)
+        return circular.shear(g1=0.02, g2=-0.01)
 
 
 SURVEYS = {
@@ -80,11 +91,11 @@ SURVEYS = {
 
 
 def main() -> None:
-    """Draw, cut, fit, predict, compare, print."""
-    parser = argparse.ArgumentParser(description="Fluxes and redshifts on skies drawn by GalSim alone.")
+    """Simulate, cut, fit and predict for every survey, and print the comparison with the truth."""
+    parser = argparse.ArgumentParser(description="Fluxes and redshifts on skies simulated with GalSim.")
     parser.add_argument("--out", default="bench-independent")
     parser.add_argument("--surveys", nargs="+", default=list(SURVEYS), choices=list(SURVEYS))
-    parser.add_argument("--zcosmos", default=None, help="the table of zCOSMOS-bright")
+    parser.add_argument("--zcosmos", default=None, help="table of zCOSMOS-bright")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
@@ -92,7 +103,7 @@ def main() -> None:
         out = Path(options.out) / name
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "truth.parquet").exists():
-            print(f"{name}: drawing", flush=True)
+            print(f"{name}: simulating", flush=True)
             draw(SURVEYS[name], table1.zcosmos_catalogue(out, options), out, list(SURVEYS).index(name))
         store = deepfits.cutouts(out / "images", out / "cutouts")
         features = deepfits.fit(store, "builtin:ugriz", out / "features", threads=1)
@@ -105,7 +116,7 @@ def main() -> None:
 
 
 def draw(survey: Survey, zcosmos: Path, out: Path, seed: int) -> None:
-    """Draw a field and write it, its weights and its truth."""
+    """Simulate a field, and write images, weights and the truth table."""
     rng = np.random.default_rng(seed)
     side_arcmin = SIDE * survey.pixel_scale_arcsec / 60
     truth = population(zcosmos, side_arcmin**2, rng)
@@ -137,7 +148,7 @@ def draw(survey: Survey, zcosmos: Path, out: Path, seed: int) -> None:
 
 
 def population(zcosmos: Path, square_arcmin: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return magnitudes, redshifts and shapes of the galaxies, and then of the stars, of a field."""
+    """Return magnitudes, redshifts and shapes of a field's objects: galaxies first, then stars."""
     with zcosmos.open() as handle:
         rows = list(csv.DictReader(handle))
     known = np.array([[float(row[f"mag_{band}"]) for band in BANDS] for row in rows])
@@ -167,16 +178,16 @@ def population(zcosmos: Path, square_arcmin: float, rng: np.random.Generator) ->
 
 
 def profile(truth: dict[str, np.ndarray], row: int, band: int, zero_point: float) -> galsim.GSObject:
-    """Return an object before the PSF."""
+    """Return the profile of an object before convolution with the PSF."""
     flux = 10 ** (-0.4 * (truth[f"mag_{BANDS[band]}"][row] - zero_point))
     radius = truth["half_light_radius_arcsec"][row]
     if radius == 0:
         return galsim.DeltaFunction(flux=flux)
     ellipticity, angle = truth["ellipticity"][row], truth["angle"][row] * galsim.radians
-    share = truth["bulge"][row] * 10 ** (-0.4 * BULGE_REDDER[band])
-    share /= share + 1 - truth["bulge"][row]
-    bulge = galsim.DeVaucouleurs(half_light_radius=0.7 * radius, flux=share)
-    disc = galsim.Exponential(half_light_radius=radius, flux=1 - share)
+    fraction = truth["bulge"][row] * 10 ** (-0.4 * BULGE_REDDER[band])
+    fraction /= fraction + 1 - truth["bulge"][row]
+    bulge = galsim.DeVaucouleurs(half_light_radius=0.7 * radius, flux=fraction)
+    disc = galsim.Exponential(half_light_radius=radius, flux=1 - fraction)
     galaxy = bulge.shear(e=0.4 * ellipticity, beta=angle) + disc.shear(e=ellipticity, beta=angle)
     if truth["mag_i"][row] < 22.5 and row % 3 == 0:
         dice = galsim.BaseDeviate(row + 1)
@@ -188,7 +199,10 @@ def profile(truth: dict[str, np.ndarray], row: int, band: int, zero_point: float
 def add(
     image: galsim.ImageD, seen: galsim.GSObject, place: np.ndarray, magnitude: float, reach: float
 ) -> None:
-    """Add an object to an image, on a stamp of this side in arcsec and within bounds for its magnitude."""
+    """Draw an object on a stamp and add it to an image.
+
+    The stamp of an object brighter than magnitude 23 extends over `reach` arcsec, up to 400 pixels.
+    """
     side = 256 if magnitude < 20 else 48
     if magnitude < 23:
         side = int(np.clip(2 * np.ceil(reach / image.scale / 2), side, 400))
@@ -202,9 +216,11 @@ def add(
 def compare(
     features: dict[str, np.ndarray], predicted: dict[str, np.ndarray], truth: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Compare what was measured with the truth, by magnitude."""
-    seen, there = (SkyCoord(table["ra"] * units.deg, table["dec"] * units.deg) for table in (features, truth))
-    nearest, distance, _ = seen.match_to_catalog_sky(there)
+    """Compare measurements with the truth, in bins of magnitude."""
+    detected, expected = (
+        SkyCoord(table["ra"] * units.deg, table["dec"] * units.deg) for table in (features, truth)
+    )
+    nearest, distance, _ = detected.match_to_catalog_sky(expected)
     true = {name: values[nearest] for name, values in truth.items()}
     is_near, is_star = distance.arcsec < NEAREST_ARCSEC, true["half_light_radius_arcsec"] == 0
     out: dict[str, Any] = {}
@@ -223,7 +239,7 @@ def figures(
     rows: Rows,
     with_redshifts: bool,
 ) -> dict[str, Any]:
-    """Return the figures of some objects."""
+    """Return the statistics of some objects."""
     out: dict[str, Any] = {"number": len(rows)}
     for band in BANDS:
         expected = flux_of_magnitude(true[f"mag_{band}"][rows])
@@ -234,18 +250,18 @@ def figures(
         flux = [features[f"flux_gauss_{band}"][rows] for band in (blue, red)]
         both = (flux[0] > 0) & (flux[1] > 0)
         colour = -2.5 * np.log10(flux[0][both] / flux[1][both])
-        off = colour - (true[f"mag_{blue}"] - true[f"mag_{red}"])[rows][both]
-        out[f"colour {blue}-{red}"] = with_error(off, np.median)
-        out[f"scatter {blue}-{red}"] = with_error(off, width)
+        error = colour - (true[f"mag_{blue}"] - true[f"mag_{red}"])[rows][both]
+        out[f"colour {blue}-{red}"] = with_error(error, np.median)
+        out[f"scatter {blue}-{red}"] = with_error(error, width)
     if with_redshifts:
         z = true["z_spec"][rows]
-        off = (predicted["z_phot"][rows] - z) / (1 + z)
+        delta = (predicted["z_phot"][rows] - z) / (1 + z)
         inside = (predicted["z_err68_low"][rows] < z) & (z < predicted["z_err68_high"][rows])
-        out["redshift bias"] = with_error(off, np.median)
+        out["redshift bias"] = with_error(delta, np.median)
         out["redshift scatter"] = with_error(
-            off, lambda values: 1.4826 * np.median(np.abs(values - np.median(values)))
+            delta, lambda values: 1.4826 * np.median(np.abs(values - np.median(values)))
         )
-        out["redshift outliers"] = with_error(np.abs(off) > 0.15, np.mean)
+        out["redshift outliers"] = with_error(np.abs(delta) > 0.15, np.mean)
         out["redshift inside 68%"] = with_error(inside, np.mean)
     return out
 
@@ -256,14 +272,14 @@ def width(values: np.ndarray) -> float:
 
 
 def with_error(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> list[float]:
-    """Return a statistic and its bootstrap error; NaN of objects without a fit count for nothing."""
+    """Return a statistic and its bootstrap error, ignoring NaN (objects without a fit)."""
     values = values[np.isfinite(values)]
     draws = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
     return [float(statistic(values)), float(np.std([statistic(values[rows]) for rows in draws]))]
 
 
 def show(name: str, found: dict[str, Any]) -> None:
-    """Print the figures of a survey."""
+    """Print the results of a survey."""
     print(f"\n{name}")
     for which, row in found.items():
         print(f"  {which}, {row['number']} objects")

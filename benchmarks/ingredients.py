@@ -1,15 +1,16 @@
-"""What each ingredient of a head brings to redshifts without labels.
+"""Ablation of the pretrained redshift head: what each ingredient contributes without labels.
 
     python benchmarks/ingredients.py --out bench-labels [--objects N] [--fits N]
 
-Heads are taught as `deepfits redshift pretrain` teaches them, smaller ones, each without one ingredient: some
-inputs, the grafted galaxies, their many populations. The skies that they learn from are those of
-``OUT/head`` (made by `redshift pretrain` where they are not there); two are left out, and their galaxies
-decide. Beside them stand the skies of ``benchmarks/labels.py`` under the same ``--out``: a simulated one of
-another population, and zCOSMOS with its real redshifts, which decide nothing.
+Small heads are trained in the same way as by `deepfits redshift pretrain`, each without one ingredient: some
+of the inputs, the grafted galaxies, or the variety of their populations. The training skies are those of
+``OUT/head`` (made by `redshift pretrain` if missing). Two of them are held out and serve to compare the
+heads. For information, the heads are also evaluated on the skies of ``benchmarks/labels.py`` under the same
+``--out``: a simulated sky of another population, and zCOSMOS with its spectroscopic redshifts.
 
-Latents, χ² and posterior widths of a fit belong to that fit, so no drawn galaxy can take them over. What they
-would bring is measured by networks on fits alone: of the simulated sky's galaxies, without and with them.
+Latents, χ² and posterior widths exist only for fitted galaxies, so they cannot be inputs of a head that is
+also trained on grafted ones. Their contribution is measured with networks that are trained on fitted galaxies
+of the simulated sky, with and without them.
 
 The last line is one JSON object.
 """
@@ -55,10 +56,10 @@ from deepfits.stages.redshifts.pretraining import (
 
 NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
-"""Skies that no head learns from: one of CLAUDS+HSC, one of Rubin."""
+"""Held-out skies: one of CLAUDS+HSC, one of Rubin."""
 NUM_DRAWN, STEPS = 60_000, 2_500
 SEVERAL, ONE = PopulationLaws.randomised, partial(PopulationLaws.randomised, libraries=False)
-"""Populations with templates of several libraries, and of one."""
+"""Random populations with templates from several libraries, or from one."""
 HEADS: dict[str, dict[str, Any]] = {
     "everything": {},
     "no radii and concentrations": {"unseen": ("radius", "concentration")},
@@ -79,32 +80,36 @@ NETWORKS = {
     "scene, latents": ("latents",),
     "scene, χ², posterior widths, latents": ("quality", "latents"),
 }
-"""What there is beside features of the scene."""
+"""Feature blocks used in addition to ``scene``."""
 COLUMNS = ("σ_MAD", "η (0.15)", "CRPS", "68%")
 
 
 def main() -> None:
-    """Teach, judge, print."""
-    parser = argparse.ArgumentParser(description="What each ingredient of a head brings.")
+    """Train and evaluate heads and networks, and print the tables."""
+    parser = argparse.ArgumentParser(description="Ablation of the pretrained redshift head.")
     parser.add_argument("--out", default="bench-labels")
     parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
-    parser.add_argument("--objects", type=int, nargs="+", default=[15000], help="of each sky, to draw")
-    parser.add_argument("--fits", type=int, nargs="+", default=[None], help="of each sky, at most")
+    parser.add_argument(
+        "--objects", type=int, nargs="+", default=[15000], help="galaxies to simulate on each sky"
+    )
+    parser.add_argument(
+        "--fits", type=int, nargs="+", default=[None], help="most galaxies to fit on each sky"
+    )
     parser.add_argument("--model", default="builtin:ugriz")
     parser.add_argument("--zcosmos", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     skies = {}
     for place, sky in enumerate(options.skies):
-        objects, options_fits = (one[min(place, len(one) - 1)] for one in (options.objects, options.fits))
-        one = argparse.Namespace(**{**vars(options), "fits": options_fits})
-        skies[sky] = labelled(labels.make_sky(sky, Path(options.out) / sky, objects, one))
+        objects, fits = (values[min(place, len(values) - 1)] for values in (options.objects, options.fits))
+        of_sky = argparse.Namespace(**{**vars(options), "fits": fits})
+        skies[sky] = labelled(labels.make_sky(sky, Path(options.out) / sky, objects, of_sky))
     found = {"heads": heads(skies, options), "networks": networks(skies)}
     print(json.dumps({"benchmark": "ingredients", **found, "provenance": provenance()}))
 
 
 def labelled(inputs: dict[str, Any]) -> tuple[Source, np.ndarray]:
-    """Return fits with a known redshift, and the redshifts."""
+    """Return the fitted objects with a known redshift, and their redshifts."""
     columns = read_features(inputs["features"])
     columns = {name: values[np.isfinite(columns["latent"]).all(axis=1)] for name, values in columns.items()}
     known = read_labels(inputs["labels"], select=inputs["select"])
@@ -114,7 +119,7 @@ def labelled(inputs: dict[str, Any]) -> tuple[Source, np.ndarray]:
 
 
 def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespace) -> dict[str, Any]:
-    """Teach a head without each ingredient."""
+    """Train a head without each ingredient, and evaluate it."""
     model = Model.load(options.model)
     assert model.grid is not None
     out = deepfits.redshift_pretrain(
@@ -137,16 +142,16 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         name: (SceneLight.of(source, model.info.bands), value) for name, (source, value) in skies.items()
     }
 
-    def one(
+    def train(
         unseen: tuple[str, ...] = (),
         drawn: int = NUM_DRAWN,
         populations: tuple[Callable[[np.random.Generator], PopulationLaws], ...] = (SEVERAL,),
         filters: Mapping[str, Sequence[str]] | None = FILTERS,
     ) -> Head:
-        parts, sets = [one.examples for one in fitted], []
+        parts, sets = [sky.examples for sky in fitted], []
         for population in populations:
-            rng, of = np.random.default_rng(3), [pointings[number] for number in kept]
-            more = [grafted(fitted, of, drawn, rng, population, filters)] if drawn else []
+            rng, kept_pointings = np.random.default_rng(3), [pointings[number] for number in kept]
+            more = [grafted(fitted, kept_pointings, drawn, rng, population, filters)] if drawn else []
             sets.append(Examples.join([*parts, *more]))
         return teach(
             sets,
@@ -157,14 +162,14 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
             unseen=unseen,
         )
 
-    def judged(head: Head) -> Callable[[str], list[float]]:
+    def evaluated(head: Head) -> Callable[[str], list[float]]:
         return lambda name: judge(quantiles_of(head.densities(tests[name][0])[0]), tests[name][1])
 
-    return table("head", HEADS, lambda name: judged(one(**HEADS[name])), tests)
+    return table("head", HEADS, lambda name: evaluated(train(**HEADS[name])), tests)
 
 
 def networks(skies: dict[str, tuple[Source, np.ndarray]]) -> dict[str, Any]:
-    """Train networks on fits of the simulated sky, with and without latents."""
+    """Train networks on fits of the simulated sky, with and without latents and fit quality."""
     if "simulated" not in skies:
         return {}
     source, value = skies["simulated"]
@@ -175,25 +180,25 @@ def networks(skies: dict[str, tuple[Source, np.ndarray]]) -> dict[str, Any]:
     made = {name: FeatureRecipe.learn(name, train).make for name in ("scene", "latents")}
     made["quality"] = quality
 
-    def features(of: Source, more: tuple[str, ...]) -> Matrix:
-        return reduce(Matrix.hstack, [made[name](of) for name in ("scene", *more)])
+    def features(source: Source, more: tuple[str, ...]) -> Matrix:
+        return reduce(Matrix.hstack, [made[name](source) for name in ("scene", *more)])
 
-    def judged(name: str) -> Callable[[str], list[float]]:
+    def evaluated(name: str) -> Callable[[str], list[float]]:
         more = NETWORKS[name]
         ensemble, _, _ = train_ensemble(features(train, more), value[~is_test], MLPConfig())
 
-        def on(test: str) -> list[float]:
-            told = ensemble.predict(tests[test][0], features(tests[test][0], more)).quantiles
-            assert told is not None
-            return judge(told, tests[test][1])
+        def evaluate(test: str) -> list[float]:
+            quantiles = ensemble.predict(tests[test][0], features(tests[test][0], more)).quantiles
+            assert quantiles is not None
+            return judge(quantiles, tests[test][1])
 
-        return on
+        return evaluate
 
-    return table("networks on fits", NETWORKS, judged, tests)
+    return table("networks on fits", NETWORKS, evaluated, tests)
 
 
 def quality(source: Source) -> Matrix:
-    """Return ln χ² per degree of freedom, of all bands and of each, and the latent's mean uncertainty."""
+    """Return ln reduced χ² of all bands and of each band, and the mean ln posterior width of the latents."""
     columns, ends = source.columns, ("", *(f"_{band}" for band in source.bands))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = [np.log(columns[f"chi2{end}"] / columns[f"dof{end}"]) for end in ends]
@@ -204,7 +209,7 @@ def quality(source: Source) -> Matrix:
 
 
 def judge(quantiles: np.ndarray, redshift: np.ndarray) -> list[float]:
-    """Return the figures of `COLUMNS`."""
+    """Return the metrics of `COLUMNS`."""
     error = delta_z(quantiles[:, MEDIAN], redshift)
     metrics: dict[str, Any] = pdf_metrics(quantiles, redshift, num_resamples=2)
     return [
@@ -221,16 +226,16 @@ def table(
     made: Callable[[str], Callable[[str], list[float]]],
     tests: dict[str, tuple[Any, np.ndarray]],
 ) -> dict[str, Any]:
-    """Print a table, row by row, and return its figures."""
+    """Compute and print a table row by row; return its values."""
     cells = [f"{name} ({len(value):,}): {', '.join(COLUMNS)}" for name, (_, value) in tests.items()]
     print(f"\n| {title} | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}", flush=True)
     out = {}
     for row in rows:
-        of = made(row)
-        out[row] = {name: dict(zip(COLUMNS, of(name), strict=True)) for name in tests}
+        evaluate = made(row)
+        out[row] = {name: dict(zip(COLUMNS, evaluate(name), strict=True)) for name in tests}
         cells = [
-            f"{one['σ_MAD']:.4f}, {100 * one['η (0.15)']:.1f}%, {one['CRPS']:.4f}, {100 * one['68%']:.0f}%"
-            for one in out[row].values()
+            f"{m['σ_MAD']:.4f}, {100 * m['η (0.15)']:.1f}%, {m['CRPS']:.4f}, {100 * m['68%']:.0f}%"
+            for m in out[row].values()
         ]
         print(f"| {row} | {' | '.join(cells)} |", flush=True)
     return out

@@ -1,16 +1,17 @@
-"""How many labels a redshift takes: a head taught on simulated galaxies, adapted, beside every baseline.
+"""Redshift quality against the number of labels: the pretrained head, adapted, and all baselines.
 
     python benchmarks/labels.py --out bench-labels [--quick] [--head HEAD]
 
-Two skies, fitted with ``builtin:ugriz``: galaxies of zCOSMOS-bright with their real magnitudes and redshifts,
-drawn as CLAUDS+HSC, and a simulated sky of another seed and another population than any that taught the head.
-On each, with 0, 30, 100, 300, 1,000, 3,000 and 10,000 labels, the same held-out galaxies are predicted by the
-methods ``pretrained`` (no label) and ``adapted``, and by the baselines: networks on aperture magnitudes, on
-apertures at a common PSF, on template fitting and on the scene itself, stacks of baselines, and template
-fitting alone. ``--quick`` takes 2,500 galaxies a sky and three numbers of labels.
+Two skies are fitted with ``builtin:ugriz``: galaxies of zCOSMOS-bright, simulated as CLAUDS+HSC from their
+observed magnitudes and redshifts, and a simulated sky whose seed and population differ from those on which
+the head was trained. On each sky and for 0, 30, 100, 300, 1,000, 3,000 and 10,000 labels, redshifts of the
+same held-out galaxies are predicted by the methods ``pretrained`` (no labels) and ``adapted``, and by the
+baselines: networks on aperture magnitudes, on apertures at a common PSF, on template fits and on the scene,
+stacks of baselines, and template fitting alone. ``--quick`` uses 2,500 galaxies per sky and three numbers of
+labels.
 
-What is finished under ``--out`` is used again. The last line is one JSON object: for each sky and number of
-labels, for each metric its value and error for ``adapted`` and for whichever baseline is best in it.
+Finished work under ``--out`` is reused. The last line is one JSON object. For each sky, number of labels and
+metric it contains the value and error of ``adapted`` and of the baseline that is best in this metric.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ BASELINES = {
     "stack": ("templates",),
     "templates": (),
 }
-"""Methods, and the sets of features that each learns from."""
+"""Baseline methods, and the feature sets that each is trained on."""
 QUICK_BASELINES: dict[str, tuple[str, ...]] = {"network": ("matched", "templates"), "templates": ()}
 LARGER = ("r2", "r2_mean")
-"""Metrics of which more is better; of coverage_68 nearer to 0.68 is."""
+"""Metrics for which larger is better; see `rank` for the others."""
 METRICS = ("r2", "sigma_mad", "eta_15", "bias")
 PDF_METRICS = ("r2_mean", "crps", "coverage_68")
 POPULATION = """smooth_scatter = 0.09
@@ -61,24 +62,24 @@ zero_point_scatter = 0.02
 passband_shift = 0.004
 ultraviolet_limit = -21.0
 """
-"""The other population of the simulated sky."""
+"""Population of the simulated sky, as TOML; it differs from the head's training populations."""
 FAINTEST = 24.5
 
 
 def main() -> None:
-    """Make skies, fits and tables."""
-    parser = argparse.ArgumentParser(description="Redshifts against the number of labels.")
+    """Make skies, fits and tables, and print the comparison."""
+    parser = argparse.ArgumentParser(description="Redshift quality against the number of labels.")
     parser.add_argument("--out", default="bench-labels")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
-    parser.add_argument("--numbers", nargs="+", type=int, default=None, help="of labels")
-    parser.add_argument("--objects", type=int, default=None, help="galaxies to draw on each sky, at most")
-    parser.add_argument("--fits", type=int, default=None, help="galaxies to fit of each; by default all")
+    parser.add_argument("--numbers", nargs="+", type=int, default=None, help="numbers of labels")
+    parser.add_argument("--objects", type=int, default=None, help="most galaxies to simulate on each sky")
+    parser.add_argument("--fits", type=int, default=None, help="galaxies to fit on each; by default all")
     parser.add_argument("--model", default="builtin:ugriz")
-    parser.add_argument("--head", default=None, help="by default the one that came with the model")
-    parser.add_argument("--record", default=None, help="a head to write the result without labels into")
-    parser.add_argument("--methods", nargs="+", default=None, help="of those above; by default all")
-    parser.add_argument("--figures", default=None, help="directory for pictures of the curves")
+    parser.add_argument("--head", default=None, help="redshift head; by default that of the model")
+    parser.add_argument("--record", default=None, help="head in which to store the result without labels")
+    parser.add_argument("--methods", nargs="+", default=None, help="methods to run; by default all")
+    parser.add_argument("--figures", default=None, help="directory for figures of the curves")
     parser.add_argument("--zcosmos", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -94,8 +95,8 @@ def main() -> None:
 
 
 def record(place: Path, found: dict[str, Any]) -> None:
-    """Write into a head how well it did on real redshifts without labels: it says so when it is used."""
-    value = {name: one["adapted"]["value"] for name, one in found["metrics"].items()}
+    """Store the performance of a head on real redshifts, without labels, in the head itself."""
+    value = {name: metric["adapted"]["value"] for name, metric in found["metrics"].items()}
     head = Head.load(place)
     text = (
         f"{found['num_test']:,} galaxies of zCOSMOS-bright (i < 22.5), their real magnitudes and redshifts "
@@ -106,7 +107,7 @@ def record(place: Path, found: dict[str, Any]) -> None:
 
 
 def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Go from galaxies to fits for one sky."""
+    """Simulate, cut and fit one sky."""
     out.mkdir(parents=True, exist_ok=True)
     keywords: dict[str, Any] = {"size": 2050}
     select = ["kind == galaxy"]
@@ -121,7 +122,7 @@ def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> 
         population.write_text(POPULATION)
         select.append(f"mag_i < {FAINTEST}")
         keywords |= {"population": population, "seed": 77, "num_patches": -(-objects // 850)}
-    print(f"{sky}: simulating and cutting", flush=True)
+    print(f"{sky}: simulating the sky and extracting cutouts", flush=True)
     images = deepfits.simulate(out / f"sky-{objects}", workers=1, **keywords)
     size = Model.load(options.model).cutout_size(0.168)
     inputs: dict[str, Any] = {"labels": images / "truth.parquet", "select": select}
@@ -169,7 +170,7 @@ def tables(
             progress=table1.Told(sky),
         )
         rows[number] = read_json(table / "metrics.json")["rows"]
-        if number == min(one for one in numbers if one) and 0 in numbers:
+        if number == min(n for n in numbers if n) and 0 in numbers:
             rows[0] = [row for row in rows[number] if row["method"] in ("pretrained", "constant")]
             rows[0].append(templates_without_labels(table, out / f"photometry-{features}.templates.npz"))
     if options.figures:
@@ -178,7 +179,7 @@ def tables(
 
 
 def templates_without_labels(table: Path, path: Path) -> dict[str, Any]:
-    """Measure template fitting with zero points of 1 on the galaxies that a table held out."""
+    """Evaluate template fits without zero-point corrections on the held-out galaxies of a table."""
     objects = read_table(table / "split.parquet")
     is_test = objects["part"] == "test"
     quantiles = read_arrays(path, what="file of template fits")["quantiles"][is_test]
@@ -193,7 +194,7 @@ def templates_without_labels(table: Path, path: Path) -> dict[str, Any]:
 
 
 def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
-    """Show the metrics of every row against the number of labels; the head without labels is a level line."""
+    """Plot the metrics against the number of labels; a horizontal line shows the head without labels."""
     from matplotlib.figure import Figure
 
     from deepfits.plot import label_curves
@@ -206,7 +207,7 @@ def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
                 curves.setdefault(name, []).append(
                     {"num_labels": row["num_train"], "metrics": row["metrics"]}
                 )
-    curves = dict(sorted(curves.items(), key=lambda one: one[0] != "adapted"))
+    curves = dict(sorted(curves.items(), key=lambda item: item[0] != "adapted"))
     first = next(row for row in rows[min(rows)] if row["method"] == "pretrained")
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     for ax, metric in zip(figure.subplots(1, 3), ("sigma_mad", "eta_15", "r2"), strict=True):
@@ -223,7 +224,7 @@ def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
 
 
 def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Set our row against the best baseline of each metric, and say so."""
+    """Print all rows; return our row and the best baseline of each metric."""
     ours = next((row for row in rows if row["method"] == ("adapted" if number else "pretrained")), None)
     others = [row for row in rows if row["method"] not in ("adapted", "pretrained", "constant")]
     for row in rows:
@@ -251,7 +252,7 @@ def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any
 
 
 def has(row: dict[str, Any], name: str) -> bool:
-    """Say whether a row has a metric."""
+    """Tell whether a row has a metric."""
     return name in row["metrics"] or name in row.get("pdf_metrics", {})
 
 
@@ -262,7 +263,7 @@ def value_of(row: dict[str, Any], name: str) -> tuple[float, float]:
 
 
 def rank(name: str, value: float) -> float:
-    """Return what is least for the best."""
+    """Return a sort key of a metric's value, smallest for the best value."""
     if name in LARGER:
         return -value
     return abs(value - 0.68) if name == "coverage_68" else abs(value)

@@ -1,10 +1,10 @@
-"""The limit that a benchmark's fractions refer to: the fastest float32 arithmetic found on this machine.
+"""The fastest float32 arithmetic measured on this machine, the limit to which benchmarks compare themselves.
 
-One library's product of one shape is no limit (oneDNN's convolutions were seen to run at 1.23 times the rate
-of BLAS's square product), so several are timed: square and tall matrix products of PyTorch's BLAS, the same
-through oneDNN (as convolutions of one pixel), and NumPy's BLAS in a process of its own, with and without the
-variables that pick its kernels. The fastest counts. Where the processor's clock and vector units can be read,
-the theoretical peak stands beside it.
+A single matrix product of one library is not a limit (oneDNN's convolutions have run at 1.23 times the rate
+of BLAS's square product), so several operations are timed: square and tall matrix products of PyTorch's BLAS,
+the same through oneDNN (as 1×1 convolutions), and NumPy's BLAS in its own process, with and without the
+environment variables that select its kernels. The fastest one is the limit. If the clock rate and the vector
+units of the CPU can be read, the theoretical peak is reported as well.
 
     python benchmarks/machine.py --threads 1
 """
@@ -25,24 +25,24 @@ from pathlib import Path
 import torch
 
 KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
-# Shapes (m, k, n): squares of three sizes, and the tall ones of layers with few channels.
+# Shapes (m, k, n): square ones of three sizes, and tall ones as in layers with few channels.
 SHAPES = ((512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (4096, 512, 256), (16384, 256, 128))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What the machine can do.
+    """Arithmetic limit of the machine.
 
     Attributes
     ----------
     flops
-        The fastest rate measured, in float32 operations a second.
+        The fastest measured rate, in float32 operations per second.
     by
-        What reached it.
+        Name of the operation that reached it.
     rates
         All rates measured, by name.
     peak_flops
-        The theoretical peak of the processor for these threads; None where it cannot be read.
+        Theoretical peak of the CPU for this number of threads; None if unknown.
     """
 
     flops: float
@@ -51,22 +51,24 @@ class Limit:
     peak_flops: float | None
 
     def to_json(self) -> dict[str, object]:
-        """Return it for the last line of a benchmark."""
+        """Return a JSON-compatible dictionary."""
         return asdict(self)
 
     def describe(self, flops: float) -> str:
-        """Say what fraction of the limit a rate is, and that the limit is wrong where that is above 1."""
+        """Describe a rate as a fraction of the limit, with a warning if it exceeds the limit."""
         fraction = flops / self.flops
         text = (
             f"{fraction:.0%} of the fastest arithmetic found here ({self.flops / 1e9:.0f} GFLOP/s, {self.by})"
         )
         if self.peak_flops:
             text += f", {flops / self.peak_flops:.0%} of the theoretical peak ({self.peak_flops / 1e9:.0f})"
-        return text + ("; THE LIMIT IS MEASURED WRONG, since nothing is above it" if fraction > 1 else "")
+        return text + (
+            "; WARNING: the rate exceeds the limit, which was therefore mismeasured" if fraction > 1 else ""
+        )
 
 
 def measure_limit(device: torch.device | str = "cpu", *, seconds: float = 0.4) -> Limit:
-    """Time every candidate for `seconds` and return the fastest, with as many threads as PyTorch has now."""
+    """Time every candidate for `seconds`, with PyTorch's current number of threads; return the fastest."""
     device = torch.device(device)
     rates = {}
     for m, k, n in SHAPES:
@@ -89,7 +91,7 @@ def measure_limit(device: torch.device | str = "cpu", *, seconds: float = 0.4) -
 
 
 def _rate(call: Callable[[], object], operations: float, seconds: float, device: torch.device) -> float:
-    """Return the best rate of single calls: what disturbs them only makes them slower."""
+    """Return the best rate of single calls, since interference only makes calls slower."""
     call()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -125,11 +127,11 @@ def _numpy_rate(threads: int, kernels: dict[str, str]) -> float:
 
 
 def theoretical_peak(threads: int) -> float | None:
-    """Return clock x vector lanes x two operations x two units x threads, from what the kernel says.
+    """Return clock rate × vector lanes × 2 operations × 2 units × threads, from ``/proc/cpuinfo``.
 
-    The highest clock that the system names counts; where it names only the present one, that one, which a
-    processor that raises its clock under load exceeds. Two units of fused multiply-add are assumed, as in
-    processors of the last ten years; with AVX-512 some have but one.
+    Uses the maximum clock rate if the system reports it, else the current one, which a CPU that raises its
+    clock under load can exceed. Two fused multiply-add units per core are assumed, as in CPUs of the last ten
+    years; some have only one with AVX-512.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -161,7 +163,11 @@ def main() -> None:
     limit = measure_limit(arguments.device)
     for name, rate in sorted(limit.rates.items(), key=lambda item: -item[1]):
         print(f"{name:36s} {rate / 1e9:8.1f} GFLOP/s")
-    print(f"theoretical peak: {limit.peak_flops / 1e9:.0f} GFLOP/s" if limit.peak_flops else "no peak known")
+    print(
+        f"theoretical peak: {limit.peak_flops / 1e9:.0f} GFLOP/s"
+        if limit.peak_flops
+        else "theoretical peak unknown"
+    )
     print(json.dumps({"benchmark": "machine", "threads": arguments.threads, **limit.to_json()}))
 
 

@@ -1,10 +1,11 @@
-"""What a model gets wrong: measured on a store, written into the model, and judged by the truth of a sky.
+"""Measure the model error on a store, save it with the model, and test it on a sky with known truth.
 
     python benchmarks/model_error.py MODEL [STORE ...] [--only PART] [--write DIRECTORY] [--truth STORE TRUTH]
 
-Models of `deepfits train` hold this already (without a STORE it is taken as it is); this is for models from
-before, and for the judgement: pulls and biases of `flux_model_<band>` over the true flux by magnitude, with
-bootstrap errors. The last line is JSON.
+`deepfits train` measures the model error of every model that it trains; without a STORE that one is used.
+Measuring again is meant for models from earlier versions. The test gives the bias of `flux_model_<band>` with
+respect to the true flux and the width of its pulls, by magnitude, with bootstrap errors. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
 
 
 def main() -> None:
-    """Measure, write and judge."""
-    parser = argparse.ArgumentParser(description="What a model gets wrong.")
+    """Measure, save and test the model error."""
+    parser = argparse.ArgumentParser(description="Measure and test a model's model error.")
     parser.add_argument("model")
     parser.add_argument("store", nargs="*")
-    parser.add_argument("--only", help="measure everything, change this alone: latent_nuisance, ...")
-    parser.add_argument("--write", help="a directory for the model with what was measured")
-    parser.add_argument("--truth", nargs=2, metavar=("STORE", "TRUTH"), help="of a sky to judge it by")
+    parser.add_argument("--only", help="replace only this entry, such as latent_nuisance")
+    parser.add_argument("--write", help="directory in which to save the model with the new error")
+    parser.add_argument(
+        "--truth", nargs=2, metavar=("STORE", "TRUTH"), help="cutouts and truth of a test sky"
+    )
     parser.add_argument("--objects", type=int, default=600)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,7 +59,7 @@ def main() -> None:
 
 
 def judge(model: Model, where: str, truth: str, number: int) -> dict[str, Any]:
-    """Compare fluxes of some galaxies of a sky with their truth."""
+    """Compare the fluxes of some galaxies on a sky with their true fluxes."""
     store = CutoutStore(where)
     labels = read_labels(truth, select=["kind == galaxy", "mag_i < 25"])
     catalogue = {name: np.asarray(values) for name, values in store.catalogue(["ra", "dec"]).items()}
@@ -91,7 +94,7 @@ def judge(model: Model, where: str, truth: str, number: int) -> dict[str, Any]:
 
 
 def spread(values: np.ndarray) -> float:
-    """Return a bootstrap error."""
+    """Return the bootstrap error from the values of all resamples."""
     return round(float(np.std(values)), 3)
 
 

@@ -1,9 +1,9 @@
-"""Plain or asinh: the normalisation that serves fits of faint galaxies better, on the same budget.
+"""Compare plain and asinh normalisation for fits of faint galaxies, with the same budget.
 
     python benchmarks/normalisation.py STORE --steps 1000
 
-Trains the same networks with both (and with a softer stretch) and compares best fits on held-out objects, as
-`benchmarks/training_options.py`, whose arguments it takes.
+Trains the same networks with both (and with a softer stretch) and compares best fits on held-out objects. The
+arguments are those of `benchmarks/training_options.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an observation adds to an evaluation of the fit: pairs in one run, one core.
+"""Cost of the observation operator in an evaluation of the fit, on one core.
 
-The generator of the built-in model (128 channels) is evaluated with its gradient, as the fit does, without an
-observation and with one, one after the other, many times; the ratio is the median over pairs.
+The objective of the built-in model (128 channels) is evaluated with its gradient, as in a fit, alternately
+without and with an observation (PSF, position and pixel grid). The result is the median ratio over all pairs.
 
     python benchmarks/observation.py
 """
@@ -30,7 +30,7 @@ SURVEYS = {"hsc": (32, 0.168), "rubin": (27, 0.2), "des": (20, 0.263), "sdss": (
 
 
 def make_sight(size: int, pixel: float) -> Sight:
-    """Make objects of different seeing and places."""
+    """Return observing conditions with different seeing and subpixel positions."""
     rng = np.random.default_rng(0)
     psf = [[above_reference(moffat_psf(w), GRID) for w in rng.uniform(0.7, 1.3, 5)] for _ in range(SLOTS)]
     place = torch.from_numpy(rng.uniform(-0.5, 0.5, (SLOTS, 2))).float()
@@ -38,14 +38,14 @@ def make_sight(size: int, pixel: float) -> Sight:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time one call, in this process's own time on the processor."""
+    """Return the CPU time of one call."""
     begin = time.process_time()
     work()
     return time.process_time() - begin
 
 
 def main() -> None:
-    """Measure, and print one JSON object."""
+    """Run the benchmark and print one JSON object."""
     torch.set_num_threads(1)
     model = Model.load("builtin:clauds-hsc")
     renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
@@ -61,7 +61,7 @@ def main() -> None:
         ratios, plain = [], []
         for _ in range(PAIRS):
             plain.append(seconds(lambda: objective(latent, scene, weight)))
-            # Bound at once: the observation of this survey.
+            # Default arguments bind this survey's observation.
             through = seconds(lambda o=observation, i=image, w=ones: objective(latent, i, w, o))  # type: ignore[misc]
             ratios.append(through / plain[-1])
         found[name] = {

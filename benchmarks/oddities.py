@@ -1,22 +1,24 @@
-"""How well the anomaly score finds what is planted in galaxies of a crowded simulated sky.
+"""How well the anomaly scores find features planted in galaxies of a crowded simulated sky.
 
     python benchmarks/oddities.py --out bench-features [--objects 200] [--planted 60]
 
-Galaxies of 20 < i < 23.5 are fitted as they are, and some of them again with one thing planted:
+Galaxies with 20 < i < 23.5 are fitted unaltered, and some of them again with a planted feature:
 
 ``rings``, ``second nuclei``
-    a quarter of the galaxy's light in each band, 0.9 to 1.4″ and 0.6 to 1.1″ from the middle, at the PSF;
+    a quarter of the galaxy's flux in each band, in a ring of radius 0.9 to 1.4″ or a point source 0.6 to 1.1″
+    from the centre, at the resolution of the PSF;
 ``knots of another colour``
-    12 to 60% of the light of two bands (u and g, or i and z), 0.5 to 1″ from the middle;
+    12 to 60% of the flux in two bands (u and g, or i and z), in a point source 0.5 to 1″ from the centre;
 ``wrong PSF``
-    one band blurred by a Gaussian of 1.2 to 1.8 pixels;
+    one band convolved with a Gaussian of σ = 1.2 to 1.8 pixels;
 ``tracks``, ``columns``
-    in one band, 1 to 5 pixels in a row of 10 to 40σ, within 1.2″ of the middle; one column of 15σ.
+    in one band, a line of 1 to 5 pixels of 10 to 40σ, starting within 1.2″ of the centre, or a column of 15σ.
 
-Pixels of neighbours are found anew on each image, as they would be on real ones. For every kind: how often an
-altered galaxy is ranked above an unaltered one (area under the curve) by `discriminator_score`, `anomaly` and
-`artefact`, with bootstrap errors, and the share that has an `artefact`. The sky is that of
-``benchmarks/features.py`` under the same ``--out``. The last line is one JSON object.
+Pixels of neighbours are identified again on each altered image, as on real ones. For every kind of feature
+the benchmark gives the probability that an altered galaxy ranks above an unaltered one (the area under the
+ROC curve) by `discriminator_score`, `anomaly` and `artefact`, with bootstrap errors, and the fraction of
+altered galaxies with an `artefact`. The sky is that of ``benchmarks/features.py`` under the same ``--out``.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -50,11 +52,11 @@ NUM_RESAMPLES = 300
 
 
 def main() -> None:
-    """Plant, fit, rank, print."""
-    parser = argparse.ArgumentParser(description="How well the anomaly score finds what is planted.")
+    """Fit altered and unaltered galaxies, and print how well the scores separate them."""
+    parser = argparse.ArgumentParser(description="How well the anomaly scores find planted features.")
     parser.add_argument("--out", default="bench-features")
     parser.add_argument("--objects", type=int, default=200)
-    parser.add_argument("--planted", type=int, default=60, help="of each kind")
+    parser.add_argument("--planted", type=int, default=60, help="altered galaxies of each kind")
     parser.add_argument("--model", default="builtin:clauds-hsc")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -79,9 +81,9 @@ def main() -> None:
         rng = np.random.default_rng((9, number))
         rows = np.sort(rng.permutation(len(chosen))[: options.planted])
         image = cutouts.image[rows].copy()
-        for each, row in zip(image, rows, strict=True):
+        for pixels, row in zip(image, rows, strict=True):
             flux = flux_of_magnitude(magnitude[row].astype(float))
-            plant(each, cutouts.weight[row], flux, store.info, rng)
+            plant(pixels, cutouts.weight[row], flux, store.info, rng)
         altered = scores(fitter, replace(cutouts.select(rows), image=image))
         found[kind] = {name: ranked(altered[name], usual[name]) for name in SCORES}
         found[kind]["with_artefact"] = float((altered["artefact"] > 0).mean())
@@ -91,8 +93,8 @@ def main() -> None:
 
 
 def scores(fitter: Fitter, cutouts: Cutouts) -> dict[str, np.ndarray]:
-    """Fit cutouts, and return the figures of `SCORES`; the larger, the odder."""
-    searched = with_neighbours(replace(cutouts, is_neighbour=None), fitter.info)  # what is planted, too
+    """Fit cutouts and return `SCORES`, all with the sign that larger means odder."""
+    searched = with_neighbours(replace(cutouts, is_neighbour=None), fitter.info)  # with the planted features
     columns = feature_table(fitter, fitter.fit_cutouts(searched), cutouts)
     out = {name: columns[name].astype(float) for name in SCORES}
     out["discriminator_score"] = -out["discriminator_score"]
@@ -100,11 +102,11 @@ def scores(fitter: Fitter, cutouts: Cutouts) -> dict[str, np.ndarray]:
 
 
 def ranked(altered: np.ndarray, usual: np.ndarray) -> dict[str, float]:
-    """Return how often one of the altered is above one of the usual, with its bootstrap error."""
+    """Return the probability that an altered score exceeds an unaltered one, and its bootstrap error."""
 
     def area(first: np.ndarray, second: np.ndarray) -> float:
-        places = rankdata(np.concatenate([first, second]))[: len(first)]
-        return float((places.mean() - (len(first) + 1) / 2) / len(second))
+        ranks = rankdata(np.concatenate([first, second]))[: len(first)]
+        return float((ranks.mean() - (len(first) + 1) / 2) / len(second))
 
     altered, usual = altered[np.isfinite(altered)], usual[np.isfinite(usual)]
     rng = np.random.default_rng(0)
@@ -117,7 +119,10 @@ def ranked(altered: np.ndarray, usual: np.ndarray) -> dict[str, float]:
 def light_at(
     image: np.ndarray, info: StoreInfo, profile: Callable[[float, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Return a source of flux 1 in each band, ``(B, H, W)``; `profile` takes the PSF's sigma in arcsec."""
+    """Return a source of flux 1 in each band, ``(B, H, W)``.
+
+    `profile` takes the σ of the PSF and coordinates relative to the centre, ``(2, H, W)``, both in arcsec.
+    """
     side = (np.arange(info.size) - (info.size - 1) / 2) * info.pixel_scale_arcsec
     place = np.stack(np.meshgrid(side, side, indexing="ij"))
     drawn = np.stack([profile(fwhm / FWHM_PER_SIGMA, place) for fwhm in info.fwhm_arcsec])
@@ -136,7 +141,7 @@ def ring(
 def point(
     image: np.ndarray, info: StoreInfo, rng: np.random.Generator, near: float, far: float
 ) -> np.ndarray:
-    """Return a point source of flux 1 somewhere around the middle."""
+    """Return a point source of flux 1 per band, `near` to `far` arcsec from the centre: ``(B, H, W)``."""
     angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(near, far)
     middle = away * np.array([np.sin(angle), np.cos(angle)])[:, None, None]
     return light_at(image, info, lambda sigma, at: np.exp(-((at - middle) ** 2).sum(0) / (2 * sigma**2)))
@@ -145,14 +150,14 @@ def point(
 def nucleus(
     image: np.ndarray, weight: np.ndarray, flux: np.ndarray, info: StoreInfo, rng: np.random.Generator
 ) -> None:
-    """Plant a second nucleus of the galaxy's colour."""
+    """Plant a second nucleus with the colour of the galaxy."""
     image += 0.25 * flux[:, None, None] * point(image, info, rng, 0.6, 1.1)
 
 
 def knot(
     image: np.ndarray, weight: np.ndarray, flux: np.ndarray, info: StoreInfo, rng: np.random.Generator
 ) -> None:
-    """Plant a knot in two bands alone."""
+    """Plant a knot in only two bands."""
     light, share = point(image, info, rng, 0.5, 1.0), rng.uniform(0.12, 0.6)
     for band in (("u", "g"), ("i", "z"))[rng.integers(2)]:
         place = info.bands.index(band)
@@ -170,7 +175,7 @@ def blur(
 def track(
     image: np.ndarray, weight: np.ndarray, flux: np.ndarray, info: StoreInfo, rng: np.random.Generator
 ) -> None:
-    """Plant what a cosmic ray leaves."""
+    """Plant the track of a cosmic ray."""
     band, angle = rng.integers(len(image)), rng.uniform(0, 2 * np.pi)
     reach = 1.2 / info.pixel_scale_arcsec / np.sqrt(2)
     begin = info.size / 2 + rng.uniform(-reach, reach, 2)

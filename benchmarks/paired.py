@@ -1,6 +1,7 @@
-"""Two methods on the same objects: the difference of their metrics with its own error.
+"""Differences between the metrics of two methods on the same objects, with their own errors.
 
-The errors of two rows of a table cannot be added up, because the same held-out objects are hard for both.
+The errors of two rows of a table must not be combined in quadrature: they are correlated, because the same
+held-out objects are difficult for both methods.
 """
 
 from __future__ import annotations
@@ -26,38 +27,42 @@ def paired_differences(
     Parameters
     ----------
     pairs
-        Keys of rows: the one, and what it is compared with.
+        Pairs of row keys: ours, and the one to compare with.
 
     Returns
     -------
     list
-        ``{"ours": key, "other": key, "num": N, "metrics": {name: {"value", "error"}}}`` for each pair: metric
-        of ours minus metric of the other. Objects that one of them has no estimate of are left out.
+        ``{"ours": key, "other": key, "num": N, "metrics": {name: {"value", "error"}}}`` for each pair, where
+        the value is our metric minus the other. Objects without an estimate from both are excluded.
 
     Raises
     ------
     InputError
-        A key that the directory has no row of.
+        A key without a row in the directory.
     """
     path = Path(directory) / "predictions.parquet"
     columns = read_table(path, what="predictions")
     truth = require_column(columns, "z_spec", path)
     out = []
     for ours, other in pairs:
-        one, two = (require_column(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other))
-        has = np.isfinite(one) & np.isfinite(two)
-        metrics = measured_difference(one[has], two[has], truth[has], num_resamples=num_resamples)
-        out.append({"ours": ours, "other": other, "num": int(has.sum()), "metrics": metrics})
+        first, second = (
+            require_column(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other)
+        )
+        is_valid = np.isfinite(first) & np.isfinite(second)
+        metrics = measured_difference(
+            first[is_valid], second[is_valid], truth[is_valid], num_resamples=num_resamples
+        )
+        out.append({"ours": ours, "other": other, "num": int(is_valid.sum()), "metrics": metrics})
     return out
 
 
 def measured_difference(
     z_phot: np.ndarray, other: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
-    """Return by how much the metrics of estimates exceed those of others on the same objects, ``(N,)`` each.
+    """Return the metrics of `z_phot` minus those of `other`, on the same objects; all arrays are ``(N,)``.
 
-    The error is the scatter of the difference over resamples in which both have the same objects: less than
-    that of either metric, as both stumble over the same ones.
+    The error is the scatter of the difference over bootstrap resamples that both estimates share. It is
+    smaller than for independent metrics, since the same objects are difficult for both.
     """
     generator = np.random.default_rng(seed)
 
@@ -69,15 +74,15 @@ def measured_difference(
     resampled = [difference(generator.integers(len(z_spec), size=len(z_spec))) for _ in range(num_resamples)]
     out: dict[str, dict[str, float | None]] = {}
     for name in value:
-        values = np.array([one[name] for one in resampled])
+        values = np.array([differences[name] for differences in resampled])
         error = values[np.isfinite(values)].std()
-        found = {"value": float(value[name]), "error": float(error)}
-        out[name] = {key: one if np.isfinite(one) else None for key, one in found.items()}
+        entry = {"value": float(value[name]), "error": float(error)}
+        out[name] = {key: number if np.isfinite(number) else None for key, number in entry.items()}
     return out
 
 
 def paired_table(differences: Sequence[Mapping[str, Any]]) -> str:
-    """Return the differences as Markdown."""
+    """Return the differences as a Markdown table."""
     cells = [
         [f"`{row['ours']}` − `{row['other']}`", *(_signed(row["metrics"][name]) for name in COLUMNS)]
         for row in differences
@@ -97,19 +102,19 @@ PAPER = (
     ("CLAUDS photometric redshifts", {"r2": 0.608, "bias": 0.009, "sigma_mad": 0.059, "eta": 0.450}),
     ("TPOT on fitted latents", {"r2": 0.633, "bias": -0.024, "sigma_mad": 0.130, "eta": 0.389}),
 )
-"""Table 1 of M19 as printed: other data, so for reference and not for comparison."""
+"""Table 1 of M19 as published. It uses other data, so it is for reference, not for comparison."""
 
 
 def paper_table() -> str:
-    """Return the paper's own figures as Markdown, with what must be said about them."""
+    """Return Table 1 of the paper as Markdown, with the caveats of a comparison."""
     names = ("r2", "bias", "sigma_mad", "eta")
     cells = [
         [method, *("–" if values[name] is None else f"{values[name]:.3f}" for name in names)]
         for method, values in PAPER
     ]
     lines = [
-        "For reference, Table 1 of Murray, Fabbro & Yi (2019) as printed. It is on other data (CLAUDS and "
-        "HSC images with spectroscopic redshifts), and its σ_MAD and η have other definitions than ours.",
+        "For reference, Table 1 of Murray, Fabbro & Yi (2019) as published. It is based on other data "
+        "(CLAUDS and HSC images, spectroscopic redshifts), and defines σ_MAD and η differently.",
         "",
         *table_lines(["method", *(HEADINGS[name] for name in names)], cells),
     ]

@@ -1,10 +1,11 @@
-"""Measure many shards over workers: weak scaling, what reading and writing cost, and memory.
+"""Fitting many shards with several workers: weak scaling, overhead of reading and writing, and memory.
 
-Run as ``python benchmarks/scale.py`` (some ten minutes on two cores that nobody else uses). Cutouts of a
-small simulated sky are repeated under fresh identities until there are enough. Every worker has one thread.
-Weak scaling gives two workers twice the shards of one, both warm (libraries and model loaded). The fit alone
-is the same fit of the same objects from memory to memory, in turns with the stage. The last line is a JSON
-object.
+    python benchmarks/scale.py
+
+This takes about ten minutes on two idle cores. The cutouts of a small simulated sky are repeated with new IDs
+until there are enough. Every worker has one thread. For weak scaling, two workers get twice as many shards as
+one; both have already loaded the libraries and the model. For the overhead, the stage alternates with a fit
+of the same objects that neither reads nor writes files. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -36,33 +37,33 @@ MODEL = "builtin:clauds-hsc"
 
 
 def base_cutouts(directory: Path) -> Path:
-    """Simulate a small sky and cut it."""
+    """Simulate a small sky and extract cutouts."""
     sky = deepfits.simulate(directory / "sky", size=1000, seed=7)
     return deepfits.cutouts(sky, directory / "base")
 
 
 def repeat(store: Path, out: Path, number: int, shard_size: int) -> Path:
-    """Write a store of `number` objects: those of another one, again and again, under fresh identities."""
+    """Write a store of `number` objects by repeating those of `store` with new IDs."""
     source = CutoutStore(store)
     shards = [source.read_shard(n) for n in range(len(source.shards))]
     image, weight = (np.concatenate([getattr(s, name) for s in shards]) for name in ("image", "weight"))
     create_store(out, source.info)
     for index, first in enumerate(range(0, number, shard_size)):
-        identity = np.arange(first, min(first + shard_size, number))
-        rows = identity % len(image)
-        place = {"ra": 150 + identity * 1e-5, "dec": np.zeros(len(identity))}
-        cutouts = Cutouts(object_id=identity, image=image[rows], weight=weight[rows], catalogue=place)
+        object_id = np.arange(first, min(first + shard_size, number))
+        rows = object_id % len(image)
+        place = {"ra": 150 + object_id * 1e-5, "dec": np.zeros(len(object_id))}
+        cutouts = Cutouts(object_id=object_id, image=image[rows], weight=weight[rows], catalogue=place)
         write_shard(out / shard_name(index), cutouts, source.info)
     return out
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process ever had, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def on_workers(number: int, store: Path, out: Path, warm: Path, budget: dict[str, Any]) -> dict[str, Any]:
-    """Fit a store on warm workers; return seconds, the start's seconds, and each worker's peak memory."""
+    """Fit a store on warm workers; return the times of start and fit, and the workers' peak memory."""
     begin = time.perf_counter()
     with connect(Workers(number=number, threads=number)) as client:
         assert client.scheduler is not None
@@ -82,7 +83,7 @@ def on_workers(number: int, store: Path, out: Path, warm: Path, budget: dict[str
 
 
 def fit_alone(store: Path, budget: dict[str, Any]) -> float:
-    """Return the seconds that the fit of all objects takes, from memory to columns in memory."""
+    """Return the seconds for fitting all objects, from cutouts in memory to columns in memory."""
     opened = CutoutStore(store)
     fitter = Fitter(Model.load(MODEL), FitSettings(**budget), opened.info, threads=1)
     seconds = 0.0
@@ -95,7 +96,7 @@ def fit_alone(store: Path, budget: dict[str, Any]) -> float:
 
 
 def stage(store: Path, out: Path, budget: dict[str, Any]) -> float:
-    """Return the seconds that the shards of the same take in the stage, in this process."""
+    """Return the seconds that the stage takes for the shards of a store, in this process."""
     deepfits.fit(store, MODEL, out, threads=1, **budget)
     seconds = sum(entry.seconds or 0 for entry in read_manifest(out))
     shutil.rmtree(out)
@@ -103,7 +104,7 @@ def stage(store: Path, out: Path, budget: dict[str, Any]) -> float:
 
 
 def measure_fraction(store: Path, out: Path, budget: dict[str, Any], rounds: int) -> tuple[float, float]:
-    """Return the fit's share of the stage's time, and the seconds a shard costs beside it: medians."""
+    """Return medians of the fit's fraction of the stage's time, and of the overhead in seconds per shard."""
     shards = len(CutoutStore(store).shards)
     shares, extra = [], []
     for _ in range(rounds):
@@ -114,7 +115,7 @@ def measure_fraction(store: Path, out: Path, budget: dict[str, Any], rounds: int
 
 
 def weak_scaling(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare one worker with two that have twice the shards."""
+    """Compare one worker with two workers that fit twice as many shards."""
     budget = {"num_steps": options.num_steps}
     per_worker = options.shards * options.shard_size
     stores = {n: repeat(base, directory / f"for-{n}", n * per_worker, options.shard_size) for n in (1, 2)}
@@ -139,7 +140,7 @@ def weak_scaling(base: Path, directory: Path, warm: Path, options: argparse.Name
 
 
 def fraction(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the stage with the fit alone, in turns."""
+    """Compare the stage with the fit alone, in alternation."""
     store = repeat(base, directory / "alone", options.shards * options.shard_size, options.shard_size)
     budget = {"num_steps": options.num_steps}
     share, extra = measure_fraction(store, directory / "stage", budget, options.rounds)
@@ -147,7 +148,7 @@ def fraction(base: Path, directory: Path, warm: Path, options: argparse.Namespac
 
 
 def memory(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the peak of a worker with few objects and with many; the least number of steps will do."""
+    """Return the peak memory of a worker with few and with many objects, in fits of a single step."""
     figures: dict[str, Any] = {}
     for number in (10_000, options.large):
         label = f"{number // 1000}k"
@@ -155,8 +156,8 @@ def memory(base: Path, directory: Path, warm: Path, options: argparse.Namespace)
         found = on_workers(2, store, directory / f"m{label}", warm, {"num_steps": 1, "uncertainty": False})
         figures[f"peak_worker_mb_{label}"] = round(found["peak_worker_mb"], 1)
         print(
-            f"{label}: fitted in {found['seconds']:.0f} s, a worker's peak {found['peak_worker_mb']:.0f} MB, "
-            f"this process {peak_mb():.0f} MB",
+            f"{label}: fitted in {found['seconds']:.0f} s; peak memory {found['peak_worker_mb']:.0f} MB per "
+            f"worker, {peak_mb():.0f} MB in this process",
             flush=True,
         )
         shutil.rmtree(store)
@@ -167,13 +168,13 @@ PARTS = {"scaling": weak_scaling, "fraction": fraction, "memory": memory}
 
 
 def main() -> None:
-    """Run everything, or the parts that are asked for."""
+    """Run all parts, or the selected ones."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, help="Cutouts to repeat; a sky is simulated by default.")
+    parser.add_argument("--store", type=Path, help="cutouts to repeat; by default those of a simulated sky")
     parser.add_argument("--shard-size", type=int, default=256)
-    parser.add_argument("--shards", type=int, default=2, help="Per worker, for the timed parts.")
-    parser.add_argument("--num-steps", type=int, default=30, help="The most steps of the timed fits.")
-    parser.add_argument("--large", type=int, default=200_000, help="Objects of the larger store for memory.")
+    parser.add_argument("--shards", type=int, default=2, help="shards per worker, for the timed parts")
+    parser.add_argument("--num-steps", type=int, default=30, help="maximum number of steps of the timed fits")
+    parser.add_argument("--large", type=int, default=200_000, help="objects of the larger store for memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()

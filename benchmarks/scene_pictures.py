@@ -1,10 +1,10 @@
-"""The same galaxies in three surveys, and the one scene that each fit finds.
+"""Draw the same galaxies in three surveys, with the best fits and the scenes recovered from each survey.
 
     python benchmarks/transfer.py --out bench-transfer
     python benchmarks/scene_pictures.py bench-transfer docs/images/scenes.png [--model builtin:ugriz]
 
-Rows: as each survey shows them, what the fit draws for that survey, and the scene at the reference PSF found
-from each survey alone. The galaxies are the brightest with 20 < i < 22.5 that all three detect.
+Rows: the image in each survey followed by its best fit, and then the scene at the reference PSF recovered
+from each survey. The galaxies are the brightest ones with i > 20 that all three surveys detect.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BRIGHTEST = 20.0
 
 
 def main() -> None:
-    """Fit and draw."""
+    """Fit the galaxies and draw the figure."""
     parser = argparse.ArgumentParser(description="The same galaxies in three surveys, and their scenes.")
     parser.add_argument("sky", help="directory of benchmarks/transfer.py")
     parser.add_argument("out", help="PNG")
@@ -48,17 +48,15 @@ def main() -> None:
         rows[name] = store, dict(zip(identity.tolist(), np.asarray(found.rows).tolist(), strict=True))
         magnitude |= dict(zip(labels.columns["object_id"], labels.columns["mag_i"], strict=True))
     common = set.intersection(*(set(row_of) for _, row_of in rows.values()))
-    chosen = sorted((one for one in common if magnitude[one] > BRIGHTEST), key=lambda one: magnitude[one])[
-        :NUMBER
-    ]
+    chosen = sorted((i for i in common if magnitude[i] > BRIGHTEST), key=lambda i: magnitude[i])[:NUMBER]
     pictures = []
     scenes = []
     for store, row_of in rows.values():
-        cutouts = store.take(np.array([row_of[one] for one in chosen]))
+        cutouts = store.take(np.array([row_of[identity] for identity in chosen]))
         fitter = Fitter(model, FitSettings(uncertainty=False), store.info, threads=1)
         fitted = fitter.fit_cutouts(with_neighbours(cutouts, store.info))
         noise = np.sqrt(1 / np.median(cutouts.weight, axis=(0, 2, 3)))
-        pictures += [colours(one, noise) for one in (cutouts.image, fitter.reconstruct(fitted))]
+        pictures += [colours(image, noise) for image in (cutouts.image, fitter.reconstruct(fitted))]
         with torch.no_grad():
             scene = model.render(torch.as_tensor(fitted.fit.latent)).numpy()
         scenes.append(colours(scene, np.array(model.normalisation.softening) / 3))
@@ -66,27 +64,27 @@ def main() -> None:
 
 
 def colours(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Return pictures, ``(N, H, W, 3)``, of z, r and g, stretched by asinh above the noise."""
+    """Return colour images of z, r and g with an asinh stretch, scaled by the noise: ``(N, H, W, 3)``."""
     x = np.arcsinh(image[:, [4, 2, 1]] / (3 * noise[[4, 2, 1], None, None]))
     top = x.max(axis=(1, 2, 3), keepdims=True)
     return np.clip(x / top, 0, 1).transpose(0, 2, 3, 1)
 
 
 def save(rows: list[np.ndarray], names: list[str], path: Path) -> None:
-    """Write the pictures of all rows under each other."""
+    """Save a figure with one row of images per entry of `rows`."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    words = [word for name in names for word in (name, "drawn for it")]
-    words += [f"scene from {name}" for name in names]
+    labels = [label for name in names for label in (name, "best fit")]
+    labels += [f"scene from {name}" for name in names]
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(1.1 * len(rows[0]) + 1.3, 1.1 * len(rows)))
-    for axis_row, row, word in zip(axes, rows, words, strict=True):
+    for axis_row, row, label in zip(axes, rows, labels, strict=True):
         for axis, picture in zip(axis_row, row, strict=True):
             axis.imshow(picture, origin="lower", interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        axis_row[0].set_ylabel(word, rotation=0, ha="right", va="center", fontsize=9)
+        axis_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(left=0.16, right=0.995, bottom=0.005, top=0.995, wspace=0.03, hspace=0.03)
     figure.savefig(path, dpi=110)
 

@@ -1,14 +1,15 @@
-"""Measure how fast and how exactly the sky is drawn, side by side with GalSim drawing the same objects.
+"""Speed and accuracy of drawing the simulated sky, compared with GalSim on the same objects.
 
-Galaxies of the built-in population, i < 26, each in five bands on a stamp of 32 × 32 pixels, on one core:
-ours in batches in Fourier space, GalSim one at a time (its default accuracy, the same profiles and PSF).
-Then the error of our stamps against GalSim at high accuracy: on stamps so large that no light leaves them, in
-parts of the peak, and on the stamps a scene would use, in units of the pixels' noise. With --scene, a whole
-sky of that many sources too, from population to files.
+Galaxies of the built-in population with i < 26 are drawn in five bands on stamps of 32 × 32 pixels, on one
+core: by this package in batches in Fourier space, by GalSim one at a time (with its default accuracy, the
+same profiles and the same PSF). The errors are relative to GalSim at high accuracy: on stamps large enough to
+contain the objects, as fractions of the peak, and on the stamps of the simulated sky, in units of the noise
+per pixel. ``--scene`` also times the simulation of a whole sky of that many sources, from the population to
+the files.
 
     python benchmarks/sky.py [--objects 4000] [--galsim-objects 100] [--scene 200000]
 
-Words first, then one JSON object on the last line.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ LARGE = 256
 
 
 def main() -> None:
-    """Run, print, and end with one JSON object."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--objects", type=int, default=4000)
     parser.add_argument("--galsim-objects", type=int, default=100)
-    parser.add_argument("--scene", type=int, default=0, help="also simulate a sky of this many sources")
+    parser.add_argument("--scene", type=int, default=0, help="also simulate a sky of about this many sources")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,12 +50,10 @@ def main() -> None:
     shapes = make_objects(survey, arguments.objects, arguments.seed)
     ours, theirs = speeds(shapes, survey, arguments.galsim_objects)
     errors = image_errors(shapes, survey, arguments.galsim_objects)
-    print(f"ours:   {ours:9.0f} stamps of 32 × 32 a second on one core (five bands counted as five)")
-    print(f"GalSim: {theirs:9.0f}; {ours / theirs:.0f} times fewer")
-    print(
-        f"error against GalSim, part of the peak: at most {errors['image']:.1e}; flux {errors['flux']:.1e};"
-    )
-    print(f"on the stamps of a scene at most {errors['scene']:.3f} of a pixel's noise")
+    print(f"ours:   {ours:9.0f} stamps of 32 × 32 pixels per second on one core (one stamp per band)")
+    print(f"GalSim: {theirs:9.0f}, slower by a factor of {ours / theirs:.0f}")
+    print(f"largest error: {errors['image']:.1e} of the peak, {errors['flux']:.1e} of the flux,")
+    print(f"{errors['scene']:.3f} of the noise per pixel on the stamps of the simulated sky")
     result = {
         "benchmark": "sky",
         "stamps_per_s_core": ours,
@@ -75,7 +74,7 @@ def main() -> None:
 
 
 def make_objects(survey: SkySurvey, number: int, seed: int) -> Shapes:
-    """Draw galaxies of the population at random places within a pixel."""
+    """Draw galaxies from the population, at random positions."""
     rng = np.random.default_rng(seed)
     filters = tuple(band.filter for band in survey.bands)
     table = draw_galaxies(number, 26.0, filters, rng)
@@ -89,7 +88,7 @@ def fwhm_pixels(survey: SkySurvey) -> tuple[float, ...]:
 
 
 def speeds(shapes: Shapes, survey: SkySurvey, galsim_objects: int) -> tuple[float, float]:
-    """Return stamps a second, ours and GalSim's, taken in turns; the best of five rounds of each."""
+    """Return stamps per second, ours and GalSim's: each the best of five alternating rounds."""
     transfer = psf_transfer(STAMP, fwhm_pixels(survey), survey.moffat_beta)
     ours, theirs = [], []
     for part in np.array_split(np.arange(galsim_objects), 5):
@@ -121,11 +120,11 @@ def galsim_stamp(
     ):
         if flux[index, band] > 0:
             circular = float(radius[index] * np.sqrt(ratio[index]))
-            light = float(flux[index, band])
+            total = float(flux[index, band])
             part = (
-                galsim.Exponential(half_light_radius=circular, flux=light)
+                galsim.Exponential(half_light_radius=circular, flux=total)
                 if is_disc
-                else galsim.Spergel(nu=-0.6, half_light_radius=circular, flux=light)
+                else galsim.Spergel(nu=-0.6, half_light_radius=circular, flux=total)
             )
             parts.append(part.shear(q=float(ratio[index]), beta=float(shapes.angle[index]) * galsim.radians))
     psf = galsim.Moffat(beta=survey.moffat_beta, fwhm=fwhm_pixels(survey)[band])
@@ -139,19 +138,19 @@ def galsim_stamp(
 
 
 def image_errors(shapes: Shapes, survey: SkySurvey, number: int) -> dict[str, float]:
-    """Compare with GalSim at high accuracy."""
+    """Return the largest errors relative to GalSim at high accuracy, and the median image error."""
     exact = galsim.GSParams(
         folding_threshold=1e-4, maxk_threshold=1e-5, kvalue_accuracy=1e-7, maximum_fft_size=32768
     )
     conditions = draw_conditions(survey, 0, 0)
     sizes = choose_stamps(shapes, survey, conditions)
-    found: dict[str, list[float]] = {name: [] for name in ("image", "peak", "flux", "radius", "scene")}
+    errors: dict[str, list[float]] = {name: [] for name in ("image", "peak", "flux", "radius", "scene")}
     for index in range(number):
-        one = shapes.select(np.array([index]))
+        galaxy = shapes.select(np.array([index]))
         small = int(sizes[index])
         large = max(LARGE, 2 * small)
         stamps, in_scene = (
-            draw_stamps(one, psf_transfer(size, fwhm_pixels(survey), survey.moffat_beta))[0].numpy()
+            draw_stamps(galaxy, psf_transfer(size, fwhm_pixels(survey), survey.moffat_beta))[0].numpy()
             for size in (large, small)
         )
         middle = slice(large // 2 - small // 2, large // 2 - small // 2 + small)
@@ -159,20 +158,20 @@ def image_errors(shapes: Shapes, survey: SkySurvey, number: int) -> dict[str, fl
             theirs = galsim_stamp(shapes, index, band, survey, large, exact)
             total = float(shapes.disc_flux[index, band] + shapes.bulge_flux[index, band])
             top = float(theirs.max())
-            found["image"].append(float(np.abs(ours - theirs).max()) / top)
-            found["peak"].append(abs(float(ours.max()) - top) / top)
-            found["flux"].append(abs(float(ours.sum(dtype=float)) - total) / total)
+            errors["image"].append(float(np.abs(ours - theirs).max()) / top)
+            errors["peak"].append(abs(float(ours.max()) - top) / top)
+            errors["flux"].append(abs(float(ours.sum(dtype=float)) - total) / total)
             radii = [galsim.Image(image.copy(), scale=1.0).calculateHLR() for image in (ours, theirs)]
-            found["radius"].append(abs(radii[0] / radii[1] - 1))
-            off = np.abs(in_scene[band] - theirs[middle, middle]).max()
-            found["scene"].append(float(off) / conditions.sigma[band])
-    return {name: max(values) for name, values in found.items()} | {
-        "median": float(np.median(found["image"]))
+            errors["radius"].append(abs(radii[0] / radii[1] - 1))
+            error = np.abs(in_scene[band] - theirs[middle, middle]).max()
+            errors["scene"].append(float(error) / conditions.sigma[band])
+    return {name: max(values) for name, values in errors.items()} | {
+        "median": float(np.median(errors["image"]))
     }
 
 
 def whole_sky(survey: SkySurvey, sources: int, seed: int) -> dict[str, float]:
-    """Simulate a sky of about so many sources on all cores, files and all."""
+    """Time the simulation of a sky of about `sources` sources on all cores, including its files."""
     per_pixel = float(cumulative_counts(survey.mag_limit)) * (survey.pixel_scale_arcsec / 60) ** 2
     num_patches = max(1, round(sources / (per_pixel * (4200 + 2 * MARGIN) ** 2)))
     size = int(np.sqrt(sources / per_pixel / num_patches)) - 2 * MARGIN
@@ -183,7 +182,7 @@ def whole_sky(survey: SkySurvey, sources: int, seed: int) -> dict[str, float]:
     cores = len(os.sched_getaffinity(0))
     print(
         f"a sky of about {sources} sources, {num_patches} patches of {size} pixels: "
-        f"{seconds:.0f} s, {cores} cores"
+        f"{seconds:.0f} s on {cores} cores"
     )
     return {"sources": sources, "patches": num_patches, "size": size, "seconds": seconds}
 

@@ -1,9 +1,9 @@
-"""Draw the pictures of the simulated sky for the documentation: a colour composite, and laws against draws.
+"""Draw the documentation's figures of the simulated sky: a colour composite, and distributions of galaxies.
 
     python benchmarks/sky_pictures.py [--out docs/images] [--zcosmos zcosmost_bright20k.csv]
 
-The colours stand beside those of real galaxies when the zCOSMOS-bright table is given, or found in
-../shared/data or where DEEPFITS_REAL_DATA points. Words first, then one JSON object on the last line.
+The colours are compared with those of real galaxies if the zCOSMOS-bright table is given, or found in
+../shared/data or in DEEPFITS_REAL_DATA. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ import matplotlib.pyplot as plt
 SURVEY = SURVEYS["clauds-hsc"]
 FILTERS = tuple(band.filter for band in SURVEY.bands)
 KNOWN_RADII = {20: 0.64, 22: 0.38, 24: 0.25, 25: 0.20}
-"""Median half-light radii in arcseconds by i magnitude."""
+"""Expected median half-light radii in arcsec, by i magnitude."""
 
 
 def main() -> None:
-    """Draw all pictures."""
+    """Draw all figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--zcosmos", type=Path, default=None)
@@ -59,22 +59,22 @@ def main() -> None:
     result["laws"] = draw_laws(arguments.out / "sky-laws.png", galaxies, arguments.seed)
     table = arguments.zcosmos or default_zcosmos()
     if table is None:
-        print("no zCOSMOS table: the colours are not compared with real ones")
+        print("no zCOSMOS table: colours are not compared with those of real galaxies")
     else:
         result["colours"] = draw_colours(arguments.out / "sky-colours.png", galaxies, table)
-    print(f"pictures in {arguments.out}")
+    print(f"figures in {arguments.out}")
     print(json.dumps(result | provenance()))
 
 
 def default_zcosmos() -> Path | None:
-    """Return the table of real galaxies where tests look for it, or None."""
+    """Return the default path of the zCOSMOS-bright table, or None if there is no such file."""
     root = Path(os.environ.get("DEEPFITS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
     path = root / "zcosmos/zcosmost_bright20k.csv"
     return path if path.exists() else None
 
 
 def composite(sky: Path) -> np.ndarray:
-    """Make a colour image of i, r and g: ``(H, W, 3)`` (Lupton et al. 2004)."""
+    """Return a colour image of i, r and g, ``(H, W, 3)``, with the stretch of Lupton et al. (2004)."""
 
     def read(band: str) -> np.ndarray:
         with fits.open(sky / f"coadd-{band}.fits") as hdus:
@@ -87,7 +87,7 @@ def composite(sky: Path) -> np.ndarray:
 
 
 def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Draw counts, sizes and redshifts against their laws; return what can be said in numbers."""
+    """Plot counts, sizes and redshifts with the expected ones; return median radii and redshifts."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4))
     table = draw_objects(SURVEY, 4000, seed, 0)
     area = ((4000 + 48) * SURVEY.pixel_scale_arcsec / 60) ** 2
@@ -102,7 +102,7 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
             middle[seen],
             expected[seen] / 0.5,
             color=colour,
-            label={"galaxy": "galaxies", "star": "stars"}[kind] + ": law and draws",
+            label={"galaxy": "galaxies", "star": "stars"}[kind] + ": expected and drawn",
         )
     axes[0].set(yscale="log", xlabel="i", ylabel="number per arcmin² and mag", ylim=(0.02, 400))
     axes[0].legend(fontsize=8)
@@ -114,8 +114,8 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
     axes[1].legend(fontsize=8)
     edges = np.arange(0, 5, 0.1)
     for number, limit in enumerate((22.5, 23.5, 24.5, 25.5)):
-        some = galaxies["z_spec"][galaxies["mag_count"] < limit]
-        axes[2].hist(some, edges, density=True, histtype="step", color=f"C{number}", label=f"i < {limit}")
+        redshift = galaxies["z_spec"][galaxies["mag_count"] < limit]
+        axes[2].hist(redshift, edges, density=True, histtype="step", color=f"C{number}", label=f"i < {limit}")
         axes[2].plot(edges, redshift_law(limit).pdf(edges), "--", color=f"C{number}", lw=1)
     axes[2].plot([], [], "k--", lw=1, label="LSST Science Book")
     axes[2].set(xlabel="redshift", ylabel="density")
@@ -134,17 +134,17 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
 
 
 def redshift_law(limit: float) -> Any:
-    """Return the law of redshifts to a limit in i of the LSST Science Book (2009, eqs. 3.8 and 3.9)."""
+    """Return the redshift distribution to an i-band limit (LSST Science Book 2009, eqs. 3.8 and 3.9)."""
     return gamma(3, scale=0.0417 * limit - 0.744)
 
 
 def median_near(table: dict[str, np.ndarray], name: str, mag: float) -> float:
-    """Return the median of a column within a quarter of a magnitude."""
+    """Return the median of a column for galaxies within 0.25 mag of `mag`."""
     return float(np.median(table[name][np.abs(table["mag_count"] - mag) < 0.25]))
 
 
 def draw_colours(path: Path, galaxies: dict[str, np.ndarray], table: Path) -> dict[str, Any]:
-    """Draw colours of drawn galaxies beside those of zCOSMOS-bright galaxies, both to i = 22.5."""
+    """Plot colours of simulated and of zCOSMOS-bright galaxies, both to i = 22.5; return percentiles."""
     real = np.genfromtxt(table, delimiter=",", names=True)
     mag = np.stack([real[f"{band}_photzi25"] for band in "ugriz"], axis=1)
     confidence = real["cc"] % 10
@@ -156,7 +156,7 @@ def draw_colours(path: Path, galaxies: dict[str, np.ndarray], table: Path) -> di
     figure, axes = plt.subplots(2, 4, figsize=(15, 6.5))
     out: dict[str, Any] = {"real_galaxies": len(mag), "drawn_galaxies": int(drawn.sum())}
     bins = np.arange(0.05, 1.25, 0.1)
-    for index, (one, two) in enumerate(zip("ugri", "griz", strict=True)):
+    for index, (blue, red) in enumerate(zip("ugri", "griz", strict=True)):
         colours = [m[:, index] - m[:, index + 1] for m in (mag, ours)]
         low, high = np.percentile(np.concatenate(colours), [0.5, 99.5])
         for colour, name, z, shade in zip(
@@ -173,9 +173,9 @@ def draw_colours(path: Path, galaxies: dict[str, np.ndarray], table: Path) -> di
             spread = np.array([np.percentile(part, [16, 50, 84]) for part in parts])
             axes[1, index].plot(bins + 0.05, spread[:, 1], color=shade, label=name)
             axes[1, index].fill_between(bins + 0.05, spread[:, 0], spread[:, 2], color=shade, alpha=0.2)
-        axes[0, index].set(xlabel=f"{one} − {two}")
-        axes[1, index].set(xlabel="redshift", ylabel=f"{one} − {two}")
-        out[f"{one}-{two}"] = {
+        axes[0, index].set(xlabel=f"{blue} − {red}")
+        axes[1, index].set(xlabel="redshift", ylabel=f"{blue} − {red}")
+        out[f"{blue}-{red}"] = {
             name: [round(float(v), 3) for v in np.percentile(colour, [16, 50, 84])]
             for name, colour in zip(("real", "drawn"), colours, strict=True)
         }

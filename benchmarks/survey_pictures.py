@@ -1,9 +1,9 @@
-"""Draw the contact sheets of docs/images from the real images, where these are at hand.
+"""Draw the contact sheets in docs/images from real survey images, which must be available.
 
     python benchmarks/survey_pictures.py
 
-SDSS: three fields, as a user would cut them. KiDS and VIKING: no WCS, no unit; the zero points are given.
-HSC: a cube of 58×48 pixels with variance and mask, read as one cutout.
+SDSS: three fields, cut with the default options. KiDS and VIKING: images without a WCS and units, with given
+zero points. HSC: a cube of 58×48 pixels with variance and mask, read as one cutout.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ pixel_scale_arcsec = 0.168
 
 
 def main() -> None:
-    """Cut, draw, and say how many and how fast."""
-    said: dict[str, Any] = {}
+    """Extract cutouts, draw them, and print numbers of objects and times."""
+    record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        sdss = _timed(said, "sdss", REAL / "sdss", Path(temporary) / "sdss")
+        sdss = _timed(record, "sdss", REAL / "sdss", Path(temporary) / "sdss")
         _draw(sdss, "survey-sdss.png", band="r")
         kids = _timed(
-            said,
+            record,
             "kids_viking",
             REAL / "kids_viking",
             Path(temporary) / "kids",
@@ -54,22 +54,25 @@ def main() -> None:
         _draw(kids, "survey-kids.png", band="r")
         description = Path(temporary) / "hsc.toml"
         description.write_text(HSC.format(file=(REAL / "hsc_cosmos" / "hsc_cosmos_35.npz").resolve()))
-        hsc = _timed(said, "hsc_cosmos", description, Path(temporary) / "hsc", size=48)
+        hsc = _timed(record, "hsc_cosmos", description, Path(temporary) / "hsc", size=48)
         contact_sheet(hsc, IMAGES / "survey-hsc.png", which=np.arange(1))
-    print(f"Drew {IMAGES}/survey-*.png.")
-    print(json.dumps({**said, "provenance": provenance()}))
+    print(f"drew {IMAGES}/survey-*.png")
+    print(json.dumps({**record, "provenance": provenance()}))
 
 
-def _timed(said: dict[str, Any], name: str, images: Path, out: Path, **options: Any) -> CutoutStore:
+def _timed(record: dict[str, Any], name: str, images: Path, out: Path, **options: Any) -> CutoutStore:
     start = time.perf_counter()
     store = CutoutStore(deepfits.cutouts(images, out, **options))
     summary = json.loads((out / "summary.json").read_text())
-    said[name] = summary | {"seconds": round(time.perf_counter() - start, 1), "bands": list(store.info.bands)}
+    record[name] = summary | {
+        "seconds": round(time.perf_counter() - start, 1),
+        "bands": list(store.info.bands),
+    }
     return store
 
 
 def _draw(store: CutoutStore, name: str, *, band: str) -> None:
-    """Draw 24 objects spread evenly over the magnitudes of everything brighter than the median."""
+    """Draw 24 objects at even steps in magnitude rank, all brighter than the median."""
     mags = store.catalogue([f"mag_auto_{band}"])[f"mag_auto_{band}"]
     order = np.argsort(mags)[: np.isfinite(mags).sum()]
     which = order[np.linspace(0, len(order) // 2, 24).astype(int)]
@@ -83,18 +86,18 @@ def contact_sheet(
     which: np.ndarray,
     order_by: str | None = None,
 ) -> Path:
-    """Draw some objects in all bands, one object a row of stamps, and say what they are.
+    """Draw objects in all bands, one row of stamps per object, labelled with magnitude and star score.
 
     Parameters
     ----------
     store
-        The store to look at.
+        The store.
     path
-        A PNG.
+        PNG to write.
     which
         Rows of the store.
     order_by
-        A catalogue column that the rows are sorted by.
+        Catalogue column by which the objects are sorted.
 
     Returns
     -------
@@ -140,17 +143,17 @@ _LOOK: dict[str, Any] = {
 
 
 def _stretched(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return asinh of the signal-to-noise; NaN (drawn white) without data."""
+    """Return asinh of half the signal-to-noise ratio; NaN (drawn white) where there are no data."""
     return np.where(weight > 0, np.arcsinh(image * np.sqrt(weight) / 2), np.nan)
 
 
 def _label(catalogue: dict[str, np.ndarray], index: int, bands: tuple[str, ...]) -> str:
     band = "r" if "r" in bands else bands[len(bands) // 2]
     name = f"mag_auto_{band}"
-    words = f"{band} {catalogue[name][index]:.1f}" if name in catalogue else ""
+    label = f"{band} {catalogue[name][index]:.1f}" if name in catalogue else ""
     if "star_score" in catalogue:
-        words += f"\n★ {catalogue['star_score'][index]:.2f}"
-    return words
+        label += f"\n★ {catalogue['star_score'][index]:.2f}"
+    return label
 
 
 if __name__ == "__main__":

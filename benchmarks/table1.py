@@ -1,22 +1,22 @@
-"""Table 1 of Murray, Fabbro & Yi (2019), done again: every method, the same held-out objects, two skies.
+"""Reproduce Table 1 of Murray, Fabbro & Yi (2019): every method on the same held-out objects of two skies.
 
     python benchmarks/table1.py --out table1 [--skies simulated zcosmos] [--labels 1000 10000]
 
-For each sky: images, cutouts, fits with a model that has seen neither, and then a table for each number of
-labels, curves over all numbers of labels, and pictures. ``simulated`` is the built-in sky; ``zcosmos`` is
-drawn from the real magnitudes and redshifts of zCOSMOS-bright (``--zcosmos FILE``, else
-``zcosmos/zcosmost_bright20k.csv`` in $DEEPFITS_REAL_DATA or ../shared/data). Each sky has a process of its
-own (``--parallel 1`` does one after the other). ``--model`` names another model than the one that comes with
-the package; ``--train-minutes`` trains one for each sky instead, on the objects that are not held out. With
-``--features``, ``--labels-table`` and ``--store`` the table is made for a sky of your own. Finished work
-under ``--out`` is used again, so the command may be stopped at any time; ``--stop-after images`` or ``fits``
-ends it there.
+Cutouts of each simulated sky are fitted with a model that was trained on neither sky. The benchmark then
+makes one table per number of labels, plots the metrics against the number of labels, and draws figures.
+``simulated`` is the built-in sky; ``zcosmos`` is simulated from the observed magnitudes and redshifts of
+zCOSMOS-bright (``--zcosmos FILE``, by default ``zcosmos/zcosmost_bright20k.csv`` in $DEEPFITS_REAL_DATA or
+../shared/data). The skies run in parallel, one process each (``--parallel 1`` runs them in sequence).
+``--model`` replaces the model that ships with the package; ``--train-minutes`` instead trains a model for
+each sky, on the objects that are not held out. ``--features``, ``--labels-table`` and ``--store`` make the
+table for your own data. Finished work under ``--out`` is reused, so the command can be interrupted at any
+time; ``--stop-after images`` or ``fits`` stops it after that step.
 
-The budgets are those of an hour or two of a laptop's CPU, the same for every method. With more time, or a
-GPU: ``--network-minutes 30 --wide-resnet-width 64 --tpot-minutes 10 --tuning-trials 6``.
+The default budgets, the same for every method, suit one or two hours on a laptop's CPU. With more time, or a
+GPU, use ``--network-minutes 30 --wide-resnet-width 64 --tpot-minutes 10 --tuning-trials 6``.
 
-The last line is one JSON object with every row, its bootstrap errors, differences on the same objects, the
-budgets, the hardware, versions and commit.
+The last line is one JSON object with every row and its bootstrap errors, paired differences, the budgets, the
+hardware, the versions and the commit.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ FITS: dict[str, dict[str, Any]] = {
     "features": {"mode": "both"},
     "plain_features": {"mode": "both", "amplitudes": "none", "prior_strength": 0.0, "neighbours": "keep"},
 }
-"""How objects are fitted; plain: with amplitudes held at 1, as in M19, so that latents carry the colours."""
+"""Settings of the fits. Plain fits hold the amplitudes at 1, as in M19, so that latents carry the colours."""
 FIT_DIRECTORIES = {
     "embedder_features": "features-embedder",
     "features": "features-both",
@@ -86,7 +86,7 @@ FIT_DIRECTORIES = {
 }
 WITH_TEMPLATES = ("templates", "sizes", "all", "fits", "deep")
 PLAIN = {"methods": ["boosting", "network", "tpot"], "feature_sets": ["latents"]}
-"""What is learnt from the latents of plain fits: the paper's own way, in a table of its own."""
+"""Methods trained on the latents of plain fits, as in M19; their rows form a separate table."""
 BUDGETS = ("network_minutes", "wide_resnet_width", "tpot_minutes", "tuning_trials")
 DOMAIN = {"select": ["kind == galaxy", "mag_i < 24"], "train_select": ["mag_i < 22.5"]}
 OURS = "stack-fits"
@@ -99,25 +99,25 @@ PAIRS = (
     ("network-model", "network-magnitudes"),
     ("semi_supervised-images", "scratch-images"),
 )
-"""Compared on the same objects; `OURS` is compared with every other row too."""
+"""Rows to compare object by object; `OURS` is also compared with every other row."""
 CURVES = {
     "curves": ("network", "stack", "templates", "lephare", "neighbours"),
     "curves-more": ("boosting", "tpot", "wide_resnet", "semi_supervised", "scratch", "hybrid"),
 }
-"""The methods in each picture of label curves."""
+"""Methods in each figure of metrics against the number of labels."""
 
 
 def main() -> None:
-    """Make the tables, print them, and end with one JSON object."""
+    """Make and print the tables, then print one JSON object."""
     arguments = parse()
     skies = ["own"] if arguments.features else arguments.skies
     print(f"Budgets: {budgets_in_words(arguments)}.", flush=True)
     workers = min(arguments.parallel or len(skies), len(skies))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = dict(zip(skies, pool.map(run_sky, skies, [arguments] * len(skies)), strict=True))
+        results = dict(zip(skies, pool.map(run_sky, skies, [arguments] * len(skies)), strict=True))
     print("\n" + paper_table())
     rows, plain, differences = (
-        {sky: {labels: pick(table) for labels, table in tables.items()} for sky, tables in found.items()}
+        {sky: {labels: pick(table) for labels, table in tables.items()} for sky, tables in results.items()}
         for pick in (
             lambda table: [compact(row) for row in table["rows"]],
             lambda table: [compact(row) for row in table.get("plain_latents", [])],
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def run_sky(sky: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Go the whole way for one sky; return its tables by the number of labels."""
+    """Run everything for one sky; return its tables by the number of labels."""
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -151,16 +151,16 @@ def run_sky(sky: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]
 
 
 def budgets_in_words(arguments: argparse.Namespace) -> str:
-    """Say what each method may use."""
+    """Describe the budget of each method."""
     return (
-        f"each network on images {arguments.network_minutes:g} minutes of training, Wide ResNet of width "
-        f"{arguments.wide_resnet_width}, TPOT {arguments.tpot_minutes:g} minutes, boosting "
-        f"{arguments.tuning_trials} setting(s), {arguments.threads} thread(s)"
+        f"{arguments.network_minutes:g} minutes of training for each network on images, a Wide ResNet of "
+        f"width {arguments.wide_resnet_width}, {arguments.tpot_minutes:g} minutes for TPOT, "
+        f"{arguments.tuning_trials} setting(s) for boosting, {arguments.threads} thread(s)"
     )
 
 
 class Told:
-    """Progress in words: every method, and long work once a minute."""
+    """Print progress: after every redshift method, and once a minute during long tasks."""
 
     def __init__(self, sky: str) -> None:
         self.sky = sky
@@ -169,23 +169,23 @@ class Told:
     def __call__(
         self, description: str, *, total: float | None, unit: str = "", done: float = 0
     ) -> Iterator[_Task]:
-        """Open a task."""
+        """Start a task."""
         yield _Task(self.sky, description, total, done)
 
 
 class _Task:
     def __init__(self, sky: str, description: str, total: float | None, done: float) -> None:
         self.sky, self.description, self.total, self.done = sky, description, total, done
-        self.told = time.monotonic()
+        self.last_printed = time.monotonic()
 
     def advance(self, number: float = 1, note: str = "") -> None:
-        """Say where the work is, if it is time to."""
+        """Count finished units, and print the progress if it is due."""
         self.done += number
-        seconds = time.monotonic() - self.told
+        seconds = time.monotonic() - self.last_printed
         if (number and self.description == "redshifts") or seconds > 60:
             share = f"{self.done:.0f} of {self.total:.0f}" if self.total else f"{self.done:.0f}"
             print(f"{self.sky}: {self.description}, {share} {note} ({seconds:.0f} s)", flush=True)
-            self.told = time.monotonic()
+            self.last_printed = time.monotonic()
 
 
 def parse() -> argparse.Namespace:
@@ -193,26 +193,38 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Table 1: every method on the same held-out objects.")
     parser.add_argument("--out", default="table1")
     parser.add_argument("--skies", nargs="+", default=["simulated", "zcosmos"])
-    parser.add_argument("--labels", nargs="+", type=int, default=[10000, 1000], help="of the full tables")
     parser.add_argument(
-        "--curve", nargs="*", type=int, default=[100, 300, 3000], help="of further tables, for the curves"
+        "--labels", nargs="+", type=int, default=[10000, 1000], help="numbers of labels of the full tables"
+    )
+    parser.add_argument(
+        "--curve",
+        nargs="*",
+        type=int,
+        default=[100, 300, 3000],
+        help="further numbers of labels, for the curves",
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument(
-        "--curve-methods", nargs="+", help="of the label curves; those of --methods by default"
+        "--curve-methods", nargs="+", help="methods in the tables of --curve; by default those of --methods"
     )
     parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS), help="METHOD:SET")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=list(FITS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
     parser.add_argument("--patches", type=int, default=9)
     parser.add_argument("--size", type=int, default=2050)
-    parser.add_argument("--seed", type=int, default=7, help="of the simulated sky; no model was trained on 7")
     parser.add_argument(
-        "--faintest", type=float, default=25.0, help="labels are brighter than this i magnitude"
+        "--seed", type=int, default=7, help="seed of the simulated sky; no model was trained on 7"
+    )
+    parser.add_argument(
+        "--faintest", type=float, default=25.0, help="faintest i magnitude of objects with a label"
     )
     parser.add_argument("--model", default="builtin:clauds-hsc")
-    parser.add_argument("--tolerance", type=float, default=None, help="of the fits; 0.003 halves the time")
-    parser.add_argument("--no-uncertainty", action="store_true", help="of the fits; saves a third")
+    parser.add_argument(
+        "--tolerance", type=float, default=None, help="tolerance of the fits; 0.003 halves the time"
+    )
+    parser.add_argument(
+        "--no-uncertainty", action="store_true", help="fit without errors; saves a third of the time"
+    )
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--train-minutes", type=float, default=0.0, help="train a model for each sky")
     parser.add_argument("--tpot-minutes", type=float, default=0.5)
@@ -220,16 +232,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--wide-resnet-width", type=int, default=8)
     parser.add_argument("--network-minutes", type=float, default=1.0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of each sky")
-    parser.add_argument("--parallel", type=int, default=0, help="skies at a time; by default all")
+    parser.add_argument("--threads", type=int, default=1, help="threads per sky")
+    parser.add_argument("--parallel", type=int, default=0, help="skies to run in parallel; by default all")
     parser.add_argument(
         "--domain",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also learn from bright objects of the simulated sky alone",
+        help="also train on the bright objects of the simulated sky only",
     )
     parser.add_argument("--stop-after", choices=["images", "fits"], default=None)
-    parser.add_argument("--pictures", default=None, help="where pictures go; by default into --out")
+    parser.add_argument("--pictures", default=None, help="directory for figures; by default in --out")
     parser.add_argument("--zcosmos", default=None)
     parser.add_argument("--features", default=None)
     parser.add_argument("--embedder-features", default=None)
@@ -242,7 +254,7 @@ def parse() -> argparse.Namespace:
 
 
 def own_inputs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Take features, labels and cutouts that are there."""
+    """Return the features, labels and cutouts named on the command line."""
     return {
         "features": arguments.features,
         "labels": arguments.labels_table,
@@ -254,7 +266,7 @@ def own_inputs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Go the whole way from images to features for one sky; only objects with a label are fitted."""
+    """Simulate, cut and fit one sky; only objects with a label are fitted."""
     inputs: dict[str, Any] = {
         "labels": directory / "sky" / "truth.parquet",
         "store": directory / "cutouts",
@@ -266,14 +278,14 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
     else:
         keywords |= {"num_patches": arguments.patches, "seed": arguments.seed}
         inputs["select"].append(f"mag_i < {arguments.faintest:g}")
-    print(f"{sky}: simulating and cutting", flush=True)
+    print(f"{sky}: simulating the sky and extracting cutouts", flush=True)
     images = deepfits.simulate(directory / "sky", workers=arguments.threads, **keywords)
     store = deepfits.cutouts(images, inputs["store"])
     if arguments.stop_after == "images":
         return inputs
     inputs["model"] = arguments.model
     if arguments.train_minutes:
-        print(f"{sky}: training {arguments.recipe} for {arguments.train_minutes} minutes at most", flush=True)
+        print(f"{sky}: training {arguments.recipe} for up to {arguments.train_minutes} minutes", flush=True)
         inputs["model"] = deepfits.train(
             store,
             directory / "model",
@@ -302,7 +314,7 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
 
 
 def labelled_objects(inputs: dict[str, Any]) -> list[int]:
-    """Return the identities of the cutouts that have a label."""
+    """Return the `object_id` of every cutout that has a label."""
     labels = read_labels(inputs["labels"], select=inputs["select"])
     catalogue = CutoutStore(inputs["store"]).catalogue(["ra", "dec"])
     columns = {name: np.asarray(catalogue[name]) for name in ("object_id", "ra", "dec")}
@@ -310,9 +322,10 @@ def labelled_objects(inputs: dict[str, Any]) -> list[int]:
 
 
 def zcosmos_catalogue(directory: Path, arguments: argparse.Namespace) -> Path:
-    """Write the secure galaxies of zCOSMOS-bright with magnitudes in all five bands, for `simulate`.
+    """Write zCOSMOS-bright galaxies with secure redshifts and all five magnitudes, for `simulate`.
 
-    Secure: class 3.x, 4.x, 2.5 or 9.3 to 9.5 (a leading 1 marks broad lines), and 0.01 < z < 4.
+    Secure means confidence class 3.x, 4.x, 2.5 or 9.3 to 9.5 (a leading 1 marks broad lines), and
+    0.01 < z < 4.
     """
     path = Path(arguments.zcosmos) if arguments.zcosmos else default_zcosmos()
     out = directory / "zcosmos.csv"
@@ -329,31 +342,31 @@ def zcosmos_catalogue(directory: Path, arguments: argparse.Namespace) -> Path:
 
 
 def default_zcosmos() -> Path:
-    """Return where the table lies when it is not named."""
+    """Return the default path of the zCOSMOS-bright table."""
     root = Path(os.environ.get("DEEPFITS_REAL_DATA", "../shared/data"))
     path = root / "zcosmos" / "zcosmost_bright20k.csv"
     if not path.exists():
-        raise InputError(f"{path}: no such table; name it with --zcosmos, or leave the sky zcosmos out")
+        raise InputError(f"{path}: no such file; give its path with --zcosmos, or leave out the sky zcosmos")
     return path
 
 
 def is_secure(row: dict[str, str]) -> bool:
-    """Say whether a row of zCOSMOS has a secure redshift and all magnitudes."""
+    """Tell whether a row of zCOSMOS has a secure redshift and all magnitudes."""
     confidence = float(row["cc"]) % 10
     is_sure = 3 <= confidence < 5 or abs(confidence - 2.5) < 0.01 or 9.25 < confidence < 9.55
     magnitudes = [float(row[name] or "nan") for name in ZCOSMOS_COLUMNS.values()]
-    return is_sure and 0.01 < float(row["zpec"]) < 4 and all(10 < one < 32 for one in magnitudes)
+    return is_sure and 0.01 < float(row["zpec"]) < 4 and all(10 < magnitude < 32 for magnitude in magnitudes)
 
 
 def make_tables(
     sky: str, inputs: dict[str, Any], out: Path, arguments: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """Make the tables of one sky, its curves and its pictures; return the tables by the labels they used."""
+    """Make the tables and figures of one sky; return the tables by the number of labels they used."""
     tables: dict[str, dict[str, Any]] = {}
     for number in [*arguments.labels, *arguments.curve]:
         methods = arguments.methods if number in arguments.labels else arguments.curve_methods
         directory = out / f"redshift-{number:05d}"
-        print(f"{sky}: table with {number} labels at most", flush=True)
+        print(f"{sky}: table with up to {number} labels", flush=True)
         content = make_table(inputs, directory, arguments, methods, max_labels=number, progress=Told(sky))
         content["differences"] = compare(directory, content["rows"], arguments)
         used = content["rows"][0]["num_train"]
@@ -371,7 +384,7 @@ def make_tables(
 def make_plain(
     sky: str, inputs: dict[str, Any], out: Path, arguments: argparse.Namespace, number: int
 ) -> list[dict[str, Any]]:
-    """Make the rows of the latents of plain fits, on the same objects and labels; return them."""
+    """Return rows for the latents of plain fits, on the same objects and labels."""
     plain = {**inputs, "features": inputs["plain_features"]}
     keywords = {"feature_sets": PLAIN["feature_sets"], "template_features": False, "max_labels": number}
     content = make_table(plain, out, arguments, PLAIN["methods"], progress=Told(sky), **keywords)
@@ -383,7 +396,7 @@ def make_plain(
 def make_table(
     inputs: dict[str, Any], out: Path, arguments: argparse.Namespace, methods: list[str], **keywords: Any
 ) -> dict[str, Any]:
-    """Make one table, and return its ``metrics.json``."""
+    """Make one table; return the content of its ``metrics.json``."""
     deepfits.redshift(
         inputs["features"],
         inputs["labels"],
@@ -396,7 +409,7 @@ def make_table(
             "methods": methods,
             "feature_sets": arguments.feature_sets,
             "losses": arguments.losses,
-            "template_features": any(one.split(":")[1] in WITH_TEMPLATES for one in arguments.feature_sets),
+            "template_features": any(name.split(":")[1] in WITH_TEMPLATES for name in arguments.feature_sets),
             "photometry": out.parent / "photometry.npz",
             "tpot_minutes": arguments.tpot_minutes,
             "tuning_trials": arguments.tuning_trials,
@@ -413,21 +426,21 @@ def make_table(
 def compare(
     directory: Path, rows: list[dict[str, Any]], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Compare `PAIRS`, and ours with every other row, on the same objects; write what is found."""
+    """Compare `PAIRS`, and `OURS` with every other row, on the same objects; write and return the results."""
     loss = arguments.losses[-1]
     keys = [row["key"] for row in rows if row["method"] != "constant"]
     named = {key.removesuffix(f"-{loss}"): key for key in keys}
     pairs = [*PAIRS, *((OURS, name) for name in named if name != OURS)]
     known = [(named[a], named[b]) for a, b in dict.fromkeys(pairs) if a in named and b in named]
-    found = paired_differences(directory, known)
-    write_json(directory / "differences.json", {"differences": found})
+    differences = paired_differences(directory, known)
+    write_json(directory / "differences.json", {"differences": differences})
     with writing(directory / "differences.md") as temporary:
-        temporary.write_text(paired_table(found), encoding="utf-8")
-    return found
+        temporary.write_text(paired_table(differences), encoding="utf-8")
+    return differences
 
 
 def make_domain(out: Path, arguments: argparse.Namespace) -> None:
-    """Learn from bright objects and test on faint ones too: what the flag for the domain is good for."""
+    """Train on bright objects and test on faint ones as well, to evaluate the training-domain flag."""
     inputs = {
         "features": out / "features-both",
         "embedder_features": out / "features-embedder",
@@ -444,9 +457,9 @@ def make_domain(out: Path, arguments: argparse.Namespace) -> None:
 
 
 def domain_curves(directory: Path) -> Figure:
-    """Draw the fraction of outliers in bins of magnitude, inside and outside the training domain apart.
+    """Plot the outlier fraction against magnitude, separately inside and outside the training domain.
 
-    A panel for each method that has a flag.
+    One panel per method that flags objects outside its domain.
     """
     metrics = read_json(directory / "metrics.json")
     predictions = read_table(directory / "predictions.parquet")
@@ -472,7 +485,7 @@ def domain_curves(directory: Path) -> Figure:
                 axis.errorbar(middle, share, yerr=error, color=COLOURS[number], marker="o", label=name)
         share = [is_outside[(magnitude >= low) & (magnitude < low + 0.5)] for low in edges[:-1]]
         flagged = [part.mean() if len(part) else np.nan for part in share]
-        axis.plot(edges[:-1] + 0.25, flagged, color=INK, linestyle=":", label="share outside")
+        axis.plot(edges[:-1] + 0.25, flagged, color=INK, linestyle=":", label="fraction outside")
         axis.set_title(label_of(row), fontsize=9)
         axis.set_xlabel(metrics["magnitude"])
         axis.grid(color=GRID, linewidth=0.6)
@@ -483,7 +496,7 @@ def domain_curves(directory: Path) -> Figure:
 
 
 def draw(sky: str, out: Path, number: int, arguments: argparse.Namespace) -> None:
-    """Draw the table of most labels, and the curves."""
+    """Draw the figures of the table with the most labels, and the label curves."""
     for name, figure, _ in all_figures(out / f"redshift-{number:05d}"):
         save(figure, f"{sky}-{name}", out, arguments)
     for name, methods in CURVES.items():
@@ -491,14 +504,14 @@ def draw(sky: str, out: Path, number: int, arguments: argparse.Namespace) -> Non
 
 
 def save(figure: Any, name: str, out: Path, arguments: argparse.Namespace) -> None:
-    """Write one picture."""
+    """Save one figure."""
     path = Path(arguments.pictures) if arguments.pictures else out / "pictures"
     path.mkdir(parents=True, exist_ok=True)
     figure.savefig(path / f"redshifts-{name}.png", dpi=110)
 
 
 def compact(row: dict[str, Any]) -> dict[str, Any]:
-    """Keep what the JSON line needs of a row."""
+    """Keep the entries of a row that the JSON line needs."""
     names = ("key", "num_train", "num_test", "seconds", "metrics", "pdf_metrics", "domain", "weights")
     return {name: row[name] for name in names if name in row}
 

@@ -1,6 +1,6 @@
-"""How OpenMP's waiting policy matters on this machine, as busy as it is, side by side.
+"""Effect of OpenMP's wait policy on this machine, under its current load.
 
-Run: python benchmarks/threads.py
+python benchmarks/threads.py
 """
 
 import json
@@ -28,7 +28,7 @@ ROUNDS = 3
 
 
 def milliseconds(threads: int, policy: str) -> float:
-    """Time one forward and backward pass in a process of its own."""
+    """Return the milliseconds of one forward and backward pass, timed in a separate process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
     command = [sys.executable, "-c", WORK, str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -36,9 +36,9 @@ def milliseconds(threads: int, policy: str) -> float:
 
 
 def main() -> None:
-    """Compare one thread, two that wait in a loop, and two that wait asleep."""
-    print("Transposed convolution, 64 to 32 channels, 8 to 16 pixels, 32 images, forwards and backwards;")
-    print(f"median of {ROUNDS} rounds, milliseconds, and the machine's load average.")
+    """Compare one thread, two threads that wait actively, and two that wait passively."""
+    print("Transposed convolution of 32 images, 64 to 32 channels, 8 to 16 pixels, forward and backward;")
+    print(f"milliseconds, median of {ROUNDS} rounds.")
     rounds = [{name: milliseconds(*setting) for name, setting in SETTINGS.items()} for _ in range(ROUNDS)]
     result = {name: sorted(r[name] for r in rounds)[ROUNDS // 2] for name in SETTINGS}
     for name, value in result.items():

@@ -1,11 +1,11 @@
-"""Training speed: images per second of `Trainer` against a plain eager script, side by side in one run.
+"""Training speed: images per second of `Trainer` and of a plain eager script, measured side by side.
 
-The script is written straight from the paper: the same networks and losses in float32, each of the three
-updates on its own, with freshly generated images and PyTorch's default Adam. In the trainer one pass of the
-discriminator serves its own loss and the generator's, where the recipe says so (docs/decisions/37);
-``--two-passes`` measures it without. Both train on the same images; runs alternate, and the median of the
-ratios is given. The limit is the fastest arithmetic that `machine.py` finds with the same number of threads;
-operations are counted by PyTorch's counter on the trainer's own step.
+The script follows the paper literally: the same networks and losses in float32, three separate updates with
+freshly generated images, and PyTorch's default Adam. In the trainer, one pass of the discriminator serves
+both its own loss and the generator's if the recipe says so (docs/decisions/37); ``--two-passes`` turns this
+off. Both train on the same images; runs alternate, and the result is the median ratio. The limit is the
+fastest arithmetic that `machine.py` finds with the same number of threads; the operations of the trainer's
+step are counted with PyTorch's FLOP counter.
 
     python benchmarks/train.py --recipe small --threads 1
 """
@@ -46,7 +46,7 @@ class PlainUp(nn.Module):
         self.main, self.side = (nn.ConvTranspose2d(a, b, 4, 2, 1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both ways."""
+        """Add the main and the side branch."""
         return torch.relu(self.main(x)) + self.side(x)
 
 
@@ -59,7 +59,7 @@ class PlainDown(nn.Module):
         self.main_norm, self.side_norm = (nn.GroupNorm(4, b) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both ways."""
+        """Add the main and the side branch."""
         main = nn.functional.leaky_relu(self.main_norm(self.main(x)), 0.2)
         return main + self.side_norm(self.side(x))
 
@@ -90,7 +90,7 @@ def plain_encoder(width: int, outputs: int) -> nn.Module:
 
 
 def make_plain_step(width: int, device: torch.device) -> Callable[[Tensor], None]:
-    """Return the plain script's step."""
+    """Return the training step of the plain script."""
     torch.manual_seed(0)
     networks = plain_generator(width), plain_encoder(width, 1), plain_encoder(width, 64)
     generator, discriminator, embedder = (network.to(device) for network in networks)
@@ -117,7 +117,7 @@ def make_plain_step(width: int, device: torch.device) -> Callable[[Tensor], None
 
 
 def make_trainer(width: int, engine: Engine, *, shared: bool = False) -> Trainer:
-    """Return our trainer with the same losses: all options off, but for the discriminator's `shared` pass."""
+    """Return our trainer with the same losses: all options off, except the `shared` discriminator pass."""
     config = ModelConfig(width=width)
     info = StoreInfo(bands=("u", "g", "r", "i", "z"), size=32, pixel_scale_arcsec=0.168)
     units = Normalisation(kind="standard", mean=(0.0,) * 5, std=(1.0,) * 5, softening=(1.0,) * 5)
@@ -128,7 +128,7 @@ def make_trainer(width: int, engine: Engine, *, shared: bool = False) -> Trainer
 
 
 def seconds_of(step: Callable[[], object], number: int, device: torch.device) -> float:
-    """Return the time of `number` steps."""
+    """Return the seconds that `number` steps take."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -143,15 +143,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="small")
-    parser.add_argument("--batch-size", type=int, help="by default the recipe's")
+    parser.add_argument("--batch-size", type=int, help="by default that of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--two-passes", action="store_true", help="of the discriminator, in every recipe")
+    parser.add_argument("--two-passes", action="store_true", help="never share the pass of the discriminator")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=3.0, help="approximate length of each run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.batch_size = arguments.batch_size or recipe(arguments.recipe).training.batch_size
@@ -187,7 +187,7 @@ def main() -> None:
     rate = speed["trainer"] * operations
     print(f"{arguments.recipe} (width {width}), batches of {arguments.batch_size}, ", end="")
     print(f"{device}, {arguments.threads} threads:")
-    print(f"plain eager script {speed['plain']:.1f} images/s, trainer {speed['trainer']:.1f} images/s,")
+    print(f"plain eager script {speed['plain']:.1f} images/s, trainer {speed['trainer']:.1f} images/s:")
     print(
         f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} "
         f"in {len(ratios)} rounds)"

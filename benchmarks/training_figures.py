@@ -1,4 +1,4 @@
-"""Draw a training's curves, and its last panel with words beside the rows, for the documentation.
+"""Draw the training curves of a model and its last panel with row labels, for the documentation.
 
 python benchmarks/training_figures.py MODEL docs/images
 """
@@ -22,7 +22,7 @@ ROWS = ("real", "embedder", "best fit", "generated")
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """Read JSON lines."""
+    """Read a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -33,22 +33,22 @@ def smooth(values: np.ndarray, number: int = 9) -> np.ndarray:
 
 
 def draw_curves(model: Path, out: Path) -> None:
-    """Draw losses and health against steps."""
+    """Plot losses and health metrics against the training step."""
     rows = read_rows(model / "metrics.jsonl")
-    looks = read_rows(model / "evaluations.jsonl")
+    evaluations = read_rows(model / "evaluations.jsonl")
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), constrained_layout=True)
     steps = np.array([row["step"] for row in rows])
     for name in ("discriminator", "generator", "embedder", "reconstruction"):
         if name in rows[0]:
             axes[0].plot(steps, smooth(np.array([row[name] for row in rows])), label=name)
     axes[0].set(xlabel="step", ylabel="loss (running median)", ylim=(0, 2))
-    at = [row["step"] for row in looks]
-    axes[1].plot(at, [row["kernel_distance"] for row in looks], "o-", label="kernel distance")
-    axes[1].plot(at, [row["spread"] for row in looks], "s-", label="spread")
+    at = [row["step"] for row in evaluations]
+    axes[1].plot(at, [row["kernel_distance"] for row in evaluations], "o-", label="kernel distance")
+    axes[1].plot(at, [row["spread"] for row in evaluations], "s-", label="spread")
     axes[1].axhline(1, color="grey", lw=0.7, ls=":")
     axes[1].set(xlabel="step", ylabel="generated against real", ylim=(0, None))
     for mode in ("embedder", "both"):
-        axes[2].plot(at, [row[f"chi2_{mode}"] for row in looks], "o-", label=mode)
+        axes[2].plot(at, [row[f"chi2_{mode}"] for row in evaluations], "o-", label=mode)
     axes[2].axhline(1, color="grey", lw=0.7, ls=":")
     axes[2].set(xlabel="step", ylabel="median reduced χ², held out")
     for axis in axes:
@@ -57,7 +57,7 @@ def draw_curves(model: Path, out: Path) -> None:
 
 
 def draw_panel(model: Path, out: Path) -> None:
-    """Write words beside the rows of the last panel."""
+    """Label the rows of the last panel."""
     picture = imread(sorted((model / "panels").glob("*.png"))[-1])
     height, width = picture.shape[:2]
     figure, axis = plt.subplots(figsize=(8, 8 * height / width), constrained_layout=True)
@@ -67,7 +67,7 @@ def draw_panel(model: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw both figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)

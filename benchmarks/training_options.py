@@ -1,8 +1,8 @@
-"""Which options of the training help: each against the plain recipe, on the same store and the same budget.
+"""Compare training options with the plain recipe, on the same store and with the same budget.
 
-Trains one small model per variant and looks at the same held-out cutouts: the distance of generated from real
-images, and the median reduced chi-square of the embedder's guess and of the best fit, for all and for the
-brighter objects. Prints a table, then one JSON object.
+Trains one small model per variant and evaluates it on the same held-out cutouts: the distance between
+generated and real images, and the median reduced chi-square of the embedder's guess and of the best fit, for
+all objects and for the bright ones. Prints a table, then one JSON object.
 
     python benchmarks/training_options.py STORE --steps 1000 --variants plain asinh noise-aware
 """
@@ -55,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise-aware": NOISE,
     "noise-aware, noisy embedder": NOISE | {"noisy_embedder": True},
     "noise-aware, reconstruction": NOISE | {"noisy_embedder": True, "reconstruction": 0.2},
-    "all": {},  # the recipe as it is
+    "all": {},  # the unmodified recipe
     "all, no EMA": {"ema": 0.0},
     "all, no symmetries": {"symmetries": False},
     "all, no decay": {"decay": 0.0},
@@ -75,7 +75,7 @@ BRIGHT = 24.0
 
 
 def held_out_cutouts(store: CutoutStore, number: int) -> Cutouts:
-    """Return complete held-out cutouts in an order that only the objects decide."""
+    """Return complete held-out cutouts in an order that depends only on the objects."""
     indices = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
     cutouts = store.take(np.random.default_rng(0).permutation(indices)[: 2 * number])
     return cutouts.select(np.flatnonzero(is_complete(cutouts.image, cutouts.weight))[:number])
@@ -88,7 +88,7 @@ def reduced_chi2(model: Model, latent: torch.Tensor, image: torch.Tensor, weight
 
 
 def measure(directory: Path, cutouts: Cutouts, magnitude: np.ndarray) -> dict[str, Any]:
-    """Return the figures of one model."""
+    """Evaluate one model."""
     model = Model.load(directory)
     image, weight = torch.from_numpy(cutouts.image), torch.from_numpy(cutouts.weight)
     with torch.no_grad():
@@ -104,21 +104,21 @@ def measure(directory: Path, cutouts: Cutouts, magnitude: np.ndarray) -> dict[st
 
 
 def timing(model: Model) -> dict[str, Any]:
-    """Return how long the training took."""
+    """Return the number of steps, the seconds and the speed of the training."""
     seconds, steps = model.card["seconds"], model.card["steps"]
     batch = model.card["training"]["batch_size"]
     return {"steps": steps, "seconds": seconds, "images_per_s": round(steps * batch / seconds, 1)}
 
 
 def main() -> None:
-    """Train, look, print."""
+    """Train and evaluate every variant, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--objects", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0, help="another one shows what chance does")
+    parser.add_argument("--seed", type=int, default=0, help="vary to estimate the scatter by chance")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,20 +1,20 @@
-"""What is learnt on one survey and used on another: the same galaxies drawn as three surveys.
+"""Redshifts trained on one survey and applied to another: the same galaxies simulated in three surveys.
 
     python benchmarks/transfer.py --out bench-transfer [--objects 1000] [--model builtin:ugriz]
 
-Galaxies of zCOSMOS-bright with their real magnitudes and redshifts, drawn as CLAUDS+HSC, as Rubin and as a
-shallow survey (0.3 arcsec pixels, seeing 1.3 arcsec), cut at what each detects, and fitted with one model of
-scenes. Small networks learn redshifts from half of the galaxies as one survey shows them, and are judged on
-the other half as each survey shows them; then the halves change places. The sets of features are those of
-`deepfits.redshifts.features`: aperture magnitudes (``magnitudes``), apertures at a common PSF (``matched``),
-model magnitudes at the data's PSF (``model``), the scene at its reference PSF (``scene``), ``latents``, and
-``portable``: scene and matched together. Beside them stands the head that came with the model: as it is, and
-adapted to a hundred labels of one survey, and to all of the half.
+Galaxies of zCOSMOS-bright are simulated, from their observed magnitudes and redshifts, as CLAUDS+HSC, as
+Rubin and as a shallow survey (0.3 arcsec pixels, 1.3 arcsec seeing). Cutouts at the detections of each survey
+are fitted with one scene model. Small networks are trained on the redshifts of half of the galaxies in one
+survey and evaluated on the other half in every survey; then the halves are exchanged. The feature sets are
+those of `deepfits.redshifts.features`: aperture magnitudes (``magnitudes``), apertures at a common PSF
+(``matched``), model magnitudes (``model``), the scene at its reference PSF (``scene``), ``latents``, and
+``portable`` (scene and matched). They are compared with the model's pretrained head: without labels, adapted
+to a hundred labels of one survey, and adapted to all labels of the half.
 
-What is finished under ``--out`` is used again. The last line is one JSON object: per pair of surveys and set
-of features the metrics, and ``worst_ratio``, over all pairs the largest σ_MAD of what was learnt elsewhere
-over σ_MAD of what was learnt on the survey itself, of that set among ``scene``, ``latents`` and ``portable``
-which is best within surveys.
+Finished work under ``--out`` is reused. The last line is one JSON object with the metrics for each pair of
+surveys and each feature set, and ``worst_ratio``: for the set among ``scene``, ``latents`` and ``portable``
+that is best within surveys, the largest ratio over all pairs of σ_MAD after training on another survey to
+σ_MAD after training on the survey itself.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ Estimator = Callable[[Source, Rows], np.ndarray]
 
 
 def main() -> None:
-    """Make skies, fits and the table."""
-    parser = argparse.ArgumentParser(description="What is learnt on one survey and used on another.")
+    """Make skies and fits, and print the table."""
+    parser = argparse.ArgumentParser(description="Redshifts trained on one survey and applied to another.")
     parser.add_argument("--out", default="bench-transfer")
-    parser.add_argument("--objects", type=int, default=1000, help="galaxies to draw")
+    parser.add_argument("--objects", type=int, default=1000, help="galaxies to simulate")
     parser.add_argument("--model", default="builtin:ugriz")
     parser.add_argument("--zcosmos", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, out = Model.load(options.model), Path(options.out)
     surveys = {name: observe(name, survey, model, out, options) for name, survey in make_surveys().items()}
-    common = set.intersection(*(set(one[0].tolist()) for one in surveys.values()))
+    common = set.intersection(*(set(identity.tolist()) for identity, _, _ in surveys.values()))
     sources, label = {}, np.empty(0)
     for name, (identity, label_here, source) in surveys.items():
-        rows = np.flatnonzero([one in common for one in identity.tolist()])
+        rows = np.flatnonzero([object_id in common for object_id in identity.tolist()])
         rows = rows[np.argsort(identity[rows])]
         sources[name], label = source.take(rows), label_here[rows]
-    print(f"{len(label)} galaxies that every survey detects", flush=True)
+    print(f"{len(label)} galaxies detected in every survey", flush=True)
     pairs = {name: judge(partial(teach_networks, name, label), sources, label) for name in SETS}
     by_head = {
         name: judge(partial(teach_head, number, label), sources, label)
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def make_surveys() -> dict[str, SkySurvey]:
-    """Return the three surveys; the shallow one is two magnitudes above Rubin's ten years."""
+    """Return the three surveys; the shallow one is two magnitudes shallower than ten years of Rubin."""
     rubin = SURVEYS["rubin-like"]
     bands = tuple(replace(band, depth=band.depth - 2, fwhm_arcsec=1.3) for band in rubin.bands)
     shallow = replace(rubin, name="shallow", bands=bands, pixel_scale_arcsec=0.3)
@@ -113,7 +113,17 @@ def make_surveys() -> dict[str, SkySurvey]:
 def observe(
     name: str, survey: SkySurvey, model: Model, out: Path, options: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray, Source]:
-    """Draw the galaxies as one survey, detect, cut and fit: identities, redshifts, what features are of."""
+    """Simulate the galaxies in one survey, detect, cut and fit them.
+
+    Returns
+    -------
+    identity
+        ``(N,)``: IDs of the detected galaxies in the truth table.
+    label
+        ``(N,)``: their redshifts.
+    source
+        Their measurements, from which features are made.
+    """
     directory = out / name
     out.mkdir(parents=True, exist_ok=True)
     lines = table1.zcosmos_catalogue(out, options).read_text().splitlines()
@@ -142,7 +152,7 @@ def observe(
 
 
 def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str, np.ndarray]:
-    """Fit all objects with the defaults, or read what was fitted before."""
+    """Fit all objects with default settings, or load an earlier fit with the same model."""
     made_by = path.with_suffix(".json")
     if not path.exists() or json.loads(made_by.read_text()) != model.fingerprint:
         fitter = Fitter(model, FitSettings(), store.info, threads=1)
@@ -157,39 +167,39 @@ def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str,
 def judge(
     teach: Callable[[Source, Rows], Estimator], sources: dict[str, Source], label: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Learn on each survey from half of the galaxies, and judge the other half on every survey."""
+    """Train on half of the galaxies in each survey, and evaluate the other half in every survey."""
     half = np.random.default_rng(1).permutation(len(label)) % 2
     out = {}
-    for learnt, teacher in sources.items():
+    for trained_on, training_source in sources.items():
         estimates = {name: np.empty(len(label)) for name in sources}
         for part in (0, 1):
-            learn, rest = np.flatnonzero(half != part), np.flatnonzero(half == part)
-            estimate = teach(teacher, learn)
+            train, test = np.flatnonzero(half != part), np.flatnonzero(half == part)
+            estimate = teach(training_source, train)
             for name, source in sources.items():
-                estimates[name][rest] = estimate(source, rest)
+                estimates[name][test] = estimate(source, test)
         for name, values in estimates.items():
-            out[f"{learnt} -> {name}"] = measured(values, label)
+            out[f"{trained_on} -> {name}"] = measured(values, label)
     return out
 
 
-def teach_networks(features: str, label: np.ndarray, teacher: Source, learn: Rows) -> Estimator:
+def teach_networks(features: str, label: np.ndarray, source: Source, train: Rows) -> Estimator:
     """Train networks on a set of features."""
-    recipe = FeatureRecipe.learn(features, teacher)
+    recipe = FeatureRecipe.learn(features, source)
     config = MLPConfig(num_members=2, num_steps=800)
-    ensemble, _, _ = train_ensemble(recipe.make(teacher).take(learn), label[learn], config)
+    ensemble, _, _ = train_ensemble(recipe.make(source).take(train), label[train], config)
     return lambda source, rows: ensemble.predict(source.take(rows), recipe.make(source).take(rows)).point
 
 
-def teach_head(number: int, label: np.ndarray, teacher: Source, learn: Rows) -> Estimator:
-    """Adapt the head that came with the model to some of the labels."""
-    some = np.sort(np.random.default_rng(2).permutation(learn)[:number])
-    training = Training(dataset=as_dataset(teacher, label, some), loss="absolute")
+def teach_head(number: int, label: np.ndarray, source: Source, train: Rows) -> Estimator:
+    """Adapt the model's pretrained head to `number` of the labels; with 0, use it unchanged."""
+    chosen = np.sort(np.random.default_rng(2).permutation(train)[:number])
+    training = Training(dataset=as_dataset(source, label, chosen), loss="absolute")
     method = (Adapted if number else Pretrained).fit(training).method
     return lambda source, rows: method.predict(source.take(rows), None).point
 
 
 def measured(estimate: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """Return the metrics of the table."""
+    """Return the metrics for the table."""
     metrics = point_metrics(estimate, label)
     return {
         "r2": metrics["r2"],
@@ -199,8 +209,8 @@ def measured(estimate: np.ndarray, label: np.ndarray) -> dict[str, float]:
     }
 
 
-def as_dataset(source: Source, label: np.ndarray, learn: np.ndarray) -> Dataset:
-    """Return galaxies of which the labels of some may be learned from."""
+def as_dataset(source: Source, label: np.ndarray, train: np.ndarray) -> Dataset:
+    """Return a dataset whose training set consists of the rows `train`."""
     none, unknown = np.empty(0, dtype=np.int64), np.full(len(label), np.nan)
     return Dataset(
         object_id=np.arange(len(label)),
@@ -208,7 +218,7 @@ def as_dataset(source: Source, label: np.ndarray, learn: np.ndarray) -> Dataset:
         magnitude=unknown,
         magnitude_name="",
         separation_arcsec=unknown,
-        split=Split(train=learn, validation=none, test=none, unused=none),
+        split=Split(train=train, validation=none, test=none, unused=none),
         source=source,
         label_columns={},
         counts={},

@@ -1,12 +1,12 @@
-"""Train the model of scenes that is to ship for any survey's u g r i z, from nothing.
+"""Train a scene model for the bands ugriz of any survey, from scratch, on simulated skies.
 
     python benchmarks/ugriz.py --out ugriz [--minutes 240] [--width 96]
 
-Nine simulated skies from 0.53 to 1.6 arcsec of seeing, 0.168 to 0.396 arcsec a pixel, and five magnitudes of
-depth; each is cut at the positions of the same kinds of objects, whether it shows them or not: stars,
-galaxies and quasars with i < 25.5, the faint ones thinned, so that bright ones are not a handful. (Skies
-like SDSS hold no sources fainter than i = 24; random positions stand for those, which it does not show.)
-Running it again goes on where it was, the training exactly.
+The nine skies have a seeing of 0.53 to 1.6 arcsec, pixels of 0.168 to 0.396 arcsec, and a range of five
+magnitudes in depth. Cutouts of each sky are centred on the same kinds of objects, whether detectable or not:
+stars, galaxies and quasars with i < 25.5, of which only a fraction of the faint ones is kept, so that bright
+ones are not too rare. (Skies like SDSS are simulated only to i = 24; random positions represent fainter
+sources, which would be undetectable.) Another run continues from the last checkpoint, with the same result.
 """
 
 from __future__ import annotations
@@ -24,17 +24,29 @@ from deepfits.sky.surveys import SURVEYS, SkySurvey
 from deepfits.tables import read_table, write_table
 
 THINNED = ((22.0, 1.0), (23.0, 0.8), (24.0, 0.5), (25.0, 0.3), (25.5, 0.2))
-"""Share of the objects that are kept up to each magnitude."""
+"""Upper limits of i-magnitude bins, and the fraction of objects kept in each bin."""
 BRIGHTEST = 16.5
 UNSEEN = 0.38
-"""Share of the objects that are fainter than i = 24, after thinning."""
+"""Fraction of the kept objects that are fainter than i = 24."""
 SCENE_ARCSEC = 5.76
 BLANK_ID = 5_000_000
 
 
 @dataclass(frozen=True)
 class Sky:
-    """One sky: a survey seen better or worse than it is."""
+    """One sky: a survey with modified pixels, PSF, seeing and depth.
+
+    Attributes
+    ----------
+    base
+        Name of the survey.
+    seeing
+        Factor to the seeing.
+    shallower
+        Magnitudes by which the limiting depth is brighter.
+    area
+        Fraction of the sky, along x, from which objects are cut out.
+    """
 
     base: str
     pixel_arcsec: float
@@ -45,7 +57,7 @@ class Sky:
     area: float = 1.0
 
     def survey(self, name: str) -> SkySurvey:
-        """Return it as a survey of its own."""
+        """Return the modified survey."""
         base = SURVEYS[self.base]
         bands = tuple(
             replace(b, depth=b.depth - self.shallower, fwhm_arcsec=b.fwhm_arcsec * self.seeing)
@@ -76,12 +88,14 @@ SKIES = {
 
 
 def main() -> None:
-    """Simulate, cut and train."""
-    parser = argparse.ArgumentParser(description="Train the model of scenes for any survey's u g r i z.")
+    """Simulate the skies, extract cutouts and train."""
+    parser = argparse.ArgumentParser(description="Train a scene model for the bands ugriz of any survey.")
     parser.add_argument("--out", default="ugriz")
-    parser.add_argument("--minutes", type=float, help="of training in all; its rates fall to zero by then")
+    parser.add_argument(
+        "--minutes", type=float, help="total training time; the learning rates fall to zero by then"
+    )
     parser.add_argument("--skies", nargs="+", default=list(SKIES), choices=list(SKIES))
-    parser.add_argument("--width", type=int, default=96, help="channels at the smallest resolution")
+    parser.add_argument("--width", type=int, default=96, help="channels at the lowest resolution")
     options = parser.parse_args()
     out = Path(options.out)
     stores = [cut(name, SKIES[name], out) for name in options.skies]
@@ -97,7 +111,7 @@ def main() -> None:
 
 
 def cut(name: str, sky: Sky, out: Path) -> Path:
-    """Make one sky and its cutouts."""
+    """Simulate one sky and extract its cutouts."""
     survey = sky.survey(name)
     described = out / f"{name}.toml"
     if not described.exists():
@@ -120,7 +134,7 @@ def cut(name: str, sky: Sky, out: Path) -> Path:
 
 
 def choose(name: str, sky: Sky, survey: SkySurvey, truth: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Choose the objects to cut out: identities, places and magnitudes."""
+    """Return IDs, positions and magnitudes of the objects to cut out."""
     magnitude = np.asarray(truth["mag_i"], dtype=float)
     kept = np.select([magnitude < top for top, _ in THINNED], [share for _, share in THINNED], 0.0)
     is_chosen = np.random.default_rng([7, ord(name)]).random(len(magnitude)) < kept

@@ -1,4 +1,4 @@
-"""What a generator gets systematically wrong in a hidden band: found, bounded, not from the band itself."""
+"""Corrections of systematic errors in a predicted band are found, bounded, and independent of that band."""
 
 import json
 
@@ -12,7 +12,7 @@ BAND = 1
 
 
 def make_fluxes(number, seed=0, noise=0.02):
-    """Draw the second of four bands wrongly, as a colour squared and what is left over in the third say."""
+    """Give the second of four bands an error from a squared colour and the residual of the third band."""
     generator = np.random.default_rng(seed)
     colour = generator.normal(0.0, 0.4, size=(number, 3))
     magnitude = generator.uniform(22, 24, number)[:, None] + np.cumsum(
@@ -20,7 +20,7 @@ def make_fluxes(number, seed=0, noise=0.02):
     )
     drawn = 10 ** (0.4 * (31.4 - magnitude))
     left = generator.normal(0, 0.1, number)
-    wrong = 0.3 + 0.2 * colour[:, 2] ** 2 + 0.5 * left  # magnitudes that the truth is fainter
+    wrong = 0.3 + 0.2 * colour[:, 2] ** 2 + 0.5 * left  # magnitudes by which the truth is fainter
     true = drawn.copy()
     true[:, 2] *= 10 ** (-0.4 * left)
     true[:, BAND] *= 10 ** (-0.4 * wrong)
@@ -32,49 +32,49 @@ def scatter(flux, true):
     return np.std(2.5 * np.log10(flux / true))
 
 
-def test_systematic_errors_are_taken_out():
+def test_systematic_errors_are_removed():
     drawn, measured, error, _ = make_fluxes(2000)
     found = learn_correction(drawn, measured, error, (BAND,), BAND)
     drawn, measured, _, true = make_fluxes(1000, seed=1)
     before = scatter(drawn[:, BAND], true[:, BAND])
     mended = drawn[:, BAND] * found.factor(drawn, measured)
-    # what is left: the noise of the band that tells half a magnitude per magnitude, and the held ends
+    # remaining: noise of the third band (0.5 mag per mag), and magnitudes clipped at the ends
     assert scatter(mended, true[:, BAND]) < 0.25 * before
     assert abs(np.median(2.5 * np.log10(mended / true[:, BAND]))) < 0.01
 
 
-def test_a_generator_that_is_off_by_magnitudes_is_mended():
+def test_offsets_of_magnitudes_are_corrected():
     drawn, measured, error, _ = make_fluxes(1000)
     drawn[:, BAND] *= 10 ** (-0.4 * 3)
     found = learn_correction(drawn, measured, error, (BAND,), BAND)
     drawn, measured, _, true = make_fluxes(500, seed=1)
     drawn[:, BAND] *= 10 ** (-0.4 * 3)
     mended = drawn[:, BAND] * found.factor(drawn, measured)
-    # of 3.3 mag; the ridge and the softening of faint magnitudes keep some per cent
+    # of 3.3 mag, a few per cent remain because of the ridge and the softening of faint magnitudes
     assert abs(np.median(2.5 * np.log10(mended / true[:, BAND]))) < 0.15
 
 
-def test_the_hidden_band_is_not_read():
+def test_the_hidden_band_has_no_influence():
     drawn, measured, error, _ = make_fluxes(500)
     found = learn_correction(drawn, measured, error, (BAND, 3), BAND)
-    one = found.factor(drawn, measured)
+    expected = found.factor(drawn, measured)
     measured[:, [BAND, 3]] = 1e9
-    np.testing.assert_array_equal(found.factor(drawn, measured), one)
+    np.testing.assert_array_equal(found.factor(drawn, measured), expected)
     measured[:, [BAND, 3]] = np.nan
-    np.testing.assert_array_equal(found.factor(drawn, measured), one)
+    np.testing.assert_array_equal(found.factor(drawn, measured), expected)
 
 
-def test_a_few_wild_objects_do_not_matter():
+def test_outliers_have_little_influence():
     drawn, measured, error, _ = make_fluxes(1000)
     plain = learn_correction(drawn, measured, error, (BAND,), BAND)
     measured[::50, BAND] *= 30  # stars, cosmic rays
     wild = learn_correction(drawn, measured, error, (BAND,), BAND)
     test, seen, _, _ = make_fluxes(300, seed=2)
-    # a fiftieth of the objects, held at 1.5 standard deviations of 0.1 mag, move the rest by a hundredth
+    # a fiftieth of the objects, clipped at 1.5 standard deviations of 0.1 mag, shift the others by 0.01 mag
     assert np.median(np.abs(wild.magnitude(test, seen) - plain.magnitude(test, seen))) < 0.01
 
 
-def test_beyond_what_was_learnt_from_it_stays_within_limits():
+def test_extrapolation_is_bounded():
     drawn, measured, error, _ = make_fluxes(1000)
     found = learn_correction(drawn, measured, error, (BAND,), BAND)
     far = drawn[:20] * np.array([1.0, 1e4, 1e-4, 1.0])
@@ -85,20 +85,20 @@ def test_beyond_what_was_learnt_from_it_stays_within_limits():
     assert (found.magnitude(np.full((3, 4), np.nan), measured[:3]) == 0).all()
 
 
-def test_missing_bands_say_nothing():
+def test_missing_bands_have_no_influence():
     drawn, measured, error, true = make_fluxes(1000)
     measured[:300, 2] = np.nan
     found = learn_correction(drawn, measured, error, (BAND,), BAND)
     mended = drawn[:, BAND] * found.factor(drawn, measured)
     before = scatter(drawn[:, BAND], true[:, BAND])
     assert scatter(mended[300:], true[300:, BAND]) < 0.35 * before
-    # the drawn colour still tells its share; half of the 0.1 mag that is left over in the third band stays
+    # the colour term is still corrected; half of the 0.1 mag residual of the third band remains
     assert scatter(mended[:300], true[:300, BAND]) == pytest.approx(0.05, abs=0.008)
-    measured[:, 0], error[:, 0] = np.nan, np.nan  # a band that no object has
+    measured[:, 0], error[:, 0] = np.nan, np.nan  # a band missing for all objects
     assert np.isfinite(learn_correction(drawn, measured, error, (BAND,), BAND).coefficients).all()
 
 
-def test_few_objects_teach_less_and_then_nothing():
+def test_small_samples_give_a_simpler_correction_or_none():
     drawn, measured, error, _ = make_fluxes(130)
     quadratic, linear = (
         learn_correction(drawn[:n], measured[:n], error[:n], (BAND,), BAND) for n in (130, 100)
@@ -121,7 +121,7 @@ def test_round_trip(number):
     assert isinstance(back.correction, Correction)
 
 
-def test_calibration_measures_what_the_correction_leaves():
+def test_calibration_measures_the_remaining_error():
     drawn, measured, error, _ = make_fluxes(1000)
     columns = {
         "flux_aper_g": drawn[:, BAND],
@@ -133,7 +133,7 @@ def test_calibration_measures_what_the_correction_leaves():
     found = _calibrate(columns, fluxes, "g", (BAND,), BAND)
     assert found["error_alone"] > 0.2  # 0.3 mag and more
     assert found["error"] < 0.05
-    # where there is nothing to mend, nothing is corrected or little
+    # little or no correction if there is no systematic error
     drawn[:, BAND] = measured[:, BAND] - error[:, BAND] * np.random.default_rng(5).normal(size=1000)
     columns["flux_aper_g"] = drawn[:, BAND]
     found = _calibrate(columns, fluxes, "g", (BAND,), BAND)

@@ -1,4 +1,4 @@
-"""What galaxies are compared by: the embedder's answer to the drawing, whichever latent draws it."""
+"""Embeddings: the embedder's output for the drawn image, independent of which latent draws it."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def model():
     return Model.load("builtin:clauds-hsc")
 
 
-def test_it_is_the_mean_answer_to_the_drawing_in_eight_orientations(model):
+def test_embedding_is_the_mean_over_eight_orientations_of_the_drawing(model):
     fitter = Fitter(model, FitSettings(mode="embedder"), model.info, threads=1)
     latent = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     latent[3, 7] = torch.nan
@@ -35,7 +35,7 @@ def test_it_is_the_mean_answer_to_the_drawing_in_eight_orientations(model):
     assert fitter.embedding(latent[:0]).shape == (0, 64)
 
 
-def test_fits_from_other_starts_end_at_other_latents_of_the_same_embedding(model):
+def test_embeddings_repeat_better_than_latents_over_starts(model):
     draw = torch.Generator().manual_seed(2)
     sigma = torch.tensor(model.normalisation.softening)[:, None, None] / 3
     with torch.no_grad():
@@ -48,8 +48,8 @@ def test_fits_from_other_starts_end_at_other_latents_of_the_same_embedding(model
         latent = fitter.fit(np.arange(24), image, weight).fit.latent
         return latent, fitter.embedding(latent)
 
-    def repeat(one, other):
-        same, different = (one - other).norm(dim=1), (one - other.roll(1, 0)).norm(dim=1)
+    def repeat(first, second):
+        same, different = (first - second).norm(dim=1), (first - second.roll(1, 0)).norm(dim=1)
         return float(same.median() / different.median())
 
     (latent, embedding), (latent_again, again) = fitted("both"), fitted("optimise")
@@ -57,7 +57,7 @@ def test_fits_from_other_starts_end_at_other_latents_of_the_same_embedding(model
     assert repeat(embedding, again) < 0.6 * repeat(latent, latent_again)
 
 
-def test_scenes_are_embedded_alike_whatever_the_pixels_of_the_survey():
+def test_scene_embeddings_do_not_depend_on_the_pixel_scale():
     model = Model.load("builtin:ugriz")
     latent = torch.randn(4, 64, generator=torch.Generator().manual_seed(3))
     found = []
@@ -68,7 +68,7 @@ def test_scenes_are_embedded_alike_whatever_the_pixels_of_the_survey():
     assert found[0].std() > 0.01
 
 
-def test_redshifts_learn_from_the_embedding_and_ask_for_it_again():
+def test_redshift_features_use_the_embedding_and_require_it_later():
     rng = np.random.default_rng(4)
     latent, embedding = rng.normal(size=(2, 6, 3)).astype(np.float32)
     columns = {"object_id": np.arange(6), "latent": latent, "embedding": embedding}
@@ -86,8 +86,8 @@ def test_redshifts_learn_from_the_embedding_and_ask_for_it_again():
     np.testing.assert_array_equal(FeatureRecipe.learn("latents", before).make(before).values, latent)
 
 
-def test_embeddings_of_scenes_keep_a_share_of_the_latent():
-    """A direction that the embedder leaves out still tells galaxies apart."""
+def test_scene_embeddings_include_a_fraction_of_the_latent():
+    """Directions to which the embedder is insensitive still distinguish galaxies."""
     model = Model.load("builtin:ugriz")
     fitter = Fitter(model, FitSettings(mode="embedder"), model.info, threads=1)
     latent = torch.randn(3, 64, generator=torch.Generator().manual_seed(4))
@@ -102,8 +102,8 @@ def test_embeddings_of_scenes_keep_a_share_of_the_latent():
     torch.testing.assert_close(share, 0.05 * latent, rtol=0.1, atol=0.01)
 
 
-def test_latents_as_compared_are_those_of_a_narrower_prior():
-    """Exact where the drawing is linear in the latent; NaN and fits without a prior stay."""
+def test_compared_latents_are_those_of_a_narrower_prior():
+    """Exact for drawings linear in the latent; NaN and fits without a prior do not change."""
     rng = np.random.default_rng(0)
     jacobian, data = rng.normal(size=(20, 3)), rng.normal(size=20)
     curvature, pull = jacobian.T @ jacobian, jacobian.T @ data

@@ -1,4 +1,4 @@
-"""The fit: known minima, other implementations, and what must have no influence at all."""
+"""The fit: known minima, comparison with other implementations, and data without influence."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_agrees_with_scipy_least_squares():
         assert float(result.loss[row]) == pytest.approx(2 * expected.cost, rel=1e-6)
 
 
-def test_adam_is_that_of_torch():
+def test_adam_agrees_with_torch():
     _, image, weight, start = make_problem(3)
     latent = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([latent], lr=0.25)
@@ -76,7 +76,7 @@ def test_adam_is_that_of_torch():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_reported_loss_is_of_the_reported_latent(solver):
+def test_reported_loss_belongs_to_the_reported_latent(solver):
     _, image, weight, start = make_problem()
     result = fit(Decoder(), image, weight, start, solver=solver, num_steps=30)
     value, _ = Objective(as_renderer(Decoder())).value(result.latent, image, weight)
@@ -88,7 +88,7 @@ def test_reported_loss_is_of_the_reported_latent(solver):
 @pytest.mark.parametrize("amplitudes", [False, True])
 def test_masked_pixels_have_no_influence(solver, amplitudes):
     _, image, weight, start = make_problem()
-    weight[:, 0] = 0  # a band that is not there
+    weight[:, 0] = 0  # a missing band
     weight[:, 1, :3] = 0
     results = []
     for value in (0.0, 1e30, float("nan"), -float("inf")):
@@ -142,7 +142,7 @@ def test_statuses():
     assert result.status[2:].tolist() == [Status.CONVERGED] * 2
 
 
-def test_non_finite_objects_are_named_and_keep_their_best():
+def test_non_finite_objects_are_flagged_and_others_are_fitted():
     _, image, weight, start = make_problem(3)
 
     def render(latent):
@@ -160,10 +160,10 @@ def test_best_of_several_starts():
     _, image, weight, start = make_problem()
     other = start + 1
     both = fit(Decoder(), image, weight, torch.stack((start, other)), num_steps=40)
-    one = fit(Decoder(), image, weight, start, num_steps=40)
-    two = fit(Decoder(), image, weight, other, num_steps=40)
-    assert torch.equal(both.loss, torch.minimum(one.loss, two.loss))
-    assert torch.equal(both.num_steps, one.num_steps + two.num_steps)
+    first = fit(Decoder(), image, weight, start, num_steps=40)
+    second = fit(Decoder(), image, weight, other, num_steps=40)
+    assert torch.equal(both.loss, torch.minimum(first.loss, second.loss))
+    assert torch.equal(both.num_steps, first.num_steps + second.num_steps)
 
 
 def test_prior_pulls_towards_the_origin():
@@ -190,7 +190,7 @@ def test_gradient_against_finite_differences():
         torch.testing.assert_close((high - low) / (2 * step), found[:, index], rtol=1e-6, atol=1e-4)
 
 
-def test_amplitudes_are_the_best_ones():
+def test_amplitudes_minimise_the_loss():
     _, image, weight, start = make_problem(5)
     scale = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
     weak = AmplitudePrior(common_sigma=100.0, band_sigma=100.0)
@@ -213,7 +213,7 @@ def test_missing_band_takes_the_common_amplitude():
     torch.testing.assert_close(amplitude, torch.full((3, 3), 2.0), rtol=0, atol=0.05)
 
 
-def test_slots_are_refilled_in_order_and_all_objects_are_done():
+def test_slots_are_refilled_until_all_objects_are_done():
     _, image, weight, start = make_problem(17)
     seen = []
     result = minimise(
@@ -222,7 +222,7 @@ def test_slots_are_refilled_in_order_and_all_objects_are_done():
     )  # fmt: skip
     assert sum(seen) == 17
     assert (result.status == Status.CONVERGED).all()
-    assert result.num_steps.unique().numel() > 1  # objects do leave at different times
+    assert result.num_steps.unique().numel() > 1  # objects do finish at different times
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Spread: 0 within its errors for stars, above for galaxies, blind to what is hidden."""
+"""Spread: 0 within its errors for stars, positive for galaxies, independent of masked pixels."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ NOISE = np.array([1.0, 2.0])
 
 
 def drawn(number, wider_arcsec, flux, seed=0):
-    """Draw point sources (or Gaussians) at places of their own, with noise."""
+    """Draw point sources (or Gaussians) at random subpixel positions, with noise."""
     rng = np.random.default_rng(seed)
     psf = np.stack([moffat_psf(0.7), moffat_psf(0.9)])
     psf = np.broadcast_to(psf, (number, *psf.shape)).copy()
@@ -24,16 +24,16 @@ def drawn(number, wider_arcsec, flux, seed=0):
 
 
 @pytest.mark.parametrize("flux", [60.0, 300.0])
-def test_stars_have_none_within_their_errors(flux):
+def test_stars_have_no_spread_within_their_errors(flux):
     value, error = spread(*drawn(400, 0.0, flux), PIXEL, np.ones(BANDS))
     pulls = value / error
-    # 400 stars know the mean of their pulls to 0.05 and the width to 0.035; places are fitted too
+    # for 400 stars, the standard error of the mean is 0.05 and of the width 0.035; positions are fitted too
     assert abs(pulls.mean()) < 0.25
     assert 0.85 < pulls.std() < 1.2
     assert (error > 0).all()
 
 
-def test_galaxies_have_more_and_errors_fall_with_light():
+def test_galaxies_have_more_spread_and_errors_decrease_with_flux():
     star, error = spread(*drawn(200, 0.0, 300.0), PIXEL, np.ones(BANDS))
     galaxy, _ = spread(*drawn(200, 0.2, 300.0), PIXEL, np.ones(BANDS))
     larger, _ = spread(*drawn(200, 0.4, 300.0), PIXEL, np.ones(BANDS))
@@ -44,11 +44,11 @@ def test_galaxies_have_more_and_errors_fall_with_light():
     np.testing.assert_allclose(correlated, 1.5 * error, rtol=1e-5)
 
 
-def test_what_is_hidden_has_no_influence():
+def test_masked_pixels_have_no_influence():
     image, weight, psf = drawn(5, 0.2, 100.0)
     image[:, 0] = 1e4
     weight[:, 0] = 0
-    psf[0, 1] = np.nan  # nothing is left of the first
+    psf[0, 1] = np.nan  # the first object has no usable band left
     value, error = spread(image, weight, psf, PIXEL, np.ones(BANDS))
     alone, _ = spread(image[:, 1:], weight[:, 1:], psf[:, 1:], PIXEL, np.ones(1))
     np.testing.assert_allclose(value[1:], alone[1:], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The folded generator gives the numbers of the layer-by-layer one, forwards and backwards."""
+"""The folded generator agrees with the layer-by-layer one, forwards and backwards."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ CONFIGS = [
 
 
 FITTED = ModelConfig(width=32, latent_size=12)
-"""Few latents: a fit looks at the slopes of hundreds of galaxies along each of them."""
+"""Few latents, since a fit computes derivatives of hundreds of galaxies along each of them."""
 
 
 def make(config: ModelConfig) -> Generator:
@@ -71,7 +71,7 @@ def test_flux_derivatives_agree_with_automatic_ones(kind):
     torch.testing.assert_close(hand.jacobian(latent)[1], automatic.jacobian(latent)[1], rtol=1e-9, atol=1e-11)
 
 
-def test_flux_stays_finite_far_outside():
+def test_flux_is_finite_and_increasing_far_from_the_prior():
     units = Normalisation(kind="asinh", mean=(0.0,), std=(1.0,), softening=(2.0,))
 
     def stretched(latent):
@@ -87,7 +87,7 @@ def test_flux_stays_finite_far_outside():
     torch.testing.assert_close(flux[2], units.denormalise(stretched(latent[2:3]))[0])
 
 
-def test_fits_are_the_same_through_either():
+def test_fits_agree_between_folded_and_layered_generators():
     generator = make(FITTED).float()
     torch.manual_seed(7)
     truth = torch.randn(6, FITTED.latent_size)
@@ -95,12 +95,12 @@ def test_fits_are_the_same_through_either():
     weight, start = torch.full_like(image, 1e4), truth + 0.3 * torch.randn_like(truth)
     fast = fit(FoldedGenerator(generator), image, weight, start, tolerance=1e-4, num_steps=200)
     slow = fit(generator, image, weight, start, tolerance=1e-4, num_steps=200)
-    # Paths may part in the last bits; both end in the minimum, within the tolerance of the solver.
+    # Paths may differ by rounding; both end at the minimum, within the tolerance of the solver.
     torch.testing.assert_close(fast.loss, slow.loss, rtol=5e-3, atol=0)
     assert (fast.loss < 1.1 * 5120).all()
 
 
-def test_only_the_papers_structure_is_folded():
+def test_only_generators_with_the_structure_of_the_paper_are_folded():
     assert can_fold(make(CONFIGS[0]))
     assert not can_fold(torch.nn.Sequential(torch.nn.Linear(3, 4)))
     with pytest.raises(ValueError, match="Linear"):
@@ -108,26 +108,29 @@ def test_only_the_papers_structure_is_folded():
 
 
 class Rounding:
-    """Variances of rounding errors through the layers (Higham & Mary 2019: roundings are independent).
+    """Propagate variances of rounding errors through the layers (Higham & Mary 2019: independent roundings).
 
-    Rounding to nearest changes a number x by an error of variance at most (u x)² / 3, u being half the
-    spacing at 1. A layer rounds its weights, its result, and, in kernels that add up the four overlapping
-    parts of a transposed convolution in half precision, as many partial sums; errors that come in go through
-    the squares of the weights. So the bounds hold for every kernel, whatever order it adds in.
+    Rounding to nearest changes a number x by an error of variance at most (u x)² / 3, where u is half the
+    spacing at 1. A layer rounds its weights, its result and, in kernels that sum the four overlapping parts
+    of a transposed convolution in half precision, as many partial sums; variances of input errors are
+    multiplied by the squares of the weights. The bounds hold for any kernel and any order of summation.
     """
 
     PARTIAL_SUMS = 4
 
     def __init__(self, dtype: torch.dtype) -> None:
         info = torch.finfo(dtype)
-        self.unit, self.smallest = info.eps / 2, info.smallest_normal  # some kernels know nothing smaller
+        self.unit, self.smallest = (
+            info.eps / 2,
+            info.smallest_normal,
+        )  # some kernels flush smaller numbers to 0
 
     def of(self, x: torch.Tensor, times: int = 1) -> torch.Tensor:
         return times * ((self.unit * x) ** 2 + self.smallest**2) / 3
 
     def layer(self, apply, x: torch.Tensor, variance: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Return the variance of a layer's result; `apply` is the layer with its weights squared."""
-        products = apply(x**2)  # of each result, the sum of the squares of its terms
+        products = apply(x**2)  # sum of the squares of the terms of each result
         return (
             apply(variance)
             + self.of(products.sqrt(), 1 + self.PARTIAL_SUMS)
@@ -151,15 +154,15 @@ def both_ways(g: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
 
 
 def assert_within(error: torch.Tensor, variance: torch.Tensor) -> None:
-    """Errors are of the size that rounding makes: none beyond 8 sigma, and not much smaller in all."""
+    """Check that errors have the size of rounding errors: none above 8 sigma, rms not much smaller."""
     pull = error.double() / variance.sqrt()
     assert pull.abs().max() < 8
     assert 0.02 < pull.square().mean().sqrt() < 1.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_rounds_and_nothing_more(dtype):
-    """Errors are those of rounding alone, whatever the size of the cotangent and whichever kernels run."""
+def test_half_precision_errors_are_those_of_rounding(dtype):
+    """Holds for cotangents of any size, and independently of the kernels that run."""
     generator = make(CONFIGS[0])
     exact = FoldedGenerator(generator)
     half = FoldedGenerator(generator.float(), inner_dtype=dtype)
@@ -180,9 +183,11 @@ def test_half_precision_rounds_and_nothing_more(dtype):
         variance = rounding.layer(squared(layer)[0], x, variance, pre)
     assert_within(image - pre, variance)
 
-    # A main that lies within its error of zero may fall on either side: the gradient is that of the side on
+    # An activation within its error of zero may fall on either side; the gradient is that of the side on
     # which it fell.
-    size = torch.tensor([1e-12, 1e-6, 1.0, 1e3, 1e6, 1e12])[:, None, None, None]  # beyond a half's range
+    size = torch.tensor([1e-12, 1e-6, 1.0, 1e3, 1e6, 1e12])[
+        :, None, None, None
+    ]  # beyond the range of half precision
     cotangent = size * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
     g = cotangent.double()
     variance = rounding.of(g / size) * size**2
@@ -195,7 +200,7 @@ def test_half_precision_rounds_and_nothing_more(dtype):
     assert_within(error, variance @ (exact.matrix**2).T)
 
     single = FoldedGenerator(generator.float())
-    torch.testing.assert_close(half(latent), single(latent))  # images alone are not rounded
+    torch.testing.assert_close(half(latent), single(latent))  # images without gradients are not rounded
     torch.testing.assert_close(half.jacobian(latent)[1], single.jacobian(latent)[1])
 
 
@@ -205,7 +210,7 @@ def test_a_zero_cotangent_has_a_zero_gradient_in_half_precision():
     assert (pullback(torch.zeros_like(image)) == 0).all()
 
 
-def test_fits_in_half_precision_come_close():
+def test_fits_in_half_precision_are_close_to_exact_ones():
     generator = make(FITTED).float()
     draw = torch.Generator().manual_seed(4)
     image = generator(torch.randn(12, FITTED.latent_size, generator=draw))

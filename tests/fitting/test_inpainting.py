@@ -1,4 +1,4 @@
-"""The comparisons that judge predicted bands."""
+"""Comparisons that evaluate predicted bands."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_regression_learns_from_training_rows_only():
     assert np.isnan(inpainting.regress(magnitudes[:4], 1, is_training[:4])).all()
 
 
-def test_comparisons_are_robust_and_empty_ones_say_so():
+def test_comparisons_are_robust_and_none_without_objects():
     rng = np.random.default_rng(2)
     measured = rng.uniform(20, 25, 5000)
     predicted = measured + 0.1 + 0.2 * rng.normal(size=5000)
@@ -36,10 +36,10 @@ def test_comparisons_are_robust_and_empty_ones_say_so():
     predicted[100] = np.nan
     found = inpainting.compare_magnitudes(predicted, measured)
     assert found["num_objects"] == 4999
-    # The median of 5000 draws of width 0.2 scatters by 0.0035, shifted by the 2% outliers by 0.005.
+    # The median of 5000 draws of width 0.2 scatters by 0.0035, and 2% outliers shift it by 0.005.
     assert found["bias_mag"] == pytest.approx(0.1, abs=0.02)
     assert found["scatter_mag"] == pytest.approx(0.2, abs=0.02)
-    # Medians of normal draws scatter by 1.25 σ / √N, their median absolute deviations, times 1.48, by 1.17.
+    # The median of normal draws scatters by 1.25 σ / √N, and 1.48 × the MAD by 1.17 σ / √N.
     assert found["bias_mag_error"] == pytest.approx(1.25 * 0.2 / np.sqrt(4999), rel=0.3)
     assert found["scatter_mag_error"] == pytest.approx(1.17 * 0.2 / np.sqrt(4999), rel=0.3)
     assert inpainting.compare_magnitudes(predicted[:0], measured[:0])["bias_mag"] is None
@@ -50,7 +50,7 @@ def test_comparisons_are_robust_and_empty_ones_say_so():
     assert abs(pulls["pull_median"]) < 0.1
 
 
-def test_the_brightest_within_the_radius_is_matched_across_zero():
+def test_the_brightest_within_the_radius_is_matched_across_ra_zero():
     true_ra, true_dec = np.array([0.0, 359.99999, 0.0, 10.0]), np.array([5.0, 5.0, 5.001, 5.0])
     magnitude = np.array([25.0, 22.0, 18.0, 20.0])
     found = inpainting.match_brightest(
@@ -59,7 +59,7 @@ def test_the_brightest_within_the_radius_is_matched_across_zero():
     assert found.tolist() == [1, 3, -1]
 
 
-def test_the_model_error_makes_half_of_the_pulls_normal():
+def test_the_model_error_gives_pulls_the_median_of_a_normal_distribution():
     draw = np.random.default_rng(3)
     true = draw.uniform(50, 500, 4000)
     error = np.full(4000, 2.0)
@@ -71,7 +71,7 @@ def test_the_model_error_makes_half_of_the_pulls_normal():
     assert np.median(pulls) == pytest.approx(0.6745, rel=0.01)
 
 
-def test_noise_alone_needs_no_model_error_and_few_objects_give_none():
+def test_model_error_is_zero_for_pure_noise_and_none_for_few_objects():
     draw = np.random.default_rng(4)
     measured = 100 + draw.normal(size=2000)
     values = np.full(2000, 100.0), np.full(2000, 0.5), measured, np.ones(2000)

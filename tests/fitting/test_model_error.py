@@ -1,4 +1,4 @@
-"""What a model gets wrong: learnt without truth, carried by the model, and applied to errors of fluxes."""
+"""The model error: measured without truth, stored with the model, and applied to flux errors."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ from deepfits.fitting.model_error import FLUXES, UNSURE, ModelError
 from deepfits.photometry import FWHM_PER_SIGMA, robust_scatter
 
 
-def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
-    """Noise, 4% of the flux, what is left of neighbours, g of 0.6 and 1.2: as 4,000 draws allow."""
+def test_unseen_neighbours_give_unit_pulls_with_and_without_neighbours():
+    """With noise, 4% of the flux, residuals of neighbours and g of 0.6 and 1.2, for 4,000 draws."""
     rng = np.random.default_rng(1)
     truth = np.exp(rng.uniform(4, 9, (4000, 2, 1)))
     noise = 8 + 0.002 * truth
@@ -38,8 +38,8 @@ def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
         pull = (x - truth[:, band, 0]) / known.flux_error(
             "flux_model", band, x, sigma, area[:, 0], UNSURE * away
         )
-        for some in (away == 0, away > 0):
-            assert robust_scatter(pull[some]) == pytest.approx(1, abs=0.08)
+        for selected in (away == 0, away > 0):
+            assert robust_scatter(pull[selected]) == pytest.approx(1, abs=0.08)
     assert max(learn(truth + noise * rng.normal(size=truth.shape))) < 0.1
     assert learn(flux, rows=10) == (0, 0)  # too few
 
@@ -56,7 +56,7 @@ def known():
     )
 
 
-def test_errors_of_fluxes_have_every_term(known):
+def test_flux_errors_contain_every_term(known):
     flux, noise, unsure = np.array([0.0, 1000.0]), np.array([5.0, 20.0]), np.array([0.0, 240.0])
     area = np.array([9.0, 25.0])
     error = known.flux_error("flux_model", 0, flux, noise, area, unsure)
@@ -65,8 +65,8 @@ def test_errors_of_fluxes_have_every_term(known):
     np.testing.assert_allclose(unknown, noise)
 
 
-def test_totals_have_what_lies_beyond_the_circle_with_its_uncertainty():
-    """Sums of cutout, aperture and circle; half of the PSF's light is outside of the second circle."""
+def test_totals_include_the_flux_beyond_the_circle_and_its_uncertainty():
+    """Fluxes of cutout, aperture and circle; half of the PSF's flux lies outside the second circle."""
     measured = {
         "flux": np.array([[[9.0, 4.0, 8.0]], [[9.0, 4.0, 8.0]]]),
         "flux_std": np.full((2, 1, 3), 0.5),
@@ -76,7 +76,9 @@ def test_totals_have_what_lies_beyond_the_circle_with_its_uncertainty():
         "beyond": np.array([2.0, 0.5]),
         "outside": np.array([1.5, 0.0]),
     }
-    width = 2 * np.sqrt((2 ** (1 / 3) - 1) / (2**0.5 - 1))  # of Moffat's profile with half inside of 1
+    width = 2 * np.sqrt(
+        (2 ** (1 / 3) - 1) / (2**0.5 - 1)
+    )  # FWHM of a Moffat profile with half-light radius 1
     psf = np.tile([[[1.0, width / FWHM_PER_SIGMA]]], (2, 1, 1, 1))
     own = OwnFluxes.of(measured, psf, 1.0)
     np.testing.assert_allclose(own.flux[:, 0], [[4, 8 * 3], [4, 6 * 2.5]], rtol=1e-4)
@@ -87,12 +89,12 @@ def test_totals_have_what_lies_beyond_the_circle_with_its_uncertainty():
     np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, uncertain[1]]])
 
 
-def test_latents_are_held_against_those_of_galaxies_as_bright(known):
+def test_latents_are_compared_with_those_of_equally_bright_galaxies(known):
     found = known.unusual_latent(np.array([1.0, 1.0, 2.0]), np.exp([3.0, 5.0, 20.0]))
-    np.testing.assert_allclose(found, [0.2, 0.0, 0.7], atol=1e-6)  # held at the brightest that was learnt
+    np.testing.assert_allclose(found, [0.2, 0.0, 0.7], atol=1e-6)  # clipped at the brightest training objects
 
 
-def test_it_comes_back_from_json_and_what_is_wrong_is_named(known):
+def test_json_round_trip_and_errors_for_invalid_content(known):
     assert ModelError.from_json(known.to_json(), 2, "model x") == known
     with pytest.raises(InputError, match=r"model x: model_error .*3 finite numbers"):
         ModelError.from_json(known.to_json(), 3, "model x")
@@ -101,7 +103,7 @@ def test_it_comes_back_from_json_and_what_is_wrong_is_named(known):
             ModelError.from_json({**known.to_json(), **broken}, 2, "model x")
 
 
-def test_models_from_before_have_usual_errors(known):
+def test_models_of_earlier_versions_get_typical_errors(known):
     content = known.to_json()
     del content["flux_unseen"]
     assert ModelError.from_json(content, 2, "model x").flux_unseen == dict.fromkeys(FLUXES, (0.7, 0.7))

@@ -1,4 +1,4 @@
-"""What is odd about the galaxy, what about its image, and what counts for nothing."""
+"""Oddities of galaxies, artefacts of images, and pixels without influence."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def source(x: float, y: float, flux: float, sigma: float = SIGMA) -> np.ndarray:
 
 @pytest.fixture
 def scene():
-    """Return drawing, image and weight of a galaxy that is drawn right but for 3% of its light."""
+    """Return drawing, image and weight of a galaxy that is drawn correctly except for 3% of its flux."""
     drawn = np.stack([source(15.5, 15.5, flux, 3.0) for flux in (3000.0, 5000.0, 6000.0)])[None]
     noise = np.random.default_rng(1).normal(0, NOISE, drawn.shape)
     wrong = 0.03 * np.stack([source(15.5, 15.5, flux, 4.0) for flux in (3000.0, 5000.0, 6000.0)])
@@ -37,14 +37,14 @@ def figures(drawn, image, weight):
     )
 
 
-def test_what_a_generator_draws_wrong_of_any_galaxy_is_not_odd(scene):
+def test_typical_model_errors_are_not_odd(scene):
     found = figures(*scene)
     assert 0 < found["structure"][0] < 4
     assert 0 < found["colour"][0] < 5
     assert found["artefact"][0] == 0
 
 
-def test_second_nucleus_is_a_structure_where_it_is(scene):
+def test_second_nucleus_is_a_structure_at_its_position(scene):
     drawn, image, weight = scene
     image += source(15.5, 21.5, 600.0)
     found = figures(drawn, image, weight)
@@ -52,7 +52,7 @@ def test_second_nucleus_is_a_structure_where_it_is(scene):
     assert found["artefact"][0] == 0
     words = found["structure_words"][0]
     assert words.startswith("structure in all bands, brighter than the model")
-    # The light of the galaxy itself hides its inner side.
+    # The flux of the galaxy hides the inner side of the nucleus.
     assert float(words.split("model ")[1].split(" arcsec")[0]) == pytest.approx(1.5, abs=0.3)
 
 
@@ -72,7 +72,7 @@ def test_a_part_of_another_colour_in_several_bands_lists_them(scene):
     assert words.startswith("another colour in g, r and i, brighter")
 
 
-def test_what_is_sharper_than_the_psf_is_an_artefact(scene):
+def test_features_sharper_than_the_psf_are_artefacts(scene):
     drawn, image, weight = scene
     ordinary = figures(*scene)
     image = image.copy()
@@ -91,7 +91,7 @@ def test_wrong_psf_of_one_band_is_an_artefact(scene):
     assert found["artefact_words"][0].startswith("PSF of r")
 
 
-def test_pixels_without_weight_and_outside_the_galaxy_count_for_nothing(scene):
+def test_pixels_without_weight_or_outside_the_galaxy_have_no_influence(scene):
     drawn, image, weight = scene
     weight = weight.copy()
     weight[0, :, 8:14, 18:24] = 0

@@ -1,4 +1,4 @@
-"""The galaxy's own light in drawings without noise."""
+"""The galaxy's own flux in noise-free drawings."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def galaxy(x: float, y: float, flux: float, size: int = 32, sigma: float = 2.0) 
     return flux * profile / profile.sum()
 
 
-def test_total_of_the_galaxy_is_its_own_beside_a_neighbour():
-    """Two bands, the neighbour of another colour and brighter than the galaxy: within 2%."""
+def test_total_flux_excludes_a_neighbour():
+    """Within 2% in two bands, with a neighbour of another colour that is brighter than the galaxy."""
     fluxes, scale = np.array([100.0, 300.0]), 0.2
     alone = np.stack([galaxy(15.5, 15.5, flux) for flux in fluxes])
     both = alone + np.stack([galaxy(25, 10, 4 * flux) for flux in fluxes[::-1]])
@@ -31,9 +31,9 @@ def test_total_of_the_galaxy_is_its_own_beside_a_neighbour():
     weight = np.ones_like(model)
     radius = total_radius(model, weight, scale, 16)
     assert ((radius > 2.0 * 1.1774 * 2.0 * scale) & (radius < 3.6 * 1.1774 * 2.0 * scale)).all()
-    assert (total_radius(model, 1e4 * weight, scale, 16) > 1.3 * radius).all()  # wings that are known
+    assert (total_radius(model, 1e4 * weight, scale, 16) > 1.3 * radius).all()  # well-measured wings
     used = own_light(model, is_neighbour) * soft_circles(32, radius / scale)[:, None]
-    inside = -np.expm1(-((radius / (2.0 * scale)) ** 2) / 2)  # of a Gaussian galaxy
+    inside = -np.expm1(-((radius / (2.0 * scale)) ** 2) / 2)  # for a Gaussian galaxy
     np.testing.assert_allclose(
         (used * model).sum((2, 3)) / inside[:, None], np.tile(fluxes, (2, 1)), rtol=0.02
     )
@@ -46,7 +46,7 @@ def disc(scale: float, size: int = 33) -> np.ndarray:
 
 
 def found(light: np.ndarray, radius: float, *, weight: float = 1.0, fwhm: float = np.nan) -> Wings:
-    """Of drawings of 33 pixels, bright beside noise and unseen galaxies unless the weight says otherwise."""
+    """Return the wings of drawings of 33 pixels, by default much brighter than noise and unseen galaxies."""
     number, bands, *_ = light.shape
     return wings(
         light,
@@ -63,13 +63,13 @@ def total(light: np.ndarray, radius: float, **options: float) -> np.ndarray:
     wing = found(light, radius, **options)
     radius = min(radius, 16.5)
     inside = (light * soft_circles(33, np.array([radius]))).sum((2, 3))
-    of_star = enclosed(np.array([[options.get("fwhm", np.nan)]]), np.array([0.2 * radius]))
-    return (inside - wing.background) * (1 / of_star + wing.beyond[:, None])
+    star_fraction = enclosed(np.array([[options.get("fwhm", np.nan)]]), np.array([0.2 * radius]))
+    return (inside - wing.background) * (1 / star_fraction + wing.beyond[:, None])
 
 
 @pytest.mark.parametrize("scale", [2.0, 4.0, 8.0])
 @pytest.mark.parametrize("radius", [14.9, 16.5, 40.0])
-def test_a_disc_has_all_of_its_light(scale, radius):
+def test_total_flux_of_a_disc_is_complete(scale, radius):
     light = 1e6 * disc(scale)[None, None]
     assert total(light, radius)[0, 0] == pytest.approx(1e6, rel=0.03)
     outside = found(light, radius).outside[0] * light.sum()
@@ -77,18 +77,18 @@ def test_a_disc_has_all_of_its_light(scale, radius):
 
 
 @pytest.mark.parametrize("radius", [4.0, 6.0, 9.0])
-def test_what_is_drawn_everywhere_is_not_the_galaxys(radius):
-    """A small disc on a constant that adds 20 to 100% inside the circle: its total is its own within 5%."""
+def test_constant_background_is_not_part_of_the_galaxy(radius):
+    """The total of a small disc is right within 5% on a constant that adds 20 to 100% inside the circle."""
     light, sky = 1e6 * disc(1.8)[None, None], 4e3
     with_sky = light + sky
     assert total(with_sky, radius)[0, 0] == pytest.approx(1e6, rel=0.05)
     assert found(with_sky, radius).background[0, 0] == pytest.approx(sky * np.pi * radius**2, rel=0.05)
-    np.testing.assert_array_equal(found(with_sky, 15.0).background, 0)  # of a large galaxy all is its own
+    np.testing.assert_array_equal(found(with_sky, 15.0).background, 0)  # no background for large galaxies
 
 
 @pytest.mark.parametrize("radius", [9.0, 11.0, 14.0])
-def test_of_a_star_there_is_what_the_psf_puts_there(radius):
-    """Neither are wings of the PSF at the edge taken for the sky's, nor is anything added to them."""
+def test_total_flux_of_a_star_follows_the_psf(radius):
+    """Wings of the PSF at the edge are not mistaken for background, and nothing is added to them."""
     share, sigma = np.moveaxis(moffat_psf(1.4), -1, 0)  # arcsec
     away = 0.2 * np.hypot(*(np.mgrid[:33, :33] - 16))
     profile = (a * np.exp(-(away**2) / (2 * s**2)) / s**2 for a, s in zip(share, sigma, strict=True))
@@ -98,8 +98,8 @@ def test_of_a_star_there_is_what_the_psf_puts_there(radius):
     assert total(star, radius, fwhm=1.4)[0, 0] == pytest.approx(1e6, rel=0.01)
 
 
-def test_beyond_the_circle_counts_what_is_sure():
-    """A quarter of the light lies beyond. None counts in noise, nor of what unseen galaxies hide."""
+def test_flux_beyond_the_circle_is_added_only_where_significant():
+    """A quarter of the flux lies beyond the circle; it is not added if noise or unseen galaxies dominate."""
     radius, light = 5.0, disc(2.0)[None, None]
     bright = found(1e6 * light, radius).beyond[0]
     assert bright > 0.2
@@ -109,8 +109,8 @@ def test_beyond_the_circle_counts_what_is_sure():
     assert found(10 * light, radius, weight=1e12).beyond[0] < 0.05 * bright
 
 
-def test_colours_are_those_of_the_circle():
-    """The bands with signal say how much lies beyond; one without data says nothing."""
+def test_flux_beyond_the_circle_does_not_change_colours():
+    """The flux beyond the circle is determined by bands with signal; one without data has no influence."""
     light = np.stack([1e6 * disc(2.0), 1e2 * disc(4.0), 1e6 * disc(8.0)])[None]
     weight = np.ones_like(light)
     weight[:, 2] = 0
@@ -121,7 +121,7 @@ def test_colours_are_those_of_the_circle():
     assert three.beyond[0] == pytest.approx(one.beyond[0], rel=0.01)
 
 
-def test_what_does_not_fall_off_adds_nothing():
+def test_profiles_that_do_not_fall_off_add_nothing():
     light = 1e4 * np.stack([disc(5.0), 0 * disc(5.0), 1 / disc(5.0), -disc(5.0)])[:, None]
     wing = found(light, 10.0)
     assert wing.beyond[0] > 0
@@ -130,15 +130,15 @@ def test_what_does_not_fall_off_adds_nothing():
     assert np.isfinite(wing.background).all()
 
 
-def test_totals_do_not_jump():
-    """Circles of all sizes, to beyond what is drawn: by at most 2% from one to the next."""
+def test_totals_vary_smoothly_with_radius():
+    """Totals change by at most 2% between successive radii, even beyond the edge of the drawing."""
     light, radii = 1e6 * disc(3.0)[None, None] + 20, np.arange(5.0, 25.0, 0.25)
     totals = np.array([total(light, radius)[0, 0] for radius in radii])
     assert np.abs(np.diff(totals) / totals[1:]).max() < 0.02
 
 
-def test_the_wings_of_a_neighbour_beyond_its_pixels_are_not_the_galaxys():
-    """Pixels of a neighbour that end at 15% of its peak leave much of its light: most of it is taken away."""
+def test_wings_of_a_neighbour_outside_its_pixels_are_removed():
+    """Most of a neighbour's flux outside its pixels (which end at 15% of the peak) is removed."""
     alone, beside = galaxy(15.5, 15.5, 100.0), galaxy(23.5, 15.5, 300.0)
     model = (alone + beside)[None, None]
     is_neighbour = (beside > 0.15 * beside.max())[None]
@@ -146,8 +146,8 @@ def test_the_wings_of_a_neighbour_beyond_its_pixels_are_not_the_galaxys():
     assert 0 < left < 0.05 < beside[~is_neighbour[0]].sum() / 300
 
 
-def test_what_the_psf_puts_beyond_a_circle_is_known():
-    """Against the multi-Gaussian expansion of the same profile."""
+def test_enclosed_flux_of_the_psf():
+    """Compare with the multi-Gaussian expansion of the same profile."""
     share, sigma = np.moveaxis(np.stack([moffat_psf(0.7), moffat_psf(1.1)]), -1, 0)
     inside = (share * -np.expm1(-(1.6**2) / (2 * sigma**2))).sum(1)
     np.testing.assert_allclose(
@@ -174,18 +174,18 @@ def _joined(image, weight, model, own=None, fraction=0.05, model_noise=0.0):
     )
 
 
-def test_bright_galaxies_have_the_data_s_flux_and_faint_ones_the_drawing_s():
+def test_joined_flux_follows_data_for_bright_and_drawing_for_faint_galaxies():
     model = np.full((2, 1, 4, 4), 1.0)
     model[0] *= 1e5
     image = 1.02 * model
     flux, error = _joined(image, np.full(model.shape, 1e-2), model)
     assert flux[0, 0] == pytest.approx(16e5 * 1.02, rel=1e-4)
-    assert error[0, 0] == pytest.approx(40, rel=1e-3)  # ten a pixel
+    assert error[0, 0] == pytest.approx(40, rel=1e-3)  # 10 per pixel
     assert flux[1, 0] == pytest.approx(16, rel=1e-3)
     assert error[1, 0] == pytest.approx(0.05 * 16, rel=1e-3)
 
 
-def test_where_there_are_no_data_the_drawing_stands():
+def test_joined_flux_is_that_of_the_drawing_without_data():
     model = np.full((2, 1, 4, 4), 1e5)
     weight = np.ones_like(model)
     weight[0], weight[1, :, :2] = 0, 0
@@ -198,14 +198,14 @@ def test_where_there_are_no_data_the_drawing_stands():
     assert np.isnan(unknown).all()
 
 
-def test_errors_of_drawing_and_data_together_are_as_wide_as_they_scatter():
+def test_errors_of_joined_fluxes_match_their_scatter():
     rng = np.random.default_rng(3)
     number, truth, sigma, fraction = 4000, 40.0, 3.0, 0.15
     noise = rng.normal(scale=sigma, size=(number, 1, 4, 4))
     image = truth + noise
-    # A drawing that follows a quarter of the noise, and is wrong by a share of the light.
-    of_noise = noise[:, :, :1].sum((2, 3), keepdims=True) / 16
-    model = (truth + of_noise) * np.ones((4, 4)) + fraction * truth * rng.normal(size=(number, 1, 1, 1))
+    # A drawing that follows a quarter of the noise, and has an error proportional to the flux.
+    followed = noise[:, :, :1].sum((2, 3), keepdims=True) / 16
+    model = (truth + followed) * np.ones((4, 4)) + fraction * truth * rng.normal(size=(number, 1, 1, 1))
     flux, error = _joined(
         image, np.full(image.shape, sigma**-2), model, fraction=fraction, model_noise=2 * sigma
     )

@@ -1,4 +1,4 @@
-"""Uncertainties: the Laplace approximation against its own definition, and pulls by simulation."""
+"""Uncertainties: the Laplace approximation compared with its definition, and pulls in simulations."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_covariance_of_a_linear_model_is_exact():
 
 @pytest.mark.parametrize("amplitudes", [False, True])
 def test_joint_information_is_the_hessian_of_the_linearised_loss(amplitudes):
-    """Second derivatives of the loss at a perfect fit, by finite differences in float64."""
+    """Compare with second derivatives of the loss at a perfect fit, in float64."""
     truth, _, weight, _ = make_problem(1)
     truth, weight = truth.double(), weight.double() / 400
     render = Decoder().double()
@@ -57,7 +57,7 @@ def test_joint_information_is_the_hessian_of_the_linearised_loss(amplitudes):
 
 
 def test_covariance_of_amplitudes_solved_after_the_fit_is_the_scatter_of_estimates():
-    """A linear decoder has its best fit in closed form: 4,000 draws of noise around one truth."""
+    """Compare with 4,000 noise draws and a linear decoder, whose best fit has a closed form."""
     generator = torch.Generator().manual_seed(3)
     matrix = torch.randn(L, B * S * S, generator=generator, dtype=torch.float64)
     weight = 0.02 + torch.rand(B, S, S, generator=generator, dtype=torch.float64)
@@ -76,14 +76,14 @@ def test_covariance_of_amplitudes_solved_after_the_fit_is_the_scatter_of_estimat
     found = laplace(
         objective, truth[None], clean.view(1, B, S, S), weight[None], SUMS.double(), solved_after=loose
     )
-    # A width from 4,000 draws is good to 1.1%; the unit prior is 1% of the data here.
+    # The width of 4,000 draws has an error of 1.1%; the unit prior contributes 1% here.
     torch.testing.assert_close(flux.std(0), found.flux_std[0], rtol=0.05, atol=0)
     torch.testing.assert_close(amplitude.std(0), found.amplitude_std[0], rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("case", ["plain", "amplitudes", "after", "centre"])
-def test_errors_of_bright_galaxies_are_those_of_double_precision(case):
-    """Where the data say 10⁸ times more than the prior, and nothing along one direction."""
+def test_errors_of_bright_galaxies_agree_with_double_precision(case):
+    """The data are 10⁸ times more informative than the prior, except along one direction."""
     truth, image, weight, _ = make_problem(6)
     weight = 1e6 * weight
     flat = torch.nn.functional.normalize(torch.arange(1.0, L + 1).double(), dim=0)
@@ -108,10 +108,10 @@ def test_errors_of_bright_galaxies_are_those_of_double_precision(case):
 
     single, double = found(torch.float32), found(torch.float64)
     for name in ("latent_std", "flux_std", "amplitude_std", "pixel_std"):
-        one, other = getattr(single, name), getattr(double, name)
-        if other is not None:
-            assert (other > 0).all()
-            torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=0)
+        value, expected = getattr(single, name), getattr(double, name)
+        if expected is not None:
+            assert (expected > 0).all()
+            torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("case", ["plain", "amplitudes", "after", "centre"])
@@ -122,7 +122,7 @@ def test_pulls_of_model_flux_have_width_one(case):
     clean = Decoder()(truth)
     image = clean + noise * torch.randn(clean.shape, generator=generator)
     weight = torch.full_like(image, noise**-2)
-    weight[: number // 3, 0] = 0  # some without a band
+    weight[: number // 3, 0] = 0  # some objects lack a band
     weight[:, 1, :2] = 0
     prior = AmplitudePrior(common_sigma=0.3, band_sigma=0.1) if case == "amplitudes" else None
     if prior is not None:
@@ -150,10 +150,10 @@ def test_pulls_of_model_flux_have_width_one(case):
         solved_after=after,
     )
     pulls = (found.flux - torch.einsum("nbhw,khw->nbk", clean, SUMS)) / found.flux_std
-    if case == "after":  # a band without data has the amplitudes' prior in its error; here all of them are 1
+    if case == "after":  # errors of a band without data include the prior of the amplitudes, here all 1
         pulls = pulls[number // 3 :]
     width = pulls.std(dim=0)
-    # 600 draws give the width to 3%; the issue asks for 10%.
+    # The width of 600 draws has an error of 3%; 10% is required.
     assert (width > 0.9).all(), width
     assert (width < 1.1).all(), width
     assert (pulls.mean(dim=0).abs() < 0.25).all()
@@ -164,7 +164,7 @@ def matrix_of(metric: Metric, latent: torch.Tensor) -> torch.Tensor:
     return torch.linalg.matrix_exp(exponent)
 
 
-def test_metric_scales_with_brightness_squared_and_is_the_same_otherwise():
+def test_metric_scales_with_the_square_of_brightness():
     latent = torch.randn(5, L, generator=torch.Generator().manual_seed(1))
     faint, bright = (
         matrix_of(learn_metric(as_renderer(lambda x, s=s: s * Decoder()(x)), L), latent) for s in (1, 1000)
@@ -173,7 +173,7 @@ def test_metric_scales_with_brightness_squared_and_is_the_same_otherwise():
 
 
 def test_metric_is_close_to_the_gauss_newton_matrix_of_an_object():
-    """Closer than one metric for all, for latents that were no references."""
+    """Closer than a constant metric, for latents that were not used as references."""
     latent = 0.7 * torch.randn(40, L, generator=torch.Generator().manual_seed(11))
     render = as_renderer(Decoder())
     learnt = learn_metric(render, L, ridge=1e-6)
@@ -191,7 +191,7 @@ def test_metric_is_close_to_the_gauss_newton_matrix_of_an_object():
     torch.testing.assert_close(product, torch.eye(L).double().expand_as(product), rtol=0, atol=0.02)
 
 
-def test_inverse_metric_of_an_object_knows_no_other_and_holds_far_out():
+def test_inverse_metric_is_independent_per_object_and_positive_definite():
     latent = torch.randn(37, L, generator=torch.Generator().manual_seed(2))
     latent[5] *= 1e4
     metric = learn_metric(as_renderer(Decoder()), L)

@@ -1,4 +1,4 @@
-"""Anomaly scores find what is odd, and do not follow brightness."""
+"""Anomaly scores find odd objects and do not depend on brightness."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def make_columns(number: int = 3000, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     flux = 10 ** rng.uniform(1, 4, number)
     return {
-        "chi2": 1000 * (1 + flux / 1000) * np.exp(rng.normal(0, 0.1, number)),  # brighter, worse
+        "chi2": 1000 * (1 + flux / 1000) * np.exp(rng.normal(0, 0.1, number)),  # worse for brighter objects
         "dof": np.full(number, 1000),
         "latent": rng.normal(size=(number, 16)),
         "flux_model_g": flux,
@@ -19,7 +19,7 @@ def make_columns(number: int = 3000, seed: int = 1) -> dict[str, np.ndarray]:
     }
 
 
-def test_score_does_not_follow_brightness_although_chi2_does():
+def test_score_does_not_depend_on_brightness_although_chi2_does():
     columns = make_columns()
     brightness = np.log(columns["flux_model_g"])
     assert np.corrcoef(np.log(columns["chi2"]), brightness)[0, 1] > 0.8
@@ -27,7 +27,7 @@ def test_score_does_not_follow_brightness_although_chi2_does():
     assert abs(np.corrcoef(anomaly_score(columns), brightness)[0, 1]) < 0.08
 
 
-def test_odd_objects_come_first_whatever_is_odd_about_them():
+def test_objects_odd_in_any_way_rank_first():
     columns = make_columns()
     columns["chi2"][10] *= 3
     columns["latent"][20] *= 3

@@ -1,4 +1,4 @@
-"""The command line in a process of its own: a copy of this one, which need not import everything anew."""
+"""Run the command line in a forked process, which does not have to import everything again."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import NoReturn
 
 import deepfits.fitting.fitter
-import deepfits.survey.build  # noqa: F401  # what most commands need is imported once
+import deepfits.survey.build  # noqa: F401  # import once what most commands need
 from deepfits.cli import main
 
 Prepare = Callable[[], object]
 
 
 class Command:
-    """A command that runs: ``Command("fit", store, model, "--out", out)``.
+    """A running command: ``Command("fit", store, model, "--out", out)``.
 
     Parameters
     ----------
     cwd
-        Where it runs.
+        Working directory.
     prepare
-        Called in the new process first: for limits.
+        Called first in the new process, for example to set resource limits.
     """
 
     def __init__(
@@ -39,39 +39,39 @@ class Command:
         prepare: Prepare | None = None,
     ) -> None:
         self.arguments = list(map(str, arguments))
-        self._said = tempfile.TemporaryDirectory()
-        self._files = tuple(Path(self._said.name) / name for name in ("out", "err"))
+        self._output = tempfile.TemporaryDirectory()
+        self._files = tuple(Path(self._output.name) / name for name in ("out", "err"))
         given = (self.arguments, self._files, cwd or Path.cwd(), prepare)
         with warnings.catch_warnings():
-            # Newer versions of Python warn of copies of processes that have threads.
+            # Newer versions of Python warn when a process with threads is forked.
             warnings.simplefilter("ignore")
             self.process = multiprocessing.get_context("fork").Process(target=_child, args=given)
             self.process.start()
 
     def poll(self) -> int | None:
-        """Return its status, None while it runs."""
+        """Return the exit status, or None while the command runs."""
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it."""
+        """Send a signal to the command."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
     def wait(self, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        """Wait until it ends; say how, and what it said."""
+        """Wait until the command ends; return its exit status and output."""
         self.process.join(timeout)
         if (status := self.process.exitcode) is None:
             self.process.kill()
             raise subprocess.TimeoutExpired(self.arguments, timeout)
         out, err = (path.read_text(errors="replace") if path.exists() else "" for path in self._files)
-        self._said.cleanup()
+        self._output.cleanup()
         return subprocess.CompletedProcess(self.arguments, status, out, err)
 
 
 def run_cli(
     *arguments: object, cwd: str | Path | None = None, prepare: Prepare | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait until it ends."""
     return Command(*arguments, cwd=cwd, prepare=prepare).wait()
 
 
@@ -83,7 +83,7 @@ def _child(
 ) -> NoReturn:
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    # Not the streams that pytest has put in their place.
+    # Replace pytest's streams.
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     os.chdir(cwd)
     os.environ["COLUMNS"] = "100"

@@ -1,4 +1,4 @@
-"""A small run whose images were drawn by its own model, so that fits are good: store, model, features."""
+"""A small run (store, model, features) whose images were drawn by its own model, so that fits are good."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from tests.helpers.small_model import BANDS, make_model
 NUM = 40
 
 
-def load(run, *, model=None, images=None, **others):
-    """Return the objects of a run and what draws them, as the explorer has them."""
-    objects = load_objects(run, **others)
+def load(run, *, model=None, images=None, **options):
+    """Return the objects of a run and their drawer, as the explorer loads them."""
+    objects = load_objects(run, **options)
     return objects, load_drawer(objects, run, model=model, images=images)
 
 

@@ -1,4 +1,4 @@
-"""A smooth decoder and noisy images that it drew; `L` latent dimensions, `B` bands, `S` pixels a side."""
+"""A smooth decoder and noisy images drawn by it; `L` latent dimensions, `B` bands, `S` pixels a side."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ L, B, S = 6, 3, 8
 
 
 class Decoder(nn.Module):
-    """A smooth decoder that is no generator of ours."""
+    """A smooth decoder that is not one of the package's generators."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A catalogue of galaxies to draw a sky from."""
+"""A catalogue of galaxies from which to simulate a sky."""
 
 import numpy as np
 

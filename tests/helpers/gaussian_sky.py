@@ -1,4 +1,4 @@
-"""Small skies in FITS for the tests of the survey part: Gaussian sources with known fluxes."""
+"""Small FITS images of Gaussian sources with known fluxes, for the tests of `deepfits.survey`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALE = 0.168
 
 
 def make_wcs(shape, *, scale=SCALE, shift=(0.0, 0.0), rotation=0.0, ra=150.0, dec=2.0):
-    """Return a tangential WCS; `shift` moves the sky by so many pixels in x and y."""
+    """Return a tangential WCS; `shift` moves the sky by a number of pixels in x and y."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = [ra, dec]
@@ -24,7 +24,7 @@ def make_wcs(shape, *, scale=SCALE, shift=(0.0, 0.0), rotation=0.0, ra=150.0, de
 
 
 def draw(shape, x, y, flux, fwhm):
-    """Draw Gaussians, pixel-integrated to a part in 10⁴ for FWHM above 2.5 pixels: ``(H, W)``."""
+    """Draw Gaussians, ``(H, W)``; pixel values are integrals to 10⁻⁴ for a FWHM above 2.5 pixels."""
     sigma = np.broadcast_to(fwhm / 2.3548, np.shape(x))
     image = np.zeros(shape)
     for cx, cy, f, s in zip(x, y, flux, sigma, strict=True):
@@ -49,7 +49,7 @@ def make_truth(rng, number, shape, *, margin=12, bands="ugriz", spacing=14):
         if all((cx - a) ** 2 + (cy - b) ** 2 > spacing**2 for a, b in zip(x, y, strict=True)):
             x.append(cx)
             y.append(cy)
-    assert len(x) == number, "no room for so many sources"
+    assert len(x) == number, "no space for this many sources"
     is_star = np.arange(number) % 2 == 0
     flux = 10 ** rng.uniform(2.0, 4.0, number)
     colours = {b: 10 ** rng.normal(0, 0.1, number) for b in bands}
@@ -77,8 +77,8 @@ def write_plain(
 ):
     """Write ``coadd-<band>.fits`` and weights in the plain layout; return the directory.
 
-    Positions of `truth` are pixels of the unshifted grid; `bad` are (band, slice) pairs that get weight 0 and
-    a wild value.
+    Positions in `truth` are pixels of the unshifted grid; `bad` are (band, slice) pairs that get weight 0 and
+    an extreme value.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

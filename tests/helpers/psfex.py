@@ -1,4 +1,4 @@
-"""Models of the PSF as PSFEx writes them."""
+"""PSF models in the format of PSFEx."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_psfex(
     zero: float = 1000.0,
     scale: float = 900.0,
 ) -> None:
-    """Write the terms of a polynomial of x and y (whose scale is twice that of x), ``(T, h, w)``."""
+    """Write the terms, ``(T, h, w)``, of a polynomial in x and y; the scale of y is twice that of x."""
     terms, height, width = planes.shape
     size = f"{planes.size}E"
     column = fits.Column("PSF_MASK", format=size, dim=f"({width},{height},{terms})", array=planes[None])

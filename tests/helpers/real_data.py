@@ -1,4 +1,4 @@
-"""Where real survey data lie, for the tests marked `real`."""
+"""Path of the real survey data, for the tests marked `real`."""
 
 import os
 from pathlib import Path

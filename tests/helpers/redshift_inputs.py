@@ -1,4 +1,4 @@
-"""Features, labels and cutouts of a made-up sky, for the tests of redshifts."""
+"""Features, labels and cutouts of an artificial sky, for the tests of redshifts."""
 
 import json
 
@@ -11,13 +11,11 @@ from deepfits.redshifts.features import MODEL_FLUXES
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
 BANDS = ("g", "r", "i")
-
-
 NUMBER = 420
 
 
 def make_sky(seed=0):
-    """Objects whose colours change with redshift; latents that know the redshift, warped and noisy."""
+    """Return objects whose colours and latents are noisy, non-linear functions of redshift."""
     generator = np.random.default_rng(seed)
     z_spec = generator.gamma(2.0, 0.35, NUMBER)
     mag_i = generator.uniform(20, 24, NUMBER)
@@ -55,7 +53,7 @@ def write_features(directory, sky, bands=BANDS, shards=2):
 
 def write_labels(path, sky, **changes):
     names = ("ra", "dec", "z_spec", "mag_i")
-    # another numbering than the features', as a spectroscopic catalogue has
+    # IDs that differ from those of the features, as in a spectroscopic catalogue
     columns = {"object_id": np.arange(len(sky["ra"])), **{n: sky[n] for n in names}, **changes}
     pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
     return path

@@ -1,4 +1,4 @@
-"""Whether two result directories hold the same, whenever and wherever they were made."""
+"""Comparison of result directories, ignoring when and where they were made."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ def _files(directory: Path) -> Iterator[Path]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items() if key not in VOLATILE}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
+        return {key: _plain(item) for key, item in value.items() if key not in VOLATILE}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _content(path: Path, out: Path) -> Any:
-    """Return what must be the same in a file, whenever and wherever it was made."""
+    """Return the content of a file that does not depend on when and where it was made."""
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pydict()
     if path.suffix == ".h5":
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         with h5py.File(path) as file:
-            file.visititems(lambda n, d: found.update({n: d[()]}) if isinstance(d, h5py.Dataset) else None)
-        return found
+            file.visititems(lambda n, d: arrays.update({n: d[()]}) if isinstance(d, h5py.Dataset) else None)
+        return arrays
     if path.suffix in (".json", ".jsonl"):
         text = path.read_text().replace(str(out), "OUT")
         return [
             _plain(json.loads(line)) for line in (text.splitlines() if path.suffix == ".jsonl" else [text])
         ]
     if path.suffix in (".html", ".png", ".md") or "tensorboard" in path.parts:
-        return None  # figures and pages say when and how fast
+        return None  # figures and pages contain times
     return path.read_bytes()
 
 
 def _names(directory: Path) -> list[str]:
-    """Name the files that must be there; when checkpoints before the last were written is up to the clock."""
+    """Return the names of all files except earlier checkpoints, which depend on timing."""
     kept = sorted(directory.glob("checkpoints/step-*"))[-1:]
     return [
         str(path.relative_to(directory))

@@ -1,4 +1,4 @@
-"""Features as fits of scenes give them, made of drawn galaxies and noise: what heads are tested on."""
+"""Features in the format of scene fits, made from simulated galaxies and noise, for the tests of heads."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,14 @@ from deepfits.tables.parquet import to_arrow
 BANDS = ("u", "g", "r", "i", "z")
 FILTERS = ("cfht_megacam-u", "hsc2017-g", "hsc2017-r2", "hsc2017-i2", "hsc2017-z")
 SIGMA = np.array([12.0, 10.0, 14.0, 18.0, 28.0])
-"""nJy."""
+"""Noise per band, nJy."""
 MODEL_HASH = "0123456789abcdef"
 
 
 def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=SIGMA, filters=FILTERS):
-    """Draw galaxies and return the columns of their features, with ``z_spec`` and ``mag_i`` beside them.
+    """Draw galaxies and return the columns of their features, with ``z_spec`` and ``mag_i``.
 
-    `offset` is added to the magnitudes, one for each band.
+    `offset` is added to the magnitudes: one number, or one per band.
     """
     rng = np.random.default_rng(seed)
     table = draw_galaxies(number, limit, filters, rng, laws)
@@ -66,7 +66,7 @@ def write_scene_features(directory, columns):
 
 
 def write_scene_store(directory, columns, *, size=16):
-    """Write cutouts of round galaxies of the same fluxes, with some noise."""
+    """Write cutouts of round galaxies with the same fluxes and some noise."""
     info = StoreInfo(bands=BANDS, size=size, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * 5)
     create_store(directory, info)
     offset = np.arange(size) - (size - 1) / 2

@@ -1,4 +1,4 @@
-"""A small model and stores of cutouts that it drew itself, for the tests of many shards."""
+"""A small model and stores of cutouts drawn by it, for tests with many shards."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ INFO = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3, noise_correlation
 
 
 def make_model(directory: Path, info: StoreInfo = INFO, *, latent_size: int = 8, gain: float = 2.5) -> Model:
-    """Write a model of 16 × 16 pixels that nobody trained, and return it.
+    """Write an untrained model for images of 16 × 16 pixels, and return it.
 
-    What torch draws next is the same in every test.
+    This also sets the seed of torch, so that later draws are the same in every test.
     """
     torch.manual_seed(3)
     config = ModelConfig(num_bands=3, size=16, latent_size=latent_size, width=16, num_blocks=2)
@@ -25,7 +25,7 @@ def make_model(directory: Path, info: StoreInfo = INFO, *, latent_size: int = 8,
     model = Model.make(config, info, units).eval()
     with torch.no_grad():
         for parameter in model.generator.parameters():
-            parameter.mul_(gain)  # an untrained generator hardly answers to its latent
+            parameter.mul_(gain)  # an untrained generator hardly depends on its latent
     model.save(directory)
     return model
 

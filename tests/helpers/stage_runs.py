@@ -1,4 +1,4 @@
-"""Every stage on inputs of a few objects, for the tests of running again, of killing and of full disks."""
+"""Every stage on small inputs, for the tests of repeated runs, killed runs and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of small trainings, what they logged, their gradients, and a progress that interrupts them."""
+"""Options, losses and gradients of small trainings, and a progress object that interrupts them."""
 
 import json
 import os
@@ -9,8 +9,6 @@ import torch
 from deepfits.survey.store import StoreInfo
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
-
-
 OPTIONS = {
     "width": 16, "latent_size": 4, "num_blocks": 2,
     "batch_size": 16, "log_every": 1, "checkpoint_seconds": 1e9, "num_evaluated": 20,
@@ -26,15 +24,15 @@ def gradients(network):
     return {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
-def assert_one_pass_gives_what_two_give(make, batch, *, error=2e-5):
-    """Compare a step with one pass of the discriminator with one of two, in which it stays as it was.
+def assert_shared_pass_equals_two_passes(make, batch, *, error=2e-5):
+    """Compare steps with one and with two passes of the discriminator, which is not updated between the two.
 
-    `make` is from whether the pass is shared to a trainer; `error` is of a gradient, in units of its tensor's
-    largest.
+    `make` takes whether the pass is shared and returns a trainer. `error` is the tolerance of gradients,
+    relative to the largest element of each tensor.
     """
     ours, theirs = make(True), make(False)
     still = theirs.networks["discriminator"]
-    theirs.optimisers["discriminator"].step = lambda: still.eval()  # neither its weights nor its norm move
+    theirs.optimisers["discriminator"].step = lambda: still.eval()  # update neither its weights nor its norm
     found, expected = ours.step(batch, 7), theirs.step(batch, 7)
     assert set(found) == set(expected)
     for name, loss in expected.items():
@@ -50,7 +48,7 @@ def assert_one_pass_gives_what_two_give(make, batch, *, error=2e-5):
 
 
 class StopAt:
-    """A progress that sends a signal to this process at a step."""
+    """A progress object that sends a signal to this process at a given step."""
 
     def __init__(self, step, number):
         self.step, self.number, self.count = step, number, 0

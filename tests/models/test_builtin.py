@@ -1,4 +1,4 @@
-"""The models that come with the package are whole, know what they are for, and draw galaxies."""
+"""The built-in models are complete, have metadata, and draw galaxies."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ from deepfits.observation import Sight
 from deepfits.survey.store import StoreInfo
 
 
-def test_there_is_one():
+def test_a_model_is_built_in():
     assert "clauds-hsc" in list_builtin()
 
 
 @pytest.mark.parametrize("name", list_builtin())
-def test_it_is_small_and_knows_what_it_is(name):
+def test_builtin_models_are_small_and_described(name):
     model = Model.load(f"builtin:{name}")
     assert sum(p.stat().st_size for p in (BUILTIN_DIRECTORY / name).iterdir() if p.is_file()) < 5e6
     text = describe(model, name)
@@ -29,7 +29,7 @@ def test_it_is_small_and_knows_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", list_builtin())
-def test_what_it_draws_is_bright_in_the_middle_and_varied(name):
+def test_drawings_are_centrally_bright_and_varied(name):
     model = Model.load(f"builtin:{name}")
     latent = torch.randn(300, model.config.latent_size, generator=torch.Generator().manual_seed(0))
     image = model.render(latent).numpy()
@@ -43,19 +43,19 @@ def test_what_it_draws_is_bright_in_the_middle_and_varied(name):
 
 
 @pytest.mark.parametrize("name", list_builtin())
-def test_its_embedder_inverts_its_generator(name):
+def test_the_embedder_inverts_the_generator(name):
     model = Model.load(f"builtin:{name}")
     latent = torch.randn(300, model.config.latent_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         sight = None
-        if model.grid is not None:  # as a deep survey sees them
+        if model.grid is not None:  # as observed by a deep survey
             info = model.info
-            one = Sight.nominal(model.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
-            sight = one[torch.zeros(300, dtype=int)]
+            nominal = Sight.nominal(model.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
+            sight = nominal[torch.zeros(300, dtype=int)]
         image = model.render(latent, sight)
         guess = model.embed(image, torch.ones_like(image), sight)
         again = model.render(guess, sight)
-    # 1 is no idea; of a single galaxy, neighbours hidden, most latents cannot be seen
+    # 1 means no information; with neighbours masked, most latents of a single galaxy are unconstrained
     assert ((guess - latent) ** 2).mean() < (0.9 if sight is None else 0.98)
     middle = (slice(None), slice(None), slice(12, 20), slice(12, 20))
     correlation = np.corrcoef(*(x[middle].sum((2, 3)).clamp(min=1).log().flatten() for x in (image, again)))[
@@ -64,7 +64,7 @@ def test_its_embedder_inverts_its_generator(name):
     assert correlation > 0.9
 
 
-def test_the_model_of_clauds_and_hsc_has_measured_its_own_errors():
+def test_the_clauds_hsc_model_has_a_model_error():
     from deepfits.fitting.model_error import ModelError
 
     model = Model.load("builtin:clauds-hsc")
@@ -72,7 +72,7 @@ def test_the_model_of_clauds_and_hsc_has_measured_its_own_errors():
     known = ModelError.from_json(model.model_error, 5, "clauds-hsc")
     flux, noise, area = np.array([100.0, 1e5]), np.array([3.0, 20.0]), np.array([4.0, 30.0])
     error = known.flux_error("flux_model", 3, flux, noise, area, np.zeros(2))
-    assert 5 < error[0] < 20  # neighbours: more than the noise of a faint galaxy
-    assert 0.01 < error[1] / 1e5 < 0.12  # the drawing: the noise of a bright one is nothing
+    assert 5 < error[0] < 20  # faint: neighbours dominate over noise
+    assert 0.01 < error[1] / 1e5 < 0.12  # bright: the error of the drawing dominates over noise
     assert np.shape(known.latent_nuisance) == (64, 64)
     assert (np.linalg.eigvalsh(known.latent_nuisance) > 0).all()

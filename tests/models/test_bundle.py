@@ -1,4 +1,4 @@
-"""Models on disk: what is saved comes back, and nothing else is accepted."""
+"""Models on disk: round trips, and errors for invalid files."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_round_trip(model, saved):
     assert not any(p.requires_grad for p in again.generator.parameters())
 
 
-def test_who_may_read_one_file_may_read_all(saved):
+def test_all_files_have_the_same_permissions(saved):
     assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
 
 
@@ -74,8 +74,10 @@ def test_render_is_in_njy_and_differentiable(model):
     assert gradient.abs().min() > 0
 
 
-def test_arrays_of_numpy_are_taken_as_tensors_are(model):
-    latent = np.random.default_rng(1).normal(size=(2, model.config.latent_size))  # float64, as NumPy has it
+def test_numpy_arrays_are_accepted_like_tensors(model):
+    latent = np.random.default_rng(1).normal(
+        size=(2, model.config.latent_size)
+    )  # float64, the default of NumPy
     image = model.render(latent)
     assert torch.equal(image, model.render(torch.from_numpy(latent).float()))
     flux, weight = image.detach(), torch.ones_like(image)
@@ -84,7 +86,7 @@ def test_arrays_of_numpy_are_taken_as_tensors_are(model):
     assert given.abs().max() > 0
 
 
-def test_embed_ignores_what_stands_in_pixels_without_data(model):
+def test_embed_ignores_values_in_pixels_without_data(model):
     image, weight = np.random.default_rng(0).normal(size=(2, 2, 3, 16, 16)).astype(np.float32)
     weight = np.abs(weight)
     weight[:, 1, 3:5] = 0
@@ -121,16 +123,16 @@ def test_refuses_cutouts_it_was_not_made_for(model, change, words):
         assert word in str(error.value)
 
 
-def test_a_model_that_came_with_the_package_is_named_where_it_helps(model, tmp_path):
+def test_errors_suggest_a_builtin_model_where_one_fits(model, tmp_path):
     with pytest.raises(InputError, match=r"train a model; or take builtin:ugriz, which takes these cutouts$"):
         model.check(StoreInfo(bands=("g", "r", "i"), size=24, pixel_scale_arcsec=0.3))
-    with pytest.raises(InputError, match=r"train a model$"):  # none of its bands
+    with pytest.raises(InputError, match=r"train a model$"):  # none of the model's bands
         model.check(StoreInfo(bands=("J", "H"), size=16, pixel_scale_arcsec=0.168))
     with pytest.raises(InputError, match=r"^ugriz: no model.json there.*came with the package: builtin:"):
         Model.load("ugriz")
 
 
-def test_accepts_what_fits_and_cautions_about_seeing(model):
+def test_matching_cutouts_are_accepted_with_a_caution_about_seeing(model):
     assert model.check(INFO) == []
     worse = StoreInfo(bands=INFO.bands, size=16, pixel_scale_arcsec=0.1681, fwhm_arcsec=(0.9, 0.8, 1.4))
     (caution,) = model.check(worse)
@@ -138,7 +140,7 @@ def test_accepts_what_fits_and_cautions_about_seeing(model):
     assert "1.40" in caution
 
 
-def test_other_filters_of_nearly_the_same_passband_are_taken_with_a_note(model):
+def test_filters_with_similar_passbands_are_accepted_with_a_note(model):
     names = ("u*", "HSC-G", "r2")
     notes = model.check(StoreInfo(bands=names, size=16, pixel_scale_arcsec=0.168))
     for name, note, here in zip(names, notes, "ugr", strict=True):
@@ -149,7 +151,7 @@ def test_other_filters_of_nearly_the_same_passband_are_taken_with_a_note(model):
         model.check(StoreInfo(bands=("HSC-G", "u*", "r"), size=16, pixel_scale_arcsec=0.168))
 
 
-def test_all_reasons_are_given_at_once(model):
+def test_all_mismatches_are_reported_at_once(model):
     with pytest.raises(InputError, match=r"pixels a side.*pixels of"):
         model.check(StoreInfo(bands=INFO.bands, size=32, pixel_scale_arcsec=0.4))
 
@@ -167,7 +169,7 @@ def test_loading_never_unpickles(saved):
 def test_damaged_or_foreign_weights_are_refused(model, saved):
     path = saved / "weights.safetensors"
     good = path.read_bytes()
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # no view of the file
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not a view of the file
     key = "generator.first.weight"
 
     def refused(match):
@@ -193,7 +195,7 @@ def test_damaged_or_foreign_weights_are_refused(model, saved):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_weights_are_a_regular_file(saved, make):
+def test_weights_must_be_a_regular_file(saved, make):
     (saved / "weights.safetensors").unlink()
     make(saved / "weights.safetensors")
     with pytest.raises(InputError, match=r"weights\.safetensors: a "):
@@ -202,7 +204,7 @@ def test_weights_are_a_regular_file(saved, make):
         fingerprint(saved / "weights.safetensors")
 
 
-def test_a_monstrous_description_takes_no_memory(saved):
+def test_huge_architectures_are_refused_without_allocating_memory(saved):
     architecture = json.loads((saved / "model.json").read_text())["architecture"]
     edit(saved, architecture=architecture | {"width": 8192, "latent_size": 4096})
     with pytest.raises(InputError, match="expected floats of"):
@@ -245,15 +247,15 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
         ("normalisation", "kind", "log", "kind must be 'standard' or 'asinh', not 'log'"),
     ],
 )
-def test_a_description_is_held_to_its_types(saved, part, key, value, words):
+def test_wrong_types_in_a_description_are_refused(saved, part, key, value, words):
     content = json.loads((saved / "model.json").read_text())
     edit(saved, **{part: content[part] | {key: value}})
     with pytest.raises(InputError, match=words):
         Model.load(saved)
 
 
-def test_networks_that_make_nan_of_everything_are_no_model(model, tmp_path):
-    """Each weight is finite; what they make together is not."""
+def test_networks_with_non_finite_outputs_are_refused(model, tmp_path):
+    """Each weight is finite, but the outputs are not."""
     with torch.no_grad():
         model.generator.first.bias.fill_(1e30)
         for block in model.generator.blocks:
@@ -264,7 +266,7 @@ def test_networks_that_make_nan_of_everything_are_no_model(model, tmp_path):
         Model.load(tmp_path / "monster")
 
 
-def test_the_card_says_what_the_model_holds(model):
+def test_the_card_describes_the_model(model):
     model.card = {
         "recipe": "tiny", "steps": 1234, "seconds": 90.0, "seed": 3, "training": {"batch_size": 64},
         "data": {"num_used": 5678, "num_incomplete": 9, "num_held_out": 10, "fingerprint": "ab"},

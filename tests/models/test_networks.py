@@ -1,4 +1,4 @@
-"""The networks are those of M19 §2.1: layers, shapes, normalisations, activations, parameters."""
+"""The networks follow M19 §2.1: layers, shapes, normalisations, activations, numbers of parameters."""
 
 import pytest
 import torch
@@ -45,18 +45,18 @@ def test_paper_encoder_layers(make, num_outputs):
     assert [(m.num_groups, m.num_channels) for m in groups] == [(4, b) for _, b in shapes]
 
 
-def test_paper_parameters_counted_by_hand():
-    pairs = 2 * (1024 * 512 + 512 * 256 + 256 * 128) * 16  # two ways in each block, 4×4 kernels
+def test_number_of_parameters_of_the_paper_networks():
+    pairs = 2 * (1024 * 512 + 512 * 256 + 256 * 128) * 16  # two branches per block, 4×4 kernels
     biases = 2 * (512 + 256 + 128)
     assert count_parameters(without_allocating(lambda: Generator(PAPER))) == (
         65 * 4096 + pairs + biases + 128 * 5 * 16 + 5
     )
-    down = pairs + 5 * 128 * 16 + 3 * (128 + 2 * (256 + 512 + 1024))  # a bias and two affine numbers each
+    down = pairs + 5 * 128 * 16 + 3 * (128 + 2 * (256 + 512 + 1024))  # a bias and two affine parameters each
     assert count_parameters(without_allocating(lambda: Discriminator(PAPER))) == down + 4096 + 1
     assert count_parameters(without_allocating(lambda: Embedder(PAPER))) == down + 4096 * 64 + 64
 
 
-def test_paper_shapes_on_the_way():
+def test_intermediate_shapes_of_the_paper_generator():
     seen = []
     net = without_allocating(lambda: Generator(PAPER))
     for block in [*net.blocks, net.last]:
@@ -78,7 +78,7 @@ def test_shapes_follow_the_configuration(kernel_size, size, num_blocks):
     assert Embedder(config)(image).shape == (2, 7)
 
 
-def test_generator_is_the_formula_written_out():
+def test_generator_agrees_with_the_formula():
     torch.manual_seed(0)
     config = ModelConfig(width=16, latent_size=3, num_blocks=1, size=8, num_groups=4)
     net, latent = Generator(config), torch.randn(4, 3)
@@ -92,7 +92,7 @@ def test_generator_is_the_formula_written_out():
     torch.testing.assert_close(net(latent), up(x, net.last))
 
 
-def test_encoder_uses_leaky_relu_on_one_way_only():
+def test_encoder_uses_leaky_relu_on_one_branch_only():
     torch.manual_seed(0)
     config = ModelConfig(width=16, num_blocks=1, size=8, num_groups=4, negative_slope=0.2)
     net, image = Embedder(config).eval(), torch.randn(4, 5, 8, 8)
@@ -114,7 +114,7 @@ def test_spectral_norm_bounds_every_layer():
             assert float(top.detach()) == pytest.approx(1, abs=0.05)  # not fully converged
 
 
-def test_an_objects_answer_does_not_depend_on_its_batch():
+def test_outputs_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     config = ModelConfig(width=32)
     latent = torch.randn(6, 64)
@@ -139,6 +139,6 @@ def test_impossible_configurations_are_refused(change, word):
         ModelConfig(**change)
 
 
-def test_unknown_key_names_the_nearest():
+def test_errors_for_unknown_keys_name_the_nearest_key():
     with pytest.raises(InputError, match="did you mean 'width'"):
         ModelConfig.from_json({"widht": 3})

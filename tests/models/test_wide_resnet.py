@@ -9,14 +9,14 @@ from deepfits.models.layers import count_parameters, without_allocating
 from deepfits.models.wide_resnet import WideResNet, WideResNetConfig
 
 
-def test_parameters_are_those_of_the_published_network():
+def test_number_of_parameters_agrees_with_the_published_network():
     config = WideResNetConfig(num_bands=3, num_outputs=1000, small_images=False)
     # 68.9 million in Zagoruyko & Komodakis (2016), table 8; exactly this many in torchvision's model.
     assert count_parameters(without_allocating(lambda: WideResNet(config))) == 68_883_240
     assert config.num_layers == 50
 
 
-def test_fifty_layers_on_the_longest_way():
+def test_the_longest_path_has_fifty_layers():
     net = without_allocating(lambda: WideResNet(WideResNetConfig()))
     short_cuts = sum(isinstance(m.short_cut, nn.Sequential) for m in net.stages)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -35,7 +35,7 @@ def test_shapes_for_cutouts():
     assert seen == sizes
 
 
-def test_a_block_is_the_formula_written_out():
+def test_a_block_agrees_with_the_formula():
     torch.manual_seed(0)
     config = WideResNetConfig(num_bands=2, blocks=(1,), width=4)
     net, x = WideResNet(config).eval(), torch.randn(3, 2, 8, 8)
@@ -47,7 +47,7 @@ def test_a_block_is_the_formula_written_out():
         torch.testing.assert_close(net(x), expected)
 
 
-def test_a_small_one_learns():
+def test_a_small_network_learns():
     torch.manual_seed(0)
     net = WideResNet(WideResNetConfig(num_bands=1, blocks=(1, 1), width=8))
     x = torch.randn(64, 1, 8, 8)

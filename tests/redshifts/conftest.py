@@ -1,4 +1,4 @@
-"""The same small inputs for every test of redshifts."""
+"""Small inputs shared by the tests of redshifts."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def inputs(sky, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def embedder(inputs, tmp_path_factory):
-    """Write a model of the cutouts' shape that nobody trained."""
+    """Write an untrained model for cutouts of this shape."""
     from deepfits.models.bundle import Model
     from deepfits.models.layers import ModelConfig
     from deepfits.survey.normalise import Normalisation
@@ -37,7 +37,7 @@ def embedder(inputs, tmp_path_factory):
 
 @pytest.fixture
 def redshifts():
-    """Estimates with broad tails, and what is true."""
+    """Return estimates with broad tails, and the true redshifts."""
     generator = np.random.default_rng(3)
     z_spec = generator.gamma(2.0, 0.4, size=2000)
     z_phot = z_spec + 0.05 * (1 + z_spec) * generator.standard_t(2, size=2000) + 0.01

@@ -1,4 +1,4 @@
-"""Baselines and what stands around estimates: neighbours, templates, quantile trees, the domain."""
+"""Baselines (neighbours, templates), quantile trees, and the training domain."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def make_problem(number, seed=0):
     return Matrix(values=features, names=tuple("abcd")), value
 
 
-def test_neighbours_are_those_of_scikit_learn():
+def test_neighbours_agree_with_scikit_learn():
     from sklearn.neighbors import KNeighborsRegressor
 
     (train, value), (test, _) = make_problem(300), make_problem(50, 1)
@@ -60,7 +60,7 @@ def test_neighbours_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
-def test_neighbours_learn_and_come_back(loss, tmp_path):
+def test_neighbours_learn_and_round_trip(loss, tmp_path):
     (train, train_value), (validation, validation_value) = make_problem(800), make_problem(200, 1)
     model = train_neighbours(train.values, train_value, validation.values, validation_value, loss=loss)
     test, value = make_problem(300, 2)
@@ -71,37 +71,37 @@ def test_neighbours_learn_and_come_back(loss, tmp_path):
     np.testing.assert_array_equal(back.point, estimates.point)
     np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
     found = pdf_metrics(estimates.quantiles, value)
-    # 300 objects know a coverage of 68% to 2.7%, and 200 validation objects the correction to 3.3%
+    # the standard error of a coverage of 68% is 2.7% for 300 objects, and 3.3% for 200 validation objects
     assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.13)
 
 
-def test_missing_colours_count_for_nothing():
+def test_missing_colours_have_no_influence():
     (train, value), (validation, validation_value) = make_problem(300), make_problem(100, 1)
     model = train_neighbours(train.values, value, validation.values, validation_value)
     spoiled, typical = (make_problem(200, 2)[0].values for _ in range(2))
     spoiled[:, 3] = np.nan
     typical[:, 3] = np.median(train.values[:, 3])
     np.testing.assert_allclose(model.point(spoiled), model.point(typical), rtol=1e-6)
-    # the last feature says nothing of the value, the first one most of it
+    # the last feature is uninformative, the first one is the most informative
     assert np.corrcoef(model.point(spoiled), make_problem(200, 2)[1])[0, 1] > 0.85
     spoiled[:, 0] = np.nan
     assert np.corrcoef(model.point(spoiled), make_problem(200, 2)[1])[0, 1] < 0.4
 
 
-def test_quantile_trees_are_calibrated_and_know_their_scatter(tmp_path):
+def test_quantile_trees_are_calibrated_and_follow_the_scatter(tmp_path):
     model, out_of_fold = train_quantiles(*make_problem(1500))
-    # recalibrated on these very objects
+    # recalibrated on the same objects
     assert pdf_metrics(out_of_fold, make_problem(1500)[1])["coverage_68"]["value"] == pytest.approx(
         0.68, abs=0.01
     )
     test, value = make_problem(600, 2)
     quantiles = model.predict(test)
     found = pdf_metrics(quantiles, value)
-    # 600 objects know 68% to 1.9%, and 1500 the correction to 1.2%
+    # the standard error of 68% is 1.9% for 600 objects, and 1.2% for the 1500 training objects
     assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.065)
     width = quantiles[:, 10] - quantiles[:, 4]
     is_wide = test.values[:, 1] > 0
-    # truly 0.30 against 0.10
+    # the true widths are 0.30 and 0.10
     assert np.median(width[is_wide]) > 1.8 * np.median(width[~is_wide])
     storage.save(model, tmp_path)
     np.testing.assert_array_equal(storage.load(BoostedQuantiles, tmp_path).predict(test), quantiles)
@@ -120,11 +120,11 @@ def test_uncertain_features_widen_distributions():
     np.testing.assert_allclose(gain[50:], 1.0, atol=1e-6)
 
 
-def test_domain_flags_what_lies_elsewhere(tmp_path):
+def test_domain_flags_distant_objects(tmp_path):
     generator = np.random.default_rng(0)
     domain = Domain.learn(generator.normal(size=(1000, 12)))
     inside, outside = generator.normal(size=(400, 12)), generator.normal(size=(100, 12)) + 6
-    # 1% by construction, a little more for objects that were not among the labelled
+    # 1% by construction, slightly more for objects that were not labelled
     assert (domain.distance(inside) > domain.limit).mean() < 0.05
     assert (domain.distance(outside) > domain.limit).all()
     assert np.median(domain.distance(inside)) == pytest.approx(1.0, abs=0.15)
@@ -137,15 +137,15 @@ def test_domain_does_not_depend_on_the_scale_of_features():
     generator = np.random.default_rng(1)
     labelled, others = generator.normal(size=(300, 5)), generator.normal(size=(50, 5)) * 2
     scale = np.array([1, 10, 100, 0.1, 5.0])
-    one = Domain.learn(labelled).distance(others)
-    np.testing.assert_allclose(Domain.learn(labelled * scale).distance(others * scale), one, rtol=1e-6)
+    expected = Domain.learn(labelled).distance(others)
+    np.testing.assert_allclose(Domain.learn(labelled * scale).distance(others * scale), expected, rtol=1e-6)
 
 
 BANDS = tuple("ugriz")
 
 
 def make_photometry(number, seed=0, offsets=(1.0,) * 5, signal_to_noise=40.0):
-    """Galaxies drawn from the templates themselves, with noise."""
+    """Return noisy photometry of galaxies drawn from the templates, and their redshifts."""
     generator = np.random.default_rng(seed)
     model, places = template_fluxes(filters_of(BANDS, None), REDSHIFTS)
     grid = np.array(REDSHIFTS)
@@ -160,7 +160,7 @@ def make_photometry(number, seed=0, offsets=(1.0,) * 5, signal_to_noise=40.0):
     return Photometry(flux=flux, flux_err=error, magnitude=magnitude), grid[place]
 
 
-def test_templates_find_the_redshifts_they_made():
+def test_templates_recover_redshifts_of_simulated_photometry():
     photometry, value = make_photometry(300)
     fit = TemplateFit(
         bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=AS_PREDICTED
@@ -169,11 +169,11 @@ def test_templates_find_the_redshifts_they_made():
     assert found["sigma_mad"] < 0.04
     assert found["eta_15"] < 0.12
     quality = pdf_metrics(fit.raw_quantiles(photometry), value)
-    # the error floor makes the distributions a little wider than the noise asks for
+    # the error floor makes the distributions slightly wider than the noise does
     assert 0.6 < quality["coverage_68"]["value"] < 0.85
 
 
-def test_less_light_makes_redshifts_worse():
+def test_lower_signal_to_noise_makes_redshifts_worse():
     fit = TemplateFit(
         bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=AS_PREDICTED
     )
@@ -184,21 +184,23 @@ def test_less_light_makes_redshifts_worse():
     assert spread[1] > 1.5 * spread[0]
 
 
-def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
-    """Templates and dust take up part of smooth offsets, so what must come back is the redshifts' quality."""
+def test_zero_points_correct_a_wrong_calibration(tmp_path):
+    """Templates and dust absorb part of smooth offsets, so compare the redshifts instead of the offsets."""
     offsets = (1.15, 0.95, 1.0, 1.03, 0.9)
     test, value = make_photometry(300, 1, offsets=offsets)
     fit = TemplateFit.learn(*make_photometry(300, offsets=offsets), BANDS)
     plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=AS_PREDICTED)
-    mended, spoiled = (point_metrics(one.estimates(test).point, value)["sigma_mad"] for one in (fit, plain))
-    assert mended < 0.6 * spoiled
+    with_offsets, without = (
+        point_metrics(model.estimates(test).point, value)["sigma_mad"] for model in (fit, plain)
+    )
+    assert with_offsets < 0.6 * without
     storage.save(fit, tmp_path)
     back = storage.load(TemplateFit, tmp_path)
     np.testing.assert_array_equal(back.estimates(test).quantiles, fit.estimates(test).quantiles)
 
 
-def test_absolute_magnitudes_follow_distance_and_spectrum():
-    """Against the flux density at one wavelength in place of the band's mean."""
+def test_absolute_magnitudes_depend_on_distance_and_spectrum():
+    """Compare with the flux density at one wavelength instead of the mean over the band."""
     from astropy.cosmology import FlatLambdaCDM
 
     redshifts = (0.01, 0.3, 1.0)
@@ -215,7 +217,7 @@ def test_absolute_magnitudes_follow_distance_and_spectrum():
         np.testing.assert_allclose(found[:, number], by_hand, atol=0.06 + 0.45 * z)
 
 
-def test_a_limit_of_absolute_magnitude_forbids_distant_bright_galaxies():
+def test_a_limit_in_absolute_magnitude_excludes_distant_bright_galaxies():
     photometry, _ = make_photometry(60)
     bright = replace(photometry, magnitude=np.full(60, 19.0))
     names = filters_of(BANDS, None)
@@ -230,23 +232,23 @@ def test_a_limit_of_absolute_magnitude_forbids_distant_bright_galaxies():
     np.testing.assert_array_equal(limited.posterior(impossible)[0], plain.posterior(impossible)[0])
 
 
-def test_the_error_floor_follows_how_far_galaxies_are_from_the_templates(tmp_path):
-    """Scatter of 12% around the templates in each band asks for a larger floor than none."""
+def test_the_error_floor_increases_with_scatter_around_the_templates(tmp_path):
+    """A scatter of 12% around the templates in each band gives a larger floor than no scatter."""
     photometry, value = make_photometry(300, signal_to_noise=100.0)
     scatter = np.exp(0.12 * np.random.default_rng(4).normal(size=photometry.flux.shape))
     scattered = replace(photometry, flux=photometry.flux * scatter)
-    exact, wide = (TemplateFit.learn(one, value, BANDS) for one in (photometry, scattered))
+    exact, wide = (TemplateFit.learn(data, value, BANDS) for data in (photometry, scattered))
     assert exact.error_floor < wide.error_floor
     storage.save(wide, tmp_path)
     assert storage.load(TemplateFit, tmp_path).error_floor == wide.error_floor
 
 
-def test_right_zero_points_are_left_alone():
+def test_correct_zero_points_do_not_change():
     photometry, value = make_photometry(300)
     np.testing.assert_allclose(TemplateFit.learn(photometry, value, BANDS).zero_points, 1.0, atol=0.015)
 
 
-def test_chi_square_is_least_at_its_amplitude():
+def test_chi_square_is_minimal_over_amplitudes():
     generator = np.random.default_rng(0)
     flux, weight = generator.normal(5, 1, size=(3, 4)), generator.uniform(0.1, 2, size=(3, 4))
     model = generator.uniform(0.1, 2, size=(2, 5, 4))
@@ -266,26 +268,26 @@ def test_bands_without_data_have_no_influence():
     flux[:, 0], other[:, 0] = np.nan, np.nan
     error = photometry.flux_err.copy()
     error[:, 0] = np.nan
-    one = fit.estimates(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude)).point
+    first = fit.estimates(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude)).point
     error[:, 0] = 0.0
-    two = fit.estimates(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude)).point
-    np.testing.assert_array_equal(one, two)
-    assert np.isfinite(one).all()
+    second = fit.estimates(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude)).point
+    np.testing.assert_array_equal(first, second)
+    assert np.isfinite(first).all()
 
 
-def test_prior_sums_to_one_and_moves_outwards_with_magnitude():
+def test_prior_is_normalised_and_shifts_to_higher_redshift_with_magnitude():
     grid = np.array(REDSHIFTS)
     places = np.arange(16) / 3
     found = benitez_prior(np.array([20.0, 24.0]), places, grid)
-    of_redshift = (found * np.gradient(grid)).sum(axis=1)
-    np.testing.assert_allclose(of_redshift.sum(axis=1), 1.0, rtol=1e-6)
-    mean = (of_redshift * grid).sum(axis=1)
+    redshift_prior = (found * np.gradient(grid)).sum(axis=1)
+    np.testing.assert_allclose(redshift_prior.sum(axis=1), 1.0, rtol=1e-6)
+    mean = (redshift_prior * grid).sum(axis=1)
     assert mean[1] > mean[0] + 0.2
 
 
-def test_hydrogen_absorbs_blueward_of_lyman_alpha_alone():
+def test_hydrogen_absorbs_only_blueward_of_lyman_alpha():
     wavelength = np.array([3000.0, 4500.0, 4900.0])
-    # at redshift 3 Lyman alpha stands at 4863 Å and the limit at 3647 Å
+    # at redshift 3, Lyman alpha is at 4863 Å and the Lyman limit at 3647 Å
     found = absorption(wavelength, 3.0)
     assert found[0] < 0.2
     assert 0.4 < found[1] < 0.85
@@ -293,7 +295,7 @@ def test_hydrogen_absorbs_blueward_of_lyman_alpha_alone():
     assert (np.diff([absorption(np.array([4000.0]), z)[0] for z in (2, 2.4, 2.8, 3.2)]) <= 0).all()
 
 
-def test_filters_are_asked_for_where_none_is_known():
+def test_unknown_filters_are_refused():
     with pytest.raises(InputError, match="band 'w'"):
         filters_of(["g", "w"], None)
     with pytest.raises(InputError, match="1 filters for the 2 bands"):
@@ -303,7 +305,7 @@ def test_filters_are_asked_for_where_none_is_known():
 
 
 @pytest.mark.slow
-def test_lephare_finds_the_redshifts_that_the_templates_made():
+def test_lephare_recovers_redshifts_of_simulated_photometry():
     pytest.importorskip("lephare")
     from deepfits.redshifts.methods.lephare import LephareFit
 
@@ -318,7 +320,7 @@ def test_lephare_finds_the_redshifts_that_the_templates_made():
     assert np.isfinite(fit.estimates(without.take(np.arange(5))).point).all()
 
 
-def test_lephare_says_how_to_install_it(monkeypatch):
+def test_errors_without_lephare_say_how_to_install_it(monkeypatch):
     from deepfits.redshifts.methods import lephare
 
     monkeypatch.setattr(lephare.importlib.util, "find_spec", lambda name: None)

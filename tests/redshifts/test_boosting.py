@@ -1,4 +1,4 @@
-"""Regressors: what they learn, what they keep on disk, and what they never read."""
+"""Boosting and TPOT: training, round trips, and inputs without influence."""
 
 import json
 import os
@@ -33,14 +33,14 @@ FAST = {"num_trials": 2, "num_folds": 2, "max_rounds": 150}
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
-def test_boosting_learns_what_can_be_learned(loss):
+def test_boosting_learns_a_non_linear_function(loss):
     model, out_of_fold = train_boosting(*make_problem(), BoostingConfig(loss=loss, **FAST))
     assert r2(make_problem()[1], out_of_fold) > 0.75
     features, value = make_problem(seed=1)
     assert r2(value, model.predict(features.values)) > 0.8
 
 
-def test_boosting_finds_nothing_in_noise():
+def test_boosting_does_not_learn_from_shuffled_values():
     features, value = make_problem()
     shuffled = np.random.default_rng(0).permutation(value)
     model, _ = train_boosting(features, shuffled, BoostingConfig(**FAST))
@@ -48,7 +48,7 @@ def test_boosting_finds_nothing_in_noise():
     assert r2(test_value, model.predict(test.values)) < 0.05
 
 
-def test_absolute_loss_serves_the_median_where_outliers_pull_the_mean():
+def test_absolute_loss_is_robust_against_outliers():
     features, value = make_problem(800)
     is_outlier = np.random.default_rng(7).uniform(size=800) < 0.15
     spoiled = value + 20 * is_outlier
@@ -82,23 +82,23 @@ def test_boosting_round_trip(tmp_path):
 def test_members_are_averaged():
     features, value = make_problem()
     model, _ = train_boosting(features, value, BoostingConfig(num_members=3, **FAST))
-    single = [BoostedTrees(**{**vars(model), "boosters": (one,)}) for one in model.boosters]
+    single = [BoostedTrees(**{**vars(model), "boosters": (booster,)}) for booster in model.boosters]
     test, test_value = make_problem(seed=1)
-    each = np.array([one.predict(test.values) for one in single])
+    each = np.array([member.predict(test.values) for member in single])
     assert (each.std(axis=0) > 0).any()
     np.testing.assert_allclose(model.predict(test.values), each.mean(axis=0), rtol=1e-6)
     errors = ((each - test_value) ** 2).mean(axis=1)
     assert ((model.predict(test.values) - test_value) ** 2).mean() < errors.mean()
 
 
-def test_missing_features_are_learned_from():
+def test_missing_features_are_allowed():
     features, value = make_problem()
     holes = np.random.default_rng(1).uniform(size=features.values.shape) < 0.1
     spoiled = Matrix(values=np.where(holes, np.nan, features.values), names=features.names)
     model, _ = train_boosting(spoiled, value, BoostingConfig(**FAST))
     test, test_value = make_problem(seed=1)
     test_holes = np.random.default_rng(2).uniform(size=test.values.shape) < 0.1
-    # a tenth of the features is missing, and with it about a fifth of what two of them tell
+    # with a tenth of the features missing, about a fifth of the information of two of them is lost
     assert r2(test_value, model.predict(np.where(test_holes, np.nan, test.values))) > 0.6
 
 
@@ -115,7 +115,7 @@ def test_wrong_settings_are_refused(wrong):
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error"])
-def test_trees_as_arrays_predict_what_scikit_learn_does(loss, tmp_path):
+def test_trees_as_arrays_agree_with_scikit_learn(loss, tmp_path):
     from sklearn.ensemble import GradientBoostingRegressor
 
     features, value = make_problem()
@@ -137,7 +137,7 @@ def test_trees_that_lead_in_circles_are_refused():
 
 
 class Watch:
-    """A progress that remembers how far it was told."""
+    """A progress object that records the progress."""
 
     def __init__(self):
         self.done = 0.0
@@ -156,14 +156,14 @@ class Watch:
         self.done += number
 
 
-def test_tpot_finds_pipelines_and_leaves_nothing_behind(tmp_path):
+def test_tpot_finds_pipelines_and_reports_progress(tmp_path):
     features, value = make_problem(100)
     watch = Watch()
     model = train_tpot(features, value, TpotConfig(minutes=0.25, population=4, num_folds=2), progress=watch)
-    scored = [one for one in model.pipelines if one["loss"] is not None]
+    scored = [pipeline for pipeline in model.pipelines if pipeline["loss"] is not None]
     assert scored == model.pipelines[: len(scored)]
     assert scored[0]["regressor"] == model.kind
-    assert {one["regressor"] for one in model.pipelines} <= {
+    assert {pipeline["regressor"] for pipeline in model.pipelines} <= {
         "XGBRegressor",
         "LGBMRegressor",
         "GradientBoostingRegressor",
@@ -182,13 +182,13 @@ def test_tpot_finds_pipelines_and_leaves_nothing_behind(tmp_path):
 def test_no_pipeline_of_the_search_space_is_invalid(loss):
     features, value = make_problem(150)
     model = train_tpot(features, value, TpotConfig(loss=loss, minutes=0.5, num_folds=2))
-    failed = [one["failed"] for one in model.pipelines if one["failed"]]
+    failed = [pipeline["failed"] for pipeline in model.pipelines if pipeline["failed"]]
     assert "INVALID" not in failed
-    assert len({one["regressor"] for one in model.pipelines}) == 3
+    assert len({pipeline["regressor"] for pipeline in model.pipelines}) == 3
 
 
 def test_tpot_worker_ends_with_its_parent(tmp_path):
-    """A killed parent leaves no search running."""
+    """Killing the parent ends the search."""
     features, value = make_problem(150)
     job = {"loss": "squared", "minutes": 5, "population": 6, "num_folds": 2, "seed": 0}
     (tmp_path / "job.json").write_text(json.dumps({**job, "memory_gib": 2, "num_threads": 1}))

@@ -1,4 +1,4 @@
-"""Classes from few labels: metrics against scikit-learn's, the table, its use on others, and wrong input."""
+"""Classification with few labels: metrics compared with scikit-learn, tables, prediction, wrong input."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.helpers.redshift_inputs import make_sky, write_features, write_labels
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Make three kinds that follow from the redshift, with one in ten mistaken."""
+    """Make three classes that depend on redshift, of which one in ten is wrong."""
     directory, sky = tmp_path_factory.mktemp("inputs"), make_sky()
     generator = np.random.default_rng(3)
     number = np.digitize(sky["z_spec"], [0.4, 1.0])
@@ -30,7 +30,7 @@ def inputs(tmp_path_factory):
     return write_features(directory / "features", sky), labels, sky, kind
 
 
-def test_metrics_are_those_of_scikit_learn():
+def test_metrics_agree_with_scikit_learn():
     from sklearn import metrics
 
     generator = np.random.default_rng(0)
@@ -45,28 +45,28 @@ def test_metrics_are_those_of_scikit_learn():
     assert found["log_loss"] == pytest.approx(metrics.log_loss(label, probability))
 
 
-def test_calibration_sees_overconfidence():
+def test_calibration_detects_overconfidence():
     generator = np.random.default_rng(0)
     chance = generator.uniform(0.5, 1.0, 20000)
     label = (generator.uniform(size=20000) > chance).astype(int)
-    honest = np.stack([chance, 1 - chance], axis=1)
-    # 20,000 objects in ten bins know each fraction to 0.01
-    assert class_metrics(honest, label)["calibration"] < 0.015
-    bold = np.stack([np.full(20000, 0.999), np.full(20000, 0.001)], axis=1)
-    assert class_metrics(bold, label)["calibration"] > 0.2
+    calibrated = np.stack([chance, 1 - chance], axis=1)
+    # for 20,000 objects in ten bins, the standard error of each fraction is 0.01
+    assert class_metrics(calibrated, label)["calibration"] < 0.015
+    overconfident = np.stack([np.full(20000, 0.999), np.full(20000, 0.001)], axis=1)
+    assert class_metrics(overconfident, label)["calibration"] > 0.2
 
 
-def test_table_of_classes_and_its_use(inputs, tmp_path):
+def test_table_of_classes_and_prediction(inputs, tmp_path):
     features, labels, sky, kind = inputs
     out = redshift_classes(features, labels, tmp_path / "out", feature_sets=("latents", "model"))
     content = json.loads((out / "metrics.json").read_text())
     test = is_held_out(sky["object_id"])
-    common = max(np.mean(kind[test] == one) for one in np.unique(kind))
+    common = max(np.mean(kind[test] == name) for name in np.unique(kind))
     for row in content["rows"]:
         assert row["num_test"] == test.sum()
         assert row["metrics"]["accuracy"]["value"] > common + 0.15
         assert row["metrics"]["accuracy"]["error"] > 0
-        assert sum(one["num"] for one in row["confusion"]) == test.sum()
+        assert sum(entry["num"] for entry in row["confusion"]) == test.sum()
     assert "| far |" in (out / "table.md").read_text()
     model = out / "methods" / "classes-latents"
     stamp = (model / "row.json").stat().st_mtime_ns
@@ -80,7 +80,7 @@ def test_table_of_classes_and_its_use(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["text with gaps", "truth values", "whole numbers"])
-def test_classes_are_trained_predicted_and_evaluated_however_a_table_writes_them(inputs, tmp_path, form):
+def test_classes_may_be_text_or_boolean_or_integer(inputs, tmp_path, form):
     features, _, sky, kind = inputs
     is_far = kind == "far"
     values = {
@@ -90,7 +90,7 @@ def test_classes_are_trained_predicted_and_evaluated_however_a_table_writes_them
     }[form]
     labels = write_labels(tmp_path / "labels.parquet", sky, kind=values)
     options = {"label_column": "kind"}
-    if form == "whole numbers":  # numbers are classes where it is said
+    if form == "whole numbers":  # numbers are classes only if requested
         out = redshift_classes(features, labels, tmp_path / "out", feature_sets=("latents",), **options)
         model = out / "methods" / "classes-latents"
     else:
@@ -103,7 +103,7 @@ def test_classes_are_trained_predicted_and_evaluated_however_a_table_writes_them
     (row,) = json.loads((found / "metrics.json").read_text())["rows"]
     test = is_held_out(sky["object_id"]) & (values != "" if form == "text with gaps" else True)
     assert row["num_test"] == test.sum()
-    common = max(np.mean(values[test] == one) for one in np.unique(values[test]))
+    common = max(np.mean(values[test] == name) for name in np.unique(values[test]))
     assert row["metrics"]["accuracy"]["value"] > common
 
 
@@ -114,11 +114,11 @@ def test_confusion_counts_every_object():
     assert found[1] == {"class": "b", "num": 1, "given": {"a": 0, "b": 1}}
 
 
-def test_wrong_classes_are_named(inputs, tmp_path):
+def test_wrong_classes_are_refused(inputs, tmp_path):
     features, _, sky, kind = inputs
-    one = write_labels(tmp_path / "one.parquet", sky, kind=np.full(len(kind), "galaxy"))
+    single = write_labels(tmp_path / "one.parquet", sky, kind=np.full(len(kind), "galaxy"))
     with pytest.raises(InputError, match=r"all 420 matched labels"):
-        redshift_classes(features, one, tmp_path / "out")
+        redshift_classes(features, single, tmp_path / "out")
     with pytest.raises(InputError, match=r"3 objects of class 'b'"):
         class_numbers(np.array(["a"] * 30 + ["b"] * 3), "labels")
     with pytest.raises(InputError, match="use regression to predict a number"):
@@ -136,7 +136,7 @@ def test_wrong_classes_are_named(inputs, tmp_path):
         )
 
 
-def test_a_class_is_a_target_as_any_other(inputs, tmp_path):
+def test_a_class_can_be_the_target_of_the_redshift_stages(inputs, tmp_path):
     features, labels, sky, kind = inputs
     asked = {"label_column": "kind"}
     out = deepfits.redshift(features, labels, tmp_path / "out", feature_sets=("latents",), **asked)
@@ -147,14 +147,14 @@ def test_a_class_is_a_target_as_any_other(inputs, tmp_path):
     again = json.loads((judged / "metrics.json").read_text())["rows"][0]
     assert again["num_test"] == is_held_out(sky["object_id"]).sum()
     assert again["metrics"]["auc"]["value"] == pytest.approx(row["metrics"]["auc"]["value"])
-    assert again["metrics"]["auc"]["value"] > 0.65  # a tenth are mistaken on purpose
+    assert again["metrics"]["auc"]["value"] > 0.65  # a tenth of the labels are wrong on purpose
     more = write_labels(tmp_path / "more.parquet", sky, kind=np.where(np.arange(len(kind)) % 9, kind, "new"))
     with pytest.raises(InputError, match="no probability of the class 'new'"):
         deepfits.redshift_evaluate(found, more, tmp_path / "more", **asked)
 
 
-def test_probabilities_that_are_not_of_all_classes_alone_are_refused(inputs, tmp_path):
-    """A column `p_value` was a class beside the others, and the likeliest of all objects."""
+def test_external_probabilities_must_add_up_to_one(inputs, tmp_path):
+    """Previously, a column `p_value` counted as a class, the most probable one of every object."""
     _, labels, sky, kind = inputs
     names = sorted(set(kind.tolist()))
     table = {name: sky[name] for name in ("object_id", "ra", "dec")}

@@ -1,4 +1,4 @@
-"""Heads: taught on drawn galaxies, used without labels, adapted to some."""
+"""Heads: trained on simulated galaxies, used without labels, and adapted to some labels."""
 
 import shutil
 from dataclasses import replace
@@ -121,35 +121,35 @@ def scatter(estimate, truth):
     return robust_scatter((estimate - truth) / (1 + truth))
 
 
-def test_inputs_know_no_scale_and_are_linear_in_the_noise():
-    """The same galaxy ten times as bright has the same relative inputs; a lost band changes no other's."""
+def test_inputs_are_scale_free_and_bands_are_independent():
+    """A galaxy ten times as bright has the same relative inputs; a missing band changes only its own."""
     light = examples_of(scene_sky(50, 1)).light
-    parts = [one.double() for one in light.tensors()]
+    parts = [tensor.double() for tensor in light.tensors()]
     order = reference_order(BANDS)
-    one = head_inputs(parts, order)
-    other = head_inputs([10 * part for part in parts[:NUM_FLUXES]] + parts[NUM_FLUXES:], order)
-    np.testing.assert_allclose((other - one)[:, 0], np.log(10), rtol=1e-6)
-    np.testing.assert_allclose((other - one)[:, 1:], 0, atol=1e-6)
+    inputs = head_inputs(parts, order)
+    brighter = head_inputs([10 * part for part in parts[:NUM_FLUXES]] + parts[NUM_FLUXES:], order)
+    np.testing.assert_allclose((brighter - inputs)[:, 0], np.log(10), rtol=1e-6)
+    np.testing.assert_allclose((brighter - inputs)[:, 1:], 0, atol=1e-6)
     lost = [part.clone() for part in parts]
     for part in lost:
         part[:, 0] = np.nan
     without = head_inputs(lost, order)
     assert without[:, 1].isnan().all()
     assert (without[:, 11] == 0).all()
-    kept = [k for k in range(one.shape[1]) if (k - 1) % 5]
-    np.testing.assert_array_equal(without[:, kept], one[:, kept])
-    # filters are known of all bands or of none
+    kept = [k for k in range(inputs.shape[1]) if (k - 1) % 5]
+    np.testing.assert_array_equal(without[:, kept], inputs[:, kept])
+    # filters are used only if known for all bands
     parts[-1][:, 2] = np.nan
-    untold = head_inputs([*parts[:-1], torch.full_like(parts[-1], torch.nan)], order)
-    np.testing.assert_array_equal(head_inputs(parts, order), untold)
-    assert (untold != one).any()
-    # where i is lost r takes its place: nothing is missing but i itself
+    no_filters = head_inputs([*parts[:-1], torch.full_like(parts[-1], torch.nan)], order)
+    np.testing.assert_array_equal(head_inputs(parts, order), no_filters)
+    assert (no_filters != inputs).any()
+    # without i, r is the reference band
     for part in (*parts, *lost):
         part[:, 3] = np.nan
     assert head_inputs(parts, order)[:, 0].isfinite().all()
 
 
-def test_densities_give_quantiles_and_both_estimates():
+def test_densities_give_quantiles_and_point_estimates():
     density = np.zeros((1, NUM_CELLS))
     density[0, [20, 21, 22]] = 0.25, 0.5, 0.25
     assert quantiles_of(density)[0, MEDIAN] == pytest.approx(np.expm1(CENTRES[21]), rel=1e-4)
@@ -159,7 +159,7 @@ def test_densities_give_quantiles_and_both_estimates():
     assert quantiles_of(density)[0, [0, -1]] == pytest.approx(np.expm1([low, high]))
 
 
-def test_loss_is_least_at_the_truth_and_ignores_redshifts_of_stars():
+def test_loss_is_minimal_at_the_truth_and_ignores_redshifts_of_stars():
     import torch
 
     at = torch.tensor([0.5, 0.5])
@@ -169,7 +169,7 @@ def test_loss_is_least_at_the_truth_and_ignores_redshifts_of_stars():
     kind, weight = torch.tensor([0, 0]), torch.ones(2)
     right = head_loss(logits, at, kind, weight, 1.0)
     wrong = head_loss(logits, at + 0.3, kind, weight, 1.0)
-    # CRPS of a wrong certainty is its distance
+    # the CRPS of a narrow wrong distribution is its distance from the truth
     assert float(wrong - head_loss(logits, at + 0.1, kind, weight, 1.0)) > 20 * 0.19
     assert right < 2
     stars = torch.tensor([0, 1])
@@ -177,7 +177,7 @@ def test_loss_is_least_at_the_truth_and_ignores_redshifts_of_stars():
     assert head_loss(logits, moved, stars, weight, 1.0) == head_loss(logits, at, stars, weight, 1.0)
 
 
-def test_examples_have_bands_with_wrong_photometry():
+def test_training_examples_include_wrong_photometry():
     examples = examples_of(scene_sky(3000, 5))
     batches = Minibatches(examples, 1)
     import torch
@@ -185,7 +185,7 @@ def test_examples_have_bands_with_wrong_photometry():
     rows = torch.arange(len(examples))
     seen = [part.numpy() for part in batches.disturbed(rows)]
     ratios = np.stack([seen[place] / batches.parts[place].numpy() for place in range(0, NUM_FLUXES, 2)])
-    # of the half that is not made noisier too, all other bands are as they were
+    # in the half of the examples without added noise, the other bands do not change
     ratios = ratios[:, (ratios[0] == 1).sum(axis=1) >= 3]
     assert ratios.shape[1] > 1000
     is_wrong = np.isfinite(ratios[0]) & (ratios[0] != 1)
@@ -198,7 +198,7 @@ def test_narrowed_distributions_keep_their_medians():
     density = np.random.default_rng(3).dirichlet(np.full(NUM_CELLS, 0.05), size=30)
     narrow = narrowed(density, 1.5)
     levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
-    # the probability outside of an interval is raised to the power
+    # the probability outside an interval is raised to the power
     wider = 0.5 + np.sign(levels - 0.5) * (1 - (1 - np.abs(2 * levels - 1)) ** (1 / 1.5)) / 2
     found, expected = (np.log1p(quantiles_of(*each)) for each in ((narrow, levels), (density, wider)))
     np.testing.assert_allclose(found, expected, atol=0.5 * CELL)
@@ -207,7 +207,7 @@ def test_narrowed_distributions_keep_their_medians():
     np.testing.assert_allclose(narrowed(density, 1.0), density, atol=1e-12)
 
 
-def test_without_labels_it_sees_redshifts(head):
+def test_redshifts_without_labels(head):
     columns = scene_sky(800, 9)
     light = examples_of(columns).light
     estimate = point_of(head.densities(light)[0], "absolute")
@@ -222,8 +222,8 @@ def test_noise_and_missing_bands_widen_the_distribution(head):
     columns = scene_sky(600, 9)
     light = examples_of(columns).light
 
-    def width(of):
-        quantiles = np.log1p(quantiles_of(head.densities(of)[0]))
+    def width(light):
+        quantiles = np.log1p(quantiles_of(head.densities(light)[0]))
         return np.median(quantiles[:, -3] - quantiles[:, 2])
 
     worse = examples_of(scene_sky(600, 9, sigma=16 * SIGMA)).light
@@ -234,8 +234,8 @@ def test_noise_and_missing_bands_widen_the_distribution(head):
     assert width(fewer) > 1.04 * width(light)
 
 
-def test_it_helps_to_tell_the_filters():
-    """Taught through filters of two surveys: told others it errs, told the right ones it does not."""
+def test_known_filters_improve_redshifts():
+    """Trained with filters of two surveys, the head needs the right filters for accurate redshifts."""
     other = ("sdss2010-u", "BASS-g", "decam2014-r", "decam2014-i", "decam2014-z")
     rng = np.random.default_rng(6)
     parts = [
@@ -258,24 +258,24 @@ def test_it_helps_to_tell_the_filters():
         with_filters(columns, FILTERS[1:])
 
 
-def test_zero_points_are_found_through_the_networks(head, columns):
+def test_zero_points_are_fitted_with_the_networks(head, columns):
     examples = examples_of(columns)
     found = fit_zero_points(head, examples)
-    # the prior of 0.05 mag and a coarse head leave some of it
+    # the offset is not recovered completely because of the prior of 0.05 mag and the coarse head
     colour = found.zero_points[0] - found.zero_points[1]
     assert 0.3 * (OFFSET[0] - OFFSET[1]) < colour < 1.2 * (OFFSET[0] - OFFSET[1])
-    # a band that an object lacks tells nothing, and all others still do
+    # missing bands do not contribute, but the other bands of the same object do
     light = replace(examples.light, flux=examples.light.flux.copy())
     light.flux[:, 4], light.flux[::7, 3] = np.nan, np.nan
     fewer = fit_zero_points(head, replace(examples, light=light)).zero_points
     assert fewer[4] == 0
     assert 0.3 * (OFFSET[0] - OFFSET[1]) < fewer[0] - fewer[1] < 1.2 * (OFFSET[0] - OFFSET[1])
-    # no label, no evidence: the prior keeps them near zero
-    one = fit_zero_points(head, examples.take(np.arange(1)))
-    assert np.abs(one.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
+    # with a single label, the prior keeps the zero points near zero
+    single = fit_zero_points(head, examples.take(np.arange(1)))
+    assert np.abs(single.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
 
 
-def test_networks_are_taught_on_the_sets_of_examples_in_turn():
+def test_networks_are_trained_on_the_example_sets_in_turn():
     near, far = (examples_of(scene_sky(300, 1)) for _ in range(2))
     near.redshift[:], far.redshift[:] = 0.2, 2.0
     head = teach([near, far], BANDS, model_hash="", steps=250, num_members=3, channels=32, batch=128)
@@ -287,7 +287,7 @@ def test_networks_are_taught_on_the_sets_of_examples_in_turn():
     assert medians == pytest.approx([0.2, 2.0, 0.2], rel=0.3)
 
 
-def test_inputs_can_be_hidden_to_find_what_they_bring():
+def test_inputs_can_be_disabled():
     examples = examples_of(scene_sky(200, 1))
     seen, hidden = (
         teach([examples], BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
@@ -295,38 +295,38 @@ def test_inputs_can_be_hidden_to_find_what_they_bring():
     )
     is_hidden = np.array([name.startswith(("error_", "radius_")) for name in input_names(BANDS)])
     assert is_hidden.sum() == 10
-    one, other = (head.inputs(examples.light) for head in (seen, hidden))
-    np.testing.assert_array_equal(other, np.where(is_hidden, 0, one))
-    assert (one[:, is_hidden] != 0).any(axis=0).all()
+    inputs, reduced = (head.inputs(examples.light) for head in (seen, hidden))
+    np.testing.assert_array_equal(reduced, np.where(is_hidden, 0, inputs))
+    assert (inputs[:, is_hidden] != 0).any(axis=0).all()
 
 
-def test_no_label_left_out_has_a_say_in_the_network_that_speaks_of_it(head, columns):
+def test_left_out_labels_do_not_influence_their_own_predictions(head, columns):
     examples = examples_of(columns)
     train, left_out = examples.take(np.arange(80)), examples.take(np.arange(80, 120))
-    wrong = left_out.redshift.copy()  # for these the network had better not be trained at all
+    wrong = left_out.redshift.copy()  # with these labels, any training would make the network worse
     wrong[::2] = point_of(head.densities(left_out.light)[0], "absolute")[::2]
-    one, other = (
+    density, changed = (
         fine_tuned(head, 0, train, replace(left_out, redshift=redshift), epochs=6, patience=6)[1]
         for redshift in (left_out.redshift, wrong)
     )
-    np.testing.assert_array_equal(one[::2], other[::2])
-    assert np.abs(one[1::2] - other[1::2]).max() > 0.01
-    assert scatter(quantiles_of(one)[:, MEDIAN], left_out.redshift) < 0.1
-    np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(density[::2], changed[::2])
+    assert np.abs(density[1::2] - changed[1::2]).max() > 0.01
+    assert scatter(quantiles_of(density)[:, MEDIAN], left_out.redshift) < 0.1
+    np.testing.assert_allclose(density.sum(axis=1), 1, atol=1e-5)
 
 
-def test_densities_are_narrower_than_they_were_taught(head, columns):
+def test_densities_are_narrowed_after_training(head, columns):
     light = examples_of(columns).light
-    taught, kinds = head.densities_as_trained(light)
+    trained, kinds = head.densities_as_trained(light)
     density, same = head.densities(light)
     assert head.sharpness > 1
-    np.testing.assert_array_equal(density, narrowed(taught, head.sharpness))
+    np.testing.assert_array_equal(density, narrowed(trained, head.sharpness))
     np.testing.assert_array_equal(kinds, same)
-    wide, narrow = (np.ptp(quantiles_of(each, np.array([0.16, 0.84])), axis=1) for each in (taught, density))
+    wide, narrow = (np.ptp(quantiles_of(each, np.array([0.16, 0.84])), axis=1) for each in (trained, density))
     assert (narrow < wide).mean() > 0.9
 
 
-def test_head_on_disk_is_the_same(head, files, columns):
+def test_head_round_trip(head, files, columns):
     directory, _ = files
     again = Head.load(directory / "head")
     light = examples_of(columns).light
@@ -335,7 +335,7 @@ def test_head_on_disk_is_the_same(head, files, columns):
     assert len(again.replay) > 100
 
 
-def test_table_adapts_and_is_never_worse(files, columns):
+def test_adapted_heads_are_not_worse_than_pretrained_ones(files, columns):
     directory, features = files
     out = deepfits.redshift(
         features,
@@ -364,7 +364,7 @@ def test_table_adapts_and_is_never_worse(files, columns):
     assert (found["p_galaxy"] > 0.3).mean() > 0.9
 
 
-def test_three_spectra_are_enough(files):
+def test_adapting_to_few_spectra(files):
     directory, features = files
     lines = (directory / "labels.csv").read_text().splitlines()
     (directory / "few.csv").write_text("\n".join(lines[:5]) + "\n")
@@ -379,11 +379,11 @@ def test_three_spectra_are_enough(files):
     found = read_table(redshift_predict(model, features, directory / "few.parquet"))
     assert np.isfinite(found["z_phot"]).all()
     assert np.ptp(found["z_phot"]) > 0.2
-    # intervals are as wide as the head alone says
+    # intervals are as wide as those of the head alone
     alone = read_table(redshift_predict(directory / "head", features, directory / "alone.parquet"))
-    width, wanted = (one["z_err68_high"] - one["z_err68_low"] for one in (found, alone))
+    width, wanted = (table["z_err68_high"] - table["z_err68_low"] for table in (found, alone))
     assert np.median(width / wanted) == pytest.approx(1, abs=0.15)
-    # and one wrong redshift moves hardly anything
+    # a wrong redshift has little influence
     trained = next(
         line for line in lines[1:] if not is_held_out(np.array([int(float(line.split(",")[0]))]))[0]
     )
@@ -400,8 +400,8 @@ def test_three_spectra_are_enough(files):
     assert np.median(np.abs(misled["quantiles"][:, MEDIAN] - alone["quantiles"][:, MEDIAN]) / wanted) < 0.1
 
 
-def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path, caplog):
-    """Features alone are enough where a head came with their model."""
+def test_predictions_without_labels_log_a_disclaimer(files, columns, monkeypatch, tmp_path, caplog):
+    """Predictions need only features if their model has a head."""
     directory, features = files
     monkeypatch.setattr("deepfits.models.bundle.BUILTIN_DIRECTORY", tmp_path)
     with pytest.raises(InputError, match="redshift pretrain --model MODEL"):
@@ -410,31 +410,32 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     with caplog.at_level("INFO", logger="deepfits"):
         found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
     assert "no spectrum of this survey" in caplog.text
-    assert "--filters" not in caplog.text  # the images' headers told them
+    assert "--filters" not in caplog.text  # known from the image headers
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.15
     again = read_table(redshift_predict(directory / "head", features, tmp_path / "again.parquet"))
     np.testing.assert_array_equal(again["quantiles"], found["quantiles"])
     with pytest.raises(InputError, match=r"give an output path: out='z\.parquet'"):
         redshift_predict(features)
     table = pq.read_table(features / "shard-00000.parquet")
-    told = [name for name in table.column_names if name.startswith("filter_wavelength")]
-    (tmp_path / "untold").mkdir()
-    pq.write_table(table.drop_columns(told), tmp_path / "untold" / "shard-00000.parquet")
+    wavelengths = [name for name in table.column_names if name.startswith("filter_wavelength")]
+    plain = tmp_path / "no-filters"
+    plain.mkdir()
+    pq.write_table(table.drop_columns(wavelengths), plain / "shard-00000.parquet")
     with caplog.at_level("INFO", logger="deepfits"):
-        untold = read_table(redshift_predict(tmp_path / "untold", out=tmp_path / "any.parquet"))
+        without = read_table(redshift_predict(plain, out=tmp_path / "any.parquet"))
     assert "give them with --filters" in caplog.text
-    assert (untold["quantiles"] != found["quantiles"]).any()
+    assert (without["quantiles"] != found["quantiles"]).any()
     names = [",".join(FILTERS)]
-    given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=names)
+    given = redshift_predict(plain, out=tmp_path / "given.parquet", filters=names)
     np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)
     with pytest.raises(InputError, match="in this order"):
-        redshift_predict(tmp_path / "untold", out=tmp_path / "no.parquet", filters=FILTERS[::-1])
+        redshift_predict(plain, out=tmp_path / "no.parquet", filters=FILTERS[::-1])
     with pytest.raises(InputError, match="also give the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
 
-def test_a_head_ships_with_the_model_of_scenes(tmp_path, monkeypatch):
-    """It knows redshifts of galaxies that it was not taught on, at the depth of a survey that it was."""
+def test_the_builtin_scene_model_has_a_head(tmp_path, monkeypatch):
+    """It predicts redshifts of new galaxies, at the depth of a survey on which it was trained."""
     model = Model.load("builtin:ugriz")
     columns = scene_sky(600, 12)
     columns["model_hash"] = np.full(600, model.fingerprint)
@@ -459,8 +460,8 @@ def test_a_head_ships_with_the_model_of_scenes(tmp_path, monkeypatch):
     assert size < 4e6
 
 
-def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, columns, monkeypatch):
-    # as many labels as choose the weights by themselves would take a minute to fit templates to
+def test_adapted_heads_include_template_fits_if_there_are_cutouts(files, columns, monkeypatch):
+    # without the prior on the weights, since template fits for enough labels would take a minute
     monkeypatch.setattr("deepfits.redshifts.methods.adapted.STIFFNESS", 0.0)
     directory, features = files
     store = write_scene_store(directory / "store", columns)
@@ -484,7 +485,7 @@ def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, 
     assert not can_fit_templates(BANDS, ["4777"] * 5)
     better, worse = (found[name]["pdf_metrics"]["crps"]["value"] for name in ("with", "without"))
     assert better < worse
-    # on disk it is the same, and says what it needs
+    # the saved model gives the same predictions, and requires the store
     model = directory / "adapted-with" / "methods" / "adapted-absolute"
     again = read_table(redshift_predict(model, features, directory / "with.parquet", store=store))
     held_out = read_table(model / "predictions.parquet")
@@ -494,7 +495,7 @@ def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, 
         redshift_predict(model, features, directory / "no.parquet")
 
 
-def test_stages_are_weighed_by_labels_left_out():
+def test_stages_are_weighted_by_left_out_labels():
     rng = np.random.default_rng(4)
     value = rng.uniform(0.2, 1.2, 400)
     right = value[:, None] + 0.03 * (norm.ppf(LEVELS) + rng.normal(size=(400, 1)))
@@ -502,13 +503,13 @@ def test_stages_are_weighed_by_labels_left_out():
     weights = _weights({"pretrained": wrong, "zero_points": wrong[::-1], "templates": right}, value)
     assert weights[2] > 0.95
     assert weights.sum() == pytest.approx(1)
-    # errors on either side share the weight, and what is farther off has none
-    one, other, far = (right + shift for shift in (0.15, -0.15, 0.6))
-    weights = _weights({"pretrained": one, "tuned": other, "network on scene": far}, value)
+    # opposite errors share the weight, and a worse estimate has none
+    high, low, far = (right + shift for shift in (0.15, -0.15, 0.6))
+    weights = _weights({"pretrained": high, "tuned": low, "network on scene": far}, value)
     np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.04)
 
 
-def test_few_labels_leave_the_heads_to_count_the_same():
+def test_few_labels_give_the_heads_equal_weights():
     rng = np.random.default_rng(5)
     value = rng.uniform(0.2, 1.2, 2000)
     names = ("pretrained", "zero_points", "tuned", "templates")
@@ -524,17 +525,17 @@ def test_few_labels_leave_the_heads_to_count_the_same():
 
     np.testing.assert_allclose(weights(10), [1 / 3, 1 / 3, 1 / 3, 0], atol=0.15)
     many = weights(2000)
-    assert many[0] < 0.1  # the worst hardly counts
+    assert many[0] < 0.1  # the worst stage has little weight
     assert many[2:].sum() > 0.7
 
 
-def test_tuned_galaxies_are_as_luminous_as_the_labels_at_most(head, columns):
+def test_luminosities_are_limited_by_those_of_the_labels(head, columns):
     examples = examples_of(columns)
     at = examples.light.take(np.flatnonzero(np.isfinite(examples.light.total[:, head.order[0]]))[:1])
     bright, faint, missing = (
         replace(at, total=np.full_like(at.total, flux)) for flux in (10**3.76, 10**1.96, np.nan)
     )  # 22.0 and 26.5 mag
-    # 22.0 - 41.68 (z = 0.4) + 0.37 = -19.31: the limit is half a magnitude beyond
+    # 22.0 - 41.68 (z = 0.4) + 0.37 = -19.31; the limit is 0.5 mag brighter
     known = Examples.galaxies(bright, np.array([0.4]))
     limit = head.brightest(known)
     assert limit == pytest.approx(-19.81, abs=0.02)
@@ -544,14 +545,14 @@ def test_tuned_galaxies_are_as_luminous_as_the_labels_at_most(head, columns):
     assert allowed.sum() == pytest.approx(1)
     assert allowed[0, z > 0.6].sum() < 0.01
     assert np.ptp(allowed[0, z < 0.4]) < 0.1 * allowed.max()
-    # fainter ones may be anywhere, and where the band is missing nothing is known
+    # faint galaxies are not limited, nor are those without the reference band
     assert head.limited(even, faint, limit)[0, z > 2].sum() > 0.3
     np.testing.assert_allclose(head.limited(even, missing, limit), even)
     assert head.brightest(Examples.galaxies(missing, np.array([0.4]))) is None
 
 
-def test_weights_do_not_follow_chance():
-    """With few labels, stages that are no better than the head make the answer no worse on other objects."""
+def test_weights_are_robust_against_chance():
+    """With few labels, stages that are no better than the head do not degrade estimates of other objects."""
     rng = np.random.default_rng(5)
 
     def stages(number):
@@ -572,8 +573,8 @@ def test_weights_do_not_follow_chance():
     assert np.mean(worse) < 1.0 * pinball(there[0], others).mean()
 
 
-def test_a_hundred_labels_mend_widths_and_leave_medians():
-    """The answer's intervals hold what they say, though its errors are smaller than those of its members."""
+def test_a_hundred_labels_calibrate_widths_but_keep_medians():
+    """Intervals have the right coverage although errors are smaller than those of the members."""
     rng = np.random.default_rng(2)
 
     def quantiles(number, noise):
@@ -585,15 +586,15 @@ def test_a_hundred_labels_mend_widths_and_leave_medians():
             value = 1 + 0.1 * scale * rng.normal(size=100)
             fit = _for_recalibration(quantiles(100, noise), quantiles(100, 0.0), value)
             answer = quantiles(2000, 0.0)
-            mended = recalibrated(answer, fit)
-            np.testing.assert_allclose(mended[:, MEDIAN], answer[:, MEDIAN], atol=2e-3)
+            calibrated = recalibrated(answer, fit)
+            np.testing.assert_allclose(calibrated[:, MEDIAN], answer[:, MEDIAN], atol=2e-3)
             value = 1 + 0.1 * scale * rng.normal(size=2000)
-            held.append(((value > mended[:, LOW]) & (value < mended[:, HIGH])).mean())
+            held.append(((value > calibrated[:, LOW]) & (value < calibrated[:, HIGH])).mean())
         assert np.mean(held) == pytest.approx(0.68, abs=0.03)
 
 
-def test_many_labels_mend_widths_whatever_the_shape_of_the_errors():
-    """Errors of two sizes, whose PIT values follow no beta distribution."""
+def test_many_labels_calibrate_widths_for_any_error_distribution():
+    """For errors of two sizes, whose PIT values do not follow a beta distribution."""
     rng = np.random.default_rng(4)
     answer = np.tile(1 + 0.1 * norm.ppf(LEVELS), (4000, 1))
 
@@ -601,14 +602,14 @@ def test_many_labels_mend_widths_whatever_the_shape_of_the_errors():
         narrow = rng.uniform(size=4000) < 0.6
         return 1 + np.where(narrow, 0.03, 0.15) * rng.normal(size=4000)
 
-    mended = recalibrated(answer, _for_recalibration(answer, answer, values()))
+    calibrated = recalibrated(answer, _for_recalibration(answer, answer, values()))
     for low, high, share in ((LOW, HIGH, 0.68), (1, -2, 0.95)):
         value = values()
-        held = ((value > mended[:, low]) & (value < mended[:, high])).mean()
+        held = ((value > calibrated[:, low]) & (value < calibrated[:, high])).mean()
         assert held == pytest.approx(share, abs=0.03)
 
 
-def test_templates_are_fitted_where_adapted_learned_from_them(head):
+def test_templates_are_fitted_only_if_the_adapted_head_uses_them(head):
     recipes = tuple(FeatureRecipe(name=name, bands=BANDS) for name in ("scene", "all"))
     method = Adapted(
         heads=(head, head),
@@ -624,7 +625,7 @@ def test_templates_are_fitted_where_adapted_learned_from_them(head):
     assert template_filters(plain) is None
 
 
-def test_other_models_features_are_refused(files, columns, tmp_path):
+def test_features_of_other_models_are_refused(files, columns, tmp_path):
     directory, _ = files
     other = columns | {"model_hash": np.full(len(columns["z_spec"]), "another")}
     features = write_scene_features(tmp_path / "features", other)
@@ -632,7 +633,7 @@ def test_other_models_features_are_refused(files, columns, tmp_path):
         redshift_predict(directory / "head", features, tmp_path / "z.parquet")
     replace(Head.load(directory / "head"), also_for=("another",)).save(tmp_path / "tried")
     assert redshift_predict(tmp_path / "tried", features, tmp_path / "z.parquet").exists()
-    # beside a model a head serves that model, and says that it was taught on another
+    # in the directory of a model, a head serves that model and mentions the one on which it was trained
     shutil.copytree(BUILTIN_DIRECTORY / "ugriz", tmp_path / "model")
     shutil.copytree(directory / "head", tmp_path / "model" / "head", dirs_exist_ok=True)
     beside = Head.load(tmp_path / "model" / "head")
@@ -653,8 +654,8 @@ def test_other_models_features_are_refused(files, columns, tmp_path):
         )
 
 
-def test_grafted_objects_are_measured_as_their_donors_were():
-    """Where fits lose a tenth of the light and noise is known, so are grafted galaxies of other colours."""
+def test_grafted_objects_are_measured_like_their_donors():
+    """Fits that lose a tenth of the flux, with known noise, have the same effect on grafted galaxies."""
     rng = np.random.default_rng(1)
     survey = SURVEYS["clauds-hsc"]
     table = draw_galaxies(4000, 23.0, FILTERS, rng)
@@ -690,7 +691,7 @@ def test_grafted_objects_are_measured_as_their_donors_were():
     assert set(np.rint(found.light.wavelength[:, 1])) == {4809}
 
     assert np.corrcoef(np.log(found.light.flux[galaxy, 3].clip(1)), found.redshift[galaxy])[0, 1] < -0.1
-    # what is measured of other fluxes is nine tenths of these, and the noise is the donors' own
+    # measured fluxes are nine tenths of the grafted fluxes, with the noise of the donors
     flux = table["flux"] * np.exp(0.3 * rng.normal(size=measured.shape))
     moved = as_donor(light, table["flux"], flux).flux
     pull = (moved - 0.9 * flux) / error
@@ -702,13 +703,13 @@ def test_grafted_objects_are_measured_as_their_donors_were():
     np.testing.assert_allclose(moved[is_bright], 0.9 * flux[is_bright], rtol=0.04)
 
 
-def test_pointings_vary_and_detections_find_their_truth():
+def test_pointings_vary_and_detections_are_matched_with_truth():
     rng = np.random.default_rng(2)
-    one, two = (draw_pointing([SURVEYS["sdss-like"]], n, 200, rng, 0.58) for n in (0, 1))
-    assert one.laws != two.laws
-    assert one.survey.bands != two.survey.bands
-    assert 500 <= one.size <= 2000
-    assert one.limit < 24
+    first, second = (draw_pointing([SURVEYS["sdss-like"]], n, 200, rng, 0.58) for n in (0, 1))
+    assert first.laws != second.laws
+    assert first.survey.bands != second.survey.bands
+    assert 500 <= first.size <= 2000
+    assert first.limit < 24
     truth = {
         "ra": np.array([150.0, 150.0, 150.1]),
         "dec": np.array([2.0, 2.0 + 0.5 / 3600, 2.0]),
@@ -718,8 +719,8 @@ def test_pointings_vary_and_detections_find_their_truth():
     assert match_truth(seen, truth, truth["mag_i"]).tolist() == [1, 2, -1]
 
 
-def test_a_survey_without_i_is_judged_by_one_band_throughout():
-    """The limit of what is taught was of r, and the objects beyond it were chosen by z."""
+def test_surveys_without_i_use_one_reference_band():
+    """Previously, the training limit referred to r, but objects beyond it were chosen by z."""
     survey = SURVEYS["sdss-like"]
     without = replace(survey, bands=tuple(b for b in survey.bands if b.name != "i"))
     pointing = Pointing(survey=without, laws=PopulationLaws(), size=500)
@@ -727,7 +728,7 @@ def test_a_survey_without_i_is_judged_by_one_band_throughout():
     assert pointing.limit == pytest.approx(22.7 - 0.7)
 
 
-def test_survey_as_toml_is_read_back(tmp_path):
+def test_survey_toml_round_trip(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(SURVEYS["rubin-like"].to_toml())
     assert find_survey(path) == SURVEYS["rubin-like"]

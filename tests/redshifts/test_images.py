@@ -1,4 +1,4 @@
-"""Redshifts from images: augmentation, training, early stopping, and the rows and curves made with it."""
+"""Redshifts from images: augmentation, training, early stopping, table rows and label curves."""
 
 import json
 
@@ -25,7 +25,7 @@ from tests.helpers.redshift_inputs import metrics_of
 
 
 def make_images(number, seed=0):
-    """Make blobs whose ratio between two bands is the target; their place and total say nothing."""
+    """Make blobs whose flux ratio in two bands is the target; position and total flux are uninformative."""
     generator = np.random.default_rng(seed)
     value = generator.uniform(0, 2, number)
     offset = np.arange(8) - 3.5
@@ -71,18 +71,18 @@ def test_training_learns(loss):
 
 def test_training_is_repeatable():
     config = NetworkConfig(epochs=2, batch=32)
-    one, two = (train_network(SMALL, make_images(100), make_images(50, 1), config) for _ in range(2))
-    assert one.history == two.history
+    first, second = (train_network(SMALL, make_images(100), make_images(50, 1), config) for _ in range(2))
+    assert first.history == second.history
 
 
 def test_best_weights_are_kept():
-    """With labels of noise, more training makes validation worse; what is returned is the best epoch."""
+    """With random labels, longer training makes the validation loss worse; the best epoch is returned."""
     images, value = make_images(100)
     noise = np.random.default_rng(5).permutation(value)
     validation = make_images(80, 1)
     model = train_network(SMALL, (images, noise), validation, NetworkConfig(epochs=30, patience=6, batch=16))
-    losses = [one["validation"] for one in model.history]
-    with torch.no_grad():  # as each pass judges: without turning the images
+    losses = [epoch["validation"] for epoch in model.history]
+    with torch.no_grad():  # as in validation, without averaging over orientations
         outputs = model.network.eval()(torch.as_tensor(validation[0]))
     known = torch.as_tensor(model.scale.forward(validation[1]), dtype=torch.float32)
     assert network_loss(outputs, known, "squared").item() == pytest.approx(min(losses), rel=1e-5)
@@ -98,14 +98,14 @@ def test_estimates_do_not_depend_on_orientation_or_batch():
     np.testing.assert_allclose(model.predict(images, batch=3)[0], estimate, atol=1e-5)
 
 
-def test_augmentation_moves_pixels_and_makes_none():
+def test_augmentation_only_permutes_pixels():
     images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6).repeat(20, 1, 1, 1)
     found = augment(images, torch.Generator().manual_seed(0))
     assert found.shape == images.shape
     for before, after in zip(images, found, strict=True):
         for band in range(3):
             assert set(after[band].unique().tolist()) <= set(before[band].unique().tolist())
-    assert len({tuple(one.flatten().tolist()) for one in found[::2]}) > 10
+    assert len({tuple(image.flatten().tolist()) for image in found[::2]}) > 10
 
 
 def test_infinite_loss_stops_the_training():
@@ -139,7 +139,7 @@ def test_wide_resnet_row(inputs, tmp_path):
 
 
 def test_semi_supervised_row_starts_from_the_embedder(inputs, tmp_path):
-    """The embedder learns on, the model on disk stays as it is, and a model for other cutouts is refused."""
+    """The embedder is trained further, the saved model does not change, and other cutouts are refused."""
     from deepfits.files import fingerprint
     from deepfits.models.bundle import Model
     from deepfits.models.layers import ModelConfig
@@ -183,7 +183,7 @@ def test_label_curves(inputs, tmp_path):
     content = json.loads((out / "curves.json").read_text())
     used = [curve["num_labels"] for curve in content["curves"]]
     assert used[:2] == [40, 120]
-    # 5,000 labels are more than there are: the last table uses all, and 10,000 is left out
+    # there are fewer than 5,000 labels: the last table uses all of them, and 10,000 is skipped
     assert len(used) == 3
     assert not (out / "labels-10000").exists()
     rmse = [curve["rows"][1]["metrics"]["rmse"]["value"] for curve in content["curves"]]

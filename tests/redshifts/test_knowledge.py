@@ -1,4 +1,4 @@
-"""What features know: the learner against scikit-learn's, and features that hold a property or do not."""
+"""Predicting true properties from features: comparison with scikit-learn, informative features or not."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from deepfits.redshifts.features import Source
 from deepfits.redshifts.knowledge import Property, kernel_ridge, known, properties_of, table_rows
 
 
-def test_kernel_ridge_is_that_of_scikit_learn(monkeypatch):
+def test_kernel_ridge_agrees_with_scikit_learn(monkeypatch):
     from sklearn.kernel_ridge import KernelRidge
 
     rng = np.random.default_rng(0)
@@ -29,17 +29,17 @@ def test_settings_are_chosen_for_each_target():
     target = np.stack([np.sin(4 * features[:, 0]), rng.normal(size=300)], axis=1)
     found = kernel_ridge(features, target, asked)
     assert np.std(found[:, 0] - signal) < 0.05
-    assert np.std(found[:, 1]) < 0.5  # noise is not followed
+    assert np.std(found[:, 1]) < 0.5  # noise is not fitted
 
 
-def test_what_is_held_is_found_and_what_is_not_is_not():
+def test_only_properties_encoded_in_the_features_are_predicted():
     rng = np.random.default_rng(2)
     number = 600
     truth = {
         "kind": np.where(np.arange(number) % 5, "galaxy", "star"),
         "z_spec": rng.uniform(0, 1, number),
         "half_light_radius_arcsec": np.exp(rng.normal(size=number)),
-        **{one: rng.uniform(size=number) for one in ("bulge_fraction", "bulge_ratio", "disc_ratio", "ebv")},
+        **{name: rng.uniform(size=number) for name in ("bulge_fraction", "bulge_ratio", "disc_ratio", "ebv")},
         "angle": rng.uniform(0, np.pi, number),
     }
     size, is_star = np.log(truth["half_light_radius_arcsec"]), truth["kind"] == "star"
@@ -47,7 +47,7 @@ def test_what_is_held_is_found_and_what_is_not_is_not():
     columns = {"object_id": np.arange(number), "latent": latent.astype("f4")}
     source = Source(columns=columns, bands=("g", "r"))
     properties = properties_of(truth)
-    assert [one.name for one in properties][-1] == "star or galaxy"
+    assert [each.name for each in properties][-1] == "star or galaxy"
     assert np.isnan(properties[0].value[is_star]).all()
     rows = known(source, properties, np.arange(number) < 300, num_labels=(100, 3000))
     assert [(row["features"], row["num_labels"]) for row in rows] == [
@@ -61,13 +61,13 @@ def test_what_is_held_is_found_and_what_is_not_is_not():
         assert 0 < found[name][1] < 0.1
     heads, cells = table_rows(rows)
     assert heads[:3] == ["features", "labels", "half-light radius"]
-    assert [one[0] for one in cells[:2]] == ["latents", "fitted latents"]
+    assert [row[0] for row in cells[:2]] == ["latents", "fitted latents"]
     few = Property(name="rare", value=np.where(np.arange(number) < 10, 1.0, np.nan))
     assert known(source, [few], np.arange(number) < 300)[0]["found"] == {"rare": [None, None]}
 
 
-def test_orientation_is_of_the_galaxies_that_have_one():
-    one = {
+def test_orientation_and_axis_ratio_of_galaxies():
+    truth = {
         "kind": np.array(["galaxy"] * 3),
         "z_spec": np.zeros(3),
         "half_light_radius_arcsec": np.ones(3),
@@ -77,6 +77,6 @@ def test_orientation_is_of_the_galaxies_that_have_one():
         "ebv": np.zeros(3),
         "angle": np.array([0.3, 0.0, np.pi / 2]),
     }
-    by_name = {each.name: each.value for each in properties_of(one)}
+    by_name = {each.name: each.value for each in properties_of(truth)}
     assert by_name["orientation"] == pytest.approx([0, 0.5, -0.8])
     assert by_name["axis ratio"] == pytest.approx([1.0, 0.5, 0.2])

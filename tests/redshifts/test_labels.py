@@ -1,4 +1,4 @@
-"""Labels: formats, conditions, matching by position and identity, and the split."""
+"""Labels: file formats, conditions, matching by position and ID, and the split."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_every_format_gives_the_same_columns(table, tmp_path, ending):
     assert found["ra"].dtype.isnative
 
 
-def test_useless_labels_are_left_out_and_counted(table, tmp_path):
+def test_invalid_labels_are_excluded_and_counted(table, tmp_path):
     table.write(tmp_path / "labels.fits")
     labels = read_labels(tmp_path / "labels.fits", select=["z_spec_flag >= 3", "kind == galaxy"])
     assert labels.value.tolist() == [0.1, 1.2]
@@ -71,13 +71,13 @@ def test_useless_labels_are_left_out_and_counted(table, tmp_path):
         ("z_spec", ["flagg >= 3"], "no column 'flagg'"),
     ],
 )
-def test_wrong_labels_are_named(table, tmp_path, column, select, word):
+def test_errors_for_wrong_labels(table, tmp_path, column, select, word):
     table.write(tmp_path / "labels.ecsv")
     with pytest.raises(InputError, match=word):
         read_labels(tmp_path / "labels.ecsv", column=column, select=select)
 
 
-def test_unreadable_files_are_named(tmp_path):
+def test_errors_for_unreadable_files(tmp_path):
     with pytest.raises(InputError, match="no such table"):
         read_table(tmp_path / "absent.csv")
     for name in ("broken.parquet", "broken.fits", "broken.ecsv"):
@@ -116,7 +116,7 @@ def test_match_by_position_finds_shuffled_objects():
     assert len(found.rows) == 300
 
 
-def test_match_is_one_to_one_and_takes_the_nearest():
+def test_match_is_one_to_one_with_the_nearest_label():
     features = {"object_id": np.arange(2), "ra": np.array([10.0, 10.0]), "dec": np.array([0.0, 0.5 / 3600])}
     labels = as_labels({"ra": np.array([10.0]), "dec": np.array([0.4 / 3600])})
     found = match_labels(features, labels, radius_arcsec=1.0)
@@ -124,7 +124,7 @@ def test_match_is_one_to_one_and_takes_the_nearest():
     assert found.separation_arcsec[0] == pytest.approx(0.1, abs=1e-3)
 
 
-def test_radius_is_respected():
+def test_match_respects_the_radius():
     sky = make_sky(50, 2)
     near, far = (as_labels(make_sky(50, 2, shift)) for shift in (0.9, 1.1))
     assert len(match_labels(sky, near, match="position").rows) == 50
@@ -141,7 +141,7 @@ def test_match_by_id_joins_text_and_numbers():
     assert found.rows.tolist() == [0, 2]
 
 
-def test_another_numbering_is_noticed():
+def test_inconsistent_ids_are_detected():
     sky, other = make_sky(50, 2), make_sky(50, 3)
     with pytest.raises(InputError, match="another numbering"):
         match_labels(sky, as_labels(other), match="id")
@@ -199,7 +199,7 @@ def test_split_does_not_depend_on_order(objects):
     np.testing.assert_array_equal(np.sort(order[shuffled.fitted]), split.fitted)
 
 
-def test_blocks_never_share_a_square(objects):
+def test_blocks_are_never_split(objects):
     generator = np.random.default_rng(5)
     ra, dec = 150 + generator.uniform(0, 1, 5000), generator.uniform(0, 1, 5000)
     split = split_objects(*objects, ra=ra, dec=dec, block_arcmin=6.0)
@@ -222,20 +222,20 @@ def test_too_few_labels_are_an_error(objects):
 
 
 @pytest.mark.parametrize("name", ["object_id", "part", "ra"])
-def test_a_target_that_results_would_mistake_is_refused(tmp_path, name):
-    """The split of a target called ``part`` held the target in the place of the parts."""
+def test_reserved_target_names_are_refused(tmp_path, name):
+    """Previously, the split of a target called ``part`` contained the target instead of the parts."""
     with pytest.raises(InputError, match=f"the name '{name}' is reserved in results"):
         read_labels(tmp_path / "l.fits", column=name)
 
 
-def test_estimates_of_others_have_codes_text_and_poor_values(caplog):
+def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
     z = np.linspace(0.1, 2, 30)
     codes = np.where(np.arange(30) < 4, -99.0, z)
     found = read_estimates({"zb": codes}, "zb", "mine.csv")
     np.testing.assert_array_equal(found, np.where(codes < 0, np.nan, z))
     assert "mine.csv: 4 of 30 rows have no zb: -99 (4 times) is a placeholder there" in caplog.text
     caplog.clear()
-    poor = np.append(z, [-0.05, 7.3])  # wrong, but given
+    poor = np.append(z, [-0.05, 7.3])  # wrong, but not placeholders
     np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)
     np.testing.assert_array_equal(read_estimates({"zb": z.astype(str)}, "zb", "mine.csv"), z)
     assert not caplog.text
@@ -244,7 +244,7 @@ def test_estimates_of_others_have_codes_text_and_poor_values(caplog):
 
 
 def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
-    """They were read as labels: poor ones were left out, and options named that are of labels."""
+    """Previously, they were read as labels: poor ones were excluded, and errors named options of labels."""
     z = np.linspace(0.1, 2, 40)
     z[:5], z[5] = 0.0, 23.0
     path = write_table(
@@ -258,8 +258,8 @@ def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
     assert "select" not in caplog.text
 
 
-def test_magnitudes_to_sort_by_have_no_codes(tmp_path):
-    """A magnitude of −99 was one, with bins from there on."""
+def test_placeholders_are_not_magnitudes(tmp_path):
+    """Previously, −99 counted as a magnitude, and bins began there."""
     number = 200
     magnitude = np.random.default_rng(3).uniform(18, 24, number)
     coded = magnitude.copy()
@@ -271,7 +271,7 @@ def test_magnitudes_to_sort_by_have_no_codes(tmp_path):
     assert dataset.magnitude_name == "mag_i"
     np.testing.assert_array_equal(dataset.magnitude[60:], coded[60:])
     assert np.isnan(dataset.magnitude[:60]).all()
-    table["mag_i"] = -99.0  # none of them: those of the features
+    table["mag_i"] = -99.0  # no valid magnitudes: use those of the features
     table.write(tmp_path / "l.fits", overwrite=True)
     dataset = make_dataset(features, read_labels(tmp_path / "l.fits"))
     np.testing.assert_array_equal(dataset.magnitude, magnitude)

@@ -1,4 +1,4 @@
-"""Metrics: by hand, against other implementations, and their errors against theory."""
+"""Metrics: explicit values, other implementations, and errors compared with theory."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from deepfits.redshifts.metrics import (
 )
 
 
-def test_by_hand():
+def test_metrics_of_five_objects():
     # Δz: 0, 0, 0, 0.1, -0.5 -> median 0, |Δz| median 0, mean -0.08
     z_spec = np.array([1.0, 1.0, 1.0, 1.0, 3.0])
     z_phot = np.array([1.0, 1.0, 1.0, 1.2, 1.0])
@@ -27,7 +27,7 @@ def test_by_hand():
     assert found["r2"] == pytest.approx(1 - (0.04 + 4.0) / 3.2)
 
 
-def test_second_implementations(redshifts):
+def test_metrics_agree_with_other_implementations(redshifts):
     from scipy.stats import iqr, median_abs_deviation
     from sklearn.metrics import mean_squared_error, r2_score
 
@@ -44,7 +44,7 @@ def test_second_implementations(redshifts):
     assert found["eta_rail"] == np.count_nonzero(np.abs(dz) > max(0.06, 3 * found["sigma_iqr"])) / len(dz)
 
 
-def test_gaussian_errors_have_their_width_as_sigma_mad():
+def test_sigma_mad_of_gaussian_errors_is_their_width():
     generator = np.random.default_rng(0)
     z_spec = generator.uniform(0, 2, size=40000)
     z_phot = z_spec + 0.03 * (1 + z_spec) * generator.normal(size=40000)
@@ -59,7 +59,7 @@ def test_bootstrap_errors_agree_with_theory(redshifts):
     z_phot, z_spec = redshifts
     errors = bootstrap_errors(z_phot, z_spec, num_resamples=600)
     outliers = point_metrics(z_phot, z_spec)["eta_15"]
-    # 600 resamples give a standard deviation to 1/√1200 = 3%
+    # the standard deviation of 600 resamples has an error of 1/√1200 = 3%
     assert errors["eta_15"] == pytest.approx((outliers * (1 - outliers) / 2000) ** 0.5, rel=0.12)
     dz = (z_phot - z_spec) / (1 + z_spec)
     assert errors["bias"] == pytest.approx(dz.std() / 2000**0.5, rel=0.12)
@@ -82,7 +82,7 @@ def test_constant_redshifts_have_no_r2():
     assert found["bias"]["value"] == pytest.approx(0)
 
 
-def test_bins_hold_each_object_once(redshifts):
+def test_every_object_is_in_one_bin(redshifts):
     z_phot, z_spec = redshifts
     entries = binned(z_phot, z_spec, z_spec, np.array([0.0, 0.5, 1.0, 100.0]))
     assert sum(entry["num"] for entry in entries) == 2000
@@ -90,7 +90,7 @@ def test_bins_hold_each_object_once(redshifts):
     assert entries[1]["metrics"] == measured(z_phot[inside], z_spec[inside])
 
 
-def test_sparse_bins_have_a_count_alone():
+def test_sparse_bins_have_only_a_count():
     z = np.array([0.1, 0.2, 1.1])
     entries = binned(z, z, z, np.array([0.0, 1.0, 2.0]))
     assert [entry["num"] for entry in entries] == [2, 1]
@@ -105,6 +105,6 @@ def test_sparse_bins_have_a_count_alone():
         ([1.0, 1.0], [1.0, 1.0, 1.0], "estimates for"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(z_phot, z_spec, word):
+def test_invalid_redshifts_are_refused(z_phot, z_spec, word):
     with pytest.raises(InputError, match=word):
         point_metrics(np.array(z_phot), np.array(z_spec))

@@ -1,4 +1,4 @@
-"""Small networks on features, stacking, and networks on images as predictors: learn, store, use."""
+"""Small networks on features, stacking, and networks on images: training, storage and prediction."""
 
 import json
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
     test, value = make_problem(500, 1)
     estimates = model.predict(None, test)
     assert np.std(estimates.point - value) < 0.5 * value.std()
-    # 500 objects know a fraction of 0.68 to 0.02, and 800 calibrate it
+    # the standard error of a fraction of 0.68 is 0.02 for 500 objects; 800 objects calibrate it
     assert pdf_metrics(estimates.quantiles, value)["coverage_68"]["value"] == pytest.approx(0.68, abs=0.08)
     storage.save(model, tmp_path)
     back = storage.load(MLPEnsemble, tmp_path).predict(None, test)
@@ -54,17 +54,17 @@ def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
         storage.load(MLPEnsemble, tmp_path)
 
 
-def test_left_out_estimates_did_not_learn_from_the_object():
-    """With labels of noise, an estimate that knew its object's label would correlate with it."""
+def test_out_of_fold_estimates_are_independent_of_the_object():
+    """With random labels, estimates trained on their own object's label would correlate with it."""
     features, value = make_problem(300)
     noise = np.random.default_rng(5).permutation(value)
     _, point, _ = train_ensemble(features, noise, MLPConfig(**FAST))
-    # 300 independent pairs have a correlation of 0.06
+    # the correlation of 300 independent pairs scatters by 0.06
     assert abs(np.corrcoef(point, noise)[0, 1]) < 0.2
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
-def test_target_scale_goes_there_and_back(loss):
+def test_target_scale_is_invertible(loss):
     value = np.random.default_rng(0).gamma(2, 0.4, 100)
     scale = TargetScale.learn(value, loss)
     assert scale.is_log == (loss == "absolute")
@@ -72,7 +72,7 @@ def test_target_scale_goes_there_and_back(loss):
     assert not TargetScale.learn(value - 3, loss).is_log
 
 
-def test_pinball_loss_is_least_at_the_quantiles():
+def test_pinball_loss_is_minimal_at_the_quantiles():
     import torch
 
     from deepfits.redshifts.pdf import LEVELS
@@ -88,7 +88,7 @@ def test_pinball_loss_is_least_at_the_quantiles():
     assert loss(right) < min(loss(right + 0.1), loss(right - 0.1), loss(1.2 * right))
 
 
-def test_stacking_prefers_the_better_and_beats_both():
+def test_stacking_prefers_the_better_estimate_and_beats_both():
     generator = np.random.default_rng(0)
     value = generator.uniform(0.1, 2, 1000)
     points = np.stack([value + scale * generator.normal(size=1000) for scale in (0.1, 0.1, 1.0)])
@@ -144,13 +144,13 @@ def test_a_stack_takes_its_members_from_the_table(inputs, embedder, tmp_path, mo
     stack = out / "methods" / "stack-templates-absolute"
     found = read_table(redshift_predict(stack, features, tmp_path / "z.parquet", store=store))
     table = read_table(stack / "predictions.parquet")
-    place = {one: row for row, one in enumerate(found["object_id"].tolist())}
-    some = [place[one] for one in table["object_id"].tolist()]
-    np.testing.assert_allclose(found["z_phot"][some], table["z_phot"], rtol=1e-5)
+    row_of = {object_id: row for row, object_id in enumerate(found["object_id"].tolist())}
+    rows = [row_of[object_id] for object_id in table["object_id"].tolist()]
+    np.testing.assert_allclose(found["z_phot"][rows], table["z_phot"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["wide_resnet", "semi_supervised", "scratch"])
-def test_networks_on_images_are_trained_and_used_one_by_one(inputs, embedder, tmp_path, method):
+def test_networks_on_images_are_trained_and_used_individually(inputs, embedder, tmp_path, method):
     (features, labels, store), model = inputs, embedder
     out = redshift_train(
         features,
@@ -176,7 +176,7 @@ def test_networks_on_images_are_trained_and_used_one_by_one(inputs, embedder, tm
         redshift_predict(out, features, tmp_path / "none.parquet")
 
 
-def test_what_a_network_on_images_needs_is_named(inputs, tmp_path):
+def test_missing_inputs_of_networks_on_images_are_refused(inputs, tmp_path):
     features, labels, store = inputs
     with pytest.raises(InputError, match="give `model`"):
         redshift_train(features, labels, tmp_path / "one", method="semi_supervised", store=store)

@@ -1,4 +1,4 @@
-"""Ordinary magnitudes from cutouts: exact sums, colours through different seeing, missing pixels."""
+"""Aperture photometry of cutouts: exact fluxes, colours with different seeing, missing pixels."""
 
 import math
 from dataclasses import replace
@@ -50,15 +50,15 @@ def test_pixels_without_data_have_no_influence():
         assert np.isfinite(one).all()
 
 
-def test_flux_errors_are_those_of_the_noise():
+def test_flux_errors_agree_with_the_noise():
     generator = np.random.default_rng(1)
     image = generator.normal(scale=2.0, size=(4000, 1, SIZE, SIZE))
     flux, flux_err = aperture_photometry(image, np.full_like(image, 0.25), PSF, pixel_scale_arcsec=0.17)
-    # a standard deviation of 4000 draws is known to 1.1%
+    # the standard deviation of 4000 draws has an error of 1.1%
     np.testing.assert_allclose((flux / flux_err).std(axis=0), 1.0, atol=0.05)
 
 
-def test_matched_gaussians_give_the_colour_in_spite_of_seeing():
+def test_matched_gaussians_give_colours_independent_of_seeing():
     sigma_psf, sigma_galaxy, ratio = np.array([2.6, 1.8]), 2.0, 0.4
     image = np.stack(
         [
@@ -66,17 +66,17 @@ def test_matched_gaussians_give_the_colour_in_spite_of_seeing():
             for sigma, flux in zip(sigma_psf, (1000 * ratio, 1000), strict=True)
         ]
     )[None]
-    psf = np.stack([np.ones(2), np.sqrt(sigma_psf**2 - 1 / 12)], axis=1)[:, None]  # the pixel comes on top
+    psf = np.stack([np.ones(2), np.sqrt(sigma_psf**2 - 1 / 12)], axis=1)[:, None]  # without the pixel
     flux, _ = aperture_photometry(
         image, np.ones_like(image), psf, pixel_scale_arcsec=1.0, radii_arcsec=(4.0,)
     )
     circular, matched = flux[0, :, 0] / flux[0, :, 1]
-    # exact but for what the 32 pixels cut off
+    # exact except for flux outside the 32 pixels
     assert matched == pytest.approx(ratio, rel=1e-3)
     assert abs(circular / ratio - 1) > 0.05
 
 
-def test_matched_gaussians_give_point_sources_their_flux():
+def test_matched_gaussians_give_the_flux_of_point_sources():
     image = gaussian(2.2, 300.0)[None, None]
     psf = np.array([[[1.0, 0.2 * math.sqrt(2.2**2 - 1 / 12)]]])
     flux, _ = aperture_photometry(image, np.ones_like(image), psf, pixel_scale_arcsec=0.2)
@@ -84,7 +84,7 @@ def test_matched_gaussians_give_point_sources_their_flux():
 
 
 @pytest.mark.parametrize("half_light", [0.0, 0.2, 0.5, 1.0])
-def test_matched_gaussians_make_up_for_the_wings_of_each_objects_psf(half_light):
+def test_matched_gaussians_correct_for_the_wings_of_each_psf(half_light):
     import galsim
 
     scale, seeing = 0.2, [[(1.1, 2.5), (0.7, 4.5)], [(0.8, 3.0), (1.0, 3.5)]]
@@ -102,22 +102,22 @@ def test_matched_gaussians_make_up_for_the_wings_of_each_objects_psf(half_light)
     )
     psf = np.array([[moffat_psf(*band) for band in bands] for bands in seeing])
     flux, _ = aperture_photometry(image, np.ones_like(image), psf, pixel_scale_arcsec=scale)
-    # by the widths of the PSFs alone, those of the first are 13 to 23% wrong
+    # if only the widths of the PSFs were used, fluxes of the first would be wrong by 13 to 23%
     np.testing.assert_allclose(flux[:, -1, 0] / flux[:, -1, 1], 1, atol=0.004)
     if not half_light:
         np.testing.assert_allclose(flux[:, -1], 1, atol=0.004)
 
 
-def test_an_unknown_psf_counts_as_the_widest_that_is_known():
+def test_an_unknown_psf_is_replaced_by_the_widest_known_one():
     known = np.array([moffat_psf(0.7), moffat_psf(1.1), moffat_psf(1.1)])
     unknown = np.array([moffat_psf(0.7), moffat_psf(1.1), moffat_psf(np.nan)])
-    for one, other in zip(matched_gaussians(known, 0.2), matched_gaussians(unknown, 0.2), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for found, expected in zip(matched_gaussians(unknown, 0.2), matched_gaussians(known, 0.2), strict=True):
+        np.testing.assert_array_equal(found, expected)
     nothing = np.full_like(known, np.nan)
     assert np.isfinite(matched_gaussians(nothing, 0.2)).all()
 
 
-def test_names_belong_to_columns():
+def test_feature_names_match_columns():
     generator = np.random.default_rng(2)
     flux = generator.uniform(10, 100, size=(5, 3, 4))
     bands, apertures = list("ugri"), aperture_names()
@@ -150,7 +150,7 @@ def source_of(columns):
     return Source(columns=columns, bands=("g", "r"))
 
 
-def test_model_features_are_magnitudes_of_drawing_and_data():
+def test_model_features_are_magnitudes_of_joined_fluxes():
     source = source_of(make_columns())
     softening = BLOCKS["model"].softening(source)
     np.testing.assert_array_equal(softening, np.full((3, 2), 3.0))
@@ -162,7 +162,7 @@ def test_model_features_are_magnitudes_of_drawing_and_data():
 
 
 @pytest.mark.parametrize("gone", ["flux_gauss_g", "flux_gauss_", "flux_"])
-def test_features_without_fluxes_by_drawing_and_data_are_refused(gone):
+def test_features_without_joined_fluxes_are_refused(gone):
     recipe = FeatureRecipe.learn("model", source_of(make_columns()))
     columns = {name: values for name, values in make_columns().items() if not name.startswith(gone)}
     assert "latents" in source_of(columns).available()
@@ -170,7 +170,7 @@ def test_features_without_fluxes_by_drawing_and_data_are_refused(gone):
         recipe.make(source_of(columns))
 
 
-def test_model_features_of_some_are_those_of_all():
+def test_model_features_do_not_depend_on_other_objects():
     columns = make_columns(with_errors=False)
     softening = BLOCKS["model"].softening(source_of(columns))
     matrix = model_features(source_of(columns), softening)
@@ -178,7 +178,7 @@ def test_model_features_of_some_are_those_of_all():
     np.testing.assert_array_equal(some.values, matrix.values[3:7])
 
 
-def test_sizes_are_logarithms_of_radii_beside_concentrations():
+def test_size_features_are_log_radii_and_concentrations():
     columns = {
         "half_light_arcsec_g": np.array([0.5, np.nan, 1.0]),
         "half_light_arcsec_r": np.array([0.5, 0.0, np.e]),
@@ -193,7 +193,7 @@ def test_sizes_are_logarithms_of_radii_beside_concentrations():
         size_features(columns, ("g", "i"))
 
 
-def test_every_feature_of_the_fit_is_there_once():
+def test_every_model_feature_occurs_once():
     columns = {}
     for band in "gr":
         for name in ("flux_model", *MODEL_FLUXES.values(), "half_light_arcsec", "concentration"):
@@ -208,7 +208,7 @@ def test_every_feature_of_the_fit_is_there_once():
 
 
 def observe_gaussian(sigma_galaxy, psf, size, pixel):
-    """Return a Gaussian galaxy of 1000 nJy through a sum of Gaussians and the pixels: ``(H, W)``."""
+    """Return a Gaussian galaxy of 1000 nJy convolved with a multi-Gaussian PSF and the pixels: ``(H, W)``."""
     edges = (np.arange(size + 1) - size / 2) * pixel
     image = np.zeros((size, size))
     for weight, sigma in np.asarray(psf, dtype=float):
@@ -221,26 +221,26 @@ def observe_gaussian(sigma_galaxy, psf, size, pixel):
 
 @pytest.mark.parametrize(("size", "pixel", "fwhm", "beta"), [(32, 0.17, 0.7, 3.0), (14, 0.396, 1.4, 4.5)])
 @pytest.mark.parametrize("sigma_galaxy", [0.01, 0.5])
-def test_fluxes_at_the_common_psf_are_those_of_an_image_that_has_it(size, pixel, fwhm, beta, sigma_galaxy):
+def test_fluxes_at_the_common_psf_agree_with_an_image_with_this_psf(size, pixel, fwhm, beta, sigma_galaxy):
     psf = moffat_psf(fwhm, beta)
     image = observe_gaussian(sigma_galaxy, psf, size, pixel)[None, None]
     flux, _ = matched_photometry(image, np.ones_like(image), psf[None, None], pixel_scale_arcsec=pixel)
     squared = (COMMON_FWHM_ARCSEC / 2.3548) ** 2 + sigma_galaxy**2
     expected = [1000 * (1 - math.exp(-(radius**2) / 2 / squared)) for radius in RADII_ARCSEC]
-    np.testing.assert_allclose(flux[0, :, 0], expected, rtol=0.015)  # a cutout ends at 2.7 arcsec
+    np.testing.assert_allclose(flux[0, :, 0], expected, rtol=0.015)  # cutouts end at 2.7 arcsec
 
 
-def test_errors_at_the_common_psf_are_those_of_the_noise_and_a_wider_psf_gives_none():
+def test_errors_at_the_common_psf_and_nan_for_a_wider_psf():
     image = np.random.default_rng(2).normal(scale=2.0, size=(1500, 2, 20, 20))
     psf = np.stack([moffat_psf(0.9), moffat_psf(1.9)])
     psf = np.broadcast_to(psf, (1500, *psf.shape))
     flux, error = matched_photometry(image, np.full_like(image, 0.25), psf, pixel_scale_arcsec=0.26)
-    np.testing.assert_allclose((flux / error).std(axis=0)[:, 0], 1.0, atol=0.08)  # known to 1.8%
+    np.testing.assert_allclose((flux / error).std(axis=0)[:, 0], 1.0, atol=0.08)  # standard error 1.8%
     assert np.isnan(flux[:, :, 1]).all()
 
 
 def mixed_latents(number=400, length=12):
-    """Make latents in which one direction tells the value, and their units."""
+    """Return latents of which one direction is informative, the value, and the similarity matrix."""
     generator = np.random.default_rng(5)
     turn = np.linalg.qr(generator.normal(size=(length, length)))[0]
     noise = np.concatenate([[0.05], np.full(length - 1, 1.0)])
@@ -251,26 +251,26 @@ def mixed_latents(number=400, length=12):
     return (latent @ turn.T).astype("f4"), value, Similarity.of(nuisance).matrix
 
 
-def test_latents_are_in_units_of_what_tells_nothing():
+def test_latents_are_scaled_by_the_similarity_matrix():
     latent, value, matrix = mixed_latents()
     columns = {**make_columns(400), "latent": latent, "latent_std": np.full_like(latent, 0.5)}
     known = replace(source_of(columns), similarity=matrix)
     recipe = FeatureRecipe.learn("extended", known)
-    made = recipe.make(source_of(columns))  # of objects beside which no matrix lies
+    made = recipe.make(source_of(columns))  # for objects without a similarity matrix
     np.testing.assert_allclose(made.values[:, :12], latent @ matrix, rtol=1e-5)
     errors = np.tile(0.5 * np.sqrt((matrix**2).sum(axis=0)), (400, 1))
     np.testing.assert_allclose(made.errors[:, :12], errors, rtol=1e-5)
     assert made.is_latent.tolist() == [True] * 12 + [False] * (len(made.names) - 12)
     assert FeatureRecipe.learn("model", known).similarity is None
     np.testing.assert_array_equal(FeatureRecipe.learn("oriented", known).make(known).values, latent)
-    off = {}
+    errors = {}
     for name, source in (("plain", source_of(columns)), ("in units", known)):
         matrix_of = FeatureRecipe.learn("latents", source).make(source)
         train, test = np.arange(200), np.arange(200, 400)
-        asked = train_neighbours(
+        neighbours = train_neighbours(
             *(matrix_of.values[train], value[train], matrix_of.values[train], value[train]),
             together=matrix_of.is_latent,
         )
-        off[name] = np.std(asked.point(matrix_of.values[test]) - value[test])
-    # by plain distance eleven directions of noise stand against one that tells
-    assert off["in units"] < 0.3 < 0.5 < off["plain"]
+        errors[name] = np.std(neighbours.point(matrix_of.values[test]) - value[test])
+    # in the plain distance, eleven directions of noise dominate over the informative one
+    assert errors["in units"] < 0.3 < 0.5 < errors["plain"]

@@ -1,4 +1,4 @@
-"""The tables that people read: what stands in them is what was measured."""
+"""Result tables in Markdown and LaTeX agree with the measured metrics."""
 
 import re
 
@@ -30,7 +30,7 @@ def row():
     return made, z_phot, z_spec
 
 
-def test_rows_count_what_has_no_estimate(row):
+def test_rows_count_missing_estimates(row):
     made, z_phot, z_spec = row
     assert (made["num_test"], made["num_missing"]) == (359, 1)
     expected = point_metrics(z_phot[:-1], z_spec[:-1])
@@ -39,7 +39,7 @@ def test_rows_count_what_has_no_estimate(row):
     assert sum(entry["num"] for entry in made["by_redshift"]) == 359
 
 
-def test_markdown_has_every_figure(row):
+def test_markdown_contains_all_metrics(row):
     made, _, _ = row
     text = markdown_table({"rows": [made]})
     cells = [cell.strip() for cell in text.splitlines()[4].strip("|").split("|")]
@@ -54,7 +54,7 @@ def test_markdown_has_every_figure(row):
     assert outside > 0.9
 
 
-def test_the_table_holds_where_all_objects_lie_outside_the_domain():
+def test_table_with_all_objects_outside_the_domain():
     z_spec = np.linspace(0.1, 1, 60)
     predictions = {"z_phot": 1.5 * z_spec + 0.3, "is_outside_domain": np.ones(60, dtype=bool)}
     key = RowKey(method="network", features="model", loss="absolute")
@@ -64,14 +64,14 @@ def test_the_table_holds_where_all_objects_lie_outside_the_domain():
     assert float(cells[6].split("±")[0]) == pytest.approx(1.0)
 
 
-def test_latex_has_the_same_figures(row):
+def test_latex_contains_the_same_metrics(row):
     made, _, _ = row
     text = latex_table({"rows": [made]})
     assert f"${made['metrics']['sigma_mad']['value']:.3f} \\pm" in text
     assert text.count("&") == 2 * 8
 
 
-def test_latex_shows_names_and_obeys_none(row):
+def test_latex_escapes_names(row):
     made, _, _ = row
     text = latex_table({"rows": [{**made, "method": r"\input{/etc/passwd}", "features": "a & b%_$"}]})
     assert r"\textbackslash{}input\{/etc/passwd\} & a \& b\%\_\$" in text

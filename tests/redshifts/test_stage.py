@@ -1,4 +1,4 @@
-"""The stage `redshift`: from files to the table, again, and with everything that users get wrong."""
+"""The stage `redshift`: from files to the table, repeated runs, and wrong input."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def done(inputs, tmp_path_factory):
     return out
 
 
-def test_rows_are_there_and_beat_the_constant(done):
+def test_all_rows_beat_the_constant(done):
     rows, content = metrics_of(done)
     names = ["latents", "model", "extended", "magnitudes", "combined", "matched"]
     assert list(rows) == ["constant", *(f"boosting-{name}-squared" for name in names)]
@@ -44,16 +44,16 @@ def test_rows_are_there_and_beat_the_constant(done):
     for key, row in rows.items():
         if key != "constant":
             assert row["metrics"]["r2"]["value"] > 0.7
-            # 80 test objects know σ_MAD to about 15%
+            # σ_MAD of 80 test objects has an error of about 15%
             assert row["metrics"]["sigma_mad"]["value"] < 0.7 * floor["sigma_mad"]["value"]
             assert row["metrics"]["r2"]["error"] > 0
-    # the median of training objects is no better than the test objects' own mean
+    # the median of the training objects is no better than the mean of the test objects
     assert -0.3 < floor["r2"]["value"] <= 0
     assert content["magnitude"] == "mag_i"
     assert set(content["definitions"]) >= set(floor)
 
 
-def test_every_row_is_of_the_same_held_out_objects(done, sky):
+def test_all_rows_use_the_same_held_out_objects(done, sky):
     predictions = read_table(done / "predictions.parquet")
     expected = sky["object_id"][is_held_out(sky["object_id"])]
     np.testing.assert_array_equal(np.sort(predictions["object_id"]), expected)
@@ -63,7 +63,8 @@ def test_every_row_is_of_the_same_held_out_objects(done, sky):
     error = predictions["z_phot_boosting_latents_squared"] - predictions["z_spec"]
     assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(error**2)))
     truth = dict(zip(sky["object_id"].tolist(), sky["z_spec"], strict=True))
-    assert [truth[one] for one in predictions["object_id"].tolist()] == predictions["z_spec"].tolist()
+    true_redshifts = [truth[object_id] for object_id in predictions["object_id"].tolist()]
+    assert true_redshifts == predictions["z_spec"].tolist()
 
 
 def test_split_is_stored(done, sky):
@@ -82,7 +83,7 @@ def test_table_prints_its_definitions(done):
     assert "±" in text
 
 
-def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
+def test_a_repeated_run_does_not_train_again(done, inputs, monkeypatch):
     features, labels, store = inputs
     before = (done / "metrics.json").read_text()
     monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
@@ -91,8 +92,8 @@ def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
     assert rows == {row["key"]: row for row in json.loads(before)["rows"]}
 
 
-def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
-    """A run that stops at the second method keeps the first, and ends like an uninterrupted one."""
+def test_an_interrupted_run_resumes(done, inputs, tmp_path, monkeypatch):
+    """A run that stops at the second method keeps the first, and resumes like an uninterrupted one."""
     import deepfits.stages.redshifts.compare as stage
 
     features, labels, store = inputs
@@ -111,9 +112,9 @@ def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "metrics.json").exists()
     deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
     assert len(trained) == 2 + 6
-    one, other = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
-    for key in one:
-        assert one[key]["metrics"] == other[key]["metrics"]
+    expected, resumed = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
+    for key in expected:
+        assert expected[key]["metrics"] == resumed[key]["metrics"]
 
 
 def test_other_settings_are_refused(done, inputs):
@@ -123,7 +124,7 @@ def test_other_settings_are_refused(done, inputs):
 
 
 def test_rows_of_other_inputs_are_refused(done, inputs, sky, tmp_path):
-    """By contents: the same file elsewhere is the same input, another one at the same path is not."""
+    """Inputs are compared by content, not by path."""
     features, labels, store = inputs
     copy = tmp_path / "copy.parquet"
     copy.write_bytes(labels.read_bytes())
@@ -168,7 +169,7 @@ def test_a_model_of_other_labels_is_refused(inputs, sky, tmp_path):
         ({"methods": ["templates"], "filters": ["nosuch-g"] * 3}, "filter 'nosuch-g' is neither"),
     ],
 )
-def test_a_row_that_cannot_be_made_is_named_before_any_work(inputs, tmp_path, monkeypatch, keywords, word):
+def test_impossible_rows_are_refused_before_any_work(inputs, tmp_path, monkeypatch, keywords, word):
     features, labels, store = inputs
     for work in ("train_predictor", "with_measurements"):
         monkeypatch.setattr(f"deepfits.stages.redshifts.compare.{work}", None)
@@ -185,7 +186,7 @@ def test_feature_sets_may_be_written_plainly(given):
     assert parse_names(given) == ["latents", "model"]
 
 
-def test_features_that_are_not_finished_are_refused_unless_partial(sky, inputs, tmp_path):
+def test_unfinished_features_are_refused_unless_partial(sky, inputs, tmp_path):
     features = write_features(tmp_path / "features", sky)
     states = [{"shard": "shard-00000", "state": "done"}, {"shard": "shard-00001", "state": "failed"}]
     (features / "_manifest.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
@@ -197,7 +198,7 @@ def test_features_that_are_not_finished_are_refused_unless_partial(sky, inputs, 
     assert metrics_of(out)[0]["boosting-latents-squared"]["metrics"]["r2"]["value"] > 0.7
 
 
-def test_useless_objects_are_left_out_of_every_row(sky, inputs, tmp_path):
+def test_objects_without_latents_are_excluded_from_every_row(sky, inputs, tmp_path):
     spoiled = {**sky, "latent": sky["latent"].copy()}
     spoiled["latent"][::10] = np.nan
     features = write_features(tmp_path / "features", spoiled)
@@ -217,49 +218,49 @@ def test_fewer_labels_are_no_better(inputs, done, tmp_path):
         assert few[key]["metrics"]["rmse"]["value"] > many[key]["metrics"]["rmse"]["value"]
 
 
-def test_labels_of_bright_objects_alone(inputs, sky, tmp_path):
-    """Learn from the bright ones and test on all: the faint ones are nearer the edge of the domain."""
+def test_training_on_bright_objects_only(inputs, sky, tmp_path):
+    """With training on bright objects only, faint ones are farther from the training domain."""
     features, labels, _ = inputs
     out = deepfits.redshift(
         features, labels, tmp_path / "out", feature_sets=("model",), train_select=["mag_i < 21.5"], **FAST
     )
     split = read_table(out / "split.parquet")
-    learned = np.isin(split["part"], ["train", "validation"])
-    assert split["magnitude"][learned].max() < 21.5
+    is_training = np.isin(split["part"], ["train", "validation"])
+    assert split["magnitude"][is_training].max() < 21.5
     assert split["magnitude"][split["part"] == "test"].max() > 23.5
     row = metrics_of(out)[0]["boosting-model-squared"]
     assert row["num_test"] == is_held_out(sky["object_id"]).sum()
     assert row["domain"]["num_outside"] > 0.2 * row["num_test"]
     found = read_table(out / "methods" / row["key"] / "predictions.parquet")
     magnitude = dict(zip(sky["object_id"].tolist(), sky["mag_i"].tolist(), strict=True))
-    magnitude = np.array([magnitude[one] for one in found["object_id"].tolist()])
+    magnitude = np.array([magnitude[object_id] for object_id in found["object_id"].tolist()])
     flagged = found["is_outside_domain"]
     assert magnitude[flagged].mean() > magnitude[~flagged].mean() + 0.5
 
 
-def test_what_is_measured_in_the_cutouts_is_kept(inputs, tmp_path):
+def test_photometry_of_the_cutouts_is_cached(inputs, tmp_path):
     features, labels, store = inputs
     keywords = {**FAST, "feature_sets": ("magnitudes", "templates"), "template_features": True}
     keywords |= {"filters": ("sdss2010-g", "sdss2010-r", "sdss2010-i"), "photometry": tmp_path / "kept.npz"}
-    one = deepfits.redshift(features, labels, tmp_path / "one", store=store, **keywords)
+    first = deepfits.redshift(features, labels, tmp_path / "one", store=store, **keywords)
     assert (tmp_path / "kept.npz").exists()
     assert (tmp_path / "kept.templates.npz").exists()
     before = (tmp_path / "kept.npz").read_bytes()
-    two = deepfits.redshift(features, labels, tmp_path / "two", store=store, **keywords)
+    second = deepfits.redshift(features, labels, tmp_path / "two", store=store, **keywords)
     assert (tmp_path / "kept.npz").read_bytes() == before
     other = write_store(tmp_path / "store", {**make_sky(), "flux": 2 * make_sky()["flux"]})
-    three = deepfits.redshift(features, labels, tmp_path / "three", store=other, **keywords)
+    third = deepfits.redshift(features, labels, tmp_path / "three", store=other, **keywords)
     key = "boosting-magnitudes-squared"
-    assert metrics_of(three)[0][key]["metrics"] != metrics_of(two)[0][key]["metrics"]
+    assert metrics_of(third)[0][key]["metrics"] != metrics_of(second)[0][key]["metrics"]
     (tmp_path / "kept.npz").write_bytes(b"nothing of the kind")
-    for key, row in metrics_of(one)[0].items():
-        assert row["metrics"] == metrics_of(two)[0][key]["metrics"]
+    for key, row in metrics_of(first)[0].items():
+        assert row["metrics"] == metrics_of(second)[0][key]["metrics"]
     with pytest.raises(InputError, match="damaged file of photometry"):
         deepfits.redshift(features, labels, tmp_path / "four", store=store, **keywords)
 
 
-def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
-    """Nothing leaks: with redshifts handed out at random, no method is better than the constant."""
+def test_shuffled_labels_give_no_information(sky, inputs, tmp_path):
+    """With shuffled redshifts, no method is better than the constant, so no information leaks."""
     generator = np.random.default_rng(0)
     labels = write_labels(tmp_path / "labels.parquet", sky, z_spec=generator.permutation(sky["z_spec"]))
     out = deepfits.redshift(inputs[0], labels, tmp_path / "out", store=inputs[2], **FAST)
@@ -283,7 +284,7 @@ def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
         ({}, {"max_labels": 5}, "at least 30"),
     ],
 )
-def test_wrong_input_is_named(sky, inputs, tmp_path, changes, keywords, word):
+def test_errors_for_wrong_input(sky, inputs, tmp_path, changes, keywords, word):
     labels = write_labels(tmp_path / "labels.parquet", sky, **changes)
     with pytest.raises(InputError, match=word):
         deepfits.redshift(inputs[0], labels, tmp_path / "out", **{**FAST, **keywords})
@@ -306,7 +307,7 @@ def test_store_of_other_objects_is_refused(sky, inputs, tmp_path):
         deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
 
 
-def test_features_that_are_none_are_refused(inputs, tmp_path):
+def test_invalid_features_are_refused(inputs, tmp_path):
     with pytest.raises(InputError, match="no such features"):
         deepfits.redshift(tmp_path / "absent", inputs[1], tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -327,7 +328,7 @@ def test_tpot_row(inputs, tmp_path):
 
 @pytest.fixture(scope="module")
 def complete(inputs, tmp_path_factory):
-    """Make a table with every fast method, distributions, and a column of the user's."""
+    """Make a table with all fast methods, distributions and a column of the user."""
     features, labels, store = inputs
     out = tmp_path_factory.mktemp("complete") / "redshift"
     return deepfits.redshift(
@@ -344,18 +345,18 @@ def complete(inputs, tmp_path_factory):
     )
 
 
-def test_estimates_of_ones_own_that_are_none_are_refused_before_any_work(inputs, tmp_path, monkeypatch):
+def test_invalid_external_estimates_are_refused_before_any_work(inputs, tmp_path, monkeypatch):
     features, labels, _ = inputs
     sky = make_sky()
     kinds = write_labels(tmp_path / "kinds.parquet", sky, kind=np.full(len(sky["ra"]), "galaxy"))
     monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
-    for table, name, said in ((labels, "nix", "no column 'nix'"), (kinds, "kind", "'kind' .* not numbers")):
-        with pytest.raises(InputError, match=said):
+    for table, name, match in ((labels, "nix", "no column 'nix'"), (kinds, "kind", "'kind' .* not numbers")):
+        with pytest.raises(InputError, match=match):
             deepfits.redshift(features, table, tmp_path / "out", photoz=name, **FAST)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_target_may_be_called_as_a_column_of_ours(inputs, sky, tmp_path):
+def test_a_target_may_have_the_name_of_a_result_column(inputs, sky, tmp_path):
     features, _, _ = inputs
     labels = write_labels(tmp_path / "labels.parquet", sky, magnitude=sky["mag_i"] + 40)
     out = deepfits.redshift(features, labels, tmp_path / "out", label_column="magnitude", methods=())
@@ -363,7 +364,7 @@ def test_a_target_may_be_called_as_a_column_of_ours(inputs, sky, tmp_path):
         assert (read_table(out / name)["magnitude"] > 50).all()
 
 
-def test_every_method_has_its_row(complete):
+def test_every_method_has_a_row(complete):
     rows, _ = metrics_of(complete)
     assert list(rows) == [
         "constant",
@@ -378,7 +379,7 @@ def test_every_method_has_its_row(complete):
         assert row["num_missing"] == 0
     assert rows["neighbours-magnitudes-absolute"]["metrics"]["r2"]["value"] > 0.8
     assert rows["column-mag_i"]["metrics"]["bias"]["value"] > 5
-    # p(z) of a learned method must beat what a guess from all redshifts would get
+    # p(z) of a trained method must be better than the distribution of all redshifts
     spread = rows["constant"]["metrics"]["rmse"]["value"]
     assert rows["boosting-magnitudes-absolute"]["pdf_metrics"]["crps"]["value"] < 0.25 * spread
 
@@ -398,7 +399,7 @@ def test_distributions_are_stored_with_their_estimates(complete):
 
 
 @pytest.mark.parametrize(("method", "feature_set"), [("boosting", "combined"), ("neighbours", "magnitudes")])
-def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, method, feature_set):
+def test_train_predict_evaluate_agrees_with_the_table(inputs, sky, tmp_path, method, feature_set):
     features, labels, store = inputs
     options = {"method": method, "feature_set": feature_set, "store": store, "tuning_trials": 1}
     model = redshift_train(features, labels, tmp_path / "model", **options)
@@ -433,13 +434,13 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     row = metrics_of(table)[0][f"{method}-{feature_set}-squared"]
     assert evaluated["rows"][0]["metrics"] == row["metrics"]
     assert evaluated["rows"][0]["pdf_metrics"]["crps"] == row["pdf_metrics"]["crps"]
-    # CSV has a column for each quantile
+    # CSV files have one column per quantile
     redshift_predict(model, features, tmp_path / "z.csv", store=store)
     (flat,) = metrics_of(redshift_evaluate(tmp_path / "z.csv", labels, tmp_path / "flat"))[0].values()
     assert flat["pdf_metrics"]["crps"]["value"] == pytest.approx(row["pdf_metrics"]["crps"]["value"])
 
 
-def test_identities_that_fits_does_not_hold_are_refused_before_the_work(inputs, sky, tmp_path, monkeypatch):
+def test_ids_that_fits_cannot_store_are_refused_before_any_work(inputs, sky, tmp_path, monkeypatch):
     features, labels, _ = inputs
     asked = {"loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
     model = redshift_train(features, labels, tmp_path / "model", **asked)
@@ -450,8 +451,8 @@ def test_identities_that_fits_does_not_hold_are_refused_before_the_work(inputs, 
         redshift_predict(model, tmp_path / "accents.parquet", tmp_path / "z.fits")
 
 
-def test_estimates_of_another_program_are_judged_without_its_codes(inputs, sky, tmp_path):
-    """Those of −99 counted as estimates, which was an R² of −9,000 for a fifth of the objects."""
+def test_placeholders_in_external_estimates_are_ignored(inputs, sky, tmp_path):
+    """Previously, −99 counted as an estimate, with an R² of −9,000 for a fifth of the objects."""
     _, labels, _ = inputs
     z_phot = sky["z_spec"] + 0.01
     table = {name: sky[name] for name in ("object_id", "ra", "dec")}
@@ -466,8 +467,8 @@ def test_estimates_of_another_program_are_judged_without_its_codes(inputs, sky, 
         redshift_evaluate(wide, labels, tmp_path / "wide")
 
 
-def test_estimates_of_another_program_have_its_names_of_places_and_identities(inputs, sky, tmp_path):
-    """`id` was refused, RAJ2000 passed over, and angles as text a traceback."""
+def test_external_estimates_with_other_names_of_ids_and_coordinates(inputs, sky, tmp_path):
+    """Previously, `id` was refused, RAJ2000 was ignored, and angles as text raised a traceback."""
     _, labels, _ = inputs
     place = SkyCoord(sky["ra"], sky["dec"], unit="deg")
     number = len(sky["ra"])
@@ -481,9 +482,9 @@ def test_estimates_of_another_program_have_its_names_of_places_and_identities(in
         assert row["metrics"]["sigma_mad"]["value"] < 0.01
 
 
-def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
+def test_targets_other_than_redshift(inputs, sky, tmp_path):
     features, _, _ = inputs
-    size = 10 + 20 * np.sqrt(sky["z_spec"])  # beyond what a redshift can be
+    size = 10 + 20 * np.sqrt(sky["z_spec"])  # larger than any redshift
     labels = write_labels(tmp_path / "sizes.parquet", sky, size=size)
     asked = {"label_column": "size", "loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
     model = redshift_train(features, labels, tmp_path / "model", **asked)
@@ -492,11 +493,11 @@ def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
     assert {"size_predicted", "size_median", "size_err68_low", "quantiles"} <= set(predicted)
     assert not {name for name in predicted if name.startswith("z_")}
     test = is_held_out(sky["object_id"])
-    off = predicted["size_predicted"][test] - size[test]
+    error = predicted["size_predicted"][test] - size[test]
     metrics = metrics_of(redshift_evaluate(found, labels, tmp_path / "judged", label_column="size"))
     row = next(iter(metrics[0].values()))["metrics"]
-    assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(off**2)), rel=1e-3)
-    assert row["bias"]["value"] == pytest.approx(np.mean(off), abs=1e-3)  # of the error as it is
+    assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-3)
+    assert row["bias"]["value"] == pytest.approx(np.mean(error), abs=1e-3)  # not divided by 1 + z
     assert row["r2"]["value"] > 0.5
     assert "eta_15" not in row
     fast = FAST | {"label_column": "size", "feature_sets": ("latents",)}
@@ -507,7 +508,7 @@ def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
         deepfits.redshift(features, labels, tmp_path / "no", methods=["templates"], label_column="size")
 
 
-def test_predictions_flag_what_has_no_latent(inputs, sky, tmp_path):
+def test_predictions_flag_objects_without_latents(inputs, sky, tmp_path):
     features, labels, _ = inputs
     model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)
     spoiled = {**sky, "latent": sky["latent"].copy()}

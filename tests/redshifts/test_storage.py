@@ -1,4 +1,4 @@
-"""Trained methods on disk: what is written comes back, and nothing else is taken for it."""
+"""Trained methods on disk: round trips, and errors for damaged or invalid files."""
 
 import json
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ def make_whole():
     )
 
 
-def test_dataclasses_come_back_with_their_types(tmp_path):
+def test_dataclasses_round_trip_with_their_types(tmp_path):
     storage.save(make_whole(), tmp_path)
     back = storage.load(Whole, tmp_path)
     assert [type(part) for part in back.parts] == [Part, SpecialPart]
@@ -56,7 +56,7 @@ def test_dataclasses_come_back_with_their_types(tmp_path):
     assert (back.number, back.limit, back.one, back.about) == (4, None, None, make_whole().about)
 
 
-def test_any_changed_byte_is_noticed(tmp_path):
+def test_any_changed_byte_is_detected(tmp_path):
     storage.save(make_whole(), tmp_path)
     generator = np.random.default_rng(1)
     for name in ("predictor.json", "arrays.safetensors"):
@@ -79,7 +79,7 @@ def test_any_changed_byte_is_noticed(tmp_path):
 
 
 def rewritten(directory, change):
-    """Change the content as somebody would who knows how the hash is made."""
+    """Change the content and update the hash."""
     path = directory / "predictor.json"
     whole = json.loads(path.read_text())
     del whole["content_hash"]
@@ -105,7 +105,7 @@ def rewritten(directory, change):
         lambda whole: whole.update(parts=[]),
     ],
 )
-def test_what_is_no_such_dataclass_is_refused(tmp_path, change):
+def test_invalid_content_is_refused(tmp_path, change):
     storage.save(make_whole(), tmp_path)
     rewritten(tmp_path, change)
     with pytest.raises(InputError, match="train again"):
@@ -121,8 +121,8 @@ def test_another_version_is_refused(tmp_path):
         storage.load(Whole, tmp_path / "absent")
 
 
-def test_a_killed_writer_leaves_no_model(tmp_path, monkeypatch):
-    """The description goes first and comes last: parts of two models are never taken for one."""
+def test_an_interrupted_save_leaves_no_model(tmp_path, monkeypatch):
+    """The description is removed first and written last, so that parts of two models are never mixed."""
     storage.save(make_whole(), tmp_path)
     monkeypatch.setattr(storage, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

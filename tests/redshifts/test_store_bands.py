@@ -1,4 +1,4 @@
-"""Stores that have other bands beside those of the features, or lack one of them."""
+"""Stores with more bands than the features, or fewer."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def columns_of(sky, bands):
     return columns | {f"flux_model_{band}": sky["flux"][:, BANDS.index(band)] for band in bands}
 
 
-def test_magnitudes_are_those_of_the_features_bands_and_nothing_where_there_is_no_such_band(sky, tmp_path):
+def test_photometry_follows_the_bands_of_the_features(sky, tmp_path):
     whole = write_store(tmp_path / "whole", sky)
     expected = complete_source(Source(columns=columns_of(sky, BANDS), bands=BANDS), store=whole)
     assert expected.flux[:, 0].std() > 1
@@ -34,13 +34,13 @@ def test_magnitudes_are_those_of_the_features_bands_and_nothing_where_there_is_n
     assert again.bands == BANDS
     assert np.isnan(again.flux[:, :, 1]).all()
     truth = sky["flux"][:, [0, 2]]
-    assert np.abs(again.flux[:, -1, [0, 2]] / truth - 0.8)[truth > 500].mean() < 0.05  # a point source has 1
+    assert np.abs(again.flux[:, -1, [0, 2]] / truth - 0.8)[truth > 500].mean() < 0.05  # 1 for a point source
     image, weight = store_images(turned, BANDS, sky["object_id"][:3])
     assert (weight[:, 1] == 0).all()
     assert (weight[:, [0, 2]] == 1).all()
 
 
-def test_a_store_of_none_of_the_bands_is_refused(sky, tmp_path):
+def test_a_store_without_common_bands_is_refused(sky, tmp_path):
     store = write_store(tmp_path / "store", sky)
     with pytest.raises(InputError, match=r"the cutouts have the bands .*'g'.*, the features .*'J'"):
         check_store(store, ("J", "H"))

@@ -1,11 +1,16 @@
 """What a run file says, and what is made of it, before any stage runs."""
 
+import json
+
 import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.fitting.features import DESCRIPTION
+from deepfits.models.bundle import Model
+from deepfits.progress import silent
 from deepfits.splits import is_held_out
-from deepfits.stages.run import _band_to_hide, _from_scenes, read_run_file
+from deepfits.stages.run import _band_to_hide, _from_scenes, _run, read_run_file
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from tests.helpers.redshift_inputs import make_sky, write_labels
 
@@ -42,6 +47,34 @@ def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
     assert resolved["redshift"]["labels"] == str(tmp_path / "run" / "sky" / "truth.parquet")
     assert resolved["inpaint"]["bands"] is None  # the store will say
     assert "redshift" not in run_file(tmp_path, '[images]\npath = "coadds"\n').to_json()
+
+
+def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
+    text = '[run]\nmodel = "builtin:ugriz"\n[images]\npath = "coadds"\n'
+    read = run_file(tmp_path, text)
+    assert read.to_json()["run"]["model"] == "builtin:ugriz"
+    assert list(read.sections) == ["cutouts", "fit", "inpaint", "report"]
+    with pytest.raises(InputError, match=r"run\.toml.*'builtin:ugriz'.*\[train\]"):
+        run_file(tmp_path, text + "[train]\nsteps = 5\n")
+
+    calls = {}
+
+    def recorder(name):
+        def call(*inputs, progress, **options):
+            calls[name] = (inputs, options)
+            return tmp_path / name
+
+        return call
+
+    settings = {"settings": {"model_hash": Model.load("builtin:ugriz").fingerprint}}
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / DESCRIPTION).write_text(json.dumps(settings))
+    monkeypatch.setattr("deepfits.stages.run.load", recorder)
+    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: "u")
+    assert _run(read, silent) == tmp_path / "report"
+    assert list(calls) == ["cutouts", "fit", "inpaint", "redshift_predict", "report"]
+    assert calls["fit"][0][1] == "builtin:ugriz"
+    assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
 
 
 @pytest.mark.parametrize(("bands", "hidden"), [(("g", "u", "r"), "u"), (("g", "r"), "g")])

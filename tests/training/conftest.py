@@ -9,7 +9,7 @@ from tests.helpers.trainings import INFO
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
-    """Round blobs of any brightness, with noise."""
+    """Write noisy cutouts of round blobs with a wide range of brightness."""
     directory = create_store(tmp_path_factory.mktemp("cutouts"), INFO)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16] - 7.5

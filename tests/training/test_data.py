@@ -1,4 +1,4 @@
-"""What is trained on, and in which order."""
+"""Selection and order of training images."""
 
 from itertools import islice
 
@@ -22,7 +22,7 @@ def make_store(directory, lengths=(40, 30, 50), bad=(), seed=0):
     for number, length in enumerate(lengths):
         ids = np.arange(start, start + length)
         image = rng.normal(3, 2, (length, 2, 8, 8)).astype(np.float32)
-        image[:, :, 0, 0] = ids[:, None]  # so that a batch tells which objects it holds
+        image[:, :, 0, 0] = ids[:, None]  # mark each image with its object
         weight = np.full_like(image, 0.25)
         weight[np.isin(ids, bad), 1, 4:6] = 0
         write_shard(directory / shard_name(number), Cutouts(object_id=ids, image=image, weight=weight), INFO)
@@ -35,7 +35,7 @@ def ids_of(batch):
 
 
 @pytest.mark.parametrize("kind", ["standard", "asinh"])
-def test_normalisation_is_that_of_all_complete_training_images(tmp_path, kind):
+def test_normalisation_is_measured_on_all_complete_training_images(tmp_path, kind):
     store = make_store(tmp_path, bad=(3, 50, 51))
     survey = measure_training_set(store, kind=kind)
     ids = store.catalogue([])["object_id"]
@@ -51,7 +51,7 @@ def test_normalisation_is_that_of_all_complete_training_images(tmp_path, kind):
     assert survey.num_held_out == is_held_out(ids).sum()
 
 
-def test_held_out_and_incomplete_objects_are_never_seen(tmp_path):
+def test_held_out_and_incomplete_objects_are_not_used(tmp_path):
     bad = (3, 50, 51, 52)
     store = make_store(tmp_path, bad=bad)
     ids = store.catalogue([])["object_id"]
@@ -63,7 +63,7 @@ def test_held_out_and_incomplete_objects_are_never_seen(tmp_path):
         assert seen == (wanted if incomplete else wanted - set(bad))
 
 
-def test_incomplete_images_have_zero_flux_where_there_is_no_data(tmp_path):
+def test_incomplete_images_have_zero_flux_without_data(tmp_path):
     store = make_store(tmp_path, bad=range(120))
     with pytest.raises(InputError, match="no complete cutout"):
         measure_training_set(store)
@@ -73,8 +73,8 @@ def test_incomplete_images_have_zero_flux_where_there_is_no_data(tmp_path):
         assert (batch.image[batch.weight == 0] == 0).all()
 
 
-def test_neighbours_are_hidden_where_that_is_asked_for(tmp_path):
-    """In real images and, by the same weights, in generated ones; the store's own weights stay."""
+def test_neighbours_are_masked_if_requested(tmp_path):
+    """Weights of neighbours' pixels become 0 in batches, but not in the store."""
     create_store(tmp_path, INFO)
     ids = np.arange(40)
     image = np.random.default_rng(0).normal(3, 2, (40, 2, 8, 8)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_neighbours_are_hidden_where_that_is_asked_for(tmp_path):
     assert (hidden[:, 0] == hidden[:, 1]).all()
 
 
-def test_an_epoch_shows_every_object_at_most_once_and_epochs_differ(tmp_path):
+def test_an_epoch_contains_every_object_at_most_once_and_epochs_differ(tmp_path):
     store = make_store(tmp_path)
     rows = measure_training_set(store).rows
     number = sum(len(r) for r in rows)
@@ -108,7 +108,7 @@ def test_an_epoch_shows_every_object_at_most_once_and_epochs_differ(tmp_path):
 
 
 @pytest.mark.parametrize("memory", [4e9, 25 * 1024])
-def test_starting_in_the_middle_is_going_on(tmp_path, memory):
+def test_batches_started_at_a_later_step_are_the_same(tmp_path, memory):
     store = make_store(tmp_path)
     rows = measure_training_set(store).rows
 
@@ -137,13 +137,13 @@ def test_a_store_larger_than_memory_is_read_in_groups(tmp_path):
     assert len(set(seen)) == len(seen)
 
 
-def test_too_few_objects_for_a_batch_is_said(tmp_path):
+def test_too_few_objects_for_a_batch_are_refused(tmp_path):
     store = make_store(tmp_path, lengths=(10,))
     with pytest.raises(InputError, match="fewer than a batch of 64"):
         Batches(store, measure_training_set(store).rows, 64, seed=0)
 
 
-def test_turn_makes_the_eight_symmetries():
+def test_turn_gives_the_eight_symmetries():
     image = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(8, 1, 1, 1)
     turned = turn(image, torch.arange(8))
     assert len({tuple(t.flatten().tolist()) for t in turned}) == 8

@@ -1,4 +1,4 @@
-"""The numbers that say whether a training is healthy."""
+"""The metrics of a training's health."""
 
 import numpy as np
 import pytest
@@ -37,12 +37,12 @@ def test_radial_features_are_means_over_rings():
     np.testing.assert_allclose(features[1], 1, rtol=1e-5)
 
 
-def test_radial_features_do_not_change_when_the_sky_is_turned():
+def test_radial_features_are_invariant_under_rotation():
     image = normal(0, 3, 2, 16, 16)
     torch.testing.assert_close(radial_features(image.rot90(1, (2, 3))), radial_features(image))
 
 
-def test_kernel_distance_is_the_sum_written_out():
+def test_kernel_distance_agrees_with_the_explicit_sum():
     real, generated = normal(1, 7, 3), normal(2, 5, 3) + 1
     low, middle, high = np.percentile(real.numpy(), [25, 50, 75], axis=0)
     a, b = (np.arcsinh((f.numpy() - middle) / (high - low)) for f in (real, generated))
@@ -56,7 +56,7 @@ def test_kernel_distance_is_the_sum_written_out():
     assert kernel_distance(real, generated) == pytest.approx(within_a + within_b - 2 * across, rel=1e-5)
 
 
-def test_kernel_distance_is_zero_for_equal_distributions_and_grows():
+def test_kernel_distance_is_zero_for_equal_distributions_and_increases():
     real = normal(1, 800, 4)
     same = [kernel_distance(real, normal(seed, 800, 4)) for seed in range(2, 12)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(len(same)) + 0.01
@@ -71,10 +71,10 @@ def test_spread_is_the_ratio_of_widths():
     assert spread(real, torch.zeros(10, 5)) == 0
 
 
-def test_texture_is_the_strength_of_patterns_from_pixel_to_pixel():
+def test_texture_measures_patterns_at_the_scale_of_pixels():
     real = normal(1, 300, 2, 16, 16)
     assert texture(real, normal(2, 300, 2, 16, 16)) == pytest.approx(1, abs=0.03)
-    smooth = torch.linspace(0, 50, 16).expand(300, 2, 16, 16)  # a slope of the sky, however steep
+    smooth = torch.linspace(0, 50, 16).expand(300, 2, 16, 16)  # even a steep gradient of the sky
     assert texture(real, normal(2, 300, 2, 16, 16) + smooth) == pytest.approx(1, abs=0.03)
     stripes = torch.zeros(300, 2, 16, 16)
     stripes[:, 1, ::2] = 2.0  # in one band only
@@ -92,12 +92,12 @@ def model():
     normalisation = Normalisation(kind="asinh", mean=(0.0,) * 3, std=(0.5,) * 3, softening=(3.0,) * 3)
     made = Model.make(config, INFO, normalisation)
     with torch.no_grad():
-        made.generator.last.weight *= 20  # an untrained generator draws hardly anything
+        made.generator.last.weight *= 20  # an untrained generator hardly depends on its latent
     return made.eval()
 
 
 def drawn_by(model, number, seed, sigma=0.5):
-    """Objects that the model itself draws, with noise."""
+    """Return noisy images drawn by the model."""
     with torch.no_grad():
         image = model.render(normal(seed, number, 4))
     weight = torch.full_like(image, sigma**-2)
@@ -106,7 +106,7 @@ def drawn_by(model, number, seed, sigma=0.5):
 
 def test_a_perfect_generator_is_healthy(model):
     found = examine(model, drawn_by(model, 400, 5), SOURCE, add_noise=True, seed=7)
-    # A cubic kernel has heavy tails, and an untrained discriminator answers brightness: 400 objects.
+    # A cubic kernel has heavy tails, and an untrained discriminator depends on brightness; 400 objects.
     assert abs(found["kernel_distance"]) < 0.3
     assert found["spread"] == pytest.approx(1, abs=0.15)
     assert not found["collapsed"]
@@ -115,7 +115,7 @@ def test_a_perfect_generator_is_healthy(model):
     assert found["answer_real"] == pytest.approx(found["answer_generated"], abs=0.2)
 
 
-def test_a_collapsed_generator_raises_the_alarm(model):
+def test_a_collapsed_generator_is_reported(model):
     collapsed = Model(
         model.config, model.info, model.normalisation, *(getattr(model, n) for n in ("generator",)),
         discriminator=model.discriminator, embedder=model.embedder,
@@ -158,7 +158,7 @@ def test_panel_rows(model):
     assert picture[16].max() == 0
 
 
-def test_examination_depends_on_its_seed_alone(model):
+def test_health_is_repeatable_and_depends_on_the_seed(model):
     held_out = drawn_by(model, 50, 5)
     first, again, other = (examine(model, held_out, SOURCE, add_noise=True, seed=s) for s in (1, 1, 2))
     assert first == again

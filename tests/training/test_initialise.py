@@ -1,4 +1,4 @@
-"""How weights are drawn before the first step."""
+"""Initialisation of the networks' weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deepfits.training.initialise import NORMAL_STD, initialise
 CONFIG = ModelConfig(width=32, latent_size=16)
 
 
-def test_uniform_leaves_pytorchs_own():
+def test_uniform_keeps_the_weights_of_pytorch():
     network = Generator(CONFIG)
     before = network.first.weight.clone()
     initialise(network, "uniform")
     assert torch.equal(before, network.first.weight)
 
 
-def test_normal_weights_have_their_width_and_no_biases():
+def test_normal_weights_have_the_given_width_and_zero_biases():
     network = Generator(CONFIG)
     initialise(network, "normal")
     for module in (network.first, network.blocks[0].main, network.last):
@@ -30,7 +30,7 @@ def test_normal_weights_have_their_width_and_no_biases():
         assert not module.bias.any()
 
 
-def test_orthogonal_weights_are_drawn_under_the_spectral_normalisation():
+def test_orthogonal_weights_are_set_below_the_spectral_norm():
     network = Discriminator(CONFIG)
     initialise(network, "orthogonal")
     for module in network.modules():

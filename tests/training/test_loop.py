@@ -1,4 +1,4 @@
-"""The training step does what the paper says, and each option what it says."""
+"""The training step follows the paper, and every option does what it documents."""
 
 from copy import deepcopy
 
@@ -24,7 +24,7 @@ from deepfits.training.losses import (
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource, white_autocovariance
-from tests.helpers.trainings import assert_one_pass_gives_what_two_give, gradients
+from tests.helpers.trainings import assert_shared_pass_equals_two_passes, gradients
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
 UNITS = Normalisation(kind="asinh", mean=(0.1, 0.2), std=(0.5, 0.7), softening=(3.0, 2.0))
@@ -55,7 +55,7 @@ def has_changed(network, before):
     return {name: not torch.equal(p, before[name]) for name, p in network.named_parameters()}
 
 
-def test_losses_are_the_papers_by_hand():
+def test_losses_agree_with_the_paper():
     real, generated = torch.tensor([0.5, 1.0]), torch.tensor([0.0, -1.0])
     assert discriminator_loss(real, generated).item() == pytest.approx((0.25 / 2 + 1 / 2) / 2)
     assert generator_loss(generated).item() == pytest.approx((1 + 4) / 4)
@@ -75,8 +75,8 @@ def test_seeds_and_steps_draw_different_latents():
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(draws)
 
 
-def test_a_step_is_three_plain_updates():
-    """A second implementation, with each loss and its optimiser on its own."""
+def test_a_step_agrees_with_three_separate_updates():
+    """Compare with an implementation with separate losses and optimisers."""
     trainer, batch = make_trainer(), make_batch()
     plain = deepcopy(trainer.model)
     losses = trainer.step(batch, 7)
@@ -103,7 +103,7 @@ def test_a_step_is_three_plain_updates():
     for name in ("generator", "discriminator", "embedder"):
         ours, theirs = tensors(getattr(trainer.model, name)), tensors(getattr(plain, name))
         for key, tensor in ours.items():
-            # Adam's first step is the rate times a sign: where a gradient is rounding, a step may differ.
+            # Adam's first step is the rate times a sign, so steps differ where a gradient is rounding error.
             is_same = (tensor - theirs[key]).abs() < 1e-6
             assert is_same.float().mean() > 0.99, (name, key)
 
@@ -117,8 +117,8 @@ def test_a_step_is_three_plain_updates():
         ([5e-39, 1.0, 1e4, -2e3], "small and large"),
     ],
 )
-def test_one_pass_gives_the_gradients_of_two(generated, what):
-    """Answers of given values on images of any brightness, in float64 by two passes and in float32 by one."""
+def test_a_shared_pass_gives_the_gradients_of_two_passes(generated, what):
+    """Given outputs, images of any brightness: two passes in float64 against one in float32."""
     torch.manual_seed(0)
     config = ModelConfig(num_bands=2, size=16, latent_size=4, width=16, num_blocks=2, num_groups=2)
     one = Model.make(config, INFO, UNITS).discriminator.eval()
@@ -127,28 +127,27 @@ def test_one_pass_gives_the_gradients_of_two(generated, what):
     fake = fake * torch.randn(4, 2, 16, 16)
     wanted = torch.tensor(generated)
 
-    def answers(network, x):  # what is added is a constant: answers become those, gradients stay
+    def outputs(network, x):  # adds a constant, so that outputs get the wanted values but keep gradients
         free = network(x)
-        told = free[4:] - free[4:].detach() + wanted.to(x.dtype)
-        return torch.cat((free[:4], told))
+        shifted = free[4:] - free[4:].detach() + wanted.to(x.dtype)
+        return torch.cat((free[:4], shifted))
 
     x = torch.cat((real, fake)).double().requires_grad_()
-    told = answers(two, x)
-    discriminator_loss(*told.chunk(2)).backward()
+    discriminator_loss(*outputs(two, x).chunk(2)).backward()
     expected = gradients(two)
     x.grad = None
-    generator_loss(answers(two, x)[4:]).backward()
+    generator_loss(outputs(two, x)[4:]).backward()
     expected_pull = x.grad[4:]
 
     shown = fake.clone().requires_grad_()
-    told = answers(one, torch.cat((real, shown)))
-    assert told[4:].tolist() == wanted.tolist(), what
-    sent, factor = shared_pass(*told.detach().chunk(2))
-    told.backward(sent)
+    out = outputs(one, torch.cat((real, shown)))
+    assert out[4:].tolist() == wanted.tolist(), what
+    sent, factor = shared_pass(*out.detach().chunk(2))
+    out.backward(sent)
     pull = (shown.grad * factor[:, None, None, None]).double()
-    for i in range(4):  # each image by itself: the largest of a batch must not hide the others
+    for i in range(4):  # compare each image relative to its own largest gradient
         size = float(expected_pull[i].abs().max())
-        assert size > 0 or wanted[i] == 1  # where all is reached, nothing is left to pull
+        assert size > 0 or wanted[i] == 1  # no gradient at the target value
         torch.testing.assert_close(pull[i], expected_pull[i], rtol=0, atol=2e-6 * size)  # tens of roundings
     for name, gradient in gradients(one).items():
         size = float(expected[name].abs().max())
@@ -163,19 +162,19 @@ def test_one_pass_gives_the_gradients_of_two(generated, what):
         {"reconstruction": 0.3, "smoothness": 10.0, "noise": "white", "incomplete": True},
     ],
 )
-def test_a_shared_pass_is_two_of_the_discriminator_as_it_was(options):
-    assert_one_pass_gives_what_two_give(
+def test_a_step_with_a_shared_pass_agrees_with_two_passes(options):
+    assert_shared_pass_equals_two_passes(
         lambda shared: make_trainer(shared_discriminator_pass=shared, **options), make_batch(hidden=True)
     )
 
 
-def test_a_shared_pass_in_bf16_is_two_to_its_rounding():
+def test_a_shared_pass_in_bf16_agrees_with_two_passes_within_rounding():
     def make(shared):
         trainer = make_trainer(shared_discriminator_pass=shared)
         engine = Engine(EngineConfig(device="cpu", precision="bf16"))
         return Trainer(trainer.model, trainer.config, trainer.noise, seed=3, engine=engine)
 
-    assert_one_pass_gives_what_two_give(make, make_batch(), error=0.05)  # either is 0.11 from float32
+    assert_shared_pass_equals_two_passes(make, make_batch(), error=0.05)  # each differs from float32 by 0.11
 
 
 def test_a_shared_pass_iterates_the_spectral_norm_once():
@@ -190,7 +189,7 @@ def test_a_shared_pass_iterates_the_spectral_norm_once():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_all_three_networks_move_and_steps_repeat(shared):
+def test_all_networks_are_updated_and_steps_are_repeatable(shared):
     first, again = (make_trainer(shared_discriminator_pass=shared) for _ in range(2))
     before = {name: tensors(network) for name, network in first.networks.items()}
     batch = make_batch()
@@ -201,14 +200,14 @@ def test_all_three_networks_move_and_steps_repeat(shared):
     assert first.step(batch, 6) != losses[0]
 
 
-def test_the_embedder_reaches_the_generator_only_when_asked():
+def test_the_embedder_influences_the_generator_only_if_requested():
     def change(strength):
         trainer, other = make_trainer(latent_gradient=strength), make_trainer(latent_gradient=strength)
-        with torch.no_grad():  # another embedder must leave the generator's step as it is, or not
+        with torch.no_grad():  # the generator's step may depend on the embedder or not
             for parameter in other.embedder.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        for one in (trainer, other):
-            one.step(make_batch(), 0)
+        for each in (trainer, other):
+            each.step(make_batch(), 0)
         pairs = zip(trainer.generator.parameters(), other.generator.parameters(), strict=True)
         return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
@@ -216,7 +215,7 @@ def test_the_embedder_reaches_the_generator_only_when_asked():
     assert change(0.5) > 1e-5
 
 
-def test_latent_gradient_scales_what_reaches_the_generator():
+def test_latent_gradient_scales_the_gradient_of_the_generator():
     def generator_gradients(strength):
         trainer = make_trainer(latent_gradient=strength)
         trainer.step(make_batch(), 0)
@@ -241,7 +240,7 @@ def test_fine_structure_is_the_fourth_power_of_a_sine():
         assert float(smoothness_loss(wave.mT)) == pytest.approx(float(along_x.square().mean()) / 2, abs=1e-6)
 
 
-def test_smoothness_takes_fine_patterns_away():
+def test_smoothness_removes_fine_patterns():
     def roughness(strength):
         trainer = make_trainer(noise="white", smoothness=strength, learning_rate=3e-3)
         losses = [trainer.step(make_batch(), step) for step in range(30)]
@@ -253,7 +252,7 @@ def test_smoothness_takes_fine_patterns_away():
     assert roughness(1000.0) < 0.2 * roughness(0.0)
 
 
-def test_smoothness_leaves_bands_alone_whose_psf_is_not_sampled():
+def test_smoothness_excludes_bands_with_an_undersampled_psf():
     trainer = make_trainer()
     model = trainer.model
     for fwhm, expected in (((0.3, 0.6), [0, 1]), ((np.nan, 0.499), [1, 0])):  # pixels of 0.2″
@@ -276,7 +275,7 @@ def test_noise_is_added_in_njy_with_the_strength_of_the_weights():
     assert torch.equal(trainer.observe(clean, weight, None), clean)
 
 
-def test_hidden_pixels_look_the_same_in_real_and_generated_images():
+def test_masked_pixels_are_equal_in_real_and_generated_images():
     trainer = make_trainer(noise="white", incomplete=True)
     batch = make_batch(hidden=True)
     noise = trainer.noise.draw(12, torch.Generator().manual_seed(0))
@@ -289,7 +288,7 @@ def test_hidden_pixels_look_the_same_in_real_and_generated_images():
     assert all(np.isfinite(float(loss)) for loss in losses.values())
 
 
-def test_learning_rates_fall_at_the_end_only():
+def test_learning_rates_decrease_only_at_the_end():
     trainer = make_trainer(decay=0.25, embedder_rate=2.0)
     rates = []
     for fraction in (0.0, 0.5, 0.75, 0.875, 1.0):
@@ -299,7 +298,7 @@ def test_learning_rates_fall_at_the_end_only():
     np.testing.assert_allclose(rates, expected)
 
 
-def test_the_average_follows_and_is_what_is_kept():
+def test_the_moving_average_of_the_weights_is_the_final_model():
     trainer = make_trainer(ema=0.9)
     slow = tensors(trainer.model.generator)
     for step in range(3):
@@ -315,7 +314,7 @@ def test_the_average_follows_and_is_what_is_kept():
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors(plain.model.generator).items())
 
 
-def test_state_is_everything_the_next_step_needs():
+def test_the_state_determines_the_next_step():
     options = {"ema": 0.9, "reconstruction": 0.3, "noise": "white", "noisy_embedder": True}
     trainer, batch = make_trainer(**options), make_batch()
     for step in range(3):
@@ -328,7 +327,7 @@ def test_state_is_everything_the_next_step_needs():
         assert torch.equal(other.state()[name], tensor), name
 
 
-def test_hidden_bands_are_shown_to_the_embedder_as_bands_without_data():
+def test_hidden_bands_look_like_bands_without_data_to_the_embedder():
     trainer = make_trainer(hidden_bands=0.4, noise="white", normalisation="asinh")
     x = torch.randn(200, 2, 4, 4, generator=torch.Generator().manual_seed(1))
     hidden = trainer._hide(x, trainer._draw_hidden(200, torch.Generator().manual_seed(2)))

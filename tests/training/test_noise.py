@@ -1,4 +1,4 @@
-"""The noise that is drawn is the noise that was measured."""
+"""Measuring the noise's autocovariance and drawing such noise."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ KERNEL = np.array([[0.2, 0.5, 0.2], [0.5, 1.0, 0.5], [0.2, 0.5, 0.2]])
 
 
 def correlated_noise(rng, number, size):
-    """Noise with a known autocovariance, 1.5 times as strong as the weights of 1 say, and that truth."""
+    """Return noise 1.5 times as strong as weights of 1 imply, and its true autocovariance."""
     white = rng.normal(size=(number, 2, size, size))
     noise = 1.5 * convolve(white, KERNEL[None, None], mode="wrap") / np.sqrt((KERNEL**2).sum())
     truth = np.zeros((2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
@@ -25,16 +25,16 @@ def correlated_noise(rng, number, size):
     return noise, truth
 
 
-def test_measured_autocovariance_is_that_of_the_noise():
+def test_measured_autocovariance_agrees_with_the_truth():
     noise, truth = correlated_noise(np.random.default_rng(1), 300, 32)
     measured = measure_autocovariance(noise, np.ones_like(noise))
-    # 300 × ~700 pixels, correlated over ~10: 0.7 % of the variance (2.25); and the mean sky of each
-    # object, over as many pixels, is taken out: another 2 %.
+    # 300 × ~700 pixels, correlated over ~10, give an error of 0.7 % of the variance (2.25). Subtracting the
+    # mean sky of each object, over as many pixels, changes it by another 2 %.
     np.testing.assert_allclose(measured[0], truth, atol=0.1)
     assert measured[1, MAX_LAG, MAX_LAG] == pytest.approx(2.25, abs=0.1)
 
 
-def test_a_bright_object_does_not_count_as_noise():
+def test_bright_objects_do_not_count_as_noise():
     rng = np.random.default_rng(2)
     noise, _ = correlated_noise(rng, 100, 32)
     y, x = np.mgrid[:32, :32]
@@ -45,7 +45,7 @@ def test_a_bright_object_does_not_count_as_noise():
     np.testing.assert_allclose(with_sources, clean, atol=0.15)  # wings below the threshold remain
 
 
-def test_weights_set_the_unit_and_hide_pixels():
+def test_weights_set_the_unit_and_mask_pixels():
     noise, _ = correlated_noise(np.random.default_rng(3), 50, 32)
     weight = np.full_like(noise, 4.0)
     weight[:, :, 3] = 0
@@ -62,7 +62,7 @@ def test_drawn_noise_has_the_given_autocovariance():
     for dy, dx in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (0, 3)]:
         product = (draw[:, :, dy:, dx:] * draw[:, :, : 32 - dy, : 32 - dx]).mean(axis=(0, 2, 3))
         expected = truth[MAX_LAG + dy, MAX_LAG + dx]
-        # 400 × 1024 pixels, ten of them together count as one: half a percent, five sigma
+        # 400 × 1024 pixels, of which about ten count as one, give 0.5 %; the tolerance is 5σ
         np.testing.assert_allclose(product, [expected, expected / 4], atol=0.025 * 2.25)
     cross = (draw[:, 0] * draw[:, 1]).mean()
     assert abs(cross) < 0.025
@@ -77,7 +77,7 @@ def test_white_noise_is_white_and_has_unit_strength():
 
 
 @pytest.mark.parametrize("number", [1, 3, 64])
-def test_draws_depend_on_the_generator_alone(number):
+def test_draws_depend_only_on_the_generator(number):
     source = NoiseSource(np.stack([correlated_noise(np.random.default_rng(1), 1, 16)[1]]), 16)
     first, again, other = (source.draw(number, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert first.shape == (number, 1, 16, 16)

@@ -1,4 +1,4 @@
-"""Two processes share a batch, and come to what one comes to."""
+"""Training with two processes that share a batch agrees with training with one."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ pytest.importorskip("lightning.fabric")
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(store, tmp_path):
+def test_two_processes_agree_with_one(store, tmp_path):
     options = OPTIONS | {"reconstruction": 0.2}
     whole = train(store, tmp_path / "one", recipe="tiny", steps=4, options=options, device="cpu")
     out = tmp_path / "two"
@@ -37,7 +37,7 @@ def test_two_processes_are_one(store, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     for a, b in zip(losses(whole), losses(out), strict=True):
-        assert a == pytest.approx(b, rel=1e-3)  # Adam's first steps are signs: the last bits count
+        assert a == pytest.approx(b, rel=1e-3)  # Adam's first steps depend on signs, hence on rounding
     card = json.loads((out / "model.json").read_text())["card"]
     assert card["engine"]["num_processes"] == 2
     latent = torch.randn(20, 4)

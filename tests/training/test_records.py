@@ -1,4 +1,4 @@
-"""Numbers reach the trackers that were asked for."""
+"""Metrics are sent to the selected trackers and written to disk."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ ROW = {"step": 3, "generator": 0.5, "collapsed": False, "words": "left out"}
 EXPECTED = ({"training/generator": 0.5, "training/collapsed": 0.0}, 3)
 
 
-def test_mlflow_gets_the_numbers_in_a_new_run(tmp_path, monkeypatch):
+def test_mlflow_receives_metrics_in_a_new_run(tmp_path, monkeypatch):
     calls = []
     fake = SimpleNamespace(
         active_run=lambda: None,
@@ -29,7 +29,7 @@ def test_mlflow_gets_the_numbers_in_a_new_run(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == ROW
 
 
-def test_wandb_gets_the_numbers_in_the_active_run(tmp_path, monkeypatch):
+def test_wandb_receives_metrics_in_the_active_run(tmp_path, monkeypatch):
     calls = []
     fake = SimpleNamespace(run="active", log=lambda numbers, step: calls.append((numbers, step)))
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -40,7 +40,7 @@ def test_wandb_gets_the_numbers_in_the_active_run(tmp_path, monkeypatch):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-def test_unknown_and_absent_trackers_are_refused(tmp_path, monkeypatch):
+def test_unknown_and_missing_trackers_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"tracker.*mlflow"):
         deepfits.train(tmp_path, tmp_path / "model", tracker="paper")
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -59,7 +59,7 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"step"', "[]", "3", '{"loss": 1}', '{"step": "two"}', "[" * 100_000])
-def test_damaged_metrics_are_cut_where_the_damage_is(tmp_path, line):
+def test_metrics_are_truncated_at_a_damaged_line(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1, "loss": 3.0}}\n{{"step": 2}}\n{line}\n{{"step": 3}}\n')
     cut_metrics(path, 5)

@@ -1,4 +1,4 @@
-"""Scenes from training to fit: through each object's own PSF and pixels."""
+"""Scene models from training to fit, with individual PSFs and pixel grids."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store,
 from deepfits.training.data import Batch, turn, turn_shift
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
-from tests.helpers.trainings import StopAt, assert_one_pass_gives_what_two_give, losses
+from tests.helpers.trainings import StopAt, assert_shared_pass_equals_two_passes, losses
 
 OPTIONS = {
     "width": 16, "latent_size": 4, "num_blocks": 2, "batch_size": 8, "log_every": 1,
@@ -42,7 +42,7 @@ def make_sight(number=3, size=12, pixel=0.24, shift=None, seed=0):
 
 
 def draw_scene(latent):
-    """Gaussians of any brightness, colour and width at the reference PSF or wider."""
+    """Draw Gaussians of any brightness and colour, at least as wide as the reference PSF."""
     at = (torch.arange(16, dtype=latent.dtype) - 7.5) * 0.18
     width = 0.17 + 0.3 * torch.sigmoid(latent[:, 2])
     profile = torch.exp(-0.5 * (at / width[:, None]) ** 2)
@@ -52,7 +52,7 @@ def draw_scene(latent):
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Three blobs of sky at two pixel scales, cut to other sizes, with noise."""
+    """Write two stores of noisy scenes, with different pixel scales and cutout sizes."""
     out = []
     for number, (size, pixel) in enumerate(((16, 0.168), (10, 0.263))):
         info = StoreInfo(bands=("g", "r"), size=size, pixel_scale_arcsec=pixel, survey=f"s{number}")
@@ -63,7 +63,7 @@ def stores(tmp_path_factory):
         image = sight.observation()(draw_scene(latent)).numpy()
         image = (image + 0.3 * rng.normal(size=image.shape)).astype("f4")
         weight = np.full_like(image, 1 / 0.09)
-        place = sight.shift_pixels.numpy() + (size - 1) / 2 + 100  # such that the shift comes out again
+        place = sight.shift_pixels.numpy() + (size - 1) / 2 + 100  # consistent with the shift
         catalogue = {"x": place[:, 1].astype(float), "y": place[:, 0].astype(float)}
         ids = np.arange(150) + 1000 * number
         cutouts = Cutouts(
@@ -79,7 +79,7 @@ def trained(stores, tmp_path_factory):
     return train(stores, tmp_path_factory.mktemp("m") / "m", recipe="scene", steps=6, options=OPTIONS)
 
 
-def test_several_stores_train_one_model_of_scenes(trained):
+def test_several_stores_train_one_scene_model(trained):
     model = Model.load(trained)
     assert model.grid == GRID
     assert model.info.survey == "s0 + s1"
@@ -88,7 +88,7 @@ def test_several_stores_train_one_model_of_scenes(trained):
     assert all(row["generator"] > 0 and row["reconstruction"] > 0 for row in rows)
 
 
-def test_a_training_of_scenes_goes_on_exactly(stores, trained, tmp_path):
+def test_a_resumed_scene_training_is_the_uninterrupted_one(stores, trained, tmp_path):
     out = tmp_path / "m"
     options = OPTIONS | {"checkpoint_seconds": 0.0}
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -97,17 +97,17 @@ def test_a_training_of_scenes_goes_on_exactly(stores, trained, tmp_path):
     assert losses(out) == losses(trained)
 
 
-def test_several_stores_need_scenes(stores, tmp_path):
+def test_several_stores_require_a_scene_model(stores, tmp_path):
     with pytest.raises(InputError, match="recipe 'scene'"):
         train(stores, tmp_path / "m", recipe="tiny", steps=1)
 
 
-def test_trainings_without_scenes_have_no_grid():
+def test_image_models_have_no_scene_grid():
     assert recipe("paper").training.grid is None
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_places_turn_with_images(number):
+def test_shifts_are_rotated_with_images(number):
     shift = torch.tensor([[0.4, -0.25]])
     scene = draw_scene(torch.zeros(1, 3))
     straight = make_sight(1, shift=shift).observation()(scene)
@@ -117,7 +117,7 @@ def test_places_turn_with_images(number):
     assert torch.allclose(turned, turn(straight, which), atol=1e-5)
 
 
-def test_every_pixel_scale_is_shown_alike():
+def test_network_inputs_do_not_depend_on_the_pixel_scale():
     scene = draw_scene(torch.tensor([[1.0, 2.0, 2.0]]))
     seen = []
     for size, pixel in ((16, 0.18), (20, 0.144)):
@@ -129,7 +129,7 @@ def test_every_pixel_scale_is_shown_alike():
     assert (seen[0] - seen[1])[..., inner, inner].abs().max() < 0.05 * seen[0].max()
 
 
-def test_noise_is_shrunk_and_missing_data_is_nothing():
+def test_noisy_inputs_are_shrunk_and_missing_data_are_zero():
     sight = make_sight(1)
     image, weight = torch.full((1, 2, 12, 12), 50.0), torch.full((1, 2, 12, 12), 1e-4)  # half a sigma
     weight[:, 1] = 0
@@ -138,14 +138,14 @@ def test_noise_is_shrunk_and_missing_data_is_nothing():
     assert (seen[0, 1] == 0).all()
 
 
-def test_networks_are_told_the_noise_and_the_psf():
-    """Half the noise of the floor, no data, and PSFs of one and of three times the reference's width."""
+def test_network_inputs_include_noise_and_psf():
+    """Half the noise of the floor, no data, and PSFs of one and three times the reference's width."""
     sight = make_sight(2)
     psf = torch.zeros_like(sight.psf)
     psf[..., 0, 0], psf[..., 1] = 1, sight.grid.reference_sigma
     psf[1, :, :, 1] *= 3
     sight = replace(sight, psf=psf)
-    weight = torch.full((2, 2, 12, 12), 4.0) * sight.area**2  # of a floor of 1 in scene pixels
+    weight = torch.full((2, 2, 12, 12), 4.0) * sight.area**2  # for a floor of 1 in scene pixels
     weight[:, 1] = 0
     depth, width = sight.described(weight, torch.ones(2, 1, 1)).chunk(2, dim=1)
     assert depth[:, 0, 8, 8].numpy() == pytest.approx(math.log(5), rel=1e-5)
@@ -155,7 +155,7 @@ def test_networks_are_told_the_noise_and_the_psf():
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_the_fit_finds_scenes_through_their_own_psfs(free):
+def test_the_fit_recovers_scenes_observed_with_individual_psfs(free):
     sight = make_sight(5)
     truth = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     image = sight.observation()(draw_scene(truth))
@@ -185,7 +185,7 @@ def test_gradient_through_the_observation():
     assert found.gradient.abs().min() > 1e-6
 
 
-def test_errors_of_scene_fluxes_are_those_of_many_noises():
+def test_errors_of_scene_fluxes_agree_with_the_scatter_of_fits():
     sight = make_sight(1)
     sights = sight[torch.zeros(300, dtype=torch.int64)]
     truth = torch.tensor([[0.2, 0.5, 0.0]])
@@ -205,10 +205,11 @@ def test_errors_of_scene_fluxes_are_those_of_many_noises():
         scene_sums=total,
     )
     scatter = draw_scene(found.latent).sum((2, 3)).std(0)
-    assert torch.allclose(scatter, stated.scene_flux_std[0, :, 0], rtol=0.2)  # 300 draws: 4%, thrice and more
+    # the scatter of 300 draws has an error of 4%
+    assert torch.allclose(scatter, stated.scene_flux_std[0, :, 0], rtol=0.2)
 
 
-def test_features_of_the_scene_stand_beside_those_of_the_data(stores, trained):
+def test_features_include_measurements_of_the_scene(stores, trained):
     model = Model.load(trained)
     store = CutoutStore(stores[1])
     cutouts = store.take(np.arange(8))
@@ -223,7 +224,7 @@ def test_features_of_the_scene_stand_beside_those_of_the_data(stores, trained):
         Fitter(model, FitSettings(objective="paper"), store.info)
 
 
-def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
+def test_pixels_beyond_the_scene_have_no_influence(stores, trained):
     model, store = Model.load(trained), CutoutStore(stores[1])
     cutouts = store.take(np.arange(8))
     pad = ((0, 0), (0, 0), (4, 4), (4, 4))
@@ -233,13 +234,13 @@ def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
         weight=np.pad(cutouts.weight, pad, constant_values=10.0),
     )
     found = []
-    for one, info in ((cutouts, store.info), (wide, replace(store.info, size=store.info.size + 8))):
+    for some, info in ((cutouts, store.info), (wide, replace(store.info, size=store.info.size + 8))):
         fitter = Fitter(model, FitSettings(), info, threads=1)
-        found.append(fitter.fit_cutouts(one))
-    # at the best fit itself: fits from far off may make other minima
+        found.append(fitter.fit_cutouts(some))
+    # start at the best fit, since fits from other starts may find other minima
     again = fitter.fit_cutouts(wide, start=found[0].fit.latent.numpy())
     assert (found[1].weight > 0).sum() == (found[0].weight > 0).sum()
-    # an observation keeps the main terms of its PSF over the whole cutout: equal to a thousandth
+    # the PSF is approximated by its main terms over the whole cutout, which differ by about 10⁻³
     torch.testing.assert_close(found[1].fit.loss_start, found[0].fit.loss_start, rtol=3e-3, atol=0)
     torch.testing.assert_close(again.fit.loss_start, found[0].fit.loss, rtol=1e-2, atol=0)
     assert (found[0].fit.loss < 0.9 * found[0].fit.loss_start).any()
@@ -271,7 +272,7 @@ def test_a_store_without_psf_is_refused_before_any_work(stores, trained, tmp_pat
         with pytest.raises(InputError, match=r"^band g: the PSF is unknown.*--psf g=0.8"):
             stage(store, trained, tmp_path / "out", threads=1, **more)
         assert not (tmp_path / "out").exists()
-    # A band without data needs none.
+    # A band without data does not need a PSF.
     cutouts.weight[:, 0] = 0
     known = replace(info, fwhm_arcsec=(np.nan, 0.9))
     store = create_store(tmp_path / "other", known)
@@ -280,14 +281,14 @@ def test_a_store_without_psf_is_refused_before_any_work(stores, trained, tmp_pat
     assert np.isfinite(features["latent"]).all()
 
 
-def test_no_object_is_drawn_in_the_shape_of_the_cutouts(trained):
+def test_drawings_have_the_shape_of_cutouts_even_without_objects(trained):
     model, sight = Model.load(trained), make_sight()
     features = {"latent": np.zeros((3, 4), np.float32)}
     for rows in (np.arange(3), np.arange(0)):
         assert model.draw(features, rows, sight=sight).shape == (len(rows), 2, 12, 12)
 
 
-def test_one_pass_of_the_discriminator_reaches_the_scenes(stores, trained):
+def test_a_shared_pass_agrees_with_two_passes_for_scenes(stores, trained):
     store = CutoutStore(stores[0])
     cutouts = store.take(np.arange(8))
     sight = Model.load(trained).sight(cutouts, store.info)
@@ -298,11 +299,11 @@ def test_one_pass_of_the_discriminator_reaches_the_scenes(stores, trained):
         noise = NoiseSource(white_autocovariance(2), store.info.size)
         return Trainer(Model.load(trained), config, noise, 0)
 
-    assert_one_pass_gives_what_two_give(make, batch)
+    assert_shared_pass_equals_two_passes(make, batch)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 3.0, 100.0])
-def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
+def test_the_reconstruction_loss_is_in_units_of_the_noise_at_every_depth(trained, sigma):
     model = Model.load(trained)
     config = replace(recipe("scene").training, scene_size=16)
     trainer = Trainer(model, config, NoiseSource(white_autocovariance(2), 12), 0)
@@ -318,5 +319,5 @@ def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
             math.expm1(float(trainer._reconstruct(real, perfect + sigma * (noise + more), weight, way)))
             for more in (0, 5)
         )
-    assert 0.02 < exact <= 1.05  # the stretch takes of the noise where the light is far above it
+    assert 0.02 < exact <= 1.05  # the stretch reduces the noise of bright pixels
     assert wrong > 5 * exact

@@ -1,4 +1,4 @@
-"""Training runs, stops, goes on, and refuses what does not fit."""
+"""Training runs, stops, resumes, and refuses inconsistent settings."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from tests.helpers.trainings import INFO, OPTIONS, StopAt, losses
 ALL = {"reconstruction": 0.1, "latent_gradient": 0.1, "incomplete": True}
 
 
-def test_a_model_comes_out_and_knows_what_it_is(store, tmp_path):
+def test_training_writes_a_model_with_its_card(store, tmp_path):
     out = train(store, tmp_path / "m", recipe="tiny", steps=3, options=OPTIONS)
     model = Model.load(out)
     assert model.info.bands == ("g", "r")
@@ -46,7 +46,7 @@ def test_a_model_comes_out_and_knows_what_it_is(store, tmp_path):
         ({}, 0),
     ],
 )
-def test_which_of_several_processes_this_is(monkeypatch, environment, expected):
+def test_rank_of_a_process(monkeypatch, environment, expected):
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -54,13 +54,13 @@ def test_which_of_several_processes_this_is(monkeypatch, environment, expected):
     assert _rank() == expected
 
 
-def test_a_task_of_many_that_each_train_alone_keeps_its_record(store, tmp_path, monkeypatch):
+def test_a_separate_training_in_a_slurm_task_keeps_its_record(store, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     out = train(store, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
     assert (out / "_made_from.json").exists()
 
 
-def test_training_twice_is_training_once(store, tmp_path):
+def test_training_again_changes_nothing(store, tmp_path):
     out = train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     train(store, out, recipe="tiny", steps=2, options=OPTIONS)
@@ -73,12 +73,12 @@ def test_a_finished_model_is_recognised_without_reading_the_store(store, tmp_pat
     assert train(store, out, recipe="tiny", steps=1, options=OPTIONS) == out
 
 
-def test_other_cutouts_are_another_training(store, tmp_path):
+def test_other_cutouts_are_refused(store, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)
     out = train(copy, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
     shutil.rmtree(copy)
-    shutil.copytree(store, copy, copy_function=shutil.copyfile)  # other times, same cutouts
+    shutil.copytree(store, copy, copy_function=shutil.copyfile)  # other modification times, same cutouts
     assert train(copy, out, recipe="tiny", steps=1, options=OPTIONS) == out
     shard = CutoutStore(copy).read_shard(0)
     write_shard(copy / shard_name(0), shard.select(np.arange(150)), INFO)
@@ -103,8 +103,8 @@ def test_resumed_training_is_the_uninterrupted_one(store, tmp_path, number, opti
     assert Model.load(out).fingerprint == Model.load(whole).fingerprint
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(store, tmp_path):
-    """The process is killed without any chance to clean up; one thread everywhere, for the last bits."""
+def test_a_killed_training_resumes_from_its_last_checkpoint(store, tmp_path):
+    """The process is killed without a chance to clean up; one thread, for reproducible rounding."""
     whole = train(store, tmp_path / "whole", recipe="tiny", steps=8, threads=1, options=OPTIONS)
     out = tmp_path / "killed"
     code = f"""
@@ -117,7 +117,7 @@ train({str(store)!r}, {str(out)!r}, recipe="tiny", steps=8, threads=1, options=o
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "genera')  # what the page cache may leave behind
+        file.write('{"step": 6, "genera')  # as an interrupted write may leave behind
     (out / "checkpoints" / ".writing-0000-step-00000006").mkdir()
     train(store, out, recipe="tiny", steps=8, threads=1, options=OPTIONS | {"checkpoint_seconds": 0.0})
     assert losses(out) == losses(whole)
@@ -138,7 +138,7 @@ def test_other_settings_are_refused(store, tmp_path):
         train(tmp_path / "nowhere", out)
 
 
-def test_a_damaged_checkpoint_is_named(store, tmp_path):
+def test_a_damaged_checkpoint_is_reported(store, tmp_path):
     out = tmp_path / "m"
     with pytest.raises(KeyboardInterrupt):
         train(store, out, recipe="tiny", steps=5, options=OPTIONS, progress=StopAt(2, signal.SIGINT))
@@ -181,15 +181,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(store, tmp_path, monkey
     assert Model.load(out).card["steps"] == 5
 
 
-def test_max_time_stops_early_and_leaves_a_model(store, tmp_path):
+def test_max_time_stops_the_training_and_saves_a_model(store, tmp_path):
     shown = StopAt(-1, 0)
     out = train(
         store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS, progress=shown
     )
     model = Model.load(out)
-    assert shown.count == pytest.approx(model.card["seconds"], abs=0.1)  # the bar counts what ends it
+    assert shown.count == pytest.approx(model.card["seconds"], abs=0.1)  # the progress bar counts seconds
     assert 0 < model.card["steps"] < 10**6
-    assert model.card["seconds"] < 10  # a busy machine may take its time over a step
+    assert model.card["seconds"] < 10  # a step may be slow on a busy machine
 
 
 def test_training_works_outside_the_main_thread(store, tmp_path):
@@ -201,7 +201,7 @@ def test_training_works_outside_the_main_thread(store, tmp_path):
     assert Model.load(tmp_path / "m").card["steps"] == 1
 
 
-def test_the_embedder_learns_to_invert_and_the_discriminator_to_tell(store, tmp_path):
+def test_the_embedder_learns_to_invert_the_generator(store, tmp_path):
     options = OPTIONS | {"noise": "none", "noisy_embedder": False, "smoothness": 0.0, "learning_rate": 2e-3}
     rows = losses(train(store, tmp_path / "m", recipe="tiny", steps=150, options=options))
     assert rows[-1]["embedder"] < 0.7 * rows[0]["embedder"]
@@ -223,7 +223,7 @@ def test_impossible_settings_are_refused(options, word):
     assert TrainingConfig.from_json(TrainingConfig().to_json()) == TrainingConfig()
 
 
-def test_looks_at_health_leave_numbers_and_pictures(store, tmp_path):
+def test_evaluations_write_metrics_and_panels(store, tmp_path):
     options = OPTIONS | {"evaluate_every": 2}
     out = train(store, tmp_path / "m", recipe="tiny", steps=5, options=options)
     rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
@@ -256,7 +256,7 @@ def test_early_stopping_keeps_the_best_model(store, tmp_path, monkeypatch):
     assert not (out / "best").exists()
 
 
-def test_an_embedder_alone_is_trained_against_a_finished_generator(store, tmp_path):
+def test_an_embedder_can_be_trained_for_a_finished_generator(store, tmp_path):
     base = train(store, tmp_path / "base", recipe="tiny", steps=5, options=OPTIONS)
     alone = OPTIONS | {"reconstruction": 0.0}
     out = train(store, tmp_path / "new", recipe="tiny", steps=60, embedder_only=base, options=alone)
@@ -271,7 +271,7 @@ def test_an_embedder_alone_is_trained_against_a_finished_generator(store, tmp_pa
     assert set(losses(out)[0]) == {"step", "embedder"}
 
 
-def test_an_embedder_is_refined_on_images(store, tmp_path):
+def test_an_embedder_can_be_refined_on_images(store, tmp_path):
     base = train(store, tmp_path / "base", recipe="tiny", steps=40, options=OPTIONS)
     refining = OPTIONS | {"refine": True, "reconstruction": 3.0, "decay": 0.0, "log_every": 1}
     out = train(store, tmp_path / "refined", recipe="tiny", steps=60, embedder_only=base, options=refining)
@@ -298,7 +298,7 @@ def test_an_embedder_is_refined_on_images(store, tmp_path):
         MemoryError(),
     ],
 )
-def test_too_little_memory_names_the_batch_that_fits(store, tmp_path, monkeypatch, error):
+def test_errors_for_too_little_memory_name_a_batch_size_that_fits(store, tmp_path, monkeypatch, error):
     def step(self, batch, number, fraction=0.0, **others):
         if len(batch.image) > 5:
             raise error
@@ -321,7 +321,7 @@ def test_curves_for_tensorboard(store, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"precision": "tf32"}, {"channels_last": True}])
-def test_other_engines_give_the_same_to_rounding(store, tmp_path, options):
+def test_other_engines_agree_within_rounding(store, tmp_path, options):
     plain = train(store, tmp_path / "a", recipe="tiny", steps=3, options=OPTIONS)
     other = train(store, tmp_path / "b", recipe="tiny", steps=3, options=OPTIONS, **options)
     for a, b in zip(losses(plain), losses(other), strict=True):
@@ -347,8 +347,8 @@ def test_impossible_engines_are_refused(store, tmp_path, options, word):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # the compiler's own
-def test_compiled_networks_give_the_same_to_rounding(store, tmp_path):
+@pytest.mark.filterwarnings("default")  # warnings of the compiler
+def test_compiled_networks_agree_within_rounding(store, tmp_path):
     plain = train(store, tmp_path / "a", recipe="tiny", steps=3, options=OPTIONS | ALL)
     other = train(store, tmp_path / "b", recipe="tiny", steps=3, options=OPTIONS | ALL, compile=True)
     for a, b in zip(losses(plain), losses(other), strict=True):

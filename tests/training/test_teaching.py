@@ -1,4 +1,4 @@
-"""What helps a fit: taught after a training, kept with the model, and used from any start."""
+"""The fitting aids: trained after the model, saved with it, and used by fits."""
 
 import json
 
@@ -22,7 +22,7 @@ L, NUM = 6, 96
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory):
-    """Cutouts drawn by an untrained generator that answers strongly to its latent, with noise."""
+    """Write noisy cutouts drawn by an untrained generator that depends strongly on its latent."""
     directory = tmp_path_factory.mktemp("sky")
     info = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3)
     model = make_model(directory / "model", info, latent_size=L, gain=2.2)
@@ -70,7 +70,7 @@ def losses(fitter, latent, image, weight):
 
 
 @pytest.mark.parametrize("objective", ["flux", "paper"])
-def test_passes_bring_starts_of_unseen_objects_nearer(sky, model, objective):
+def test_passes_improve_the_starts_of_held_out_objects(sky, model, objective):
     ids, image, weight = held_out(sky)
     info = CutoutStore(sky / "store").info
     means = []
@@ -78,15 +78,15 @@ def test_passes_bring_starts_of_unseen_objects_nearer(sky, model, objective):
         fitter = Fitter(model, FitSettings(objective=objective, passes=passes), info)
         start = fitter.starts(ids, torch.where(weight > 0, image, 0), weight)[0]
         means.append(float(losses(fitter, start, image, weight).log().mean()))
-    assert means[0] - 0.5 > means[1] > means[2]  # the embedder knows nothing, the refiner looks
+    assert means[0] - 0.5 > means[1] > means[2]  # the embedder is untrained, unlike the refiner
     assert model.card["aids"]["log_loss_refined"] < model.card["aids"]["log_loss_start"] - 0.3
 
 
 @pytest.mark.parametrize("in_flux", [True, False])
-def test_the_metric_is_nearer_to_the_matrix_than_an_affine_one(model, in_flux):
-    said = model.card["aids"]
+def test_the_metric_network_is_better_than_an_affine_metric(model, in_flux):
+    metrics = model.card["aids"]
     name = "flux" if in_flux else "units"
-    affine, both = said[f"metric_explained_{name}_affine"], said[f"metric_explained_{name}"]
+    affine, both = metrics[f"metric_explained_{name}_affine"], metrics[f"metric_explained_{name}"]
     assert both > affine + 0.02
     fitter = Fitter(model, FitSettings(objective="flux" if in_flux else "paper"), model.info)
     assert isinstance(fitter.metric, TaughtMetric)
@@ -98,18 +98,18 @@ def test_the_metric_is_nearer_to_the_matrix_than_an_affine_one(model, in_flux):
     assert 1 - away / (true - true.mean(0)).square().sum() == pytest.approx(both, abs=0.25)
 
 
-def test_what_is_shown_of_masked_pixels_is_nothing(sky, model):
+def test_masked_pixels_have_no_influence_on_starts(sky, model):
     ids, image, weight = held_out(sky)
     fitter = Fitter(model, FitSettings(), model.info)
     weight[:, 1, 3:9] = 0
     image = torch.where(weight > 0, image, 0)
     other = torch.where(weight > 0, image, 1e4)
-    starts = [fitter.starts(ids, one, weight) for one in (image, other)]
+    starts = [fitter.starts(ids, pixels, weight) for pixels in (image, other)]
     assert torch.equal(*starts)
     assert torch.isfinite(starts[0]).all()
 
 
-def test_a_start_depends_on_its_object_alone(sky, model):
+def test_a_start_depends_only_on_its_object(sky, model):
     ids, image, weight = held_out(sky)
     image = torch.where(weight > 0, image, 0)
     fitter = Fitter(model, FitSettings(batch_size=8), model.info)
@@ -119,19 +119,19 @@ def test_a_start_depends_on_its_object_alone(sky, model):
     assert whole.std(0).min() > 0.01
 
 
-def test_fits_start_lower_and_say_how(sky, taught):
+def test_fits_with_passes_start_lower_and_record_the_passes(sky, taught):
     settings = {"neighbours": "keep", "uncertainty": False, "threads": 1, "num_steps": 15}
     ours, plain = sky / "fit" / "passes", sky / "fit" / "none"
     fit(sky / "store", taught, ours, object_ids=range(100, 132), **settings)
     fit(sky / "store", taught, plain, object_ids=range(100, 132), passes=0, **settings)
-    said = json.loads((ours / "_features.json").read_text())["settings"]
-    assert said["passes"] == 2
+    recorded = json.loads((ours / "_features.json").read_text())["settings"]
+    assert recorded["passes"] == 2
     ours, plain = read_features(ours), read_features(plain)
     assert np.nanmedian(ours["loss_start"] / plain["loss_start"]) < 0.8
     assert np.nanmedian(ours["loss"] / plain["loss"]) < 1.02
 
 
-def test_taught_models_come_back_and_damage_is_named(sky, model, tmp_path):
+def test_models_with_aids_round_trip_and_damage_is_reported(sky, model, tmp_path):
     assert model.fingerprint != Model.load(sky / "model").fingerprint
     again = Model.load(model.save(tmp_path / "again"))
     assert again.fingerprint == model.fingerprint
@@ -153,7 +153,7 @@ def test_taught_models_come_back_and_damage_is_named(sky, model, tmp_path):
         Model.load(tmp_path / "again")
 
 
-def test_passes_without_a_refiner_are_refused_with_the_remedy(sky):
+def test_passes_without_a_refiner_are_refused(sky):
     assert Model.load(sky / "model").aids is None
     assert FitSettings().resolved(False).passes == 0
     with pytest.raises(InputError, match="deepfits teach"):
@@ -162,14 +162,14 @@ def test_passes_without_a_refiner_are_refused_with_the_remedy(sky):
         FitSettings(passes=-1)
 
 
-def test_paper_and_adam_start_as_the_paper_does():
+def test_default_number_of_passes():
     assert FitSettings().resolved(True).passes == 2
     for settings in (FitSettings(solver="adam"), FitSettings(mode="optimise"), FitSettings(mode="embedder")):
         assert settings.resolved(True).passes == 0
     assert FitSettings(passes=3, mode="embedder").resolved(True).passes == 3
 
 
-def test_the_metric_of_a_few_rows_is_that_of_many(model):
+def test_the_inverse_metric_does_not_depend_on_the_batch(model):
     fitter = Fitter(model, FitSettings(), model.info)
     latent = torch.randn(21, L, generator=torch.Generator().manual_seed(2))
     whole = fitter.metric.inverse(latent)

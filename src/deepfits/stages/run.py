@@ -1,8 +1,9 @@
 """Stages `run` and `demo`: all stages from one file, and the demonstration.
 
 A run file is TOML, with one section per stage whose keys are that stage's arguments. A section ``[run]``
-names the run directory, and ``[images]`` the images unless they are simulated. Keys that are left out keep
-the stage's defaults. Every output has its standard name in the run directory, where `report` finds it.
+names the run directory, and a model if none is to be trained; ``[images]`` names the images unless they are
+simulated. Keys that are left out keep the stage's defaults. Every output has its standard name in the run
+directory, where `report` finds it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
 # Keys that are not arguments of a stage, and their types.
 _KEYS: dict[str, dict[str, Any]] = {
-    "run": {"out": str},
+    "run": {"out": str, "model": str},
     "images": {"path": str | Sequence[str]},
     "fit": {"modes": Sequence[Literal["embedder", "optimise", "both"]]},
     "redshift": {"labels": str, "scenes": str, "scene_labels": int},
@@ -60,17 +61,22 @@ class RunFile:
         The run directory.
     images
         Paths of the images; None if they are simulated.
+    model
+        The model to use; None to train one.
     sections
         The arguments given for each stage that runs, by its name.
     """
 
     out: Path
     images: list[str] | None
+    model: str | None
     sections: dict[str, dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the resolved configuration: the values of the file, and the defaults of all other keys."""
         resolved: dict[str, Any] = {"run": {"out": str(self.out)}}
+        if self.model is not None:
+            resolved["run"]["model"] = self.model
         if self.images is not None:
             resolved["images"] = {"path": self.images}
         for name, given in self.sections.items():
@@ -118,8 +124,9 @@ def run(config: RunConfig) -> Path:
     """Run all stages from images to the report, as configured in one TOML file.
 
     The stages cutouts, train, fit, inpaint and report always run; the sections ``[simulate]``, ``[stack]``,
-    ``[detect]`` and ``[redshift]`` add theirs, and a simulated sky always includes redshift. An interrupted
-    run continues when the same command is run again, since each stage keeps what it has finished.
+    ``[detect]`` and ``[redshift]`` add theirs, and a simulated sky always includes redshift. A model given in
+    ``[run]`` takes the place of train; if it has a head, redshifts are also predicted without labels. An
+    interrupted run continues when the same command is run again, since each stage keeps what it has finished.
 
     Returns
     -------
@@ -143,6 +150,14 @@ def run(config: RunConfig) -> Path:
 
         [redshift]
         labels = "spectra.csv"
+
+    Or, for images in u g r i z, without training and without spectra:
+
+        [run]
+        model = "builtin:ugriz"
+
+        [images]
+        path = "coadds"
     """
     return _run(read_run_file(config.config, out=config.out), config.progress)
 
@@ -187,7 +202,12 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         raise InputError(
             f'{path}: no images; add [images] with path = "...", or [simulate] for a simulated sky'
         )
-    default = (*_DEFAULT_SECTIONS, "redshift") if is_simulated else _DEFAULT_SECTIONS
+    model = content.get("run", {}).get("model")
+    if model is not None and "train" in content:
+        raise InputError(
+            f"{path}: the model {model!r} of [run] takes the place of [train]; remove one of them"
+        )
+    default = {*_DEFAULT_SECTIONS, *(["redshift"] if is_simulated else [])} - ({"train"} if model else set())
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
     sections["inpaint"].setdefault("bands", None)  # chosen when the store is there
     for name, section in sections.items():
@@ -203,6 +223,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     return RunFile(
         out=out,
         images=None if images is None else images_at(images, lambda image: _resolve(path, image)),
+        model=None if model is None else _resolve(path, model),
         sections=sections,
     )
 
@@ -245,7 +266,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
-        result = load(name)(*inputs, **{**_stage_arguments(name, sections[name]), **more}, progress=progress)
+        given = _stage_arguments(name, sections.get(name, {}))
+        result = load(name)(*inputs, **{**given, **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result
@@ -258,7 +280,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
         images = call("stack", images, out / "coadds")
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
-    model = call("train", store, out / "model")
+    model = config.model or call("train", store, out / "model")
     features = {}
     for mode in sections["fit"].get("modes") or ["both"]:
         # The other modes are for comparison only: no errors, and random starts for held-out objects only.
@@ -268,12 +290,26 @@ def _run(config: RunFile, progress: Progress) -> Path:
     hidden = sections["inpaint"]["bands"] = sections["inpaint"]["bands"] or [_band_to_hide(store)]
     write_json(out / "config.json", config.to_json())
     call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
+    if config.model and _has_head(best):
+        call("redshift_predict", best, out=out / "redshifts.parquet")
     if "redshift" in sections:
         labels, embedder = Path(sections["redshift"]["labels"]), features.get("embedder")
         call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     return call("report", out)
+
+
+def _has_head(features: Path) -> bool:
+    """Return whether a head ships with the model of the features."""
+    from deepfits.fitting.features import read_settings
+    from deepfits.redshifts.head import head_directory
+
+    try:
+        return head_directory(str(read_settings(features)["model_hash"])).is_dir()
+    except InputError as error:
+        log.info("no redshifts without labels: %s", error)
+        return False
 
 
 def _band_to_hide(store: Path) -> str:
