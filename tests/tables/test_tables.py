@@ -636,7 +636,7 @@ def test_identities_are_kept(values, expected):
         (np.array([2.0**53, 1]), "no longer exact"),
         (np.array([2.0**25, 1], dtype=np.float32), "no longer exact"),
         (np.array([1.5]), "whole number"),
-        (np.array([True]), "whole numbers or text"),
+        (np.array([True]), "integers or text"),
     ],
 )
 def test_identities_that_are_not_exact_are_refused(values, word):
@@ -1144,7 +1144,7 @@ def test_null_is_a_gap_in_tables_of_gaia(tmp_path):
 def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(tmp_path):
     path = tmp_path / "jplus.csv"
     path.write_text("TILE_ID,NUMBER,ra,dec\n101,1,150.1,2.1\n102,1,150.2,2.2\n")
-    with pytest.raises(InputError, match=r"jplus\.csv: NUMBER 1 occurs 2 times; .* call it otherwise"):
+    with pytest.raises(InputError, match=r"jplus\.csv: NUMBER 1 occurs 2 times; .* rename the column"):
         read_catalogue(path)
 
 
@@ -1294,7 +1294,10 @@ def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, capl
     path = tables.write_table(tmp_path / "ps1.fits", columns)
     found = read_catalogue(path)
     np.testing.assert_allclose(found["ra"], RA, atol=2e-5)
-    assert f"{(~is_there).sum()} of {NUM} objects without raMean and decMean are where raStack" in caplog.text
+    assert (
+        f"{(~is_there).sum()} of {NUM} objects without raMean and decMean take their positions from raStack"
+        in caplog.text
+    )
     columns["raStack"] = RA + 0.1  # of other objects
     found = read_catalogue(tables.write_table(tmp_path / "other.fits", columns))
     np.testing.assert_array_equal(np.isfinite(found["ra"]), is_there)
@@ -1315,11 +1318,11 @@ def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog,
     path = tables.write_table(tmp_path / "labels.csv", columns)
     labels = read_labels(path)
     np.testing.assert_allclose(labels.columns["ra"], RA)
-    assert f"{first} and {second} are taken as the places of the objects" in caplog.text
+    assert f"{first} and {second} are taken as the positions of the objects" in caplog.text
     again = {"ra_old": RA + 1e-5, "dec_old": DEC}
     np.testing.assert_allclose(read_labels(tables.write_table(path, columns | again)).columns["ra"], RA)
     again["ra_old"] = RA + 0.1
-    with pytest.raises(InputError, match="say other places than"):
+    with pytest.raises(InputError, match="disagree with"):
         read_labels(tables.write_table(path, columns | again))
     del columns[first]
     assert "ra" not in read_labels(tables.write_table(path, columns)).columns
@@ -1521,7 +1524,7 @@ def test_places_of_whatever_equinox_a_file_says(tmp_path, caplog, name, kind, eq
     found = read_catalogue(path)
     there = SkyCoord(found["ra"], found["dec"], unit="deg")
     assert there.separation(SKY).arcsec.max() < 0.01
-    assert f"ra and dec are of {kind} {equinox or 'B1950'}, as the file says" in caplog.text
+    assert f"ra and dec are converted from {kind} {equinox or 'B1950'}, as stated by the file" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["degrees", "parts"])

@@ -71,7 +71,8 @@ def read(
 def _normalized(table: Table) -> Table:
     """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 
-    Units that mean none (``-``, ``None``, ``unitless``) are dropped, and positions converted to ICRS.
+    Units that mean none (``-``, ``None``, ``unitless``) are dropped; for positions and identities see
+    `as_file_says`.
     """
     for name, values in table.columns.items():
         for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
