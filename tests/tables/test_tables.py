@@ -374,16 +374,16 @@ def test_text_as_people_write_it(tmp_path, name, text):
         ("id,ra,dec,zspec\n1,150.1,2.1,0.3\n", ["'z_spec'", "'zspec'", "label_column"]),
         ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
         ("", ["no rows"]),
-        ("<!DOCTYPE html><html>Log in</html>\n", ["page of the web"]),
+        ("<!DOCTYPE html><html>Log in</html>\n", ["a web page, not a table"]),
         (
             "id,ra,dec,z_spec\n1,150.1,2.1,0.3\n\nid,ra,dec,z_spec\n1,150.1,2.1,0.4\n",
-            ["come again below row 1"],
+            ["repeated after row 1"],
         ),
         ("id,ra,dec,z_spec\n1,150.1,2.1,0.3 ± 0.1\n", ["'0.3 ± 0.1'", "errors into columns"]),
-        ("\\begin{tabular}{c}\n\\end{tabular}\n" * 2, ["2 tables of LaTeX"]),
+        ("\\begin{tabular}{c}\n\\end{tabular}\n" * 2, ["2 LaTeX tables"]),
         (
             "\\begin{tabular}{cc}\nid & z_spec \\\\\n1 & \n 2 \\\\\n\\end{tabular}\n",
-            ["LaTeX", "one row a line"],
+            ["LaTeX", "one row per line"],
         ),
     ],
 )
@@ -1251,7 +1251,7 @@ def test_rows_that_are_comments_are_said(tmp_path, caplog, sign):
     """They were left out without a word, be they rows that somebody marked or names such as #12."""
     (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\n" + f"{sign}12,0.2\nb,0.3\n")
     assert read_labels(tmp_path / "t.csv").value.tolist() == [0.1, 0.3]
-    assert f"1 of 3 rows are left out as comments, such as the one that begins with '{sign}12'" in caplog.text
+    assert f"1 of 3 rows are skipped as comments, such as the one that begins with '{sign}12'" in caplog.text
     caplog.clear()
     (tmp_path / "t.csv").write_text("name,z_spec\na,0.1\n# of 2019\nb,0.3\n")
     assert len(read_labels(tmp_path / "t.csv")) == 2
