@@ -186,7 +186,7 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
         start += 1
     lines = [line for line in head[start:] if line.strip() and not _NOT_A_ROW.match(line)][:50]
     if not lines:
-        raise InputError(f"{where}: holds no rows")
+        raise InputError(f"{where}: contains no rows")
     units: dict[str, str] = {}
     names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
     if names is None and (titles := _num_titles(lines)):
