@@ -214,7 +214,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
 
 
 def read_table_of_estimates(path: str | Path, column: str) -> Labels:
-    """Read estimates of a target from a table, with the columns for matching; rows without an estimate are dropped.
+    """Read estimates of a target, with the columns for matching; rows without an estimate are dropped.
 
     Raises
     ------
