@@ -1602,7 +1602,7 @@ def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
         found = match_labels(features, labels)
         np.testing.assert_array_equal(labels.value[found.label_rows], Z[found.rows])
         assert found.rows.tolist() == list(range(0, NUM, 6))
-        assert "of the same objects as FIBERMAP" in caplog.text
+        assert "positions are taken from FIBERMAP in the same file" in caplog.text
 
 
 def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
