@@ -1,6 +1,6 @@
 """Positions and identities of objects, whatever the names and units of their columns.
 
-Positions are returned in degrees, ICRS; identities as int64 or text, exactly, or not at all.
+Positions are returned in degrees, ICRS; identities as int64 or text, exactly as stored.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ def positions(
     if pair is None:
         return None
     if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
-        log.warning("WARNING: %s: %s and %s are stored in single precision, to 0.03″ at best", where, *pair)
+        log.warning(
+            "WARNING: %s: %s and %s are stored in single precision, accurate to about 0.03″", where, *pair
+        )
     found = _from_pair(columns, units, where, pair, frame)
     if frame == "icrs" and not found.is_known.all():
         return _with_other_pair(found, columns, units, where)
@@ -344,6 +346,7 @@ def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
 
 
 def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
+    """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
     with np.errstate(invalid="ignore"):
         is_place = (
             np.isfinite(longitude)
@@ -408,17 +411,17 @@ def _degrees(
     if "deg" in unit and not re.match(r"\d", unit):
         return number
     raise InputError(
-        f"{where}: column {name!r} has the unit {unit!r}, which is not one of angle; use degrees"
+        f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"
     )
 
 
 def _degrees_of(unit: str) -> float | None:
-    """Return a unit in degrees, also astropy's ``15deg`` for hours; None if it is not a unit of angle."""
+    """Return a unit in degrees, also astropy's ``15deg`` for hours; None if it is not an angular unit."""
     from astropy import units
 
     try:
         return float(units.Unit(unit).to(units.deg))
-    except (ValueError, TypeError):  # not a unit, or not one of angle
+    except (ValueError, TypeError):  # not a unit, or not an angular one
         return None
 
 
