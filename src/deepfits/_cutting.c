@@ -1,13 +1,14 @@
-/* Windows out of a strip of rows: what copy_windows in survey/cutting.py does for each object with a slice of
-   NumPy, which takes longer to make than to copy.
+/* Copy windows from a strip of rows. This replaces _copy_sliced in survey/cutting.py, where creating a NumPy
+   slice for each object takes longer than copying it.
 
-   No Python is included: the function is called through ctypes. Without this file the slices do the same. */
+   The function does not use the Python API; it is called through ctypes. Without it the slices are used. */
 
 #include <stdint.h>
 #include <string.h>
 
-/* For k < n: out[which[k]] (size, size; `stride` floats from one to the next) = strip[bottom[k]:, left[k]:] of
-   strip (height, width). What lies outside of the strip stays as it is. */
+/* For k < n, set out[which[k]], (size, size), to the window of strip, (height, width), that begins at row
+   bottom[k] and column left[k]. Consecutive windows of out are `stride` floats apart. Pixels outside the strip
+   are not changed. */
 void deepfits_copy_windows(const float *strip, int64_t height, int64_t width, const int64_t *which,
                            const int64_t *left, const int64_t *bottom, int64_t n, float *out, int64_t stride,
                            int64_t size) {

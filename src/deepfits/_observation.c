@@ -1,12 +1,13 @@
-/* The two products of an observation, for many small matrices: see Observation in observation.py.
+/* The two matrix products of Observation (observation.py), for batches of small matrices.
 
-   A library's product of two matrices of 32 x 32 spends half of its time on the way in. Here all operands of an
-   object stay in the first cache, eight sums of eight numbers in registers, and what the next object needs is
-   asked for tile by tile: each matrix is used once, so that memory is as slow as the arithmetic. Every element
-   is summed in the order of the inner index, whatever the tiles: no object depends on its neighbours.
+   For 32 x 32 matrices, BLAS spends half of the time on call overhead. Here all operands of an object stay in
+   the L1 cache and eight vectors of partial sums in registers. The operands of the next object are prefetched
+   tile by tile, because each matrix is used only once and loading it takes as long as the arithmetic. Every
+   element is summed in the order of the inner index, however it is tiled, so the result of an object does not
+   depend on its neighbours.
 
-   No Python is included: the functions are called through ctypes. Without this file the same is done, slower,
-   by torch.bmm. */
+   The functions do not use the Python API; they are called through ctypes. Without them the slower torch.bmm
+   is used. */
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -19,19 +20,19 @@
 #define SUPPORTED() 1
 #endif
 #define INLINE TARGET static inline __attribute__((always_inline))
-#define WIDTH 8 /* of a vector */
-#define HEIGHT 4 /* rows of a tile */
-#define LINE 16 /* floats that memory hands over at once */
+#define WIDTH 8 /* floats in a vector */
+#define HEIGHT 4 /* rows in a tile */
+#define LINE 16 /* floats in a cache line */
 
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
-/* Matrix (rows, columns) whose element (i, j) is at[i * row + j * column]. */
+/* Strided matrix: element (i, j) is at[i * row + j * column]. */
 struct matrix {
     float *at;
     ptrdiff_t row, column;
 };
 
-/* One tile of c = a b: HEIGHT rows from i on, `vectors` times WIDTH columns from j on. */
+/* Compute a tile of c = a b: HEIGHT rows from i, vectors * WIDTH columns from j. */
 INLINE void tile(struct matrix a, struct matrix b, struct matrix c, int i, int j, int inner, int vectors) {
     vector sum[HEIGHT][2] = {{{0}}};
     for (int l = 0; l < inner; l++) {
@@ -45,8 +46,8 @@ INLINE void tile(struct matrix a, struct matrix b, struct matrix c, int i, int j
             *(vector *)(c.at + (i + r) * c.row + j + v * WIDTH) = sum[r][v];
 }
 
-/* c = a b, where the columns of b and c are contiguous, at least WIDTH of them, and c has at least HEIGHT rows.
-   The last tiles overlap those before. Meanwhile `count` numbers at `next` are asked for. */
+/* c = a b, where the rows of b and c are contiguous, with at least WIDTH columns, and c has at least HEIGHT rows.
+   The last tiles overlap the previous ones. Meanwhile `count` floats at `next` are prefetched. */
 INLINE void product(struct matrix a, struct matrix b, struct matrix c, int rows, int columns, int inner,
                     const float *next, int count) {
     int tiles = ((rows + HEIGHT - 1) / HEIGHT) * ((columns + 2 * WIDTH - 1) / (2 * WIDTH));
@@ -70,8 +71,9 @@ INLINE void product(struct matrix a, struct matrix b, struct matrix c, int rows,
 
 int deepfits_supported(void) { return SUPPORTED(); }
 
-/* image (n, l, b, d, d) = rows (n b, d, s t) . [scene (n, l, b, s, s) . columns (n b, s, t d), read as (s t, d)]:
-   each matrix serves the l planes of its object and band. `count` is n b. Returns 0, or 1 without memory. */
+/* image (n, l, b, d, d) = rows (n b, d, s t) . [scene (n, l, b, s, s) . columns (n b, s, t d), read as (s t, d)],
+   where each matrix is applied to the l planes of its object and band. `count` is n b. Returns 0, or 1 if memory
+   cannot be allocated. */
 TARGET int deepfits_tangents(float *rows, float *columns, float *scene, float *image, int count, int d, int s, int t,
                              int l, int b) {
     float *part = malloc(sizeof(float) * s * t * d);
@@ -84,21 +86,21 @@ TARGET int deepfits_tangents(float *rows, float *columns, float *scene, float *i
         for (ptrdiff_t i = 0; i < l; i++) {
             ptrdiff_t plane = (k / b * l + i) * b + k % b;
             struct matrix of_scene = {scene + plane * s * s, s, 1}, out = {image + plane * d * d, d, 1};
-            int asked = i + 1 < l ? 0 : s * t * d;
-            product(of_scene, right, wide, s, t * d, s, columns + next * s * t * d, asked);
-            product(left, tall, out, d, d, s * t, rows + next * d * s * t, asked);
+            int prefetched = i + 1 < l ? 0 : s * t * d;
+            product(of_scene, right, wide, s, t * d, s, columns + next * s * t * d, prefetched);
+            product(left, tall, out, d, d, s * t, rows + next * d * s * t, prefetched);
         }
     }
     free(part);
     return 0;
 }
 
-/* The same with one plane for each matrix. */
+/* The same product with one plane per matrix. */
 int deepfits_show(float *rows, float *columns, float *scene, float *image, int n, int d, int s, int t) {
     return deepfits_tangents(rows, columns, scene, image, n, d, s, t, 1, 1);
 }
 
-/* The adjoint: scene = [rows^T . image, read as (n, s, t d)] . turned, where turned (n, t d, s) is columns^T. */
+/* The adjoint: scene = [rows^T . image, read as (n, s, t d)] . turned, where turned, (n, t d, s), is columns^T. */
 TARGET int deepfits_transpose(float *rows, float *turned, float *image, float *scene, int n, int d, int s, int t) {
     float *part = malloc(sizeof(float) * s * t * d);
     if (!part)

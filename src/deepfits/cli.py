@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # σ in a locale without it
+            stream.reconfigure(errors="replace")  # not every locale has σ
     name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _explain(error: CycloptsError) -> str:
-    """Return what is wrong with a command line, naming an argument that is missing."""
+    """Return the message of a command-line error; a missing argument is named as in the usage line."""
     if isinstance(error, MissingArgumentError) and error.keyword is None and error.argument is not None:
         is_option = error.argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
         name = error.argument.name

@@ -37,7 +37,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def log_handler() -> logging.Handler:
-    """Return what prints remarks: in columns on a terminal, else a line each."""
+    """Return the log handler: rich columns on a terminal, else one plain line per message."""
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(
@@ -91,8 +91,8 @@ class _Bar:
             self._rich.update(self._task, note=note)
 
 
-def _say(line: str) -> None:
-    """Print a line of a log, however long: what reads logs goes by lines."""
+def _print_line(line: str) -> None:
+    """Print a log line without wrapping, because logs are parsed line by line."""
     console.print(line, markup=False, soft_wrap=True)
 
 
@@ -123,7 +123,7 @@ class _Lines:
                 minutes, seconds = divmod(round(remaining / rate), 60)
                 left = f", {minutes} min {seconds:02d} s left"
         speed = f", {_rate(rate, self._unit)}" if rate > 0 else ""
-        _say(f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""))
+        _print_line(f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""))
 
     def _recent_rate(self, now: float) -> float:
         """Return the recent rate in units per second, or the overall rate if nothing was done recently."""
@@ -140,7 +140,7 @@ class _Lines:
         """Print the last line: the number of units done and the time taken."""
         seconds = time.monotonic() - self._start
         unit = re.sub(r"(?<=\w)s$", "", self._unit.replace("ies", "ys")) if self._done == 1 else self._unit
-        _say(f"{self._description}: {self._done:,.0f} {unit} in {seconds:.1f} s")
+        _print_line(f"{self._description}: {self._done:,.0f} {unit} in {seconds:.1f} s")
 
 
 @contextmanager

@@ -106,8 +106,8 @@ def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
     if lists:
         inner = get_args(lists[0])[0]
         kind: Any = list[inner if inner in (int, float) or get_origin(inner) is Literal else str]  # type: ignore[misc]
-        reads = None if name in NOT_SPLIT else functools.partial(_read_list, inner)
-        return (kind if optional is ... else kind | None), reads
+        converter = None if name in NOT_SPLIT else functools.partial(_read_list, inner)
+        return (kind if optional is ... else kind | None), converter
     kind = str if kinds[:1] == [str] or Path in kinds else kinds[0]
     return (kind if optional is ... else kind | None), None
 
@@ -180,7 +180,7 @@ def _groups(stage: Any) -> dict[str, Group]:
 
 
 def _shown(text: str) -> str:
-    """Write what a docstring says in Python as it is typed: values, lists, arguments and names of stages."""
+    """Rewrite Python code in a docstring as it is typed in a shell: values, lists, arguments, stage names."""
     return re.sub(r"`([^`]+)`", lambda code: f"`{_typed(code[1])}`", text.replace("``", "`"))
 
 

@@ -242,7 +242,7 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
             [1, 1, 1e-320],
             r"normalisation: std\[2\] must be a finite number from 1e-15",
         ),
-        ("normalisation", "std", [1, 1, 1e308], r"normalisation: std\[2\] must be .* up to 1e\+15"),
+        ("normalisation", "std", [1, 1, 1e308], r"normalisation: std\[2\] must be .* to 1e\+15"),
         ("normalisation", "mean", [1, None, 1], r"mean\[1\] must be a finite number .*, not None"),
         ("normalisation", "kind", "log", "kind must be 'standard' or 'asinh', not 'log'"),
     ],

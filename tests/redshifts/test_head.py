@@ -1,5 +1,6 @@
 """Heads: trained on simulated galaxies, used without labels, and adapted to some labels."""
 
+import logging
 import shutil
 from dataclasses import replace
 
@@ -364,7 +365,8 @@ def test_adapted_heads_are_not_worse_than_pretrained_ones(files, columns):
     assert (found["p_galaxy"] > 0.3).mean() > 0.9
 
 
-def test_adapting_to_few_spectra(files):
+def test_adapting_to_few_spectra(files, caplog):
+    caplog.set_level(logging.INFO)
     directory, features = files
     lines = (directory / "labels.csv").read_text().splitlines()
     (directory / "few.csv").write_text("\n".join(lines[:5]) + "\n")
@@ -376,6 +378,9 @@ def test_adapting_to_few_spectra(files):
         head=directory / "head",
         match="id",
     )
+    identities = np.array([int(line.split(",")[0]) for line in lines[1:5]])
+    held_out = int(is_held_out(identities).sum())
+    assert f"training on {4 - held_out} labelled objects; {held_out} are held out" in caplog.text
     found = read_table(redshift_predict(model, features, directory / "few.parquet"))
     assert np.isfinite(found["z_phot"]).all()
     assert np.ptp(found["z_phot"]) > 0.2

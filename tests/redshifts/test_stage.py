@@ -447,7 +447,7 @@ def test_ids_that_fits_cannot_store_are_refused_before_any_work(inputs, sky, tmp
     columns = read_table(features) | {"object_id": np.array([f"é{n}" for n in range(len(sky["z_spec"]))])}
     write_table(tmp_path / "accents.parquet", columns)
     monkeypatch.setattr("deepfits.stages.redshifts.predict.predict_table", None)
-    with pytest.raises(InputError, match=r"z\.fits: FITS holds text of ASCII alone, not 'é0' of column"):
+    with pytest.raises(InputError, match=r"z\.fits: FITS allows only ASCII in text, not 'é0' in column"):
         redshift_predict(model, tmp_path / "accents.parquet", tmp_path / "z.fits")
 
 

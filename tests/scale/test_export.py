@@ -64,7 +64,7 @@ def test_parquet_that_others_read(features, columns, tmp_path):
     assert flux == {
         b"unit": b"nJy",
         b"ucd": b"phot.flux.density;em.opt.B;meta.modelled",
-        b"description": b"Total flux of the central galaxy, its own light in the noise-free model, band g",
+        b"description": b"Total flux of the central galaxy alone in the noise-free model, band g",
     }
     by_pandas = pd.read_parquet(path)
     np.testing.assert_array_equal(np.stack(by_pandas["latent"]), columns["latent"])

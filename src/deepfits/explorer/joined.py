@@ -135,7 +135,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         named = [f"{n!r}" + (f" ({self.origin[n]})" if self.origin[n] else "") for n in close]
         origins = ", ".join(dict.fromkeys(origin for origin in self.origin.values() if origin))
         near = f"; the nearest: {', '.join(named)}" if named else ""
-        hint = _elsewhere(self, name) or "a table that has it can be joined (--tables NAME=PATH of export)"
+        hint = _find_column(self, name) or "join a table that has it (export --tables NAME=PATH)"
         return f"{self.directory}: no column {name!r} among those of {origins}{near}; {hint}"
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
@@ -165,26 +165,26 @@ class JoinedTable(Mapping[str, np.ndarray]):
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_our_names(table, sky)
-        rows, nearest = self._match_identities(table, columns, has_places=sky is not None)
-        by_place = False
+        rows, nearest = self._match_identities(table, columns, has_positions=sky is not None)
+        by_position = False
         if sky is not None and {"ra", "dec"} <= self._readers.keys():
             matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
-            by_place = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
-            rows, nearest = (matched, near) if by_place else (rows, nearest)
+            by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
+            rows, nearest = (matched, near) if by_position else (rows, nearest)
         if (rows < 0).all():
             raise InputError(
                 f"{path}: no row matches an object of {self.directory}, by object_id or position"
             )
         if not of_run:
-            _warn_of_further_rows(rows, nearest, columns, path, by_place=by_place)
+            _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = name if name not in self._readers else f"{label}.{name}"
                 self.add(key, partial(take_rows, values, rows), label)
 
     def _match_identities(
-        self, table: Table, columns: Columns, *, has_places: bool
+        self, table: Table, columns: Columns, *, has_positions: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Match by identity: return the row of each object, ``(N,)``, and the object of each row; −1 if none.
 
@@ -197,11 +197,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
         try:
             theirs = identities(columns["object_id"], table.where, name)
         except InputError:
-            if not (has_places and {"ra", "dec"} <= self._readers.keys()):
+            if not (has_positions and {"ra", "dec"} <= self._readers.keys()):
                 raise
             return none
         ours = self["object_id"]
-        if not has_places and name != "object_id" and are_running_numbers(ours, theirs):
+        if not has_positions and name != "object_id" and are_running_numbers(ours, theirs):
             log.warning(
                 "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
                 "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
@@ -213,19 +213,19 @@ class JoinedTable(Mapping[str, np.ndarray]):
         return _html("Joined table", self, self.directory)
 
 
-def _warn_of_further_rows(
-    rows: np.ndarray, nearest: np.ndarray, columns: Columns, path: str | Path, *, by_place: bool
+def _warn_of_duplicates(
+    rows: np.ndarray, nearest: np.ndarray, columns: Columns, path: str | Path, *, by_position: bool
 ) -> None:
-    """Warn of several rows for one object, from the row of each object and the object of each row."""
-    again = np.flatnonzero(nearest >= 0)
-    again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
-    if by_place:  # the other rows are neighbours, not duplicates
-        again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
-    if len(again):
+    """Warn if objects have several rows; `rows` are the rows of objects, `nearest` the objects of rows."""
+    extra = np.flatnonzero(nearest >= 0)
+    extra = extra[(rows[nearest[extra]] >= 0) & (rows[nearest[extra]] != extra)]
+    if by_position:  # rows farther away are neighbours, not duplicates
+        extra = extra[apart_arcsec(columns, extra, rows[nearest[extra]]) < SAME_PLACE_ARCSEC]
+    if len(extra):
         log.warning(
             "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
             "another, remove the first",
-            *(path, len(again), len(nearest)),
+            *(path, len(extra), len(nearest)),
         )
 
 
@@ -303,7 +303,7 @@ def find_predictions(home: Path) -> dict[str, Path]:
     return {path.stem: path for path in tables if read_record(path).get("stage") == "redshift predict"}
 
 
-def _elsewhere(table: JoinedTable, name: str) -> str:
+def _find_column(table: JoinedTable, name: str) -> str:
     """Return a hint to the part of the run that has a column which was not joined; '' if none has."""
     with suppress(InputError):
         _, store, _, tables = find_parts(table.directory)

@@ -31,9 +31,9 @@ AGREE = 0.005
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Quality flags, larger values being more secure, in addition to ``<target>_flag``."""
 RESERVED = ("object_id", "ra", "dec", "part")
-"""Column names that results use for something else than a target."""
+"""Column names that have another meaning in results, and so cannot be targets."""
 NO_MEDIAN_OF_Z = 8.0
-"""No galaxy sample has a median redshift above this; tells the band z from a redshift beside g, r and i."""
+"""A column z beside g, r and i contains magnitudes if its median is above this, which no sample exceeds."""
 MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
@@ -189,7 +189,7 @@ def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
 
 
 def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
-    """Return a column of anyone's estimates of a target, ``(M,)`` float64, NaN where there is none.
+    """Return a column of estimates of a target from any source, ``(M,)`` float64, NaN where missing.
 
     Raises
     ------
@@ -214,12 +214,12 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
 
 
 def read_table_of_estimates(path: str | Path, column: str) -> Labels:
-    """Read estimates of a target from a table, with the columns to match by; rows without one are left out.
+    """Read estimates of a target, with the columns for matching; rows without an estimate are dropped.
 
     Raises
     ------
     InputError
-        As `read_estimates`.
+        As for `read_estimates`.
     """
     table = tables.read(path, what="table of estimates", wanted=(column,))
     columns = with_ours(table)
@@ -237,14 +237,14 @@ def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: 
         return
     if is_redshift:
         log.warning(
-            "WARNING: %s: %d of %d rows have a %s of 0, or within %g of it, which often means that there is "
-            "none, or a star; --select '%s > %g' leaves them out",
+            "WARNING: %s: %d of %d rows have a %s of 0, or within %g of it, which often marks a missing "
+            "redshift or a star; --select '%s > %g' leaves them out",
             *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
         )
     elif len(others) and np.abs(others).min() > np.ptp(others):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of exactly 0, far from all others (%g to %g), which "
-            "often means that there is none; --select '%s != 0' leaves them out",
+            "often marks a missing value; --select '%s != 0' leaves them out",
             *(path, zeros, len(selected), column, others.min(), others.max(), column),
         )
 
@@ -348,15 +348,15 @@ def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np
     if (is_gap & (text != "")).any():
         listed = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
         log.warning(
-            "WARNING: %s: %d of %d rows are left out: %s is %s there, which means no class; rename the class "
-            "if it is a real one",
+            "WARNING: %s: %d of %d rows are left out: %s is %s there, which is read as no class; rename "
+            "the class if it is one",
             *(path, int(is_gap.sum()), len(text), column, listed),
         )
-    names, places = np.unique(text[~is_gap], return_inverse=True)
+    names, indices = np.unique(text[~is_gap], return_inverse=True)
     codes = [name for name in names.tolist() if re.fullmatch(r"-\d+|9{2,}", name)]
     if codes and len(codes) < len(names):
         log.warning(
-            "WARNING: %s: %s counts as a class of %s, although such numbers often mean that there is none; "
+            "WARNING: %s: %s counts as a class of %s, although such numbers often mark a missing class; "
             "--select '%s != %s' leaves them out",
             *(path, " and ".join(codes), column, column, codes[0]),
         )
@@ -367,7 +367,7 @@ def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np
             *(path, ", ".join(alike[:6]), column),
         )
     numbers = np.full(len(text), np.nan)
-    numbers[~is_gap] = places
+    numbers[~is_gap] = indices
     return numbers, tuple(names.tolist())
 
 
@@ -412,7 +412,7 @@ def match_labels(
     have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
     if match == "auto":
         match = "position" if have_positions else "id"
-        _warn_of_other_numbers(features, labels, have_positions=have_positions)
+        _warn_of_running_numbers(features, labels, have_positions=have_positions)
     if match == "position":
         if not have_positions:
             raise InputError(
@@ -448,14 +448,14 @@ def match_labels(
 
 
 def _which_counts(labels: Labels) -> str:
-    """Return the remedy where labels of one object disagree."""
+    """Return the remedy for disagreeing labels of one object."""
     return (
         "select the secure ones, or name a quality column, in which larger is more secure, "
         f"{labels.target}_flag"
     )
 
 
-def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
+def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
     """Warn where two tables are matched only by running numbers, which may be unrelated."""
     name = tables.identity_name(name for name in labels.columns if name != "object_id")
     if have_positions or name is None or "ra" not in features:
@@ -470,7 +470,7 @@ def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions:
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
-    """Return a hint at the likely reason why nothing matches."""
+    """Return a hint at the most likely reason why nothing matches."""
     if match == "position":
         if not np.isfinite(labels.columns["ra"]).any():
             return "; no label has a valid position: are ra and dec in degrees, and not swapped?"
@@ -493,7 +493,7 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
 
 
-def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Return right ascension and declination, NaN where a row has no valid position."""
     ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
     with np.errstate(invalid="ignore"):
@@ -502,7 +502,7 @@ def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
-    ours, theirs = _places(features), _places(labels.columns)
+    ours, theirs = _coordinates(features), _coordinates(labels.columns)
     lost = int(np.isnan(theirs[0]).sum())
     nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
@@ -530,9 +530,10 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
 def _join(
     objects: np.ndarray, label_rows: np.ndarray, labels: Labels
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Keep one label per object: the first where all agree, else the most secure by its flag, else none.
+    """Keep one label per object: the first if all agree, else the most secure by its flag, else none.
 
-    Among the ``(K,)`` pairs, the preferred label of an object comes first.
+    `objects` and `label_rows`, ``(K,)``, are pairs; the preferred label of each object comes first. The
+    pairs to keep are returned with the numbers of labels `repeated` and `disagreeing`.
     """
     order = np.argsort(objects, kind="stable")
     objects, label_rows = objects[order], label_rows[order]
@@ -541,19 +542,19 @@ def _join(
     name, flag = _flag(labels) or ("", None)
     repeated = disagreeing = decided = 0
     keep = np.ones(len(unique), dtype=bool)
-    for place in np.flatnonzero(number > 1):
-        mine = label_rows[first[place] : first[place] + number[place]]
-        if not _agree(labels.value[mine], labels):
-            best = mine
-            if flag is not None and np.isfinite(flag[mine]).all():
-                best = mine[flag[mine] == flag[mine].max()]
-            if len(best) == len(mine) or not _agree(labels.value[best], labels):
-                keep[place] = False
-                disagreeing += len(mine)
+    for index in np.flatnonzero(number > 1):
+        candidates = label_rows[first[index] : first[index] + number[index]]
+        if not _agree(labels.value[candidates], labels):
+            best = candidates
+            if flag is not None and np.isfinite(flag[candidates]).all():
+                best = candidates[flag[candidates] == flag[candidates].max()]
+            if len(best) == len(candidates) or not _agree(labels.value[best], labels):
+                keep[index] = False
+                disagreeing += len(candidates)
                 continue
-            chosen[place] = best[0]
+            chosen[index] = best[0]
             decided += 1
-        repeated += len(mine) - 1
+        repeated += len(candidates) - 1
     if decided:
         log.warning(
             "WARNING: %s: where labels of an object disagree, the one with the largest %s is used (%d "
@@ -593,8 +594,8 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
     named = np.flatnonzero(theirs != "")
     counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
-    place = tables.match_identities(theirs[named], ours)
-    rows, label_rows, joined = _join(place[place >= 0], named[place >= 0], labels)
+    matched = tables.match_identities(theirs[named], ours)
+    rows, label_rows, joined = _join(matched[matched >= 0], named[matched >= 0], labels)
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])

@@ -1,7 +1,7 @@
-"""Every table in and out: catalogues, labels and predictions, as people have them.
+"""Reading and writing of tables: catalogues, labels and predictions.
 
-`read_table` takes Parquet, FITS, VOTable, HDF5, ECSV and text by their content, `write_table` writes what the
-ending of the name says; columns are found by the names that surveys give them.
+`read_table` recognises Parquet, FITS, VOTable, HDF5, ECSV and text by content, and `write_table` chooses the
+format from the file extension. Columns are recognised by the names that surveys commonly give them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of several tables in a file is meant."""
+"""Choosing one of several tables in a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepfits.tables.sky import identity_name, position_names
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several tables in a file."""
+    """A table in a file: the name or path that selects it, its column names and its number of rows."""
 
     key: str
     names: list[str]
@@ -22,10 +22,18 @@ class Candidate:
 def choose_table(
     candidates: list[Candidate], path: Path, selection: str | None, wanted: Sequence[str]
 ) -> Candidate:
-    """Return the table that is meant: the one that is named, or the only one that could be."""
+    """Return the selected table, by name or number; without a selection, the only plausible one.
+
+    Tables that have rows, the `wanted` columns, positions and identities are preferred, in this order.
+
+    Raises
+    ------
+    InputError
+        No table, none of the selected name, or several that are equally plausible.
+    """
     keys = [candidate.key for candidate in candidates]
     if not candidates:
-        raise InputError(f"{path}: holds no table")
+        raise InputError(f"{path}: contains no table")
     if selection is not None:
         chosen = [c for c in candidates if c.key.lower().strip("/") == selection.lower().strip("/")]
         if not chosen and selection.isdigit() and 0 < int(selection) <= len(candidates):
@@ -44,7 +52,7 @@ def choose_table(
         left = fitting or left
     if len(left) > 1:
         raise InputError(
-            f"{path}: holds {len(left)} tables that could be meant ({', '.join(keys[:8])}); name one, as in "
-            f"'{path.name}[{left[0].key}]'"
+            f"{path}: contains several tables ({', '.join(keys[:8])}), of which {len(left)} could be meant; "
+            f"name one, as in '{path.name}[{left[0].key}]'"
         )
     return left[0]

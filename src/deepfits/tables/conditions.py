@@ -20,16 +20,16 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
-_SEVERAL = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
+_COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
-_WHOLE = re.compile(r"^[+-]?\d+$")
+_INTEGER = re.compile(r"^[+-]?\d+$")
 _TRUTH = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(
     ("false", "f", "no", "n", "0"), False
 )
 
 
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return conditions one by one: a text may join several with ``and``.
+    """Split conditions that are joined by ``and``.
 
     Examples
     --------
@@ -46,16 +46,16 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
 def matches_conditions(
     columns: Mapping[str, np.ndarray], conditions: str | Sequence[str], where: str | Path
 ) -> np.ndarray:
-    """Return which rows satisfy all conditions, ``(N,)`` bool; where the column has no value, none does.
+    """Return a mask ``(N,)`` of the rows that satisfy all conditions; a missing value satisfies none.
 
-    Each is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, as ``"z_spec_flag >= 3"`` or ``"kind ==
-    galaxy"``, or several joined by ``and``. Numbers are compared as numbers, even where the table holds them
-    as text, truth values with ``true`` or ``false``.
+    A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
+    ``"kind == galaxy"``, or several joined by ``and``. Numbers are compared numerically even if the table
+    stores them as text; booleans are compared with ``true`` or ``false``.
 
     Raises
     ------
     InputError
-        A condition that cannot be read, an unknown column, or a text where a number is needed.
+        A condition that cannot be parsed, an unknown column, or text where a number is needed.
 
     Examples
     --------
@@ -73,30 +73,30 @@ def matches_conditions(
         name, sign, text = match.groups()
         column = require_column(columns, name.strip("'\"`"), where)
         if column.ndim != 1:
-            raise InputError(f"condition {condition!r}: the column holds lists")
+            raise InputError(f"condition {condition!r}: the column contains lists")
         keep &= _compare(column, sign, text, condition, where)
     return keep
 
 
 def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str | Path) -> Columns:
-    """Return the rows that satisfy all conditions; all rows without any.
+    """Return the rows that satisfy all conditions, or all rows if there are no conditions.
 
     Raises
     ------
     InputError
-        As `matches_conditions`, and where no row is left.
+        As for `matches_conditions`, and if no row is left.
     """
     if conditions is None:
         return columns
     keep = matches_conditions(columns, conditions, where)
     if not keep.any():
-        said = " and ".join(as_conditions(conditions))
-        raise InputError(f"{where}: none of {len(keep)} objects satisfies {said}; loosen the conditions")
+        joined = " and ".join(as_conditions(conditions))
+        raise InputError(f"{where}: none of {len(keep)} objects satisfies {joined}; loosen the conditions")
     return {name: values[keep] for name, values in columns.items()}
 
 
 def as_truth(column: np.ndarray) -> np.ndarray | None:
-    """Return truth values, be they written as numbers or text (``t``, ``F``, ``1``); None for other columns.
+    """Convert booleans written as numbers or text (``t``, ``F``, ``1``); None if the column is not boolean.
 
     Examples
     --------
@@ -118,13 +118,13 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
         return _compare_text(column.astype(str), sign, text, condition, where)
     if kind == "b":
         if text.lower() not in _TRUTH:
-            raise InputError(f"condition {condition!r}: the column holds true and false")
+            raise InputError(f"condition {condition!r}: the column is boolean; compare it with true or false")
         return np.asarray(compare(column, _TRUTH[text.lower()]), dtype=bool)
     if text.lower() in ("true", "false") and np.isin(column[np.isfinite(column)], (0, 1)).all():
         text = str(int(_TRUTH[text.lower()]))
     value = _number(text.strip("'\""))
     if value is None:
-        raise InputError(f"condition {condition!r}: the column holds numbers, {text!r} is none")
+        raise InputError(f"condition {condition!r}: the column is numeric, {text!r} is not a number")
     is_there = np.isfinite(column) if kind == "f" else True
     if (
         kind in "iu"
@@ -137,19 +137,19 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
 
 def _number(text: str) -> int | float | None:
     try:
-        return int(text) if _WHOLE.match(text) else float(text)
+        return int(text) if _INTEGER.match(text) else float(text)
     except ValueError:
         return None
 
 
 def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
-    """Compare a column of text: with a number as numbers, with true and false as these, else for equality."""
+    """Compare a text column: numerically with a number, as booleans with true or false, else for equality."""
     quoted = _QUOTED.fullmatch(text)
     bare = quoted[2] if quoted else text
-    if quoted is None and _SEVERAL.search(text):
+    if quoted is None and _COMPOUND.search(text):
         raise InputError(
-            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' alone; write "
-            "quotes around text that holds 'or' or signs"
+            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' alone; put "
+            "quotes around text that contains 'or' or an operator"
         )
     lower = np.char.lower(np.char.strip(column)) if len(column) else column
     is_gap = np.isin(lower, GAPS)
@@ -158,8 +158,8 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
         number, entry = _numbers_in(column, is_gap)
         if entry and sign not in ("==", "!="):
             raise InputError(
-                f"{where}: condition {condition!r}: the column holds text such as {entry!r}, which is not a "
-                "number; leave those out in the table, or name the values that you want with =="
+                f"{where}: condition {condition!r}: the column contains {entry!r}, which is not a number; "
+                "remove such entries from the table, or select values with =="
             )
         if not entry or np.isfinite(number).any():
             is_there = ~is_gap if sign == "!=" else np.isfinite(number)
@@ -169,7 +169,7 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
         truth = np.isin(lower, [word for word, means in _TRUTH.items() if means])
         return np.asarray(_OPERATORS[sign](truth, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
     if sign not in ("==", "!="):
-        raise InputError(f"condition {condition!r}: the column holds text, which has no order; use == or !=")
+        raise InputError(f"condition {condition!r}: the column is text, which has no order; use == or !=")
     if not bare:
         return np.asarray(_OPERATORS[sign](column, bare), dtype=bool)
     if not (column == bare).any() and (alike := column[lower == bare.strip().lower()]).size:
@@ -181,7 +181,7 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
 
 
 def _numbers_in(column: np.ndarray, is_gap: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return the numbers that text holds, NaN elsewhere, and the first entry that is none."""
+    """Parse text as numbers, NaN where that fails; return also the first entry that is not a number."""
     number = np.full(len(column), np.nan)
     entry = ""
     for row in np.flatnonzero(~is_gap):

@@ -1,4 +1,4 @@
-"""Tables of FITS files and VOTables, through astropy."""
+"""Reading of FITS tables and VOTables with astropy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
-    """Read the table of a FITS file that is meant (`choose_table`)."""
+    """Read the selected table of a FITS file (see `choose_table`)."""
     from astropy.io import fits
 
     size = path.stat().st_size
     with fits.open(path, memmap=False) as hdus:
         candidates: list[Candidate] = []
-        places: dict[str, int] = {}
+        hdu_numbers: dict[str, int] = {}
         for number, hdu in enumerate(hdus):
             if not isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) or isinstance(hdu, fits.CompImageHDU):
                 continue
@@ -36,24 +36,23 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
                 raise InputError(f"{path}: HDU {number} declares {rows * width} bytes in a file of {size}")
             names = list(hdu.columns.names)
             if hdu.name == "LDAC_IMHEAD" or names == ["Field Header Card"]:
-                continue  # SExtractor's copy of the image's header
-            key = hdu.name if hdu.name and hdu.name not in places else str(number)
-            places[key] = number
+                continue  # SExtractor's copy of the image header
+            key = hdu.name if hdu.name and hdu.name not in hdu_numbers else str(number)
+            hdu_numbers[key] = number
             candidates.append(Candidate(key, names, rows))
         chosen = choose_table(candidates, path, selection, wanted)
 
-        def read(one: Candidate) -> Table:
-            return _of_hdu(hdus[places[one.key]], path)
+        def read(candidate: Candidate) -> Table:
+            return _read_hdu(hdus[hdu_numbers[candidate.key]], path)
 
-        return _with_places_beside(read(chosen), [c for c in candidates if c is not chosen], read)
+        return _with_positions_from_sibling(read(chosen), [c for c in candidates if c is not chosen], read)
 
 
-def _of_hdu(hdu: Any, path: Path) -> Table:
-    """Return the table of an HDU."""
+def _read_hdu(hdu: Any, path: Path) -> Table:
     from astropy.table import Table as AstropyTable
 
     if hdu.header.get("ZTABLE"):
-        raise InputError(f"{path}: a table that fpack compressed; unpack it with funpack, and give that")
+        raise InputError(f"{path}: this table was compressed by fpack; unpack it with funpack")
     require_distinct(list(hdu.columns.names), path)
     gaps = _gaps_as_stored(hdu)
     content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
@@ -66,7 +65,7 @@ def _of_hdu(hdu: Any, path: Path) -> Table:
 
 
 def _frame(system: Any, equinox: Any) -> str:
-    """Return the frame that a file states, as `Table` has it; '' for ICRS and J2000, and where it says none.
+    """Return the stated frame in the notation of `Table.frames`; '' for ICRS and J2000, or if none is stated.
 
     Examples
     --------
@@ -76,29 +75,29 @@ def _frame(system: Any, equinox: Any) -> str:
     number = re.search(r"(?:1[89]|20)\d\d(?:\.\d*)?", str(equinox))
     year = float(number[0]) if number else None
     kind = re.sub("^(?:EQ_)?(FK[45]).*", r"\1", str(system).strip().upper())
-    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # as the FITS standard has it
+    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # the default of the FITS standard
         return f"fk4 B{year or 1950:g}"
     return f"fk5 J{year:g}" if kind in ("FK5", "") and year not in (None, 2000) else ""
 
 
-def _with_places_beside(
-    table: Table, others: Sequence[Candidate], read: Callable[[Candidate], Table]
+def _with_positions_from_sibling(
+    table: Table, siblings: Sequence[Candidate], read: Callable[[Candidate], Table]
 ) -> Table:
-    """Add the columns of another table of the file that has the places, of the same objects row by row.
+    """Add the columns of another table in the file that has the positions of the same objects, row by row.
 
-    Such are the files of DESI's redrock: REDSHIFTS and FIBERMAP.
+    DESI's redrock files are an example: REDSHIFTS has no positions, FIBERMAP does.
     """
     identity = identity_name(table.columns)
     if identity is None or position_names(table.columns) is not None:
         return table
-    for one in others:
-        has_all = identity in one.names and position_names(one.names) is not None
-        if has_all and one.rows == len(table.columns[identity]):
-            other = read(one)
+    for sibling in siblings:
+        has_all = identity in sibling.names and position_names(sibling.names) is not None
+        if has_all and sibling.rows == len(table.columns[identity]):
+            other = read(sibling)
             if np.array_equal(other.columns[identity], table.columns[identity]):
                 log.warning(
-                    "%s: of the same objects as %s in this file, which says where they are",
-                    *(table.where, one.key),
+                    "%s: positions are taken from %s in the same file, which lists the same objects",
+                    *(table.where, sibling.key),
                 )
                 return replace(
                     table,
@@ -111,10 +110,10 @@ def _with_places_beside(
 
 
 def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
-    """Return where scaled columns and truth values have no value, by name, and take TNULL away from those.
+    """Return masks of missing values in scaled and logical columns by name; remove TNULL from the former.
 
-    It is a number as stored; astropy looks for it among the scaled ones, and takes a truth value that is
-    neither T nor F as false.
+    TNULL refers to stored values, but astropy compares it with scaled ones; and astropy reads a logical value
+    that is neither T nor F as false.
     """
     stored, gaps = np.asarray(hdu.data).view(np.ndarray), {}
     for column in hdu.columns:
@@ -129,7 +128,7 @@ def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
 
 
 def _one_row_to_many(table: Table) -> Table:
-    """Unfold a structure of arrays, which IDL writes as one row: each column a list of all objects."""
+    """Unfold a structure of arrays, which IDL writes as one row whose columns list all objects."""
     lengths = {values.shape[1] if values.ndim == 2 else 0 for values in table.columns.values()}
     if len(lengths) != 1 or lengths <= {0, 1} or any(len(values) != 1 for values in table.columns.values()):
         return table
@@ -137,42 +136,44 @@ def _one_row_to_many(table: Table) -> Table:
 
 
 def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequence[str]) -> Table:
-    """Read the table of a VOTable that is meant (`choose_table`)."""
+    """Read the selected table of a VOTable (see `choose_table`)."""
     from astropy.io import votable
     from astropy.utils.xml.iterparser import get_xml_iterator
 
     with get_xml_iterator(BytesIO(content)) as parts:
         for _, name, attributes, _ in parts:
-            if name == "STREAM" and "href" in attributes:  # astropy would fetch it, be it file: or http:
+            if name == "STREAM" and "href" in attributes:  # astropy would fetch it, whether file: or http:
                 raise InputError(
-                    f"{path}: its data lie elsewhere ({attributes['href'][:80]}); only data of the file "
-                    "itself are read: write them into it (TABLEDATA or BINARY2)"
+                    f"{path}: its data are in another file ({attributes['href'][:80]}); only data stored "
+                    "in the VOTable itself are read (TABLEDATA or BINARY2)"
                 )
     tree = votable.parse(BytesIO(content), verify="ignore")
     for info in (info for resource in tree.resources for info in resource.infos):
         if (info.name, info.value) == ("QUERY_STATUS", "ERROR"):
             raise InputError(
-                f"{path}: the service's answer is an error: {str(info.content)[:200]!r}; ask again"
+                f"{path}: contains an error of the service instead of data: {str(info.content)[:200]!r}; "
+                "repeat the query"
             )
         if (info.name, info.value) == ("QUERY_STATUS", "OVERFLOW"):
-            log.warning("WARNING: %s: the service cut the result off (OVERFLOW): rows are missing", path)
+            log.warning("WARNING: %s: the service truncated the result (OVERFLOW): rows are missing", path)
     tables = list(tree.iter_tables())
     candidates = [
         Candidate(str(table.name or table.ID or number), [f.name for f in table.fields], len(table.array))
         for number, table in enumerate(tables, 1)
     ]
     chosen = candidates.index(choose_table(candidates, path, selection, wanted))
-    meant = tables[chosen]
-    table = from_astropy(meant.to_table(use_names_over_ids=True), str(path))
-    systems = [f for of in (tree, *tree.resources, *_below(tree.resources)) for f in of.coordinate_systems]
-    frames = {f.ID: _frame(f.system or "ICRS", f.equinox) for f in systems}
-    named = {field.name: frames[field.ref] for field in meant.fields if field.ref in frames}
+    selected = tables[chosen]
+    table = from_astropy(selected.to_table(use_names_over_ids=True), str(path))
+    parents = (tree, *tree.resources, *_nested(tree.resources))
+    systems = [system for parent in parents for system in parent.coordinate_systems]
+    frames = {s.ID: _frame(s.system or "ICRS", s.equinox) for s in systems}
+    named = {field.name: frames[field.ref] for field in selected.fields if field.ref in frames}
     if len(frames) == 1 and not named:
         named = dict.fromkeys(table.columns, *frames.values())
     frames = {name: frame for name, frame in named.items() if frame}
-    return replace(table, info=as_info(meant.description), frames=table.frames | frames)
+    return replace(table, info=as_info(selected.description), frames=table.frames | frames)
 
 
-def _below(resources: Sequence[Any]) -> list[Any]:
-    """Return the resources within resources, however deep."""
-    return [one for of in resources for one in (*of.resources, *_below(of.resources))]
+def _nested(resources: Sequence[Any]) -> list[Any]:
+    """Return the resources nested within resources, at any depth."""
+    return [child for parent in resources for child in (*parent.resources, *_nested(parent.resources))]

@@ -1,4 +1,4 @@
-"""Tables in HDF5: structured data sets, groups of columns, and those of vaex and astropy."""
+"""Reading of HDF5 tables: structured datasets, groups of columns, and the layouts of vaex and astropy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_a
 
 
 def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
-    """Read the table of an HDF5 file that is meant (`choose_table`)."""
+    """Read the selected table of an HDF5 file (see `choose_table`)."""
     import h5py
 
     from deepfits.hdf5 import opened, read_column
@@ -49,19 +49,19 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
 
 
 def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
-    """List structured data sets, and groups whose data sets are columns of one length; vaex's too."""
+    """List structured datasets, and groups of datasets of equal length (columns), including vaex's."""
     import h5py
 
     from deepfits.hdf5 import local_object
 
     out: list[Candidate] = []
-    seen: set[Any] = set()  # a group may hold itself
+    seen: set[Any] = set()  # a group may contain itself
 
     def visit(group: Any, key: str, depth: int) -> None:
         columns: dict[str, int] = {}
         seen.add(group.id)
         if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
-            raise InputError(f"{path}: pandas' own HDF5, which holds pickles; write it with to_parquet")
+            raise InputError(f"{path}: pandas' to_hdf wrote this file, as pickles; use to_parquet")
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
@@ -74,7 +74,7 @@ def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
             if isinstance(member, h5py.Group):
                 if member.id not in seen:
                     if depth >= 8:
-                        raise InputError(f"{path}: {key}{name} lies too deep; put the table further up")
+                        raise InputError(f"{path}: {key}{name} is nested too deeply; move the table up")
                     visit(member, f"{key}{name}/", depth + 1)
                 continue
             if not isinstance(member, h5py.Dataset):

@@ -1,6 +1,6 @@
-"""Which rows of two tables are of the same object: by identity, or by position.
+"""Matching of the rows of two tables, by identity or by position.
 
-Shapes: N rows here, M rows there.
+Shapes: N rows of the first table, M rows of the second, K pairs.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from deepfits.tables.table import whole_with_gaps
 
 MOST_COUNTED = 100_000_000
-"""Identities up to this are running numbers, which every catalogue has."""
+"""Integers up to this may be running numbers, which mean nothing outside their catalogue."""
 SAME_PLACE_ARCSEC = 0.1
-"""Rows this near are of one object, whatever their identities."""
+"""Rows closer than this are the same object, whatever their identities."""
 
 
 def are_running_numbers(*identities: np.ndarray) -> bool:
-    """Return whether identities, ``(N,)`` each, are numbers as any catalogue has them."""
+    """Return whether all identities, ``(N,)`` each, look like running numbers (at most `MOST_COUNTED`)."""
     return all(ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in identities)
 
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
-    """Return the row of each of `wanted` ``(N,)`` in `identity` ``(M,)``, −1 where there is none.
+    """Return the row in `identity` ``(M,)`` of each entry of `wanted` ``(N,)``, −1 if it is absent.
 
-    Whole numbers and text of them are the same identity; of several equal ones the first counts.
+    Integers match their decimal text; of several equal identities the first is used.
 
     Examples
     --------
@@ -47,10 +47,10 @@ def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
 def match_positions(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row of the nearest other position within a radius, −1 without one, and how far it is.
+    """Return the row and the separation, in arcsec, of the nearest other position within a radius.
 
-    Positions are in degrees, ``(N,)``, NaN where there is no place, and ``(M,)``. Rows and separations are
-    ``(N,)``; the latter are NaN without a match. Of several rows at exactly one place the first counts.
+    Positions are in degrees, ``(N,)`` and ``(M,)``, NaN where unknown. Rows and separations are ``(N,)``, −1
+    and NaN without a match. Of several rows at exactly the same position the first is used.
     """
     from astropy import units
     from astropy.coordinates import SkyCoord, match_coordinates_sky
@@ -63,7 +63,7 @@ def match_positions(
         here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
         there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
         nearest, apart, _ = match_coordinates_sky(here, there)
-        places = other_ra[other] + 1j * other_dec[other]  # sorted faster than two columns
+        places = other_ra[other] + 1j * other_dec[other]  # complex numbers sort faster than two columns
         _, first, same = np.unique(places, return_index=True, return_inverse=True)
         nearest = first[same][nearest]
         is_near = apart.arcsec <= radius_arcsec
@@ -75,11 +75,15 @@ def match_positions(
 def match_one_to_one(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pairs of positions each of which is the nearest of the other, within a radius.
+    """Return the mutual nearest neighbours within a radius; positions as in `match_positions`.
 
-    Positions are as of `match_positions`. Returned are the other position of the pair and its separation,
-    ``(N,)``, −1 and NaN without one; and the row here that is nearest to each of the others, ``(M,)``, be
-    they in a pair or not, −1 where none lies within the radius.
+    Returns
+    -------
+    rows, separations
+        ``(N,)`` row of the partner and separation in arcsec; −1 and NaN without a partner.
+    nearest
+        ``(M,)`` row of the first table nearest to each other position, mutual or not; −1 if there is none
+        within the radius.
     """
     rows, separations = match_positions(ra, dec, other_ra, other_dec, radius_arcsec)
     nearest, _ = match_positions(other_ra, other_dec, ra, dec, radius_arcsec)
@@ -94,23 +98,23 @@ def apart_arcsec(
     other_rows: np.ndarray,
     other: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Return how far rows ``(K,)`` are from rows ``(K,)`` of the same or another table, arcsec.
+    """Return the separations ``(K,)``, arcsec, of rows from rows of the same or another table.
 
-    Both have ``ra`` and ``dec``, degrees.
+    Both tables have ``ra`` and ``dec`` in degrees.
     """
     from astropy.coordinates import SkyCoord
 
     here, there = (
-        SkyCoord(table["ra"][some], table["dec"][some], unit="deg")
-        for table, some in ((columns, rows), (other or columns, other_rows))
+        SkyCoord(table["ra"][index], table["dec"][index], unit="deg")
+        for table, index in ((columns, rows), (other or columns, other_rows))
     )
     return np.asarray(here.separation(there).arcsec)
 
 
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Take `values` ``(M, ...)`` at `rows` ``(N,)``; NaN, or ``""``, where a row is −1.
+    """Take `values` ``(M, ...)`` at `rows` ``(N,)``; NaN, or ``""`` in text, where the row is −1.
 
-    Whole numbers become floats where a row lacks, or text where floats would change them.
+    If any row is −1, integers become floats, or text if floats would not be exact.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Parquet files, alone or as data sets of many, Feather, and Arrow columns as NumPy has them."""
+"""Reading of Parquet files, Parquet datasets and Feather; conversion between Arrow and NumPy columns."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from deepfits.tables.table import (
 from deepfits.tables.text import as_numbers
 
 MOST_OF_SMALL_FILES = 4 << 30
-"""Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
+"""Bytes that even a tiny Parquet file may unpack to, since constant columns compress without limit."""
 
 
 def parquet_files(directory: Path) -> list[Path]:
-    """Return the files of a data set; ours are ``shard-*.parquet``, others lie as HATS or Hive lay them."""
+    """Return the files of a dataset: our own ``shard-*.parquet``, or those of a HATS or Hive layout."""
     collection = directory / "collection.properties"
     if collection.is_file():
         main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
@@ -44,7 +44,7 @@ def parquet_files(directory: Path) -> list[Path]:
     ]
     if not files:
         raise InputError(
-            f"{directory}: no .parquet file in this directory; give the one that holds the table"
+            f"{directory}: no .parquet file in this directory; give the directory or file of the table"
         )
     for file in files:
         if not file.is_file():  # opening a pipe would wait forever
@@ -53,7 +53,7 @@ def parquet_files(directory: Path) -> list[Path]:
 
 
 def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) -> Table:
-    """Read files of the same columns as one table; of `columns` alone where they are named."""
+    """Read files that have the same columns as one table, or only its `columns`."""
     parts = []
     for file in files:
         part = pq.ParquetFile(file)
@@ -62,28 +62,30 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
         parts.append(_flat(part.read(columns=list(columns) if columns else None), file))
         if set(parts[-1].column_names) != set(parts[0].column_names):
-            raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
+            raise InputError(
+                f"{file}: columns differ from those of {files[0].name}; these files are not one table"
+            )
     same = [p.select(parts[0].column_names) for p in parts]
     return of_arrow(pa.concat_tables(same, promote_options="permissive"), where)
 
 
 def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
-    """Read a file of Arrow's own format; of `columns` alone where they are named."""
+    """Read an Arrow IPC (Feather) file, or only its `columns`."""
     import pyarrow.feather
 
     return of_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
 
 
 def of_arrow(table: Any, where: Path) -> Table:
-    """Take the columns of an Arrow table, with what it says of units and of itself."""
+    """Convert an Arrow table to a `Table`, with its units and our metadata."""
     table = _flat(table, where)
-    stated = table.schema.metadata or {}
-    out: Columns = _named_range(stated, table.num_rows)
-    units = _astropy_units(stated.get(b"table_meta_yaml", b""))
+    metadata = table.schema.metadata or {}
+    out: Columns = _range_index(metadata, table.num_rows)
+    units = _astropy_units(metadata.get(b"table_meta_yaml", b""))
     unused: dict[str, str] = {}
     for entry in table.schema:
         if entry.name.startswith("__index_level_"):
-            continue  # pandas' index without a name
+            continue  # pandas' unnamed index
         values = from_arrow(table.column(entry.name))
         if values is None:
             unused[entry.name] = str(entry.type)
@@ -92,24 +94,24 @@ def of_arrow(table: Any, where: Path) -> Table:
         unit = (entry.metadata or {}).get(b"unit")
         if unit:
             units[entry.name] = unit.decode()
-    info = as_info(stated.get(INFO.encode(), b"{}"))
+    info = as_info(metadata.get(INFO.encode(), b"{}"))
     return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
 
 
-def _astropy_units(stated: bytes) -> dict[str, str]:
-    """Return the units that astropy, and Rubin's butler, write into the note of a Parquet file."""
+def _astropy_units(metadata: bytes) -> dict[str, str]:
+    """Return the units that astropy and Rubin's butler write into the metadata of a Parquet file."""
     from astropy.table.meta import YamlParseError, get_header_from_yaml
 
     try:
-        described = get_header_from_yaml(stated.decode().split("\n"))["datatype"] if stated else []
+        described = get_header_from_yaml(metadata.decode().split("\n"))["datatype"] if metadata else []
     except (YamlParseError, UnicodeDecodeError, KeyError):
         return {}
     return {str(column["name"]): str(column["unit"]) for column in described if column.get("unit")}
 
 
-def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
-    """Return pandas' index where it has a name and counts: it stands in the note of the file alone."""
-    indices = as_info(stated.get(b"pandas", b"{}")).get("index_columns", [])
+def _range_index(metadata: Mapping[bytes, bytes], number: int) -> Columns:
+    """Return pandas' index if it is a named range, which is stored in the metadata only."""
+    indices = as_info(metadata.get(b"pandas", b"{}")).get("index_columns", [])
     for index in indices if isinstance(indices, list) else []:
         if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
             values = np.arange(index["start"], index["stop"], index["step"])
@@ -118,7 +120,7 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
 
 
 def _flat(table: Any, where: Path) -> Any:
-    """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
+    """Replace categories by their values, all string types by one, and structs by columns ``NAME.FIELD``."""
     while any(pa.types.is_struct(kind) for kind in table.schema.types):
         table = table.flatten()
     require_distinct(table.column_names, where)
@@ -132,7 +134,7 @@ def _flat(table: Any, where: Path) -> Any:
 
 
 def to_arrow(values: np.ndarray) -> pa.Array:
-    """Return values ``(N,)`` or ``(N, L)`` as Arrow has them, the latter as lists of fixed size."""
+    """Convert values ``(N,)`` or ``(N, L)`` to Arrow, the latter as fixed-size lists."""
     values = np.asarray(values)
     if values.ndim == 1:
         return pa.array(values)
@@ -141,7 +143,7 @@ def to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def from_arrow(column: Any) -> np.ndarray | None:
-    """Return an Arrow column as NumPy has it, with gaps as `Table` has them; None for what is no column."""
+    """Convert an Arrow column to NumPy, with missing values as in `Table`; None for unsupported types."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
@@ -187,21 +189,21 @@ def from_arrow(column: Any) -> np.ndarray | None:
 
 
 def _lists(column: Any) -> np.ndarray | None:
-    """Return lists of one length as ``(N, L)``, rows of NaN where there is none; None for other lists."""
+    """Convert lists of equal length to ``(N, L)``, with NaN for missing ones; None for other lists."""
     if not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
         return None
-    is_there = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
-    whole = column.filter(pa.array(is_there))
+    is_valid = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
+    valid = column.filter(pa.array(is_valid))
     if pa.types.is_fixed_size_list(column.type):
         length = column.type.list_size
     else:
-        lengths = set(pc.list_value_length(whole).to_pylist()) or {0}
+        lengths = set(pc.list_value_length(valid).to_pylist()) or {0}
         if len(lengths) > 1:
             return None
         length = lengths.pop()
-    flat = np.array(whole.flatten().to_numpy(zero_copy_only=False)).reshape(len(whole), length)
-    if is_there.all():
+    flat = np.array(valid.flatten().to_numpy(zero_copy_only=False)).reshape(len(valid), length)
+    if is_valid.all():
         return flat
     out = np.full((len(column), length), np.nan, dtype=flat.dtype if flat.dtype.kind == "f" else float)
-    out[is_there] = flat
+    out[is_valid] = flat
     return out

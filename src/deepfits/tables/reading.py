@@ -1,4 +1,4 @@
-"""Any table in: Parquet, FITS, VOTable, HDF5, ECSV and text, by the content rather than by the name."""
+"""Reading of tables in any format: Parquet, FITS, VOTable, HDF5, ECSV or text, recognised by content."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def read_table(path: str | Path, *, what: str = "table", columns: Sequence[str] 
 def read(
     path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None, wanted: Sequence[str] = ()
 ) -> Table:
-    """Read a table of anybody's.
+    """Read a table.
 
     Parameters
     ----------
     path
         Parquet (a file, or a directory of files), FITS, VOTable, HDF5, ECSV, or text; ``file.fits[NAME]``
-        or ``file.h5[path]`` where a file holds several tables.
+        or ``file.h5[path]`` selects one of several tables in a file.
     what
-        Named in errors.
+        Name of the table in error messages.
     columns
-        Read these alone, where the format can (Parquet).
+        Read only these, if the format allows it (Parquet, Feather).
     wanted
-        Of several tables in a file, the one with these columns is meant.
+        Columns by which one of several tables in a file is chosen.
 
     Raises
     ------
     InputError
-        No such file, no format that is known, several tables that could be meant, or a damaged file.
+        The file does not exist, is damaged, has an unknown format, or contains several plausible tables.
     """
     path, selection = split_table_path(Path(path))
     if not path.exists():
@@ -62,16 +62,17 @@ def read(
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: is not a regular file")
     with naming(path, f"cannot read this {what}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
+        warnings.simplefilter("ignore")  # the readers warn of unusual units and deviations from standards
         if path.is_dir():
-            return _with_gaps(read_parquet(parquet_files(path), path, columns))
-        return _with_gaps(_read_file(path, selection, columns, wanted))
+            return _normalized(read_parquet(parquet_files(path), path, columns))
+        return _normalized(_read_file(path, selection, columns, wanted))
 
 
-def _with_gaps(table: Table) -> Table:
-    """Make gaps of what other columns mark so, HSC's ``NAME_isnull``, astropy's ``NAME.mask`` in HDF5.
+def _normalized(table: Table) -> Table:
+    """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 
-    Units that say that there is none (``-``, ``None``, ``unitless``) are left out.
+    Units that mean none (``-``, ``None``, ``unitless``) are dropped; for positions and identities see
+    `as_file_says`.
     """
     for name, values in table.columns.items():
         for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
@@ -83,7 +84,7 @@ def _with_gaps(table: Table) -> Table:
 
 
 def exists(path: str | Path) -> bool:
-    """Return whether there is such a table, be it one of several in a file."""
+    """Return whether the file exists; a selection of one of its tables is ignored."""
     return split_table_path(Path(path))[0].exists()
 
 
@@ -103,12 +104,12 @@ def _read_file(
         return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's of before 2007
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's format before 2007
         is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
-        what = "a ZIP archive; unpack it" if is_archive else "a spreadsheet; save its sheet as CSV"
-        raise InputError(f"{path}: {what}, and give that")
+        what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
+        raise InputError(f"{path}: {what}")
     if head.startswith(b"\x1f\x9d"):
-        raise InputError(f"{path}: packed by `compress`; unpack it (`gunzip` does), and give that")
+        raise InputError(f"{path}: packed by `compress`; unpack it first, with `gunzip`")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return read_fits(path, selection, wanted)
     content = unpack(path) if head.startswith(tuple(PACKED)) else b""
@@ -127,16 +128,16 @@ def _read_file(
         if (table := read_if_of_objects(path, text)) is not None:
             return table
         raise InputError(
-            f"{path}: not a table in a known format, by its ending or its content; use .parquet, "
-            ".fits, .ecsv, .csv, .txt, .vot or .h5 (pandas or astropy read many others, and write these)"
+            f"{path}: not a table in a known format, by extension or content; use .parquet, .fits, "
+            ".ecsv, .csv, .txt, .vot or .h5 (pandas and astropy convert many other formats)"
         )
     if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
-        raise InputError(f"{path}: no ECSV, which begins with '# %ECSV 1.0'; call it .csv or .txt")
+        raise InputError(f"{path}: not ECSV, which begins with '# %ECSV 1.0'; rename it to .csv or .txt")
     return read_text_table(path, text)
 
 
 def _read_json(path: Path, text: str) -> Table:
-    """Read JSON: rows, in a list or one a line, or columns, as pandas and services write them."""
+    """Read JSON as pandas and web services write it: rows, in a list or one per line, or columns."""
     import pyarrow as pa
 
     lines = text.splitlines()
@@ -145,7 +146,7 @@ def _read_json(path: Path, text: str) -> Table:
     rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
     if rows is not None:
         if not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{path}: rows without names of columns; write them as records, or as CSV")
+            raise InputError(f"{path}: rows without column names; write them as records, or as CSV")
         names = list(dict.fromkeys(name for row in rows for name in row))
         content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
@@ -154,7 +155,7 @@ def _read_json(path: Path, text: str) -> Table:
 
 
 def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
-    """Return the rows that an object of JSON holds, and what they are called; None where it holds columns."""
+    """Return the rows of a JSON object and their labels; None for the rows if it contains columns."""
     if heads := _heads(content):
         names = [head["name"] if isinstance(head, dict) else head for head in heads]
         rows = content["data"]
@@ -166,13 +167,13 @@ def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
             return list(content.values()), outer
         return [{name: content[name].get(row) for name in outer} for row in inner], inner
     lists = [value for value in content.values() if isinstance(value, list)]
-    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside remarks
+    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside metadata
         return lists[0], []
     return None, []
 
 
 def _heads(content: dict[str, Any]) -> list[Any]:
-    """Return what says the names of columns beside rows called ``data``; empty where these are a column."""
+    """Return the headings of the columns of rows called ``data``; empty if ``data`` is itself a column."""
     rows, schema = content.get("data"), content.get("schema")
     if not isinstance(rows, list) or not all(isinstance(row, (list, dict)) for row in rows):
         return []
@@ -182,7 +183,7 @@ def _heads(content: dict[str, Any]) -> list[Any]:
 
 
 def _are_rows(outer: list[str], inner: list[str]) -> bool:
-    """Return whether the outer ones of two sets of keys are rows and the inner ones names of columns."""
+    """Return whether the outer keys of nested objects are rows and the inner ones are columns."""
     if any(position_names(keys) or identity_name(keys) for keys in (outer, inner)):
         return bool(position_names(inner) or identity_name(inner))
     return all(map(str.isdigit, outer)) and not all(map(str.isdigit, inner))

@@ -1,6 +1,6 @@
-"""Where objects are and which they are, whatever a table calls its columns and in whatever units.
+"""Positions and identities of objects, whatever the names and units of their columns.
 
-Positions come out as degrees, ICRS; identities as int64 or text, exactly as they were or not at all.
+Positions are returned in degrees, ICRS; identities as int64 or text, exactly as stored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_imag
 FIELDS = ("field", "patch")
 
 SAME_OBJECT_ARCSEC = 1.0
-"""Two pairs of columns are of the same objects when the places of half of them differ by less."""
+"""Two pairs of columns agree if the median separation of their positions is smaller."""
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ _THREE_PARTS = (
     r"(?P<seconds>\d+(?:\.\d*)?)s?$"
 )
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
-# One of six columns with a right ascension and a declination: RAh, ra_min, DEd, decs.
+# One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
-_OLD = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
+_B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
 _MINUS = ("-", "−", "–", "-1", "-1.0")
-# Of what is no place, in names of columns with ra in them.
-_NO_PLACE = re.compile(
+# Parts of names that tell other columns with "ra" in their name from positions.
+_NOT_A_POSITION = re.compile(
     r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
     r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
     r"pointing|boresight|fiber|fibre|star|nearest|plate)(?![a-z])|1950|err$|^[hdms]$"
@@ -77,16 +77,16 @@ _DEGREE_UNITS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Where the objects are.
+    """Positions of objects.
 
     Attributes
     ----------
     ra, dec
-        ``(N,)`` degrees, ICRS, 0 to 360; NaN where there is no place.
+        ``(N,)`` degrees, ICRS, `ra` from 0 to 360; NaN where the position is unknown.
     names
-        The columns that they come from.
+        Columns from which they were read.
     lost
-        How many objects have no place, and why; empty where all have one.
+        How many objects have no position, and why; empty if all have one.
     """
 
     ra: np.ndarray
@@ -96,22 +96,22 @@ class Positions:
 
     @property
     def is_known(self) -> np.ndarray:
-        """Which objects have a place: ``(N,)`` bool."""
+        """Mask ``(N,)`` of the objects that have a position."""
         return np.asarray(np.isfinite(self.ra))
 
 
 def position_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the two columns that are places by their names, None where there are none."""
+    """Return the two columns whose names are those of right ascension and declination, or None."""
     return _first_pair(names, POSITIONS)
 
 
 def identity_name(names: Iterable[str]) -> str | None:
-    """Return the column that tells the objects apart, None where there is none."""
+    """Return the column that identifies the objects, or None."""
     return _first(names, IDENTITIES)
 
 
 def _bare(name: str) -> str:
-    """Return a name as lists have it: ``Right Ascension (J2000)`` is ``right_ascension``."""
+    """Normalise a name as in the lists above: ``Right Ascension (J2000)`` becomes ``right_ascension``."""
     return _UNIT_IN_NAME.sub("", name.lower()).replace(" ", "_")
 
 
@@ -135,32 +135,34 @@ def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple
 def positions(
     columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> Positions | None:
-    """Find where the objects are on the sky; None where no column says so.
+    """Find the sky positions of the objects; None if no columns contain them.
 
-    Right ascension as text with colons, blanks or h is in hours, unless its first numbers pass 24; numbers
-    are degrees unless the unit or the name says hours or radians.
+    Sexagesimal right ascensions (with colons, blanks or h) are in hours unless their first numbers exceed 24;
+    numbers are in degrees unless the unit or the name says hours or radians.
 
     Raises
     ------
     InputError
-        An entry that is not an angle, a unit that is none, or values that may be degrees or radians alike.
+        An entry that is not an angle, an unsuitable unit, or values that may be degrees or radians.
     """
     pair, frame = _first_pair(columns, POSITIONS), "icrs"
     if pair is None:
         components = _components(columns, where)
         if components is not None:
             return components
-        pair = _alike_pair(columns, units, where)
+        pair = _similar_pair(columns, units, where)
     if pair is None:
         pair, frame = _first_pair(columns, OLD_POSITIONS), B1950
     if pair is None:
         pair, frame = _first_pair(columns, GALACTIC), "galactic"
         if pair is not None and len(pair[0]) == 1 and pair != ("l", "b"):
-            return None  # L and B are as often magnitudes
+            return None  # L and B may equally be magnitudes
     if pair is None:
         return None
     if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
-        log.warning("WARNING: %s: %s and %s were written in single precision: good to 0.03″", where, *pair)
+        log.warning(
+            "WARNING: %s: %s and %s are stored in single precision, accurate to about 0.03″", where, *pair
+        )
     found = _from_pair(columns, units, where, pair, frame)
     if frame == "icrs" and not found.is_known.all():
         return _with_other_pair(found, columns, units, where)
@@ -174,8 +176,8 @@ def _from_pair(
     pair: tuple[str, str],
     frame: str,
 ) -> Positions:
-    """Return the positions that two columns hold; those called ``RA (1950)`` or ``ra_fk4`` are of B1950."""
-    if frame == "icrs" and all(_OLD.search(f"{name} {units.get(name, '')}") for name in pair):
+    """Return the positions in two columns; ``RA (1950)`` and ``ra_fk4`` are taken as B1950."""
+    if frame == "icrs" and all(_B1950_NAME.search(f"{name} {units.get(name, '')}") for name in pair):
         frame = B1950
     longitude, latitude = (
         _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
@@ -183,19 +185,19 @@ def _from_pair(
     )
     if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(longitude, latitude):
         raise InputError(
-            f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, both lie within 2π and π/2; say "
-            "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
+            f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, since none exceeds 2π and π/2; "
+            "specify by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
         )
-    return _checked(longitude, latitude, pair, frame)
+    return _validated(longitude, latitude, pair, frame)
 
 
 def as_file_says(table: Table) -> Table:
-    """Return a table with places in ICRS, and with columns that the file itself says are the main ones."""
+    """Add the columns that the file itself marks as the main ones (UCDs), and convert positions to ICRS."""
     return _in_icrs(_with_main_columns(table))
 
 
 def _with_main_columns(table: Table) -> Table:
-    """Add `ra`, `dec` and `object_id` by UCDs, where no column is called as places and identities are."""
+    """Add `ra`, `dec` and `object_id` by UCD if no column is named like a position or an identity."""
     said: dict[str, str | None] = {}
     if position_names(table.columns) is None and not _named_components(table.columns):
         said |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
@@ -203,13 +205,13 @@ def _with_main_columns(table: Table) -> Table:
         said["object_id"] = main_column(table.ucds, "meta.id")
     main = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
     identity = table.columns.get(main.get("object_id") or "")
-    if identity is not None and len(np.unique(identity)) < len(identity):  # rows are numbered then
+    if identity is not None and len(np.unique(identity)) < len(identity):  # rows will be numbered instead
         del main["object_id"]
     if len({"ra", "dec"} & main.keys()) == 1:
         return table
 
-    def with_copies(of: Mapping[str, Any]) -> dict[str, Any]:
-        return {**of, **{ours: of[str(theirs)] for ours, theirs in main.items() if theirs in of}}
+    def with_copies(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, **{ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}}
 
     return replace(
         table,
@@ -220,22 +222,26 @@ def _with_main_columns(table: Table) -> Table:
 
 
 def _in_icrs(table: Table) -> Table:
-    """Bring places to ICRS that the file says are of another frame, unless their names say which one."""
+    """Convert positions to ICRS if the file states another frame, unless their names state the frame."""
     columns, units, where = table.columns, table.units, table.where
     pair, parts = position_names(columns), tuple(_named_components(columns).values())
     if table.frames and pair is None and not parts:
-        pair = _alike_pair(columns, units, where)
+        pair = _similar_pair(columns, units, where)
     names = pair or parts
     frame = next((table.frames[name] for name in names if name in table.frames), None)
-    if frame is None or re.search("2000|icrs", " ".join(names).lower()) or all(map(_OLD.search, names)):
+    if (
+        frame is None
+        or re.search("2000|icrs", " ".join(names).lower())
+        or all(map(_B1950_NAME.search, names))
+    ):
         return table
     found = _from_pair(columns, units, where, pair, frame) if pair else _components(columns, where, frame)
     if found is None:
         return table
-    doubt = "" if frame == B1950 else "; if that is when they were observed, write 2000 or ICRS there"
+    advice = "" if frame == B1950 else "; if this is the epoch of observation, write 2000 or ICRS there"
     log.warning(
-        "WARNING: %s: %s and %s are of %s, as the file says: brought to ICRS%s",
-        *(where, names[0], names[-1], frame.upper(), doubt),
+        "WARNING: %s: %s and %s are converted from %s, as stated by the file, to ICRS%s",
+        *(where, names[0], names[-1], frame.upper(), advice),
     )
     pair = pair or ("ra", "dec")
     return replace(
@@ -246,7 +252,7 @@ def _in_icrs(table: Table) -> Table:
 
 
 def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
-    """Return the one column that is the table's main one of a kind, by UCDs of now or of before 2005.
+    """Return the main column of a kind by its UCD (UCD1+, or UCD1 of before 2005); None if ambiguous.
 
     Examples
     --------
@@ -263,11 +269,11 @@ def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
 def _with_other_pair(
     found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> Positions:
-    """Fill positions that lack from another pair of columns of the same objects: raStack beside raMean."""
-    mine = {name.lower() for name in found.names}
+    """Fill missing positions from other columns of the same objects, such as raStack beside raMean."""
+    used = {name.lower() for name in found.names}
     for names in POSITIONS:
         pair = _first_pair(columns, [names])
-        if pair is None or mine & {name.lower() for name in pair}:
+        if pair is None or used & {name.lower() for name in pair}:
             continue
         try:
             other = _from_pair(columns, units, where, pair, "icrs")
@@ -277,7 +283,7 @@ def _with_other_pair(
         if not more.any() or not are_of_one_place(found, other):
             continue
         log.warning(
-            "WARNING: %s: %d of %d objects without %s and %s are where %s and %s say",
+            "WARNING: %s: %d of %d objects without %s and %s take their positions from %s and %s",
             *(where, int(more.sum()), len(more), *found.names, *pair),
         )
         ra, dec = np.where(more, other.ra, found.ra), np.where(more, other.dec, found.dec)
@@ -288,7 +294,7 @@ def _with_other_pair(
 
 
 def are_of_one_place(one: Positions, other: Positions) -> bool:
-    """Return whether two pairs of columns are of the same objects, where both say something."""
+    """Return whether two sets of positions agree where both are known (see `SAME_OBJECT_ARCSEC`)."""
     both = one.is_known & other.is_known
     if not both.any():
         return False
@@ -296,15 +302,15 @@ def are_of_one_place(one: Positions, other: Positions) -> bool:
     return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600 < SAME_OBJECT_ARCSEC
 
 
-def _alike_pair(
+def _similar_pair(
     columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> tuple[str, str] | None:
-    """Return columns whose names differ in ra and dec alone, as ``ra_corrected`` and ``dec_corrected``.
+    """Return columns whose names differ only in ra and dec, such as ``ra_corrected`` and ``dec_corrected``.
 
     Raises
     ------
     InputError
-        Several of them, of different places.
+        Several such pairs that disagree.
     """
     by_lower = {_bare(name): name for name in reversed(list(columns))}
     pairs: dict[tuple[str, str], Positions] = {}
@@ -313,7 +319,7 @@ def _alike_pair(
             ends = ("dec", "de") if match[0] == "ra" else ("delta",)
             rest = lower[: match.start()], lower[match.end() :]
             other = next((by_lower[n] for end in ends if (n := end.join(rest)) in by_lower), None)
-            if other is None or _NO_PLACE.search(" ".join(rest)):
+            if other is None or _NOT_A_POSITION.search(" ".join(rest)):
                 continue
             try:
                 place = _from_pair(columns, units, where, (name, other), "icrs")
@@ -327,10 +333,10 @@ def _alike_pair(
     for pair in others:
         if not are_of_one_place(pairs[first], pairs[pair]):
             raise InputError(
-                f"{where}: {' and '.join(first)} say other places than {' and '.join(pair)}; name those ra "
-                "and dec that are meant"
+                f"{where}: {' and '.join(first)} disagree with {' and '.join(pair)}; rename those "
+                "that are meant to ra and dec"
             )
-    log.warning("WARNING: %s: %s and %s are taken as the places of the objects", where, *first)
+    log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", where, *first)
     return first
 
 
@@ -339,7 +345,8 @@ def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
         return not ((np.abs(ra) > 2 * np.pi) | (np.abs(dec) > np.pi / 2)).any()
 
 
-def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
+def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
+    """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
     with np.errstate(invalid="ignore"):
         is_place = (
             np.isfinite(longitude)
@@ -387,11 +394,11 @@ def _degrees(
     values: np.ndarray, unit: str, name: str, where: str | Path, *, is_longitude: bool, frame: str
 ) -> np.ndarray:
     if values.ndim != 1:
-        raise InputError(f"{where}: column {name!r} holds lists, not angles")
+        raise InputError(f"{where}: column {name!r} contains lists, not angles")
     if values.dtype.kind == "U":
         return _angles(values, unit, name, where, is_hours=is_longitude and frame != "galactic")
     if values.dtype.kind not in "iuf":
-        raise InputError(f"{where}: column {name!r} holds no angles")
+        raise InputError(f"{where}: column {name!r} contains no angles")
     number = values.astype(np.float64)
     if unit in _HOUR_UNITS:
         return number * 15 if is_longitude else number
@@ -404,22 +411,22 @@ def _degrees(
     if "deg" in unit and not re.match(r"\d", unit):
         return number
     raise InputError(
-        f"{where}: column {name!r} has the unit {unit!r}, which is not an angle; degrees are needed"
+        f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"
     )
 
 
 def _degrees_of(unit: str) -> float | None:
-    """Return how many degrees a unit is, ``15deg`` too, which is astropy's for hours; None for no angle."""
+    """Return a unit in degrees, also astropy's ``15deg`` for hours; None if it is not an angular unit."""
     from astropy import units
 
     try:
         return float(units.Unit(unit).to(units.deg))
-    except (ValueError, TypeError):  # no unit, or of something else
+    except (ValueError, TypeError):  # not a unit, or not an angular one
         return None
 
 
 def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
-    """Read angles that stand as text: 10:00:28.6, 10h00m28.6s, 10 00 28.6, or 150.119."""
+    """Parse angles: 10:00:28.6, 10h00m28.6s, 10 00 28.6, or 150.119; the result is in degrees."""
     from astropy.coordinates import Angle
 
     out = np.full(len(text), np.nan)
@@ -449,18 +456,18 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
                     Angle(entry, unit=kind)
                 except Exception as error:
                     raise InputError(
-                        f"{where}: column {name!r} holds {entry!r}, which is not an angle; write degrees, or "
-                        "10:00:28.6"
+                        f"{where}: column {name!r} contains {entry!r}, which is not an angle; use degrees "
+                        "or 10:00:28.6"
                     ) from error
-            raise InputError(f"{where}: column {name!r} holds no angles") from None
+            raise InputError(f"{where}: column {name!r} contains no angles") from None
     return out
 
 
 def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
-    """Return angles that are all written as 10:00:28.6, 10 00 28.6 or, with the letter h, 10h00m28.6s.
+    """Parse angles that are all written as 10:00:28.6, 10 00 28.6 or, with `letter` h, 10h00m28.6s.
 
-    They are in the unit of the first part, and None where any is written otherwise. astropy, which reads each
-    by itself, takes a hundred times longer.
+    The result is in the unit of the first part, or None if any angle has another form. astropy, which parses
+    them one by one, takes a hundred times longer.
     """
     parts = pc.extract_regex(pa.array(text.tolist(), pa.string()), _THREE_PARTS.replace("LETTER", letter))
     if parts.null_count:
@@ -475,7 +482,7 @@ def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
 
 
 def _named_components(names: Iterable[str]) -> dict[str, str]:
-    """Return the six columns with parts of places, as in the tables of journals; none where one lacks."""
+    """Return the six sexagesimal columns of positions, as in journal tables; empty unless all are present."""
     named = {match[1][:2] + match[2]: name for name in names if (match := _PART.fullmatch(name.lower()))}
     needed = ("rah", "ram", "ras", "ded", "dem", "des")
     return {part: named[part] for part in needed} if set(needed) <= named.keys() else {}
@@ -484,27 +491,27 @@ def _named_components(names: Iterable[str]) -> dict[str, str]:
 def _components(
     columns: Mapping[str, np.ndarray], where: str | Path, frame: str = "icrs"
 ) -> Positions | None:
-    """Join right ascension and declination that stand in seven columns."""
+    """Combine sexagesimal columns, six and possibly a seventh with the sign of the declination."""
     named = _named_components(columns)
     if not named:
         return None
     try:
         h, m, s, d, arcmin, arcsec = (columns[name].astype(np.float64) for name in named.values())
     except ValueError:
-        raise InputError(f"{where}: the columns RAh to DEs hold text that is not a number") from None
+        raise InputError(f"{where}: the columns RAh to DEs contain text that is not a number") from None
     sign = np.ones(len(h))
     signs = next((name for name in columns if SIGNS.fullmatch(name)), None)
     if signs is not None:
         sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), _MINUS), -1.0, 1.0)
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
-    return _checked(ra, dec, tuple(named.values()), frame)
+    return _validated(ra, dec, tuple(named.values()), frame)
 
 
 def pixel_positions(
     columns: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
-    """Find pixels, counted from 0 (SExtractor's X_IMAGE counts from 1); None where no column says so."""
+    """Find pixel positions, converted to a count from 0 (X_IMAGE counts from 1); None if there are none."""
     pair, origin = _first_pair(columns, PIXELS), 0.0
     if pair is None:
         pair, origin = _first_pair(columns, FITS_PIXELS), 1.0
@@ -515,12 +522,12 @@ def pixel_positions(
 
 
 def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
-    """Return identities exactly, as int64 or text; ``""`` (in text) where one lacks.
+    """Return identities exactly, as int64 or text; ``""`` (in text) for missing ones.
 
     Raises
     ------
     InputError
-        Floats that do not hold whole numbers exactly, or something that identifies nothing.
+        Floats that are not exact integers, text rounded by a spreadsheet, lists, or any other type.
 
     Examples
     --------
@@ -529,14 +536,14 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     """
     kind = values.dtype.kind
     if values.ndim != 1 or kind not in "iufU":
-        raise InputError(f"{where}: {name} must be whole numbers or text, not {values.dtype}")
+        raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
     if kind == "U":
         rounded = next((text for text in values.tolist() if re.match(WITH_EXPONENT, text.strip())), None)
         if rounded is not None and all(
             re.match(WITH_EXPONENT, text.strip()) for text in values[values != ""]
         ):
             raise InputError(
-                f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as whole numbers "
+                f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as integers "
                 "or text"
             )
         return np.char.strip(values) if len(values) else values
@@ -547,13 +554,13 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
         if (np.abs(there) >= exact).any():
             raise InputError(
                 f"{where}: {name} was written as floating point, in which numbers like "
-                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as whole numbers "
+                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
                 "(int64) or text"
             )
         if (there != np.round(there)).any():
             fractional = there[there != np.round(there)][0]
             raise InputError(
-                f"{where}: {name} {fractional:g} is not a whole number; an identity is one, or text"
+                f"{where}: {name} {fractional:g} is not a whole number; identities must be integers or text"
             )
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
@@ -564,24 +571,24 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
 
 
 def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
-    """Refuse identities that lack or occur twice."""
+    """Raise an `InputError` if identities are missing or not unique."""
     if identity.dtype.kind == "U" and (identity == "").any():
         row = int(np.flatnonzero(identity == "")[0])
         number = int((identity == "").sum())
         raise InputError(
-            f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); give "
-            "them one, or leave the column out (or call it otherwise), and rows are numbered"
+            f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); add "
+            "them, or remove or rename the column so that rows are numbered instead"
         )
     values, counts = np.unique(identity, return_counts=True)
     if (counts > 1).any():
         raise InputError(
             f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique, or, if it "
-            "counts in each tile anew, call it otherwise, and rows are numbered"
+            "restarts in each tile, rename the column so that rows are numbered instead"
         )
 
 
 def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
-    """Describe what right ascensions that lie nowhere near the others might be: hours or radians."""
+    """Return a hint if right ascensions far from `near` would match them as hours or radians."""
     ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
     if not len(ra) or not len(near):
         return ""
@@ -596,9 +603,9 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
 
 
 def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the columns, and identities of the Legacy Surveys where these have nothing surer than OBJID.
+    """Add identities to tables of the Legacy Surveys that have none better than OBJID.
 
-    It counts in each brick anew; RELEASE, BRICKID and OBJID together make DESI's TARGETID.
+    OBJID restarts in each brick; RELEASE, BRICKID and OBJID together give DESI's TARGETID.
     """
     parts = [_first(columns, [part]) for part in ("release", "brickid", "objid")]
     if identity_name(columns) != parts[2] or not all(p and columns[p].dtype.kind in "iu" for p in parts):
@@ -608,9 +615,9 @@ def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def with_our_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
-    """Return the columns of a table with identity, position and field under our names, others as they are.
+    """Return the columns of a table with identity, position and field renamed to our names.
 
-    `sky` is what `positions` says of them.
+    `sky` is the result of `positions` for this table.
     """
     columns = dict(table.columns)
     if sky is not None:

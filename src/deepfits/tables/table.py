@@ -1,4 +1,4 @@
-"""What a table is, once it is read: columns as ordinary arrays, gaps among them, and what is said of them."""
+"""The in-memory table: columns as ordinary arrays with marked missing values, and their metadata."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from deepfits.files import parse_json
 
 Columns = dict[str, np.ndarray]
 EXACT = 2**53
-"""Beyond this, float64 does not hold every whole number."""
+"""Largest integer up to which float64 represents every integer exactly."""
 INFO = "deepfits"
-"""Key of what our own tables say of themselves, as JSON."""
+"""Metadata key of the JSON description that our own tables contain."""
 LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 B1950 = "fk4 B1950"
-_SAYS_B1950 = re.compile(
+_MENTIONS_B1950 = re.compile(
     r"(?:\bB|\(|equinox\W*B?|(?:ascension|declination|ra|dec)\W+)1950(?![\d.]*[1-9])", re.IGNORECASE
 )
-_SAYS_NEW = re.compile(r"2000|icrs", re.IGNORECASE)
+_MENTIONS_J2000 = re.compile(r"2000|icrs", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What a file holds.
+    """Content of a table file.
 
     Attributes
     ----------
     columns
-        ``(N,)`` numbers, truth values or text each, lists of one length ``(N, L)``. Gaps are NaN in floats
-        and ``""`` in text; whole numbers with gaps are floats where those are exact, else text.
+        Numbers, booleans or text, ``(N,)``, or lists of equal length, ``(N, L)``. Missing values are NaN in
+        floats and ``""`` in text; integers with missing values become floats if these are exact, else text.
     units
-        As the file says them.
+        Units of columns as stated by the file.
     ucds
-        What columns are in words of the Virtual Observatory, as far as the file says so.
+        Unified Content Descriptors (IVOA) of columns, if stated by the file.
     frames
-        Of columns of places, where the file says another than ICRS or J2000: ``fk4 B1950``, ``fk5 J1975``.
+        Frames of position columns that the file says are not ICRS or J2000: ``fk4 B1950``, ``fk5 J1975``.
     where
         The file, for messages.
     info
-        What a table of ours says of itself.
+        Description that one of our own tables contains (see `INFO`).
     unused
-        Columns that are neither, and what they are.
+        Columns of unsupported types, with their types.
     """
 
     columns: Columns
@@ -61,7 +61,7 @@ class Table:
 
 
 def from_astropy(table: Any, where: str) -> Table:
-    """Take the columns of an astropy table: sky coordinates as degrees (ICRS), times as text or numbers."""
+    """Convert an astropy table: sky coordinates to degrees (ICRS), times to text or numbers."""
     columns: Columns = {}
     units: dict[str, str] = {}
     unused: dict[str, str] = {}
@@ -70,7 +70,9 @@ def from_astropy(table: Any, where: str) -> Table:
     for number, name in enumerate(table.colnames, 1):
         column = table[name]
         ucds[name] = str((column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}", ""))
-        if _SAYS_B1950.search(described := str(column.info.description)) and not _SAYS_NEW.search(described):
+        if _MENTIONS_B1950.search(described := str(column.info.description)) and not _MENTIONS_J2000.search(
+            described
+        ):
             frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
@@ -106,17 +108,17 @@ def from_astropy(table: Any, where: str) -> Table:
 
 
 def plain_array(values: Any) -> np.ndarray:
-    """Return a column as an ordinary array, with gaps as `Table` has them.
+    """Return a column as an ordinary array, with missing values as in `Table`.
 
     Raises
     ------
     TypeError
-        It holds neither numbers, nor truth values, nor text.
+        It contains neither numbers, nor booleans, nor text.
     """
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
-    if array.ndim > 1 and all(length == 1 for length in array.shape[1:]):  # lists of one value each
+    if array.ndim > 1 and all(length == 1 for length in array.shape[1:]):  # lists of length 1
         return plain_array(values.reshape(len(array)))
     if array.ndim == 2 and kind in "SU":
         return np.stack([plain_array(row) for row in array])
@@ -145,7 +147,7 @@ def plain_array(values: Any) -> np.ndarray:
 
 
 def decoded(value: str | bytes) -> str:
-    """Return text, of bytes as UTF-8 or else Latin-1."""
+    """Return text; bytes are decoded as UTF-8, or else as Latin-1."""
     if isinstance(value, str):
         return value
     try:
@@ -155,7 +157,7 @@ def decoded(value: str | bytes) -> str:
 
 
 def as_info(raw: Any) -> dict[str, Any]:
-    """Return what a table of ours says of itself; whatever else stands in that place is not for us."""
+    """Parse the description of one of our own tables; empty for anything else stored in its place."""
     try:
         content = parse_json(str(raw if isinstance(raw, str) else decoded(raw or b"{}")), where="a table")
     except InputError:
@@ -164,7 +166,7 @@ def as_info(raw: Any) -> dict[str, Any]:
 
 
 def whole_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
-    """Return whole numbers of which some lack: floats with NaN where exact, else text with ``""``."""
+    """Mark missing integers: as NaN among floats if these are exact, else as ``""`` among text."""
     if not is_gap.any():
         return values
     there = values[~is_gap]
@@ -174,13 +176,13 @@ def whole_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
 
 
 def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
-    """Return truth values of which some lack as text, the others as they are."""
+    """Mark missing booleans: as ``""`` among ``true`` and ``false``; unchanged if none is missing."""
     values = values.astype(bool)
     return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values
 
 
 def with_list(columns: Columns, name: str) -> Columns:
-    """Return the columns with ``NAME_0``, ``NAME_1`` and so on, which CSV has of a list, as one of lists.
+    """Join columns ``NAME_0``, ``NAME_1`` and so on, as CSV stores a list, into one column of lists.
 
     Examples
     --------
@@ -198,14 +200,20 @@ def with_list(columns: Columns, name: str) -> Columns:
 
 
 def require_distinct(names: Sequence[str], where: str | Path) -> None:
-    """Refuse a table that has two columns of one name."""
+    """Raise an `InputError` if two columns have the same name."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
 
 
 def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:
-    """Return a column, or say which one was most likely meant."""
+    """Return a column.
+
+    Raises
+    ------
+    InputError
+        There is no such column; the message names the one that was most likely meant.
+    """
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))

@@ -1,7 +1,7 @@
-"""Tables of text as people have them: commas, tabs, semicolons or blanks, with the header where it is found.
+"""Text tables of unknown layout: separated by commas, tabs, semicolons or blanks, with various headers.
 
-Every entry is read as text first, and a column becomes numbers only where all of it is numbers: identities
-with leading zeros stay text, whole numbers never pass through floats, and a gap is a gap.
+Every entry is read as text first, and a column is converted to numbers only if all its entries are numbers:
+identities with leading zeros stay text, integers never pass through floats, and missing values are marked.
 """
 
 from __future__ import annotations
@@ -30,51 +30,51 @@ GAPS = (
     "#n/a", "(null)", "?", "n.a.", "undef", "undefined", "nodata", "no data", "missing", "–", "—",
     "#num!", "#value!", "#div/0!", "#ref!", "#name?",  # Excel
     *(f"{sign}{word}" for sign in ("", "+", "-") for word in ("nan", "nan(ind)", "nan(snan)")),
-    *(  # what C of Windows wrote
+    *(  # C library of Windows
         f"{sign}1.#{word}{zeros}"
         for sign in ("", "+", "-") for word in ("qnan", "snan", "ind", "inf")
         for zeros in ("", "0", "00", "000")
     ),
-    *("*" * length for length in range(2, 31)),  # Fortran, where a field was too narrow
+    *("*" * length for length in range(2, 31)),  # Fortran, if a field is too narrow
 )  # fmt: skip
-"""What stands in a column of numbers where there is none; upper and lower case are the same."""
+"""Entries that mark missing values in numeric columns, in lower case; compared without regard to case."""
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
     "source_id", "sourceid", "number", "objid", "obj_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
-"""Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
+"""Names of identity columns, the most reliable first; compared without regard to case."""
 SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
-"""Names of columns with the signs of declinations, where - is no gap."""
+"""Names of columns with the sign of the declination, in which - is not a missing value."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
-"""How spreadsheets write long numbers, without their last digits."""
+"""Long integers as spreadsheets write them, without their last digits."""
 MOST_TITLES = 5
-"""Lines above those of names."""
+"""Maximum number of title lines above the header."""
 PACKED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
     b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
 }
-"""How files begin that are gzip, bzip2, xz or Zstandard, and what opens them."""
+"""First bytes of gzip, bzip2, xz and Zstandard files, and the functions that open them."""
 MAX_RATIO = 300
-"""Text never packs better than this by honest means."""
+"""Largest plausible compression ratio of a table."""
 
 log = logging.getLogger(__name__)
 
 _DELIMITERS = "\t;|,"
 _HEAD = 1 << 17
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?"
-_WHOLE = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign is that of the minutes after it
+_INTEGER = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign applies to the minutes that follow
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
-_NO_ROW = re.compile(r"^\s*(?:#|%|!|//|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
+_NOT_A_ROW = re.compile(r"^\s*(?:#|%|!|//|\(\d+ rows?\)\s*$)")  # a comment, or the last line of psql's output
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
 )
 _SEXTRACTOR = re.compile(r"^#\s*(\d+)\s+([A-Za-z_]\S*)(?:\s.*?)?(?:\[([^\]]*)\])?\s*$")
-# The same as people write it: "# (3) RA", "# 3: RA", "# Column 3: RA (deg)".
+# Informal variants of it: "# (3) RA", "# 3: RA", "# Column 3: RA (deg)".
 _NUMBERED = re.compile(
     r"^#\s*(?:col(?:umn)?\.?\s*)?\(?(\d+)(?:\)|\.|\s*[=:-])?\s+([A-Za-z_]\S*)(?:\s.*?)?"
     r"(?:[\[(]([^\])]*)[\])])?\s*$",
@@ -86,27 +86,27 @@ _DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGN
 
 
 def unpack(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked where it is one of `PACKED`.
+    """Return the bytes of a file, decompressed if its format is one of `PACKED`.
 
     Raises
     ------
     InputError
-        It unpacks to far more than any table would.
+        It unpacks to more than `MAX_RATIO` times its size, and more than 64 MiB.
     """
     content = path.read_bytes()
     for magic, opened in PACKED.items():
         if content.startswith(magic):
-            most = max(len(content) * MAX_RATIO, 1 << 26)
+            limit = max(len(content) * MAX_RATIO, 1 << 26)
             with opened(BytesIO(content)) as handle:
-                unpacked = bytes(handle.read(most + 1))
-            if len(unpacked) > most:
-                raise InputError(f"{path}: unpacks to more than {most} bytes; this is not a table")
+                unpacked = bytes(handle.read(limit + 1))
+            if len(unpacked) > limit:
+                raise InputError(f"{path}: unpacks to more than {limit} bytes; this is not a table")
             return unpacked
     return content
 
 
 def decode(content: bytes) -> str:
-    """Return text: UTF-8 with or without a byte-order mark, UTF-16 with one, else Latin-1."""
+    """Decode text: UTF-8 with or without a byte-order mark, UTF-16 with one, or else Latin-1."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     try:
@@ -114,28 +114,28 @@ def decode(content: bytes) -> str:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     text = text if "\n" in text else text.replace("\r", "\n")
-    return re.sub(r"\x1a\s*\Z", "", text)  # the end of a file of DOS
+    return re.sub(r"\x1a\s*\Z", "", text)  # the end-of-file mark of DOS
 
 
 def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
-    """Read a table of text whose layout is found from its first lines.
+    """Read a text table, whose layout is inferred from its first lines.
 
     Returns
     -------
     columns, units
-        The latter as far as a SExtractor header says them.
+        Units as far as the header or the comments give them.
 
     Raises
     ------
     InputError
-        No header, a name twice, or a line with more or fewer entries than there are names.
+        No header, a repeated name, or a line with more or fewer entries than the header.
     """
-    text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # for Excel
+    text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # written for Excel
     if text.lstrip().startswith("# Region file format"):
-        raise InputError(f"{where}: regions of DS9, no table; save them as columns ra and dec")
+        raise InputError(f"{where}: DS9 regions, not a table; save them as columns ra and dec")
     if re.match(r"\s*<(?:!doctype|html|\?xml)\b", text[:200], re.IGNORECASE):
         raise InputError(
-            f"{where}: a page of the web, no table: an error or a log-in in its place? fetch it again"
+            f"{where}: a web page, not a table, possibly an error or log-in page; download it again"
         )
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
@@ -148,19 +148,19 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     if delimiter is not None:
         first = [_split(line, delimiter) for line in head[layout.first_row :][:50] if line.strip()]
         if first and all(len(row) == len(names) + 1 and not row[-1] for row in first):
-            body = re.sub(rf"(?m){re.escape(delimiter)}[ \r]*$", "", body)  # one after the last entry, too
+            body = re.sub(rf"(?m){re.escape(delimiter)}[ \r]*$", "", body)  # trailing delimiters
     entries = (
         _by_blanks(body, names, where, layout.first_row + 1)
         if delimiter is None
         else _by_delimiter(body, names, delimiter, where)
     )
-    again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
-    if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
+    repeats = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
+    if len(names) > 1 and min(repeats) >= 0 and len(set(repeats)) == 1:
         raise InputError(
-            f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
-            "another? give each a file of its own, or leave that line out"
+            f"{where}: the header is repeated after row {repeats[0]}; save concatenated tables as separate "
+            "files, or remove that line"
         )
-    if '="' in body:  # what keeps spreadsheets from taking ="00123" for a number
+    if '="' in body:  # ="00123", which keeps spreadsheets from converting it to a number
         entries = [pc.replace_substring_regex(column, '^="(.*)"$', r"\1") for column in entries]
     has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
     columns = {name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)}
@@ -169,7 +169,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Names of columns, what separates entries (None: blanks), where the rows begin, and units."""
+    """Column names, delimiter (None for blanks), index of the first row, and units by column."""
 
     names: list[str]
     delimiter: str | None
@@ -178,19 +178,19 @@ class _Layout:
 
 
 def _layout(head: list[str], where: str | Path) -> _Layout:
-    """Find the layout in the first lines of a table."""
+    """Infer the layout from the first lines of a table."""
     comments: list[str] = []
-    place = 0
-    while place < len(head) and (not head[place].strip() or head[place].lstrip().startswith(_COMMENT)):
-        comments.append(head[place].strip())
-        place += 1
-    lines = [line for line in head[place:] if line.strip() and not _NO_ROW.match(line)][:50]
+    start = 0
+    while start < len(head) and (not head[start].strip() or head[start].lstrip().startswith(_COMMENT)):
+        comments.append(head[start].strip())
+        start += 1
+    lines = [line for line in head[start:] if line.strip() and not _NOT_A_ROW.match(line)][:50]
     if not lines:
-        raise InputError(f"{where}: holds no rows")
+        raise InputError(f"{where}: contains no rows")
     units: dict[str, str] = {}
     names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
     if names is None and (titles := _num_titles(lines)):
-        place = head.index(lines[titles], place)
+        start = head.index(lines[titles], start)
         lines = lines[titles:]
     rows = [line for line in lines if line.strip("-=+|,; \t\r")]
     delimiter = None if names else _delimiter(rows or lines)
@@ -201,26 +201,26 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
             joined = re.findall(r"\S+(?:\s+[\[(][^\])]*[\])])?", lines[0])
             first = joined if len(joined) == len(second) else first
         if _is_header(first, second):
-            names, place = first, place + 1
-            place += _below_header(head[place:], names, delimiter, units)
+            names, start = first, start + 1
+            start += _below_header(head[start:], names, delimiter, units)
         else:
             names = _names_in_comments(comments, delimiter, len(first), units)
     if names is None:
         raise InputError(
-            f"{where}: no header: the first line holds {', '.join(first[:4])}; put a line of names before "
+            f"{where}: no header: the first line is {', '.join(first[:4])}; insert a line of names above "
             "it, such as: id ra dec z_spec"
         )
-    if delimiter is None:  # above entries apart by blanks, names may have commas as well
+    if delimiter is None:  # names may have commas even if the entries are separated by blanks
         names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
     names = _without_numbers(names)
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
-    return _Layout(names, delimiter, place, units)
+    return _Layout(names, delimiter, start, units)
 
 
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
-    """Return a column as numbers; identities with an exponent stay as they stand.
+    """Convert a column to numbers, except for signs of declinations and identities with an exponent.
 
-    They are what a spreadsheet made of long numbers, or text such as 12e5.
+    The latter are long integers rounded by a spreadsheet, or text such as 12e5.
     """
     if SIGNS.fullmatch(name):
         return _text(entries)
@@ -233,9 +233,9 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 
 
 def _num_titles(lines: Sequence[str]) -> int:
-    """Return how many lines stand above the names, such as a title: of as many entries as no line below.
+    """Return the number of title lines above the header.
 
-    Spreadsheets fill it up with empty ones.
+    They have other numbers of entries than the rows below, or, from spreadsheets, are padded with empty ones.
 
     Examples
     --------
@@ -259,13 +259,13 @@ def _num_titles(lines: Sequence[str]) -> int:
 def _below_header(
     lines: Sequence[str], names: Sequence[str], delimiter: str | None, units: dict[str, str]
 ) -> int:
-    """Return how many lines of units, types and dashes lie between names and rows, as VizieR writes them."""
+    """Count the lines of units, types and dashes between header and rows, as in VizieR; fill in `units`."""
 
     def keep_units(entries: Sequence[str]) -> None:
         pairs = zip(names, entries, strict=False)
         units.update({name: unit for name, unit in pairs if unit and not _TYPE.match(unit)})
 
-    if lines and _NO_ROW.match(lines[0]):
+    if lines and _NOT_A_ROW.match(lines[0]):
         entries = _split(_bare_comment(lines[0]), delimiter)
         if len(entries) == len(names) and _are_units(entries):
             keep_units([_without_brackets(entry) for entry in entries])
@@ -275,7 +275,7 @@ def _below_header(
             if number == 1:
                 keep_units(_split(lines[0], delimiter))
             return number + 1 if number < 2 else 0
-    if len(lines) > 1:  # words alone, of types or with numbers below them
+    if len(lines) > 1:  # types, or words above numbers
         first, second = _split(lines[0], delimiter), _split(lines[1], delimiter)
         pairs = [(a, b) for a, b in zip(first, second, strict=False) if a.lower() not in GAPS]
         is_above = [not _PLACE.match(a) and bool(_PLACE.match(b)) for a, b in pairs]
@@ -286,7 +286,7 @@ def _below_header(
 
 
 def _as_sextractor(comments: Sequence[str]) -> list[str]:
-    """Return LePHARE's names and numbers of columns as SExtractor would list them, other comments as is.
+    """Rewrite LePHARE's list of column names and numbers in SExtractor's style; keep other comments.
 
     Examples
     --------
@@ -310,7 +310,7 @@ def _as_sextractor(comments: Sequence[str]) -> list[str]:
 def _sextractor_names(
     comments: Sequence[str], units: dict[str, str], number_of_entries: int
 ) -> list[str] | None:
-    """Return the names that a header of SExtractor's lists (``#   1 NUMBER   Running number``)."""
+    """Return the column names of a SExtractor header (``#   1 NUMBER   Running number``), or None."""
     names: list[str] = []
     is_strict = any(map(_SEXTRACTOR.match, comments))
     for line in comments:
@@ -318,12 +318,12 @@ def _sextractor_names(
         if match is None:
             continue
         number, name, unit = int(match[1]), match[2], match[3]
-        if number == 1 and not is_strict:  # what was counted before was no column
+        if number == 1 and not is_strict:  # numbered lines before this one were not columns
             names = []
         if number <= len(names) or number > len(names) + 1000 or (not names and number != 1):
             return None
         base = names[-1] if names else ""
-        names += [f"{base}_{k}" for k in range(1, number - len(names))]  # further values of a vector
+        names += [f"{base}_{k}" for k in range(1, number - len(names))]  # further elements of a vector
         names.append(name)
         if unit:
             units[name] = unit
@@ -333,7 +333,7 @@ def _sextractor_names(
 
 
 def _without_numbers(names: list[str]) -> list[str]:
-    """Return names without the running numbers that all of them have.
+    """Strip running numbers from names if all have them.
 
     Examples
     --------
@@ -349,7 +349,7 @@ def _without_numbers(names: list[str]) -> list[str]:
 
 
 def _with_parts(names: list[str], number: int) -> list[str]:
-    """Return names for entries of which three each are right ascension and declination, 10 02 02.8 +02 16 26.
+    """Expand the names of sexagesimal coordinates separated by blanks, such as 10 02 02.8 +02 16 26.
 
     Examples
     --------
@@ -364,17 +364,17 @@ def _with_parts(names: list[str], number: int) -> list[str]:
 
 
 def _delimiter(lines: Sequence[str]) -> str | None:
-    """Return what separates the entries of every line; None for blanks."""
+    """Return the delimiter that occurs equally often in every line; None for blanks."""
     for delimiter in _DELIMITERS:
         counts = {_outside_quotes(line).count(delimiter) for line in lines}
         if len(counts) == 1 and counts != {0}:
             return delimiter
-    # Lines that differ: whatever the header has, so that the error can name the line.
+    # Otherwise use that of the header, so that the error can name the inconsistent line.
     return next((d for d in "\t;," if d in lines[0] and any(d in line for line in lines[1:])), None)
 
 
 def _whole_lines(lines: Sequence[str]) -> list[str]:
-    r"""Join lines of which a quoted entry goes on in the next one; a quote within an entry is none.
+    r"""Join lines across which a quoted entry continues; quotes inside an unquoted entry do not count.
 
     Examples
     --------
@@ -406,7 +406,7 @@ def _split(line: str, delimiter: str | None) -> list[str]:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
-    """Return whether the first line holds names: no number in it, or text above numbers."""
+    """Return whether the first line is a header: without numbers, or with text above numbers."""
     is_number = [bool(_PLACE.match(entry)) for entry in first]
     if not any(is_number):
         return any(entry.lower() not in GAPS for entry in first)
@@ -419,7 +419,7 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
 def _names_in_comments(
     comments: Sequence[str], delimiter: str | None, number: int, units: dict[str, str]
 ) -> list[str] | None:
-    """Return the names in the last comment that has as many as there are entries; units may stand below."""
+    """Return the names in the last comment with `number` words; it may be followed by one with units."""
     below: list[str] = []
     for line in reversed(comments):
         bare = _bare_comment(line)
@@ -442,7 +442,7 @@ def _without_brackets(unit: str) -> str:
 
 
 def _are_units(entries: Sequence[str]) -> bool:
-    """Return whether all entries are units, or say that there is none.
+    """Return whether all entries are units or mean "no unit".
 
     Examples
     --------
@@ -464,13 +464,13 @@ def _are_units(entries: Sequence[str]) -> bool:
 def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path) -> list[pa.Array]:
     from pyarrow import csv
 
-    wrong: list[str] = []
+    errors: list[str] = []
 
-    def judge(row: csv.InvalidRow) -> str:
+    def handle_invalid(row: csv.InvalidRow) -> str:
         entries = (row.text or "").strip()
-        if _NO_ROW.match(entries) or not entries.strip(delimiter + " "):
+        if _NOT_A_ROW.match(entries) or not entries.strip(delimiter + " "):
             return "skip"
-        wrong.append(f"the line {entries[:60]!r} has {row.actual_columns} entries, the header {len(names)}")
+        errors.append(f"the line {entries[:60]!r} has {row.actual_columns} entries, the header {len(names)}")
         return "skip"
 
     if not text.strip():
@@ -481,7 +481,7 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
             BytesIO(text.encode()),
             read_options=csv.ReadOptions(column_names=keys),
             parse_options=csv.ParseOptions(
-                delimiter=delimiter, invalid_row_handler=judge, newlines_in_values='"' in text
+                delimiter=delimiter, invalid_row_handler=handle_invalid, newlines_in_values='"' in text
             ),
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(keys, pa.string()),
@@ -491,13 +491,15 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
         )
     except pa.ArrowInvalid as error:
         raise InputError(f"{where}: cannot read this text ({str(error)[:160]})") from error
-    if wrong:
-        raise InputError(f"{where}: {wrong[0]}; quote entries that hold {delimiter!r}, or mend the line")
+    if errors:
+        raise InputError(
+            f"{where}: {errors[0]}; quote entries that contain {delimiter!r}, or correct the line"
+        )
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
     is_comment = pc.match_substring_regex(columns[0], "^(#|%|!|//)")
     if (number := pc.sum(is_comment).as_py() or 0) > 0:
         log.warning(
-            "WARNING: %s: %d of %d rows are left out as comments, such as the one that begins with %r",
+            "WARNING: %s: %d of %d rows are skipped as comments, such as the one that begins with %r",
             *(where, number, len(is_comment), columns[0].filter(is_comment)[0].as_py()),
         )
         columns = [column.filter(pc.invert(is_comment)) for column in columns]
@@ -512,8 +514,8 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
             continue
         if len(entries) != len(names):
             raise InputError(
-                f"{where}: line {number} has {len(entries)} entries, the header {len(names)}; an empty entry "
-                "needs a sign such as nan, and text with blanks needs quotes (or write CSV)"
+                f"{where}: line {number} has {len(entries)} entries, the header {len(names)}; write "
+                "missing entries as nan and put quotes around text with blanks, or use CSV"
             )
         rows.append(entries)
     return (
@@ -524,15 +526,15 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
 
 
 def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
-    """Return a column of text as numbers or truth values where all of it is so, else as text.
+    """Convert a column of text to numbers or booleans if all entries allow it, or else keep the text.
 
-    With `has_commas` other columns of the table show that commas are decimal ones.
+    With `has_commas`, other columns of the table have shown that commas are decimal commas.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     lower = pc.utf8_lower(column)
     is_gap = pc.is_in(lower, pa.array(GAPS))
-    values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # as journals print it
+    values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # the minus sign of journals
     gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
 
     def all_match(values: pa.Array, pattern: str) -> bool:
@@ -540,10 +542,10 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
 
     if not len(values):
         return np.full(len(column), np.nan)
-    if all_match(values, _WHOLE):
-        return _whole(values, gap)
+    if all_match(values, _INTEGER):
+        return _integers(values, gap)
     if all_match(values, r"^[+-]?\d+$") and pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py():
-        return _text(column)  # leading zeros mean something
+        return _text(column)  # leading zeros are significant
     if all_match(values, _FLOAT):
         return _floats(pc.replace_substring_regex(values, "[dD]", "e"), gap)
     if (has_commas or _has_decimal_commas(values)) and all_match(values, _DECIMAL_COMMA):
@@ -554,7 +556,7 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
 
 
 def is_number(text: object) -> bool:
-    """Return whether text is a number, or stands for none."""
+    """Return whether text is a number or marks a missing one."""
     try:
         float(str(text))
     except ValueError:
@@ -563,18 +565,18 @@ def is_number(text: object) -> bool:
 
 
 def numbers_in_text(values: np.ndarray) -> np.ndarray:
-    """Return the numbers that a column of text holds, ``(N,)``, NaN for gaps; else the text."""
+    """Convert text ``(N,)`` to numbers or booleans, as `as_numbers` does, or else keep it."""
     return as_numbers(pa.array(values.astype(str).tolist(), pa.string()))
 
 
 def _has_decimal_commas(values: pa.Array) -> bool:
-    """Return whether commas are decimal ones: 12,345 alone may be thousands."""
+    """Return whether any comma must be a decimal comma; 12,345 may be a thousands separator."""
     clear = pc.match_substring_regex(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
     return bool(pc.any(clear).as_py())
 
 
 def _shows_decimal_commas(column: pa.Array) -> bool:
-    """Return whether a column is one of numbers, some of which have commas that can only be decimal ones."""
+    """Return whether a column is numeric and has commas that can only be decimal commas."""
     values = column.filter(pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(GAPS))))
     is_number = pc.match_substring_regex(values, _DECIMAL_COMMA)
     return _has_decimal_commas(values) and bool(pc.all(is_number).as_py())
@@ -590,7 +592,7 @@ def _floats(values: pa.Array, gap: np.ndarray) -> np.ndarray:
     return out
 
 
-def _whole(values: pa.Array, gap: np.ndarray) -> np.ndarray:
+def _integers(values: pa.Array, gap: np.ndarray) -> np.ndarray:
     bare = pc.ascii_ltrim(values, "+")
     for kind in (pa.int64(), pa.uint64()):
         try:

@@ -1,4 +1,4 @@
-"""Tables of text in formats that have a name: ECSV, those of the CDS and of IPAC, LaTeX, Markdown."""
+"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, IPAC, LaTeX, Markdown."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from deepfits.tables.text import decode, read_text
 
 
 def read_text_table(path: Path, text: str) -> Table:
-    """Read a table of text, in the format that it is in."""
+    """Read a text table in the format that its content shows, else of any layout (`read_text`)."""
     start = text[:20000].lstrip()
     if start.startswith("# %ECSV"):
         return _from_astropy_text(path, text, "ascii.ecsv")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
-    if (readme := _described_beside(path)) is not None:
+    if (readme := _readme_for(path)) is not None:
         from astropy.table import Table as AstropyTable
 
         return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
-    unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # as MySQL draws it
+    unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # frames drawn by MySQL
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # of fixed width, Markdown, or in a frame
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # fixed width, Markdown, or framed
         text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
@@ -36,7 +36,7 @@ def read_text_table(path: Path, text: str) -> Table:
 
 
 def read_if_of_objects(path: Path, text: str) -> Table | None:
-    """Return a table of text whose ending says nothing, if its columns say what the objects are."""
+    """Read a text table of unknown extension, if it has positions or identities; None otherwise."""
     try:
         table = read_text_table(path, text)
     except InputError:
@@ -45,8 +45,8 @@ def read_if_of_objects(path: Path, text: str) -> Table | None:
     return table if is_of_objects else None
 
 
-def _described_beside(path: Path) -> Path | None:
-    """Return the ReadMe of a catalogue of the CDS, if it lies beside a table that it describes."""
+def _readme_for(path: Path) -> Path | None:
+    """Return the CDS ReadMe in the same directory, if it describes this table."""
     readme = path.with_name("ReadMe")
     if not readme.is_file():
         return None
@@ -57,16 +57,16 @@ def _described_beside(path: Path) -> Path | None:
 
 
 def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
-    """Return a table of LaTeX with tabs, without what is there for the eye alone."""
+    """Convert a LaTeX table to text separated by tabs, without typesetting commands."""
     from astropy.io import ascii
     from astropy.table import Table as AstropyTable
 
     if len(kinds) > 1:
-        raise InputError(f"{path}: holds {len(kinds)} tables of LaTeX; keep the one you mean in a file")
+        raise InputError(
+            f"{path}: contains {len(kinds)} LaTeX tables; save the one you need in a file of its own"
+        )
     text = re.sub(r"\\(?:[hc]line(?:\{[^}]*\})?|(?:top|mid|bottom)rule)(?![A-Za-z])", "", text)
-    with naming(
-        path, "cannot read this table of LaTeX", "one row a line, below one of names, is read; or CSV"
-    ):
+    with naming(path, "cannot read this LaTeX table", "write a header line and one row per line, or use CSV"):
         table = AstropyTable.read(
             text.replace("longtable", "tabular").splitlines(),
             format="ascii.aastex" if kinds[0] == "deluxetable" else "ascii.latex",
@@ -88,7 +88,7 @@ def _from_astropy_text(path: Path, text: str, format: str) -> Table:
     from astropy.table import Table as AstropyTable
 
     lines = text.splitlines()
-    gaps = [("", "0"), ("null", "0")]  # the latter in Gaia's
+    gaps = [("", "0"), ("null", "0")]  # the latter is used by Gaia
     table = (
         QTable.read(lines, format=format, fill_values=gaps)
         if format == "ascii.ecsv"

@@ -1,4 +1,4 @@
-"""Numbers that stand for "there is none": −99, 9.99, 999 and their like."""
+"""Placeholders for missing values: −99, 9.99, 999 and similar numbers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _CODES = np.array(
     + [-1, -2, -9, -10, -42, -100, 9.0]
 )
 LOWEST, HIGHEST = -0.01, 20.0
-"""A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
+"""Range of possible redshifts: blueshifts of infall stay above, and nothing has been observed beyond."""
 STAR_REDSHIFT = 0.001
-"""What is nearer to 0 is a star as a rule (300 km/s)."""
+"""Objects at redshifts closer to 0 (300 km/s) are usually stars."""
 HIGHEST_MEDIAN = 12.0
-"""Magnitudes, and no redshifts, where half are above this."""
+"""Columns with a higher median contain magnitudes rather than redshifts."""
 
 
 def is_redshift_name(name: str) -> bool:
-    """Return whether a column's name is that of a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
+    """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
     return bool(_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
-    """Return which values, ``(N,)`` finite, stand for "there is none": ``(N,)`` bool.
+    """Return a mask ``(N,)`` of the values, ``(N,)`` finite, that are placeholders for missing ones.
 
-    Of redshifts those below `LOWEST` and above `HIGHEST`, and the usual codes whatever they are; else the
-    usual codes, where they lie outside of what the other values span. A number that occurs again and again
-    far outside of all that occur once (7.0 a hundred times where nothing passes 3) is a code too.
+    Redshifts below `LOWEST` or above `HIGHEST` are, and so are the common codes that are negative or above 8;
+    in other columns, the common codes outside the range of the other values. A nonzero number that
+    occurs at least three times and lies far outside the range of those that do not (7.0 a hundred times
+    where nothing else exceeds 3) is a placeholder too.
 
     Examples
     --------
@@ -67,7 +68,7 @@ def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
 
 
 def list_values(values: np.ndarray) -> str:
-    """Return which values there are and how often, the commonest first."""
+    """Describe the five commonest values and how often each occurs."""
     unique, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:5]
     listed = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)

@@ -1,4 +1,4 @@
-"""Any table out: the ending of the name decides the format."""
+"""Writing of tables, in the format of the file extension."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ENDINGS = {
 
 
 def format_of(path: str | Path) -> str:
-    """Return the format that the ending of a name asks for.
+    """Return the format of a file extension.
 
     Raises
     ------
     InputError
-        The ending is none of `ENDINGS`.
+        The extension is not one of `ENDINGS`.
 
     Examples
     --------
@@ -51,21 +51,21 @@ def write_table(
     info: Mapping[str, Any] | None = None,
     describe: Callable[[str], Any] | None = None,
 ) -> Path:
-    """Write a table, whole or not at all, in the format that the ending of its name says.
+    """Write a table atomically, in the format of the file extension.
 
     Parameters
     ----------
     columns
-        ``(N,)`` or ``(N, L)`` each; CSV gets a column for each of L.
+        ``(N,)`` or ``(N, L)`` each; the latter are written to CSV as L columns.
     info
-        What the table says of itself; `deepfits.tables.read` finds it again (CSV has no room for it).
+        Description of the table, which `deepfits.tables.read` restores (except from CSV).
     describe
-        Gives ``unit``, ``ucd`` and ``words`` of a column.
+        Function that returns ``unit``, ``ucd`` and ``words`` (a description) of a column.
 
     Raises
     ------
     InputError
-        The ending says no format, or one that does not hold these columns (`require_storable`).
+        Unknown extension, or a format that cannot store these columns (`require_storable`).
     """
     path = Path(path)
     format = format_of(path)
@@ -82,26 +82,26 @@ def write_table(
 
 
 def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Refuse names and text beyond ASCII, where the ending of a name says FITS, which holds none.
+    """Check that the format of `path` can store the columns: FITS is limited to ASCII names and text.
 
     Raises
     ------
     InputError
-        It names the first of them, and formats that hold all.
+        Names or text beyond ASCII in FITS; the message names the first, and formats without this limit.
     """
     name = Path(path).name
     if format_of(name) != "fits":
         return
     if strange := [column for column in columns if not (column.isascii() and column.isprintable())]:
         raise InputError(
-            f"{name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it "
-            "out (columns=...), or choose .parquet or .ecsv"
+            f"{name}: FITS allows only ASCII in names, not column {strange[0]!r}; rename it, leave it "
+            "out (columns=...), or use .parquet or .ecsv"
         )
     for column, values in columns.items():
         text = values.ravel().tolist() if values.dtype.kind == "U" else []
         if (entry := next((entry for entry in text if not entry.isascii()), None)) is not None:
             raise InputError(
-                f"{name}: FITS holds text of ASCII alone, not {entry[:20]!r} of column {column!r}; choose "
+                f"{name}: FITS allows only ASCII in text, not {entry[:20]!r} in column {column!r}; use "
                 ".parquet or .ecsv"
             )
 
@@ -112,7 +112,7 @@ def to_arrow_table(
     info: Mapping[str, Any] | None = None,
     describe: Callable[[str], Any] | None = None,
 ) -> pa.Table:
-    """Return an Arrow table, vectors as lists of fixed size."""
+    """Convert columns to an Arrow table, ``(N, L)`` to fixed-size lists."""
     fields, arrays = [], []
     for name, values in columns.items():
         arrays.append(to_arrow(values))
@@ -122,7 +122,7 @@ def to_arrow_table(
 
 
 def field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
-    """Return unit, UCD and description of a column as Parquet's metadata."""
+    """Return unit, UCD and description of a column as Parquet field metadata."""
     if describe is None:
         return None
     about = describe(name)
@@ -158,8 +158,8 @@ def write_astropy(
         from astropy.units import UnitsWarning
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is made; the name stays
-            warnings.simplefilter("ignore", UnitsWarning)  # of Angstrom, which every reader knows
+            warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is generated; the name is kept
+            warnings.simplefilter("ignore", UnitsWarning)  # about Angstrom, which every reader knows
             file = votable.from_table(table)
             if info is not None:
                 next(file.iter_tables()).description = json.dumps(info)
@@ -188,11 +188,11 @@ def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _storable(values: np.ndarray, format: str) -> np.ndarray:
-    """Return what the format can hold: int8, uint64 and 16-bit floats have no place everywhere."""
+    """Convert values to a type that the format can store; int8, uint64 and float16 are not universal."""
     if format == "votable" and values.dtype.kind == "u":
         largest = np.iinfo(np.int64).max
         return values.astype(str) if len(values) and values.max() > largest else values.astype(np.int64)
-    if format in ("votable", "fits") and values.dtype == np.int8:  # in FITS that is how truth is stored
+    if format in ("votable", "fits") and values.dtype == np.int8:  # which FITS uses for booleans
         return values.astype(np.int16)
     if values.dtype == np.float16:
         return values.astype(np.float32)

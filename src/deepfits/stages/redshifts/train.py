@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from deepfits.errors import InputError, require_known
 from deepfits.progress import noted
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
+from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Training
 from deepfits.redshifts.methods import METHODS, Boosting, uses_templates
@@ -23,6 +25,8 @@ from deepfits.stages.redshifts.load import (
 )
 from deepfits.stages.redshifts.parameters import Learning
 from deepfits.stages.stage import claim, stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
         if results.is_finished:
             return results.path
+        _log_numbers(dataset)
         dataset = with_measurements(dataset, config, templates=templates)
         with config.progress("train redshifts", total=1, unit="methods") as task:
             training = Training(
@@ -101,6 +106,14 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     return results.path
 
 
+def _log_numbers(dataset: Dataset) -> None:
+    """Log how many labels are used; the held-out ones are not."""
+    log.info(
+        "training on %d labelled objects; %d are held out for `redshift evaluate`",
+        *(len(dataset.split.fitted), len(dataset.split.test)),
+    )
+
+
 def _train_classes(config: TrainPredictorConfig) -> Path:
     """Train on a target of classes."""
     if config.method != Boosting.name:
@@ -113,6 +126,7 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
     label, names = classes_of(dataset, config)
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
         if not results.is_finished:
+            _log_numbers(dataset)
             with config.progress("train classes", total=1, unit="methods") as task:
                 dataset = with_measurements(dataset, config)
                 classifier = learn_classes(config, config.feature_set, dataset, label, names)
