@@ -229,7 +229,7 @@ async function choose(row) {
     aladin.textContent = "Aladin"; aladin.target = "_blank"; aladin.rel = "noreferrer";
     const copy = document.createElement("button"); copy.textContent = "copy"; copy.onclick = () => navigator.clipboard.writeText(text);
     line.append(`ra, dec ${text} `, copy, " ", aladin, " ");
-    if (state.about.samp) line.append(make("button", { textContent: "point there", title: "Through SAMP, in an Aladin or TOPCAT that runs on this machine", onclick: attempt(() => samp("position", [row])) }), " ");
+    if (state.about.samp) line.append(make("button", { textContent: "send position", title: "By SAMP, to an Aladin or TOPCAT running on this machine", onclick: attempt(() => samp("position", [row])) }), " ");
   }
   line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : ""); box.append(line);
   if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
