@@ -209,7 +209,7 @@ def test_what_the_readers_say_is_part_of_what_check_finds(sky, tmp_path):
     (below / "a" / "coadd-g.fits").write_bytes((below / "a" / "b" / "coadd-g.fits").read_bytes())
     (below / "a" / "coadd-g.head").write_text("CRVAL1  = 150.0\nEND\n")
     found = deepfits.check(below)
-    assert any("two directories below" in text for text in found.warnings)
+    assert any("not searched (nested too deep in" in text for text in found.warnings)
     assert any("coadd-g.head: SCAMP's header" in text for text in found.warnings)
     assert "nothing suspicious" not in str(found)
     assert found.rows[0].zero_point == 27.0

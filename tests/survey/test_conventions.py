@@ -452,7 +452,7 @@ def test_a_directory_of_images_with_their_weights_is_one_whatever_it_is_called(t
         ]
     for path in (tmp_path / "sky").glob("*.weight.fits"):
         path.unlink()
-    with pytest.raises(InputError, match="if they are images, call it otherwise"):
+    with pytest.raises(InputError, match="if they are images themselves, rename the directory"):
         find_fields(tmp_path / "sky")
 
 
@@ -629,7 +629,7 @@ def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path,
     assert (weight[:20] == 0).all()
     np.testing.assert_allclose(weight[20:, 8:], SIGMA**-2, rtol=0.2)
     np.testing.assert_allclose(image[20:, 8:], sky[20:, 8:], atol=0.5 * SIGMA)
-    assert any(f"exactly {value:g}: taken as no data" in text for text in remarks)
+    assert any(f"exactly {value:g}: treated as no data" in text for text in remarks)
 
 
 def coadd(where, image, *, role=None, values=None, **cards):
@@ -1317,7 +1317,7 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
 def test_maps_in_healpix_are_called_so(tmp_path, caplog):
     hdu = fits.BinTableHDU(Table({"T": np.zeros(12)}), header=fits.Header({"PIXTYPE": "HEALPIX"}))
     write(tmp_path / "map_g.fits", hdu)
-    with pytest.raises(InputError, match="no FITS image there"):
+    with pytest.raises(InputError, match="no FITS image found"):
         find_fields(tmp_path)
     assert "map_g.fits: HEALPix maps cannot be read" in caplog.text
 
@@ -1410,7 +1410,7 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
             fits.writeto(path, sky.astype(np.float32), header(BUNIT="nJy"))
     fields = find_fields(tmp_path)
     assert [(field.name, field.bands) for field in fields] == [(name, ("g", "r")) for name in expected]
-    assert ("weights: not used, it holds weights by its name" in caplog.text) == names[-1].startswith(
+    assert ("weights: not used: by its name it holds weights" in caplog.text) == names[-1].startswith(
         "weights"
     )
 
@@ -1421,7 +1421,7 @@ def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
     (tmp_path / "v2" / "here").symlink_to(tmp_path / "v2")
     (tmp_path / "w-latest").symlink_to(tmp_path / "v2")
     assert [field.name for field in find_fields(tmp_path)] == ["v2"]
-    assert "w-latest: the same directory as another; used once" in caplog.text
+    assert "w-latest: a link to a directory that is read already; ignored" in caplog.text
     assert len(find_fields(tmp_path / "v2")) == 1
 
 
@@ -1449,7 +1449,7 @@ def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
 def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     sisters(tmp_path, sky)
     (tmp_path / "images/tile-r.fits").unlink()
-    with pytest.raises(InputError, match=r"invvar/tile-r.fits: lies among weights, but no image"):
+    with pytest.raises(InputError, match=r"invvar/tile-r.fits: in a directory of weights, but no image"):
         image_set(tmp_path)
     other = tmp_path / "eso"
     other.mkdir()
@@ -1632,7 +1632,9 @@ def test_several_images_of_several_bands_in_a_file_are_exposures_and_no_field(tm
     write(tmp_path / "a.fits", *(fits.ImageHDU(sky.astype(np.float32), head) for head in heads))
     found = find_exposures(tmp_path)
     assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1, 2], "r": [3, 4]}
-    with pytest.raises(InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; keep each field in a file"):
+    with pytest.raises(
+        InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; put each field into its own file"
+    ):
         find_fields(tmp_path)
 
 
@@ -1641,7 +1643,7 @@ def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]
     write(tmp_path / "a.fits", *planes)
     with pytest.raises(
-        InputError, match=r"HDUs 1 \(SCI\) and 2 \(SCATTER\) show one piece of sky.*r=.*\[1\]"
+        InputError, match=r"HDUs 1 \(SCI\) and 2 \(SCATTER\) show the same piece of sky.*r=.*\[1\]"
     ):
         find_exposures(tmp_path)
     assert len(find_exposures([f"r={tmp_path}/a.fits[1]"])["r"]) == 1
@@ -1668,13 +1670,13 @@ def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, 
             head = header(FILTER=band, BUNIT="nJy")
             fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
     assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
-    assert "x_gsci.fits and x_gwht.fits show one piece of sky in one band" in caplog.text
+    assert "x_gsci.fits and x_gwht.fits show the same piece of sky in the same band" in caplog.text
 
 
 def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):
     fits.writeto(tmp_path / "tile_g_coadd.fits", sky.astype(np.float32), header(BUNIT="nJy"))
     fits.writeto(tmp_path / "tile_g_weight.fits", full(SIGMA**-2), header())
-    words = r"if it is tile_g_coadd\.fits, call this file (tile_g_coadd\.weight\.fits)"
+    words = r"if it is tile_g_coadd\.fits, rename this file to (tile_g_coadd\.weight\.fits)"
     with pytest.raises(InputError, match=words):
         find_fields(tmp_path)
     (tmp_path / "tile_g_weight.fits").rename(tmp_path / "tile_g_coadd.weight.fits")

@@ -130,7 +130,7 @@ def test_what_is_found_is_used_or_named(tmp_path):
         find_fields(tmp_path)
     (tmp_path / "coadd-i.fits").unlink()
     image(tmp_path / "coadd-i.weight.fits")
-    with pytest.raises(InputError, match=r"coadd-i\.weight\.fits: holds weights .* is not there"):
+    with pytest.raises(InputError, match=r"coadd-i\.weight\.fits: holds weights .* is missing"):
         find_fields(tmp_path)
     with pytest.raises(InputError, match="a FIFO, socket or device"):
         find_fields("/dev/zero")

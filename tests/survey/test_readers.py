@@ -290,7 +290,7 @@ def test_numbers_of_the_file_that_are_others_than_the_descriptions_are_warned_of
 def test_files_that_hold_no_data_or_need_a_plugin_are_called_so(arrays, tmp_path):
     np.savez(tmp_path / "a.npz", image=arrays["image"], ivar=(1e-9 * arrays["ivar"]).astype(np.float16))
     keys = describe(tmp_path / "a.toml", 'file = "a.npz"\nweight = "ivar"\n' + BANDS)
-    with pytest.raises(InputError, match=f"none of {N} cutouts looked at has a pixel with data"):
+    with pytest.raises(InputError, match=f"none of {N} sampled cutouts has a pixel with data"):
         read(keys, tmp_path / "a")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -403,7 +403,7 @@ def test_values_for_no_data_count_whatever_the_weights_say(arrays, tmp_path):
     is_bad[:, 0, :5], is_bad[:, 1, :, :6] = True, True
     np.testing.assert_array_equal(found.weight == 0, is_bad)
     np.testing.assert_allclose(found.image, np.where(is_bad, 0, arrays["image"] * FACTOR), rtol=1e-5)
-    assert sum("taken as no data" in text for text in store.info.extra["remarks"]) == 2
+    assert sum("treated as no data" in text for text in store.info.extra["remarks"]) == 2
 
 
 def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_places(arrays, tmp_path, caplog):
@@ -413,7 +413,7 @@ def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_place
     np.savez(tmp_path / "c.npz", **(arrays | {"mask": mask}))
     text = 'file = "c.npz"\nweight = "ivar"\nmask = "mask"\ncolumns = []\n' + BANDS
     read(describe(tmp_path / "d.toml", text + 'mask_nonzero_is = "bad"\n'), tmp_path / "bad")
-    assert "100% of the cutouts' middles away" in caplog.text
+    assert "removes 100% of the cutouts' centres" in caplog.text
     caplog.clear()
     rows = "\n".join(
         f"{n},{z!r}" for n, z in zip(arrays["object_id"][::-1], arrays["z_spec"][::-1].tolist(), strict=True)
