@@ -101,7 +101,7 @@ def test_multimodal_universe(arrays, tmp_path):
         file["object_id"] = np.array([f"obj{i}".encode() for i in range(N)])
         file["healpix"] = np.arange(N)
     keys = 'file = "001-of-001.hdf5"\nformat = "multimodal-universe"\nzero_point = [31.4, 27.0, 22.5]\n'
-    with pytest.raises(InputError, match=r"say what a non-zero image_mask means: mask_nonzero_is"):
+    with pytest.raises(InputError, match=r"give the meaning of a non-zero image_mask: mask_nonzero_is"):
         read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
     keys += 'mask_nonzero_is = "bad"\n'
     store, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
@@ -226,7 +226,7 @@ def test_cutouts_in_parquet_are_called_so(tmp_path):
 def test_other_files_than_arrays_are_called_so(tmp_path, caplog):
     (tmp_path / "c.zarr").mkdir()
     (tmp_path / "c.pkl").write_bytes(b"\x80\x04 a pickle")
-    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "none of HDF5, NumPy and FITS")):
+    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "not an HDF5, NumPy or FITS file")):
         with pytest.raises(InputError, match=f"{name}: {what}.* write the images as one array"):
             read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "store")
 
@@ -353,7 +353,7 @@ def test_descriptions_that_do_not_fit(arrays, tmp_path, text, words):
     ("names", "words"),
     [
         (("g/7/image", "g/8/image"), r"there are g/7/image \(2, 8, 8\), .*\(N, B, H, W\): .*numpy.stack"),
-        (("7", "8", "9", "10", "11"), r"\.\.\.; one array of all objects"),
+        (("7", "8", "9", "10", "11"), r"\.\.\.; a single array of all objects"),
     ],
 )
 def test_an_array_for_each_object_is_refused_with_how_to_make_one(tmp_path, names, words):
