@@ -464,7 +464,7 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
             hdus[1].data[:] = counts(sky, 25 + 2.5 * np.log10(900.0))[0]
     images = image_set(tmp_path)
     with (
-        pytest.raises(InputError, match=r"fluxes, and no asinh magnitudes as BSOFTEN .* remove these"),
+        pytest.raises(InputError, match=r"fluxes, not asinh magnitudes as BSOFTEN .* remove these"),
         open_field(images.fields[0], images) as field,
     ):
         field.planes["g"].read()
@@ -1441,7 +1441,7 @@ def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     stored = np.rint(sky + 1150).astype(np.int16)
     fits.writeto(path, stored, header(0.396, FILTER="r", SOFTBIAS=1000, FLUX20=2000.0))
     with pytest.raises(
-        InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
+        InputError, match=r"SDSS DR7: use frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
     ):
         read(tmp_path)
 

@@ -219,7 +219,7 @@ def test_cutouts_in_parquet_are_called_so(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     text = 'file = "a.parquet"\nbands = ["g"]\nzero_point = 22.5\npixel_scale_arcsec = 0.262\n'
     (tmp_path / "a.toml").write_text(text)
-    with pytest.raises(InputError, match=r"a\.parquet: Parquet, .* into \.h5 or \.npz"):
+    with pytest.raises(InputError, match=r"a\.parquet: Parquet is not supported; .* into \.h5 or \.npz"):
         deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
 
 
