@@ -248,7 +248,7 @@ def test_values_that_no_star_has_are_no_data(sky, tmp_path, weights):
         hdu.data[30, 40:44] = [1e30, -1e36, 1e20, 3e38]  # the last is no number in nJy
 
     change(sky / "coadd-r.fits", damage)
-    assert any("r: 3 of 96000 pixels looked at are more than" in w for w in deepfits.check(sky).warnings)
+    assert any("r: 3 of 96000 sampled pixels are more than" in w for w in deepfits.check(sky).warnings)
     images = image_set(sky)
     with open_field(images.fields[0], images) as field:
         image, weight = field.planes["r"].read()

@@ -541,7 +541,7 @@ def test_the_ccds_of_a_camera_are_exposures_and_no_coadd(tmp_path, sky):
             hdus[0].header["FILTER"], hdus[0].header["MAGZERO"] = "r DECam SDSS c0002 6415.0 1480.0", 30.0
     found = find_exposures(tmp_path)
     assert [(s.hdu, s.path.name[18:21]) for s in found["r"]] == [(1, "ooi"), (2, "ooi"), (3, "ooi")]
-    with pytest.raises(InputError, match=r"holds 3 images of the sky, in HDUs 1, 2, 3; name the one"):
+    with pytest.raises(InputError, match=r"holds 3 images of the sky, in HDUs 1, 2, 3; give the one"):
         deepfits.detect(tmp_path, tmp_path / "c.parquet")
     coadds = deepfits.stack(tmp_path, tmp_path.with_name(f"{tmp_path.name}-coadds"))
     stacked = fits.getdata(coadds / "coadd-r.fits")
@@ -656,7 +656,7 @@ def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, 
     _, weight, remarks = read(tmp_path)
     assert (weight[:19] == 0).all()
     np.testing.assert_allclose(weight[21:], SIGMA**-2, rtol=0.01)
-    assert any("whatever their weights say" in text for text in remarks)
+    assert any("whatever their weights" in text for text in remarks)
 
 
 def test_blank_of_unsigned_integers_is_no_data(tmp_path, sky):
@@ -887,7 +887,7 @@ def test_weights_with_a_unit_of_inverse_variances_are_those(tmp_path, sky):
 def test_planes_that_nothing_names_are_said(tmp_path, sky):
     image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
     fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")
-    assert any("HDU 1 is not used: no name says what it holds" in text for text in read(tmp_path)[2])
+    assert any("HDU 1 is not used: its name does not say what it holds" in text for text in read(tmp_path)[2])
     mask = fits.ImageHDU(np.zeros(SHAPE, np.int16))
     fits.HDUList(
         [image, fits.ImageHDU(full(SIGMA**2), name="VARMAP"), mask, fits.ImageHDU(full(1.0))]
@@ -898,7 +898,7 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     fits.writeto(tmp_path / "coadd-r.rms.fits", full(3.0), header())
     _, weight, remarks = read(tmp_path)
     np.testing.assert_allclose(weight, 1 / 9)
-    assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
+    assert "coadd-r.rms.fits is used instead of the variance in the image's file" in remarks
 
 
 def test_weights_of_several_layers_are_said(tmp_path, sky):
@@ -907,7 +907,8 @@ def test_weights_of_several_layers_are_said(tmp_path, sky):
     fits.HDUList([image, layers]).writeto(tmp_path / "coadd-r.fits")
     remarks = read(tmp_path)[2]
     assert any(
-        "HDU 1 (WHT) is not used: it has 2 layers, and nothing says which is the weight" in t for t in remarks
+        "HDU 1 (WHT) is not used: it has 2 layers, and it is unknown which is the weight" in t
+        for t in remarks
     )
     assert any("no weight plane" in text for text in remarks)
 
@@ -973,9 +974,9 @@ def test_what_belongs_together_by_name():
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
-        ({"CDELT1": -1.0}, "is turned, mirrored or of another scale"),
-        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is turned, mirrored or of another scale"),
-        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is turned, mirrored"),
+        ({"CDELT1": -1.0}, "is rotated, mirrored or scaled"),
+        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is rotated, mirrored or scaled"),
+        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is rotated, mirrored"),
         ({"CRVAL2": -89.5}, "lies elsewhere on the sky"),
     ],
 )
@@ -1301,7 +1302,9 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
             weight = plane.read()[1]
             assert np.median(weight[:, :80]) == pytest.approx(SIGMA**-2, rel=0.2)
             assert np.median(weight[:, 100:]) == pytest.approx(SIGMA**-2 / 9, rel=0.2)
-            assert any(text.startswith("WARNING") and "names no band" in text for text in plane.plane.remarks)
+            assert any(
+                text.startswith("WARNING") and "no band in its name" in text for text in plane.plane.remarks
+            )
     own = fits.HDUList([fits.PrimaryHDU(full(SIGMA**-2), header())])
     own.writeto(tmp_path / f"{stem.format('g')}.weight.fits")
     fits.writeto(
@@ -1311,7 +1314,7 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
     with open_field(images.fields[0], images) as field:
         g, r = (field.aligned[band].plane for band in "gr")
         assert (g.weight_kind, r.weight_kind) == ("weight", "measured")
-        assert any("not used, it has another shape" in text for text in r.remarks)
+        assert any("not used: its shape differs" in text for text in r.remarks)
 
 
 def test_maps_in_healpix_are_called_so(tmp_path, caplog):
@@ -1466,7 +1469,7 @@ def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     image_set(other)
     assert "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is missing" in caplog.text
     first.unlink()
-    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
+    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or header"):
         image_set(other)
 
 
@@ -1519,7 +1522,7 @@ def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
     flags = full(0)
     flags[:20] = 1
     coadd(tmp_path, sky.astype(np.float32), role="weight", values=flags)
-    assert any("leaves 12% of the pixels that hold something" in text for text in read(tmp_path)[2])
+    assert any("leaves 12% of the non-zero pixels" in text for text in read(tmp_path)[2])
 
 
 def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
@@ -1563,7 +1566,7 @@ def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
         write(tmp_path / "tile_r.mask.fits", *masks, fits.ImageHDU(values, name="EDGES"))
     _, weight, remarks = read(tmp_path)
     assert [(weight[10 * k] == 0).all() for k in range(4)] == [True, True, True, False]
-    assert any("a further mask, FLAGS, is not used: nothing says what it means" in text for text in remarks)
+    assert any("a further mask, FLAGS, is not used: its meaning is unknown" in text for text in remarks)
     assert any("only HDU 1 is used, not 5" in text for text in remarks) == (place == "beside")
     assert (read(tmp_path, mask_polarity="bad")[1][30] == 0).all()
 
@@ -1829,5 +1832,7 @@ def test_weights_and_masks_in_another_order_than_their_images_are_those_of_one_n
         assert (weight > 0).all(1).argmax() == 10 * number
     write(tmp_path / "d.fits", *(fits.ImageHDU(sky.astype("f4"), header(**cards)) for _ in range(2)))
     write(tmp_path / f"d.{kind}.fits", *planes)
-    with pytest.raises(InputError, match=r"3 planes for the 2 images of d.fits, .* call HDUs alike"):
+    with pytest.raises(
+        InputError, match=r"3 planes for the 2 images of d.fits, .* give corresponding HDUs the same EXTNAME"
+    ):
         read(f"r={tmp_path}/d.fits[1]")

@@ -162,7 +162,7 @@ def test_without_weights_objects_of_unlike_noise_have_each_their_own(tmp_path, i
     # 350 differences: 5% each, four times that; the largest galaxies add a little.
     np.testing.assert_allclose(measured[is_there, :2], sigma[is_there, :2], rtol=0.25)
     assert abs(np.median(measured[is_there, :2] / sigma[is_there, :2]) - 1) < 0.05
-    assert "the noise of g, r differs between objects" in " ".join(store.info.extra["remarks"])
+    assert "the noise in g, r differs between objects" in " ".join(store.info.extra["remarks"])
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5"])
@@ -186,7 +186,7 @@ def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_
 def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     names = np.array([f"A{n}" for n in range(N)], dtype=object)
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
-    with pytest.raises(InputError, match=r"object_id holds objects of Python, .* save it as numbers or text"):
+    with pytest.raises(InputError, match=r"object_id holds Python objects, .* save it as numbers or text"):
         read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
 
 

@@ -45,7 +45,7 @@ ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one arr
 
 @dataclass
 class _Object:
-    """The files of an object, by band (``""`` for all bands) and kind (``image``, ``ivar``, ``mask``, ...)."""
+    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...)."""
 
     name: str
     files: dict[str, dict[str, Path]] = field(default_factory=dict)

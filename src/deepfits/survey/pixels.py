@@ -42,7 +42,7 @@ from deepfits.survey.zeropoint import (
 _LARGE = 1e15
 MOST_ASINH = 40.0  # maximum asinh magnitude: a flux of 10¹⁶ times the softening
 PICTURE = (
-    "values from 0 to 255, as in a picture, whose stretch is unknown; use the survey's FITS images, not its "
+    "values from 0 to 255, as in pictures, whose stretch is unknown; use the survey's FITS images, not its "
     "JPEG or PNG"
 )
 _SAMPLE_ROWS = 256
@@ -350,8 +350,8 @@ def _zero_point(
         )
         if "SOFTBIAS" in header and isinstance(flux := header.get("FLUX20"), (int, float)) and flux > 0:
             remedy = (
-                "a frame of SDSS DR7: use frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky and give "
-                f"zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
+                "a frame of SDSS DR7: use frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky and "
+                f"give zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
             )
         raise InputError(
             f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...){unit}; {remedy}"
