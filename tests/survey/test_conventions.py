@@ -799,7 +799,7 @@ def test_what_a_header_says_twice_or_beside_is_said(tmp_path, sky):
         zero_point_of_header(head)
     assert zero_point_of_header({"BUNIT": "10^-9 maggies"})[0] == pytest.approx(22.5)
     coadd(tmp_path, sky.astype(np.float32), CTYPE1="RA---TNX", CTYPE2="DEC--TNX")
-    with pytest.raises(InputError, match="TNX is IRAF's own distortion"):
+    with pytest.raises(InputError, match="TNX is an IRAF distortion"):
         read(tmp_path)
 
 
@@ -1194,7 +1194,7 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
         ({"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"}, ""),
         ({"CTYPE1": "RA--TAN", "CTYPE2": "DEC---TAN"}, ""),
         ({"CUNIT1": "degrees", "CUNIT2": "DEGREE"}, ""),
-        ({"EPOCH": 2015.3}, "EPOCH = 2015.3 is taken as the date of an observation"),
+        ({"EPOCH": 2015.3}, "EPOCH = 2015.3 is assumed to be the date of the observation"),
         ({"EQUINOX": 0.0}, ""),
         ({"EQUINOX": 2015.3, "RADESYS": "ICRS"}, ""),
         ({"EQUINOX": 2000.0, "EPOCH": 2015.3}, ""),
