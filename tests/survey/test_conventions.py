@@ -1182,7 +1182,7 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
     with open_field(images.fields[0], images) as field:
         assert field.pixel_scale == pytest.approx(0.5 if first == "RA---TAN" else 0.25)
         found = field.sky(np.array([3.0]), np.array([5.0]))
-        said = [text for text in field.remarks()["r"] if "alternate key C" in text]
+        said = [text for text in field.remarks()["r"] if "alternate WCS C" in text]
     assert len(said) == (first != "RA---TAN")
     if said:
         np.testing.assert_allclose(np.ravel(found), np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)

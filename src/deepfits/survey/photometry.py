@@ -3,8 +3,8 @@
 Shapes: H, W pixels, N sources.
 
 Total fluxes are Kron fluxes (2.5 Kron radii, at least `MIN_RADIUS` pixels) in the same ellipse in every band,
-without the pixels of other sources, which count as 0 (sep's ``segmap``); pixels without data count as the mean
-of the aperture's other pixels (sep's ``mask``). Errors follow from the weights, multiplied by the noise
+without the pixels of other sources, which count as 0 (sep's ``segmap``); pixels without data count as the
+mean of the aperture's other pixels (sep's ``mask``). Errors follow from the weights, multiplied by the noise
 correlation of the plane.
 """
 
