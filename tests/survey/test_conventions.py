@@ -483,12 +483,12 @@ def test_counts_a_second_however_they_are_written(unit):
 
 def test_zero_points_of_a_second_whose_counts_are_of_unknown_length():
     cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0}
-    with pytest.raises(InputError, match="PHOTPLAM are for counts a second, and the header has no EXPTIME"):
+    with pytest.raises(InputError, match="PHOTPLAM are for counts per second, but the header has no EXPTIME"):
         zero_point_of_header(cards | {"BUNIT": "counts"})
     assert zero_point_of_header(cards | {"BUNIT": "counts", "MAGZERO": 27.0}) == (27.0, "MAGZERO")
     point, words = zero_point_of_header(cards | {"EXPTIME": 500.0})
     (doubt,) = zero_point_doubts(cards | {"EXPTIME": 500.0}, point, words)
-    assert f"if the image holds counts of 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
+    assert f"if the image holds counts in 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
     assert not zero_point_doubts(cards | {"BUNIT": "ELECTRONS/S", "EXPTIME": 500.0}, point, words)
 
 
@@ -843,7 +843,7 @@ def test_images_that_a_service_has_resampled_are_warned_of(tmp_path, sky, key, t
     head[key] = text
     fits.writeto(tmp_path / "a.fits", counts(sky, 22.5)[0], head)
     warned = deepfits.check(tmp_path, zero_point=22.5).warnings
-    assert any("keeps the values of pixels and not fluxes" in text for text in warned)
+    assert any("preserves pixel values, not fluxes" in text for text in warned)
     fits.setval(tmp_path / "a.fits", "BUNIT", value="MJy/sr")
     assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
 
@@ -921,7 +921,7 @@ def test_further_names_of_planes(name):
 def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
     coadd(tmp_path, sky.astype(np.float32))
     assert any(
-        "zero_point 27 is used as given, though BUNIT 'nJy' means 31.40 a pixel" in text
+        "zero_point 27 is used as given, though BUNIT 'nJy' implies 31.40 per pixel" in text
         for text in read(tmp_path, zero_point=27.0)[2]
     )
     assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
@@ -1527,7 +1527,7 @@ def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
 
 def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
     fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="W1", BUNIT="nanomaggy"))
-    assert any("in Vega magnitudes as a rule" in text for text in deepfits.check(tmp_path).warnings)
+    assert any("usually in Vega magnitudes" in text for text in deepfits.check(tmp_path).warnings)
 
 
 @pytest.mark.parametrize("place", ["beside", "in the file", "of all bands"])

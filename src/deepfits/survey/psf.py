@@ -126,7 +126,7 @@ def _number(value: object) -> float | None:
 def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:
     """Parse the user's PSF of a band, and return its record.
 
-    It is a FWHM in arcseconds, optionally with the index of a Moffat profile after a colon (``0.8:2.5``), or
+    It is a FWHM in arcseconds, optionally with the index of its Moffat profile (``0.8:2.5``; default 3), or
     the path of a PSF image (with the data's pixel scale, unless its header gives another) or of a PSFEx model
     (``.psf``). From a file with PSFs of several bands, the one with this band in its header is used.
     """
@@ -161,7 +161,9 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
             data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
                 if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
-                    raise InputError(f"{path}: has {number} peaks, a grid of PSFs? give an image of one PSF")
+                    raise InputError(
+                        f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF"
+                    )
                 scale = _own_scale(hdu.header) or pixel_scale
                 try:
                     psf = expand_image(data, scale)
@@ -213,7 +215,7 @@ class Psfex:
         return expand_image(plane, self.step * pixel_scale, pixel_side=1 / self.step)
 
     def of(self, x: np.ndarray, y: np.ndarray, pixel_scale: float) -> np.ndarray:
-        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid with steps of 1/8 of the field."""
+        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field."""
         places = np.stack([x + 1, y + 1], axis=1)
         if not self.degree:
             places = np.broadcast_to(self.zero, places.shape)
