@@ -1389,7 +1389,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         head["FILTER"] = "g"
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
     assert len(find_fields(tmp_path)) == 2
-    assert ("of tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
+    assert ("as tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -1808,7 +1808,7 @@ def test_areas_of_pixels_that_contradict_each_other_are_refused_with_both_zero_p
     point = 8.9 - 2.5 * np.log10(1e6 * np.radians(0.03 / 3600) ** 2)
     head = header(0.03, BUNIT="MJy/sr", PIXAR_SR=np.radians(0.06 / 3600) ** 2, FILTER="F444W")
     fits.writeto(tmp_path / "a.fits", counts(sky, point)[0], head)
-    with pytest.raises(InputError, match=f"of {point - 1.505:.2f}, the WCS .* one of {point:.2f}"):
+    with pytest.raises(InputError, match=f"of {point - 1.505:.2f}; the WCS .* one of {point:.2f}"):
         read(tmp_path)
     image, _, _ = read(tmp_path, zero_point=round(point, 2))
     np.testing.assert_allclose(image, sky, rtol=0.01)

@@ -282,7 +282,7 @@ def test_numbers_of_the_file_that_are_others_than_the_descriptions_are_warned_of
         caplog.clear()
         read(keys, tmp_path / f"store{point}")
         said = [
-            text in caplog.text.lower() for text in ("and zero_point of c.toml", "and pixel_scale_arcsec of")
+            text in caplog.text.lower() for text in ("but zero_point of c.toml", "but pixel_scale_arcsec of")
         ]
         assert said == [not point, scale == 0.2]
 

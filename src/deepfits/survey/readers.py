@@ -315,7 +315,7 @@ def _what_there_is(content: Any) -> str:
     images.sort(key=lambda name: -len(shapes[name]))
     if len(images) > 1 and len(shapes[images[0]]) < 4:
         return (
-            f"{text}; a single array of all objects and bands, (N, B, H, W), is needed: combine them with "
+            f"{text}; a single array of all objects and bands is needed, (N, B, H, W): combine them with "
             "numpy.stack, and put the names of the objects into an array object_id"
         )
     return f"{text}; give the one with the images: image = {images[0]!r}" if images else text
