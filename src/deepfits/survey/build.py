@@ -385,9 +385,9 @@ def _assign(
         if (several := times[rows] > 1).any():
             share[several] = _share_shown(fields.open(index), x[several], y[several], plan.size)
         better = (share > most[rows]) | ((share == most[rows]) & (margin > best[rows]))
-        its = rows[better]
-        owner[its], x_of[its], y_of[its] = index, x[better], y[better]
-        most[its], best[its] = share[better], margin[better]
+        chosen = rows[better]
+        owner[chosen], x_of[chosen], y_of[chosen] = index, x[better], y[better]
+        most[chosen], best[chosen] = share[better], margin[better]
     return owner, x_of, y_of
 
 
@@ -624,7 +624,9 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
     remarks, scale = field.remarks(), field.pixel_scale
-    stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
+    stated = [
+        f"{b}: {r.removeprefix(WARNING)}" for b, texts in remarks.items() for r in texts if WARNING in r
+    ]
     stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
     return {
         "made_from": images.made_from(field.sources),

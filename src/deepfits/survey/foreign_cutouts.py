@@ -261,7 +261,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
-        fluxes, its = rim_pixels(image[:, band], weight[:, band])
+        fluxes, weights = rim_pixels(image[:, band], weight[:, band])
         level, cutouts.noise[band] = clipped_statistics(fluxes)
         if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
             cutouts.remarks.append(
@@ -270,7 +270,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             )
         if not cutouts.noise[band] > 0:
             continue
-        stated = float(np.median(its)) ** -0.5
+        stated = float(np.median(weights)) ** -0.5
         cutouts.brightest[band] = BRIGHTEST * max(cutouts.noise[band], stated if cutouts.has_weights else 0.0)
         if is_beyond := int((np.abs(image[:, band]) > cutouts.brightest[band]).sum()):
             cutouts.remarks.append(

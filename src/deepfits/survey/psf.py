@@ -157,7 +157,7 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
             raise InputError(
                 f"{path}: PSFs of {', '.join(filter(None, bands))}, none of {band or 'all bands'}"
             )
-        for hdu in [h for h, its in zip(hdus, bands, strict=True) if its == band or not several]:
+        for hdu in [h for h, b in zip(hdus, bands, strict=True) if b == band or not several]:
             data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
                 if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
