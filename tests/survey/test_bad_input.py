@@ -58,7 +58,7 @@ def test_no_such_place(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such file or directory"):
         find_fields(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no FITS image there"):
+    with pytest.raises(InputError, match="no FITS image found"):
         find_fields(tmp_path / "empty")
 
 

@@ -452,7 +452,7 @@ def test_a_directory_of_images_with_their_weights_is_one_whatever_it_is_called(t
         ]
     for path in (tmp_path / "sky").glob("*.weight.fits"):
         path.unlink()
-    with pytest.raises(InputError, match="if they are images, call it otherwise"):
+    with pytest.raises(InputError, match="if they are images themselves, rename the directory"):
         find_fields(tmp_path / "sky")
 
 
@@ -464,7 +464,7 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
             hdus[1].data[:] = counts(sky, 25 + 2.5 * np.log10(900.0))[0]
     images = image_set(tmp_path)
     with (
-        pytest.raises(InputError, match=r"fluxes, and no asinh magnitudes as BSOFTEN .* remove these"),
+        pytest.raises(InputError, match=r"fluxes, not asinh magnitudes as BSOFTEN .* remove these"),
         open_field(images.fields[0], images) as field,
     ):
         field.planes["g"].read()
@@ -483,12 +483,12 @@ def test_counts_a_second_however_they_are_written(unit):
 
 def test_zero_points_of_a_second_whose_counts_are_of_unknown_length():
     cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0}
-    with pytest.raises(InputError, match="PHOTPLAM are for counts a second, and the header has no EXPTIME"):
+    with pytest.raises(InputError, match="PHOTPLAM are for counts per second, but the header has no EXPTIME"):
         zero_point_of_header(cards | {"BUNIT": "counts"})
     assert zero_point_of_header(cards | {"BUNIT": "counts", "MAGZERO": 27.0}) == (27.0, "MAGZERO")
     point, words = zero_point_of_header(cards | {"EXPTIME": 500.0})
     (doubt,) = zero_point_doubts(cards | {"EXPTIME": 500.0}, point, words)
-    assert f"if the image holds counts of 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
+    assert f"if the image holds counts in 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
     assert not zero_point_doubts(cards | {"BUNIT": "ELECTRONS/S", "EXPTIME": 500.0}, point, words)
 
 
@@ -541,7 +541,7 @@ def test_the_ccds_of_a_camera_are_exposures_and_no_coadd(tmp_path, sky):
             hdus[0].header["FILTER"], hdus[0].header["MAGZERO"] = "r DECam SDSS c0002 6415.0 1480.0", 30.0
     found = find_exposures(tmp_path)
     assert [(s.hdu, s.path.name[18:21]) for s in found["r"]] == [(1, "ooi"), (2, "ooi"), (3, "ooi")]
-    with pytest.raises(InputError, match=r"holds 3 images of the sky, in HDUs 1, 2, 3; name the one"):
+    with pytest.raises(InputError, match=r"holds 3 images of the sky, in HDUs 1, 2, 3; give the one"):
         deepfits.detect(tmp_path, tmp_path / "c.parquet")
     coadds = deepfits.stack(tmp_path, tmp_path.with_name(f"{tmp_path.name}-coadds"))
     stacked = fits.getdata(coadds / "coadd-r.fits")
@@ -629,7 +629,7 @@ def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path,
     assert (weight[:20] == 0).all()
     np.testing.assert_allclose(weight[20:, 8:], SIGMA**-2, rtol=0.2)
     np.testing.assert_allclose(image[20:, 8:], sky[20:, 8:], atol=0.5 * SIGMA)
-    assert any(f"exactly {value:g}: taken as no data" in text for text in remarks)
+    assert any(f"exactly {value:g}: treated as no data" in text for text in remarks)
 
 
 def coadd(where, image, *, role=None, values=None, **cards):
@@ -656,7 +656,7 @@ def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, 
     _, weight, remarks = read(tmp_path)
     assert (weight[:19] == 0).all()
     np.testing.assert_allclose(weight[21:], SIGMA**-2, rtol=0.01)
-    assert any("whatever their weights say" in text for text in remarks)
+    assert any("whatever their weights" in text for text in remarks)
 
 
 def test_blank_of_unsigned_integers_is_no_data(tmp_path, sky):
@@ -799,7 +799,7 @@ def test_what_a_header_says_twice_or_beside_is_said(tmp_path, sky):
         zero_point_of_header(head)
     assert zero_point_of_header({"BUNIT": "10^-9 maggies"})[0] == pytest.approx(22.5)
     coadd(tmp_path, sky.astype(np.float32), CTYPE1="RA---TNX", CTYPE2="DEC--TNX")
-    with pytest.raises(InputError, match="TNX is IRAF's own distortion"):
+    with pytest.raises(InputError, match="TNX is an IRAF distortion"):
         read(tmp_path)
 
 
@@ -843,7 +843,7 @@ def test_images_that_a_service_has_resampled_are_warned_of(tmp_path, sky, key, t
     head[key] = text
     fits.writeto(tmp_path / "a.fits", counts(sky, 22.5)[0], head)
     warned = deepfits.check(tmp_path, zero_point=22.5).warnings
-    assert any("keeps the values of pixels and not fluxes" in text for text in warned)
+    assert any("preserves pixel values, not fluxes" in text for text in warned)
     fits.setval(tmp_path / "a.fits", "BUNIT", value="MJy/sr")
     assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
 
@@ -887,7 +887,7 @@ def test_weights_with_a_unit_of_inverse_variances_are_those(tmp_path, sky):
 def test_planes_that_nothing_names_are_said(tmp_path, sky):
     image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
     fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")
-    assert any("HDU 1 is not used: no name says what it holds" in text for text in read(tmp_path)[2])
+    assert any("HDU 1 is not used: its name does not say what it holds" in text for text in read(tmp_path)[2])
     mask = fits.ImageHDU(np.zeros(SHAPE, np.int16))
     fits.HDUList(
         [image, fits.ImageHDU(full(SIGMA**2), name="VARMAP"), mask, fits.ImageHDU(full(1.0))]
@@ -898,7 +898,7 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     fits.writeto(tmp_path / "coadd-r.rms.fits", full(3.0), header())
     _, weight, remarks = read(tmp_path)
     np.testing.assert_allclose(weight, 1 / 9)
-    assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
+    assert "coadd-r.rms.fits is used instead of the variance in the image's file" in remarks
 
 
 def test_weights_of_several_layers_are_said(tmp_path, sky):
@@ -907,7 +907,8 @@ def test_weights_of_several_layers_are_said(tmp_path, sky):
     fits.HDUList([image, layers]).writeto(tmp_path / "coadd-r.fits")
     remarks = read(tmp_path)[2]
     assert any(
-        "HDU 1 (WHT) is not used: it has 2 layers, and nothing says which is the weight" in t for t in remarks
+        "HDU 1 (WHT) is not used: it has 2 layers, and it is unknown which is the weight" in t
+        for t in remarks
     )
     assert any("no weight plane" in text for text in remarks)
 
@@ -920,7 +921,7 @@ def test_further_names_of_planes(name):
 def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
     coadd(tmp_path, sky.astype(np.float32))
     assert any(
-        "zero_point 27 is used as given, though BUNIT 'nJy' means 31.40 a pixel" in text
+        "zero_point 27 is used as given, though BUNIT 'nJy' implies 31.40 per pixel" in text
         for text in read(tmp_path, zero_point=27.0)[2]
     )
     assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
@@ -973,9 +974,9 @@ def test_what_belongs_together_by_name():
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
-        ({"CDELT1": -1.0}, "is turned, mirrored or of another scale"),
-        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is turned, mirrored or of another scale"),
-        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is turned, mirrored"),
+        ({"CDELT1": -1.0}, "is rotated, mirrored or scaled"),
+        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is rotated, mirrored or scaled"),
+        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is rotated, mirrored"),
         ({"CRVAL2": -89.5}, "lies elsewhere on the sky"),
     ],
 )
@@ -1181,7 +1182,7 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
     with open_field(images.fields[0], images) as field:
         assert field.pixel_scale == pytest.approx(0.5 if first == "RA---TAN" else 0.25)
         found = field.sky(np.array([3.0]), np.array([5.0]))
-        said = [text for text in field.remarks()["r"] if "alternate key C" in text]
+        said = [text for text in field.remarks()["r"] if "alternate WCS C" in text]
     assert len(said) == (first != "RA---TAN")
     if said:
         np.testing.assert_allclose(np.ravel(found), np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
@@ -1193,7 +1194,7 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
         ({"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"}, ""),
         ({"CTYPE1": "RA--TAN", "CTYPE2": "DEC---TAN"}, ""),
         ({"CUNIT1": "degrees", "CUNIT2": "DEGREE"}, ""),
-        ({"EPOCH": 2015.3}, "EPOCH = 2015.3 is taken as the date of an observation"),
+        ({"EPOCH": 2015.3}, "EPOCH = 2015.3 is assumed to be the date of the observation"),
         ({"EQUINOX": 0.0}, ""),
         ({"EQUINOX": 2015.3, "RADESYS": "ICRS"}, ""),
         ({"EQUINOX": 2000.0, "EPOCH": 2015.3}, ""),
@@ -1301,7 +1302,9 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
             weight = plane.read()[1]
             assert np.median(weight[:, :80]) == pytest.approx(SIGMA**-2, rel=0.2)
             assert np.median(weight[:, 100:]) == pytest.approx(SIGMA**-2 / 9, rel=0.2)
-            assert any(text.startswith("WARNING") and "names no band" in text for text in plane.plane.remarks)
+            assert any(
+                text.startswith("WARNING") and "no band in its name" in text for text in plane.plane.remarks
+            )
     own = fits.HDUList([fits.PrimaryHDU(full(SIGMA**-2), header())])
     own.writeto(tmp_path / f"{stem.format('g')}.weight.fits")
     fits.writeto(
@@ -1311,13 +1314,13 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
     with open_field(images.fields[0], images) as field:
         g, r = (field.aligned[band].plane for band in "gr")
         assert (g.weight_kind, r.weight_kind) == ("weight", "measured")
-        assert any("not used, it has another shape" in text for text in r.remarks)
+        assert any("not used: its shape differs" in text for text in r.remarks)
 
 
 def test_maps_in_healpix_are_called_so(tmp_path, caplog):
     hdu = fits.BinTableHDU(Table({"T": np.zeros(12)}), header=fits.Header({"PIXTYPE": "HEALPIX"}))
     write(tmp_path / "map_g.fits", hdu)
-    with pytest.raises(InputError, match="no FITS image there"):
+    with pytest.raises(InputError, match="no FITS image found"):
         find_fields(tmp_path)
     assert "map_g.fits: HEALPix maps cannot be read" in caplog.text
 
@@ -1386,7 +1389,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         head["FILTER"] = "g"
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
     assert len(find_fields(tmp_path)) == 2
-    assert ("of tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
+    assert ("as tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -1410,7 +1413,7 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
             fits.writeto(path, sky.astype(np.float32), header(BUNIT="nJy"))
     fields = find_fields(tmp_path)
     assert [(field.name, field.bands) for field in fields] == [(name, ("g", "r")) for name in expected]
-    assert ("weights: not used, it holds weights by its name" in caplog.text) == names[-1].startswith(
+    assert ("weights: not used: by its name it holds weights" in caplog.text) == names[-1].startswith(
         "weights"
     )
 
@@ -1421,7 +1424,7 @@ def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
     (tmp_path / "v2" / "here").symlink_to(tmp_path / "v2")
     (tmp_path / "w-latest").symlink_to(tmp_path / "v2")
     assert [field.name for field in find_fields(tmp_path)] == ["v2"]
-    assert "w-latest: the same directory as another; used once" in caplog.text
+    assert "w-latest: a link to a directory that is read already; ignored" in caplog.text
     assert len(find_fields(tmp_path / "v2")) == 1
 
 
@@ -1441,7 +1444,7 @@ def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     stored = np.rint(sky + 1150).astype(np.int16)
     fits.writeto(path, stored, header(0.396, FILTER="r", SOFTBIAS=1000, FLUX20=2000.0))
     with pytest.raises(
-        InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
+        InputError, match=r"SDSS DR7: use frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
     ):
         read(tmp_path)
 
@@ -1449,7 +1452,7 @@ def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
 def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     sisters(tmp_path, sky)
     (tmp_path / "images/tile-r.fits").unlink()
-    with pytest.raises(InputError, match=r"invvar/tile-r.fits: lies among weights, but no image"):
+    with pytest.raises(InputError, match=r"invvar/tile-r.fits: in a directory of weights, but no image"):
         image_set(tmp_path)
     other = tmp_path / "eso"
     other.mkdir()
@@ -1466,7 +1469,7 @@ def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     image_set(other)
     assert "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is missing" in caplog.text
     first.unlink()
-    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
+    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or header"):
         image_set(other)
 
 
@@ -1519,12 +1522,12 @@ def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
     flags = full(0)
     flags[:20] = 1
     coadd(tmp_path, sky.astype(np.float32), role="weight", values=flags)
-    assert any("leaves 12% of the pixels that hold something" in text for text in read(tmp_path)[2])
+    assert any("leaves 12% of the non-zero pixels" in text for text in read(tmp_path)[2])
 
 
 def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
     fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="W1", BUNIT="nanomaggy"))
-    assert any("in Vega magnitudes as a rule" in text for text in deepfits.check(tmp_path).warnings)
+    assert any("usually in Vega magnitudes" in text for text in deepfits.check(tmp_path).warnings)
 
 
 @pytest.mark.parametrize("place", ["beside", "in the file", "of all bands"])
@@ -1563,7 +1566,7 @@ def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
         write(tmp_path / "tile_r.mask.fits", *masks, fits.ImageHDU(values, name="EDGES"))
     _, weight, remarks = read(tmp_path)
     assert [(weight[10 * k] == 0).all() for k in range(4)] == [True, True, True, False]
-    assert any("a further mask, FLAGS, is not used: nothing says what it means" in text for text in remarks)
+    assert any("a further mask, FLAGS, is not used: its meaning is unknown" in text for text in remarks)
     assert any("only HDU 1 is used, not 5" in text for text in remarks) == (place == "beside")
     assert (read(tmp_path, mask_polarity="bad")[1][30] == 0).all()
 
@@ -1632,7 +1635,9 @@ def test_several_images_of_several_bands_in_a_file_are_exposures_and_no_field(tm
     write(tmp_path / "a.fits", *(fits.ImageHDU(sky.astype(np.float32), head) for head in heads))
     found = find_exposures(tmp_path)
     assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1, 2], "r": [3, 4]}
-    with pytest.raises(InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; keep each field in a file"):
+    with pytest.raises(
+        InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; put each field into its own file"
+    ):
         find_fields(tmp_path)
 
 
@@ -1641,7 +1646,7 @@ def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]
     write(tmp_path / "a.fits", *planes)
     with pytest.raises(
-        InputError, match=r"HDUs 1 \(SCI\) and 2 \(SCATTER\) show one piece of sky.*r=.*\[1\]"
+        InputError, match=r"HDUs 1 \(SCI\) and 2 \(SCATTER\) show the same piece of sky.*r=.*\[1\]"
     ):
         find_exposures(tmp_path)
     assert len(find_exposures([f"r={tmp_path}/a.fits[1]"])["r"]) == 1
@@ -1668,13 +1673,13 @@ def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, 
             head = header(FILTER=band, BUNIT="nJy")
             fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
     assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
-    assert "x_gsci.fits and x_gwht.fits show one piece of sky in one band" in caplog.text
+    assert "x_gsci.fits and x_gwht.fits show the same piece of sky in the same band" in caplog.text
 
 
 def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):
     fits.writeto(tmp_path / "tile_g_coadd.fits", sky.astype(np.float32), header(BUNIT="nJy"))
     fits.writeto(tmp_path / "tile_g_weight.fits", full(SIGMA**-2), header())
-    words = r"if it is tile_g_coadd\.fits, call this file (tile_g_coadd\.weight\.fits)"
+    words = r"if it is tile_g_coadd\.fits, rename this file to (tile_g_coadd\.weight\.fits)"
     with pytest.raises(InputError, match=words):
         find_fields(tmp_path)
     (tmp_path / "tile_g_weight.fits").rename(tmp_path / "tile_g_coadd.weight.fits")
@@ -1803,7 +1808,7 @@ def test_areas_of_pixels_that_contradict_each_other_are_refused_with_both_zero_p
     point = 8.9 - 2.5 * np.log10(1e6 * np.radians(0.03 / 3600) ** 2)
     head = header(0.03, BUNIT="MJy/sr", PIXAR_SR=np.radians(0.06 / 3600) ** 2, FILTER="F444W")
     fits.writeto(tmp_path / "a.fits", counts(sky, point)[0], head)
-    with pytest.raises(InputError, match=f"of {point - 1.505:.2f}, the WCS .* one of {point:.2f}"):
+    with pytest.raises(InputError, match=f"of {point - 1.505:.2f}; the WCS .* one of {point:.2f}"):
         read(tmp_path)
     image, _, _ = read(tmp_path, zero_point=round(point, 2))
     np.testing.assert_allclose(image, sky, rtol=0.01)
@@ -1827,5 +1832,7 @@ def test_weights_and_masks_in_another_order_than_their_images_are_those_of_one_n
         assert (weight > 0).all(1).argmax() == 10 * number
     write(tmp_path / "d.fits", *(fits.ImageHDU(sky.astype("f4"), header(**cards)) for _ in range(2)))
     write(tmp_path / f"d.{kind}.fits", *planes)
-    with pytest.raises(InputError, match=r"3 planes for the 2 images of d.fits, .* call HDUs alike"):
+    with pytest.raises(
+        InputError, match=r"3 planes for the 2 images of d.fits, .* give corresponding HDUs the same EXTNAME"
+    ):
         read(f"r={tmp_path}/d.fits[1]")

@@ -166,7 +166,7 @@ def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, ca
     catalogue = deepfits.detect(sky, tmp_path / "c.parquet")
     said = [r.message for r in caplog.records if "pixels off i" in r.message]
     assert len(said) == 1
-    assert "mend its WCS" in said[0]
+    assert "correct its WCS" in said[0]
     caplog.clear()
     info = read_info(catalogue)["fields"]["coadd"]
     assert info["shift_pixels"]["g"] == pytest.approx([-2.6, 0.0], abs=0.1)

@@ -325,7 +325,7 @@ def test_files_of_which_no_two_are_bands_of_one_object_are_refused(objects, tmp_
     for name, planes in objects.items():
         for index, band in enumerate(BANDS):
             write(tmp_path / f"cutouts/{name[0]}x{band}.fits", planes["image"][index], header(band))
-    with pytest.raises(InputError, match=r"no two files are bands of one object.*OBJECT_BAND\.fits"):
+    with pytest.raises(InputError, match=r"no two files are bands of the same object.*OBJECT_BAND\.fits"):
         read(tmp_path / "cutouts", tmp_path / "store")
 
 

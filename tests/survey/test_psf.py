@@ -110,10 +110,10 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
     warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)))
     assert "field x, band g: the PSF is unknown" in caplog.text
-    assert "cannot take this band until it is given, in arcsec, as psf=g=0.8" in caplog.text
+    assert "cannot use this band until it is given, in arcsec, as psf=g=0.8" in caplog.text
     assert "band r" not in caplog.text
     warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
-    assert "that of the other fields, 0.90 arcsec, stands for it" in caplog.text
+    assert "that of the other fields, 0.90 arcsec, is used" in caplog.text
 
 
 def test_given_psfs(tmp_path) -> None:

@@ -101,7 +101,7 @@ def test_multimodal_universe(arrays, tmp_path):
         file["object_id"] = np.array([f"obj{i}".encode() for i in range(N)])
         file["healpix"] = np.arange(N)
     keys = 'file = "001-of-001.hdf5"\nformat = "multimodal-universe"\nzero_point = [31.4, 27.0, 22.5]\n'
-    with pytest.raises(InputError, match=r"say what a non-zero image_mask means: mask_nonzero_is"):
+    with pytest.raises(InputError, match=r"give the meaning of a non-zero image_mask: mask_nonzero_is"):
         read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
     keys += 'mask_nonzero_is = "bad"\n'
     store, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
@@ -162,7 +162,7 @@ def test_without_weights_objects_of_unlike_noise_have_each_their_own(tmp_path, i
     # 350 differences: 5% each, four times that; the largest galaxies add a little.
     np.testing.assert_allclose(measured[is_there, :2], sigma[is_there, :2], rtol=0.25)
     assert abs(np.median(measured[is_there, :2] / sigma[is_there, :2]) - 1) < 0.05
-    assert "the noise of g, r differs between objects" in " ".join(store.info.extra["remarks"])
+    assert "the noise in g, r differs between objects" in " ".join(store.info.extra["remarks"])
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5"])
@@ -186,7 +186,7 @@ def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_
 def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     names = np.array([f"A{n}" for n in range(N)], dtype=object)
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
-    with pytest.raises(InputError, match=r"object_id holds objects of Python, .* save it as numbers or text"):
+    with pytest.raises(InputError, match=r"object_id holds Python objects, .* save it as numbers or text"):
         read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
 
 
@@ -219,14 +219,14 @@ def test_cutouts_in_parquet_are_called_so(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     text = 'file = "a.parquet"\nbands = ["g"]\nzero_point = 22.5\npixel_scale_arcsec = 0.262\n'
     (tmp_path / "a.toml").write_text(text)
-    with pytest.raises(InputError, match=r"a\.parquet: Parquet, .* into \.h5 or \.npz"):
+    with pytest.raises(InputError, match=r"a\.parquet: Parquet is not supported; .* into \.h5 or \.npz"):
         deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
 
 
 def test_other_files_than_arrays_are_called_so(tmp_path, caplog):
     (tmp_path / "c.zarr").mkdir()
     (tmp_path / "c.pkl").write_bytes(b"\x80\x04 a pickle")
-    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "none of HDF5, NumPy and FITS")):
+    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "not an HDF5, NumPy or FITS file")):
         with pytest.raises(InputError, match=f"{name}: {what}.* write the images as one array"):
             read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "store")
 
@@ -282,7 +282,7 @@ def test_numbers_of_the_file_that_are_others_than_the_descriptions_are_warned_of
         caplog.clear()
         read(keys, tmp_path / f"store{point}")
         said = [
-            text in caplog.text.lower() for text in ("and zero_point of c.toml", "and pixel_scale_arcsec of")
+            text in caplog.text.lower() for text in ("but zero_point of c.toml", "but pixel_scale_arcsec of")
         ]
         assert said == [not point, scale == 0.2]
 
@@ -290,7 +290,7 @@ def test_numbers_of_the_file_that_are_others_than_the_descriptions_are_warned_of
 def test_files_that_hold_no_data_or_need_a_plugin_are_called_so(arrays, tmp_path):
     np.savez(tmp_path / "a.npz", image=arrays["image"], ivar=(1e-9 * arrays["ivar"]).astype(np.float16))
     keys = describe(tmp_path / "a.toml", 'file = "a.npz"\nweight = "ivar"\n' + BANDS)
-    with pytest.raises(InputError, match=f"none of {N} cutouts looked at has a pixel with data"):
+    with pytest.raises(InputError, match=f"none of {N} sampled cutouts has a pixel with data"):
         read(keys, tmp_path / "a")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -353,7 +353,7 @@ def test_descriptions_that_do_not_fit(arrays, tmp_path, text, words):
     ("names", "words"),
     [
         (("g/7/image", "g/8/image"), r"there are g/7/image \(2, 8, 8\), .*\(N, B, H, W\): .*numpy.stack"),
-        (("7", "8", "9", "10", "11"), r"\.\.\.; one array of all objects"),
+        (("7", "8", "9", "10", "11"), r"\.\.\.; a single array of all objects"),
     ],
 )
 def test_an_array_for_each_object_is_refused_with_how_to_make_one(tmp_path, names, words):
@@ -403,7 +403,7 @@ def test_values_for_no_data_count_whatever_the_weights_say(arrays, tmp_path):
     is_bad[:, 0, :5], is_bad[:, 1, :, :6] = True, True
     np.testing.assert_array_equal(found.weight == 0, is_bad)
     np.testing.assert_allclose(found.image, np.where(is_bad, 0, arrays["image"] * FACTOR), rtol=1e-5)
-    assert sum("taken as no data" in text for text in store.info.extra["remarks"]) == 2
+    assert sum("treated as no data" in text for text in store.info.extra["remarks"]) == 2
 
 
 def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_places(arrays, tmp_path, caplog):
@@ -413,7 +413,7 @@ def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_place
     np.savez(tmp_path / "c.npz", **(arrays | {"mask": mask}))
     text = 'file = "c.npz"\nweight = "ivar"\nmask = "mask"\ncolumns = []\n' + BANDS
     read(describe(tmp_path / "d.toml", text + 'mask_nonzero_is = "bad"\n'), tmp_path / "bad")
-    assert "100% of the cutouts' middles away" in caplog.text
+    assert "removes 100% of the cutouts' centres" in caplog.text
     caplog.clear()
     rows = "\n".join(
         f"{n},{z!r}" for n, z in zip(arrays["object_id"][::-1], arrays["z_spec"][::-1].tolist(), strict=True)

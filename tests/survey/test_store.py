@@ -161,7 +161,7 @@ def test_what_is_not_written(tmp_path, change, words):
 
 
 def test_no_store_no_shards_other_bands(tmp_path, store):
-    with pytest.raises(InputError, match=r"no store\.json there"):
+    with pytest.raises(InputError, match=r"no store\.json, so this is not a cutout store"):
         CutoutStore(tmp_path / "nothing")
     with pytest.raises(InputError, match="is there already"):
         create_store(store.directory, replace(INFO, bands=("u", "r")))

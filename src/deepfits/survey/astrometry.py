@@ -1,7 +1,7 @@
-"""Where the pixels of an image lie on the sky: the WCS of a header, and what is doubtful about it.
+"""Reading the celestial WCS of a header, including non-standard ones, with warnings about its problems.
 
-Bands are related through sky coordinates, never through the bare numbers of two WCS: one may count in FK5 and
-the other in Galactic coordinates, or declination first.
+Pixels are mapped between images through sky coordinates, never through the world coordinates of their WCS,
+which may be in different frames or in a different order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from astropy.wcs.utils import pixel_to_pixel
 
 from deepfits.survey.fitsfile import quiet, quiet_log
 
-# What astropy mends in headers without moving anything: dates, spellings of units and of keywords.
+# Warnings on harmless repairs by astropy, which change no position: dates, spelling of units and keywords.
 _HARMLESS = re.compile(
     r"datfix|unitfix|obsfix|spcfix|celfix|RADECSYS|MJD|DATE|non-?standard|"
     r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
@@ -27,17 +27,17 @@ _HARMLESS = re.compile(
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
-# Of catalogues that astrometry is solved with; any other equinox is as often a date.
+# Equinoxes of astrometric catalogues; any other value is often the date of the observation.
 _EQUINOXES = (1950.0, 2000.0)
-# Arcseconds; a header without scale has pixels of a degree, one whose unit is wrong pixels of nothing.
+# Limits on the pixel scale, arcsec; without a scale, pixels would be 1°, and a wrong unit makes them tiny.
 SMALLEST_PIXEL, LARGEST_PIXEL = 1e-3, 1000.0
-# Of a position, a scale or an angle.
+# Keywords with a numerical value: positions, scales and angles.
 _NUMBER_CARD = re.compile(
     r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
 )
 _EXPONENT_D = re.compile(r"^[^=/]*=\s*[+-]?[\d.]+[Dd][+-]?\d+\s*(?:/|$)")
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
-# Sides of a pixel may differ by so much.
+# Maximum relative difference between the sides of a pixel before a warning.
 SQUARE = 0.02
 _OF_SKY = re.compile(r"\s*(?:RA|DEC|GLON|GLAT)-", re.IGNORECASE)
 _WCS_CARD = (
@@ -55,17 +55,17 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     Parameters
     ----------
     hdus
-        The open file: lookup tables of the distortion lie in HDUs of their own.
+        The open file, which may hold lookup tables of the distortion in other HDUs.
     hdu
         The image.
     header
-        The image's header with the primary one's cards where it lacks them; used for the WCS only when the
-        image's own header has none.
+        The image's header, with cards that it lacks taken from the primary header; used only if the image's
+        own header has no WCS.
 
     Returns
     -------
     wcs, remarks
-        The WCS, None without one; and what is doubtful about it (``WARNING: ...``), or why there is none.
+        The WCS or None, and its problems (``WARNING: ...``) or the reason for None.
     """
     cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
     alternate = _take_alternate(cards)
@@ -85,7 +85,7 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         try:
             wcs = WCS(cards, fobj=hdus, naxis=2)
             if not wcs.has_celestial:
-                return None, ["the WCS in the header says nothing of the sky"]
+                return None, ["the WCS in the header is not celestial"]
             height, width = hdu.shape[-2:]
             corners = wcs.pixel_to_world([0, width - 1], [0, height - 1]).icrs
             is_finite = np.isfinite(corners.ra.deg).all() and np.isfinite(corners.dec.deg).all()
@@ -93,26 +93,26 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         except Exception as error:  # astropy and wcslib raise many kinds on unusable cards
             return None, [f"the WCS in the header cannot be used ({_line(error)})"]
     if not is_finite:
-        return None, ["the WCS in the header puts the image's corners nowhere on the sky"]
+        return None, ["the WCS in the header gives no sky positions for the image's corners"]
     if not SMALLEST_PIXEL < scale < LARGEST_PIXEL:
         return None, [f"the WCS in the header has pixels of {scale:.4g} arcsec"]
-    said = dict.fromkeys(_line(w.message) for w in caught)
+    messages = dict.fromkeys(_line(w.message) for w in caught)
     sides = np.linalg.norm(_pixel_on_sky(wcs), axis=1)
     if max(sides) > (1 + SQUARE) * min(sides):
         first, second = np.degrees(sides) * 3600
         remarks.append(
-            f"WARNING: WCS: pixels are {first:.4g} by {second:.4g} arcsec, and taken as squares of the mean "
-            "side; bring the images to square pixels with `deepfits stack`"
+            f"WARNING: WCS: pixels are {first:.4g} by {second:.4g} arcsec, but treated as squares of the "
+            "mean side; resample the images to square pixels with `deepfits stack`"
         )
-    return wcs, remarks + [f"WARNING: WCS: {text}" for text in said if not _HARMLESS.search(text)]
+    return wcs, remarks + [f"WARNING: WCS: {text}" for text in messages if not _HARMLESS.search(text)]
 
 
 class _UnusableWCSError(ValueError):
-    """The cards of a WCS contradict each other or ask for what is not supported."""
+    """The cards of a WCS are contradictory or unsupported."""
 
 
 def _take_alternate(cards: fits.Header) -> list[str]:
-    """Put a WCS of the sky under an alternate key (``CTYPE1A``) in the place of one that is none."""
+    """Replace a primary WCS that is not celestial by a celestial alternate one (``CTYPE1A``)."""
     if _OF_SKY.match(str(cards.get("CTYPE1", ""))):
         return []
     key = next((k for k in ascii_uppercase if _OF_SKY.match(str(cards.get(f"CTYPE1{k}", "")))), None)
@@ -122,13 +122,13 @@ def _take_alternate(cards: fits.Header) -> list[str]:
     for card in [card for card in cards if re.fullmatch(_WCS_CARD, card)]:
         cards.remove(card)
     cards.update({card.removesuffix(key): value for card, value in found.items()})
-    return [f"WCS of the alternate key {key}: the first one says nothing of the sky"]
+    return [f"alternate WCS {key} is used: the primary one is not celestial"]
 
 
 def _settle_numbers(cards: fits.Header) -> None:
-    """Read numbers that stand as text; refuse what is none, or lacks: wcslib takes it for 0.
+    """Convert numbers given as text, and raise if one is invalid or missing, which wcslib reads as 0.
 
-    Of a number with an exponent D, which the standard allows, wcslib reads what stands before the D.
+    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them.
     """
     for card in list(cards.cards):
         key, value = card.keyword, card.value
@@ -145,7 +145,7 @@ def _settle_numbers(cards: fits.Header) -> None:
 
 
 def _settle_spelling(cards: fits.Header) -> None:
-    """Write types of axes and degrees as wcslib reads them: ``ra---tan``, ``DEC---TAN``, ``degrees``."""
+    """Normalise CTYPE and CUNIT for wcslib: ``ra---tan``, ``DEC---TAN``, ``degrees``."""
     for axis in (1, 2):
         kind = str(cards[f"CTYPE{axis}"]).strip().upper()
         if match := _CTYPE.fullmatch(kind):
@@ -156,19 +156,19 @@ def _settle_spelling(cards: fits.Header) -> None:
 
 
 def _refuse_iraf(cards: fits.Header) -> None:
-    """Refuse the distortions of IRAF, in cards WATj_nnn, which wcslib does not read."""
+    """Raise for IRAF's TNX and ZPX distortions (cards WATj_nnn), which wcslib does not support."""
     if found := [str(cards[k]) for k in ("CTYPE1", "CTYPE2") if str(cards[k])[-3:] in ("TNX", "ZPX")]:
         raise _UnusableWCSError(
-            f"CTYPE {found[0]} is IRAF's own distortion, which astropy does not read: resample with SWarp, "
+            f"CTYPE {found[0]} is an IRAF distortion, which astropy does not support: resample with SWarp, "
             "or convert to TPV or SIP"
         )
 
 
 def _without_left_over_distortion(cards: fits.Header) -> list[str]:
-    """Decide which distortion holds where a header has cards of several, or none of those that it calls for.
+    """Choose the distortion if a header has several, or lacks the coefficients of the one that it declares.
 
-    SIP holds where both CTYPE end in -SIP (Shupe et al. 2005, section 2). A plain TAN has no PV2 cards: those
-    are SCAMP's, which wcslib reads as what TPV means only when they go beyond the linear terms.
+    SIP applies if both CTYPE end in -SIP (Shupe et al. 2005, section 2). A plain TAN has no PV2 cards: those
+    are from SCAMP and mean TPV, but wcslib reads them as such only if they go beyond the linear terms.
     """
     sip = [key for key in cards if _SIP_CARD.match(key)]
     types = [str(cards[f"CTYPE{axis}"]).strip() for axis in (1, 2)]
@@ -179,32 +179,33 @@ def _without_left_over_distortion(cards: fits.Header) -> list[str]:
         if asks and sip:
             for key in scamp:
                 del cards[key]
-            return ["the header has a SIP and a PV distortion: SIP is used, as CTYPE says"]
+            return ["the header has both SIP and PV distortions: SIP is used, as CTYPE declares"]
         for axis, text in zip((1, 2), types, strict=True):
             cards[f"CTYPE{axis}"] = text.removesuffix("-SIP").replace("TAN", "TPV")
         asks, types = False, [str(cards[f"CTYPE{axis}"]).strip() for axis in (1, 2)]
     if any(text.endswith("-TPV") for text in types):
-        for axis in (1, 2):  # their default, which wcslib takes for 0
+        for axis in (1, 2):  # the default of TPV; wcslib would use 0
             cards.setdefault(f"PV{axis}_1", 1.0)
     if asks and not any(key in cards for key in ("A_ORDER", "B_ORDER")):
         return [
-            "WARNING: WCS: CTYPE calls for a SIP distortion whose coefficients (A_ORDER, ...) are not there; "
-            "the image is taken as undistorted"
+            "WARNING: WCS: CTYPE declares a SIP distortion, but its coefficients (A_ORDER, ...) are missing; "
+            "the image is treated as undistorted"
         ]
     if not sip or asks:
         return []
     for key in sip:
         del cards[key]
     return [
-        "WARNING: WCS: SIP coefficients (A_ORDER, ...) stand beside a CTYPE without -SIP: taken as left over "
-        "from before a resampling, and not used; if the pixels are distorted, write -SIP into both CTYPE"
+        "WARNING: WCS: SIP coefficients (A_ORDER, ...), but CTYPE without -SIP: assumed to be left over from "
+        "before a resampling, and not used; if the pixels are distorted, write -SIP into both CTYPE"
     ]
 
 
 def _settle_frame(cards: fits.Header) -> list[str]:
-    """Write the frame as astropy reads it; of Galactic coordinates the equatorial frame says nothing.
+    """Normalise the frame for astropy; equatorial frames are dropped for Galactic coordinates.
 
-    An EPOCH that is no equinox of a catalogue is the date of an observation, and an EQUINOX of 0 none.
+    An EPOCH other than those of catalogues is assumed to be the date of the observation; an EQUINOX of 0 is
+    ignored.
     """
     kinds = {str(cards[f"CTYPE{axis}"]).split("-")[0].strip().upper() for axis in (1, 2)}
     if kinds == {"GLON", "GLAT"}:
@@ -226,8 +227,8 @@ def _settle_frame(cards: fits.Header) -> list[str]:
     if (epoch := cards.get("EPOCH")) not in (None, *_EQUINOXES) and "EQUINOX" not in cards:
         del cards["EPOCH"]
         remarks.append(
-            f"WARNING: WCS: EPOCH = {epoch:g} is taken as the date of an observation; if the coordinates are "
-            "of that equinox, write EQUINOX"
+            f"WARNING: WCS: EPOCH = {epoch:g} is assumed to be the date of the observation; if the "
+            "coordinates are for that equinox, write EQUINOX"
         )
     for key in ("RADESYS", "RADECSYS"):
         if key in cards:
@@ -246,13 +247,13 @@ def _settle_frame(cards: fits.Header) -> list[str]:
 
 
 def _settle_matrix(cards: fits.Header) -> list[str]:
-    """Keep the CD matrix where a header has a PC matrix too; refuse two that differ."""
+    """Keep only the CD matrix if a header has a PC matrix too; raise if CDELT and PC contradict it."""
     for key in [k for k in cards if re.fullmatch("PC00[12]00[12]", k)]:  # how PC was written before 2002
         cards.setdefault(f"PC{key[4]}_{key[7]}", cards[key])
         del cards[key]
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
-        raise _UnusableWCSError("neither CD nor CDELT says how large a pixel is")
+        raise _UnusableWCSError("neither CD nor CDELT gives the pixel scale")
     if not cd:
         _refuse_other_angle(cards, pc)
     if not (cd and pc):
@@ -270,16 +271,16 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
 
 
 def _refuse_other_angle(cards: fits.Header, pc: list[str]) -> None:
-    """Refuse a CROTA that would not count: that of the other axis, or beside a PC matrix that says otherwise.
+    """Raise for a CROTA that would be ignored: on the wrong axis, or contradicting a PC matrix.
 
-    The one of the axis of latitude counts (Calabretta & Greisen 2002, section 6.1).
+    The rotation belongs to the latitude axis (Calabretta & Greisen 2002, section 6.1).
     """
     latitude = 1 if str(cards["CTYPE1"]).upper().startswith(("DEC", "GLAT")) else 2
     angles = {axis: float(cards.get(f"CROTA{axis}", 0)) for axis in (1, 2)}
     if not pc:
         if angles[3 - latitude] and not angles[latitude]:
             raise _UnusableWCSError(
-                f"CROTA{3 - latitude} = {angles[3 - latitude]:g} without CROTA{latitude}, the one that counts"
+                f"CROTA{3 - latitude} = {angles[3 - latitude]:g} without CROTA{latitude}, which is used"
             )
         return
     angle = np.radians(angles[latitude])
@@ -300,20 +301,20 @@ def _line(error: object) -> str:
 
 
 def pixel_scale_of(wcs: WCS) -> float:
-    """Return the mean side of a pixel in the middle of the image, arcseconds."""
+    """Return the mean side of a pixel at the centre of the image, arcseconds."""
     return float(np.degrees(np.linalg.norm(_pixel_on_sky(wcs), axis=1)).mean()) * 3600
 
 
 def pixel_area_of(wcs: WCS) -> float:
-    """Return the area of a pixel in the middle of the image, steradian."""
+    """Return the area of a pixel at the centre of the image, steradian."""
     return float(np.linalg.norm(np.cross(*_pixel_on_sky(wcs))))
 
 
 def _pixel_on_sky(wcs: WCS) -> np.ndarray:
-    """Return how far a pixel along each axis leads on the unit sphere, ``(2, 3)``, in the image's middle.
+    """Return the displacements on the unit sphere, ``(2, 3)``, of one pixel along each axis, at the centre.
 
-    The projection's own scale is another away from its reference point, by cos δ along the rows of a plate
-    carrée.
+    The nominal scale holds only at the projection's reference point; in a plate carrée, for example, rows
+    shrink by cos δ.
     """
     width, height = (wcs.pixel_shape or 2 * wcs.wcs.crpix - 1)[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
@@ -326,8 +327,8 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
 
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels of `other` that show the same places of the sky as pixels x, y of `one`."""
-    if not np.size(x):  # which astropy does not take
+    """Map pixels x, y of image `one` to the pixels of `other` at the same sky positions."""
+    if not np.size(x):  # astropy rejects empty arrays
         return np.asarray(x, float), np.asarray(y, float)
     with quiet():
         mapped = pixel_to_pixel(one.celestial, other.celestial, x, y)

@@ -1,7 +1,6 @@
-"""Whether the bands of a field show the same sources at the same places, after their WCS.
+"""Checking that the bands of a field are aligned, by their sources.
 
-Measured on the middle rows of each band on the common grid; bands without WCS are taken pixel by pixel, and
-held to the same.
+Measured on the middle rows of each band on the common grid. Bands without WCS are compared pixel to pixel.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ MAX_SHIFT_PIXELS = 1.0
 
 
 def band_shifts(field: Sky, reference: str) -> dict[str, Registration]:
-    """Measure how far each band's bright sources lie from those of the reference band."""
+    """Measure the offset of each band's bright sources from those of the reference band."""
     sources = {band: _bright(*plane.read()) for band, plane in field.planes.items()}
     return {
-        band: register(its, sources[reference], same_band=False)
-        for band, its in sources.items()
+        band: register(positions, sources[reference], same_band=False)
+        for band, positions in sources.items()
         if band != reference
     }
 
@@ -41,10 +40,10 @@ def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
 
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:
-    """Return which bands lie more than a pixel off, and what to do."""
+    """Return a warning, with its remedy, for each band that is off by more than `MAX_SHIFT_PIXELS`."""
     return [
-        f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {reference}, going by "
-        f"{shift.num_matched} sources; mend its WCS, or `deepfits stack --register apply`"
+        f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {reference}, according to "
+        f"{shift.num_matched} sources; correct its WCS, or use `deepfits stack --register apply`"
         for band, shift in shifts.items()
         if shift.num_matched and math.hypot(shift.dx, shift.dy) > MAX_SHIFT_PIXELS
     ]

@@ -2,8 +2,8 @@
 
 Shapes: N objects, B bands, S side of a cutout.
 
-The plan (which object goes into which shard) follows from the catalogue alone: fields in order of their
-names, objects in order of y, `shard_size` to a shard. So a second run finds its shards, whoever wrote them.
+The assignment of objects to shards is deterministic: fields in order of their names, objects in order of y,
+`shard_size` per shard. So a repeated run recognises existing shards, whichever process wrote them.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ from deepfits.tables import place_hint
 SCALE_TOLERANCE = 0.01
 MIDDLE_ROWS = 1024
 MAX_OFFSET_PIXELS = 0.5
-"""Between a catalogue's pixels and its sky positions."""
+"""Maximum median offset between a catalogue's pixel and sky positions."""
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _REMEDY = (
-    "Where this was a passing trouble, run the same command again: it does only what is missing or failed. "
-    "Else mend or leave out these images and cut into another directory"
+    "If this was a temporary problem, run the same command again: it does only what is missing or failed. "
+    "Otherwise repair or leave out these images, and cut into another directory"
 )
 _POLICY = (
     "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
@@ -82,7 +82,7 @@ _POLICY = (
 
 @dataclass(frozen=True, kw_only=True)
 class StorePlan:
-    """What store to build."""
+    """Settings of the store to build."""
 
     images: ImageSet
     size: int
@@ -96,7 +96,7 @@ class StorePlan:
         require_bands(self.psf, self.images.bands, "psf")
 
     def settings(self) -> dict[str, Any]:
-        """Return what the shards depend on."""
+        """Return the settings that the shards depend on."""
         return self.images.settings() | {
             "size": self.size,
             "shard_size": self.shard_size,
@@ -107,7 +107,7 @@ class StorePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard."""
+    """The objects of one shard: their rows in the catalogue, and pixel positions in the field."""
 
     number: int
     field_index: int
@@ -125,12 +125,12 @@ def build_store(
     workers: int,
     scheduler: str | None,
 ) -> None:
-    """Cut what is not cut yet, in `workers` processes or a scheduler's, then count what is incomplete.
+    """Cut the missing shards, in `workers` processes or on a scheduler, then count incomplete objects.
 
     Raises
     ------
     ShardsFailedError
-        Images turned out damaged; all other shards are done.
+        Images turned out to be damaged; all other shards are done.
     """
     there = read_info(out) if (out / "store.json").exists() else None
     with closing(OpenFields(plan.images)) as fields:
@@ -142,7 +142,7 @@ def build_store(
             store_info = describe_store(plan, describe_fields(plan, info, tasks, fields), columns)
             warn_of_doubtful_psfs(store_info)
         create_store(out, store_info)
-        out = out.resolve()  # what does the work may stand elsewhere
+        out = out.resolve()  # workers may have another working directory
         shards = [
             store_shard(task.number, columns["object_id"][task.rows], len(task.rows), task) for task in tasks
         ]
@@ -181,7 +181,7 @@ def build_store(
 
 
 def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) -> None:
-    """Count the incomplete among the objects of the shards that are done."""
+    """Count the incomplete objects in the finished shards."""
     done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
     paths = [out / shard_name(task.number) for task in layout.tasks]
     if complete := [path for path in paths if path.stem in done]:
@@ -189,7 +189,7 @@ def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) ->
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
-    """Describe what the right ascensions might be, if they are not degrees."""
+    """Suggest the unit of the right ascensions, if they are not degrees."""
     if "ra" not in columns:
         return ""
     field = fields.open(0)
@@ -198,7 +198,7 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
 
 
 def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) -> Shard:
-    """Describe a shard of a store, which is known again by the identities of its objects."""
+    """Describe a shard of a store; it is recognised by a digest of its objects' identities."""
     return Shard(
         name=Path(shard_name(number)).stem,
         objects=objects,
@@ -208,17 +208,17 @@ def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) 
 
 
 def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
-    """Return whether a file is a whole shard of the objects that it was planned for."""
+    """Return whether a file is an intact shard with the planned objects."""
     if not path.exists():
         return False
     try:
         return digest(as_text(shard_identities(path, info))) == made_from
     except InputError:
-        return False  # damaged: it is made again
+        return False  # damaged: will be rewritten
 
 
 def _are_wanted(plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any]) -> np.ndarray:
-    """Return which objects are cut, ``(N,)`` bool: of our own catalogues what is primary."""
+    """Return which objects to cut, ``(N,)`` bool: only primary ones, if the catalogue is ours."""
     if plan.keep_duplicates or not info.get("fields") or "is_primary" not in columns:
         return np.ones(len(columns["object_id"]), bool)
     return columns["is_primary"].astype(bool)
@@ -233,7 +233,7 @@ def _cut_and_write(
     shard: Shard,
     advance: Advance,
 ) -> None:
-    """Cut one shard."""
+    """Cut and write one shard."""
     task: ShardTask = shard.content
     field = fields.open(task.field_index)
     cutouts = with_neighbours(cut_task(field, task, columns, plan, info), info)
@@ -243,7 +243,7 @@ def _cut_and_write(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """Shards of one field for one process, with the rows of the catalogue that they need."""
+    """Shards of one field for one process, with their rows of the catalogue."""
 
     plan: StorePlan
     shards: tuple[Shard, ...]
@@ -260,7 +260,7 @@ def _jobs(
     out: Path,
     workers: int,
 ) -> Iterator[_Job]:
-    """Share the shards out: neighbouring ones of a field together, at least as many jobs as processes."""
+    """Group consecutive shards of a field into jobs, at most 1/`workers` of all shards in each."""
     length = max(1, -(-len(todo) // workers))
     for index in sorted({shard.content.field_index for shard in todo}):
         mine = [shard for shard in todo if shard.content.field_index == index]
@@ -284,10 +284,16 @@ def _run_job(job: _Job) -> list[Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which objects of a catalogue are cut from where: the shards, and what is in none.
+    """Assignment of a catalogue's objects to shards.
 
-    Rows `outside` lie on no image; duplicates are detections left out because another one of the same object
-    is primary.
+    Attributes
+    ----------
+    tasks
+        The shards.
+    outside
+        Rows of objects that lie on no image.
+    num_duplicates
+        Number of detections left out because another detection of the same object is primary.
     """
 
     tasks: list[ShardTask]
@@ -298,12 +304,12 @@ class Layout:
 def lay_out(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
 ) -> Layout:
-    """Assign objects to fields and shards, and say how many lie on no image.
+    """Assign objects to fields and shards, with a warning about objects that lie on no image.
 
     Raises
     ------
     InputError
-        None lies on any.
+        No object lies on any image.
     """
     layout, number = plan_shards(plan, columns, info, fields), len(columns["object_id"])
     if not layout.tasks:
@@ -339,8 +345,8 @@ def _assign(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the field of each object (−1: none) and its pixel position there.
 
-    Of several fields it is the one that shows most of its cutout in the reference band, and of these the one
-    in which it lies farthest from the edges.
+    Among several fields, this is the one with the most data in the object's cutout in the reference band;
+    among equals, the one in which it lies farthest from the edges.
     """
     number = len(columns["object_id"])
     names = [field.name for field in plan.images.fields]
@@ -348,20 +354,20 @@ def _assign(
     has_names = bool(np.isin(named, names).all())
     has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
     if has_pixels and "ra" in columns and not info.get("fields") and fields.open(0).reference.wcs is not None:
-        # A catalogue of somebody else's: its pixels are of some other image as often as not.
-        log.info("%s: ra and dec say where; x and y are not used", plan.catalogue_path)
+        # x and y of a foreign catalogue often refer to another image.
+        log.info("%s: positions are from ra and dec; x and y are not used", plan.catalogue_path)
         has_pixels = False
     if not has_pixels and "ra" not in columns:
         raise InputError(
-            f"{plan.catalogue_path}: x and y alone do not say which of the {len(names)} fields; add a "
-            f"column field with names such as {names[0]!r}, or ra and dec"
+            f"{plan.catalogue_path}: x and y alone do not determine which of the {len(names)} fields an "
+            f"object is in; add a column field with names such as {names[0]!r}, or ra and dec"
         )
     shown: dict[int, tuple[np.ndarray, ...]] = {}
     for index, name in enumerate(names):
         mine = named == name if has_names else np.ones(number, bool)
         if not mine.any():
             continue
-        known = _said_of(plan.images.fields[index], info)
+        known = _known_field(plan.images.fields[index], info)
         height, width = known["shape"] if known and has_pixels else fields.open(index).shape
         if has_pixels:
             x, y = columns["x"].astype(float), columns["y"].astype(float)
@@ -379,14 +385,14 @@ def _assign(
         if (several := times[rows] > 1).any():
             share[several] = _share_shown(fields.open(index), x[several], y[several], plan.size)
         better = (share > most[rows]) | ((share == most[rows]) & (margin > best[rows]))
-        its = rows[better]
-        owner[its], x_of[its], y_of[its] = index, x[better], y[better]
-        most[its], best[its] = share[better], margin[better]
+        chosen = rows[better]
+        owner[chosen], x_of[chosen], y_of[chosen] = index, x[better], y[better]
+        most[chosen], best[chosen] = share[better], margin[better]
     return owner, x_of, y_of
 
 
 def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int, at_a_time: int = 4096) -> np.ndarray:
-    """Return which share of each cutout has data in the reference band, ``(N,)``."""
+    """Return the fraction of each cutout with data in the reference band, ``(N,)``."""
     share, order = np.empty(len(x)), np.argsort(y)
     for start in range(0, len(x), at_a_time):
         part = order[start : start + at_a_time]
@@ -395,7 +401,7 @@ def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int, at_a_tim
 
 
 class OpenFields:
-    """The fields of a plan, of which the one last asked for stays open."""
+    """The fields of a plan; the most recently used one stays open."""
 
     def __init__(self, images: ImageSet) -> None:
         self._images = images
@@ -403,7 +409,7 @@ class OpenFields:
         self._there: tuple[int, Field] | None = None
 
     def open(self, index: int) -> Field:
-        """Return field number `index`, open for reading until the next one is asked for."""
+        """Return field number `index`, which stays open until another one is requested."""
         if self._there is None or self._there[0] != index:
             self.close()
             field = self._stack.enter_context(open_field(self._images.fields[index], self._images))
@@ -411,7 +417,7 @@ class OpenFields:
         return self._there[1]
 
     def close(self) -> None:
-        """Close the field that is open."""
+        """Close the open field, if any."""
         self._stack.close()
         self._there = None
 
@@ -442,8 +448,8 @@ def cut_task(
         psf[:, index] = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
         given = plan.psf.get(band, plan.psf.get(""))
         if given is not None or not np.isfinite(psf[:, index]).all():
-            its = psf_of_objects(given, band, ours, field.pixel_scale)
-            psf[:, index] = psf[:, index] if its is None else its
+            per_object = psf_of_objects(given, band, ours, field.pixel_scale)
+            psf[:, index] = psf[:, index] if per_object is None else per_object
     return Cutouts(
         object_id=columns["object_id"][task.rows],
         image=image,
@@ -454,7 +460,7 @@ def cut_task(
 
 
 def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], plan: StorePlan) -> None:
-    """Refuse pixels that are not where the sky positions are: one of the two is another image's."""
+    """Raise if pixel and sky positions disagree, in which case one of them is for another image."""
     known = np.isfinite(ours["ra"].astype(float))
     if field.reference.wcs is None or not known.any():
         return
@@ -470,7 +476,7 @@ def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], pl
 def describe_fields(
     plan: StorePlan, info: dict[str, Any], tasks: list[ShardTask], opened: OpenFields
 ) -> dict[str, dict[str, Any]]:
-    """Describe the fields of some shards, by name: as a catalogue's `info` does, where it is of them."""
+    """Describe the fields of some shards, by name, using a catalogue's `info` where it is up to date."""
     return {
         plan.images.fields[index].name: known_or_described(plan.images, index, info, opened)
         for index in sorted({task.field_index for task in tasks})
@@ -480,11 +486,11 @@ def describe_fields(
 def known_or_described(
     images: ImageSet, index: int, info: Mapping[str, Any], opened: OpenFields
 ) -> dict[str, Any]:
-    """Return the description of a field from `info`, where it is of these images; else describe it.
+    """Return the description of a field from `info` if it was made from these images; else describe it.
 
-    Of a field that cannot be read now, what `info` says counts: it will be named when it is cut.
+    If the field cannot be read, `info` is used anyway: the error is raised when it is cut.
     """
-    field, known = images.fields[index], _said_of(images.fields[index], info)
+    field, known = images.fields[index], _known_field(images.fields[index], info)
     if images.is_made_from(field, known.get("made_from", {})):
         return known
     try:
@@ -497,8 +503,8 @@ def known_or_described(
     return now
 
 
-def _said_of(field: FieldSources, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a catalogue says of a field; empty for nothing."""
+def _known_field(field: FieldSources, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a catalogue's description of a field; empty if it has none."""
     known: dict[str, Any] = info.get("fields", {}).get(field.name, {})
     return known
 
@@ -506,7 +512,7 @@ def _said_of(field: FieldSources, info: Mapping[str, Any]) -> dict[str, Any]:
 def describe_store(
     plan: StorePlan, fields: Mapping[str, dict[str, Any]], columns: Mapping[str, np.ndarray]
 ) -> StoreInfo:
-    """Describe the store by its fields: one scale for all, the median width of the PSF over them."""
+    """Describe the store: the common pixel scale, and medians over fields of FWHM and noise correlation."""
     scale = one_scale(fields)
     bands = plan.images.bands
     psf = {name: settled_psf(field, plan, columns) for name, field in fields.items()}
@@ -531,12 +537,12 @@ def describe_store(
 
 
 def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
-    """Return the scale of the pixels of all fields, arcsec.
+    """Return the pixel scale common to all fields, arcsec.
 
     Raises
     ------
     InputError
-        It is not the same for all.
+        The scales differ by more than `SCALE_TOLERANCE`.
     """
     scales = {name: field["pixel_scale_arcsec"] for name, field in fields.items()}
     scale = float(np.median(list(scales.values())))
@@ -544,17 +550,17 @@ def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
         fine, coarse = min(scales, key=scales.__getitem__), max(scales, key=scales.__getitem__)
         raise InputError(
             f"the fields have pixels of {scales[fine]:.4f} ({fine}) to {scales[coarse]:.4f} arcsec "
-            f"({coarse}); a store needs one scale: make one store for each, or bring them to one grid with "
-            "`deepfits stack`"
+            f"({coarse}); a store needs one scale: make one store for each, or resample them to one grid "
+            "with `deepfits stack`"
         )
     return scale
 
 
 def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the PSFs of a field's bands, where what the user says counts before all else.
+    """Return the PSFs of a field's bands; those given by the user take precedence.
 
-    A column of the catalogue with the width at each object counts where it is named, or where
-    nothing else is known.
+    A catalogue's column with the width for each object is used if the user names it, or if the PSF is
+    unknown or measured on the most compact objects.
     """
     psf = dict(known["psf"])
     for band in plan.images.bands:
@@ -568,34 +574,34 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
 
 
 def warn_of_doubtful_psfs(info: StoreInfo) -> None:
-    """Say of which fields and bands the PSF is unknown, or may be of galaxies, and what stands for it."""
+    """Warn of fields and bands whose PSF is unknown or may be measured on galaxies, and say what is used."""
     for name, psf in info.extra["psf"].items():
         for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
             source = _source(psf, band)
             if source == MOST_COMPACT:
                 why = "the PSF is that of the most compact objects, as no stars stand out"
-                then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec are too many if these are galaxies: give it"
+                then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec is too wide if these are galaxies: give it"
             elif source != UNKNOWN:
                 continue
             else:
                 why = "the PSF is unknown (too few stars, no FWHM in the header)"
-                then = "models that need it cannot take this band until it is given"
+                then = "models that need it cannot use this band until it is given"
                 if math.isfinite(fwhm):
-                    then = f"that of the other fields, {fwhm:.2f} arcsec, stands for it; better give it"
+                    then = f"that of the other fields, {fwhm:.2f} arcsec, is used; better give it"
             log.warning(
                 "WARNING: field %s, band %s: %s; %s, in arcsec, as psf=%s=0.8", *(name, band, why, then, band)
             )
 
 
 def _width(known: dict[str, Any], psf: dict[str, Any], band: str) -> float | None:
-    """Return the FWHM in a band of a field: of its stars with the pixel in it, else of its PSF."""
+    """Return the FWHM in a band of a field, as measured on the image if the PSF is; else that of the PSF."""
     found: float | None = psf.get(band, {}).get("fwhm_arcsec")
     is_measured = _source(psf, band) in (STARS, MOST_COMPACT)
     return (known["fwhm_arcsec"].get(band) if is_measured else None) or found
 
 
 def _source(psf: Mapping[str, Mapping[str, Any]], band: str) -> str:
-    """Return where the PSF of a band comes from; '' where the field lacks the band."""
+    """Return the source of a band's PSF; '' if the field lacks the band."""
     return str(psf.get(band, {}).get("source", ""))
 
 
@@ -605,10 +611,10 @@ def _median(values: list[float | None], default: float) -> float:
 
 
 def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
-    """Describe what a field, one of a set of images, is like, for JSON.
+    """Describe a field of an image set, for JSON.
 
-    The PSF and how it varies are of what detection found; without that, the PSF is measured on the middle
-    thousand rows and is the same everywhere.
+    The PSF and its variation are taken from the extraction `found`; without it, a constant PSF is measured on
+    the middle `MIDDLE_ROWS` rows.
     """
     middle, shape = MiddleOfField(field), list(field.shape)
     if found is None:
@@ -618,7 +624,9 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
     remarks, scale = field.remarks(), field.pixel_scale
-    stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
+    stated = [
+        f"{b}: {r.removeprefix(WARNING)}" for b, texts in remarks.items() for r in texts if WARNING in r
+    ]
     stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
     return {
         "made_from": images.made_from(field.sources),
@@ -645,13 +653,13 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
 
 
 def log_warnings(field_name: str, info: dict[str, Any]) -> None:
-    """Log what is suspicious of a field, as `describe_field` found it."""
+    """Log the warnings in a field's description."""
     for text in info.get("warnings", []):
         log.warning("WARNING: %s %s", field_name, text)
 
 
 class MiddleOfField:
-    """The middle thousand rows of a field, as a field of its own."""
+    """The middle `MIDDLE_ROWS` rows of a field, with a field's interface."""
 
     def __init__(self, field: Field) -> None:
         self.name, self.pixel_scale = field.name, field.pixel_scale
@@ -660,7 +668,7 @@ class MiddleOfField:
         self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return no positions: none are needed."""
+        """Return NaN: positions are not needed."""
         return np.full(len(x), np.nan), np.full(len(y), np.nan)
 
 

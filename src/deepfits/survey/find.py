@@ -1,23 +1,23 @@
-"""Finding the images of a survey: which file is which band of which field.
+"""Finding the images of a survey, and their fields and bands.
 
-A *field* is a piece of sky with one image per band: an HSC patch, an SDSS frame, a coadd. Known layouts:
+A *field* is a region of sky with one image per band: an HSC patch, an SDSS frame, a coadd. Known layouts:
 
 ``plain``
-    ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits``; one field in a directory, or one in each of its
-    subdirectories.
+    ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits``; one field per directory, or one in each
+    subdirectory.
 ``hsc``
     ``calexp-<filter>-<tract>-<patch>.fits``: image, mask and variance in HDUs 1 to 3. Other files of the same
-    tract and patch (``Mega-u_<tract>_<x>c<y>.fits``) join the field.
+    tract and patch (``Mega-u_<tract>_<x>c<y>.fits``) belong to the same field.
 ``sdss``
     ``frame-<band>-<run>-<camcol>-<field>.fits.bz2``.
 ``generic``
-    Any FITS image whose header (``FILTER``) or name tells the band; files that differ in the band alone are
+    Any FITS image whose header (``FILTER``) or name gives the band; files that differ only in the band form
     one field.
 
-Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fits[1]"]``.
+For anything else, give the mapping: ``images=["u=one.fits", "g=two.fits[1]"]``.
 
-Which band and field a file is of is told in `deepfits.survey.image_source`; which files hold its weights, in
-`deepfits.survey.companions`.
+`deepfits.survey.image_source` determines the band and field of a file; `deepfits.survey.companions` finds its
+weights and mask.
 """
 
 from __future__ import annotations
@@ -42,56 +42,56 @@ from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdu
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
 
 log = logging.getLogger(__name__)
-# Images that are not whole, or of formats that are not read, by the endings of their names.
+# Names of incomplete downloads, backups, and images in unsupported formats.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
-# Of several files, as archives send them.
+# Archives of several files.
 _BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
-# Packed in ways that are not read.
+# Unsupported compression.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
-# Directories deeper than so many below the one given are not looked at.
+# Maximum depth of directories searched, below the one given.
 DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
 
 def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
-    """Find the fields, sorted by name, in a directory, a file, or a list of them.
+    """Find the fields in a directory, a file, or a list of these, sorted by name.
 
-    Of a directory, those below it are looked at too, to the first with FITS files on each way down. In a
-    list, ``band=path`` says what band a file is, and ``path[2]`` which HDU.
+    Directories are searched recursively, down to the first with FITS files on each branch. In a list,
+    ``band=path`` sets a file's band, and ``path[2]`` its HDU.
 
     Raises
     ------
     InputError
-        Nothing found, no band to be told, or two files for one band of a field.
+        Nothing found, a band cannot be determined, or two files for one band of a field.
     """
     return _group(_all_sources(images))
 
 
 def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
-    """Return all images, those of files with several bands by their HDUs."""
+    """Return all images; files with several bands give one source per band."""
     found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
     if not found:
         first = _as_list(images)[0]
         where = Path(str(first))
         if where.is_dir() and _holds_files(where) and kind_of_folder(where) is not None:
             raise InputError(
-                f"{first}: by this directory's name its files belong to images of the same names beside it; "
-                "if they are images, call it otherwise"
+                f"{first}: this directory's name says that its files belong to images of the same names in "
+                "another directory; if they are images themselves, rename the directory"
             )
         if stage := read_record(where).get("stage"):
-            raise InputError(f"{first}: the results of `deepfits {stage}`, not images; name those")
+            raise InputError(f"{first}: the results of `deepfits {stage}`, not images; give the images")
         raise InputError(
-            f"{first}: no FITS image there (.fits, .fit or .fts, packed or not, by its name); check the path"
+            f"{first}: no FITS image found (.fits, .fit or .fts, compressed or not); check the path"
         )
     return found
 
 
 def _of_each_band(source: ImageSource) -> list[ImageSource]:
-    """Return one source for each image of a file that holds images of several bands."""
+    """Split a file that holds images of several bands into one source per image."""
     if source.hdu is not None or source.layout == "hsc":
         return [source]
     found = bands_of_hdus(peek_headers(source.path))
@@ -103,22 +103,22 @@ def _of_each_band(source: ImageSource) -> list[ImageSource]:
 def find_exposures(
     images: str | Path | Iterable[str | Path], *, bands: Iterable[str] | None = None
 ) -> dict[str, list[ImageSource]]:
-    """Find images for stacking: any number for each band, whatever field their names say.
+    """Find images for stacking: any number per band, regardless of field.
 
-    By band, in order of wavelength; sorted by path.
+    Returns them by band, in order of wavelength, each list sorted by path.
 
     Raises
     ------
     InputError
-        Nothing found, or a wanted band missing.
+        Nothing found, or a requested band is missing.
     """
     sources = [s for found in _all_sources(images) for s in _chips(found)]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there
     if missing := [b for b in wanted if b not in there]:
         raise InputError(
-            f"no exposure in band {missing[0]}; there are {', '.join(there)}. Add the files, or say "
-            "which they are with band=path"
+            f"no exposure in band {missing[0]}; found {', '.join(there)}. Add the files, or give them as "
+            "band=path"
         )
     return {
         b: sorted((s for s in sources if s.band == b), key=lambda s: (str(s.path), s.hdu or 0))
@@ -127,7 +127,7 @@ def find_exposures(
 
 
 def _chips(source: ImageSource) -> list[ImageSource]:
-    """Return one source for each image of the sky in a file: the CCDs of a camera."""
+    """Split a file with several CCDs into one source per image of the sky."""
     if source.hdu is not None or source.layout == "hsc":
         return [source]
     with opened(source.path) as hdus:
@@ -137,8 +137,9 @@ def _chips(source: ImageSource) -> list[ImageSource]:
     for number in others:
         if names[number] != names[first] and lie_in_one_place((source.path, first), (source.path, number)):
             raise InputError(
-                f"{source.path}: HDUs {first} ({names[first]}) and {number} ({names[number]}) show one piece "
-                f"of sky, and are no CCDs of a camera; name the image: {source.band}={source.path}[{first}]"
+                f"{source.path}: HDUs {first} ({names[first]}) and {number} ({names[number]}) show the same "
+                f"piece of sky, so they are not CCDs of a camera; give the image: "
+                f"{source.band}={source.path}[{first}]"
             )
     return [replace(source, hdu=n) for n in numbers] if len(numbers) > 1 else [source]
 
@@ -146,7 +147,7 @@ def _chips(source: ImageSource) -> list[ImageSource]:
 def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
     out = [images] if isinstance(images, (str, Path)) else list(images)
     if not out:
-        raise InputError("no images given; name a directory or FITS files")
+        raise InputError("no images given; give a directory or FITS files")
     return out
 
 
@@ -160,7 +161,7 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
             text, hdu = match["path"], int(match["hdu"])
         path = Path(text)
     if path.is_file() and _BUNDLE.search(path.name):
-        raise InputError(f"{path}: a bundle of files; unpack it, and give the directory")
+        raise InputError(f"{path}: an archive of files; unpack it, and give the directory")
     if path.is_dir():
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
@@ -168,7 +169,7 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
     require_regular(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".npz", ".npy"):
         raise InputError(
-            f"{path}: arrays, not an image; say what they hold in a TOML file (bands, zero_point, "
+            f"{path}: arrays, not an image; describe them in a TOML file (bands, zero_point, "
             "pixel_scale_arcsec, ...) and give that"
         )
     return [source_of(path, band=band, hdu=hdu)]
@@ -176,10 +177,10 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
-    there = {directory.resolve()}  # links may lead to one directory twice, or back to where they lie
+    there = {directory.resolve()}  # symbolic links may be duplicates or cycles
     for leaf in _leaves(directory):
         if leaf.resolve() in there:
-            log.warning("%s: the same directory as another; used once", leaf)
+            log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue
         there.add(leaf.resolve())
         parts = leaf.relative_to(directory).parts
@@ -192,22 +193,24 @@ def _sources_in(directory: Path) -> list[ImageSource]:
         for below in _subdirectories(leaf):
             if _holds_files(below):
                 log.warning(
-                    "WARNING: %s: FITS files two directories below %s are not used; name it", below, directory
+                    "WARNING: %s: not searched (nested too deep in %s, or below other FITS files); give this "
+                    "directory too",
+                    *(below, directory),
                 )
     return found
 
 
 def _leaves(directory: Path, depth: int = 1) -> list[Path]:
-    """Return the directories below one that hold FITS files, each the first on its way down.
+    """Return the topmost subdirectories that hold FITS files.
 
-    Archives lay trees: ``HSC-G/9813/4,5/calexp-*.fits``, ``coadd/150/1501p020/``.
+    Archives use trees such as ``HSC-G/9813/4,5/calexp-*.fits`` and ``coadd/150/1501p020/``.
     """
     out = []
     for sub in _subdirectories(directory):
         below = _leaves(sub, depth + 1) if depth < DEEPEST and not _holds_files(sub) else []
         if below and kind_of_folder(sub) is not None:
             log.warning(
-                "WARNING: %s: not used, it holds %s by its name; put them beside their images",
+                "WARNING: %s: not used: by its name it holds %s; put them beside their images",
                 *(sub, HELD.get(str(kind_of_folder(sub)), "no images")),
             )
             continue
@@ -224,21 +227,21 @@ def _subdirectories(directory: Path) -> list[Path]:
 
 
 def fits_files(directory: Path) -> list[Path]:
-    """Return the FITS files of a directory.
+    """Return the FITS files of a directory, sorted.
 
     Raises
     ------
     InputError
-        One that cannot be read: a broken link, a FIFO, a file without permission, a format to be unpacked.
+        A file cannot be read: a broken link, a FIFO, no permission, or unsupported compression.
     """
     out = []
     for path in sorted(directory.iterdir()):
         if _UNREADABLE.search(path.name) and path.is_file():
-            raise InputError(f"{path}: this kind of compression is not read; unpack it, or move it elsewhere")
+            raise InputError(f"{path}: unsupported compression; unpack it, or move it elsewhere")
         if _NO_IMAGE.search(path.name) and path.is_file():
-            log.warning("WARNING: %s: not used: no whole FITS file by its name", path)
+            log.warning("WARNING: %s: not used: by its name not a complete FITS file", path)
         if _BUNDLE.search(path.name) and path.is_file():
-            log.warning("WARNING: %s: a bundle of files is not read; unpack it", path)
+            log.warning("WARNING: %s: archives of files are not read; unpack it", path)
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)
@@ -248,7 +251,7 @@ def fits_files(directory: Path) -> list[Path]:
 def _in_one_directory(
     directory: Path, field_name: str | None, folder: str | None = None
 ) -> list[ImageSource]:
-    """Find the images in a directory, `folder` where its name is a band: a field then lies in several."""
+    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories."""
     sources = []
     files = fits_files(directory)
     for path in files:
@@ -256,16 +259,16 @@ def _in_one_directory(
             continue
         if (kind := kind_of(path)) is not None:
             raise InputError(
-                f"{path}: holds {HELD.get(kind, 'no image')} by its name or its header, but the image that "
-                f"it belongs to is not there; restore that{_perhaps(path, files)}, or move this file "
-                "elsewhere; if it is an image itself, say its band: band=path"
+                f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
+                f"belongs to is missing; restore that{_renaming_hint(path, files)}, or move this file "
+                "elsewhere; if it is an image itself, give its band: band=path"
             )
         sources.append(source_of(path, folder=folder))
     kind = kind_of_folder(directory)
     if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
-            f"{sources[0].path}: lies among {HELD[str(kind)]}, but no image beside this directory has its "
-            "name; restore that, or move this file elsewhere"
+            f"{sources[0].path}: in a directory of {HELD[str(kind)]}, but no image beside this directory has "
+            "its name; restore that, or move this file elsewhere"
         )
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
@@ -277,8 +280,8 @@ def _in_one_directory(
     return [s if s.field else replace(s, field=unnamed) for s in sources]
 
 
-def _perhaps(path: Path, files: list[Path]) -> str:
-    """Return how to name weights or a mask that may be of an image whose name differs in a word."""
+def _renaming_hint(path: Path, files: list[Path]) -> str:
+    """Suggest a name for weights or a mask if an image's name differs in a single word."""
     key, kind = split_name(given_name(path))
     alike = (
         p for p in files if len(set(split_name(given_name(p))[0]) ^ set(key)) == 1 and kind_of(p) is None
@@ -287,7 +290,7 @@ def _perhaps(path: Path, files: list[Path]) -> str:
     return (
         ""
         if image is None
-        else f", or, if it is {image.name}, call this file {given_name(image)}.{kind}.fits"
+        else f", or, if it is {image.name}, rename this file to {given_name(image)}.{kind}.fits"
     )
 
 
@@ -300,13 +303,13 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
             continue
         if there.path.resolve() == source.path.resolve():
             raise InputError(
-                f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; keep each field "
-                "in a file of its own, or stack exposures first with `deepfits stack`"
+                f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; put each field "
+                "into its own file, or stack exposures first with `deepfits stack`"
             )
         raise InputError(
-            f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
-            "fields into directories of their own, move the one that is not meant away, or stack "
-            "exposures first with `deepfits stack`"
+            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; put "
+            "each field into its own directory, move the unwanted image elsewhere, or stack exposures first "
+            "with `deepfits stack`"
         )
     _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
@@ -321,20 +324,20 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
 
 
 def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[str]) -> None:
-    """Warn of fields of the same bands in one place, which may be weights of the others (xgsci, xgwht)."""
+    """Warn of fields with the same band and footprint: one may hold the other's weights (xgsci, xgwht)."""
     first_of = {name: next(iter(groups[name].values())) for name in joined}
     for alike in groups_of_one_place({name: (s.path, s.hdu) for name, s in first_of.items()}):
         for first, second in pairwise(alike):
             if common := sorted(groups[first].keys() & groups[second].keys()):
                 log.warning(
-                    "WARNING: %s and %s show one piece of sky in one band: if one of them holds weights, a "
-                    "mask or another map, call it so (.weight, .rms, .mask), else move it away",
+                    "WARNING: %s and %s show the same piece of sky in the same band: if one of them holds "
+                    "weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
                     *(groups[first][common[0]].path, groups[second][common[0]].path.name),
                 )
 
 
 def _warn_of_namesakes(sources: list[ImageSource]) -> None:
-    """Warn of images that have another's name but for a word, its band and its place: maps more likely."""
+    """Warn of images with the name, band and footprint of another but one more word; probably maps."""
     words = {s.path: frozenset(words_of(given_name(s.path))) for s in sources}
     there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
@@ -345,7 +348,7 @@ def _warn_of_namesakes(sources: list[ImageSource]) -> None:
                 found[word].append((source.path, other.path))
     for word, pairs in found.items():
         log.warning(
-            "WARNING: %s%s: in band and place of %s, whose name lacks %r: taken as a field of its own; if it "
-            "holds weights, a mask or another map, call it so (.weight, .rms, .mask), else move it away",
+            "WARNING: %s%s: same band and place as %s, whose name lacks %r: treated as a separate field; if "
+            "it holds weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
             *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
         )

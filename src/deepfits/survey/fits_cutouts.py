@@ -1,10 +1,10 @@
-"""Cutouts that somebody else made, as FITS: one cube an object, one file a band, or one HDU a band.
+"""Foreign cutouts as FITS files: one cube per object, one file per band, or one HDU per band.
 
-What belongs together is told by the names: ``NAME_u.fits`` or ``u/NAME.fits`` is band u of object NAME, and
-so is the HDU ``u`` of ``NAME.fits``; ``NAME_u.ivar.fits`` (or the HDU ``u_IVAR``, or ``IVAR`` beside a single
-image) holds its weights, ``NAME_u.mask.fits`` its mask. An object that lacks a band keeps it, without data.
+Files are grouped by name: ``NAME_u.fits``, ``u/NAME.fits`` and the HDU ``u`` of ``NAME.fits`` are band u of
+object NAME; ``NAME_u.ivar.fits`` (or the HDU ``u_IVAR``, or ``IVAR`` if there is a single image) holds its
+weights, ``NAME_u.mask.fits`` its mask. Bands that an object lacks have no data.
 
-Shapes: N objects, B bands, H, W pixels, padded to the largest of those read together.
+Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts read together.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
 MOST_REMARKS = 20
-# Pixels that bands of an object may lie apart, by their WCS, without a word, and at all; it is looked at in
-# the first objects, in their middles and some pixels aside.
+# Offset in pixels between the bands of an object, by their WCS, above which to warn and to raise; number of
+# objects checked; distance in pixels from the centre at which offsets are measured too.
 APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
-# Cards with the bands of the layers of a cube, before their numbers.
-_OF_A_LAYER = ("BAND", "FILTER", "FILT")
+# Keywords, followed by a number, of the bands of a cube's layers.
+_LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
 @dataclass
 class _Object:
-    """The files of one object: by band (``""`` for all bands) and by what they hold."""
+    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...)."""
 
     name: str
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
@@ -56,7 +56,10 @@ class _Object:
 
 @dataclass
 class _Band:
-    """One band of one object, nJy and nJy⁻²: ``(H, W)`` each; NaN in the image where masked. And its WCS."""
+    """One band of one object: image and weight, ``(H, W)`` in nJy and nJy⁻², and WCS.
+
+    Without weights, masked pixels of the image are NaN.
+    """
 
     image: np.ndarray
     ivar: np.ndarray | None = None
@@ -64,24 +67,24 @@ class _Band:
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
-    """Find the objects in a directory, or take the one in a file."""
+    """Open the objects in a directory, or the single object in a file."""
     objects = _find_objects(d, path)
     bands = tuple(band_name(b) for b in d.bands) or _bands_of(objects)
     if not bands:
-        raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
+        raise InputError(f'{d.where}: give the bands, for example bands = ["g", "r"]')
     if (
         len(bands) > 1
         and len(objects) > 1
         and all(set(o.files) - {""} and len(o.files) == 1 for o in objects)
     ):
-        one, other = objects[0].first(), objects[1].first()
+        first_file, second_file = objects[0].first(), objects[1].first()
         raise InputError(
-            f"{path}: no two files are bands of one object, by names such as {one.name} and {other.name}; "
-            "call them OBJECT_BAND.fits"
+            f"{path}: no two files are bands of the same object, by their names, such as {first_file.name} "
+            f"and {second_file.name}; name them OBJECT_BAND.fits"
         )
     if strange := sort_bands({b for galaxy in objects for b in galaxy.files if b} - set(bands)):
         raise InputError(
-            f"{path}: files of band {', '.join(strange)}, which {d.where.name} does not name; add it to "
+            f"{path}: files of band {', '.join(strange)}, which {d.where.name} does not list; add it to "
             "bands, or move the files elsewhere"
         )
     points = dict(zip(bands, zero_points(d, len(bands)), strict=True)) if d.zero_point is not None else {}
@@ -90,19 +93,19 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     first = reader.read(objects[0])
     scale = d.pixel_scale_arcsec or reader.scale
     if scale is None:
-        raise InputError(f"{objects[0].first()}: no WCS in the header; say pixel_scale_arcsec")
+        raise InputError(f"{objects[0].first()}: no WCS in the header; give pixel_scale_arcsec")
     reader.scale = scale
     has_weights = any(band.ivar is not None for band in first.values())
 
     def raw(start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        found = [reader.read(galaxy) for galaxy in objects[start:stop]]
-        for one, its in zip(objects[start:stop], found, strict=True):
-            if any((band.ivar is not None) != has_weights for band in its.values()):
+        read = [reader.read(galaxy) for galaxy in objects[start:stop]]
+        for galaxy, by_band in zip(objects[start:stop], read, strict=True):
+            if any((band.ivar is not None) != has_weights for band in by_band.values()):
                 raise InputError(
-                    f"{path}: object {one.name!r} {'lacks' if has_weights else 'has'} weights, unlike "
+                    f"{path}: object {galaxy.name!r} {'lacks' if has_weights else 'has'} weights, unlike "
                     "the first one; weights are needed for all objects and bands, or for none"
                 )
-        return _together(found, bands, has_weights)
+        return _stack(read, bands, has_weights)
 
     return ForeignCutouts(
         bands=bands,
@@ -116,16 +119,16 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
-        remarks=reader.remarks,  # those of objects that are read later too
+        remarks=reader.remarks,  # a shared list: objects read later add to it
     )
 
 
-def _how(one: _Object) -> str:
-    return "one file for each" if "" in one.files else "one file for each band"
+def _how(galaxy: _Object) -> str:
+    return "one file for each" if "" in galaxy.files else "one file for each band"
 
 
 def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
-    """Return the bands that the files' names, or the first one's HDUs, tell."""
+    """Return the bands from the files' names, or from the first file's HDUs."""
     named = {b for galaxy in objects for b in galaxy.files if b}
     if named:
         return sort_bands(named)
@@ -136,9 +139,9 @@ def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
 
 
 def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
-    """Return the bands of the layers that cards tell: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
+    """Return the bands of a cube's layers from the header: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
 
-    Nothing where there are not as many as layers.
+    Empty unless there is one for each layer.
     """
     number = cube.shape[0]
     for header in (cube.header, hdus[0].header):
@@ -146,7 +149,7 @@ def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
         stated = re.split(r"[,; ]+", stated[0]) if len(stated[0]) != number else list(stated[0])
         each = (
             [header.get(f"{key}{n + first}") for n in range(number)]
-            for key in _OF_A_LAYER
+            for key in _LAYER_KEYWORDS
             for first in (0, 1)
         )
         found = next((names for names in (stated, *each) if len(names) == number and all(names)), None)
@@ -169,7 +172,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         if is_companion(p)
     ]
     if not images:
-        raise InputError(f"{path}: no FITS file there; of files with arrays (.h5, .npz), name one")
+        raise InputError(f"{path}: no FITS file found; for arrays, give the .h5 or .npz file itself")
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
@@ -187,15 +190,15 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         there[kind or "image"] = file
         if kind is None:
             objects[key].name = name
-    for one_object in objects.values():
-        for band, its in one_object.files.items():
-            if "image" not in its:
-                raise InputError(f"{next(iter(its.values()))}: no image of object {one_object.name!r} {band}")
+    for galaxy in objects.values():
+        for band, paths in galaxy.files.items():
+            if "image" not in paths:
+                raise InputError(f"{next(iter(paths.values()))}: no image of object {galaxy.name!r} {band}")
     return [objects[key] for key in sorted(objects)]
 
 
 def _holds_all_bands(path: Path, known: set[str]) -> bool:
-    """Return whether a file holds a cube or several images, so that its name needs no band."""
+    """Return whether a file holds all bands (a cube, several images, or the only band)."""
     with opened(path) as hdus:
         if _images(hdus, 3):
             return True
@@ -206,7 +209,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
 
 
 def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
-    """Determine what an object's files share, its band and its name: from names, else the header."""
+    """Return a file's object key, band and object name, from the names, or else the band from the header."""
     shared = "-".join(split_name(stem_of(path))[0])
     folder = path.parent.name if path.parent != root else ""
     folder = "" if says_what_it_holds(folder) else folder  # images/ and weights/
@@ -214,7 +217,7 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
         return shared, band_name(folder), stem_of(path)
     band, rest = band_of_name(shared, known)
     if band is None:
-        # A word of the name that is a band of the list, however odd that band's name is; else the header.
+        # Look for any word of the name among the listed bands, which may have unusual names; else the header.
         words = shared.split("-")
         place = next((i for i in range(len(words) - 1, -1, -1) if band_name(words[i]) in known), None)
         if place is not None:
@@ -226,7 +229,7 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
         band, rest = band_of_name(shared)
     if band is None:
         raise InputError(
-            f"{path}: neither name, directory nor header (FILTER) tells the band; name the files "
+            f"{path}: neither name, directory nor header (FILTER) gives the band; name the files "
             "OBJECT_BAND.fits, or put them into one directory for each band"
         )
     there, name = band_of_name(stem_of(path), {band})
@@ -234,7 +237,7 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
     if folder:
         rest = name = folder if rest in ("", "cutout", "stamp") else f"{folder}-{rest}"
     if not rest:
-        raise InputError(f"{path}: the name tells the band {band} but no object; name it OBJECT_{band}.fits")
+        raise InputError(f"{path}: the name gives the band {band} but no object; name it OBJECT_{band}.fits")
     return rest, band, name
 
 
@@ -243,19 +246,19 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 
 def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
-    """Return the HDUs with arrays of so many dimensions: 2 images, 3 cubes."""
+    """Return the image HDUs with this number of dimensions."""
     return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
 
 
 def _band_of_hdu(hdu: Any) -> str | None:
-    """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
+    """Return the band of an HDU from its ``FILTER`` or ``BAND`` card, or its name (``SCI_G``, ``r_ivar``)."""
     named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
     return band_name(named) if named else band_of_plane(name_of(hdu))
 
 
 @dataclass
 class _FitsCutouts:
-    """Reads the bands of one object, and holds the pixel scales of all to the first."""
+    """Reads objects one at a time, and checks that their pixel scales agree with the first."""
 
     d: Description
     bands: tuple[str, ...]
@@ -266,37 +269,37 @@ class _FitsCutouts:
     remarks: list[str] = field(default_factory=list)
     num_looked_at: int = 0
 
-    def read(self, one: _Object) -> dict[str, _Band]:
-        """Return the bands that there are, by name."""
-        out = self._read(one)
-        placed = {band: its for band, its in out.items() if its.wcs is not None}
-        if self.num_looked_at < LOOKED_AT and len(placed) > 1:
+    def read(self, galaxy: _Object) -> dict[str, _Band]:
+        """Return the bands of an object that exist, by name."""
+        out = self._read(galaxy)
+        with_wcs = {name: band for name, band in out.items() if band.wcs is not None}
+        if self.num_looked_at < LOOKED_AT and len(with_wcs) > 1:
             self.num_looked_at += 1
-            self._check_places(one, placed)
+            self._check_alignment(galaxy, with_wcs)
         return out
 
-    def _check_places(self, one: _Object, bands: dict[str, _Band]) -> None:
-        """Warn of bands that lie apart by their WCS; refuse those that lie far apart, or are turned."""
+    def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
+        """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
         (first, anchor), *others = bands.items()
         aside = np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
-        for other, its in others:
-            mine, theirs = (np.array(b.image.shape[::-1])[:, None] // 2 for b in (anchor, its))
-            there = np.array(map_pixels(anchor.wcs, its.wcs, *(mine + aside))) - theirs
-            apart = float(np.hypot(*(there - aside)).max())
+        for name, band in others:
+            centre, other_centre = (np.array(b.image.shape[::-1])[:, None] // 2 for b in (anchor, band))
+            mapped = np.array(map_pixels(anchor.wcs, band.wcs, *(centre + aside))) - other_centre
+            apart = float(np.hypot(*(mapped - aside)).max())
             text = (
-                f"{one.first()}: by their WCS {other} lies {apart:.1f} pixels from {first}, in the middle or "
-                f"{ASIDE:g} pixels aside; bring the bands to one grid, or say pixel_scale_arcsec if the "
-                "headers are not the cutouts' own"
+                f"{galaxy.first()}: by their WCS {name} lies {apart:.1f} pixels from {first}, at the centre "
+                f"or {ASIDE:g} pixels from it; resample the bands to one grid, or give pixel_scale_arcsec if "
+                "the headers do not describe the cutouts"
             )
             if apart > FAR_APART:
                 raise InputError(text)
-            if apart > APART and not any(" lies " in said for said in self.remarks):
+            if apart > APART and not any(" lies " in remark for remark in self.remarks):
                 self.remarks.append(f"WARNING: {text}")
 
-    def _read(self, one: _Object) -> dict[str, _Band]:
-        if "" not in one.files:
-            return {b: self._single(b, files) for b, files in one.files.items()}
-        files = one.files[""]
+    def _read(self, galaxy: _Object) -> dict[str, _Band]:
+        if "" not in galaxy.files:
+            return {b: self._single(b, files) for b, files in galaxy.files.items()}
+        files = galaxy.files[""]
         with opened(files["image"]) as hdus:
             if not _images(hdus, 3):
                 return self._extensions(hdus, files["image"])
@@ -313,7 +316,7 @@ class _FitsCutouts:
                 return self._split(hdus, image, planes, files["image"])
 
     def _wanted(self, hdus: fits.HDUList, path: Path, dimensions: int) -> Any:
-        """Return the image's HDU: the one named, else the first of so many dimensions without a role."""
+        """Return the image's HDU: the one given, else the first with these dimensions and no other role."""
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
         found = [h for h in _images(hdus, dimensions) if role_of(name_of(h)) is None]
@@ -321,8 +324,8 @@ class _FitsCutouts:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         if dimensions == 3 and len(found) > 1:
             raise InputError(
-                f"{path}: {len(found)} cubes, of an object each? {ALL_IN_ONE}; or name the one that is "
-                f"meant: image = {number_of(hdus, found[0])}"
+                f"{path}: {len(found)} cubes, one per object? {ALL_IN_ONE}; or give the one to use: "
+                f"image = {number_of(hdus, found[0])}"
             )
         return found[0]
 
@@ -333,7 +336,7 @@ class _FitsCutouts:
             raise InputError(f"{path}: no HDU {which!r}; there are {[h.name for h in hdus]}") from None
 
     def _chosen(self, hdus: fits.HDUList, path: Path) -> dict[str, Any]:
-        """Return the HDUs for weight and mask that the description names."""
+        """Return the HDUs of weight and mask given in the description."""
         out = {}
         for which, kind in ((self.d.weight, str(self.d.weight_is)), (self.d.mask, "mask")):
             if which is not None and str(which).lower() not in KINDS:
@@ -343,7 +346,7 @@ class _FitsCutouts:
         return out
 
     def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
-        """Return the HDUs with weights and masks, of one band where their names say so."""
+        """Return the HDUs of weights and mask by their names, of one band if given."""
         out: dict[str, Any] = {}
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
@@ -354,7 +357,7 @@ class _FitsCutouts:
         return out
 
     def _unnamed_extras(self, hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
-        """Return the HDUs with weights and masks of one of several images, by their order."""
+        """Return the HDUs of weights and mask of one of several images, by their order."""
         try:
             return {role: hdus[number] for role, number in extras_of(hdus, image).items()}
         except ValueError as error:
@@ -380,14 +383,14 @@ class _FitsCutouts:
         images = [h for h in _images(hdus, 2) if role_of(name_of(h)) is None]
         if not images:
             raise InputError(
-                f"{path}: no image in an HDU of its own; if all objects are in one, {ALL_IN_ONE}"
+                f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
             )
         named = [_band_of_hdu(h) for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
                 raise InputError(
-                    f"{path}: {len(images)} images whose HDUs name no band of {', '.join(self.bands)}; set "
-                    "EXTNAME or FILTER in each"
+                    f"{path}: {len(images)} images, but no HDU gives one of the bands "
+                    f"{', '.join(self.bands)}; set EXTNAME or FILTER in each"
                 )
             named = list(self.bands)  # in the order of the description
         out = {}
@@ -405,7 +408,7 @@ class _FitsCutouts:
     def _split(
         self, hdus: fits.HDUList, image: Any, planes: dict[str, tuple[Any, Path]], path: Path
     ) -> dict[str, _Band]:
-        """Take a cube apart into bands."""
+        """Split a cube into bands."""
         cube = tuple(image.shape)
         if len(cube) != 3 or cube[0] != len(self.bands):
             raise InputError(
@@ -414,16 +417,16 @@ class _FitsCutouts:
             )
         for kind, (hdu, _) in planes.items():
             if tuple(hdu.shape) not in (cube, cube[1:]):
-                raise InputError(f"{path}: {kind} of shape {tuple(hdu.shape)}, the image has {cube}")
-        if (doubt := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
-            self.remarks.append(doubt)
+                raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
+        if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
+            self.remarks.append(warning)
         out = {}
         for index, band in enumerate(self.bands):
-            its = {
+            layers = {
                 kind: HduPixels(hdu=hdu, path=where, layer=index if len(hdu.shape) == 3 else None)
                 for kind, (hdu, where) in planes.items()
             }
-            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), its)
+            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers)
         return out
 
     def _band(self, band: str, hdus: fits.HDUList, image: HduPixels, planes: dict[str, HduPixels]) -> _Band:
@@ -442,7 +445,7 @@ class _FitsCutouts:
             bad_planes=self.d.bad_planes or BAD_MASK_PLANES,
             mask_polarity=self.d.mask_nonzero_is,
             mask_option=f"mask_nonzero_is in {self.d.where.name},",
-            remedy=f"say zero_point in {self.d.where.name}",
+            remedy=f"give zero_point in {self.d.where.name}",
             pixel_scale_arcsec=self.d.pixel_scale_arcsec,
         )
         if pixels.wcs is not None:
@@ -454,14 +457,14 @@ class _FitsCutouts:
             mark = "WARNING: " * text.startswith("WARNING: ")
             self._remark(f"{mark}{band}: {text.removeprefix(mark)}")
         flux, weight = pixels.rows(0, image.shape[0])
-        if (fill := far_below(flux)) is not None:  # before objects of other zero points are put together
+        if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects
             flux[fill.holds(flux)] = np.nan
         return _Band(image=flux, ivar=weight, wcs=pixels.wcs)
 
     def _remark(self, text: str) -> None:
-        """Keep what was decided, once where only numbers differ between objects."""
-        alike = (re.sub(r"\d+", "#", said) for said in (text, *self.remarks))
-        if len(self.remarks) < MOST_REMARKS and next(alike) not in alike:
+        """Add a remark, unless one that differs only in its numbers is there already."""
+        patterns = (re.sub(r"\d+", "#", remark) for remark in (text, *self.remarks))
+        if len(self.remarks) < MOST_REMARKS and next(patterns) not in patterns:
             self.remarks.append(text)
 
     def _check_scale(self, scale: float, path: Path) -> None:
@@ -469,26 +472,26 @@ class _FitsCutouts:
             self.scale = scale
         if abs(scale / self.scale - 1) > SCALE_TOLERANCE:
             raise InputError(
-                f"{path}: pixels of {scale:.4f} arcsec, but {self.scale:.4f} in the first cutout; bring all "
-                "to one scale"
+                f"{path}: pixels of {scale:.4f} arcsec, but {self.scale:.4f} in the first cutout; resample "
+                "all to one scale"
             )
 
 
-def _together(
-    found: list[dict[str, _Band]], bands: tuple[str, ...], has_weights: bool
+def _stack(
+    objects: list[dict[str, _Band]], bands: tuple[str, ...], has_weights: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Put objects into arrays, padded about their middles; what is absent is NaN, with weight 0."""
-    shapes = [band.image.shape for its in found for band in its.values()] or [(1, 1)]
-    shape = (len(found), len(bands), *np.max(shapes, axis=0))
+    """Stack objects, padded around their centres; missing pixels and bands are NaN, with weight 0."""
+    shapes = [band.image.shape for by_band in objects for band in by_band.values()] or [(1, 1)]
+    shape = (len(objects), len(bands), *np.max(shapes, axis=0))
     image = np.full(shape, np.nan, np.float32)
     ivar = np.zeros(shape, np.float32) if has_weights else None
-    for row, its in enumerate(found):
+    for row, by_band in enumerate(objects):
         for index, name in enumerate(bands):
-            if name not in its:
+            if name not in by_band:
                 continue
-            one = its[name]
-            window = tuple(overlap(n, size)[0] for n, size in zip(one.image.shape, shape[2:], strict=True))
-            image[row, index][window] = one.image
-            if ivar is not None and one.ivar is not None:
-                ivar[row, index][window] = one.ivar
+            band = by_band[name]
+            window = tuple(overlap(n, size)[0] for n, size in zip(band.image.shape, shape[2:], strict=True))
+            image[row, index][window] = band.image
+            if ivar is not None and band.ivar is not None:
+                ivar[row, index][window] = band.ivar
     return image, ivar, None

@@ -1,8 +1,8 @@
-"""Opening FITS files that may be compressed, damaged or hostile.
+"""Opening FITS files that may be compressed, damaged or malicious.
 
-Everything that astropy may raise or warn about on a broken file becomes one `InputError` with the file's
-name. Before any pixel is touched the sizes that the headers declare are held against the size of the file, so
-that a header cannot make us allocate what is not there.
+Whatever astropy raises on a broken file becomes an `InputError` with the file's name. The sizes declared in
+the headers are checked against the file's size before any pixel is read, so that a bad header cannot cause a
+huge allocation.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ SUFFIXES = (*(f"{plain}{end}" for plain in (".fits", ".fit", ".fts") for end in 
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
-# Unpacked copies that are kept between detection and cutting may take so many bytes together.
+# Maximum total size, in bytes, of the decompressed copies kept between detection and cutting.
 MAX_KEPT = 8 << 30
-# The most pixels per stored byte that a tile compression reaches on real or empty images.
+# Maximum number of pixels per stored byte reached by tile compression, even of empty images.
 MAX_TILE_RATIO = 20_000
-# Of a compressed file at most so many bytes are unpacked to look for a later header.
+# Maximum number of bytes to decompress for the sake of a later header.
 MAX_SKIPPED = 64 << 20
 _BLOCK = 1 << 20
 _RECORD = 2880
-# What may follow the = of a card: text in quotes, a truth value, a number, and a comment.
+# What may follow the = of a card: a quoted string, a logical value or a number, and a comment.
 _VALUE = re.compile(r"(?:'(?:[^']|'')*'|[TF]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[EDed][+-]?\d+)?)?\s*(?:/.*)?")
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
@@ -51,12 +51,12 @@ _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7":
 
 
 def is_fits_name(path: Path) -> bool:
-    """Return whether a name looks like a FITS file's."""
+    """Return whether a file is named like a FITS file."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def stem_of(path: str | Path) -> str:
-    """Return the name without directory and FITS suffixes, ``%2C`` read as a comma."""
+    """Return the name without directory and FITS suffixes, with ``%2C`` decoded to a comma."""
     name = re.sub("%2c", ",", Path(path).name, flags=re.IGNORECASE)
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
@@ -66,15 +66,15 @@ def stem_of(path: str | Path) -> str:
 
 @contextmanager
 def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUList]:
-    """Open a FITS file for reading, unpacked into a temporary file when it is compressed as a whole.
+    """Open a FITS file for reading; a compressed file (not tiles) is unpacked to a temporary file.
 
-    In a directory `unpacked` the copy is kept and found again, as long as all of them take less than
-    `MAX_KEPT` bytes; without one it is removed when the file is closed.
+    If a directory `unpacked` is given, the copy is kept there and reused, as long as all copies together take
+    less than `MAX_KEPT` bytes; otherwise it is removed when the file is closed.
 
     Raises
     ------
     InputError
-        No such file, not FITS, truncated, or declaring more than it holds.
+        The file is missing, not FITS, truncated, or declares more data than it holds.
     """
     path = Path(path)
     require_regular(path)
@@ -107,7 +107,7 @@ def _has(hdus: fits.HDUList, number: int) -> bool:
 
 
 def _settle_unprintable(hdu: Any, handle: IO[bytes]) -> None:
-    """Read what no header may hold (tabs, line ends, bytes of 0) as blanks: astropy refuses such values."""
+    """Replace illegal characters (tabs, line ends, NUL) by blanks in cards that astropy refuses."""
     info, place = hdu.fileinfo(), handle.tell()
     handle.seek(info["hdrLoc"])
     stored = handle.read(info["datLoc"] - info["hdrLoc"])
@@ -124,24 +124,24 @@ def _settle_unprintable(hdu: Any, handle: IO[bytes]) -> None:
 
 
 def _header_of(stored: bytes) -> fits.Header:
-    """Parse a header, what it may not hold as blanks or question marks."""
+    """Parse a header, with control characters as blanks and non-ASCII bytes as question marks."""
     text = _UNPRINTABLE.sub(b" ", stored).decode("ascii", errors="replace")
     return fits.Header.fromstring(text.replace("\ufffd", "?"))
 
 
 def _settle_cards(header: fits.Header) -> None:
-    """Read what is no value by the standard as text: ``MAGZERO = 27,0``, ``SEEING = nan``, an open quote.
+    """Read non-standard values as text: ``MAGZERO = 27,0``, ``SEEING = nan``, an unclosed quote.
 
-    Whoever asks for a number then sees what stands there; a header's other cards are not lost.
+    Errors about a missing number can then quote the text, and one bad card does not spoil the header.
     """
     for card in list(header.cards):
         _, _, value = card.image.partition("=")
         if _VALUE.fullmatch(value.strip()):
-            continue  # most by far, and fast
+            continue  # the fast path for nearly all cards
         try:
             _ = card.value
         except fits.VerifyError:
-            with suppress(fits.VerifyError):  # no keyword either: asking for it will say so
+            with suppress(fits.VerifyError):  # the keyword is invalid too: raises when it is accessed
                 card.verify("silentfix")
 
 
@@ -149,12 +149,12 @@ def _check_sizes(path: Path, hdus: fits.HDUList, file_size: int) -> None:
     for index, hdu in enumerate(hdus):
         info = hdu.fileinfo()
         start, length = info["datLoc"], info["datSpan"]
-        if file_size < start + length < file_size + _RECORD:  # the last record need not be filled up
+        if file_size < start + length < file_size + _RECORD:  # tolerate a last record without padding
             length = int((getattr(hdu, "_bintable", None) or hdu).size)
         if start + length > file_size:
             raise InputError(
                 f"{path}: truncated: HDU {index} declares {length} bytes from byte {start}, "
-                f"the file has {file_size}; fetch it again"
+                f"but the file has {file_size}; fetch it again"
             )
         shape = getattr(hdu, "shape", None) if hdu.is_image else None
         if shape:
@@ -189,7 +189,7 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
             target.write(block)
     if kept is None or written + sum(p.stat().st_size for p in kept.parent.iterdir()) > MAX_KEPT:
         return out
-    partial = kept.with_suffix(f".{os.getpid()}.part")  # another process may unpack the same file now
+    partial = kept.with_suffix(f".{os.getpid()}.part")  # other processes may unpack the same file now
     shutil.move(out, partial)
     partial.replace(kept)
     return kept
@@ -197,7 +197,7 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
 
 @contextmanager
 def quiet_log() -> Iterator[None]:
-    """Silence astropy's log while headers are read; warnings stay as they are."""
+    """Silence astropy's log while headers are read, but not its warnings."""
     level = log.level
     log.setLevel("ERROR")
     try:
@@ -208,16 +208,16 @@ def quiet_log() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings that odd but usable headers raise in astropy, and its log."""
+    """Silence astropy's log and the warnings that it raises on odd but usable headers."""
     with warnings.catch_warnings(), quiet_log():
         warnings.simplefilter("ignore")
         yield
 
 
 def sums_that_fail(path: Path) -> list[str]:
-    """Return the HDUs whose data are not what their writer summed up (DATASUM): names and versions.
+    """Return the HDUs (names and versions) whose data do not match their checksum (DATASUM).
 
-    All bytes are read. Files that are packed as a whole have sums of their own, which unpacking looks at.
+    This reads the whole file. Compressed files are skipped: decompression checks their own checksums.
     """
     if _first(path) in _OPENERS:
         return []
@@ -227,13 +227,13 @@ def sums_that_fail(path: Path) -> list[str]:
             naming(path, "not a readable FITS file"),
             fits.open(path, checksum=True, disable_image_compression=True) as hdus,
         ):
-            len(hdus)  # reads them all
+            len(hdus)  # reads all HDUs
     found = (re.search(r"Datasum verification failed for HDU (\(.*?\))", str(w.message)) for w in caught)
     return [match[1] for match in found if match]
 
 
 def image_hdus(hdus: fits.HDUList) -> list[int]:
-    """Return the numbers of the HDUs that hold a two-dimensional image, further axes of length 1 apart."""
+    """Return the indices of the HDUs with a two-dimensional image, apart from further axes of length 1."""
     return [i for i, hdu in enumerate(hdus) if hdu.is_image and _is_plane(tuple(hdu.shape or ()))]
 
 
@@ -242,19 +242,19 @@ def _is_plane(shape: tuple[int, ...]) -> bool:
 
 
 def read_rows(hdu: Any, path: Path, start: int, stop: int, *, layer: int | None = None) -> np.ndarray:
-    """Read some rows of an image, or of a layer of a cube, as they are stored (with BSCALE and BZERO)."""
+    """Read rows of an image, or of a layer of a cube, in stored units (with BSCALE and BZERO applied)."""
     with quiet(), naming(path, f"cannot read rows {start} to {stop}"):  # a damaged tile, a broken scale card
         before = (0,) * (len(hdu.shape) - 2) if layer is None else (layer,)
         rows = np.asarray(hdu.section[(*before, slice(start, stop))])
     if rows.shape != (stop - start, hdu.shape[-1]) or rows.dtype.kind not in "iuf":
         raise InputError(
-            f"{path}: rows {start} to {stop} came as {rows.shape} of {rows.dtype}; fetch it again"
+            f"{path}: rows {start} to {stop} were read as {rows.shape} of {rows.dtype}; fetch it again"
         )
     return _without_blanks(rows, hdu)
 
 
 def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
-    """Turn the BLANK of unsigned integers into NaN, which astropy does for all others alone."""
+    """Replace the BLANK value of unsigned integers by NaN, as astropy does for all other types."""
     blank = hdu.header.get("BLANK")
     if rows.dtype.kind != "u" or isinstance(blank, bool) or not isinstance(blank, int):
         return rows
@@ -263,13 +263,13 @@ def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
 
 
 def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
-    """Return the steps that the values of a tile-compressed image of floats come in, and whether dithered.
+    """Return the quantisation step of a tile-compressed floating-point image, and whether it is dithered.
 
     Returns
     -------
     step, is_dithered
-        The step by row, ``(H,)``, of all rows alike unless tiles are rows; None for what was not quantised.
-        With SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
+        The step of each row, ``(H,)``: the median over tiles, unless each row is a tile. None if the image is
+        not quantised. SUBTRACTIVE_DITHER_2 preserves zeros, and counts as not dithered here.
     """
     if not isinstance(hdu, fits.CompImageHDU) or hdu.header.get("BITPIX", 0) > 0:
         return None, False
@@ -280,20 +280,20 @@ def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
                 return None, False
             steps = np.abs(np.asarray(table["ZSCALE"], float))
             method = str(hdu._bintable.header.get("ZQUANTIZ", "NO_DITHER")).strip().upper()
-        except Exception:  # a damaged table: reading the pixels will say so
+        except Exception:  # a damaged table raises when the pixels are read
             return None, False
     used = steps[np.isfinite(steps) & (steps > 0)]
     if not used.size:
         return None, False
     height = hdu.shape[-2]
-    of_row = np.nan_to_num(steps).reshape(-1) if steps.size == height else np.full(height, np.median(used))
-    return of_row, method == "SUBTRACTIVE_DITHER_1"
+    per_row = np.nan_to_num(steps).reshape(-1) if steps.size == height else np.full(height, np.median(used))
+    return per_row, method == "SUBTRACTIVE_DITHER_1"
 
 
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     """Read the headers of all HDUs without the data.
 
-    Of a file that is compressed as a whole, up to the first image: what follows would have to be unpacked.
+    In a compressed file, only up to the first image: later headers would require decompressing its data.
     """
     path = Path(path)
     require_regular(path)
@@ -301,9 +301,9 @@ def peek_headers(path: str | Path) -> list[dict[str, Any]]:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes with a file or a directory, for what is remembered while a process runs.
+    """Return a cache key that changes when a file or directory changes.
 
-    The time of change is the system's own: the time of modification can be set, by copying or by hand.
+    It includes ctime, because mtime can be set, e.g. by copying.
     """
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -311,7 +311,7 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096)
 def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Read the headers; again only when the file has changed."""
+    """Read the headers, cached until the file changes."""
     headers: list[dict[str, Any]] = []
     try:
         opener = _OPENERS.get(_first(path))
@@ -335,7 +335,7 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def has_image(header: Mapping[str, Any]) -> bool:
-    """Return whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
+    """Return whether a header describes an image, tile-compressed or not, of two or more dimensions."""
     is_table = header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE")
     if is_table and header.get("ZIMAGE", False) is not True:
         return False
@@ -344,7 +344,7 @@ def has_image(header: Mapping[str, Any]) -> bool:
 
 
 def _data_bytes(header: Mapping[str, Any]) -> int:
-    """Return how many bytes of data follow a header, as it declares."""
+    """Return the number of data bytes that a header declares."""
     try:
         sizes = [int(header[f"NAXIS{i + 1}"]) for i in range(min(int(header.get("NAXIS", 0)), 999))]
         if not sizes:
@@ -357,7 +357,7 @@ def _data_bytes(header: Mapping[str, Any]) -> int:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"unreadable header ({one_line(error)})") from error
     if not 0 <= length < 1 << 50:
-        raise InputError(f"a header that declares {length} bytes")
+        raise InputError(f"the header declares {length} bytes")
     return length
 
 
@@ -381,6 +381,6 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
                     header = _header_of(text)
                     _settle_cards(header)
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
-                except Exception as error:  # whatever astropy makes of damaged cards
+                except Exception as error:  # astropy raises many kinds on damaged cards
                     raise InputError(f"unreadable header ({one_line(error)})") from error
-    raise InputError("no end of the header")
+    raise InputError("no END card in the header")

@@ -1,6 +1,6 @@
-"""Cutouts that somebody else made, open for reading in nJy and nJy⁻²; see `deepfits.survey.readers`.
+"""Foreign cutouts (made by other software), read in nJy and nJy⁻²; see `deepfits.survey.readers`.
 
-Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
+Shapes: N objects, B bands, H, W pixels in the file, S side of the store's cutouts.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inv
 from deepfits.tables import identities, require_unique
 
 SAMPLE = 200
-# The noise of the noisiest objects over that of the least noisy (98 and 2%) from which on it is that of each;
-# 4/√n more, which the scatter of measurements on n pixels alone gives.
 UNLIKE_NOISE = 1.35
+"""Ratio of the 98th to the 2nd percentile of the objects' noise above which each object gets its own weight.
+
+The threshold on the log of the ratio is raised by 4/√n, the spread expected from measuring on n pixels.
+"""
 LEAST_NOISE = 1e-15
-"""nJy: of less the weights would be more than float32 holds."""
+"""Minimum noise, nJy; the weight for smaller values would overflow float32."""
 
 
 @dataclass(kw_only=True)
@@ -45,44 +47,48 @@ class ForeignCutouts:
     Attributes
     ----------
     bands
-        In the order of the arrays.
+        Bands of the file, in the order of the arrays.
     absent_bands
         Bands of the store that the file lacks.
     number
-        N.
-    pixel_scale_arcsec, fwhm_arcsec
-        As far as known; one value per band.
+        Number of objects, N.
+    pixel_scale_arcsec
+        Pixel scale; 0 if unknown.
+    fwhm_arcsec
+        FWHM of the PSF per band; empty if unknown.
     object_id, columns
-        Identity and what else the file says of each object, ``(N,)`` each.
+        Identity and other catalogue columns of the objects, ``(N,)`` each.
     has_identity
-        Whether the file says the identities, or the objects are numbered.
+        Whether the identities come from the file; otherwise objects are numbered.
     factor
-        nJy per unit of the arrays, by band.
+        nJy per unit of the arrays, per band, ``(B,)``.
     raw
-        Reads some objects as they are stored: image, weight and mask, the latter two where there are any.
+        Reads objects ``start`` to ``stop`` as stored: image, and weight and mask or None.
     psf
-        Reads the PSFs of some objects, ``(n, B, K, 2)``, NaN where unknown; None where the file has none.
+        Reads the PSFs of objects ``start`` to ``stop``, ``(n, B, K, 2)``, NaN where unknown; None if the file
+        has no PSFs.
     weight_is
-        What the weights are: one of `deepfits.survey.weights.WEIGHT_ROLES`.
+        Meaning of the weights: one of `deepfits.survey.weights.WEIGHT_ROLES`.
     mask
-        Which pixels of the mask are bad.
+        Which mask values are bad.
     has_weights, may_be_relative, weight_scale
-        Whether weights were found; whether they may be right up to a factor; by what they were scaled.
+        Whether the file has weights; whether these may be relative; the factor ``(B,)`` applied to them.
     constant
-        The weight of every pixel by band, where the file has no weights.
+        Weight of every pixel, per band, if the file has no weights.
     credible
-        Limits of the weights by band, ``(B, 2)``: what lies beyond has no data.
+        Limits on the weights per band, ``(B, 2)``; pixels outside have no data.
     fill
-        Values that stand for no data, by the number of the band.
+        Values that mark pixels without data, by index of the band.
     noise
-        Of one pixel, measured on the rims of some cutouts, nJy, by band.
+        Noise per pixel in nJy, per band, measured on the rims of a sample of cutouts.
     brightest
-        Fluxes beyond which a pixel has no data, nJy, by band.
+        Absolute flux in nJy above which a pixel has no data, per band.
     own_noise
-        Bands, by number, in which each object has weights from its own noise: the noise where an object has
-        too few pixels to tell, and that over `difference_noise`, both of the median object.
+        For bands, by index, in which each object is weighted by its own noise: the noise in nJy for objects
+        with too few pixels to measure it, and the ratio of the rim's noise to `difference_noise`, both
+        medians over objects.
     remarks
-        What was decided, in words.
+        Messages on what was decided.
     """
 
     bands: tuple[str, ...]
@@ -111,14 +117,14 @@ class ForeignCutouts:
 
     @property
     def store_bands(self) -> tuple[str, ...]:
-        """The bands of a store made of these: those of the file and the absent ones."""
+        """Bands of a store made from these cutouts: the file's bands and the absent ones."""
         return store_bands(self.bands, self.absent_bands)
 
     def read(self, start: int, stop: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and weight of some objects, ``(n, B, S, S)`` float32, nJy and nJy⁻².
+        """Return image and weight of objects `start` to `stop`, ``(n, B, S, S)`` float32, nJy and nJy⁻².
 
-        Cutouts larger than `size` are cropped about their middle, smaller ones get a rim of weight 0; None
-        leaves them as they are.
+        Cutouts larger than `size` are cropped about their centre, smaller ones padded with weight 0; with
+        ``size=None`` they keep their shape.
         """
         flux, out = self.converted(*self.raw(start, stop))
         return (flux, out) if size is None else (to_shape(flux, size, size), to_shape(out, size, size))
@@ -126,7 +132,7 @@ class ForeignCutouts:
     def converted(
         self, image: np.ndarray, weight: np.ndarray | None, mask: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `raw` gives in nJy and nJy⁻², with weight 0 where there is no data."""
+        """Convert the output of `raw` to nJy and nJy⁻², with weight 0 where there is no data."""
         factor = self.factor[:, None, None]
         with np.errstate(all="ignore"):
             flux = (image * factor).astype(np.float32)
@@ -145,15 +151,15 @@ class ForeignCutouts:
         out = np.where(is_bad, np.float32(0), out)
         flux = np.where(out > 0, flux, np.float32(0))
         for band, (usual, ratio) in self.own_noise.items():
-            for one, its in zip(flux[:, band], out[:, band], strict=True):
-                sigma, number = difference_noise(one, its > 0)
-                its[its > 0] = (
+            for object_flux, object_weight in zip(flux[:, band], out[:, band], strict=True):
+                sigma, number = difference_noise(object_flux, object_weight > 0)
+                object_weight[object_weight > 0] = (
                     ratio * sigma if number >= FEW_PIXELS and sigma > LEAST_NOISE else usual
                 ) ** -2.0
         return flux, out
 
     def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and weight as `read` does, in the store's bands: weight 0 in the absent ones."""
+        """Return image and weight as `read` does, in the store's bands, with weight 0 in absent bands."""
         image, weight = self.read(start, stop, size)
         if not self.absent_bands:
             return image, weight
@@ -164,13 +170,13 @@ class ForeignCutouts:
         return out[0], out[1]
 
     def per_store_band(self, values: tuple[float, ...], default: float) -> tuple[float, ...]:
-        """Return values given for the file's bands in the order of the store's."""
+        """Reorder values for the file's bands into the store's bands, with `default` for absent ones."""
         known = dict(zip(self.bands, values, strict=False))
         return tuple(known.get(b, default) for b in self.store_bands)
 
 
 def to_shape(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Crop or pad the last two axes about the pixel (length // 2), which an object's centre is nearest to."""
+    """Crop or pad the last two axes about the pixel length // 2, the one nearest to an object's centre."""
     out = np.zeros((*array.shape[:-2], height, width), array.dtype)
     pairs = zip(array.shape[-2:], (height, width), strict=True)
     (to_y, from_y), (to_x, from_x) = (overlap(length, size) for length, size in pairs)
@@ -179,14 +185,14 @@ def to_shape(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def overlap(length: int, size: int) -> tuple[slice, slice]:
-    """Return where an axis goes in one of another length, and which part of it, so that middles meet."""
+    """Return the slices (into `size` pixels, from `length` pixels) that copy an axis with centres aligned."""
     start = length // 2 - size // 2
     first, last = max(start, 0), min(start + size, length)
     return slice(first - start, last - start), slice(first, last)
 
 
 def plain_values(array: Any) -> np.ndarray:
-    """Return an array or a data set as numbers or text."""
+    """Return an array or an HDF5 dataset as a NumPy array of numbers or str."""
     if isinstance(array, h5py.Dataset) and h5py.check_string_dtype(array.dtype) is not None:
         return read_column(array)
     values = np.asarray(array[()] if isinstance(array, h5py.Dataset) else array)
@@ -194,7 +200,7 @@ def plain_values(array: Any) -> np.ndarray:
 
 
 def check_identity(array: Any, path: Path, number: int) -> np.ndarray:
-    """Return identities, int64 or text, each of which occurs once."""
+    """Return unique identities as int64 or str."""
     values = plain_values(array)
     if values.shape != (number,):
         raise InputError(f"{path}: object_id has shape {values.shape}, for {number} objects")
@@ -207,7 +213,7 @@ _Raw = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def _stacked(parts: list[_Raw]) -> _Raw:
-    """Put objects that were read one by one into arrays, padded about their middles: NaN, with weight 0."""
+    """Stack objects that were read one by one, padded around their centres with NaN of weight 0."""
     shape = len(parts), *np.max([image.shape[1:] for image, _, _ in parts], axis=0)
     if all(image.shape[1:] == shape[1:] for image, _, _ in parts):
         weight, mask = (
@@ -215,18 +221,19 @@ def _stacked(parts: list[_Raw]) -> _Raw:
         )
         return np.concatenate([image for image, _, _ in parts]), weight, mask
     image, weight = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
-    for row, (one, its, _) in enumerate(parts):
-        window = tuple(overlap(n, size)[0] for n, size in zip(one.shape[2:], shape[2:], strict=True))
-        image[row][:, *window] = one[0]
-        if its is not None:
-            weight[row][:, *window] = its[0]
+    for row, (object_image, object_weight, _) in enumerate(parts):
+        sides = zip(object_image.shape[2:], shape[2:], strict=True)
+        window = tuple(overlap(length, size)[0] for length, size in sides)
+        image[row][:, *window] = object_image[0]
+        if object_weight is not None:
+            weight[row][:, *window] = object_weight[0]
     return image, weight if parts[0][1] is not None else None, None
 
 
 def resolve_weights(cutouts: ForeignCutouts) -> None:
-    """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check.
+    """Measure the noise on the rims of a sample of cutouts, to set the weights or to check existing ones.
 
-    These are from all over the file: what is odd comes in runs, as the tiles of a survey do.
+    The sample is spread evenly over the file, because problems occur in runs, e.g. per tile of a survey.
     """
     if cutouts.number == 0:
         raise InputError("the file holds no cutout")
@@ -240,11 +247,11 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     has_data = [bool((weight[:, band] > 0).any()) for band in range(num_bands)]
     if not any(has_data):
         raise InputError(
-            f"none of {len(sample)} cutouts looked at has a pixel with data; look at weight, at the polarity "
-            "of the mask (mask_nonzero_is), and whether the values are beyond what their type holds"
+            f"none of {len(sample)} sampled cutouts has a pixel with data; check weight, the polarity of the "
+            "mask (mask_nonzero_is), and whether the values overflow their type"
         )
     cutouts.remarks += [
-        f"WARNING: {band}: none of {len(sample)} cutouts looked at has data in this band"
+        f"WARNING: {band}: none of {len(sample)} sampled cutouts has data in this band"
         for band, is_there in zip(cutouts.bands, has_data, strict=True)
         if not is_there and cutouts.has_weights
     ]
@@ -254,7 +261,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
-        fluxes, its = rim_pixels(image[:, band], weight[:, band])
+        fluxes, weights = rim_pixels(image[:, band], weight[:, band])
         level, cutouts.noise[band] = clipped_statistics(fluxes)
         if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
             cutouts.remarks.append(
@@ -263,12 +270,12 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             )
         if not cutouts.noise[band] > 0:
             continue
-        stated = float(np.median(its)) ** -0.5
+        stated = float(np.median(weights)) ** -0.5
         cutouts.brightest[band] = BRIGHTEST * max(cutouts.noise[band], stated if cutouts.has_weights else 0.0)
         if is_beyond := int((np.abs(image[:, band]) > cutouts.brightest[band]).sum()):
             cutouts.remarks.append(
                 f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(sample)} cutouts are more than "
-                f"{BRIGHTEST:.0e} times the noise: taken as no data"
+                f"{BRIGHTEST:.0e} times the noise: treated as no data"
             )
         if cutouts.has_weights:
             _compare_weights(cutouts, band, stated)
@@ -288,33 +295,33 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
     if names:
         cutouts.remarks.append(
-            f"no weights, and the noise of {names} differs between objects: weights of each from the noise "
-            "at its own rim"
+            f"no weights, and the noise in {names} differs between objects: each object's weight is from its "
+            "own noise"
         )
 
 
 def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
-    """Find the bands in which the noise differs between objects."""
-    of_rim, sigma, number = (np.full((len(sample), len(cutouts.bands)), np.nan) for _ in range(3))
+    """Determine the bands in which the noise differs between objects."""
+    rim_sigma, sigma, number = (np.full((len(sample), len(cutouts.bands)), np.nan) for _ in range(3))
     for place, raw in enumerate(sample):
         image, weight = (part[0] for part in cutouts.converted(*raw))
         outer = rim(*image.shape[1:])
-        for band, (one, is_valid) in enumerate(zip(image, weight > 0, strict=True)):
-            sigma[place, band], number[place, band] = difference_noise(one, is_valid)
-            of_rim[place, band] = clipped_statistics(one[is_valid & outer])[1]
+        for band, (flux, is_valid) in enumerate(zip(image, weight > 0, strict=True)):
+            sigma[place, band], number[place, band] = difference_noise(flux, is_valid)
+            rim_sigma[place, band] = clipped_statistics(flux[is_valid & outer])[1]
     for band in range(len(cutouts.bands)):
-        is_used = (number[:, band] >= FEW_PIXELS) & (sigma[:, band] > 0) & (of_rim[:, band] > 0)
+        is_used = (number[:, band] >= FEW_PIXELS) & (sigma[:, band] > 0) & (rim_sigma[:, band] > 0)
         if not is_used.any():
             continue
-        its, count = sigma[is_used, band], np.median(number[is_used, band])
-        low, high = np.percentile(its, [2, 98])
+        noise, count = sigma[is_used, band], np.median(number[is_used, band])
+        low, high = np.percentile(noise, [2, 98])
         if np.log(high / low) > np.log(UNLIKE_NOISE) + 4 / np.sqrt(count):
-            ratio = float(np.median(of_rim[is_used, band] / its))
-            cutouts.own_noise[band] = ratio * float(np.median(its)), ratio
+            ratio = float(np.median(rim_sigma[is_used, band] / noise))
+            cutouts.own_noise[band] = ratio * float(np.median(noise)), ratio
 
 
 def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray) -> None:
-    """Find values that stand for no data whatever the weights say."""
+    """Find fill values: pixels without data, whatever their weights."""
     for band, name in enumerate(cutouts.bands):
         fill, share = find_fill_beside_weights(counts[:, band], weight[:, band])
         if fill is None and zeros_are_rare(counts[:, band]):
@@ -323,12 +330,12 @@ def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray
             cutouts.fill[band] = fill
             how = ", in blocks" if fill.in_blocks else ""
             cutouts.remarks.append(
-                f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data"
+                f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data"
             )
 
 
 def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
-    """Take the values of error maps that stand for no data for that; `weight` is set to 0 there."""
+    """Set `weight` to 0, in place, where the error map has extreme values that mark missing data."""
     low, high = credible_range(weight)
     cutouts.credible[band] = low, high
     is_beyond = (weight > 0) & ~((weight > low) & (weight < high))
@@ -336,27 +343,27 @@ def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> Non
         weight[is_beyond] = 0
         cutouts.remarks.append(
             f"{cutouts.bands[band]}: {is_beyond.mean():.1%} of the pixels have a {cutouts.weight_is} far "
-            "beyond all others: taken as no data"
+            "beyond all others: treated as no data"
         )
 
 
 def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:
-    """Warn when the mask removes more than half of the pixels, or of the middles, where the objects are."""
+    """Warn if the mask removes more than half of the pixels, or of the central pixels."""
     if mask is None or cutouts.mask is None:
         return
     is_bad = cutouts.mask.is_bad(mask)
     y, x = is_bad.shape[-2] // 2, is_bad.shape[-1] // 2
-    for what, share in (("pixels", is_bad.mean()), ("cutouts' middles", is_bad[..., y, x].mean())):
+    for what, share in (("pixels", is_bad.mean()), ("cutouts' centres", is_bad[..., y, x].mean())):
         if share > MOSTLY_MASKED:
             cutouts.remarks.append(
-                f"WARNING: the mask takes {share:.0%} of the {what} away ({cutouts.mask.words}); name the "
-                "bits that are bad (bad_planes), or check mask_nonzero_is"
+                f"WARNING: the mask removes {share:.0%} of the {what} ({cutouts.mask.words}); give the bad "
+                "bits (bad_planes), or check mask_nonzero_is"
             )
             return
 
 
 def _compare_weights(cutouts: ForeignCutouts, band: int, stated: float) -> None:
-    """Compare the noise that the weights say with the measured one; scale those that may be relative."""
+    """Compare the noise implied by the weights with the measured noise; rescale relative weights."""
     ratio = float(cutouts.noise[band]) / stated
     if 0.5 < ratio < 2:
         return
@@ -365,10 +372,10 @@ def _compare_weights(cutouts: ForeignCutouts, band: int, stated: float) -> None:
         cutouts.credible[band] *= ratio**-2
         cutouts.remarks.append(
             f"{cutouts.bands[band]}: relative weights: the measured noise is {ratio:.3g} times what they "
-            "say; scaled to it"
+            "imply; rescaled"
         )
     elif ratio > 5 or ratio < 0.2:
         cutouts.remarks.append(
             f"WARNING: {cutouts.bands[band]}: the noise at the cutouts' rims is {ratio:.3g} times what the "
-            "weights say; check weight_is, the unit and the polarity"
+            "weights imply; check weight_is, the unit and the polarity"
         )

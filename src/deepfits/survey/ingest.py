@@ -1,4 +1,4 @@
-"""From other people's cutouts to a cutout store."""
+"""Importing foreign cutouts into a cutout store."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from deepfits.tables.table import plain_array
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
-_ROW = " row"  # no name of a column
-SAMPLE = 200  # objects whose PSFs make the store's width
-COMPACT_AMONG, RUN = 2000, 50  # objects among which the most compact are looked for, and how many in a row
+_ROW = " row"  # cannot clash with a column's name
+SAMPLE = 200  # number of objects whose median FWHM is the store's
+COMPACT_AMONG, RUN = 2000, 50  # objects searched for the most compact ones; read in runs of this length
 
 
 def ingest(
@@ -51,11 +51,25 @@ def ingest(
     where: str | Sequence[str] | None = None,
     psf: Mapping[str, str] | None = None,
 ) -> None:
-    """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept.
+    """Copy the cutouts described by a TOML file into a store, keeping existing shards.
 
-    The columns of a catalogue with the same identities go into the store too, with gaps (NaN, or empty text)
-    where it has no row for a cutout. With conditions on the columns, only cutouts that satisfy them. `psf` is
-    what the user says of it, by band (`deepfits.survey.psf.parse_psf_option`).
+    Parameters
+    ----------
+    description_path
+        The TOML file.
+    out
+        Directory of the store.
+    size
+        Side of the store's cutouts, pixels.
+    shard_size
+        Number of objects per shard.
+    catalogue
+        Catalogue whose columns are added, matched by identity; missing values (NaN, or empty text) where it
+        has no row for a cutout.
+    where
+        Conditions on the columns, to select cutouts.
+    psf
+        The user's PSF for each band (`deepfits.survey.psf.parse_psf_option`).
     """
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size, **({"psf": dict(psf)} if psf else {})}
@@ -75,10 +89,10 @@ def ingest(
             extra={"settings": settings, "remarks": found.remarks},
         )
         named = zip(info.bands, widths, strict=True)
-        if unknown := [band for band, one in named if band in found.bands and not one > 0]:
+        if unknown := [band for band, width in named if band in found.bands and not width > 0]:
             log.info(
                 "%s: the PSF of band %s is unknown: models that need it cannot be used there until it is "
-                "given: fwhm_arcsec or psf in the TOML file, or such as --psf 0.8 (FWHM, arcsec)",
+                "given: fwhm_arcsec or psf in the TOML file, or for example --psf 0.8 (FWHM, arcsec)",
                 description.where.name,
                 ", ".join(unknown),
             )
@@ -106,20 +120,20 @@ def ingest(
 
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
-    """Add a catalogue's columns to the cutouts: by identity; row by row where the cutouts have none."""
+    """Add a catalogue's columns to the cutouts, by identity, or row by row if the cutouts have none."""
     columns = read_catalogue(path, needs_places=False)
     identity = columns.pop("object_id")
     if not cutouts.has_identity:
         if len(identity) != cutouts.number:
             raise InputError(
-                f"{path}: {len(identity)} rows for {cutouts.number} cutouts that have no object_id; give one "
-                "row for each, in the same order, or say object_id in the TOML file"
+                f"{path}: {len(identity)} rows for {cutouts.number} cutouts without object_id; give one row "
+                "for each, in the same order, or give object_id in the TOML file"
             )
         _warn_of_identities(cutouts, identity, path)
         cutouts.object_id, rows = identity, np.arange(cutouts.number)
         is_absent = np.zeros(cutouts.number, bool)
         cutouts.remarks.append(
-            f"catalogue {path.name}: taken row by row, since the cutouts have no object_id"
+            f"catalogue {path.name}: matched row by row, since the cutouts have no object_id"
         )
     else:
         rows = match_identities(cutouts.object_id, identity)
@@ -127,13 +141,13 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         if is_absent.all():
             raise InputError(
                 f"{path}: no row for any of the {cutouts.number} cutouts: they have object_id "
-                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; give it the same "
+                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; use the same "
                 "identities, or leave it out"
             )
     if is_absent.any():
         text = (
             f"catalogue {path.name}: no row for {int(is_absent.sum())} of {cutouts.number} cutouts, among "
-            f"them object_id {cutouts.object_id[is_absent][0]}: its columns have gaps there"
+            f"them object_id {cutouts.object_id[is_absent][0]}: its columns are empty there"
         )
         log.warning("%s%s", WARNING, text)
         cutouts.remarks.append(f"{WARNING}{text}")
@@ -141,15 +155,15 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
     here, there = (tables.positions({n: v[some] for n, v in of.items()}, {}, path) for of, some in pairs)
     if here and there and (here.is_known & there.is_known).any() and not are_of_one_place(here, there):
         raise InputError(
-            f"{path}: its objects lie elsewhere than the cutouts by {' and '.join(here.names)} of these: is "
-            "it in another order, or has it other identities?"
+            f"{path}: its objects are not at the positions of the cutouts ({' and '.join(here.names)}): is "
+            "it in another order, or are its identities different?"
         )
     for name, values in columns.items():
         cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
 
 
 def _warn_of_identities(cutouts: ForeignCutouts, identity: np.ndarray, path: Path) -> None:
-    """Warn where a catalogue is taken row by row, though an array has its identities in another order."""
+    """Warn if a catalogue is matched row by row although an array has its identities in another order."""
     name = tables.identity_name(cutouts.columns)
     theirs = tables.identity_name(tables.read(path, what="catalogue").columns)
     if name is None or theirs is None:
@@ -157,8 +171,8 @@ def _warn_of_identities(cutouts: ForeignCutouts, identity: np.ndarray, path: Pat
     own = cutouts.columns[name].astype(str)
     if np.isin(own, identity.astype(str)).any() and (own != identity.astype(str)).any():
         log.warning(
-            "%s%s: taken row by row, though %s of the cutouts and %s of the catalogue differ; to join by "
-            "these, say object_id = '%s' in the TOML file",
+            "%s%s: matched row by row, though %s of the cutouts and %s of the catalogue differ; to match by "
+            "these, give object_id = '%s' in the TOML file",
             *(WARNING, path, name, theirs, name),
         )
 
@@ -166,9 +180,9 @@ def _warn_of_identities(cutouts: ForeignCutouts, identity: np.ndarray, path: Pat
 def _psf_and_widths(
     found: ForeignCutouts, given: Mapping[str, str], size: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[float, ...]]:
-    """Return what says the PSFs of some rows, and the store's widths, by band.
+    """Return a reader of the objects' PSFs by rows, and the store's FWHM in each band.
 
-    PSFs of which nothing is known are estimated.
+    Unknown PSFs are estimated.
     """
     some = evenly_spaced(found.number, SAMPLE)
 
@@ -178,21 +192,21 @@ def _psf_and_widths(
     read_psf = _psf_reader(found, given)
     known = sampled(read_psf)
     if (is_unknown := ~np.isfinite(known).any(axis=0)).any():
-        bands = [band for band, one in zip(found.store_bands, is_unknown, strict=True) if one]
+        bands = [band for band, unknown in zip(found.store_bands, is_unknown, strict=True) if unknown]
         estimated = _estimate_psf(found, [band for band in bands if band in found.bands], size)
         read_psf = _psf_reader(found, given, estimated)
         known = sampled(read_psf)
     stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
     return read_psf, tuple(
-        _median(measured) if given or not one > 0 else one
-        for one, measured in zip(stated, known.T, strict=True)
+        _median(measured) if given or not width > 0 else width
+        for width, measured in zip(stated, known.T, strict=True)
     )
 
 
 def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dict[str, np.ndarray]:
-    """Return the PSFs of bands of which nothing is known, ``(K, 2)`` each, from the most compact objects.
+    """Estimate unknown PSFs, ``(K, 2)`` for each band, from the most compact objects, with a warning.
 
-    What cannot be told is left out. It is said where a width comes from: without stars it is an upper limit.
+    Without stars among them, this is an upper limit on the width. Bands in which it fails are omitted.
     """
     starts = np.unique(np.linspace(0, max(found.number - RUN, 0), -(-COMPACT_AMONG // RUN)).astype(int))
     rows = np.unique(starts[:, None] + np.arange(min(RUN, found.number)))
@@ -207,7 +221,7 @@ def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dic
         text = (
             f"the PSF of band {band} is not given: estimated from the {star[1]} most compact of {len(rows)} "
             f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), narrower if none of them is a star; "
-            "to say it: fwhm_arcsec or psf in the TOML file, or such as --psf 0.8"
+            "to give it: fwhm_arcsec or psf in the TOML file, or for example --psf 0.8"
         )
         log.warning("%s%s", WARNING, text)
         found.remarks.append(f"{WARNING}{text}")
@@ -217,10 +231,10 @@ def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dic
 def _psf_reader(
     found: ForeignCutouts, given: Mapping[str, str], estimated: Mapping[str, np.ndarray] | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what says the PSFs of some rows, ``(n, B, K, 2)`` in the store's bands; NaN where unknown.
+    """Return a reader of the objects' PSFs by rows, ``(n, B, K, 2)`` in the store's bands; NaN where unknown.
 
-    What the user gives counts first, then the file's own, of each object or of all, then a catalogue's
-    column, then what was estimated.
+    In order of precedence: given by the user, from the file (per object, or common to all), from a
+    catalogue's column, and estimated.
     """
     require_bands(given, found.store_bands, "psf")
     scale = found.pixel_scale_arcsec
@@ -237,18 +251,18 @@ def _psf_reader(
         own = None if found.psf is None else np.concatenate([found.psf(a, b) for a, b in _runs(rows)])
         columns = {name: values[rows] for name, values in found.columns.items()}
         for index, band in enumerate(found.bands):
-            its, option = out[:, found.store_bands.index(band)], given.get(band, given.get(""))
+            psf, option = out[:, found.store_bands.index(band)], given.get(band, given.get(""))
             if option is None and own is not None:
-                its[:] = own[:, index]
+                psf[:] = own[:, index]
             elif band in fixed:
-                its[:] = fixed[band]
-            if option is not None or not np.isfinite(its).all():
-                each = psf_of_objects(option, band, columns, scale)
-                if each is not None:
-                    is_known = np.isfinite(its).all((1, 2), keepdims=True) & (option is None)
-                    its[:] = np.where(is_known, its, each)
+                psf[:] = fixed[band]
+            if option is not None or not np.isfinite(psf).all():
+                per_object = psf_of_objects(option, band, columns, scale)
+                if per_object is not None:
+                    is_known = np.isfinite(psf).all((1, 2), keepdims=True) & (option is None)
+                    psf[:] = np.where(is_known, psf, per_object)
             if estimated and band in estimated:
-                its[:] = np.where(np.isfinite(its).all((1, 2), keepdims=True), its, estimated[band])
+                psf[:] = np.where(np.isfinite(psf).all((1, 2), keepdims=True), psf, estimated[band])
         return out
 
     return read
@@ -281,12 +295,12 @@ def _one_shard(
 
 
 def _read(found: ForeignCutouts, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read some rows, those that follow each other in one go."""
+    """Read the cutouts in these rows, consecutive ones together."""
     read = [found.read_for_store(first, end, size) for first, end in _runs(rows)]
     return np.concatenate([image for image, _ in read]), np.concatenate([weight for _, weight in read])
 
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
-    """Return where rows that follow each other begin and end."""
+    """Return the start and stop of each run of consecutive rows."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     return [(int(run[0]), int(run[-1]) + 1) for run in runs]

@@ -1,4 +1,4 @@
-"""Objects that were detected in more than one field, where fields overlap: one detection of each is primary.
+"""Choosing the primary detection of objects detected in several overlapping fields.
 
 Shapes: N detections.
 """
@@ -13,21 +13,26 @@ from scipy.spatial import cKDTree
 
 from deepfits.survey.photometry import FLAGS_LACKING
 
-# Two detections are one object when they lie within so many pixels, or so many arcseconds if that is more.
+# Maximum separation of two detections of the same object: the larger of these, in pixels and arcseconds.
 MATCH_PIXELS, MATCH_ARCSEC = 2.0, 0.3
 
 
 def primary_detections(
     columns: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]]
 ) -> np.ndarray:
-    """Return which detections are primary, ``(N,)`` bool: all but those that another field shows better.
+    """Return which detections are primary, ``(N,)`` bool.
 
-    Detections of two fields are one object when each is the other's nearest, within two pixels. Of these the
-    one is primary whose apertures have all their pixels, by its flags; where that is true of both, or of
-    none, the one that lies farther from the edges of its field; the field first by name, where both lie
-    equally far. What one field alone detected is primary wherever it lies. Columns are ``field``, ``ra``,
-    ``dec`` (degrees), ``x``, ``y`` and ``flags``; infos, by field, hold ``shape`` ``(H, W)`` and
-    ``pixel_scale_arcsec``.
+    Detections in two fields are the same object if they are mutual nearest neighbours within the larger of
+    `MATCH_PIXELS` and `MATCH_ARCSEC`. The primary one is the one whose apertures are complete according to
+    its flags; if both or neither are, the one farther from the edges of its field; if equal, the one in the
+    first field by name. Objects detected in a single field are primary.
+
+    Parameters
+    ----------
+    columns
+        ``field``, ``ra``, ``dec`` (degrees), ``x``, ``y`` (pixels) and ``flags``, ``(N,)`` each.
+    infos
+        ``shape``, ``(H, W)``, and ``pixel_scale_arcsec`` of each field, by name.
     """
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = _unit_vectors(columns["ra"], columns["dec"])
@@ -41,17 +46,17 @@ def primary_detections(
             margin = margin + np.where(columns["flags"][rows] & FLAGS_LACKING, 0.0, height + width)
             parts[name] = rows, cKDTree(vectors[rows]), margin
     names = list(parts)
-    for index, one in enumerate(names):
+    for index, field in enumerate(names):
         for other in names[index + 1 :]:
-            scale = max(infos[n]["pixel_scale_arcsec"] for n in (one, other))
+            scale = max(infos[n]["pixel_scale_arcsec"] for n in (field, other))
             radius = np.deg2rad(max(MATCH_PIXELS * scale, MATCH_ARCSEC) / 3600)
-            (rows, tree, margin), (its_rows, its_tree, its_margin) = parts[one], parts[other]
-            if (tree.mins - its_tree.maxes > radius).any() or (its_tree.mins - tree.maxes > radius).any():
+            (rows, tree, margin), (other_rows, other_tree, other_margin) = parts[field], parts[other]
+            if (tree.mins - other_tree.maxes > radius).any() or (other_tree.mins - tree.maxes > radius).any():
                 continue  # fields far from each other
-            first, second = _mutual_nearest(tree, its_tree, radius)
-            loses = margin[first] < its_margin[second]
+            first, second = _mutual_nearest(tree, other_tree, radius)
+            loses = margin[first] < other_margin[second]
             is_primary[rows[first[loses]]] = False
-            is_primary[its_rows[second[~loses]]] = False
+            is_primary[other_rows[second[~loses]]] = False
     return is_primary
 
 
@@ -60,10 +65,10 @@ def _unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(up) * np.cos(right), np.cos(up) * np.sin(right), np.sin(up)], axis=1)
 
 
-def _mutual_nearest(one: cKDTree, other: cKDTree, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of which each is the other's nearest, closer than `radius`."""
-    distance, nearest = other.query(one.data, distance_upper_bound=radius)
-    _, back = one.query(other.data, distance_upper_bound=radius)
+def _mutual_nearest(tree: cKDTree, other: cKDTree, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of mutual nearest neighbours closer than `radius`."""
+    distance, nearest = other.query(tree.data, distance_upper_bound=radius)
+    _, back = tree.query(other.data, distance_upper_bound=radius)
     first = np.flatnonzero(np.isfinite(distance))
     first = first[back[nearest[first]] == first]
     return first, nearest[first]

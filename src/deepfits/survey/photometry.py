@@ -3,8 +3,9 @@
 Shapes: H, W pixels, N sources.
 
 Total fluxes are Kron fluxes (2.5 Kron radii, at least `MIN_RADIUS` pixels) in the same ellipse in every band,
-with the pixels of other sources replaced by their mirror images' mean (sep's ``segmap``). Errors are those of
-the pixels' weights, times the noise correlation of the plane.
+without the pixels of other sources, which count as 0 (sep's ``segmap``); pixels without data count as the
+mean of the aperture's other pixels (sep's ``mask``). Errors follow from the weights, multiplied by the noise
+correlation of the plane.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ import sep
 
 KRON_FACTOR = 2.5
 MIN_RADIUS = 1.75
-# Our own flag, above sep's (1 merged, 2 truncated, 16 aperture truncated, 32 with masked pixels, ...).
+# An additional flag beyond sep's (1 merged, 2 truncated, 16 aperture truncated, 32 with masked pixels, ...).
 FLAG_NO_DATA = 1 << 16
-# Those of objects that their field does not show whole.
+# Flags of objects with incomplete data in their field.
 FLAGS_LACKING = FLAG_NO_DATA | 16 | 32 | 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Apertures:
-    """Where fluxes are measured.
+    """Elliptical apertures.
 
     Attributes
     ----------
     x, y, a, b, theta
-        ``(N,)`` float64, pixels and radians.
+        ``(N,)`` float64: centre, semi-axes and position angle, in pixels and radians.
     kron
-        ``(N,)``, Kron radius in units of a; at least what makes the ellipse `MIN_RADIUS` pixels.
+        ``(N,)``: scale of the ellipse, `KRON_FACTOR` Kron radii in units of a; at least such that the
+        ellipse's geometric mean radius is `MIN_RADIUS` pixels.
     number
         ``(N,)`` int32, number in the segmentation map.
     """
@@ -58,7 +60,7 @@ def make_apertures(
     kron, _ = sep.kron_radius(
         combined, x, y, a, b, theta, 6.0, mask=is_empty, seg_id=number, segmap=segmentation
     )
-    # Where neighbours and noise leave nothing to weigh, the radius is NaN or 0: the smallest ellipse serves.
+    # The radius is NaN or 0 if neighbours and noise leave no flux; use the smallest ellipse then.
     kron = np.clip(np.nan_to_num(kron), 0, 6.0)
     smallest = MIN_RADIUS / np.sqrt(a * b)
     return Apertures(
@@ -67,7 +69,7 @@ def make_apertures(
 
 
 def not_measured(number: int) -> dict[str, np.ndarray]:
-    """Return what `measure_band` does, for sources in a band without data."""
+    """Return the result of `measure_band` for sources in a band without data: all NaN."""
     names = ("flux", "flux_err", "flux_aper", "flux_aper_err")
     return {n: np.full(number, np.nan) for n in names} | {"flags": np.zeros(number, np.int32)}
 
@@ -81,12 +83,24 @@ def measure_band(
     radius: float,
     noise_correlation: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Measure one band.
+    """Measure fluxes in one band.
 
-    Image and weight are ``(H, W)`` float32, nJy (background subtracted) and nJy⁻²; the radius is that of the
-    fixed aperture, pixels, and the noise correlation a factor on the errors (`deepfits.survey.grids`).
-    Returns ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture
-    has data) and ``flags`` (int), ``(N,)`` each.
+    Parameters
+    ----------
+    image, weight
+        ``(H, W)`` float32, nJy (background-subtracted) and nJy⁻².
+    apertures, segmentation
+        Apertures, and the segmentation map ``(H, W)`` that their numbers refer to.
+    radius
+        Radius of the fixed aperture, pixels.
+    noise_correlation
+        Factor on the errors (`deepfits.survey.grids`).
+
+    Returns
+    -------
+    columns
+        ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture has
+        data) and ``flags`` (int32), ``(N,)`` each.
     """
     is_bad = weight <= 0
     variance = np.zeros_like(weight)
@@ -120,10 +134,11 @@ def half_light_radius(
     *,
     reach: float | None = None,
 ) -> np.ndarray:
-    """Return the radius of half the light, pixels, ``(N,)``; NaN where it cannot be measured.
+    """Return half-light radii, pixels, ``(N,)``; NaN where they cannot be measured.
 
-    All the light is within `reach`, pixels, or the Kron radius of each source when None. A common radius
-    makes the result the same for faint and bright stars, whose Kron radii differ.
+    The total flux is measured within `reach` pixels, or by default within each source's Kron ellipse's
+    semi-major axis. A common `reach` makes radii of faint and bright stars, whose Kron radii differ,
+    comparable.
     """
     p = apertures
     if not len(p.x):

@@ -1,4 +1,4 @@
-"""From the HDUs of a FITS file to nJy and nJy⁻²: what coadds, exposures and cutouts have in common.
+"""Calibration of FITS images and weights to nJy and nJy⁻², shared by coadds, exposures and cutouts.
 
 Shapes: H, W pixels of one band.
 """
@@ -40,26 +40,26 @@ from deepfits.survey.zeropoint import (
 )
 
 _LARGE = 1e15
-# The asinh magnitude of 10¹⁵ times the softening.
-MOST_ASINH = 40.0
+MOST_ASINH = 40.0  # maximum asinh magnitude: a flux of 10¹⁶ times the softening
 PICTURE = (
-    "values from 0 to 255, as in pictures for the eye, whose stretch is not undone; take the survey's fluxes "
-    "(FITS), not its JPEG or PNG"
+    "values from 0 to 255, as in pictures, whose stretch is unknown; use the survey's FITS images, not its "
+    "JPEG or PNG"
 )
 _SAMPLE_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class HduPixels:
-    """The pixels of an image HDU, or of one layer of a cube, as they are stored.
+    """The pixels of an image HDU, or of one layer of a cube, in stored units.
 
-    By row, ``(H,)``, values up to `least` are zeros that the dithering of a compression has moved.
+    Values with an absolute value of at most `least`, given per row, ``(H,)``, are read as 0: dithered
+    compression does not preserve zeros.
     """
 
     hdu: Any
     path: Path
     layer: int | None = None
-    file: fits.HDUList | None = None  # the open one, where it is not the image's
+    file: fits.HDUList | None = None  # the open file, if it is not the image's
     least: np.ndarray | None = None
 
     @property
@@ -74,14 +74,14 @@ class HduPixels:
         return self.hdu.header
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Read some rows."""
+        """Read rows `start` to `stop`."""
         values = self._linear(read_rows(self.hdu, self.path, start, stop, layer=self.layer))
         if self.least is None:
             return values
         return np.where(np.abs(values) <= self.least[start:stop, None], 0, values)
 
     def with_zeros(self) -> HduPixels:
-        """Return weights or a mask with the zeros that dithering has moved as zeros."""
+        """Return weights or a mask with the zeros restored that dithered compression has changed."""
         step, is_dithered = quantisation_step(self.hdu)
         return replace(self, least=HALF_STEP * step if step is not None and is_dithered else None)
 
@@ -99,7 +99,7 @@ class HduPixels:
             )
         if (np.abs(values) > MOST_ASINH).any():
             raise InputError(
-                f"{self.path}: fluxes, and no asinh magnitudes as BSOFTEN and BOFFSET say; remove these cards"
+                f"{self.path}: fluxes, not asinh magnitudes as BSOFTEN and BOFFSET imply; remove these cards"
             )
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(
@@ -113,7 +113,7 @@ class HduPixels:
 
 
 def header_of(hdus: fits.HDUList, hdu: Any) -> fits.Header:
-    """Return an image's header, with the primary header's cards where it lacks them."""
+    """Return an image's header, with cards that it lacks taken from the primary header."""
     with quiet():
         if hdu is hdus[0]:
             return hdu.header.copy(strip=True)
@@ -124,26 +124,28 @@ def header_of(hdus: fits.HDUList, hdu: Any) -> fits.Header:
 
 @dataclass(kw_only=True)
 class CalibratedPixels:
-    """Image and weights of one band, in nJy and nJy⁻², read some rows at a time.
+    """Image and weights of one band, in nJy and nJy⁻², read a few rows at a time.
 
     Attributes
     ----------
     image
         The counts.
     extras
-        Planes beside it by role: one of `WEIGHT_ROLES`, and ``mask``.
+        Further planes by role: one of `WEIGHT_ROLES`, and ``mask``.
     header
-        Of the image, with the primary header's cards where it lacks them.
+        Header of the image, with cards that it lacks taken from the primary header.
     zero_point
-        AB, of the counts.
+        AB zero point of the counts.
     masks
-        The HDUs of the mask, and which of their pixels are bad.
+        The HDUs of the mask, each with the rule for its bad pixels.
     wcs
         The celestial WCS, or None.
+    wcs_remarks
+        Problems of the WCS, or why there is none.
     remarks
-        What was decided, in words; ``WARNING: `` before what is doubtful.
+        Messages on what was decided; those on problems start with ``WARNING: ``.
     weight_factor
-        (nJy per count of the image)² over that of the weights.
+        Squared ratio of the nJy per count of the image to that of the weights.
     """
 
     image: HduPixels
@@ -158,19 +160,19 @@ class CalibratedPixels:
 
     @property
     def mask(self) -> MaskRule | None:
-        """Which pixels of the mask's first HDU are bad; None without a mask."""
+        """Rule for the bad pixels of the mask's first HDU; None without a mask."""
         return self.masks[0][1] if self.masks else None
 
     @property
     def weight_role(self) -> str | None:
-        """What the weights are: one of `WEIGHT_ROLES`, or None without any."""
+        """Meaning of the weights: one of `WEIGHT_ROLES`, or None without weights."""
         return next((role for role in WEIGHT_ROLES if role in self.extras), None)
 
     def rows(self, start: int, stop: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read some rows: flux and inverse variance (None without weights), float32.
+        """Read flux and inverse variance (None without weights) of rows `start` to `stop`, float32.
 
-        Masked pixels have weight 0, or NaN in the flux where there are no weights; what else has no data is
-        not positive or not finite.
+        Masked pixels have weight 0, or flux NaN if there are no weights. Other pixels without data may have
+        weights or fluxes that are not finite, or weights that are not positive.
         """
         counts = self.image.rows(start, stop)
         factor = njy_per_count(self.zero_point)
@@ -195,7 +197,7 @@ class CalibratedPixels:
 
 
 def to_flux(counts: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply counts by nJy per count, float32; what would overflow in float32 goes through float64."""
+    """Convert counts to nJy, float32; via float64 where float32 might overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         if factor == 1:
             return counts.astype(np.float32)
@@ -226,18 +228,19 @@ def calibrated(
     image, extras
         The image, and weights and mask by role.
     zero_point
-        AB, given by the user; else the header's, else `default` with the words that say what it is of.
+        AB zero point given by the user. Otherwise the header's is used, or else `default`, a zero point and
+        a description of it.
     bad_planes, mask_polarity, mask_option
         See `deepfits.survey.weights.mask_rule`.
     remedy
-        How to say the zero point, for errors.
+        Advice in errors on how to give the zero point.
     pixel_scale_arcsec
-        Where it is known, no WCS is read.
+        Pixel scale; if given, no WCS is read.
 
     Raises
     ------
     InputError
-        Shapes differ, no zero point or contradictory ones, or a mask that nothing explains.
+        Shapes differ, the zero point is missing or contradictory, or the meaning of a mask is unknown.
     """
     path = image.path
     header = header_of(hdus, image.hdu)
@@ -296,7 +299,7 @@ def _masks(
     polarity: str | None,
     option: str,
 ) -> tuple[list[tuple[HduPixels, MaskRule]], list[str]]:
-    """Return the HDUs of a mask with what is bad in them, its first HDU first, and which are not used."""
+    """Return a mask's HDUs with their rules, the main one first, and warnings about unused HDUs."""
     masks: list[tuple[HduPixels, MaskRule]] = []
     unused: list[str] = []
     first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
@@ -304,18 +307,18 @@ def _masks(
     for more in [replace(mask, hdu=hdu).with_zeros() for hdu in further_masks(hdus, mask.hdu, mask.file)]:
         planes, name = named_planes(more.header), name_of(more.hdu)
         meaning = polarity or meaning_of_mask(name)
-        if its := tuple(name for name in bad_planes if name in planes):
-            rule = mask_rule(more.header, more.rows(*sampled), bad_planes=its, where=str(path))
+        if present := tuple(name for name in bad_planes if name in planes):
+            rule = mask_rule(more.header, more.rows(*sampled), bad_planes=present, where=str(path))
             masks.append((more, rule))
             if bad_planes != BAD_MASK_PLANES:
-                wanted = tuple(name for name in wanted if name not in its)
+                wanted = tuple(name for name in wanted if name not in present)
         elif meaning is not None and not planes:
             words = f"non-zero pixels of {name} are {meaning}"
             masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
         elif not planes:
             unused.append(
-                f"WARNING: {mask.path.name}: a further mask, {name}, is not used: nothing says what it "
-                f"means; say what non-zero means ({option}), or call it BADMASK or GOODMASK"
+                f"WARNING: {mask.path.name}: a further mask, {name}, is not used: its meaning is unknown; "
+                f"give the meaning of non-zero ({option}), or name it BADMASK or GOODMASK"
             )
     own = [stem_of(mask.path)] if mask.path != path else []
     rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
@@ -347,7 +350,7 @@ def _zero_point(
         )
         if "SOFTBIAS" in header and isinstance(flux := header.get("FLUX20"), (int, float)) and flux > 0:
             remedy = (
-                "a frame of SDSS DR7: take frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky, and "
+                "a frame of SDSS DR7: use frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky and "
                 f"give zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
             )
         raise InputError(
@@ -357,7 +360,7 @@ def _zero_point(
 
 
 def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: float | None) -> float:
-    """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
+    """Return `CalibratedPixels.weight_factor`; 1 unless the weights state another unit than the image."""
     role = pixels.weight_role
     plane = pixels.extras[role] if role is not None else None
     if role is None or not isinstance(plane, HduPixels):
@@ -368,16 +371,16 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
         return 1.0
     with quiet():
         try:
-            of_noise = units.Unit(text) ** power
-            zero_point = zero_point_of_unit(of_noise.to_string(), header, pixel_sr)
+            noise_unit = units.Unit(text) ** power
+            zero_point = zero_point_of_unit(noise_unit.to_string(), header, pixel_sr)
         except (ValueError, TypeError, InputError):
-            return 1.0  # a unit that is none of a noise says nothing
+            return 1.0  # not a unit of noise
     if zero_point is None:
         return 1.0
-    if role == "weight":  # whose unit says that they are more than relative
+    if role == "weight":  # weights with a unit are absolute
         pixels.extras["ivar"] = pixels.extras.pop(role)
     ratio = njy_per_count(pixels.zero_point) / njy_per_count(zero_point)
     if abs(math.log(ratio)) > 0.01:
-        pixels.remarks.append(f"{role} plane in {text}, converted from that unit of its own")
+        pixels.remarks.append(f"{role} plane in {text}, converted to the image's unit")
         return ratio**2
     return 1.0

@@ -1,8 +1,8 @@
-"""The planes of one band: image in nJy and weight in nJy⁻², read some rows at a time.
+"""The planes of one band: image in nJy and weight in nJy⁻², read a few rows at a time.
 
-Whatever a file holds (weight, variance, rms, mask bits, NaN, nothing), a `Plane` gives the same two arrays;
-and says in `remarks` what it had to decide. The rows are read from the disk when they are asked for, so that
-an image need not fit into memory.
+Whatever a file holds (weight, variance, rms, mask bits, NaN, nothing), a `Plane` returns the same two arrays,
+and documents its decisions in `remarks`. Rows are read from disk on request, so that an image need not fit
+into memory.
 
 Shapes: H, W pixels of the plane.
 """
@@ -53,22 +53,22 @@ from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
-# Pixels between image and weights, by their WCS, that are no rounding: in the middle, and so far from there,
-# where no distortion that only one of them has counts, but a turn does.
+# Offset in pixels, by their WCS, above which weights do not match the image; measured at the centre and this
+# far from it, where a rotation shows but a distortion that only one of them has is negligible.
 FAR_APART, ASIDE = 2.0, 16.0
-# Weights whose largest values (this quantile) are EXPTIME to this share are seconds.
+# Weights are exposure times if this quantile of them equals EXPTIME within this fraction.
 FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
-# A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
+# Weights whose implied noise is off by more than this factor are relative, and rescaled.
 RELATIVE_FACTOR = 2.0
-# 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
+# Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
 CREDIBLE_DEPTH = (8.0, 36.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(FieldReadingOptions):
-    """How planes are read, settled: zero points by band (``""``: all others), and names of bad planes.
+    """Validated options for reading planes: zero points by band (``""``: all others), and bad mask planes.
 
-    Copies of compressed files are kept in `unpacked`, for when they are read again.
+    Decompressed copies of files are kept in the directory `unpacked`, to be reused.
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)
@@ -83,11 +83,11 @@ class ReadOptions(FieldReadingOptions):
 
     @property
     def says_what_is_bad(self) -> bool:
-        """Whether the user says what a mask means: a mask of all bands is used then."""
+        """Whether the user gave the meaning of the mask; if so, a mask shared by all bands is used."""
         return self.mask_polarity is not None or tuple(self.bad_planes) != BAD_MASK_PLANES
 
     def used_of(self, source: ImageSource) -> list[tuple[Path, str]]:
-        """Return the files beside an image that are used, and what they hold."""
+        """Return the companion files of an image that are used, each with its kind."""
         return [
             (path, kind)
             for path, kind in source.companions
@@ -98,10 +98,24 @@ class ReadOptions(FieldReadingOptions):
 class Plane:
     """Image and weight of one band, open for reading.
 
-    The pixel scale is in arcseconds, the zero point AB, of the counts in the file. The noise, with the
-    background's level, was measured on some rows, nJy; `noise_correlation` is that of large apertures over
-    what independent pixels would have, as far as the header says, else 1. Remarks say what was decided; the
-    header is the image's, with the primary header's cards where it lacks them.
+    Attributes
+    ----------
+    header
+        Header of the image, with cards that it lacks taken from the primary header.
+    shape
+        ``(H, W)``.
+    wcs
+        The celestial WCS, or None.
+    pixel_scale
+        Arcseconds.
+    zero_point
+        AB zero point of the counts in the file.
+    noise
+        Background level and noise in nJy, measured on a sample of rows.
+    noise_correlation
+        Ratio of the noise in large apertures to that of independent pixels, from the header; 1 if not given.
+    remarks
+        Messages on what was decided.
     """
 
     def __init__(self, source: ImageSource, options: ReadOptions, stack: ExitStack) -> None:
@@ -146,12 +160,12 @@ class Plane:
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask takes pixels away."""
+        """Whether there is a mask."""
         return self._pixels.mask is not None
 
     @property
     def weight_kind(self) -> str:
-        """What the weights come from: ``variance``, ``weight``, ``mask`` and so on, or ``measured``."""
+        """Source of the weights: one of `WEIGHT_ROLES`, or ``measured``."""
         return self._pixels.weight_role or "measured"
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,9 +183,9 @@ class Plane:
         low, high = self._credible
         most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
-            is_usual = -most < image.min() and image.max() < most  # false of NaN
+            is_usual = -most < image.min() and image.max() < most  # False if there is a NaN
             if fill is None and is_usual and weight.min() > low and weight.max() < high:
-                return image, weight  # most by far, found in few passes
+                return image, weight  # the fast path for most blocks
             is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
         if fill is not None:
             is_valid &= ~self._fill_rows(fill, start, stop)
@@ -181,14 +195,14 @@ class Plane:
         return image, weight
 
     def _fill_rows(self, fill: Fill, start: int, stop: int) -> np.ndarray:
-        """Return which pixels hold a value that stands for no data, ``(stop − start, W)`` bool."""
+        """Return which pixels hold the fill value, ``(stop − start, W)`` bool."""
         margin = BLOCK - 1 if fill.in_blocks else 0
         first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
         counts = self._pixels.image.rows(first, last)
         return fill.holds(counts, first)[start - first : stop - first]
 
     def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Go through the plane in strips: first row, image, weight."""
+        """Iterate over the plane in strips: first row, image, weight."""
         for start in range(0, self.shape[0], height):
             image, weight = self.rows(start, min(start + height, self.shape[0]))
             yield start, image, weight
@@ -197,9 +211,9 @@ class Plane:
         """Read the whole plane: image and weight, ``(H, W)``."""
         image = np.empty(self.shape, np.float32)
         weight = np.empty(self.shape, np.float32)
-        for start, one, its in self.strips():
-            image[start : start + len(one)] = one
-            weight[start : start + len(one)] = its
+        for start, image_strip, weight_strip in self.strips():
+            image[start : start + len(image_strip)] = image_strip
+            weight[start : start + len(weight_strip)] = weight_strip
         return image, weight
 
     def _image_number(self, hdus: fits.HDUList) -> int:
@@ -219,8 +233,8 @@ class Plane:
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")
         if len(found) > 1 and self.source.layout != "hsc":
             raise InputError(
-                f"{self.path}: holds {len(found)} images of the sky, in HDUs {_shortened(found)}; name the "
-                f"one you mean, {self.source.band}={self.path.name}[{found[0]}], or stack them with "
+                f"{self.path}: holds {len(found)} images of the sky, in HDUs {_shortened(found)}; give the "
+                f"one to use, {self.source.band}={self.path.name}[{found[0]}], or stack them with "
                 "`deepfits stack`"
             )
         return found[0]
@@ -231,7 +245,7 @@ class Plane:
         reason = next(iter(self._pixels.wcs_remarks), "no WCS in the header")
         if not self.options.assume_aligned:
             raise InputError(
-                f"{self.path}: {reason}; if the bands are aligned pixel to pixel, say "
+                f"{self.path}: {reason}; if the bands are aligned pixel to pixel, give "
                 "assume_aligned with pixel_scale (arcseconds), else solve the astrometry first"
             )
         if self.options.pixel_scale is None:
@@ -239,17 +253,17 @@ class Plane:
         return self.options.pixel_scale
 
     def _check_depth(self) -> None:
-        """Refuse a header's zero point that makes the image shallower or deeper than any."""
+        """Reject a header's zero point that implies an impossible depth."""
         depth = depth_of(self.noise.sigma, self.pixel_scale)
         if not CREDIBLE_DEPTH[0] < depth < CREDIBLE_DEPTH[1]:
             words = next((r for r in self.remarks if r.startswith("zero point")), "the zero point")
             raise InputError(
-                f"{self.path}: {words} makes the depth of this image {depth:.1f} AB (5σ in 2″), which none "
-                f"has; give zero_point, for example zero_point={self.source.band}=27.0"
+                f"{self.path}: {words} implies a depth of {depth:.1f} AB (5σ in 2″) for this image, which is "
+                f"impossible; give zero_point, for example zero_point={self.source.band}=27.0"
             )
 
     def _stated_correlation(self, hdus: fits.HDUList) -> float:
-        """Return what the header says of correlated noise (NOISCORR, in simulated and stacked coadds)."""
+        """Return the header's noise correlation (NOISCORR, in simulated and stacked coadds), else 1."""
         value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR", 1.0))
         is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
         return float(value) if is_credible else 1.0
@@ -258,7 +272,7 @@ class Plane:
         extras = self._own_extras(hdus, notes)
         for path, stated in self.options.used_of(self.source):
             kind = stated.removesuffix(SHARED)
-            is_guess = stated != kind != "mask"  # weights that may be of another depth
+            is_guess = stated != kind != "mask"  # shared weights, perhaps of another depth
             if is_guess and extras.keys() - {"mask"}:
                 continue
             beside = stack.enter_context(opened(path, self.options.unpacked))
@@ -267,7 +281,9 @@ class Plane:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
             if kind != "mask":
                 own = [role for role in extras if role != "mask"]
-                notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
+                notes += [
+                    f"{path.name} is used instead of the {role} in the image's file" for role in own[:1]
+                ]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
             number = self._counterpart(hdus, beside, kind, path)
             alike = (n for n in numbers if n != number and beside[n].shape == beside[number].shape)
@@ -276,10 +292,10 @@ class Plane:
             if is_guess:
                 self._has_shared_weights = beside[number].shape[-2:] == self._image.shape[-2:]
                 if not self._has_shared_weights:
-                    notes.append(f"WARNING: {path.name}: not used, it has another shape than the image")
+                    notes.append(f"WARNING: {path.name}: not used: its shape differs from the image's")
                     continue
                 notes.append(
-                    f"WARNING: {path.name} names no band: used as weights of this one up to a factor"
+                    f"WARNING: {path.name}: no band in its name: used as relative weights of this band"
                 )
             extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
             notes += self._apart(hdus, beside, beside[number], path, kind)
@@ -287,16 +303,16 @@ class Plane:
             names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
             maps = [f"HDU {n} ({name})" for n, name in names.items() if is_exposure_map(name)]
             notes += [
-                f"WARNING: {name} is not used, and there are no weights; if the noise goes as these "
-                f"exposures say, save them as {stem_of(self.path)}.weight.fits"
+                f"WARNING: {name} is not used, and there are no weights; if the inverse variance is "
+                f"proportional to this exposure map, save it as {stem_of(self.path)}.weight.fits"
                 for name in (maps + exposure_maps_of(self.path))[:1]
             ]
         return extras
 
     def _counterpart(self, hdus: fits.HDUList, beside: fits.HDUList, kind: str, path: Path) -> int:
-        """Return the HDU with the weights or the mask of the image in a file beside it.
+        """Return the HDU with the image's weights or mask in a companion file.
 
-        That is the one of its name, else the one in its place, where there are as many.
+        It is matched by name, or else by position if both files have the same number of planes.
         """
         numbers, images = image_hdus(beside), sky_images(hdus)
         numbers = [n for n in numbers if _role(beside[n]) == kind] or numbers
@@ -307,14 +323,14 @@ class Plane:
         if len(images) > 1 and len(numbers) > 1 and len(numbers) != len(images):
             raise InputError(
                 f"{path}: {len(numbers)} planes for the {len(images)} images of {self.path.name}, and no "
-                f"name says which is that of HDU {mine}; call HDUs alike (EXTNAME)"
+                f"name tells which belongs to HDU {mine}; give corresponding HDUs the same EXTNAME"
             )
         return mine if mine in numbers else numbers[0]
 
     def _apart(
         self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
     ) -> list[str]:
-        """Warn when the WCS of weights or a mask is not that of the image."""
+        """Warn if the WCS of weights or a mask differs from the image's."""
         ours, theirs = (
             celestial_wcs(file, hdu, header_of(file, hdu))[0]
             for file, hdu in ((hdus, self._image), (beside, plane))
@@ -330,8 +346,8 @@ class Plane:
             f"lies {off[0]:.0f} pixels off the image" if np.isfinite(off[0]) else "lies elsewhere on the sky"
         )
         if off[0] < FAR_APART:
-            lies = "is turned, mirrored or of another scale than the image"
-        return [f"WARNING: {path.name}: by its WCS this {kind} {lies}; does it belong to it?"]
+            lies = "is rotated, mirrored or scaled relative to the image"
+        return [f"WARNING: {path.name}: by its WCS this {kind} {lies}; does it belong to the image?"]
 
     def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
         """Find weights and mask in the image's own file."""
@@ -356,16 +372,16 @@ class Plane:
                 for n in numbers
                 if n not in known and _role(hdus[n]) is None and hdus[n].shape == self._image.shape
             ]
-            if extras:  # what is left is a mask, or nothing that is missed
+            if extras:  # the only plane worth mentioning is a possible mask
                 may_be_mask = "mask" not in extras
                 unnamed = [n for n in unnamed if may_be_mask and int(hdus[n].header.get("BITPIX", 0)) > 0]
             notes += [
-                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+                f"WARNING: HDU {n} is not used: its name does not say what it holds (WHT, IVAR, VAR, ...)"
                 for n in unnamed
             ]
         notes += [
-            f"WARNING: HDU {n} ({hdu.name}) is not used: it has {hdu.shape[0]} layers, and nothing says "
-            f"which is the {_role(hdu)} of this image; keep that alone, in two dimensions"
+            f"WARNING: HDU {n} ({hdu.name}) is not used: it has {hdu.shape[0]} layers, and it is unknown "
+            f"which is the {_role(hdu)} of this image; keep only that one, in two dimensions"
             for n, hdu in enumerate(hdus)
             if hdu.is_image and len(hdu.shape or ()) == 3 and n not in numbers
             if hdu.shape[1:] == self._image.shape[-2:] and _role(hdu) in ROLES
@@ -373,7 +389,7 @@ class Plane:
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
             notes.append(
-                f"SDSS frame: variance from sky, photons (gain {noise.gain}), dark current and read-out"
+                f"SDSS frame: variance from sky, photons (gain {noise.gain}), dark current and read noise"
             )
         if self.source.layout == "hsc" and not extras and len(numbers) >= 3:
             image, mask, variance = numbers[:3]
@@ -385,7 +401,7 @@ class Plane:
         return extras
 
     def _measure(self) -> Noise:
-        """Measure background and noise on some rows, and settle what the weights mean."""
+        """Measure background and noise on a sample of rows, and determine the meaning of the weights."""
         has_weight = self._pixels.weight_role is not None
         rows = sample_rows(self.shape[0])
         if has_weight:
@@ -405,7 +421,7 @@ class Plane:
         self._warn_if_masked(rows)
         noise = measure_noise(image, weight > 0)
         if noise is None and has_weight and (weight > 0).sum() < FEW_PIXELS:
-            self.remarks.append("WARNING: hardly any pixel has data; check the polarity of the mask")
+            self.remarks.append("WARNING: hardly any pixels have data; check the polarity of the mask")
             return Noise(level=0.0, sigma=float(np.median(weight[weight > 0])) ** -0.5)
         if noise is None:
             raise InputError(
@@ -415,8 +431,8 @@ class Plane:
         self._brightest = BRIGHTEST * expected
         if is_beyond := int((np.abs(image) > self._brightest).sum()):
             self.remarks.append(
-                f"WARNING: {is_beyond} of {image.size} pixels looked at are more than {BRIGHTEST:.0e} times "
-                "the noise: taken as no data; is the file damaged, or its bytes in another order?"
+                f"WARNING: {is_beyond} of {image.size} sampled pixels are more than {BRIGHTEST:.0e} times "
+                "the noise: treated as no data; is the file damaged, or its byte order wrong?"
             )
         if not has_weight:
             self._constant = noise.sigma**-2
@@ -428,7 +444,7 @@ class Plane:
         return noise
 
     def _settle_range(self, rows: list[tuple[int, int]]) -> None:
-        """Find the values of error maps that stand for no data."""
+        """Determine the range of credible weights; values outside mark pixels without data."""
         blocks = [self._pixels.rows(a, b) for a, b in rows]
         image, weight = (np.concatenate([np.asarray(block[k]) for block in blocks]) for k in (0, 1))
         is_absolute = self._pixels.weight_role != "weight"
@@ -440,11 +456,11 @@ class Plane:
         if is_beyond.any():
             self.remarks.append(
                 f"{is_beyond.mean():.1%} of the pixels have a {self._pixels.weight_role} far beyond all "
-                "others: taken as no data"
+                "others: treated as no data"
             )
 
     def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
-        """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
+        """Find the fill value of an image without weights: 0, or an outlier that repeats."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
         steps = None if step is None else _of_rows(step, rows)
@@ -452,13 +468,13 @@ class Plane:
         if self._fill is None:
             self._fill = HOLES if zeros_are_rare(counts) else None
             return
-        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
-        share, common = float(marked.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
-        single = int(((counts == self._fill.value) & ~marked).sum())
+        is_fill = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
+        share, common = float(is_fill.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
+        single = int(((counts == self._fill.value) & ~is_fill).sum())
         if step is None and single > 0.01 * counts.size + 1.5 * max(common, default=0):
             self.remarks.append(
-                f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than the steps of "
-                "the counts explain; if they are no data, give a weight or a mask"
+                f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than rounding of the "
+                "counts explains; if they have no data, give a weight or a mask"
             )
         if share == 0:
             self._fill = None
@@ -466,7 +482,7 @@ class Plane:
             self._note_fill(self._fill, share)
 
     def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
-        """Find values that stand for no data where the weights say that there is some."""
+        """Find the fill value in pixels with positive weight."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
@@ -474,37 +490,37 @@ class Plane:
         fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
         self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
-            self._note_fill(self._fill, share, ", whatever their weights say")
+            self._note_fill(self._fill, share, ", whatever their weights")
         elif zeros_are_rare(counts):
             self._fill = HOLES
         there = np.isfinite(counts) & (counts != 0)
         left = float((weight[there] > 0).mean()) if there.any() else 1.0
         if left < 1 - MOSTLY_MASKED and not self.has_mask:
             self.remarks.append(
-                f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the pixels that hold something; "
-                "is it a mask, where 0 is good? name the file .mask.fits and say mask_polarity"
+                f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the non-zero pixels; is it a "
+                "mask, where 0 is good? name the file .mask.fits and give mask_polarity"
             )
 
     def _note_fill(self, fill: Fill, share: float, more: str = "") -> None:
         how = ", in blocks" if fill.in_blocks else ""
         self.remarks.append(
-            f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data{more}"
+            f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data{more}"
         )
 
     def _warn_if_masked(self, rows: list[tuple[int, int]]) -> None:
-        """Warn when the mask leaves hardly anything, or more than half away."""
+        """Warn if the mask removes more than the fraction `MOSTLY_MASKED` of the pixels."""
         mask, rule = self._pixels.extras.get("mask"), self._pixels.mask
         if rule is None or not isinstance(mask, HduPixels):
             return
         share = float(np.mean([rule.is_bad(mask.rows(a, b)).mean() for a, b in rows]))
         if share > MOSTLY_MASKED:
             self.remarks.append(
-                f"WARNING: the mask takes {share:.0%} of the pixels away ({rule.words}); are these the bad "
+                f"WARNING: the mask removes {share:.0%} of the pixels ({rule.words}); are these the bad "
                 "ones? (bad_planes, mask_polarity)"
             )
 
     def _are_exposure_times(self, weight: np.ndarray) -> bool:
-        """Return whether weights are seconds, as in drizzled images of HST: at most those of the header."""
+        """Return whether weights are exposure times, up to the header's, as in drizzled HST images."""
         seconds = exposure_of(self.header)
         if seconds is None or seconds == 1:
             return False
@@ -523,17 +539,17 @@ class Plane:
             may_be_relative and (is_off or self._are_exposure_times(weight))
         )
         if mode == "relative" or (mode == "auto" and is_relative):
-            # Where the depth varies, the two medians above are not of the same pixels.
-            of_each = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
-            ratio = of_each.sigma if of_each is not None else ratio
+            # If the depth varies, the noise and the median weight above refer to different pixels.
+            normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
+            ratio = normalised.sigma if normalised is not None else ratio
             self._scale = ratio**-2
             self.remarks.append(
-                f"relative weights: the measured noise is {ratio:.3g} times what they say; scaled to it"
+                f"relative weights: the measured noise is {ratio:.3g} times what they imply; rescaled"
             )
         elif is_off:
             self.remarks.append(
-                f"WARNING: measured noise is {ratio:.3g} times what the {self.weight_kind} plane says; "
-                "check unit and polarity, or say weight_scale relative"
+                f"WARNING: measured noise is {ratio:.3g} times what the {self.weight_kind} plane implies; "
+                "check unit and polarity, or give weight_scale relative"
             )
 
 
@@ -542,12 +558,12 @@ def _role(hdu: Any) -> str | None:
 
 
 def _of_rows(step: np.ndarray, rows: list[tuple[int, int]]) -> np.ndarray:
-    """Return the steps of a quantisation in some rows."""
+    """Return the quantisation steps of a sample of rows."""
     return np.concatenate([step[start:stop] for start, stop in rows])
 
 
 def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
-    """Return a fill that was found on some rows as one of the whole image, with these steps."""
+    """Extend a fill found on a sample of rows to all rows, with these quantisation steps."""
     if fill is None or fill.half_step is None or step is None:
         return fill
     return replace(fill, half_step=step * HALF_STEP)
@@ -560,13 +576,13 @@ def _shortened(numbers: list[int]) -> str:
 
 def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:
     """Open one plane; whatever astropy raises on damaged headers becomes an error that names the file."""
-    with quiet(), naming(source.path, "damaged header"):  # cards are parsed when they are asked for
+    with quiet(), naming(source.path, "damaged header"):  # cards are parsed lazily
         return Plane(source, options, stack)
 
 
 @contextmanager
 def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Iterator[dict[str, Plane]]:
-    """Open the planes of all bands of a field, and close them together.
+    """Open the planes of all bands of a field.
 
     Raises
     ------
@@ -579,7 +595,7 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
             raise InputError(
                 f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "
-                f"mask; put the masks beside the images (NAME.mask.fits), or leave {option} out"
+                f"mask; put the masks next to the images (NAME.mask.fits), or leave {option} out"
             )
         shapes = {band: p.shape for band, p in planes.items() if p.wcs is None}
         if (
@@ -588,7 +604,7 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
             and not all(p.shape == next(iter(shapes.values())) for p in planes.values())
         ):
             odd = next(iter(shapes))
-            raise InputError(f"{planes[odd].path}: no WCS, and another shape than the bands that have one")
+            raise InputError(f"{planes[odd].path}: no WCS, and its shape differs from that of other bands")
         if len(set(shapes.values())) > 1:
             first, *others = shapes
             odd = next(b for b in others if shapes[b] != shapes[first])

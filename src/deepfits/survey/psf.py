@@ -1,8 +1,8 @@
-"""The PSF of an image: from its own stars, its header, a PSF image, a PSFEx model, or the user.
+"""The PSF of an image: from its stars, its header, a PSF image, a PSFEx model, or the user.
 
-A PSF is a sum of round Gaussians, ``(K, 2)``: see `deepfits.gaussian_psf`. What is recorded of a field and
-band, for JSON, is a dictionary with ``gaussians``, ``fwhm_arcsec`` and ``source``, which says in words where
-it comes from.
+A PSF is a sum of circular Gaussians, ``(K, 2)``: see `deepfits.gaussian_psf`. For each field and band it is
+recorded, for JSON, as a dictionary with ``gaussians``, ``fwhm_arcsec`` and ``source``, a description of its
+origin.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from deepfits.survey.seeing import width_at
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
 MAX_SIDE = 1024
-ABOUT = 1.05  # noise makes the most compact objects a little narrower than the PSF
-CELLS = 4  # places of a varying PSF, in half the field
+ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
+CELLS = 4  # number of grid cells per half field on which a varying PSF is evaluated
 
 
 def record(psf: np.ndarray, source: str) -> dict[str, Any]:
-    """Return what is recorded of a PSF, for JSON."""
+    """Return the record of a PSF, for JSON."""
     return {
         "gaussians": [[float(w), float(s)] for w, s in psf],
         "fwhm_arcsec": float(fwhm_of(psf)),
@@ -44,7 +44,7 @@ def record(psf: np.ndarray, source: str) -> dict[str, Any]:
 
 
 def column_record(name: str, widths: np.ndarray) -> dict[str, Any]:
-    """Return what is recorded of a PSF whose width a column says for each object: their median."""
+    """Return the record, with the median width, of a PSF whose FWHM for each object is in a column."""
     psf = psf_of_widths(np.asarray(widths, dtype=float))
     known = np.isfinite(psf).all((1, 2))
     if not known.any():
@@ -53,7 +53,7 @@ def column_record(name: str, widths: np.ndarray) -> dict[str, Any]:
 
 
 def gaussians_of(known: Mapping[str, Any] | None, num_gaussians: int) -> np.ndarray:
-    """Read back `record`, ``(K, 2)``; NaN where there is none."""
+    """Return the Gaussians of a `record`, ``(K, 2)``; NaN if the PSF is unknown."""
     if not known or known.get("source") == UNKNOWN:
         return np.full((num_gaussians, 2), np.nan, dtype=np.float32)
     return np.array(known["gaussians"], dtype=np.float32)
@@ -62,7 +62,7 @@ def gaussians_of(known: Mapping[str, Any] | None, num_gaussians: int) -> np.ndar
 def gaussians_at(
     known: Mapping[str, Any] | None, x: np.ndarray, y: np.ndarray, num_gaussians: int
 ) -> np.ndarray:
-    """Return what `record` says at some places, pixels from 0: ``(N, K, 2)``; NaN where there is none."""
+    """Return the PSFs of a `record` at 0-based pixels, ``(N, K, 2)``; NaN if the PSF is unknown."""
     out = np.repeat(gaussians_of(known, num_gaussians)[None], len(x), axis=0)
     if known and (varies := known.get("varies")):
         out[:, :, 1] *= width_at(varies["coefficients"], x, y, varies["shape"])[:, None]
@@ -77,14 +77,25 @@ def find_psf(
     *,
     stars_stand_out: bool = True,
 ) -> dict[str, Any]:
-    """Decide the PSF of one band of one field, where the user does not say it; its source may be `UNKNOWN`.
+    """Determine the PSF of one band of one field, unless given by the user; its source may be `UNKNOWN`.
 
-    The stars are believed before the header, unless they may be galaxies: nothing is narrower than the PSF,
-    so where they do not stand out (`deepfits.survey.stars.stellar_peak`) and are no narrower than the header
-    says, the header is right. Their image is that of `deepfits.survey.seeing.star_image`, None where there
-    are too few; of the header ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are
-    read. How the width varies over the field are ``coefficients`` of
-    `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
+    The stars take precedence over the header, unless they may be galaxies: if they do not stand out
+    (`deepfits.survey.stars.stellar_peak`) and are not narrower than the header's FWHM, the header is used, as
+    no source is narrower than the PSF.
+
+    Parameters
+    ----------
+    stars
+        Image of the stars, from `deepfits.survey.seeing.star_image`; None if there are too few.
+    header
+        Header of the image, with ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA``.
+    pixel_scale
+        Arcseconds.
+    varies
+        ``coefficients`` of `deepfits.survey.seeing.width_over_field` and ``shape`` of the field, for the
+        variation of the width; None for a constant PSF.
+    stars_stand_out
+        Whether the stars are distinct from galaxies.
     """
     stated = _stated(header, pixel_scale)
     if stars is None:
@@ -97,10 +108,10 @@ def find_psf(
 
 
 def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
-    """Return the PSF that a header states; its source is `UNKNOWN` where there is none."""
+    """Return the record of the PSF in a header; its source is `UNKNOWN` if there is none."""
     fwhm = _number(header.get("FWHM"))
     if fwhm is not None and "pix" in str(getattr(header, "comments", {"FWHM": ""})["FWHM"]).lower():
-        fwhm *= pixel_scale  # so DECam's pipeline
+        fwhm *= pixel_scale  # as in DECam's pipeline
     if fwhm is not None and 0.05 < fwhm < 20:
         beta = _number(header.get("PSFBETA"))
         return record(moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA), "FWHM, header")
@@ -113,11 +124,11 @@ def _number(value: object) -> float | None:
 
 
 def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:
-    """Read what a user says of the PSF of a band.
+    """Parse the user's PSF of a band, and return its record.
 
-    A FWHM in arcseconds, with the index of a Moffat profile after a colon where it is not 3 (``0.8:2.5``), or
-    the path of a PSF image (of the data's pixels, or of those that its header says) or of a PSFEx model
-    (``.psf``). Of a file with PSFs of several bands it is the one whose header says this band.
+    It is a FWHM in arcseconds, optionally with the index of its Moffat profile (``0.8:2.5``; default 3), or
+    the path of a PSF image (with the data's pixel scale, unless its header gives another) or of a PSFEx model
+    (``.psf``). From a file with PSFs of several bands, the one with this band in its header is used.
     """
     width, _, index = str(given).partition(":")
     try:
@@ -126,13 +137,13 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
         return _read_file(Path(given), pixel_scale, band)
     if not (0.05 < fwhm < 20 and 1 < beta <= 50):
         raise InputError(
-            f"psf {given!r}: a FWHM is 0.05 to 20 arcsec, and the index of a Moffat profile 1 to 50"
+            f"psf {given!r}: the FWHM must be 0.05 to 20 arcsec, and the index of a Moffat profile 1 to 50"
         )
     return record(moffat_psf(fwhm, beta), f"given, Moffat of {fwhm:g} arcsec and index {beta:g}")
 
 
 def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
-    """Read a PSF image, or a PSFEx model at the middle of its field."""
+    """Read a PSF image, or a PSFEx model at the centre of its field."""
     if not path.is_file():
         raise InputError(
             f"psf {str(path)!r}: neither a number, a file nor a column of the catalogue; give a FWHM in "
@@ -146,11 +157,13 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
             raise InputError(
                 f"{path}: PSFs of {', '.join(filter(None, bands))}, none of {band or 'all bands'}"
             )
-        for hdu in [h for h, its in zip(hdus, bands, strict=True) if its == band or not several]:
+        for hdu in [h for h, b in zip(hdus, bands, strict=True) if b == band or not several]:
             data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
                 if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
-                    raise InputError(f"{path}: shows {number} peaks, a grid of PSFs? give an image of one")
+                    raise InputError(
+                        f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF"
+                    )
                 scale = _own_scale(hdu.header) or pixel_scale
                 try:
                     psf = expand_image(data, scale)
@@ -161,7 +174,7 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
 
 
 def _own_scale(header: Any) -> float | None:
-    """Return the side of a PSF image's pixels where its header says it; images of one survey's seldom do."""
+    """Return the pixel scale in a PSF image's header; None if it is missing, as it often is."""
     for key in ("PIXELSCL", "PIXSCALE"):
         scale = _number(header.get(key))
         if scale is not None and 0.001 < scale < 20:
@@ -174,18 +187,19 @@ def _own_scale(header: Any) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class Psfex:
-    """A PSFEx model (Bertin 2011): the PSF is a polynomial of the place in the image.
+    """A PSFEx model (Bertin 2011): the PSF is a polynomial in the position on the image.
 
     Attributes
     ----------
     planes
-        ``(T, h, w)``: the terms 1, x, x², …, y, xy, …, of places from -1 to 1 or thereabouts.
+        ``(T, h, w)``: coefficients of the terms 1, x, x², …, y, xy, …, of normalised positions, which are
+        about -1 to 1.
     zero, scale
-        ``(x, y)``, pixels counted from 1, and what their distance from there is divided by.
+        ``(x, y)`` in 1-based pixels: offset and scale of the normalised positions.
     degree
-        Of the polynomial.
+        Degree of the polynomial.
     step
-        Side of a plane's pixel in pixels of the image.
+        Size of a plane's pixel in pixels of the image.
     """
 
     planes: np.ndarray
@@ -195,13 +209,13 @@ class Psfex:
     step: float
 
     def at(self, x: float, y: float, pixel_scale: float) -> np.ndarray:
-        """Return the PSF at a place in units of `scale`, ``(K, 2)``."""
+        """Return the PSF at a normalised position, ``(K, 2)``."""
         terms = [x**i * y**j for j in range(self.degree + 1) for i in range(self.degree + 1 - j)]
         plane = np.tensordot(terms, self.planes, axes=1)
         return expand_image(plane, self.step * pixel_scale, pixel_side=1 / self.step)
 
     def of(self, x: np.ndarray, y: np.ndarray, pixel_scale: float) -> np.ndarray:
-        """Return the PSFs at pixels counted from 0, ``(N, K, 2)``, to a step of 1/8 of the field."""
+        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field."""
         places = np.stack([x + 1, y + 1], axis=1)
         if not self.degree:
             places = np.broadcast_to(self.zero, places.shape)
@@ -212,12 +226,12 @@ class Psfex:
 
 @lru_cache(maxsize=16)
 def find_psfex(path: str) -> Psfex | None:
-    """Read a PSFEx model; None where the file is none, or no file.
+    """Read a PSFEx model; None if the file does not exist or is not a PSFEx model.
 
     Raises
     ------
     InputError
-        A model that depends on more than the place in the image, or a damaged one.
+        The model is damaged, of several images, or depends on more than the position on the image.
     """
     if not Path(path).is_file():
         return None
@@ -226,7 +240,7 @@ def find_psfex(path: str) -> Psfex | None:
         if not tables:
             return None
         if len(tables) > 1:
-            raise InputError(f"{path}: models of {len(tables)} images, of CCDs? give that of this one alone")
+            raise InputError(f"{path}: models of {len(tables)} images, of CCDs? give only that of this image")
         header, planes = tables[0].header, np.asarray(tables[0].data["PSF_MASK"][0], dtype=float)
     planes = planes[None] if planes.ndim == 2 else planes
     step, degree, axes = (_number(header.get(key)) for key in ("PSF_SAMP", "POLDEG1", "POLNAXIS"))
@@ -243,13 +257,13 @@ def find_psfex(path: str) -> Psfex | None:
     wanted = (degree + 1) * (degree + 2) // 2
     if planes.ndim != 3 or len(planes) < wanted or step is None or not 0.05 < step < 20 or degree > 10:
         raise InputError(
-            f"{path}: a PSFEx model of another form ({planes.shape}, degree {degree}, step {step})"
+            f"{path}: not a valid PSFEx model (shape {planes.shape}, degree {degree}, step {step})"
         )
     return Psfex(planes[:wanted], (zero[0], zero[1]), (scale[0], scale[1]), degree, step)
 
 
 def psf_of_widths(fwhm_arcsec: np.ndarray) -> np.ndarray:
-    """Return Moffat profiles of these widths, ``(..., K, 2)``; NaN where a width is no positive number."""
+    """Return Moffat profiles of these widths, ``(..., K, 2)``; NaN unless the FWHM is 0.01 to 20 arcsec."""
     fwhm = np.asarray(fwhm_arcsec, dtype=np.float32)
     known = np.where((fwhm > 0.01) & (fwhm < 20), fwhm, np.nan)[..., None]
     shape = np.broadcast_to(moffat_psf(1.0), (*fwhm.shape, *moffat_psf(1.0).shape))
@@ -257,9 +271,9 @@ def psf_of_widths(fwhm_arcsec: np.ndarray) -> np.ndarray:
 
 
 def expand_images(images: np.ndarray, pixel_scale: float) -> np.ndarray:
-    """Return measured PSF images ``(N, h, w)`` as sums of Gaussians, ``(N, K, 2)``; NaN where one shows none.
+    """Expand PSF images ``(N, h, w)`` into sums of Gaussians, ``(N, K, 2)``; NaN where that fails.
 
-    Equal images, as those of one field, are expanded once.
+    Identical images, such as those of one field, are expanded once.
     """
     flat = images.reshape(len(images), -1)
     different, first, back = np.unique(flat, axis=0, return_index=True, return_inverse=True)
@@ -273,10 +287,10 @@ def expand_images(images: np.ndarray, pixel_scale: float) -> np.ndarray:
 def psf_of_objects(
     given: str | None, band: str, columns: Mapping[str, np.ndarray], pixel_scale: float
 ) -> np.ndarray | None:
-    """Return the PSF of each object where what is given, or the catalogue, has one for each: ``(N, K, 2)``.
+    """Return the PSF of each object, ``(N, K, 2)``; None if the PSF is not given per object.
 
-    Given is a column of widths, or a PSFEx model; without, ``psfsize_<band>`` is looked for. Columns ``x``
-    and ``y``, pixels from 0, are needed where the PSF varies.
+    `given` names a column of widths or a PSFEx model with a varying PSF, which needs the columns ``x`` and
+    ``y`` (0-based pixels); without it, the column ``psfsize_<band>`` is used if it exists.
     """
     widths = psf_column(given, band, columns)
     if widths is not None:
@@ -288,16 +302,16 @@ def psf_of_objects(
 
 
 def psf_column(given: str | None, band: str, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Return the widths, arcseconds, of a column that `given` names; without one, of ``psfsize_<band>``.
+    """Return the FWHM, arcseconds, in the column named by `given`, by default ``psfsize_<band>``.
 
-    That is what the Legacy Surveys call it. None where the catalogue has no such column.
+    This is the Legacy Surveys' name. None if the catalogue has no such column.
     """
     widths = columns.get(f"psfsize_{band}" if given is None else given)
     return widths if widths is not None and np.asarray(widths).dtype.kind in "fiu" else None
 
 
 def parse_psf_option(psf: object) -> dict[str, str]:
-    """Read ``["g=0.8", "r=psf-r.fits"]``, ``{"g": 0.8}`` or one value for all bands (under ``""``)."""
+    """Parse ``["g=0.8", "r=psf-r.fits"]``, ``{"g": 0.8}`` or one value for all bands (key ``""``)."""
     if psf is None:
         return {}
     if isinstance(psf, Mapping):

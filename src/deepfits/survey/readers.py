@@ -1,9 +1,9 @@
-"""Cutouts that somebody else made: arrays in HDF5 or NumPy files, FITS files, Multimodal Universe files.
+"""Readers of foreign cutouts: arrays in HDF5 or NumPy files, FITS files, Multimodal Universe files.
 
-A TOML file beside them says what cannot be known from the arrays (`deepfits.survey.cutout_description`); FITS
-cutouts may leave out whatever their headers and names say (`deepfits.survey.fits_cutouts`).
+A TOML file describes what the arrays do not contain (`deepfits.survey.cutout_description`); for FITS cutouts
+it may omit what their headers and names give (`deepfits.survey.fits_cutouts`).
 
-Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
+Shapes: N objects, B bands, H, W pixels in the file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMES_OF_BANDS = (
     *("bands", "band", "band_names", "bandnames"),
     *("filters", "filter", "filter_names", "filternames"),
 )
-"""Arrays and attributes in which files say which bands they hold."""
+"""Names of arrays and attributes that list a file's bands."""
 _NAMES_OF_SCALES = ("pixelscale", "pixscale", "pixelscl", "pixelscalearcsec", "pixscalearcsec")
 REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"
 _HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
@@ -48,12 +48,12 @@ FEW_OBJECTS = 200
 
 @contextmanager
 def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
-    """Open what a description describes.
+    """Open the cutouts of a description.
 
     Raises
     ------
     InputError
-        Files that are absent, damaged, or not what the description says.
+        A file is missing, damaged, or does not match the description.
     """
     path = description.path.resolve()
     if not path.exists():
@@ -65,7 +65,7 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix == ".zarr" or any(
         (path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")
     ):
-        raise InputError(f"{path}: Zarr, in which cutouts are not read; {REMEDY}")
+        raise InputError(f"{path}: Zarr is not supported; {REMEDY}")
     if description.is_fits:
         yield _settled(open_fits_cutouts(description, path), description)
     elif path.suffix in (".npz", ".npy"):
@@ -74,14 +74,14 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         with path.open("rb") as handle:
             is_parquet = handle.read(4) == b"PAR1"
         if is_parquet or (path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path)):
-            what = "Parquet" if is_parquet else "none of HDF5, NumPy and FITS"
-            raise InputError(f"{path}: {what}, in which cutouts are not read; {REMEDY}")
+            what = "Parquet is not supported" if is_parquet else "not an HDF5, NumPy or FITS file"
+            raise InputError(f"{path}: {what}; {REMEDY}")
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
 
 def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutouts:
-    """Decide what the weights mean, and which bands the store has."""
+    """Determine the meaning of the weights and the store's bands."""
     absent = tuple(band_name(b) for b in description.absent_bands)
     if both := [b for b in absent if b in cutouts.bands]:
         raise InputError(f"{description.where}: absent_bands names {both[0]}, which the file has")
@@ -110,15 +110,15 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
                         raise
                     if name in needed:
                         raise InputError(
-                            f"{path}: {name} holds objects of Python, which are not read; save it as numbers "
-                            "or text (astype(str))"
+                            f"{path}: {name} holds Python objects, which are not read; save it as numbers or "
+                            "text (astype(str))"
                         ) from error
-                    log.warning("%s: %s holds objects of Python: not read", path, name)
+                    log.warning("%s: %s holds Python objects: not read", path, name)
             return arrays
 
 
 def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
-    """Use arrays by name: a dictionary or an HDF5 file."""
+    """Read cutouts from named arrays, in a dictionary or an HDF5 file."""
     is_universe = d.format == "multimodal-universe"
     names: dict[str, Any] = {"image": d.image, "weight": d.weight, "mask": d.mask}
     if is_universe:
@@ -127,8 +127,8 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         names["mask"] = "image_mask" if "image_mask" in content else None
         if names["mask"] and not d.has_mask:
             raise InputError(
-                f'{d.where}: say what a non-zero image_mask means: mask_nonzero_is = "bad" or "good"; or '
-                "which of its bits are bad: bad_planes = [0, 3]"
+                f"{d.where}: give the meaning of a non-zero image_mask: "
+                'mask_nonzero_is = "bad" or "good"; or its bad bits: bad_planes = [0, 3]'
             )
     arrays = {role: _array(content, name, path) for role, name in names.items() if name is not None}
     axes = "NBHW" if is_universe else d.axes
@@ -137,7 +137,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     image = arrays["image"]
     if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
         hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
-        kind = "" if image.dtype.kind in "fiu" else f" of {image.dtype}, which is no real number"
+        kind = "" if image.dtype.kind in "fiu" else f" and dtype {image.dtype}, which is not a real number"
         raise InputError(
             f"{path}: {names['image']} has shape {image.shape}{kind}; axes {axes} are needed{hint}"
         )
@@ -150,7 +150,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
     )
     if len(bands) != num_bands:
-        hint = "; if the bands are the last axis, say axes = 'NHWB'" if image.shape[-1] == len(bands) else ""
+        hint = "; if the bands are the last axis, give axes = 'NHWB'" if image.shape[-1] == len(bands) else ""
         raise InputError(
             f"{path}: {num_bands} bands in {names['image']}, but {len(bands)} are named: {', '.join(bands)}"
             f"{hint}"
@@ -203,7 +203,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
 
 
 def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[str, ...]) -> list[str]:
-    """Return warnings where the file itself says other bands, or another unit, than the description."""
+    """Return warnings where bands, unit, zero point or scale in the file contradict the description."""
     attributes = [owner.attrs for owner in (image, content) if hasattr(owner, "attrs")]
     stated = [attrs[name] for attrs in attributes for name in NAMES_OF_BANDS if name in attrs]
     there = (content.get(name) for name in NAMES_OF_BANDS if name in content)
@@ -222,14 +222,14 @@ def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[s
             if (np.abs(values[:, None] - np.array(given)).min(1) > tolerance).any():
                 span = " to ".join(dict.fromkeys(f"{v:g}" for v in (values.min(), values.max())))
                 out.append(
-                    f"WARNING: {name} in the file is {span}, and {option} of {d.where.name} counts for all "
-                    "objects; bring them to one"
+                    f"WARNING: {name} in the file is {span}, but {option} of {d.where.name} is used for all "
+                    "objects; make them agree"
                 )
     return [text for text in out if text is not None]
 
 
 def _numbers(owners: list[Any], names: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the numbers of attributes and arrays of some names, in small letters without underlines."""
+    """Return finite values of attributes and arrays by name; `names` are lower case without underscores."""
     out = {}
     for owner in owners:
         for name in [n for n in map(str, owner) if n.replace("_", "").lower() in names]:
@@ -241,14 +241,14 @@ def _numbers(owners: list[Any], names: Collection[str]) -> dict[str, np.ndarray]
 
 
 def _texts(value: Any) -> list[str]:
-    """Return the texts of a list of them, or a single one; none of anything else."""
+    """Return a string or a list of strings as a list; empty for anything else."""
     parts = np.asarray(value).reshape(-1).tolist()
     texts = [part.decode("utf-8", "replace") if isinstance(part, bytes) else part for part in parts]
     return texts if all(isinstance(text, str) for text in texts) else []
 
 
 def _words(value: Any) -> list[str]:
-    """Return the words of a list of texts, or of a single one: ``gri`` and ``g,r,i`` are three."""
+    """Return the words of a list of strings, or of a single one: ``gri`` and ``g,r,i`` both give three."""
     texts = _texts(value)
     if len(texts) != 1:
         return texts
@@ -257,18 +257,18 @@ def _words(value: Any) -> list[str]:
 
 
 def _is_picture(values: np.ndarray) -> bool:
-    """Return whether images are pictures: bytes, or bytes over 255 as floats."""
+    """Return whether the values are those of a picture: bytes, or bytes divided by 255."""
     if values.dtype == np.uint8 or values.dtype.kind != "f" or not values.size:
         return values.dtype == np.uint8
     steps = np.asarray(values, np.float32) * 255
     is_within = bool(values.min() >= 0 and 0.1 < values.max() <= 1)
-    return is_within and bool(np.abs(steps - np.round(steps)).max() < 1e-2)  # float16 is not as exact
+    return is_within and bool(np.abs(steps - np.round(steps)).max() < 1e-2)  # not of float16: too coarse
 
 
 def _psf_reader(
     d: Description, content: Any, path: Path, shape: tuple[int, int], scale: float, *, is_universe: bool
 ) -> Callable[[int, int], np.ndarray] | None:
-    """Return what reads the PSF of each object: widths or images, by their number of axes."""
+    """Return a reader of the objects' PSFs from an array of widths or of images, told apart by its axes."""
     name = d.psf or ("image_psf_fwhm" if is_universe and "image_psf_fwhm" in content else None)
     if name is None or (d.psf is None and d.fwhm_arcsec):
         return None
@@ -280,20 +280,20 @@ def _psf_reader(
     ):
         raise InputError(
             f"{path}: {name} has shape {axes}; widths {shape} or images {(*shape, 'h', 'w')} of up to "
-            f"{MAX_SIDE} pixels are needed, or those of each band alone"
+            f"{MAX_SIDE} pixels are needed, or the same without the first axis"
         )
-    is_for_each = axes[:2] == shape
+    is_per_object = axes[:2] == shape
     side = d.psf_scale_arcsec or scale
 
     def read(start: int, stop: int) -> np.ndarray:
         with naming(path, f"cannot read {name} of objects {start} to {stop}"):
-            part = np.asarray(array[start:stop] if is_for_each else array[()][None])
+            part = np.asarray(array[start:stop] if is_per_object else array[()][None])
         if part.ndim == 2:
-            found = psf_of_widths(part)
+            psf = psf_of_widths(part)
         else:
             images = part.reshape(-1, *part.shape[2:])
-            found = expand_images(images, side).reshape(*part.shape[:2], -1, 2)
-        return np.broadcast_to(found, (stop - start, *found.shape[1:]))
+            psf = expand_images(images, side).reshape(*part.shape[:2], -1, 2)
+        return np.broadcast_to(psf, (stop - start, *psf.shape[1:]))
 
     return read
 
@@ -306,7 +306,7 @@ def _array(content: Any, name: Any, path: Path) -> Any:
 
 
 def _what_there_is(content: Any) -> str:
-    """Return which arrays there are, and what to do where objects or bands have an array each."""
+    """List the available arrays for an error message, with advice if each object or band has its own."""
     is_file = hasattr(content, "arrays")
     shapes = content.arrays() if is_file else {str(k): np.shape(content[k]) for k in sorted(content)}
     listed = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:4])
@@ -315,10 +315,10 @@ def _what_there_is(content: Any) -> str:
     images.sort(key=lambda name: -len(shapes[name]))
     if len(images) > 1 and len(shapes[images[0]]) < 4:
         return (
-            f"{text}; one array of all objects and bands is read, (N, B, H, W): put them together with "
-            "numpy.stack, and the names of the objects into an array object_id"
+            f"{text}; a single array of all objects and bands is needed, (N, B, H, W): combine them with "
+            "numpy.stack, and put the names of the objects into an array object_id"
         )
-    return f"{text}; name the one with the images: image = {images[0]!r}" if images else text
+    return f"{text}; give the one with the images: image = {images[0]!r}" if images else text
 
 
 def _fits_to(shape: tuple[int, ...], image: tuple[int, ...], axes: str, role: str) -> bool:
@@ -327,7 +327,7 @@ def _fits_to(shape: tuple[int, ...], image: tuple[int, ...], axes: str, role: st
 
 
 def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarray:
-    """Read some objects, with the axes in our order; a mask without bands gets one for all."""
+    """Read objects `start` to `stop` as ``(n, B, H, W)``; a mask without bands gets B = 1."""
     letters = axes if len(array.shape) == 4 else axes.replace("B", "")
     index = tuple(slice(start, stop) if a == "N" else slice(None) for a in letters)
     with naming(path, f"cannot read objects {start} to {stop}"):  # a damaged chunk
@@ -343,9 +343,7 @@ def _universe_facts(
     named = np.asarray(_array(content, "image_band", path)[()])
     first = named if named.ndim == 1 else named[0]
     if named.ndim == 2 and (named != first).any():
-        raise InputError(
-            f"{path}: the order of the bands differs between objects; one file per order is needed"
-        )
+        raise InputError(f"{path}: the order of the bands differs between objects; write one file per order")
     bands = tuple(b.decode() if isinstance(b, bytes) else str(b) for b in first.tolist())
     scales = np.asarray(_array(content, "image_scale", path)[()], dtype=float)
     scale = float(np.nanmedian(scales)) if d.pixel_scale_arcsec is None else float(d.pixel_scale_arcsec)
@@ -361,7 +359,10 @@ def _universe_facts(
 
 
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:
-    """Take the columns named, or all arrays of one value for each object and fields of structured ones."""
+    """Return the columns named in the description, or all with one value per object.
+
+    Fields of structured arrays count as columns.
+    """
     there = {name: content.get(name) for name in sorted(map(str, content)) if name not in taken}
     for found in [array for array in there.values() if getattr(array, "dtype", None) is not None]:
         if found.dtype.names and found.shape == (number,):

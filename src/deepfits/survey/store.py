@@ -1,13 +1,12 @@
-"""The cutout store: what every stage after `cutouts` reads.
+"""The cutout store, the input of every stage after `cutouts`.
 
 Shapes: N objects, B bands, H = W = size pixels.
 
-A store is a directory: ``store.json`` says what all shards share (bands, scale, unit, schema), and each
+A store is a directory. ``store.json`` holds what all shards share (bands, scale, unit, schema); each
 ``shard-00000.h5`` holds ``image`` and ``weight``, ``(N, B, H, W)`` float32 in nJy and nJy⁻²,
-``is_neighbour``, ``(N, H, W)`` uint8, which pixels belong to other objects (since schema 2; measured where it
-is missing), and the group ``catalogue`` with one column per dataset, ``object_id`` among them. A shard is
-written whole or not at all, and read without loading the others, so a store may be larger than memory.
-Needs NumPy and h5py alone.
+``is_neighbour``, ``(N, H, W)`` uint8, which flags pixels of other objects (since schema 2; measured where it
+is missing), and the group ``catalogue`` with one dataset per column, including ``object_id``. Shards are
+written atomically and read one at a time, so a store may be larger than memory. Requires only NumPy and h5py.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
 FLUX_UNIT = "nJy"
 NEIGHBOURS = "is_neighbour"
-_SLASH = "%2F"  # of a column such as chi2/dof: in HDF5 names a slash parts groups
+_SLASH = "%2F"  # escapes the slash in column names such as chi2/dof, which HDF5 would read as a group path
 MAX_SIDE = 4096
 MAX_BANDS = 64
 MAX_GAUSSIANS = 32
@@ -41,23 +40,23 @@ MAX_GAUSSIANS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo(Stored):
-    """What all cutouts of a store share.
+    """Properties shared by all cutouts of a store.
 
     Attributes
     ----------
     bands
-        Band names in the order of the arrays' second axis.
+        Band names, in the order of the arrays' second axis.
     size
         Side of a cutout in pixels.
     pixel_scale_arcsec
-        Side of a pixel on the sky.
+        Pixel scale.
     fwhm_arcsec
-        Width of the PSF in each band; NaN where unknown.
+        FWHM of the PSF in each band; NaN where unknown.
     survey
-        A name for people to read.
+        Human-readable name.
     noise_correlation
-        Ratio of the true noise in a large aperture to what independent pixels of the stated weights would
-        give, per band; 1 where unknown.
+        Ratio, per band, of the true noise in a large aperture to the noise expected from the weights for
+        independent pixels; 1 where unknown.
     """
 
     bands: tuple[str, ...]
@@ -75,7 +74,7 @@ class StoreInfo(Stored):
         num_bands = len(self.bands)
         if not 1 <= num_bands <= MAX_BANDS or len(set(self.bands)) != num_bands:
             raise InputError(f"a store needs 1 to {MAX_BANDS} different bands, not {self.bands!r}")
-        for band in self.bands:  # they stand in columns, file names and pages
+        for band in self.bands:  # used in column names, file names and HTML pages
             if not 1 <= len(band) <= 64 or not band.isprintable() or "/" in band or "\\" in band:
                 raise InputError(f"{band!r} is not a name for a band; use letters, digits and - _ . *")
         for name in ("fwhm_arcsec", "noise_correlation"):
@@ -86,7 +85,7 @@ class StoreInfo(Stored):
 
     @classmethod
     def from_json(cls, content: Any, where: str | Path = "") -> Self:
-        """Read back `to_json`; `where` is named in errors."""
+        """Parse the output of `to_json`; `where` is named in errors."""
         if not isinstance(content, Mapping):
             raise InputError(f"{where} must be names with values, not {content!r:.60}")
         if content.get("schema_version") not in READABLE_SCHEMAS:
@@ -100,10 +99,10 @@ class StoreInfo(Stored):
 
 @dataclass(frozen=True, kw_only=True)
 class BandOrder:
-    """Which bands of a store are taken, in what order, for a model that knows others.
+    """Selection and order of a store's bands, for a model with other bands.
 
-    Names are the store's own, and the model's where the store has no such band: its place is None, the weight
-    0 and the PSF unknown.
+    Bands are named as in the store. Bands of the model that the store lacks have place None, weight 0 and an
+    unknown PSF.
     """
 
     bands: tuple[str, ...]
@@ -111,7 +110,7 @@ class BandOrder:
 
     @classmethod
     def of(cls, there: Sequence[str], wanted: Sequence[str]) -> BandOrder | None:
-        """Find the bands of a model in a store; None where they stand there as they are, and no other."""
+        """Match a model's bands to a store's; None if they are the same in the same order."""
         places = places_of(wanted, there)
         if places == tuple(range(len(there))):
             return None
@@ -119,7 +118,7 @@ class BandOrder:
         return cls(bands=tuple(names), places=places)
 
     def info(self, info: StoreInfo) -> StoreInfo:
-        """Describe what is taken."""
+        """Return the store's description for these bands."""
         fwhm, noise = info.fwhm_arcsec, info.noise_correlation
         return replace(
             info,
@@ -129,7 +128,7 @@ class BandOrder:
         )
 
     def cutouts(self, cutouts: Cutouts) -> Cutouts:
-        """Take these bands."""
+        """Return cutouts in these bands."""
         psf = None if cutouts.psf is None else self._take(cutouts.psf, np.nan)
         return replace(
             cutouts, image=self._take(cutouts.image, 0), weight=self._take(cutouts.weight, 0), psf=psf
@@ -156,12 +155,12 @@ class Cutouts:
     weight
         ``(N, B, H, W)`` float32, inverse variance in nJy⁻²; 0 means no valid data.
     catalogue
-        Columns of the catalogue, each ``(N,)``; `object_id` not among them.
+        Columns of the catalogue, each ``(N,)``, without `object_id`.
     psf
-        ``(N, B, K, 2)`` float32: the PSF as a sum of K round Gaussians, weights and standard deviations in
-        arcseconds (see `deepfits.gaussian_psf`); NaN where it is unknown. None in stores without it.
+        ``(N, B, K, 2)`` float32: the PSF as a sum of K circular Gaussians, as weights and standard deviations
+        in arcseconds (see `deepfits.gaussian_psf`); NaN where unknown. None in stores without PSFs.
     is_neighbour
-        ``(N, H, W)`` bool: pixels of other objects; None where the store does not say (see
+        ``(N, H, W)`` bool: pixels of other objects; None if the store has no such mask (see
         `deepfits.survey.neighbours.neighbours_of`).
     """
 
@@ -176,7 +175,7 @@ class Cutouts:
         return len(self.object_id)
 
     def select(self, which: np.ndarray) -> Cutouts:
-        """Return the objects that `which` (indices or bool) picks, in its order."""
+        """Return the objects selected by `which` (indices or bool), in its order."""
         return Cutouts(
             object_id=self.object_id[which],
             image=self.image[which],
@@ -193,12 +192,12 @@ def shard_name(number: int) -> str:
 
 
 def create_store(directory: str | Path, info: StoreInfo) -> Path:
-    """Make an empty store, or check that the one that is there holds the same kind of cutouts.
+    """Create an empty store, or check that an existing one has the same bands and size.
 
     Raises
     ------
     InputError
-        A store with other bands, size or scale is there already.
+        The directory already holds a store with other bands or another size.
     """
     directory = Path(directory)
     path = directory / "store.json"
@@ -215,13 +214,13 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
 
 
 def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
-    """Write one shard, whole or not at all.
+    """Write one shard atomically.
 
     Raises
     ------
     InputError
-        Shapes do not agree, weights are negative or not finite, a pixel with positive weight is not finite,
-        or an identity occurs twice. The message names the shard and the first offending object.
+        Shapes do not agree, a weight is negative or not finite, a pixel with positive weight is not finite,
+        or an object_id occurs twice. The message names the shard and the first offending object.
     """
     check_cutouts(cutouts, info, path)
     with writing_hdf5(path) as file:
@@ -247,7 +246,7 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
 
 
 def _packing(weight: np.ndarray) -> dict[str, Any]:
-    """Pack weights that hardly vary (of one depth, or measured from the noise): half of the bytes."""
+    """Compress weights with few distinct values (uniform depth, or measured from the noise) to save space."""
     if (
         not len(weight)
         or len(np.unique(weight[:: max(len(weight) // 8, 1), :, ::4, ::4])) > 16 * weight.shape[1]
@@ -257,7 +256,7 @@ def _packing(weight: np.ndarray) -> dict[str, Any]:
 
 
 def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
-    """Hold cutouts to the definitions of the store; see `write_shard` for what is refused."""
+    """Validate cutouts against the store's description; see `write_shard` for the errors."""
     number = len(cutouts.object_id)
     shape = (number, len(info.bands), info.size, info.size)
     for name, array in (("image", cutouts.image), ("weight", cutouts.weight)):
@@ -299,20 +298,19 @@ def _to_hdf5(column: np.ndarray) -> np.ndarray:
 
 
 class CutoutStore:
-    """Read a store without loading it.
+    """A store opened for reading, one shard at a time.
 
     Parameters
     ----------
     directory
-        Where ``store.json`` lies.
+        The directory with ``store.json``.
     where
-        Conditions on the catalogue's columns, such as ``"flags == 0"``: the others of its objects are as if
-        they were not there.
+        Conditions on the catalogue's columns, such as ``"flags == 0"``; other objects are ignored.
 
     Attributes
     ----------
     info
-        What all cutouts share.
+        Properties shared by all cutouts.
     shards
         Paths of the shards, sorted.
     lengths
@@ -321,13 +319,13 @@ class CutoutStore:
     Raises
     ------
     InputError
-        The directory is not a store, holds no shard, or a shard does not fit its description; no object
-        satisfies the conditions.
+        The directory is not a store, holds no shard, a shard does not match the store's description, or no
+        object satisfies the conditions.
 
     Notes
     -----
-    A shard that cannot be opened is an error here; pass ``skip_bad=True`` to collect the reasons in `bad`
-    instead and go on with the others.
+    A shard that cannot be opened is an error; with ``skip_bad=True`` it is skipped, and the reason is kept in
+    `bad`.
     """
 
     def __init__(
@@ -361,7 +359,7 @@ class CutoutStore:
             raise InputError(f"{self.directory}: the store holds no shard; run `deepfits cutouts` to the end")
 
     def in_bands(self, bands: Sequence[str]) -> CutoutStore:
-        """Return the same store as if its bands were these, by name or by passband; see `BandOrder`."""
+        """Return a view of the store in these bands, matched by name or by passband; see `BandOrder`."""
         out = copy(self)
         out._order = BandOrder.of(self._stored.bands, bands)
         out.info = self._stored if out._order is None else out._order.info(self._stored)
@@ -400,21 +398,21 @@ class CutoutStore:
         return np.flatnonzero(matches_conditions(columns, self.where or (), self.directory))
 
     def identities(self, number: int) -> np.ndarray:
-        """Return the identities of shard `number`, which is checked."""
-        found, rows = shard_identities(self.shards[number], self._stored), self._rows[number]
-        return found if rows is None else found[rows]
+        """Validate shard `number` and return its object_id."""
+        object_id, rows = shard_identities(self.shards[number], self._stored), self._rows[number]
+        return object_id if rows is None else object_id[rows]
 
     def read_shard(self, number: int, *, columns: list[str] | None = None) -> Cutouts:
-        """Read shard `number`, with all columns of the catalogue or those named."""
+        """Read shard `number`, with all or the given columns of the catalogue."""
         whole, rows = self._read(number, columns=columns), self._rows[number]
         return whole if rows is None else whole.select(rows)
 
     def _read(self, number: int, **which: Any) -> Cutouts:
-        found = read_shard(self.shards[number], self._stored, **which)
-        return found if self._order is None else self._order.cutouts(found)
+        cutouts = read_shard(self.shards[number], self._stored, **which)
+        return cutouts if self._order is None else self._order.cutouts(cutouts)
 
     def __iter__(self) -> Iterator[Cutouts]:
-        """Go through the shards in order."""
+        """Iterate over the shards in order."""
         return (self.read_shard(number) for number in range(len(self.shards)))
 
     def catalogue(self, columns: list[str] | None = None) -> dict[str, np.ndarray]:
@@ -427,11 +425,13 @@ class CutoutStore:
         for path, part in zip(self.shards, parts, strict=True):
             if part.keys() != names:
                 odd = sorted(set(part) ^ set(names))
-                raise InputError(f"{path}: other catalogue columns than {self.shards[0].name}: {odd}")
+                raise InputError(
+                    f"{path}: catalogue columns differ from those of {self.shards[0].name}: {odd}"
+                )
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     def rows_of(self, object_id: np.ndarray) -> np.ndarray:
-        """Return the rows of objects with features, over all shards, for `take`; all have to be there."""
+        """Return the indices, for `take`, of objects with features; all must be in the store."""
         rows = match_identities(object_id, self.catalogue([])["object_id"])
         if (is_absent := rows < 0).any():
             raise InputError(
@@ -441,7 +441,7 @@ class CutoutStore:
         return rows
 
     def take(self, indices: np.ndarray) -> Cutouts:
-        """Read the objects at `indices` (over all shards, in the order given)."""
+        """Read the objects at `indices`, which count through all shards, in the order given."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise InputError(f"{self.directory}: index {indices.max()} is outside the {len(self)} objects")
@@ -483,29 +483,29 @@ def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:
     if not known:
         return None
     if len({part.shape[1:] for part in known}) > 1 or len(known) < len(parts):
-        raise InputError(f"{where}: shards with and without PSFs, or with other ones; cut the store again")
+        raise InputError(f"{where}: some shards have no PSFs, or PSFs of another shape; cut the store again")
     return np.concatenate(known)
 
 
 def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
-    """Join what all parts have; None where one of them lacks it."""
+    """Concatenate the parts; None if any is missing."""
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def read_info(directory: str | Path) -> StoreInfo:
-    """Read what all cutouts of a store share."""
+    """Read a store's description."""
     path = Path(directory) / "store.json"
     if not path.exists():
         raise InputError(
-            f"{directory}: no store.json there, so this is not a cutout store; "
+            f"{directory}: no store.json, so this is not a cutout store; "
             "make one with `deepfits cutouts IMAGES --out STORE`"
         )
     return StoreInfo.from_json(read_json(path, what="store description"), path)
 
 
 def shard_length(path: str | Path, info: StoreInfo) -> int:
-    """Check that a shard fits the store's description, and return its number of objects."""
+    """Validate a shard against the store's description, and return its number of objects."""
     with _open(path) as file:
         return _check_shard(file, Path(path), info)
 
@@ -517,7 +517,7 @@ def shard_catalogue(path: str | Path, columns: list[str] | None = None) -> dict[
 
 
 def shard_identities(path: str | Path, info: StoreInfo) -> np.ndarray:
-    """Check that a shard fits the store's description, and return the identities of its objects."""
+    """Validate a shard against the store's description, and return its object_id."""
     with _open(path) as file:
         _check_shard(file, Path(path), info)
         return _read_catalogue(file, Path(path), [])["object_id"]
@@ -526,12 +526,12 @@ def shard_identities(path: str | Path, info: StoreInfo) -> np.ndarray:
 def read_shard(
     path: str | Path, info: StoreInfo, *, columns: list[str] | None = None, rows: np.ndarray | None = None
 ) -> Cutouts:
-    """Read one shard, or some rows of it (increasing and unique).
+    """Read one shard, or some of its rows (increasing and unique).
 
     Raises
     ------
     InputError
-        The file is damaged, or its arrays are not what the store's description says.
+        The file is damaged, or its arrays do not match the store's description.
     """
     path = Path(path)
     with _open(path) as file:
@@ -580,7 +580,9 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
         isinstance(data, h5py.Dataset) and data.shape == (number, *shape[2:]) and data.dtype == np.uint8
     ):
         found = getattr(data, "shape", None), getattr(data, "dtype", None)
-        raise InputError(f"{path}: {NEIGHBOURS} has shape and type {found}, expected uint8 as the images")
+        raise InputError(
+            f"{path}: {NEIGHBOURS} has shape and type {found}, expected uint8 with the images' shape"
+        )
     return number
 
 
