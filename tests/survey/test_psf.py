@@ -162,7 +162,11 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
     header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg"})
     header.update({"CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600})
     fine.writeto(tmp_path / "b.fits")
-    for name in ("a.fits", "b.fits"):
+    for name, key, value in (("c.fits", "OVERSAMP", 4), ("d.fits", "PSF_SAMP", 0.25)):
+        relative = fits.PrimaryHDU(star(0.9, 0.05, 121))
+        relative.header[key] = value
+        relative.writeto(tmp_path / name)
+    for name in ("a.fits", "b.fits", "c.fits", "d.fits"):
         found = read_psf_option(str(tmp_path / name), 0.2)
         assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
         assert "0.05 arcsec" in found["source"]

@@ -164,7 +164,7 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
                     raise InputError(
                         f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF"
                     )
-                scale = _own_scale(hdu.header) or pixel_scale
+                scale = _own_scale(hdu.header, pixel_scale)
                 try:
                     psf = expand_image(data, scale)
                 except InputError as error:
@@ -173,16 +173,17 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
     raise InputError(f"{path}: no PSF image of up to {MAX_SIDE} pixels and no PSFEx model in this file")
 
 
-def _own_scale(header: Any) -> float | None:
-    """Return the pixel scale in a PSF image's header; None if it is missing, as it often is."""
+def _own_scale(header: Any, pixel_scale: float) -> float:
+    """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
     for key in ("PIXELSCL", "PIXSCALE"):
         scale = _number(header.get(key))
         if scale is not None and 0.001 < scale < 20:
             return scale
-    if not str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
-        return None
-    scale = pixel_scale_of(WCS(header))
-    return scale if 0.001 < scale < 20 else None
+    if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
+        scale = pixel_scale_of(WCS(header))
+        return scale if 0.001 < scale < 20 else pixel_scale
+    factor, step = _number(header.get("OVERSAMP")), _number(header.get("PSF_SAMP"))
+    return pixel_scale * (1 / factor if factor and factor > 0 else step if step and step > 0 else 1)
 
 
 @dataclass(frozen=True, eq=False)
