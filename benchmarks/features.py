@@ -59,7 +59,7 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Source
-from deepfits.redshifts.knowledge import known, properties_of, r2, squared_distances, with_error
+from deepfits.redshifts.knowledge import predictability, properties_of, r2, squared_distances, with_error
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
@@ -234,7 +234,7 @@ class Objects:
         for target in properties_of(truth):
             if target.is_class:
                 target = replace(target, value=np.where(bright, target.value, np.nan))
-            for row in known(source, [target], half, num_labels=(number,)):
+            for row in predictability(source, [target], half, num_labels=(number,)):
                 out.setdefault(row["features"], {}).update(row["found"])
         return out
 

@@ -37,7 +37,7 @@ from deepfits.fitting import fit
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.measuring import measure
-from deepfits.fitting.metric import Metric, TaughtMetric
+from deepfits.fitting.metric import Metric, TrainedMetric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.settings import FitSettings
@@ -119,7 +119,7 @@ class Way:
     """
 
     start: Tensor
-    metric: Metric | TaughtMetric
+    metric: Metric | TrainedMetric
     worth: float = 0.0
     seconds: float = 0.0
 
@@ -175,7 +175,7 @@ def compare_solvers(
     for name, these in by_tolerance.items():
         way = ways[name]
         objective = Objective(inner, prior_strength=strength)
-        begins_at = objective.value_and_drawing(way.start, data, data_weight)[0] / lowest - 1
+        begins_at = objective.value_and_image(way.start, data, data_weight)[0] / lowest - 1
         print(
             f"{name}: passes cost {way.worth:.1f} evaluations and {way.seconds:.2f} s; median excess of the "
             f"starts {float(begins_at.median()):.2%}",

@@ -36,7 +36,7 @@ from deepfits.provenance import provenance
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
 from deepfits.redshifts.head import Examples, Head, quantiles_of
-from deepfits.redshifts.head_training import teach
+from deepfits.redshifts.head_training import train_head
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.metrics import delta_z
@@ -127,7 +127,7 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         model=options.model,
         num_skies=NUM_SKIES,
         num_fitted=NUM_FITTED,
-        progress=table1.Told("skies"),
+        progress=table1.PrintedProgress("skies"),
     )
     places = [out / "skies" / f"sky-{number:02d}" for number in range(NUM_SKIES)]
     every = [storage.load(FittedSky, place, EXAMPLES) for place in places]
@@ -153,7 +153,7 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
             rng, kept_pointings = np.random.default_rng(3), [pointings[number] for number in kept]
             more = [grafted(fitted, kept_pointings, drawn, rng, population, filters)] if drawn else []
             sets.append(Examples.join([*parts, *more]))
-        return teach(
+        return train_head(
             sets,
             model.info.bands,
             model_hash=model.fingerprint,

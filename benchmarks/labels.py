@@ -135,7 +135,7 @@ def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> 
         out / f"features-{len(identities)}",
         object_ids=identities,
         threads=1,
-        progress=table1.Told(sky),
+        progress=table1.PrintedProgress(sky),
     )
     return inputs
 
@@ -167,7 +167,7 @@ def tables(
             head=options.head,
             photometry=out / f"photometry-{features}.npz",
             num_threads=1,
-            progress=table1.Told(sky),
+            progress=table1.PrintedProgress(sky),
         )
         rows[number] = read_json(table / "metrics.json")["rows"]
         if number == min(n for n in numbers if n) and 0 in numbers:

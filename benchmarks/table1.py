@@ -159,7 +159,7 @@ def budgets_in_words(arguments: argparse.Namespace) -> str:
     )
 
 
-class Told:
+class PrintedProgress:
     """Print progress: after every redshift method, and once a minute during long tasks."""
 
     def __init__(self, sky: str) -> None:
@@ -307,7 +307,7 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
             tolerance=arguments.tolerance if is_main else None,
             threads=arguments.threads,
             device=arguments.device,
-            progress=Told(sky),
+            progress=PrintedProgress(sky),
             **settings,
         )
     return inputs
@@ -367,7 +367,9 @@ def make_tables(
         methods = arguments.methods if number in arguments.labels else arguments.curve_methods
         directory = out / f"redshift-{number:05d}"
         print(f"{sky}: table with up to {number} labels", flush=True)
-        content = make_table(inputs, directory, arguments, methods, max_labels=number, progress=Told(sky))
+        content = make_table(
+            inputs, directory, arguments, methods, max_labels=number, progress=PrintedProgress(sky)
+        )
         content["differences"] = compare(directory, content["rows"], arguments)
         used = content["rows"][0]["num_train"]
         print(f"\n## {sky}: {used} labels\n")
@@ -387,7 +389,7 @@ def make_plain(
     """Return rows for the latents of plain fits, on the same objects and labels."""
     plain = {**inputs, "features": inputs["plain_features"]}
     keywords = {"feature_sets": PLAIN["feature_sets"], "template_features": False, "max_labels": number}
-    content = make_table(plain, out, arguments, PLAIN["methods"], progress=Told(sky), **keywords)
+    content = make_table(plain, out, arguments, PLAIN["methods"], progress=PrintedProgress(sky), **keywords)
     print(f"\n## {sky}: latents of fits with amplitudes held at 1\n")
     print((out / "table.md").read_text(), flush=True)
     return [row for row in content["rows"] if row["method"] != "constant"]

@@ -18,7 +18,7 @@ import pytest
 from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
-from deepfits.options import DECIDED_HERE, option_names, options_of
+from deepfits.options import SET_BY_COMMAND_LINE, option_names, options_of
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, documentation
@@ -65,7 +65,7 @@ def help_of(app, capsys, *command):
 @pytest.mark.parametrize("name", MODULES)
 def test_help_of_every_command_shows_every_argument(app, capsys, name):
     shown = help_of(app, capsys, *words_of(name))
-    for argument in set(inspect.signature(load(name)).parameters) - DECIDED_HERE - {"keywords"}:
+    for argument in set(inspect.signature(load(name)).parameters) - SET_BY_COMMAND_LINE - {"keywords"}:
         for option in option_names(argument):
             assert option in shown, option
 

@@ -25,7 +25,7 @@ from deepfits.files import read_text
 from deepfits.stages import MODULES
 from deepfits.stages.stage import documentation
 
-DECIDED_HERE = {"progress", "threads", "num_threads"}
+SET_BY_COMMAND_LINE = {"progress", "threads", "num_threads"}
 # Conditions and paths may contain commas.
 NOT_SPLIT = {"images", "select", "train_select", "where"}
 REPEATED = {
@@ -55,7 +55,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
     shown: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         name = parameter.name
-        if name in DECIDED_HERE or parameter.kind is parameter.VAR_KEYWORD:
+        if name in SET_BY_COMMAND_LINE or parameter.kind is parameter.VAR_KEYWORD:
             continue
         is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
         kind, converter = _type(name, hints[name])

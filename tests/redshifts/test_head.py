@@ -36,7 +36,7 @@ from deepfits.redshifts.head_training import (
     fine_tuned,
     fit_zero_points,
     head_loss,
-    teach,
+    train_head,
 )
 from deepfits.redshifts.inputs import known_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
@@ -90,7 +90,7 @@ def head():
         examples_of(scene_sky(700, 50 + n, limit=23.5, laws=PopulationLaws.randomised(rng), sigma=sigma))
         for n, sigma in enumerate([SIGMA, 5 * SIGMA] * 4)
     ]
-    return teach(
+    return train_head(
         [Examples.join(parts)],
         BANDS,
         model_hash=MODEL_HASH,
@@ -184,7 +184,7 @@ def test_training_examples_include_wrong_photometry():
     import torch
 
     rows = torch.arange(len(examples))
-    seen = [part.numpy() for part in batches.disturbed(rows)]
+    seen = [part.numpy() for part in batches.augmented(rows)]
     ratios = np.stack([seen[place] / batches.parts[place].numpy() for place in range(0, NUM_FLUXES, 2)])
     # in the half of the examples without added noise, the other bands do not change
     ratios = ratios[:, (ratios[0] == 1).sum(axis=1) >= 3]
@@ -244,7 +244,7 @@ def test_known_filters_improve_redshifts():
         for n, filters in enumerate([FILTERS, other] * 2)
     ]
     few = {"num_members": 1, "channels": 64, "batch": 256}
-    head = teach([Examples.join(parts)], BANDS, model_hash=MODEL_HASH, steps=1000, **few)
+    head = train_head([Examples.join(parts)], BANDS, model_hash=MODEL_HASH, steps=1000, **few)
     columns = scene_sky(800, 75, filters=other)
 
     def error(filters):
@@ -279,7 +279,7 @@ def test_zero_points_are_fitted_with_the_networks(head, columns):
 def test_networks_are_trained_on_the_example_sets_in_turn():
     near, far = (examples_of(scene_sky(300, 1)) for _ in range(2))
     near.redshift[:], far.redshift[:] = 0.2, 2.0
-    head = teach([near, far], BANDS, model_hash="", steps=250, num_members=3, channels=32, batch=128)
+    head = train_head([near, far], BANDS, model_hash="", steps=250, num_members=3, channels=32, batch=128)
     light = near.light.take(np.flatnonzero(near.kind == 0))
     medians = [
         np.median(quantiles_of(replace(head, members=(member,)).densities(light)[0])[:, MEDIAN])
@@ -291,7 +291,7 @@ def test_networks_are_trained_on_the_example_sets_in_turn():
 def test_inputs_can_be_disabled():
     examples = examples_of(scene_sky(200, 1))
     seen, hidden = (
-        teach([examples], BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
+        train_head([examples], BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
         for unseen in ((), ("error", "radius"))
     )
     is_hidden = np.array([name.startswith(("error_", "radius_")) for name in input_names(BANDS)])

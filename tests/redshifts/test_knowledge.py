@@ -5,7 +5,7 @@ import pytest
 
 from deepfits.redshifts import knowledge
 from deepfits.redshifts.features import Source
-from deepfits.redshifts.knowledge import Property, kernel_ridge, known, properties_of, table_rows
+from deepfits.redshifts.knowledge import Property, kernel_ridge, predictability, properties_of, table_rows
 
 
 def test_kernel_ridge_agrees_with_scikit_learn(monkeypatch):
@@ -49,7 +49,7 @@ def test_only_properties_encoded_in_the_features_are_predicted():
     properties = properties_of(truth)
     assert [each.name for each in properties][-1] == "star or galaxy"
     assert np.isnan(properties[0].value[is_star]).all()
-    rows = known(source, properties, np.arange(number) < 300, num_labels=(100, 3000))
+    rows = predictability(source, properties, np.arange(number) < 300, num_labels=(100, 3000))
     assert [(row["features"], row["num_labels"]) for row in rows] == [
         (name, number) for number in (100, 300) for name in ("latents", "oriented")
     ]
@@ -63,7 +63,7 @@ def test_only_properties_encoded_in_the_features_are_predicted():
     assert heads[:3] == ["features", "labels", "half-light radius"]
     assert [row[0] for row in cells[:2]] == ["latents", "fitted latents"]
     few = Property(name="rare", value=np.where(np.arange(number) < 10, 1.0, np.nan))
-    assert known(source, [few], np.arange(number) < 300)[0]["found"] == {"rare": [None, None]}
+    assert predictability(source, [few], np.arange(number) < 300)[0]["found"] == {"rare": [None, None]}
 
 
 def test_orientation_and_axis_ratio_of_galaxies():

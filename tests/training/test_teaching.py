@@ -9,7 +9,7 @@ import torch
 from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
 from deepfits.fitting.fitter import FitSettings, Fitter
-from deepfits.fitting.metric import TaughtMetric, logarithms_at
+from deepfits.fitting.metric import TrainedMetric, logarithms_at
 from deepfits.models.bundle import Model
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
@@ -89,7 +89,7 @@ def test_the_metric_network_is_better_than_an_affine_metric(model, in_flux):
     affine, both = metrics[f"metric_explained_{name}_affine"], metrics[f"metric_explained_{name}"]
     assert both > affine + 0.02
     fitter = Fitter(model, FitSettings(objective="flux" if in_flux else "paper"), model.info)
-    assert isinstance(fitter.metric, TaughtMetric)
+    assert isinstance(fitter.metric, TrainedMetric)
     renderer = fitter.in_flux if in_flux else fitter.inner
     weight = torch.tensor(model.normalisation.softening)[:, None, None] ** -2 if in_flux else torch.ones(())
     latent = torch.randn(40, L, generator=torch.Generator().manual_seed(9))

@@ -36,7 +36,7 @@ from deepfits.tables import (
     positions,
     read,
     take_rows,
-    with_our_names,
+    with_standard_names,
 )
 
 FEATURES = ("features-both", "features-optimise", "features-embedder")
@@ -164,7 +164,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
-        columns = with_our_names(table, sky)
+        columns = with_standard_names(table, sky)
         rows, nearest = self._match_identities(table, columns, has_positions=sky is not None)
         by_position = False
         if sky is not None and {"ra", "dec"} <= self._readers.keys():

@@ -44,7 +44,7 @@ from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
 from deepfits.photometry import ab_magnitude, reference_band
-from deepfits.tables import positions, read, with_our_names, write_table
+from deepfits.tables import positions, read, with_standard_names, write_table
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer, Dropped
@@ -440,7 +440,9 @@ def _overlay(
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
     answer = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
     rows = answer.pop("unmatched")
-    return answer, {name: np.asarray(values)[rows] for name, values in with_our_names(table, sky).items()}
+    return answer, {
+        name: np.asarray(values)[rows] for name, values in with_standard_names(table, sky).items()
+    }
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepfits.errors import InputError, require_known
 from deepfits.fitting.engine import Advance, Fit, minimise
-from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
+from deepfits.fitting.metric import Metric, TrainedMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.rendering import Observed, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
@@ -39,7 +39,7 @@ def fit(
     prior_strength: float = 0.0,
     amplitudes: AmplitudePrior | bool = False,
     centre_fwhm_pixels: float | None = None,
-    metric: Metric | TaughtMetric | None = None,
+    metric: Metric | TrainedMetric | None = None,
     metric_weight: Tensor | None = None,
     min_valid_pixels: int | None = None,
     batch_size: int = MAX_SLOTS,

@@ -24,7 +24,7 @@ from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.forward import ForwardModel
-from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
+from deepfits.fitting.metric import Metric, TrainedMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.rendering import InFlux, Observed, Renderer
@@ -147,12 +147,12 @@ class Fitter(ForwardModel):
         """Return the renderer in the units of the objective: `inner` itself, or `inner` converted to flux."""
         return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
 
-    def _make_metric(self) -> Metric | TaughtMetric:
+    def _make_metric(self) -> Metric | TrainedMetric:
         in_flux = self.settings.objective == "flux"
         aids = self.model.aids
         if aids is not None and self.prior is None and self.centre is None:
             logarithm: Callable[[Tensor], Tensor] = partial(aids.metric, in_flux=in_flux)
-            return TaughtMetric(logarithm)
+            return TrainedMetric(logarithm)
         renderer = self.in_objective(self.inner)
         if (nominal := self.nominal_sight(1)) is not None:
             renderer = Observed(renderer, nominal.observation().to(self.device))

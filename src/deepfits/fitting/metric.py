@@ -7,7 +7,7 @@ matrix JᵀWJ measures. Fits converge fast in this metric, but at an object's ow
 some thirty steps of the fit. So it is computed at latents drawn from the prior, and its logarithm is modelled
 as an affine function of the latent, whose exponential is positive definite everywhere. The metric depends on
 the generator alone, never on the objects that are fitted, so that an object's result does not depend on the
-others. A trained model may include a small network for the logarithm instead (`TaughtMetric`), which is more
+others. A trained model may include a small network for the logarithm instead (`TrainedMetric`), which is more
 accurate.
 """
 
@@ -66,7 +66,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class TaughtMetric:
+class TrainedMetric:
     """The logarithm of the Gauss–Newton half-Hessian from a network that is part of the model.
 
     `logarithm` maps latents, ``(N, L)``, to symmetric matrices, ``(N, L, L)``.

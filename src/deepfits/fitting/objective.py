@@ -120,9 +120,9 @@ class Objective:
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
-        return self.value_and_drawing(latent, image, weight, observation)[:2]
+        return self.value_and_image(latent, image, weight, observation)[:2]
 
-    def value_and_drawing(
+    def value_and_image(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate loss, amplitudes, and the images before amplitudes are applied, ``(N, B, H, W)``."""

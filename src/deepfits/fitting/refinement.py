@@ -50,7 +50,7 @@ class Refinement:
         views = self.shown(image, weight, sight)
         best, lowest = latent, torch.full_like(latent[:, 0], torch.inf)
         for number in range(num_passes + 1):
-            loss, amplitude, drawn = self.objective.value_and_drawing(latent, image, weight, observation)
+            loss, amplitude, drawn = self.objective.value_and_image(latent, image, weight, observation)
             is_better = loss < lowest
             best = torch.where(is_better[:, None], latent, best)
             lowest = torch.where(is_better, loss, lowest)

@@ -149,7 +149,7 @@ class Head:
     @cached_property
     def networks(self) -> list[Any]:
         """The `torch.nn.Module` of each member."""
-        return [built(len(self.centre), self.channels, member) for member in self.members]
+        return [build_network(len(self.centre), self.channels, member) for member in self.members]
 
     @property
     def order(self) -> list[int]:
@@ -326,7 +326,7 @@ def point_of(density: np.ndarray, loss: str) -> np.ndarray:
     return quantiles_of(density, np.array([0.5]))[:, 0]
 
 
-def built(num_inputs: int, channels: int, weights: dict[str, np.ndarray] | None = None) -> Any:
+def build_network(num_inputs: int, channels: int, weights: dict[str, np.ndarray] | None = None) -> Any:
     """Build a network with the given weights, or with random ones drawn from PyTorch's global generator."""
     import torch
     from torch import nn

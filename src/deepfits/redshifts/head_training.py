@@ -21,7 +21,7 @@ from deepfits.redshifts.head import (
     NUM_FLUXES,
     Examples,
     Head,
-    built,
+    build_network,
     narrowed,
     weights_of,
 )
@@ -37,7 +37,7 @@ MISSING = 0.08
 """Probability of dropping each band of a training example, for half of the examples."""
 WRONG = 0.01
 """Probability of a gross error in a band, as in real photometry: a log-normal factor, with σ = 1 in ln."""
-UNTOLD = 0.3
+HIDDEN_FILTERS = 0.3
 """Probability that the filters of a training example are hidden."""
 DEEPEST_CUT = 1.2
 """Natural logarithm of the largest factor by which half of the training examples are made noisier."""
@@ -47,7 +47,7 @@ ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
 """Number of gradient steps to fit the zero points, and maximum number of objects used."""
 EPOCHS, PATIENCE = 40, 8
 """Maximum number of fine-tuning epochs, and the number without improvement after which it stops."""
-TUNED_AT_ONCE, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
+TUNING_BATCH, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
 """Real examples per batch of fine-tuning, to which as many simulated ones are added, and the optimiser's
 learning rate and weight decay. For the simulated ones, deviations from the original p(z) are penalised."""
 
@@ -73,7 +73,7 @@ class Minibatches:
 
         return torch.randint(len(self), (number,), generator=self.generator)
 
-    def lightly_disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
+    def with_light_noise(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Return measurements of the given rows with noise of 0.3 σ added."""
         import torch
 
@@ -83,7 +83,7 @@ class Minibatches:
             parts[place] = parts[place] + parts[place + 1] * noise
         return parts
 
-    def disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
+    def augmented(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Return measurements of the given rows, augmented as if from other surveys.
 
         Half of the rows get more noise and, independently, half lose bands (at least two remain). A few bands
@@ -109,8 +109,8 @@ class Minibatches:
         is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
         lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
         lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
-        is_untold = torch.rand(len(rows), 1, generator=draw) < UNTOLD
-        parts[-1] = torch.where(is_untold, torch.nan, parts[-1])
+        is_hidden = torch.rand(len(rows), 1, generator=draw) < HIDDEN_FILTERS
+        parts[-1] = torch.where(is_hidden, torch.nan, parts[-1])
         return [torch.where(lost, torch.nan, part) for part in parts]
 
     def loss(self, output: torch.Tensor, entropy: float, rows: Any = slice(None)) -> torch.Tensor:
@@ -151,7 +151,7 @@ def head_loss(
     return redshift_loss + entropy * class_loss
 
 
-def teach(
+def train_head(
     examples: Sequence[Examples],
     bands: Sequence[str],
     *,
@@ -177,7 +177,7 @@ def teach(
     rng = np.random.default_rng(seed)
     whole = Examples.join(examples)
     light = whole.light.take(rng.permutation(len(whole))[:20000])
-    light.wavelength[rng.random(len(light)) < UNTOLD] = np.nan
+    light.wavelength[rng.random(len(light)) < HIDDEN_FILTERS] = np.nan
     values = head_inputs(light.tensors(), reference_order(tuple(bands))).numpy()
     standard = Standard.learn(values)
     centre, scale = (each.astype(np.float32) for each in (standard.centre, standard.scale))
@@ -211,12 +211,12 @@ def _train_member(
     batches = Minibatches(examples, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = built(len(head.centre), head.channels)
+        network = build_network(len(head.centre), head.channels)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     network.train()
     for step in range(steps):
         rows = batches.rows(batch)
-        loss = batches.loss(network(head.standardised(batches.disturbed(rows))), 1.0, rows)
+        loss = batches.loss(network(head.standardised(batches.augmented(rows))), 1.0, rows)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"training a head: loss {loss.item()} in step {step + 1}")
         descend(network, optimiser, loss, rate * one_cycle(step / steps, 0.05))
@@ -274,9 +274,9 @@ class _BestSoFar:
         self.truth = Minibatches(left_out, 0)
         self.weights, self.density = weights_of(network), torch.zeros(len(left_out), NUM_CELLS)
         self._least = {"first": np.inf, "second": np.inf, "all": np.inf}
-        self.improves(network)
+        self.update(network)
 
-    def improves(self, network: Any) -> bool:
+    def update(self, network: Any) -> bool:
         """Compare the current network with the best so far; return whether it has the lowest overall loss."""
         import torch
 
@@ -322,25 +322,25 @@ def fine_tuned(
     """
     import torch
 
-    network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
+    network = build_network(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
     untuned = torch.as_tensor(head.densities_as_trained(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=TUNING_RATE, weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
-    steps = max(8, len(real) // TUNED_AT_ONCE)
+    steps = max(8, len(real) // TUNING_BATCH)
     for epoch in range(epochs):
         for step in range(steps):
-            rows = real.rows(min(TUNED_AT_ONCE, len(real)))
+            rows = real.rows(min(TUNING_BATCH, len(real)))
             replayed = simulated.rows(len(rows))
-            measured = head.corrected(real.lightly_disturbed(rows))
-            pairs = zip(measured, simulated.disturbed(replayed), strict=True)
+            measured = head.corrected(real.with_light_noise(rows))
+            pairs = zip(measured, simulated.augmented(replayed), strict=True)
             output = network(head.standardised([torch.cat(pair) for pair in pairs]))
             drift = torch.softmax(output[len(rows) :, :NUM_CELLS], 1) - untuned[replayed]
             loss = real.loss(output[: len(rows)], 0.3, rows)
             loss = loss + 20 * CELL * (torch.cumsum(drift, 1) ** 2).sum(1).mean()
             share = (epoch * steps + step) / (epochs * steps)
             descend(network, optimiser, loss, TUNING_RATE * one_cycle(share, 0.1))
-        since = 0 if best.improves(network) else since + 1
+        since = 0 if best.update(network) else since + 1
         if since >= patience:
             break
     return best.weights, narrowed(best.density.double().numpy(), head.sharpness)

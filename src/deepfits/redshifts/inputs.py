@@ -82,7 +82,7 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
-def say_filters(columns: Columns) -> bool:
+def records_filters(columns: Columns) -> bool:
     """Return whether the features record the filter of any band."""
     return any(name.startswith(f"{COLUMN}_") for name in columns)
 

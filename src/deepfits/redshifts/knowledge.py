@@ -79,7 +79,7 @@ def properties_of(truth: Columns) -> list[Property]:
     return out
 
 
-def known(
+def predictability(
     source: Source,
     properties: Sequence[Property],
     is_judged: np.ndarray,

@@ -16,7 +16,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
-from deepfits.redshifts.inputs import complete_source, say_filters, with_filters
+from deepfits.redshifts.inputs import complete_source, records_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
@@ -49,7 +49,7 @@ def predict_table(
     `filters` are those of the features' bands; by default the filters recorded in the features, or else those
     given in training.
     """
-    if not filters and not say_filters(columns):
+    if not filters and not records_filters(columns):
         filters = getattr(predictor, "filters", ())
     columns = with_filters(columns, filters)
     usable = is_usable(columns)

@@ -13,7 +13,7 @@ from deepfits.fitting.similarity import Similarity
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.photometry import reference_band
 from deepfits.redshifts.features import Source
-from deepfits.redshifts.knowledge import NEEDED, NUM_LABELS, known, properties_of, table_rows
+from deepfits.redshifts.knowledge import NEEDED, NUM_LABELS, predictability, properties_of, table_rows
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.photometry import aperture_photometry
 from deepfits.reporting.page import PageTable
@@ -56,7 +56,7 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     source = Source(columns=columns, bands=info.bands, flux=flux, flux_err=flux_err, similarity=similarity)
     known_columns = {name: values[label_rows] for name, values in truth.columns.items()}
     known_columns[truth.target] = truth.value[label_rows]
-    figures = known(source, properties_of(known_columns), held)
+    figures = predictability(source, properties_of(known_columns), held)
     heads, cells = table_rows(figures)
     caption = (
         f"Properties of {figures[0]['num_judged']:,} held-out objects with {bright} predicted from their "

@@ -30,7 +30,7 @@ from deepfits.survey.readers import open_cutouts
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import choose, match_identities
-from deepfits.tables.sky import are_of_one_place
+from deepfits.tables.sky import positions_agree
 from deepfits.tables.table import plain_array
 
 WARNING = "WARNING: "
@@ -153,7 +153,7 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         cutouts.remarks.append(f"{WARNING}{text}")
     pairs = (cutouts.columns, ~is_absent), (columns, rows[~is_absent])
     here, there = (tables.positions({n: v[some] for n, v in of.items()}, {}, path) for of, some in pairs)
-    if here and there and (here.is_known & there.is_known).any() and not are_of_one_place(here, there):
+    if here and there and (here.is_known & there.is_known).any() and not positions_agree(here, there):
         raise InputError(
             f"{path}: its objects are not at the positions of the cutouts ({' and '.join(here.names)}): is "
             "it in another order, or are its identities different?"

@@ -25,7 +25,7 @@ from deepfits.tables.sky import (
     positions,
     require_unique,
     with_legacy_identity,
-    with_our_names,
+    with_standard_names,
 )
 from deepfits.tables.table import Columns, Table, require_column, with_list
 from deepfits.tables.writing import format_of, require_storable, write_table

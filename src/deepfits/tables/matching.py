@@ -12,15 +12,17 @@ import numpy as np
 
 from deepfits.tables.table import whole_with_gaps
 
-MOST_COUNTED = 100_000_000
+MAX_RUNNING_NUMBER = 100_000_000
 """Integers up to this may be running numbers, which mean nothing outside their catalogue."""
 SAME_PLACE_ARCSEC = 0.1
 """Rows closer than this are the same object, whatever their identities."""
 
 
 def are_running_numbers(*identities: np.ndarray) -> bool:
-    """Return whether all identities, ``(N,)`` each, look like running numbers (at most `MOST_COUNTED`)."""
-    return all(ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in identities)
+    """Return whether all identities, ``(N,)`` each, look like running numbers up to `MAX_RUNNING_NUMBER`."""
+    return all(
+        ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MAX_RUNNING_NUMBER for ids in identities
+    )
 
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:

@@ -66,17 +66,17 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
                 f"{file}: columns differ from those of {files[0].name}; these files are not one table"
             )
     same = [p.select(parts[0].column_names) for p in parts]
-    return of_arrow(pa.concat_tables(same, promote_options="permissive"), where)
+    return table_from_arrow(pa.concat_tables(same, promote_options="permissive"), where)
 
 
 def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
     """Read an Arrow IPC (Feather) file, or only its `columns`."""
     import pyarrow.feather
 
-    return of_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
+    return table_from_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
 
 
-def of_arrow(table: Any, where: Path) -> Table:
+def table_from_arrow(table: Any, where: Path) -> Table:
     """Convert an Arrow table to a `Table`, with its units and our metadata."""
     table = _flat(table, where)
     metadata = table.schema.metadata or {}

@@ -16,8 +16,8 @@ from deepfits.files import parse_json, split_table_path
 from deepfits.tables.conditions import as_truth
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
-from deepfits.tables.parquet import of_arrow, parquet_files, read_feather, read_parquet
-from deepfits.tables.sky import as_file_says, identity_name, position_names
+from deepfits.tables.parquet import parquet_files, read_feather, read_parquet, table_from_arrow
+from deepfits.tables.sky import identity_name, position_names, with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
 from deepfits.tables.text import GAPS, PACKED, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
@@ -72,7 +72,7 @@ def _normalized(table: Table) -> Table:
     """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 
     Units that mean none (``-``, ``None``, ``unitless``) are dropped; for positions and identities see
-    `as_file_says`.
+    `with_file_conventions`.
     """
     for name, values in table.columns.items():
         for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
@@ -80,7 +80,7 @@ def _normalized(table: Table) -> Table:
             if is_gap is not None and values.shape == is_gap.shape:
                 table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
     units = {name: unit for name, unit in table.units.items() if unit.strip().lower() not in _NO_UNITS}
-    return as_file_says(replace(table, units=units))
+    return with_file_conventions(replace(table, units=units))
 
 
 def exists(path: str | Path) -> bool:
@@ -151,7 +151,7 @@ def _read_json(path: Path, text: str) -> Table:
         content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
-    return of_arrow(pa.table(content), path)
+    return table_from_arrow(pa.table(content), path)
 
 
 def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:

@@ -191,7 +191,7 @@ def _from_pair(
     return _validated(longitude, latitude, pair, frame)
 
 
-def as_file_says(table: Table) -> Table:
+def with_file_conventions(table: Table) -> Table:
     """Add the columns that the file itself marks as the main ones (UCDs), and convert positions to ICRS."""
     return _in_icrs(_with_main_columns(table))
 
@@ -280,7 +280,7 @@ def _with_other_pair(
         except InputError:  # no angles
             continue
         more = ~found.is_known & other.is_known
-        if not more.any() or not are_of_one_place(found, other):
+        if not more.any() or not positions_agree(found, other):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s take their positions from %s and %s",
@@ -293,7 +293,7 @@ def _with_other_pair(
     return found
 
 
-def are_of_one_place(one: Positions, other: Positions) -> bool:
+def positions_agree(one: Positions, other: Positions) -> bool:
     """Return whether two sets of positions agree where both are known (see `SAME_OBJECT_ARCSEC`)."""
     both = one.is_known & other.is_known
     if not both.any():
@@ -331,7 +331,7 @@ def _similar_pair(
         return None
     first, *others = pairs
     for pair in others:
-        if not are_of_one_place(pairs[first], pairs[pair]):
+        if not positions_agree(pairs[first], pairs[pair]):
             raise InputError(
                 f"{where}: {' and '.join(first)} disagree with {' and '.join(pair)}; rename those "
                 "that are meant to ra and dec"
@@ -614,7 +614,7 @@ def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return columns | {"object_id": (release << 42) | (brick << 22) | number}
 
 
-def with_our_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
+def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
     """Return the columns of a table with identity, position and field renamed to our names.
 
     `sky` is the result of `positions` for this table.

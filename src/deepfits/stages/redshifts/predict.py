@@ -16,7 +16,7 @@ from deepfits.files import contents, digest
 from deepfits.fitting.features import is_done, shard_paths, write_shard
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
-from deepfits.redshifts.inputs import say_filters
+from deepfits.redshifts.inputs import records_filters
 from deepfits.redshifts.predict import load_predictor, predict_table
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
@@ -124,7 +124,7 @@ def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
         raise InputError(f"{features}: does not record which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
-    if not config.filters and not say_filters(columns):
+    if not config.filters and not records_filters(columns):
         log.info(
             "The image headers do not name the filters, so all plausible ones are considered; give them with "
             "--filters for a sharper p(z)."

@@ -109,7 +109,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     """
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples
-    from deepfits.redshifts.head_training import teach
+    from deepfits.redshifts.head_training import train_head
     from deepfits.stages.redshifts.pretraining import FILTERS, default_surveys, draw_pointings, grafted
 
     model = Model.load(config.model)
@@ -158,7 +158,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
             example_sets = [Examples.join([*parts, more]) for more in drawn]
         head = part_of(
             config,
-            teach,
+            train_head,
             examples=example_sets,
             bands=model.info.bands,
             model_hash=model.fingerprint,
