@@ -687,7 +687,7 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     assert found.rows.tolist() == [0, 4]
     assert found.counts == {"repeated": 1, "disagreeing": 7}
     assert (
-        "7 disagreeing; these are left out: select the secure ones, or name a quality column" in caplog.text
+        "7 disagreeing; these are left out: select the secure ones, or rename a quality column" in caplog.text
     )
 
 

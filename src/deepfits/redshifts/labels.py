@@ -450,7 +450,7 @@ def match_labels(
 def _which_counts(labels: Labels) -> str:
     """Return the remedy for disagreeing labels of one object."""
     return (
-        "select the secure ones, or name a quality column, in which larger is more secure, "
+        "select the secure ones, or rename a quality column in which larger is more secure to "
         f"{labels.target}_flag"
     )
 
