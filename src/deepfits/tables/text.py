@@ -380,12 +380,15 @@ def _whole_lines(lines: Sequence[str]) -> list[str]:
     --------
     >>> _whole_lines(['1;"two', 'lines";2', '3;a 3" lens;4'])
     ['1;"two\nlines";2', '3;a 3" lens;4']
+    >>> _whole_lines(['"A 1" "150.1" 0.3', '"A 2" "150.2" 0.4'])
+    ['"A 1" "150.1" 0.3', '"A 2" "150.2" 0.4']
     """
     out: list[str] = []
     goes_on = False
     for line in lines:
         out.append(f"{out.pop()}\n{line}" if goes_on else line)
-        left = re.sub(r'(^|[\t;|,])\s*"(?:[^"]|"")*"', r"\1", out[-1]) if '"' in out[-1] else ""
+        # Whole quoted entries become dashes, so that what follows them is not at the start of an entry.
+        left = re.sub(r'(^|[\t;|,])\s*"(?:[^"]|"")*"', r"\1-", out[-1]) if '"' in out[-1] else ""
         goes_on = re.search(r'(?:^|[\t;|,])\s*"', left) is not None
     return out
 
