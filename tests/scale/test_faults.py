@@ -180,7 +180,7 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
     )  # fmt: skip
     (tmp_path / "f").mkdir()
     shards = select(CutoutStore(sky / "store")).shards[:1]
-    with pytest.raises(ShardsFailedError, match="another model"):
+    with pytest.raises(ShardsFailedError, match="the model differs from the one that the run began with"):
         run_shards(
             work, shards, tmp_path / "f", title="", is_done=is_done, progress=silent,
             workers=Workers(scheduler=address(client)),
