@@ -306,10 +306,11 @@ def _has_head(features: Path) -> bool:
     from deepfits.redshifts.head import head_directory
 
     try:
-        return head_directory(str(read_settings(features)["model_hash"])).is_dir()
+        head_directory(str(read_settings(features)["model_hash"]))
     except InputError as error:
         log.info("no redshifts without labels: %s", error)
         return False
+    return True
 
 
 def _band_to_hide(store: Path) -> str:

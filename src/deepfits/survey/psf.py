@@ -182,8 +182,9 @@ def _own_scale(header: Any, pixel_scale: float) -> float:
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header))
         return scale if 0.001 < scale < 20 else pixel_scale
-    factor, step = _number(header.get("OVERSAMP")), _number(header.get("PSF_SAMP"))
-    return pixel_scale * (1 / factor if factor and factor > 0 else step if step and step > 0 else 1)
+    factor = _number(header.get("OVERSAMP")) or 0.0
+    step = 1 / factor if factor > 0 else _number(header.get("PSF_SAMP")) or 1.0
+    return pixel_scale * (step if step > 0 else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
