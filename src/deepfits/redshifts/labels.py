@@ -114,7 +114,7 @@ def read_labels(
             f"{path}: the name {column!r} is reserved in results for something else; rename the target"
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
-    columns = with_standard_names(table)
+    columns = add_standard_names(table)
     if column in table.unused:
         raise InputError(f"{path}: column {column!r} holds {table.unused[column]}, not one value per object")
     if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
@@ -222,7 +222,7 @@ def read_table_of_estimates(path: str | Path, column: str) -> Labels:
         As for `read_estimates`.
     """
     table = tables.read(path, what="table of estimates", wanted=(column,))
-    columns = with_standard_names(table)
+    columns = add_standard_names(table)
     value = read_estimates(columns, column, path)
     known = np.isfinite(value)
     left = {name: values[known] for name, values in columns.items()}
@@ -270,7 +270,7 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
         )
 
 
-def with_standard_names(table: tables.Table) -> Columns:
+def add_standard_names(table: tables.Table) -> Columns:
     """Return all columns under their own names, and identity and position also under our names."""
     columns = dict(table.columns)
     sky = tables.positions(columns, table.units, table.where)

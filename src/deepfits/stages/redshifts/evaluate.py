@@ -12,7 +12,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels, with_standard_names
+from deepfits.redshifts.labels import Labels, add_standard_names, match_labels, read_estimates, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.pdf import LEVELS
@@ -74,7 +74,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     --no-held-out-only`
     """
     table, target = read(config.predictions, what="predictions"), config.label_column
-    columns, estimate = with_standard_names(table), written_name(ESTIMATE, target)
+    columns, estimate = add_standard_names(table), written_name(ESTIMATE, target)
     classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
