@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from deepfits.explorer.objects import NUM_AS_BRIGHT, Objects
+from deepfits.fitting.oddity import UNUSUAL_LATENT
 from deepfits.photometry import reference_band
 
 FEWEST_OTHERS = 20
@@ -27,7 +28,6 @@ MOSTLY = 0.8
 MIDDLE_PIXELS = 4
 HOLE, PLATEAU_PIXELS, PLATEAU = 0.3, 5, 0.005
 CLIPPED_SIGMA, BRIGHT_SIGMA = 10.0, 200.0
-SELDOM = "rarely generated"
 _OF_THE_IMAGE = ("artefact", "PSF of")
 
 
@@ -165,11 +165,11 @@ def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
         reasons_of_fit = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
     out = []
     for words, row in zip(reasons_of_fit, rows.tolist(), strict=True):
-        is_seldom = words in ("", SELDOM)
+        is_seldom = words in ("", UNUSUAL_LATENT)
         rare = unusual(objects, row, pool, RARE if is_seldom else RAREST)
         if is_seldom and not rare:
             rare = ["no colour or size stands out"]
-        start = f"{words}: " if words == SELDOM else f"{words}; " if words and rare else words
+        start = f"{words}: " if words == UNUSUAL_LATENT else f"{words}; " if words and rare else words
         out.append(start + ", ".join(rare))
     return out
 

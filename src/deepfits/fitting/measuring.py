@@ -21,7 +21,7 @@ from torch import Tensor
 from deepfits.fitting.engine import in_threads
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.model_error import UNSURE, ModelError
-from deepfits.fitting.oddity import PARTS, residual_figures, score
+from deepfits.fitting.oddity import PARTS, UNUSUAL_LATENT, residual_figures, score
 from deepfits.fitting.own_light import (
     EXTRAPOLATED,
     enclosed,
@@ -368,7 +368,7 @@ def oddities(
         )
         distance = latent_distance(fitted.fit.latent[part].numpy())
         figures["latent"] = known.unusual_latent(distance, model.sum((1, 2, 3)))
-        figures["latent_words"] = np.full(len(part), "rarely generated")
+        figures["latent_words"] = np.full(len(part), UNUSUAL_LATENT)
         out["anomaly"][part], leading = score(figures, known.usual)
         for name in (*PARTS, "artefact"):
             out[name][part] = figures[name]

@@ -35,6 +35,8 @@ from deepfits.photometry import distance_from_middle
 NARROW_PIXELS, WIDE_PIXELS = 1.5, 3.0
 """Standard deviations of the Gaussians K."""
 PARTS = ("structure", "extended", "colour", "latent")
+UNUSUAL_LATENT = "rarely generated"
+"""Reason of an anomaly whose largest part is the latent."""
 SHARPEST = 2.0
 """Ratio of the significance filtered with K to that of the pixel, below which a residual is sharp.
 
