@@ -208,6 +208,20 @@ def test_narrowed_distributions_keep_their_medians():
     np.testing.assert_allclose(narrowed(density, 1.0), density, atol=1e-12)
 
 
+def test_reweighted_distributions_follow_the_other_population(head, columns):
+    one = replace(head, members=head.members[:1])
+    light = SceneLight.of(Source(columns=columns, bands=BANDS), BANDS)
+    (before, kinds), (after, kinds_after) = (
+        each.densities_as_trained(light) for each in (one, one.reweighted(3.0))
+    )
+    near, distant = np.expm1(CENTRES) < 1, np.expm1(CENTRES) > 3
+    odds = [part[:, distant].sum(1) / part[:, near].sum(1) for part in (before, after)]
+    np.testing.assert_allclose(odds[1] / odds[0], 3.0, rtol=0.03)
+    np.testing.assert_allclose(after.sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(kinds_after, kinds)
+    assert one.reweighted(3.0).reweighted(0.5).about["distant_weight"] == 1.5
+
+
 def test_redshifts_without_labels(head):
     columns = scene_sky(800, 9)
     light = examples_of(columns).light

@@ -46,6 +46,8 @@ MARGIN = 0.5
 """Magnitudes by which a galaxy may outshine the most luminous one of known redshift."""
 SOFTNESS = 0.15
 """Width in magnitudes over which that limit falls off."""
+DISTANT, TRANSITION = float(np.log(3)), 4 * CELL
+"""ln(1 + z) beyond which galaxies count as distant (z > 2), and the scale of the transition there."""
 SHARPNESS = 1.2
 """Power to which the probability outside each central interval is raised. Heads are trained to be calibrated
 over all simulated populations; the galaxies of one survey are more alike, so p(z) may be narrower."""
@@ -239,6 +241,21 @@ class Head:
         beyond = np.nan_to_num(brightest - self.luminosities(light, np.expm1(CENTRES)[None]), nan=-np.inf)
         out = density / (1 + np.exp(np.clip(beyond / SOFTNESS, -50, 50)))
         return np.asarray(out / out.sum(axis=1, keepdims=True))
+
+    def reweighted(self, factor: float) -> Head:
+        """Return the head for a population with `factor` times as many galaxies beyond `DISTANT`.
+
+        By Bayes' theorem p(z) is multiplied there by this factor, so its logarithm is added to the output
+        biases of the networks.
+        """
+        change = np.zeros(NUM_CELLS + len(CLASSES))
+        change[:NUM_CELLS] = np.log(factor) / (1 + np.exp((DISTANT - CENTRES) / TRANSITION))
+        members = []
+        for member in self.members:
+            *_, bias = member
+            members.append(member | {bias: (member[bias] + change).astype(member[bias].dtype)})
+        about = {**self.about, "distant_weight": factor * self.about.get("distant_weight", 1.0)}
+        return replace(self, members=tuple(members), about=about)
 
     def without_replay(self) -> Head:
         """Return the head without its simulated examples, which predicting does not need."""

@@ -61,6 +61,9 @@ class PretrainConfig(Common):
         Training steps of each network.
     num_members
         Number of networks in the ensemble.
+    distant_weight
+        Number of galaxies beyond z = 2 relative to the simulated population, by which p(z) is reweighted.
+        Above 1, fewer distant galaxies are mistaken for nearby ones, and more nearby ones for distant ones.
     seed
         Seed of all random draws; the same seed gives the same head.
     num_threads
@@ -79,6 +82,7 @@ class PretrainConfig(Common):
     num_examples: Annotated[int, Range(ge=0)] = 150_000
     steps: Annotated[int, Range(ge=1)] = 3000
     num_members: Annotated[int, Range(ge=1)] = 10
+    distant_weight: Annotated[float, Range(gt=0)] = 1.4
     seed: Annotated[int, Range(ge=0, lt=2_000_000)] = 0
     num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     device: Annotated[str, NEUTRAL] = "cpu"
@@ -169,7 +173,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
                 "faintest_i": float(max(pointing.limit for pointing in pointings)),
             },
         )
-        head.save(results.path)
+        head.reweighted(config.distant_weight).save(results.path)
     return results.path
 
 
