@@ -7,8 +7,9 @@ import re
 import numpy as np
 
 _REDSHIFT = re.compile(
-    r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
-    r"|(spec|phot|photo|true|ez|best|sp)_?z$)"
+    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|abs$|em$)|redshift"
+    r"|(^|_)z_?(spec|best|phot|mean|med|mode|peak|pdf|ml$|mc$)|(^|_)phz_(median|mode|mean)"
+    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio)_?z$)"
     r"|_z[A-Z]"
 )
 _OF_A_BAND = re.compile(r"mag|flux|err|flag|snr|fwhm|psf", re.IGNORECASE)
