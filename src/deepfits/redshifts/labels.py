@@ -203,7 +203,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     """
     value = _numbers(require_column(columns, column, path), column, path)
     finite = np.flatnonzero(np.isfinite(value))
-    is_code = is_no_value(value[finite], is_redshift=False)
+    is_code = is_no_value(value[finite], is_redshift=False, codes_only=True)
     if is_code.any():
         log.warning(
             "WARNING: %s: %d of %d rows have no %s: %s is a placeholder there",
