@@ -235,8 +235,9 @@ def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
     np.testing.assert_array_equal(found, np.where(codes < 0, np.nan, z))
     assert "mine.csv: 4 of 30 rows have no zb: -99 (4 times) is a placeholder there" in caplog.text
     caplog.clear()
-    poor = np.append(z, [-0.05, 7.3])  # wrong, but not placeholders
-    np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)
+    for wrong in ([-0.05, 7.3], [6.0, 6.0, 6.0]):  # the latter at the end of a program's grid
+        poor = np.append(z, wrong)
+        np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)
     np.testing.assert_array_equal(read_estimates({"zb": z.astype(str)}, "zb", "mine.csv"), z)
     assert not caplog.text
     with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
@@ -286,6 +287,22 @@ def test_placeholders_are_not_magnitudes(tmp_path):
         ("z_mag", False),
         ("z_flag", False),
         ("mag_z", False),
+        ("zobs", True),
+        ("zmode", True),
+        ("ez_z_phot", True),
+        ("best_zspec", True),
+        ("final_z", True),
+        ("DNF_Z", True),
+        ("SPE_Z", True),
+        ("zgrism", True),
+        ("BPZ_ZMEAN_SOF", True),
+        ("PHZ_MODE_1", True),
+        ("zmag", False),
+        ("dered_z", False),
+        ("psf_z", False),
+        ("zeropoint_z", False),
+        ("nobs_z", False),
+        ("zone", False),
     ],
 )
 def test_names_of_redshifts(name, expected):

@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.redshifts.pdf import LEVELS
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.load import parse_names
@@ -385,8 +386,6 @@ def test_every_method_has_a_row(complete):
 
 
 def test_distributions_are_stored_with_their_estimates(complete):
-    from deepfits.redshifts.pdf import LEVELS
-
     found = read_table(complete / "methods" / "boosting-magnitudes-absolute" / "predictions.parquet")
     assert found["quantiles"].shape == (len(found["object_id"]), len(LEVELS))
     assert found["quantiles"].dtype == np.float32
@@ -465,6 +464,37 @@ def test_placeholders_in_external_estimates_are_ignored(inputs, sky, tmp_path):
     wide = write_table(tmp_path / "wide.fits", {**table, "z_phot": z_phot, "quantiles": np.ones((420, 7))})
     with pytest.raises(InputError, match=r"wide\.fits: quantiles holds 7 values for each object, not the 15"):
         redshift_evaluate(wide, labels, tmp_path / "wide")
+
+
+@pytest.mark.parametrize("by", ["id", "position"])
+def test_external_estimates_with_several_rows_for_an_object_are_reported(sky, tmp_path, caplog, by):
+    """The first counts, also in tables with the estimates of several methods below each other."""
+    names = ("object_id", "ra", "dec") if by == "position" else ("object_id",)
+    table = {name: sky[name] for name in names}
+    labels = write_table(tmp_path / "labels.fits", table | {"z_spec": sky["z_spec"]})
+    table["z_phot"] = sky["z_spec"]
+    twice = {name: np.concatenate([values, values[:7]]) for name, values in table.items()}
+    path = write_table(tmp_path / "mine.fits", twice)
+    redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+    said = "object_id" if by == "id" else "ra and dec"
+    assert f"mine.fits: 7 rows are not used: another one before them has the same {said}" in caplog.text
+
+
+@pytest.mark.parametrize("value", [np.nan, 9.0])
+def test_external_quantiles_that_are_missing_or_in_disorder_are_refused(inputs, sky, tmp_path, value):
+    _, labels, _ = inputs
+    quantiles = sky["z_spec"][:, None] + LEVELS
+    quantiles[3:5, 6] = value
+    table = {name: sky[name] for name in ("object_id", "ra", "dec")}
+    table |= {"z_phot": sky["z_spec"], "quantiles": quantiles}
+    path = write_table(tmp_path / "mine.fits", table)
+    with pytest.raises(
+        InputError, match=r"mine\.fits: quantiles of 2 objects with an estimate are missing or"
+    ):
+        redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+    table["z_phot"] = np.where(np.isin(np.arange(len(quantiles)), [3, 4]), np.nan, sky["z_spec"])
+    path = write_table(tmp_path / "mine.fits", table)
+    redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
 
 
 def test_external_estimates_with_other_names_of_ids_and_coordinates(inputs, sky, tmp_path):

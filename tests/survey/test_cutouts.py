@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutting import compiled_copy, copy_windows, cut
 from deepfits.survey.store import CutoutStore
 from deepfits.tables import write_table
-from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, make_truth, make_wcs, write_plain
+from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, draw, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
 
 SHAPE = (320, 360)
@@ -219,6 +220,30 @@ def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
     path = write_table(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])})
     with pytest.raises(InputError, match="no object lies on any"):
         deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
+
+
+@pytest.mark.parametrize("has_sky", [True, False])
+def test_objects_of_other_images_are_not_cut_from_the_only_one(has_sky, tmp_path, truth):
+    """Pixel positions refer to the image on which the object was detected."""
+    both = tmp_path / "both"
+    both.mkdir()
+    for name, dec in (("A", 2.0), ("B", 3.0)):
+        image = draw(SHAPE, truth["x"], truth["y"], truth["flux_r"], truth["fwhm"])
+        image += np.random.default_rng(ord(name)).normal(0, 2.0, SHAPE)
+        header = make_wcs(SHAPE, dec=dec).to_header()
+        header["FILTER"], header["MAGZERO"] = "r", ZERO_POINTS["r"]
+        fits.writeto(both / f"{name}-r.fits", image.astype(np.float32), header)
+    (tmp_path / "A").mkdir()
+    shutil.copy(both / "A-r.fits", tmp_path / "A")
+    catalogue = deepfits.detect(both, tmp_path / "c.parquet")
+    if not has_sky:
+        columns = read_catalogue(catalogue)
+        columns = {name: columns[name] for name in ("object_id", "x", "y", "field")}
+        catalogue = write_table(tmp_path / "pixels.parquet", columns)
+    of_a = read_catalogue(catalogue)["field"] == "A"
+    assert 0 < of_a.sum() < len(of_a)
+    store = CutoutStore(deepfits.cutouts(tmp_path / "A", tmp_path / "store", catalogue=catalogue))
+    assert sorted(store.catalogue()["object_id"]) == sorted(read_catalogue(catalogue)["object_id"][of_a])
 
 
 def test_duplicate_identities_are_refused(sky, tmp_path):

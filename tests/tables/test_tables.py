@@ -1090,6 +1090,19 @@ def test_minus_zero_degrees_are_south(tmp_path):
     np.testing.assert_allclose(found["dec"], [-0.21, -5.21])
 
 
+def test_zero_degrees_that_may_be_south_are_not_used(tmp_path, caplog):
+    """Integers cannot be -0; objects just south of the equator were placed north of it."""
+    parts = {"RAh": [10, 10, 10], "RAm": [0, 0, 0], "RAs": [4.0, 8.0, 9.0]}
+    declination = {"DEd": [0, -5, 0], "DEm": [12, 12, -12], "DEs": [36.0, 36.0, -36.0]}
+    Table(parts | declination).write(tmp_path / "a.fits")
+    np.testing.assert_allclose(read_catalogue(tmp_path / "a.fits")["dec"], [np.nan, -5.21, -0.21])
+    assert "1 declinations are not used: DEd is 0, without a sign" in caplog.text
+    caplog.clear()
+    Table(parts | declination | {"DEd": [0, 5, 0]}).write(tmp_path / "north.fits")
+    np.testing.assert_allclose(read_catalogue(tmp_path / "north.fits")["dec"], [0.21, 5.21, -0.21])
+    assert not caplog.text
+
+
 def test_identities_with_an_e_are_no_numbers(tmp_path):
     (tmp_path / "a.csv").write_text("id,ra,dec\n12e5,150.1,2.0\n13e7,150.2,2.1\n0x1F,150.3,2.1\n")
     assert read_catalogue(tmp_path / "a.csv")["object_id"].tolist() == ["12e5", "13e7", "0x1F"]
@@ -1176,6 +1189,7 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "z_use",
         "z_best_grade",
         "u_zsp",
+        "z_prob",
     ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):

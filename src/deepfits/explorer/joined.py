@@ -49,7 +49,8 @@ log = logging.getLogger(__name__)
 class JoinedTable(Mapping[str, np.ndarray]):
     """Columns of features, joined with those of their catalogue and of other tables.
 
-    `origin` maps each column to the table that it is from, for messages.
+    `origin` maps each column to the table that it is from, for messages; `foreign` are the columns of tables
+    that the run has not made, whose names say nothing of their units.
 
     Parameters
     ----------
@@ -86,6 +87,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
+        self.foreign: set[str] = set()
 
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
@@ -149,7 +151,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
         for name in shard_catalogue(store.shards[0]):
             if name not in self._readers:
-                self.add(name, partial(read, name), "catalogue")
+                self.add(self._free_name(name, "catalogue"), partial(read, name), "catalogue")
         return rows
 
     def add_table(
@@ -180,8 +182,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
-                key = name if name not in self._readers else f"{label}.{name}"
+                key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)
+                if not of_run:
+                    self.foreign.add(key)
+
+    def _free_name(self, name: str, label: str) -> str:
+        """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""
+        return f"{label}.{name}" if name.lower() in map(str.lower, self._readers) else name
 
     def _match_identities(
         self, table: Table, columns: Columns, *, has_positions: bool

@@ -38,11 +38,11 @@ MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*"
-    r"|(spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class)"
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf|prob|origin|secure|ok$)\w*"
+    r"|(spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
     r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
     r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?z(_?sp(ec)?)?|(flag|q|qual(ity)?)_?spec_?z?"
-    r"|(spec\w*|best|id)_?(q|quality|class|flag)|use_zgrism|n?q_?sp"
+    r"|(spec\w*|best|id|vi)_?(q|quality|class|flag)|use_zgrism|n?q_?sp|q_(flag|cz)|good_?spec|is_?specz?"
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
     re.IGNORECASE,
 )
@@ -203,7 +203,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     """
     value = _numbers(require_column(columns, column, path), column, path)
     finite = np.flatnonzero(np.isfinite(value))
-    is_code = is_no_value(value[finite], is_redshift=False)
+    is_code = is_no_value(value[finite], is_redshift=False, codes_only=True)
     if is_code.any():
         log.warning(
             "WARNING: %s: %d of %d rows have no %s: %s is a placeholder there",

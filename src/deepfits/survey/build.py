@@ -351,16 +351,18 @@ def _assign(
     number = len(columns["object_id"])
     names = [field.name for field in plan.images.fields]
     named = columns["field"].astype(str) if "field" in columns else np.array([""])
-    has_names = bool(np.isin(named, names).all())
-    has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
+    is_named = np.isin(named, names)
+    has_sky = bool(np.isfinite(columns.get("ra", np.nan)).any())
+    has_names = bool(is_named.all() or (is_named.any() and not has_sky))
+    has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1 == len(np.unique(named)))
     if has_pixels and "ra" in columns and not info.get("fields") and fields.open(0).reference.wcs is not None:
         # x and y of a foreign catalogue often refer to another image.
         log.info("%s: positions are from ra and dec; x and y are not used", plan.catalogue_path)
         has_pixels = False
-    if not has_pixels and "ra" not in columns:
+    if not has_pixels and not has_sky:
         raise InputError(
-            f"{plan.catalogue_path}: x and y alone do not determine which of the {len(names)} fields an "
-            f"object is in; add a column field with names such as {names[0]!r}, or ra and dec"
+            f"{plan.catalogue_path}: x and y alone do not determine which image an object is on; add a "
+            f"column field with the images' names, such as {names[0]!r}, or ra and dec"
         )
     shown: dict[int, tuple[np.ndarray, ...]] = {}
     for index, name in enumerate(names):

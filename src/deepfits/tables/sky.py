@@ -503,6 +503,15 @@ def _components(
     signs = next((name for name in columns if SIGNS.fullmatch(name)), None)
     if signs is not None:
         sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), _MINUS), -1.0, 1.0)
+    elif columns[named["ded"]].dtype.kind in "iu" and (d < 0).any():
+        is_lost = (d == 0) & (arcmin >= 0) & (arcsec >= 0)  # integers cannot be -0
+        if is_lost.any():
+            log.warning(
+                "WARNING: %s: %d declinations are not used: %s is 0, without a sign, and negative in other "
+                "rows; add a column DE- with their signs",
+                *(where, int(is_lost.sum()), named["ded"]),
+            )
+        d = np.where(is_lost, np.nan, d)
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
     return _validated(ra, dec, tuple(named.values()), frame)

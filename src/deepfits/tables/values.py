@@ -7,8 +7,9 @@ import re
 import numpy as np
 
 _REDSHIFT = re.compile(
-    r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
-    r"|(spec|phot|photo|true|ez|best|sp)_?z$)"
+    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|abs$|em$)|redshift"
+    r"|(^|_)z_?(spec|best|phot|mean|med|mode|peak|pdf|ml$|mc$)|(^|_)phz_(median|mode|mean)"
+    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio)_?z$)"
     r"|_z[A-Z]"
 )
 _OF_A_BAND = re.compile(r"mag|flux|err|flag|snr|fwhm|psf", re.IGNORECASE)
@@ -33,13 +34,14 @@ def is_redshift_name(name: str) -> bool:
     return bool(_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
 
 
-def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
+def is_no_value(value: np.ndarray, *, is_redshift: bool, codes_only: bool = False) -> np.ndarray:
     """Return a mask ``(N,)`` of the values, ``(N,)`` finite, that are placeholders for missing ones.
 
     Redshifts below `LOWEST` or above `HIGHEST` are, and so are the common codes that are negative or above 8;
     in other columns, the common codes outside the range of the other values. A nonzero number that
     occurs at least three times and lies far outside the range of those that do not (7.0 a hundred times
-    where nothing else exceeds 3) is a placeholder too.
+    where nothing else exceeds 3) is a placeholder too, unless `codes_only` is set: estimates pile up at the
+    ends of their program's grid.
 
     Examples
     --------
@@ -56,6 +58,8 @@ def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
         if (~is_code).any():
             low, high = value[~is_code].min(), value[~is_code].max()
             out = is_code & ((value < low) | (value > high))
+    if codes_only:
+        return out
     left = value[~out]
     unique, place, counts = np.unique(left, return_inverse=True, return_counts=True)
     once = unique[counts < 3]

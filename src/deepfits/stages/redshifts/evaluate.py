@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import Columns, identities, read, require_column, with_list
+
+log = logging.getLogger(__name__)
 
 MOST_OFF = 0.02
 """By which probabilities of classes may miss a sum of 1: text may have been rounded."""
@@ -81,12 +84,8 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     if not classes:
         columns = with_list(columns, "quantiles")
         columns = columns | {ESTIMATE: read_estimates(columns, estimate, config.predictions)}
-        shape = columns.get("quantiles", LEVELS[None]).shape[1:]
-        if shape != LEVELS.shape:
-            raise InputError(
-                f"{config.predictions}: quantiles holds {shape[0] if shape else 1} values for each object, "
-                f"not the {len(LEVELS)} of deepfits; leave that column out"
-            )
+        if "quantiles" in columns:
+            _check_quantiles(columns["quantiles"][np.isfinite(columns[ESTIMATE])], config.predictions)
     rows, label_rows = _matched(columns, identity, known, config)
     about = {
         "target": target,
@@ -120,12 +119,33 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     return results.path
 
 
+def _check_quantiles(quantiles: np.ndarray, path: str | Path) -> None:
+    """Raise if quantiles ``(N, ...)`` are not those of `LEVELS`, or do not increase."""
+    shape = quantiles.shape[1:]
+    if shape != LEVELS.shape:
+        raise InputError(
+            f"{path}: quantiles holds {shape[0] if shape else 1} values for each object, not the "
+            f"{len(LEVELS)} of deepfits; leave that column out"
+        )
+    if wrong := int((~(np.diff(quantiles, axis=1) >= 0).all(axis=1)).sum()):
+        raise InputError(
+            f"{path}: quantiles of {wrong} objects with an estimate are missing or do not increase with "
+            f"their levels ({LEVELS[0]:g} to {LEVELS[-1]:g}); correct them, or leave that column out"
+        )
+
+
 def _matched(
     columns: Columns, identity: np.ndarray, known: Labels, config: EvaluateConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of the objects to evaluate, and the rows of their labels."""
     pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
     rows, label_rows, which, remedy = pairs.rows, pairs.label_rows, "objects", ""
+    same = identity if pairs.by == "id" else columns["ra"] + 1j * columns["dec"]
+    if repeated := int(np.isin(same, same[rows]).sum()) - len(rows):
+        log.warning(
+            "WARNING: %s: %d rows are not used: another one before them has the same %s",
+            *(config.predictions, repeated, "object_id" if pairs.by == "id" else "ra and dec"),
+        )
     if config.held_out_only:
         keep = is_held_out(identity[rows])
         rows, label_rows, which = rows[keep], label_rows[keep], "held-out objects"
