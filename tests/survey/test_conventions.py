@@ -1904,3 +1904,31 @@ def test_weights_and_masks_in_another_order_than_their_images_are_those_of_one_n
         InputError, match=r"3 planes for the 2 images of d.fits, .* give corresponding HDUs the same EXTNAME"
     ):
         read(f"r={tmp_path}/d.fits[1]")
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "is_used"),
+    [("MASK", {"MP_BAD": 0, "MP_DETECTED": 1}, True), ("BPM", {}, True), ("DQ", {}, False)],
+)
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [("mask", {"mask_polarity": "bad"}), ("mask", {"bad_planes": [0]}), ("starmask", {})],
+)
+def test_a_mask_in_the_file_of_an_image_is_used_with_one_beside_it(
+    tmp_path, sky, name, cards, is_used, end, options
+):
+    """As for a coadd of Rubin or HSC and the user's own mask of bright stars; the file's was left out."""
+    first, second = np.zeros((2, *SHAPE), np.int32)
+    first[:16], second[-16:] = 1, 1
+    own = fits.ImageHDU(first, name=name)
+    for key, value in cards.items():
+        own.header[f"HIERARCH {key}"] = value
+    write(tmp_path / "tile_g.fits", fits.ImageHDU(sky, header(BUNIT="nJy"), name="IMAGE"), own)
+    fits.writeto(tmp_path / f"tile_g.{end}.fits", second)
+    images = image_set(tmp_path, **options)
+    with open_field(images.fields[0], images) as field:
+        _, weight = field.planes["g"].read()
+        remarks = field.remarks()["g"]
+    assert not weight[-16:].any()
+    assert (weight[:16] > 0).all() != is_used
+    assert any("a further mask, DQ, is not used" in text for text in remarks) != is_used

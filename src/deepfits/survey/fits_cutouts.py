@@ -377,7 +377,8 @@ class _FitsCutouts:
                     beside = stack.enter_context(opened(other))
                     if not (found := _images(beside, 2)):
                         raise InputError(f"{other}: no two-dimensional image in this file")
-                    planes[kind] = HduPixels(hdu=found[0], path=other)
+                    own = planes.get("mask") if kind == "mask" else None
+                    planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
             return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:

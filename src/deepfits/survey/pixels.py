@@ -63,6 +63,7 @@ class HduPixels:
     path: Path
     layer: int | None = None
     file: fits.HDUList | None = None  # the open file, if it is not the image's
+    own: HduPixels | None = None  # for a mask in a separate file, that in the image's file
     least: np.ndarray | None = None
 
     @property
@@ -326,10 +327,13 @@ def _masks(
     unused: list[str] = []
     first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
     sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
-    for more in [replace(mask, hdu=hdu).with_zeros() for hdu in further_masks(hdus, mask.hdu, mask.file)]:
+    further = [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]
+    for more in [plane.with_zeros() for plane in (*further, mask.own) if plane is not None]:
         planes, name = named_planes(more.header), name_of(more.hdu)
-        meaning = polarity or meaning_of_mask(name)
-        if present := tuple(name for name in bad_planes if name in planes):
+        is_of_mask = more.path == mask.path  # to which a given polarity refers
+        meaning = (polarity if is_of_mask else None) or meaning_of_mask(name)
+        listed = bad_planes if is_of_mask or planes.keys() & set(bad_planes) else BAD_MASK_PLANES
+        if present := tuple(name for name in listed if name in planes):
             rule = mask_rule(more.header, more.rows(*sampled), bad_planes=present, where=str(path))
             masks.append((more, rule))
             if bad_planes != BAD_MASK_PLANES:
@@ -339,17 +343,19 @@ def _masks(
             masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
         elif not planes:
             unused.append(
-                f"WARNING: {mask.path.name}: a further mask, {name}, is not used: its meaning is unknown; "
-                f"give the meaning of non-zero ({option}), or name it BADMASK or GOODMASK"
+                f"WARNING: {more.path.name}: a further mask, {name}, is not used: its meaning is unknown; "
+                + f"give the meaning of non-zero ({option}), or " * is_of_mask
+                + "name it BADMASK or GOODMASK"
             )
     own = [stem_of(mask.path)] if mask.path != path else []
+    meaning = polarity or meaning_of_mask(name_of(mask.hdu), *own)
     rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
-    if wanted or not masks:
+    if wanted or not masks or (meaning is not None and not named_planes(mask.header)):
         rule = mask_rule(
             mask.header,
             mask.rows(*sampled),
             bad_planes=wanted,
-            polarity=polarity or meaning_of_mask(name_of(mask.hdu), *own),
+            polarity=meaning,
             telescope=str(header.get("TELESCOP", "")),
             where=str(path),
             option=option,

@@ -299,7 +299,8 @@ class Plane:
                 notes.append(
                     f"WARNING: {path.name}: no band in its name: used as relative weights of this band"
                 )
-            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
+            own_mask = extras.get("mask") if kind == "mask" else None
+            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside, own=own_mask)
             notes += self._apart(hdus, beside, beside[number], path, kind)
         if not extras.keys() & {*WEIGHT_ROLES}:
             names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
