@@ -434,6 +434,17 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
     assert len(store) >= 18
 
 
+@pytest.mark.parametrize("end", [".wt", ".weight"])
+def test_variances_of_panstarrs_are_recognised_in_renamed_files(tmp_path, sky, end):
+    """Its ``wt`` files hold variances, unlike weights that a user has made for its images."""
+    panstarrs(tmp_path, sky)
+    for path in sorted(tmp_path.iterdir()):
+        band = path.name.split(".stk.")[1][0]
+        path.rename(tmp_path / f"abell1_{band}{end * path.name.endswith('wt.fits')}.fits")
+    kinds = {row.weights for row in deepfits.check(tmp_path).rows}
+    assert kinds == {"variance" if end == ".wt" else "weight"}
+
+
 def test_a_directory_of_images_with_their_weights_is_one_whatever_it_is_called(tmp_path, sky):
     """``sky`` beside ``raw`` and ``field``, with files of the same names, is no directory of sky planes."""
     image, variance = counts(sky, 30.0)
@@ -1596,6 +1607,63 @@ def test_zero_points_of_one_second_in_headers_without_a_unit(key):
     assert any("zero_point 24.50" in text for text in zero_point_doubts(head, 22.0, "MAGZPT"))
     del head["CASUVERS"]
     assert not zero_point_doubts(head, 22.0, "MAGZPT")
+    head["MAGZRR"] = 0.02  # CASU's too, as in images of the Isaac Newton Telescope
+    assert zero_point_doubts(head, 22.0, "MAGZPT")
+
+
+@pytest.mark.parametrize(
+    ("key", "comment", "unit", "is_doubtful"),
+    [
+        ("MAGZERO", "[mag] zero point for 1 ADU/s", "", True),
+        ("MAGZP", "[mag] zero point for 1 ADU/s", "", True),
+        ("MAGZERO", "Zero point of one second", "adu", True),
+        ("MAGZERO", "Zero point per second", "adu/s", False),
+        ("MAGZERO", "[mag] zero point of one count", "adu", False),
+        ("MAGZP", "[mag] zero point, 1 sigma 0.02", "", False),
+    ],
+)
+def test_zero_points_of_one_second_by_the_comment_of_their_card(key, comment, unit, is_doubtful):
+    head = header(EXPTIME=100.0, BUNIT=unit)
+    head[key] = 25.0, comment
+    assert [" 30.00" in text for text in zero_point_doubts(head, 25.0, key)] == [True] * is_doubtful
+
+
+@pytest.mark.parametrize("depth", [17, 22])
+def test_zero_points_that_make_an_image_shallow_may_be_of_one_second(tmp_path, sky, depth):
+    image = counts(sky, 25.0)[0] * 10 ** ((26.8 - depth) / 2.5)  # the depth of the sky is 26.8
+    fits.writeto(tmp_path / "a_g.fits", image, header(FILTER="g", MAGZP=25.0, EXPTIME=600.0))
+    warned = deepfits.check(tmp_path).warnings
+    assert any("one per second, give that for 600 s" in text for text in warned) == (depth == 17)
+
+
+def test_counts_of_an_unknown_unit_beside_photflam_are_called_out():
+    cards = {"PHOTFLAM": 7.0e-20, "PHOTPLAM": 8045.0, "EXPTIME": 100.0}
+    head = header(BUNIT="ELEC", **cards)
+    zero_point, words = zero_point_of_header(head)
+    (text,) = zero_point_doubts(head, zero_point, words)
+    assert text.startswith("BUNIT 'ELEC' is not a known unit: assumed to be counts per second")
+    assert f"zero_point {zero_point + 5:.2f}" in text
+    for known in ("ELECTRONS", "ELECTRONS/S"):
+        head = header(BUNIT=known, **cards)
+        assert not zero_point_doubts(head, *zero_point_of_header(head))
+
+
+@pytest.mark.parametrize(
+    ("cards", "area", "says"),
+    [
+        ({"MAGZERO": 30.0, "MAGZP": 29.96}, 1.0, "MAGZP one of 29.960"),
+        ({"MAGZERO": 30.0, "MAGZP": 29.99}, 1.0, None),
+        ({"BUNIT": "nanomaggy", "MAGZERO": 22.46}, 1.0, "MAGZERO one of 22.460"),
+        ({"BUNIT": "MJy/sr", "PIXAR_SR": 1e-12}, 1.04e-12, "the area of a pixel by the WCS one of 23.857"),
+        ({"BUNIT": "MJy/sr", "PIXAR_SR": 1e-12}, 1.005e-12, None),
+        ({"BUNIT": "erg/s/cm2/A", "PHOTPLAM": 8045.0, "PIXAR_SR": 1e-12}, 1.04e-12, None),
+    ],
+)
+def test_zero_points_that_differ_by_a_few_per_cent_are_called_out(cards, area, says):
+    """Larger differences are refused; the first is used, and the flux may be off by as much."""
+    head = header(**cards)
+    doubts = zero_point_doubts(head, *zero_point_of_header(head, area), area)
+    assert [says in text for text in doubts] == [True] * bool(says)
 
 
 @pytest.mark.parametrize(
@@ -1836,3 +1904,31 @@ def test_weights_and_masks_in_another_order_than_their_images_are_those_of_one_n
         InputError, match=r"3 planes for the 2 images of d.fits, .* give corresponding HDUs the same EXTNAME"
     ):
         read(f"r={tmp_path}/d.fits[1]")
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "is_used"),
+    [("MASK", {"MP_BAD": 0, "MP_DETECTED": 1}, True), ("BPM", {}, True), ("DQ", {}, False)],
+)
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [("mask", {"mask_polarity": "bad"}), ("mask", {"bad_planes": [0]}), ("starmask", {})],
+)
+def test_a_mask_in_the_file_of_an_image_is_used_with_one_beside_it(
+    tmp_path, sky, name, cards, is_used, end, options
+):
+    """As for a coadd of Rubin or HSC and the user's own mask of bright stars; the file's was left out."""
+    first, second = np.zeros((2, *SHAPE), np.int32)
+    first[:16], second[-16:] = 1, 1
+    own = fits.ImageHDU(first, name=name)
+    for key, value in cards.items():
+        own.header[f"HIERARCH {key}"] = value
+    write(tmp_path / "tile_g.fits", fits.ImageHDU(sky, header(BUNIT="nJy"), name="IMAGE"), own)
+    fits.writeto(tmp_path / f"tile_g.{end}.fits", second)
+    images = image_set(tmp_path, **options)
+    with open_field(images.fields[0], images) as field:
+        _, weight = field.planes["g"].read()
+        remarks = field.remarks()["g"]
+    assert not weight[-16:].any()
+    assert (weight[:16] > 0).all() != is_used
+    assert any("a further mask, DQ, is not used" in text for text in remarks) != is_used

@@ -396,3 +396,38 @@ def test_objects_with_zero_points_of_their_own(tmp_path, caplog):
     assert "r: MAGZERO = 25.40 is in Vega magnitudes, by MAGSYS" in caplog.text
     assert "r: 24 pixels of 24 cutouts are more than 1e+12 times the noise" in caplog.text
     assert len(store.info.extra["remarks"]) == 4
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_the_meaning_of_weights_given_in_the_description_precedes_their_name(objects, tmp_path, in_file):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        for image, ivar, band in zip(planes["image"], planes["ivar"], BANDS, strict=True):
+            hdus = [fits.PrimaryHDU(image, header())]
+            if in_file:
+                hdus.append(fits.ImageHDU(1 / ivar, name="WHT"))
+            else:
+                write(directory / f"{name}_{band}.weight.fits", 1 / ivar)
+            fits.HDUList(hdus).writeto(directory / f"{name}_{band}.fits")
+    unmasked = {name: planes | {"mask": 0 * planes["mask"]} for name, planes in objects.items()}
+    store, found = read(directory, tmp_path / "store", 'weight_is = "variance"\n')
+    check(store, found, unmasked)
+
+
+@pytest.mark.parametrize("seconds", [2000.0, 800.0])
+def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
+    """As in drizzled images of HST, even where a second is by chance nearly the inverse variance."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    rng = np.random.default_rng(5)
+    head = header()
+    head["EXPTIME"] = 2000.0
+    inverse_variance = 2.9 * seconds  # noise off by a factor of 1.7
+    for name in "abcd":
+        noise = rng.normal(0, inverse_variance**-0.5, (SIDE, SIDE)).astype(np.float32)
+        fits.writeto(directory / f"{name}_g_drz.fits", noise, head)
+        fits.writeto(directory / f"{name}_g_wht.fits", np.full((SIDE, SIDE), seconds, np.float32), head)
+    _, found = read(directory, tmp_path / "store", "")
+    ratio = np.median(found.weight) * NJY**2 / inverse_variance
+    assert ratio == pytest.approx(1.0 if seconds == 2000.0 else 1 / 2.9, rel=0.1)

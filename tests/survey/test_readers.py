@@ -519,3 +519,21 @@ def test_what_later_objects_lack_is_no_data(tmp_path, kind):
         weight = found.read(0, 260, None)[1] * found.factor[:, None, None] ** 2
     np.testing.assert_array_equal(weight > 0, is_good)
     np.testing.assert_allclose(weight[is_good], 0.25, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("power", "words"), [(-2, None), (2, "variances"), (1, "errors"), (-1, "1/σ, and not 1/σ²")]
+)
+def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tmp_path, caplog, power, words):
+    """As for images, but by the noise of each object."""
+    rng = np.random.default_rng(2)
+    sigma = rng.uniform(0.5, 2.0, (30, 1, 1, 1))
+    image = (sigma * rng.normal(size=(30, 1, 40, 40))).astype(np.float32)
+    weight = np.broadcast_to(sigma**power, image.shape).astype(np.float32)
+    np.savez(tmp_path / "c.npz", image=image, ivar=weight)
+    keys = 'file = "c.npz"\nweight = "ivar"\nbands = ["g"]\nzero_point = 31.4\npixel_scale_arcsec = 0.2\n'
+    read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    said = [text for text in caplog.messages if "c.toml: g: the " in text]
+    assert [f"are they {words}" in text for text in said] == [True] * bool(words)
+    role = {"variances": "variance", "errors": "rms"}.get(words)
+    assert role is None or f'give weight_is = "{role}"' in said[0]

@@ -82,7 +82,7 @@ _SPELLINGS = {
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
-    **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
+    **dict.fromkeys(("KS", "K_S", "Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
     **{"nd": "NUV", "fd": "FUV", "nuv": "NUV", "fuv": "FUV", "ks": "Ks", "vis": "VIS"},
 }

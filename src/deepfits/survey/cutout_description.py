@@ -73,6 +73,12 @@ class Description:
         return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
 
     @property
+    def weight_role(self) -> str:
+        """Meaning of the array or HDU `weight`: `weight_is`, else implied by its name, else ``ivar``."""
+        role = role_of(str(self.weight).rpartition("/")[2])
+        return self.weight_is or (role if role in ("variance", "rms") else "ivar")
+
+    @property
     def has_mask(self) -> bool:
         """Whether the description states which pixels of a mask are bad."""
         return self.mask_nonzero_is is not None or bool(self.bad_planes)
@@ -90,9 +96,6 @@ def read_description(path: str | Path) -> Description:
     path = Path(path)
     out = from_mapping(Description, read_toml(path, what="description"), where=path)
     object.__setattr__(out, "where", path)
-    if out.weight_is is None:
-        role = role_of(str(out.weight).rpartition("/")[2])
-        object.__setattr__(out, "weight_is", role if role in ("variance", "rms") else "ivar")
     if out.mask is not None and not out.has_mask:
         meaning = meaning_of_mask(str(out.mask).rpartition("/")[2])
         object.__setattr__(out, "mask_nonzero_is", meaning)

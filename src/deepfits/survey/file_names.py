@@ -52,8 +52,6 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     words = words_of(stem)
     places = [i for i, w in enumerate(words) if w.lower() in KINDS and len(words) > 1]
     kind = KINDS[words[places[-1]].lower()] if places else None
-    if kind == "weight" and "skycell" in words:
-        kind = "variance"  # in Pan-STARRS's wt files
     dropped: tuple[str, ...] = IMAGE_WORDS
     if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
         kind, dropped = "ivar", (*IMAGE_WORDS, "inv", "inverse")

@@ -119,6 +119,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
+        are_exposure_times=reader.has_exposure_times,
         remarks=reader.remarks,  # a shared list: objects read later add to it
     )
 
@@ -265,6 +266,7 @@ class _FitsCutouts:
     zero_point: dict[str, float]
     scale: float | None = None
     has_relative: bool = False
+    has_exposure_times: bool = False
     mask_words: str = ""
     remarks: list[str] = field(default_factory=list)
     num_looked_at: int = 0
@@ -338,7 +340,7 @@ class _FitsCutouts:
     def _chosen(self, hdus: fits.HDUList, path: Path) -> dict[str, Any]:
         """Return the HDUs of weight and mask given in the description."""
         out = {}
-        for which, kind in ((self.d.weight, str(self.d.weight_is)), (self.d.mask, "mask")):
+        for which, kind in ((self.d.weight, self.d.weight_role), (self.d.mask, "mask")):
             if which is not None and str(which).lower() not in KINDS:
                 out[kind] = self._by_name(hdus, which, path)
             elif which is not None and (str(which).isdigit() or str(which) in hdus):
@@ -375,7 +377,8 @@ class _FitsCutouts:
                     beside = stack.enter_context(opened(other))
                     if not (found := _images(beside, 2)):
                         raise InputError(f"{other}: no two-dimensional image in this file")
-                    planes[kind] = HduPixels(hdu=found[0], path=other)
+                    own = planes.get("mask") if kind == "mask" else None
+                    planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
             return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
@@ -437,6 +440,11 @@ class _FitsCutouts:
                 raise InputError(
                     f"{plane.path}: HDU {plane.hdu.name!r} has shape {shape}; an image or a cube is needed"
                 )
+        roles = [role for role in WEIGHT_ROLES if role in planes]
+        if roles and self.d.weight_is is not None:  # whatever their names say
+            planes = {k: p for k, p in planes.items() if k not in roles} | {
+                self.d.weight_is: planes[roles[0]]
+            }
         pixels = calibrated(
             hdus,
             image,
@@ -457,6 +465,7 @@ class _FitsCutouts:
             mark = "WARNING: " * text.startswith("WARNING: ")
             self._remark(f"{mark}{band}: {text.removeprefix(mark)}")
         flux, weight = pixels.rows(0, image.shape[0])
+        self.has_exposure_times |= weight is not None and pixels.are_exposure_times(weight)
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects
             flux[fill.holds(flux)] = np.nan
         return _Band(image=flux, ivar=weight, wcs=pixels.wcs)

@@ -26,6 +26,7 @@ from deepfits.survey.noise import (
     difference_noise,
     rim,
     rim_pixels,
+    weight_doubts,
 )
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 from deepfits.tables import identities, require_unique
@@ -71,8 +72,9 @@ class ForeignCutouts:
         Meaning of the weights: one of `deepfits.survey.weights.WEIGHT_ROLES`.
     mask
         Which mask values are bad.
-    has_weights, may_be_relative, weight_scale
-        Whether the file has weights; whether these may be relative; the factor ``(B,)`` applied to them.
+    has_weights, may_be_relative, are_exposure_times, weight_scale
+        Whether the file has weights; whether these may be relative; whether they are, as they are exposure
+        times; the factor ``(B,)`` applied to them.
     constant
         Weight of every pixel, per band, if the file has no weights.
     credible
@@ -109,6 +111,7 @@ class ForeignCutouts:
     own_noise: dict[int, tuple[float, float]] = field(default_factory=dict)
     has_weights: bool = True
     may_be_relative: bool = False
+    are_exposure_times: bool = False
     weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
     credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
     fill: dict[int, Fill] = field(default_factory=dict)
@@ -280,6 +283,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         if cutouts.has_weights:
             _compare_weights(cutouts, band, stated)
     if cutouts.has_weights:
+        _compare_objects(cutouts, sample)
         return
     if not (is_noise := cutouts.noise > LEAST_NOISE).all():
         odd = int(np.argmin(is_noise))
@@ -298,6 +302,23 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             f"no weights, and the noise in {names} differs between objects: each object's weight is from its "
             "own noise"
         )
+
+
+def _compare_objects(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
+    """Warn if the weights of objects of different depth do not follow their noise."""
+    stated, spread = np.full((2, len(sample), len(cutouts.bands)), np.nan)
+    for place, raw in enumerate(sample):
+        image, weight = (part[0] for part in cutouts.converted(*raw))
+        for band in range(len(cutouts.bands)):
+            sigma, number = difference_noise(image[band], weight[band] > 0)
+            if number >= FEW_PIXELS and sigma > 0:
+                stated[place, band] = np.median(rim_pixels(image[[band]], weight[[band]])[1])
+                spread[place, band] = sigma
+    remedies = {role: f'give weight_is = "{role}"' for role in ("rms", "variance")}
+    for band, name in enumerate(cutouts.bands):
+        is_used = stated[:, band] > 0
+        doubts = weight_doubts(stated[is_used, band], spread[is_used, band], remedies)
+        cutouts.remarks += [f"WARNING: {name}: {text}" for text in doubts]
 
 
 def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
@@ -365,7 +386,7 @@ def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:
 def _compare_weights(cutouts: ForeignCutouts, band: int, stated: float) -> None:
     """Compare the noise implied by the weights with the measured noise; rescale relative weights."""
     ratio = float(cutouts.noise[band]) / stated
-    if 0.5 < ratio < 2:
+    if 0.5 < ratio < 2 and not cutouts.are_exposure_times:
         return
     if cutouts.may_be_relative:
         cutouts.weight_scale[band] = ratio**-2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,16 +221,25 @@ def sky_doubts(plane: Any) -> list[str]:
             f"the noise differs by a factor {ratio:.1f} between parts of the image, which constant weights "
             "ignore; give weights (.weight.fits, .rms.fits)"
         )
-    trend, power = weight_trend(blocks[:, 1], blocks[:, 3])
+    remedies = {"rms": "name the file .rms.fits", "variance": "name the file .var.fits"}
+    return out + weight_doubts(blocks[:, 1], blocks[:, 3], remedies)
+
+
+def weight_doubts(stated: np.ndarray, spread: np.ndarray, remedies: Mapping[str, str]) -> list[str]:
+    """Warn of weights that do not follow the noise; see `weight_trend` for the parameters.
+
+    `remedies` gives advice if the weights are ``rms`` or ``variance``.
+    """
+    trend, power = weight_trend(stated, spread)
     if trend < -0.5:
-        kind, end = ("errors", "rms") if power < -1.5 else ("variances", "var")
-        out.append(f"the noise is largest where the weights are: are they {kind}? name the file .{end}.fits")
+        kind, role = ("errors", "rms") if power < -1.5 else ("variances", "variance")
+        return [f"the noise is largest where the weights are: are they {kind}? {remedies[role]}"]
     if trend > 0.5 and power > 1.6:
-        out.append(
+        return [
             f"the inverse variance of the pixels scales as the weights to the power {power:.1f}: are they "
             "1/σ, and not 1/σ²? write their squares"
-        )
-    return out
+        ]
+    return []
 
 
 def _measured_blocks(plane: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fill import HALF_STEP
 from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
-from deepfits.survey.hdu_roles import further_masks, meaning_of_mask, name_of
+from deepfits.survey.hdu_roles import further_masks, meaning_of_mask, name_of, words_of
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import (
     BAD_MASK_PLANES,
@@ -32,6 +32,7 @@ from deepfits.survey.weights import (
     named_planes,
 )
 from deepfits.survey.zeropoint import (
+    exposure_of,
     given_doubts,
     resampling_doubts,
     zero_point_doubts,
@@ -40,6 +41,8 @@ from deepfits.survey.zeropoint import (
 )
 
 _LARGE = 1e15
+# Weights are exposure times if this quantile of them equals EXPTIME within this fraction.
+FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 MOST_ASINH = 40.0  # maximum asinh magnitude: a flux of 10¹⁶ times the softening
 PICTURE = (
     "values from 0 to 255, as in pictures, whose stretch is unknown; use the survey's FITS images, not its "
@@ -60,6 +63,7 @@ class HduPixels:
     path: Path
     layer: int | None = None
     file: fits.HDUList | None = None  # the open file, if it is not the image's
+    own: HduPixels | None = None  # for a mask in a separate file, that in the image's file
     least: np.ndarray | None = None
 
     @property
@@ -134,8 +138,8 @@ class CalibratedPixels:
         Further planes by role: one of `WEIGHT_ROLES`, and ``mask``.
     header
         Header of the image, with cards that it lacks taken from the primary header.
-    zero_point
-        AB zero point of the counts.
+    zero_point, zero_point_source
+        AB zero point of the counts; what it is from, empty if given by the user.
     masks
         The HDUs of the mask, each with the rule for its bad pixels.
     wcs
@@ -157,6 +161,7 @@ class CalibratedPixels:
     wcs_remarks: list[str]
     remarks: list[str]
     weight_factor: float = 1.0
+    zero_point_source: str = ""
 
     @property
     def mask(self) -> MaskRule | None:
@@ -167,6 +172,14 @@ class CalibratedPixels:
     def weight_role(self) -> str | None:
         """Meaning of the weights: one of `WEIGHT_ROLES`, or None without weights."""
         return next((role for role in WEIGHT_ROLES if role in self.extras), None)
+
+    def are_exposure_times(self, weight: np.ndarray) -> bool:
+        """Return whether weights, in nJy⁻², are exposure times up to the header's, as in HST's images."""
+        seconds, used = exposure_of(self.header), weight[weight > 0]
+        if self.weight_role != "weight" or seconds in (None, 1.0) or not used.size:
+            return False
+        most = float(np.quantile(used, FULL_DEPTH)) * njy_per_count(self.zero_point) ** 2
+        return abs(most / self.weight_factor / seconds - 1) < SAME_EXPOSURE
 
     def rows(self, start: int, stop: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray | None]:
         """Read flux and inverse variance (None without weights) of rows `start` to `stop`, float32.
@@ -252,6 +265,8 @@ def calibrated(
                 f"{plane.path}: {plane.shape} pixels, but the image {path.name} has {image.shape}; "
                 "give the weight or mask that belongs to this image"
             )
+    if "weight" in extras and _is_pan_starrs_variance(extras["weight"], header):
+        extras = {"variance" if role == "weight" else role: plane for role, plane in extras.items()}
     extras = {r: p.with_zeros() if isinstance(p, HduPixels) else p for r, p in extras.items()}
     remarks: list[str] = []
     wcs: WCS | None = None
@@ -262,9 +277,10 @@ def calibrated(
         pixel_sr = pixel_area_of(wcs) if wcs is not None else None
     else:
         pixel_sr = math.radians(pixel_scale_arcsec / 3600) ** 2
+    words = ""
     if zero_point is None:
         zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
-        remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words)]
+        remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words, pixel_sr)]
         remarks.append(f"zero point {zero_point:.4g} from {words}")
     else:
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
@@ -281,6 +297,7 @@ def calibrated(
         extras=extras,
         header=header,
         zero_point=zero_point,
+        zero_point_source=words,
         masks=masks,
         wcs=wcs,
         wcs_remarks=doubts,
@@ -288,6 +305,12 @@ def calibrated(
     )
     out.weight_factor = _unit_of_weights(out, header, pixel_sr)
     return out
+
+
+def _is_pan_starrs_variance(plane: HduPixels | FrameNoise, header: Mapping[str, Any]) -> bool:
+    """Return whether weights of an image are Pan-STARRS's, whose ``wt`` files hold variances."""
+    words = words_of(stem_of(plane.path)) if isinstance(plane, HduPixels) else []
+    return "wt" in words and ("skycell" in words or "FPA.ZP" in header)
 
 
 def _masks(
@@ -304,10 +327,13 @@ def _masks(
     unused: list[str] = []
     first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
     sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
-    for more in [replace(mask, hdu=hdu).with_zeros() for hdu in further_masks(hdus, mask.hdu, mask.file)]:
+    further = [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]
+    for more in [plane.with_zeros() for plane in (*further, mask.own) if plane is not None]:
         planes, name = named_planes(more.header), name_of(more.hdu)
-        meaning = polarity or meaning_of_mask(name)
-        if present := tuple(name for name in bad_planes if name in planes):
+        is_of_mask = more.path == mask.path  # to which a given polarity refers
+        meaning = (polarity if is_of_mask else None) or meaning_of_mask(name)
+        listed = bad_planes if is_of_mask or planes.keys() & set(bad_planes) else BAD_MASK_PLANES
+        if present := tuple(name for name in listed if name in planes):
             rule = mask_rule(more.header, more.rows(*sampled), bad_planes=present, where=str(path))
             masks.append((more, rule))
             if bad_planes != BAD_MASK_PLANES:
@@ -317,17 +343,19 @@ def _masks(
             masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
         elif not planes:
             unused.append(
-                f"WARNING: {mask.path.name}: a further mask, {name}, is not used: its meaning is unknown; "
-                f"give the meaning of non-zero ({option}), or name it BADMASK or GOODMASK"
+                f"WARNING: {more.path.name}: a further mask, {name}, is not used: its meaning is unknown; "
+                + f"give the meaning of non-zero ({option}), or " * is_of_mask
+                + "name it BADMASK or GOODMASK"
             )
     own = [stem_of(mask.path)] if mask.path != path else []
+    meaning = polarity or meaning_of_mask(name_of(mask.hdu), *own)
     rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
-    if wanted or not masks:
+    if wanted or not masks or (meaning is not None and not named_planes(mask.header)):
         rule = mask_rule(
             mask.header,
             mask.rows(*sampled),
             bad_planes=wanted,
-            polarity=polarity or meaning_of_mask(name_of(mask.hdu), *own),
+            polarity=meaning,
             telescope=str(header.get("TELESCOP", "")),
             where=str(path),
             option=option,

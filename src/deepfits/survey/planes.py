@@ -21,7 +21,6 @@ from astropy.io import fits
 
 from deepfits.config import check
 from deepfits.errors import InputError, naming
-from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.fill import (
@@ -51,17 +50,17 @@ from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
 # Offset in pixels, by their WCS, above which weights do not match the image; measured at the centre and this
 # far from it, where a rotation shows but a distortion that only one of them has is negligible.
 FAR_APART, ASIDE = 2.0, 16.0
-# Weights are exposure times if this quantile of them equals EXPTIME within this fraction.
-FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # Weights whose implied noise is off by more than this factor are relative, and rescaled.
 RELATIVE_FACTOR = 2.0
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
 CREDIBLE_DEPTH = (8.0, 36.0)
+# Depth above which a zero point of one count per second may have been taken for one of a count.
+SHALLOW = 19.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ class Plane:
         self._brightest = math.inf
         self.noise = self._measure()
         if not has_given:
-            self._check_depth()
+            self._check_depth(self._pixels.zero_point_source)
         self.noise_correlation = self._stated_correlation(hdus)
 
     @property
@@ -252,15 +251,18 @@ class Plane:
             raise InputError(f"{self.path}: {reason}; give pixel_scale (arcseconds)")
         return self.options.pixel_scale
 
-    def _check_depth(self) -> None:
-        """Reject a header's zero point that implies an impossible depth."""
+    def _check_depth(self, source: str) -> None:
+        """Reject a zero point from `source` if it implies an impossible depth; warn of a suspicious one."""
         depth = depth_of(self.noise.sigma, self.pixel_scale)
         if not CREDIBLE_DEPTH[0] < depth < CREDIBLE_DEPTH[1]:
-            words = next((r for r in self.remarks if r.startswith("zero point")), "the zero point")
             raise InputError(
-                f"{self.path}: {words} implies a depth of {depth:.1f} AB (5σ in 2″) for this image, which is "
-                f"impossible; give zero_point, for example zero_point={self.source.band}=27.0"
+                f"{self.path}: the zero point {self.zero_point:.4g} from {source} implies a depth of "
+                f"{depth:.1f} AB (5σ in 2″) for this image, which is impossible; give zero_point, for "
+                f"example zero_point={self.source.band}=27.0"
             )
+        if depth < SHALLOW:
+            doubts = (f"WARNING: {text}" for text in rate_doubts(self.header, self.zero_point, source))
+            self.remarks += [text for text in doubts if text not in self.remarks]
 
     def _stated_correlation(self, hdus: fits.HDUList) -> float:
         """Return the header's noise correlation (NOISCORR, in simulated and stacked coadds), else 1."""
@@ -297,7 +299,8 @@ class Plane:
                 notes.append(
                     f"WARNING: {path.name}: no band in its name: used as relative weights of this band"
                 )
-            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
+            own_mask = extras.get("mask") if kind == "mask" else None
+            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside, own=own_mask)
             notes += self._apart(hdus, beside, beside[number], path, kind)
         if not extras.keys() & {*WEIGHT_ROLES}:
             names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
@@ -519,16 +522,6 @@ class Plane:
                 "ones? (bad_planes, mask_polarity)"
             )
 
-    def _are_exposure_times(self, weight: np.ndarray) -> bool:
-        """Return whether weights are exposure times, up to the header's, as in drizzled HST images."""
-        seconds = exposure_of(self.header)
-        if seconds is None or seconds == 1:
-            return False
-        pixels = self._pixels
-        scale = pixels.weight_factor / njy_per_count(pixels.zero_point) ** 2
-        most = float(np.quantile(weight[weight > 0], FULL_DEPTH)) / scale
-        return abs(most / seconds - 1) < SAME_EXPOSURE
-
     def _settle_scale(self, noise: Noise, image: np.ndarray, weight: np.ndarray) -> None:
         stated = float(np.median(weight[weight > 0])) ** -0.5
         ratio = noise.sigma / stated
@@ -536,7 +529,7 @@ class Plane:
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
         is_relative = self._has_shared_weights or (
-            may_be_relative and (is_off or self._are_exposure_times(weight))
+            may_be_relative and (is_off or self._pixels.are_exposure_times(weight))
         )
         if mode == "relative" or (mode == "auto" and is_relative):
             # If the depth varies, the noise and the median weight above refer to different pixels.

@@ -195,7 +195,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         has_weights="weight" in arrays,
         raw=raw,
         psf=_psf_reader(d, content, path, (number, num_bands), float(scale or 0), is_universe=is_universe),
-        weight_is="ivar" if is_universe else str(d.weight_is),
+        weight_is="ivar" if is_universe else d.weight_role,
         may_be_relative=d.weight_is == "weight" and not is_universe,
         mask=rule,
         remarks=([rule.words] if rule is not None else []) + _doubts(d, path, content, image, bands),

@@ -49,6 +49,8 @@ _PER_PIXEL = re.compile(
 _RATE = re.compile(
     r"(?:(?:/|\bper\b)\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)(?![a-z])", re.IGNORECASE
 )
+# A zero point of one count per second, by the comment of its card: "[mag] 1 ADU/s", "for one second".
+_ONE_SECOND = re.compile(rf"{_RATE.pattern}|\b(?:1|one)[ -]?s(?:ec(?:ond)?)?\b", re.IGNORECASE)
 _COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
 _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 # Keywords of the magnitude system of a zero point.
@@ -58,6 +60,8 @@ _RESAMPLERS = {"hips2fits": "hips2fits", "skyview": "SkyView"}
 PLAUSIBLE = (-2.5, 45.0)
 # Tolerance between the zero points of one file, mag: cards are rounded, and PHOTFLAM has colour terms.
 AGREEMENT = 0.05
+# Smaller differences than this are not worth a warning, mag.
+NOTABLE = 0.015
 # Tolerance between the pixel area of a card and of the WCS, mag: for distorted detectors the card is a mean.
 AREA_AGREEMENT = 0.1
 
@@ -108,8 +112,13 @@ def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float |
     ]
 
 
-def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
-    """Return warnings about a zero point found in a header, each with its remedy."""
+def zero_point_doubts(
+    header: Mapping[str, Any], zero_point: float, words: str, pixel_sr: float | None = None
+) -> list[str]:
+    """Return warnings about a zero point found in a header, each with its remedy.
+
+    `pixel_sr` is the area of a pixel by the WCS, in steradian.
+    """
     problems = []
     unit = str(header.get("BUNIT", "")).strip()
     is_stated = "unit" not in words
@@ -128,26 +137,49 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
             f"FLXSCALE = {scale:g}, by which SWarp multiplies counts, is not applied; if {words} is for "
             f"counts times FLXSCALE, give zero_point {zero_point - 2.5 * math.log10(abs(scale) or 1):.2f}"
         )
+    others = _cards(header, unit)[0]
+    if words.startswith("unit") and pixel_sr is not None:
+        without_area = {key: header[key] for key in ("PHOTPLAM",) if key in header}
+        by_wcs = zero_point_of_unit(unit, without_area, pixel_sr)
+        others += [(value, "the area of a pixel by the WCS") for value in [by_wcs] if value is not None]
+    problems += [
+        f"{words} implies a zero point of {zero_point:.3f}, which is used, but {source} one of {other:.3f}; "
+        "if that is right, give it (zero_point)"
+        for other, source in others
+        if abs(other - zero_point) > NOTABLE
+    ]
     seconds = exposure_of(header)
-    if not unit and words.startswith(("PHOTFLAM", "PHOTFNU")) and seconds not in (None, 1.0):
+    is_known = _COUNTS.match(unit) or _RATE.search(unit)
+    if not is_known and words.startswith(("PHOTFLAM", "PHOTFNU")) and seconds not in (None, 1.0):
         total = zero_point + 2.5 * math.log10(seconds)
+        what = f"BUNIT {unit!r} is not a known unit" if unit else "the header has no BUNIT"
         problems.append(
-            f"the header has no BUNIT: assumed to be counts per second, as for {words}; if the image holds "
-            f"counts in {seconds:g} s, give zero_point {total:.2f}"
+            f"{what}: assumed to be counts per second, as for {words}; if the image holds counts in "
+            f"{seconds:g} s, give zero_point {total:.2f}"
         )
-    if (
-        words in _PER_COUNT_OR_RATE
-        and not (words == "PHOTZP" and "PRODCATG" in header)  # ESO's standard: for pixel values
-        and (_COUNTS.match(unit) or (not unit and (is_vega(header) or "CASUVERS" in header)))
-        and not _RATE.search(unit)
-        and seconds not in (None, 1.0)
-    ):
-        total, what = zero_point + 2.5 * math.log10(seconds), unit or "count"
-        problems.append(
-            f"{words} = {zero_point:.2f} is assumed to be for one {what} of the image; if it is for one per "
-            f"second, give that for {seconds:g} s, zero_point {total:.2f}"
-        )
+    is_casu = is_vega(header) or "CASUVERS" in header or "MAGZRR" in header
+    if is_casu or _COUNTS.match(unit) or _ONE_SECOND.search(_comment(header, words)):
+        problems += rate_doubts(header, zero_point, words)
     return problems
+
+
+def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
+    """Return a warning if a card's zero point may be for one count per second of an image in counts."""
+    unit, seconds = str(header.get("BUNIT", "")).strip(), exposure_of(header)
+    says_second = words in _PER_COUNT and _ONE_SECOND.search(_comment(header, words))
+    is_of_eso = words == "PHOTZP" and "PRODCATG" in header  # ESO's standard: for pixel values
+    if (
+        not (words in _PER_COUNT_OR_RATE or says_second)
+        or is_of_eso
+        or seconds in (None, 1.0)
+        or _RATE.search(unit)
+    ):
+        return []
+    total = zero_point + 2.5 * math.log10(seconds)
+    return [
+        f"{words} = {zero_point:.2f} is assumed to be for one {unit or 'count'} of the image; if it is for "
+        f"one per second, give that for {seconds:g} s, zero_point {total:.2f}"
+    ]
 
 
 def resampling_doubts(header: Mapping[str, Any]) -> list[str]:
@@ -169,10 +201,15 @@ def _states_vega(header: Mapping[str, Any], words: str) -> str:
     for key in _SYSTEMS:
         if "VEGA" in str(header.get(key, "")).upper():
             return f"{key} = {header[key]!r}"
-    key = words.split(" ", 1)[0]
-    comment = header.comments[key] if isinstance(header, fits.Header) and key in header else ""
+    key, comment = words.split(" ", 1)[0], _comment(header, words)
     is_of_vega = re.search(r"\bvega", comment, re.IGNORECASE) and not re.search(r"\bAB\b", comment)
     return f"the comment of {key}" if is_of_vega else ""
+
+
+def _comment(header: Mapping[str, Any], words: str) -> str:
+    """Return the comment of the card that a zero point is from."""
+    key = words.split(" ", 1)[0]
+    return str(header.comments[key]) if isinstance(header, fits.Header) and key in header else ""
 
 
 def is_vega(header: Mapping[str, Any]) -> bool:
