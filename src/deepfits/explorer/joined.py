@@ -157,17 +157,18 @@ class JoinedTable(Mapping[str, np.ndarray]):
     ) -> None:
         """Match the rows of another table to the objects, and add its columns.
 
-        Rows are matched by position, one to one, if both tables have positions (detection catalogues and
-        spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
+        Rows are matched by position, one to one, if positions are known in both tables (detection catalogues
+        and spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
         position; else by ``object_id``. If several rows match an object the first is used, with a warning;
         in tables made by the run (`of_run`) each row is a different object.
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
-        rows, nearest = self._match_identities(table, columns, has_positions=sky is not None)
+        has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
+        rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
         by_position = False
-        if sky is not None and {"ra", "dec"} <= self._readers.keys():
+        if sky is not None and has_positions:
             matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
@@ -183,12 +184,17 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 key = name if name not in self._readers else f"{label}.{name}"
                 self.add(key, partial(take_rows, values, rows), label)
 
+    def _has_positions(self) -> bool:
+        """Return whether the position of any object is known; images without WCS give none."""
+        return {"ra", "dec"} <= self._readers.keys() and bool(np.isfinite(self["ra"]).any())
+
     def _match_identities(
         self, table: Table, columns: Columns, *, has_positions: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Match by identity: return the row of each object, ``(N,)``, and the object of each row; −1 if none.
 
-        `columns` are those of the table under our names. A table with positions need not have identities.
+        `columns` are those of the table under our names. If positions are known in both tables
+        (`has_positions`), the table need not have identities.
         """
         name = identity_name(table.columns) or "object_id"
         none = np.full(self.num_rows, -1), np.full(0, -1)
@@ -197,14 +203,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
         try:
             theirs = identities(columns["object_id"], table.where, name)
         except InputError:
-            if not (has_positions and {"ra", "dec"} <= self._readers.keys()):
+            if not has_positions:
                 raise
             return none
         ours = self["object_id"]
         if not has_positions and name != "object_id" and are_running_numbers(ours, theirs):
             log.warning(
-                "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
-                "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
+                "WARNING: %s: matched by %s alone, since positions are not known in both: correct only if "
+                "these are the numbers of the catalogue from which the cutouts were made; else add ra and dec",
                 *(table.where, name),
             )
         return match_identities(ours, theirs), match_identities(theirs, ours)
