@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import read_json
+from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.results import read_record, require_finished
@@ -128,6 +129,13 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
 
+    def describe(self, name: str) -> Column:
+        """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
+        origin = self.origin[name]
+        if origin == "catalogue" and "is_primary" in self:  # made by `detect`
+            origin = "detections"
+        return describe(name, table=origin or "features")
+
     def missing(self, name: str) -> str:
         """Return the error message for a missing column, with similar names and where it may be found."""
         folded = {column.lower(): column for column in self._readers}
@@ -210,7 +218,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         if not has_positions and name != "object_id" and are_running_numbers(ours, theirs):
             log.warning(
                 "WARNING: %s: matched by %s alone, since positions are not known in both: correct only if "
-                "these are the numbers of the catalogue from which the cutouts were made; else add ra and dec",
+                "these are the numbers of the catalogue that the cutouts were made from; else add ra and dec",
                 *(table.where, name),
             )
         return match_identities(ours, theirs), match_identities(theirs, ours)

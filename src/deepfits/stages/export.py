@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from deepfits.config import Range
 from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import TEMPORARY_PREFIX, contents, digest, writing
-from deepfits.fitting.columns import describe
+from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
@@ -28,6 +28,8 @@ from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
 from deepfits.tables.table import INFO
 from deepfits.tables.writing import field_metadata
+
+Describing = Callable[[str], Column]
 
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
@@ -131,6 +133,7 @@ def export(config: ExportConfig) -> Path:
         "tables": {label: contents(path) for label, path in tables.items()} or None,
         "tags": digest(sorted(tags.items())) if tags else None,
     }
+    describing: Describing = describe
     if not is_joined:
         paths = [features] if features.is_file() else shard_paths(features)
         names = _names(paths[0], config.columns, also=("tag",) if tags else ())
@@ -145,9 +148,10 @@ def export(config: ExportConfig) -> Path:
         if is_joined:
             # named after `out`, so that the next run can remove what a killed run leaves
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
-            paths = [_write_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
+            paths = [Path(stack.enter_context(scratch)) / "joined.parquet"]
+            describing = _write_joined(config, is_run, paths[0])
             names, tags = _names(paths[0], None, also=()), {}
-        shards = _Shards(paths, names, tags, config.half, config.progress)
+        shards = _Shards(paths, names, tags, config.half, config.progress, describing)
         if chosen == "parquet":
             shards.write_parquet(out)
         elif chosen == "hats":
@@ -157,8 +161,11 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
-    """Write the joined columns of features, catalogue and further tables for the selected objects."""
+def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Describing:
+    """Write the joined columns of features, catalogue and further tables for the selected objects.
+
+    Return the function that describes them.
+    """
     from deepfits.explorer.joined import JoinedTable, join
     from deepfits.explorer.objects import Objects
 
@@ -174,7 +181,7 @@ def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
     if not len(rows):
         raise InputError(f"{config.features}: no object satisfies the conditions; loosen them")
     write_table(path, {name: require_column(table, name, config.features)[rows] for name in names})
-    return path
+    return table.describe
 
 
 def _format(out: Path, format: str | None) -> str:
@@ -209,6 +216,7 @@ class _Shards:
     tags: Mapping[str, str]
     half: bool
     progress: Progress
+    describe: Describing
 
     def tables(self) -> Iterator[Any]:
         """Yield the table of each non-empty shard, with units and descriptions."""
@@ -223,7 +231,7 @@ class _Shards:
         schema, number = None, 0
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _with_metadata(read(path), self.half)
+                table = _with_metadata(read(path), self.half, self.describe)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(
@@ -256,7 +264,7 @@ class _Shards:
                 parts.append({name: to_numpy(table[name]) for name in self.names})
                 task.advance(1)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in self.names}
-        write_table(out, whole, info=_MADE_BY, describe=describe)
+        write_table(out, whole, info=_MADE_BY, describe=self.describe)
 
     def write_hats(self, out: Path, margin_arcsec: float, partition_rows: int) -> None:
         """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
@@ -282,7 +290,7 @@ class _Shards:
         return self.progress("export", total=len(self.paths), unit="shards")
 
 
-def _with_metadata(table: Any, half: bool) -> Any:
+def _with_metadata(table: Any, half: bool, describe: Describing) -> Any:
     """Add units, UCDs and descriptions to the fields; convert latents to 16 bits if asked to."""
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
