@@ -172,6 +172,13 @@ def test_unknown_option_and_missing_argument_have_status_2(tmp_path):
     assert run_cli("train").returncode == 2
 
 
+def test_lists_in_messages_are_written_as_options(tmp_path):
+    """It said ``--columns ['mag_u=...']``, which no shell passes on."""
+    (tmp_path / "mine.csv").write_text("u_mag,g_mag\n20,21\n")
+    done = run_cli("simulate", tmp_path / "sky", "--catalogue", tmp_path / "mine.csv")
+    assert_one_clear_line(done, "map it with --columns mag_u=...")
+
+
 def test_an_absent_image_is_one_line_that_names_it(tmp_path):
     assert_one_clear_line(run_cli("cutouts", tmp_path / "nix.fits", "--out", tmp_path / "o"), "nix.fits")
 

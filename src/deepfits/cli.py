@@ -281,7 +281,7 @@ def _as_options(message: str, name: str | None) -> str:
         option, word = f"--{argument.replace('_', '-')}", rf"(?<![\w/.-]){argument}"
         message = re.sub(rf"{word}=True\b", option, message)
         message = re.sub(rf"{word}=False\b", option.replace("--", "--no-", 1), message)
-        message = re.sub(rf"{word}\s?=\s?'([^']*)'", rf"{option} \1", message)
+        message = re.sub(rf"{word}\s?=\s?(\[)?'([^']*)'(?(1)\])", rf"{option} \2", message)
         message = re.sub(rf"{word}\s?=\s?(?=[\w.\"\[{{-])", f"{option} ", message)
         if "_" in argument:
             message = re.sub(rf"{word}(?![\w/.])", option, message)

@@ -66,7 +66,19 @@ def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_p
     np.testing.assert_allclose(by_place["mass"], sky["z_spec"])
     assert not caplog.text
     joined(features, tmp_path, id=sky["object_id"], mass=sky["z_spec"])
-    assert "matched by id alone, since it has no positions" in caplog.text
+    assert "matched by id alone, since positions are not known in both" in caplog.text
+
+
+def test_without_known_positions_identities_decide(sky, tmp_path, caplog):
+    """Images without WCS have NaN in ra and dec, and so have the predictions made from their features."""
+    nowhere = np.full(NUM, np.nan)
+    features = write_features(tmp_path / "features", {**sky, "ra": nowhere, "dec": nowhere})
+    for places in ({"ra": nowhere, "dec": nowhere}, {"ra": sky["ra"], "dec": sky["dec"]}):
+        columns = {"object_id": sky["object_id"][::-1], **places, "mass": sky["z_spec"][::-1]}
+        np.testing.assert_array_equal(joined(features, tmp_path, **columns)["mass"], sky["z_spec"])
+    assert not caplog.text
+    joined(features, tmp_path, id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], mass=sky["z_spec"])
+    assert "matched by id alone, since positions are not known in both" in caplog.text
 
 
 def test_a_table_without_rows_is_refused(features, tmp_path):

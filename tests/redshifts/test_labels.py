@@ -141,6 +141,15 @@ def test_match_by_id_joins_text_and_numbers():
     assert found.rows.tolist() == [0, 2]
 
 
+def test_match_by_id_where_no_object_has_a_position():
+    """Images without WCS have NaN in ra and dec."""
+    sky = make_sky(50, 2)
+    features = {**sky, "ra": np.full(50, np.nan), "dec": np.full(50, np.nan)}
+    found = match_labels(features, as_labels({**sky}))
+    assert found.by == "id"
+    assert len(found.rows) == 50
+
+
 def test_inconsistent_ids_are_detected():
     sky, other = make_sky(50, 2), make_sky(50, 3)
     with pytest.raises(InputError, match="another numbering"):

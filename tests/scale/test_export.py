@@ -15,8 +15,10 @@ from astropy.table import Table
 from deepfits.errors import InputError
 from deepfits.explorer.tags import write_tags
 from deepfits.fitting.columns import describe
+from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.features import write_shard as write_features
 from deepfits.stages.export import export
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import read_table, write_table
 
 # LSDB's own use of pandas
@@ -123,14 +125,50 @@ def test_votable_with_units_and_ucds(features, columns, tmp_path):
     np.testing.assert_array_equal(np.asarray(table.array["latent"].data), columns["latent"])
 
 
+def test_columns_are_described_by_the_table_they_are_from(columns, tmp_path):
+    """The detection's magnitudes were called predicted ones, and fluxes in a user's table nJy."""
+    features = tmp_path / "run" / "features-both"
+    write_features(features / "shard-00000.parquet", columns, "test")
+    (features / DESCRIPTION).write_text("{}")
+    sky = {name: columns[name] for name in ("object_id", "ra", "dec")}
+    detected = {"is_primary": np.ones(NUM, bool), "mag_auto_i": np.full(NUM, 21.0), "flux_g": np.ones(NUM)}
+    image, weight = np.zeros((NUM, 3, 4, 4), "f4"), np.ones((NUM, 3, 4, 4), "f4")
+    cutouts = Cutouts(image=image, weight=weight, object_id=sky["object_id"], catalogue=sky | detected)
+    info = StoreInfo(bands=BANDS, size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * 3)
+    create_store(tmp_path / "run" / "cutouts", info)
+    write_shard(tmp_path / "run" / "cutouts" / "shard-00000.h5", cutouts, info)
+    Table(sky | {"flux_u": np.ones(NUM)}).write(tmp_path / "mine.ecsv")
+    path = export(tmp_path / "run", tmp_path / "all.vot", tables={"mine": str(tmp_path / "mine.ecsv")})
+    table = Table.read(path)
+    assert table["mag_auto_i"].description == "Measured total AB magnitude, band i"
+    assert table["flux_g"].description == "Measured total flux, band g"
+    assert str(table["flux_g"].unit) == "nJy"
+    assert table["flux_model_g"].description.startswith("Total flux of the central galaxy")
+    assert table["flux_u"].unit is None
+    assert not table["flux_u"].description
+
+
 @pytest.mark.parametrize(
     "name",
     ["object_id", "ra", "latent", "latent_std", "chi2", "dof_u", "status", "flux_model_err_y", "mag_aper_j",
      "mag_err_i", "amplitude_err_g", "z_phot", "z_mean", "z_err68_low", "loss", "latent_distance",
-     "model_hash", "num_steps", "flux_aper_measured_vis", "z_median"],
+     "model_hash", "num_steps", "flux_aper_measured_vis", "z_median", "flux_aper_scene_err_u", "mag_model_i",
+     "scene_half_light_arcsec_i"],
 )  # fmt: skip
 def test_ucds_are_of_the_controlled_vocabulary(name):
-    ucd = describe(name).ucd
+    assert_in_vocabulary(describe(name).ucd)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x", "snr", "flags", "star_score", "half_light_radius_arcsec", "flux_err_g", "flux_aper_g", "mag_auto_i",
+     "fraction_valid_u"],
+)  # fmt: skip
+def test_ucds_of_detections(name):
+    assert_in_vocabulary(describe(name, table="detections").ucd)
+
+
+def assert_in_vocabulary(ucd):
     assert ucd
     assert check_ucd(ucd, check_controlled_vocabulary=True, has_colon=False)
 

@@ -485,5 +485,5 @@ def test_a_store_in_another_order_with_more_bands_gives_the_same_features(tmp_pa
     assert np.array_equal(predicted["plain"]["flux_g"], predicted["other"]["flux_HSC-G"])
     with pytest.raises(InputError, match="no band 'y'; there are HSC-G-R-i"):
         inpaint(tmp_path / "other", tmp_path / "model", tmp_path / "no", bands=("y",))
-    drawn = model.draw(found, store=CutoutStore(tmp_path / "other"))
+    drawn = model.draw(found, store=str(tmp_path / "other"))
     assert np.array_equal(drawn, model.draw(plain, store=CutoutStore(tmp_path / "plain")))

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import read_json
+from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.results import read_record, require_finished
@@ -49,8 +50,7 @@ log = logging.getLogger(__name__)
 class JoinedTable(Mapping[str, np.ndarray]):
     """Columns of features, joined with those of their catalogue and of other tables.
 
-    `origin` maps each column to the table that it is from, for messages; `foreign` are the columns of tables
-    that the run has not made, whose names say nothing of their units.
+    `origin` maps each column to the table that it is from.
 
     Parameters
     ----------
@@ -87,7 +87,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
-        self.foreign: set[str] = set()
 
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
@@ -130,6 +129,13 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
 
+    def describe(self, name: str) -> Column:
+        """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
+        origin = self.origin[name]
+        if origin == "catalogue" and "is_primary" in self:  # made by `detect`
+            origin = "detections"
+        return describe(name, table=origin or "features")
+
     def missing(self, name: str) -> str:
         """Return the error message for a missing column, with similar names and where it may be found."""
         folded = {column.lower(): column for column in self._readers}
@@ -159,17 +165,18 @@ class JoinedTable(Mapping[str, np.ndarray]):
     ) -> None:
         """Match the rows of another table to the objects, and add its columns.
 
-        Rows are matched by position, one to one, if both tables have positions (detection catalogues and
-        spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
+        Rows are matched by position, one to one, if positions are known in both tables (detection catalogues
+        and spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
         position; else by ``object_id``. If several rows match an object the first is used, with a warning;
         in tables made by the run (`of_run`) each row is a different object.
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
-        rows, nearest = self._match_identities(table, columns, has_positions=sky is not None)
+        has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
+        rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
         by_position = False
-        if sky is not None and {"ra", "dec"} <= self._readers.keys():
+        if sky is not None and has_positions:
             matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
@@ -182,21 +189,23 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
-                key = self._free_name(name, label)
-                self.add(key, partial(take_rows, values, rows), label)
-                if not of_run:
-                    self.foreign.add(key)
+                self.add(self._free_name(name, label), partial(take_rows, values, rows), label)
 
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""
         return f"{label}.{name}" if name.lower() in map(str.lower, self._readers) else name
+
+    def _has_positions(self) -> bool:
+        """Return whether the position of any object is known; images without WCS give none."""
+        return {"ra", "dec"} <= self._readers.keys() and bool(np.isfinite(self["ra"]).any())
 
     def _match_identities(
         self, table: Table, columns: Columns, *, has_positions: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Match by identity: return the row of each object, ``(N,)``, and the object of each row; −1 if none.
 
-        `columns` are those of the table under our names. A table with positions need not have identities.
+        `columns` are those of the table under our names. If positions are known in both tables
+        (`has_positions`), the table need not have identities.
         """
         name = identity_name(table.columns) or "object_id"
         none = np.full(self.num_rows, -1), np.full(0, -1)
@@ -205,14 +214,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
         try:
             theirs = identities(columns["object_id"], table.where, name)
         except InputError:
-            if not (has_positions and {"ra", "dec"} <= self._readers.keys()):
+            if not has_positions:
                 raise
             return none
         ours = self["object_id"]
         if not has_positions and name != "object_id" and are_running_numbers(ours, theirs):
             log.warning(
-                "WARNING: %s: matched by %s alone, since it has no positions: correct only if these are "
-                "the numbers of the catalogue from which the cutouts were made; else add ra and dec",
+                "WARNING: %s: matched by %s alone, since positions are not known in both: correct only if "
+                "these are the numbers of the catalogue that the cutouts were made from; else add ra and dec",
                 *(table.where, name),
             )
         return match_identities(ours, theirs), match_identities(theirs, ours)

@@ -22,7 +22,7 @@ from deepfits.explorer.joined import JoinedTable
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
-from deepfits.fitting.columns import describe
+from deepfits.fitting.columns import Column
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, bands_of, reference_band
@@ -43,17 +43,11 @@ _DESCRIPTIONS = {
     "tag": "Your tag",
     "z_spec": "Spectroscopic redshift, if the run has one",
     "truth.z_spec": "True redshift of the simulated galaxy",
-    "snr": "Signal-to-noise ratio of the detection",
-    "flags": "Flags of the detection; 0 if there are none",
-    "star_score": "Stellarity; 1 is a point source",
     "magnitude": "AB magnitude in the reference band, from the table of redshifts",
 }
 _PREFIXES = {
     "pc": "Principal component {} of the latents",
-    "mag_model_": "AB magnitude of the galaxy from the best fit, band {}",
-    "mag_auto_": "AB magnitude of the detection, band {}",
     "z_phot_": "Photometric redshift by the method {}; only for objects that no method was trained on",
-    "fraction_valid_": "Fraction of the cutout's pixels with data, band {}",
 }
 _NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
@@ -441,9 +435,8 @@ def unlike_warning(distance: np.ndarray) -> str:
     return f"no similar objects: {where}"
 
 
-def describe_column(name: str) -> str:
-    """Describe a column, with its unit; '' for a user's own column."""
-    known = describe(name)
+def describe_column(name: str, known: Column) -> str:
+    """Describe a column, with its unit; '' for a user's own column that is not `known`."""
     text = _DESCRIPTIONS.get(name) or known.words
     for prefix, description in _PREFIXES.items():
         if not text and name.startswith(prefix):

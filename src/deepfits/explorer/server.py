@@ -42,7 +42,7 @@ from deepfits.explorer.objects import Objects, describe_column, json_value, unli
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
-from deepfits.fitting.columns import describe
+from deepfits.fitting.columns import Column
 from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.tables import positions, read, with_standard_names, write_table
 
@@ -167,7 +167,8 @@ class _Explorer:
     def _words(self, name: str) -> str:
         """Describe a column and its table of origin."""
         origin = self.objects.table.origin[name]
-        return "; ".join(part for part in (describe_column(name), f"from {origin}" if origin else "") if part)
+        words = describe_column(name, self.objects.table.describe(name))
+        return "; ".join(part for part in (words, f"from {origin}" if origin else "") if part)
 
     async def drawer(self, request: Request) -> Response:
         """Return what can be drawn, once the model is loaded."""
@@ -412,10 +413,13 @@ def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes
         lines = "".join(f"{identity}\n" for identity in objects.object_id[rows].tolist())
         return lines.encode(), ".txt", "text/plain"
     ending = {"votable": ".vot"}.get(kind, f".{kind}")
-    return _table_file(objects.selection(rows), ending), ending, "application/octet-stream"
+    content = _table_file(objects.selection(rows), ending, objects.table.describe)
+    return content, ending, "application/octet-stream"
 
 
-def _table_file(columns: Mapping[str, np.ndarray], ending: str) -> bytes:
+def _table_file(
+    columns: Mapping[str, np.ndarray], ending: str, describe: Callable[[str], Column] | None = None
+) -> bytes:
     """Return columns as the content of a table file."""
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
         return write_table(Path(directory) / f"table{ending}", columns, describe=describe).read_bytes()

@@ -50,7 +50,7 @@ _PLAIN = {
     "loss_start": Column(ucd="stat.fit.goodness", words="Objective of the fit at the start"),
     "status": Column(ucd="meta.code.status", words="How the fit ended"),
     "num_steps": Column(ucd="meta.number", words="Gradient evaluations"),
-    "latent_distance": Column(ucd="stat.value", words="RMS of the latent; prior: 1, fits: 2 to 10"),
+    "latent_distance": Column(ucd="stat.value", words="RMS of the latent; prior: 1"),
     "discriminator_score": Column(ucd="stat.value", words="Score of the discriminator; typically 0.4 to 0.8"),
     "anomaly": Column(ucd="stat.value", words="Anomaly of the central object; 0: ordinary, 3: one in fifty"),
     "artefact": Column(ucd="stat.snr", words="Highest residual due to an image artefact; 0: none"),
@@ -100,10 +100,15 @@ _PER_BAND = {
         "Error of the central galaxy's total flux: noise, model, neighbours",
     ),
     "flux_model": ("nJy", _FLUX, "Total flux of the central galaxy alone in the noise-free model"),
+    "flux_aper_scene_err": ("nJy", _FLUX_ERR, "Error of the flux of the scene, 2 arcsec"),
+    "flux_aper_scene": ("nJy", _FLUX, "Flux of the scene, before PSF and pixels, 2 arcsec"),
+    "flux_scene_err": ("nJy", _FLUX_ERR, "Error of the flux of the scene"),
+    "flux_scene": ("nJy", _FLUX, "Flux of the whole scene, before PSF and pixels"),
     "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the predicted flux, 2 arcsec"),
     "flux_aper": ("nJy", _FLUX, "Predicted flux, 2 arcsec"),
     "flux_err": ("nJy", _FLUX_ERR, "Error of the predicted flux"),
     "flux": ("nJy", _FLUX, "Predicted flux, whole cutout"),
+    "mag_model": ("mag", _MAG, "AB magnitude of the galaxy from the best fit"),
     "mag_aper_err": ("mag", _MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
     "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
     "correction_mag": ("mag", "arith.diff;phot.mag", "Correction that was added to the model magnitude"),
@@ -111,6 +116,8 @@ _PER_BAND = {
     "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
     "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the model galaxy"),
     "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the model galaxy"),
+    "scene_half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius before the PSF"),
+    "scene_concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) before the PSF"),
     "amplitude_err": ("", "stat.error", "Error of the amplitude"),
     "amplitude": ("", "arith.factor", "Flux over that of the rendered galaxy"),
     COLUMN: ("Angstrom", "em.wl.central;instr.filter", "Mean wavelength of the filter"),
@@ -118,20 +125,43 @@ _PER_BAND = {
     "dof": ("", "stat.fit.dof", "Valid pixels; no parameter subtracted"),
 }
 
+_DETECTION = {
+    "x": Column(unit="pix", ucd="pos.cartesian.x", words="Position on the detection grid, 0-based"),
+    "y": Column(unit="pix", ucd="pos.cartesian.y", words="Position on the detection grid, 0-based"),
+    "half_light_radius_arcsec": Column(unit="arcsec", ucd="phys.angSize", words="Measured half-light radius"),
+    "snr": Column(ucd="stat.snr", words="Signal-to-noise ratio of the detection"),
+    "flags": Column(ucd="meta.code", words="Flags of the detection; 0 if there are none"),
+    "star_score": Column(ucd="src.class.starGalaxy", words="Stellarity; 1 is a point source"),
+}
+_DETECTION_PER_BAND = {
+    "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the measured flux in an aperture"),
+    "flux_aper": ("nJy", "phot.flux.density", "Measured flux in an aperture, 2 arcsec by default"),
+    "flux_err": ("nJy", _FLUX_ERR, "Error of the measured total flux"),
+    "flux": ("nJy", "phot.flux.density", "Measured total flux"),
+    "mag_auto": ("mag", "phot.mag", "Measured total AB magnitude"),
+    "fraction_valid": ("", "stat.filling", "Fraction of the cutout's pixels with data"),
+}
 
-def describe(name: str) -> Column:
-    """Describe a column; unknown columns have empty descriptions.
+
+def describe(name: str, *, table: str = "features") -> Column:
+    """Describe a column of features or predictions, or of another `table` that is joined to them.
+
+    In the table ``"detections"`` fluxes and magnitudes are measured ones. In any other they may be anything,
+    and have no description. Unknown columns have an empty one.
 
     Examples
     --------
     >>> describe("flux_model_err_r").ucd
     'stat.error;phot.flux.density;em.opt.R'
-    >>> describe("my_column")
+    >>> describe("flux_g", table="mine")
     Column(unit='', ucd='', words='')
     """
-    if name in _PLAIN:
-        return _PLAIN[name]
-    for prefix, (unit, ucd, words) in _PER_BAND.items():
+    plain, per_band = _PLAIN, _PER_BAND if table == "features" else {}
+    if table == "detections":
+        plain, per_band = _PLAIN | _DETECTION, _DETECTION_PER_BAND
+    if name in plain:
+        return plain[name]
+    for prefix, (unit, ucd, words) in per_band.items():
         if name.startswith(f"{prefix}_"):
             band = name.removeprefix(f"{prefix}_")
             return Column(unit=unit, ucd=_with_band(ucd, band), words=f"{words}, band {band}")

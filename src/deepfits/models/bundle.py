@@ -188,7 +188,7 @@ class Model:
         features: Mapping[str, np.ndarray],
         rows: Sequence[int] | np.ndarray | None = None,
         *,
-        store: CutoutStore | None = None,
+        store: CutoutStore | str | Path | None = None,
         sight: Sight | None = None,
     ) -> np.ndarray:
         """Render the best fits in the features, amplitudes included: ``(n, B, H, W)`` in nJy.
@@ -200,8 +200,8 @@ class Model:
         rows
             Which objects: row numbers, or ``(N,)`` bool; all by default.
         store
-            The cutouts that were fitted. With them, scene models render images at the PSF and pixels of each
-            object; without them, the scenes themselves.
+            The cutouts that were fitted, or their directory. With them, scene models render images at the PSF
+            and pixels of each object; without them, the scenes themselves.
         sight
             How these objects were observed, as an alternative to `store`.
 
@@ -226,6 +226,7 @@ class Model:
                     "load that model"
                 )
         if store is not None and self.grid is not None:
+            store = store if isinstance(store, CutoutStore) else CutoutStore(store)
             cutouts = store.take(store.rows_of(features["object_id"][chosen]))
             sight = self.sight(cutouts, store.info)
         parts = []

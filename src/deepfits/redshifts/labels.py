@@ -401,8 +401,8 @@ def match_labels(
     """Find the label of each object; features have `object_id`, and `ra` and `dec` (degrees) where known.
 
     Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"``, or ``"auto"``:
-    by position where both tables have positions, because a detection catalogue and a spectroscopic one rarely
-    share a numbering.
+    by position where positions are known in both tables, because a detection catalogue and a spectroscopic
+    one rarely share a numbering.
 
     Raises
     ------
@@ -410,6 +410,7 @@ def match_labels(
         No match is possible, nothing matches, or objects of the same identity have different positions.
     """
     have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
+    have_positions = have_positions and bool(np.isfinite(features["ra"]).any())  # images without WCS: none
     if match == "auto":
         match = "position" if have_positions else "id"
         _warn_of_running_numbers(features, labels, have_positions=have_positions)
@@ -463,8 +464,9 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
     theirs, ours = labels.columns[name], features["object_id"]
     if tables.are_running_numbers(ours, theirs) and np.array_equal(theirs, labels.columns["object_id"]):
         log.warning(
-            "WARNING: %s: matched by %s alone, because the table has no positions: correct only if these are "
-            "the numbers in the catalogue that the cutouts were made from; otherwise add ra and dec",
+            "WARNING: %s: matched by %s alone, because positions are not known in both tables: correct only "
+            "if these are the numbers in the catalogue that the cutouts were made from; otherwise add ra "
+            "and dec",
             *(labels.where, name),
         )
 

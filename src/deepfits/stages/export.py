@@ -29,6 +29,8 @@ from deepfits.tables import format_of, matches_conditions, require_column, write
 from deepfits.tables.table import INFO
 from deepfits.tables.writing import field_metadata
 
+Describing = Callable[[str], Column]
+
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
 UNREADABLE = "cannot read this table", "make it again"
@@ -126,11 +128,12 @@ def export(config: ExportConfig) -> Path:
         features, store, _, of_run = find_parts(source, config.store)
         inputs = {"features": contents(features), "store": contents(store) if store else None}
         tables = {**of_run, **tables}
-    tags, foreign = read_tags(features) if features.is_dir() else {}, frozenset[str]()
+    tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,
         "tags": digest(sorted(tags.items())) if tags else None,
     }
+    describing: Describing = describe
     if not is_joined:
         paths = [features] if features.is_file() else shard_paths(features)
         names = _names(paths[0], config.columns, also=("tag",) if tags else ())
@@ -146,9 +149,9 @@ def export(config: ExportConfig) -> Path:
             # named after `out`, so that the next run can remove what a killed run leaves
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
             paths = [Path(stack.enter_context(scratch)) / "joined.parquet"]
-            foreign = _write_joined(config, is_run, paths[0])
+            describing = _write_joined(config, is_run, paths[0])
             names, tags = _names(paths[0], None, also=()), {}
-        shards = _Shards(paths, names, tags, config.half, config.progress, foreign)
+        shards = _Shards(paths, names, tags, config.half, config.progress, describing)
         if chosen == "parquet":
             shards.write_parquet(out)
         elif chosen == "hats":
@@ -158,8 +161,11 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> frozenset[str]:
-    """Write the joined columns for the selected objects; return the names of those from the user's tables."""
+def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Describing:
+    """Write the joined columns of features, catalogue and further tables for the selected objects.
+
+    Return the function that describes them.
+    """
     from deepfits.explorer.joined import JoinedTable, join
     from deepfits.explorer.objects import Objects
 
@@ -175,7 +181,7 @@ def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> frozenset[s
     if not len(rows):
         raise InputError(f"{config.features}: no object satisfies the conditions; loosen them")
     write_table(path, {name: require_column(table, name, config.features)[rows] for name in names})
-    return frozenset(table.foreign)
+    return table.describe
 
 
 def _format(out: Path, format: str | None) -> str:
@@ -203,20 +209,14 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
 
 @dataclass(frozen=True)
 class _Shards:
-    """Tables of one or several shards, the columns to write, and the tags to add as a column.
-
-    Columns in `foreign` are not ours, and get no units, UCDs or descriptions.
-    """
+    """Tables of one or several shards, the columns to write, and the tags to add as a column."""
 
     paths: list[Path]
     names: list[str]
     tags: Mapping[str, str]
     half: bool
     progress: Progress
-    foreign: frozenset[str]
-
-    def _describe(self, name: str) -> Column:
-        return Column() if name in self.foreign else describe(name)
+    describe: Describing
 
     def tables(self) -> Iterator[Any]:
         """Yield the table of each non-empty shard, with units and descriptions."""
@@ -231,7 +231,7 @@ class _Shards:
         schema, number = None, 0
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _with_metadata(read(path), self.half, self._describe)
+                table = _with_metadata(read(path), self.half, self.describe)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(
@@ -264,7 +264,7 @@ class _Shards:
                 parts.append({name: to_numpy(table[name]) for name in self.names})
                 task.advance(1)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in self.names}
-        write_table(out, whole, info=_MADE_BY, describe=self._describe)
+        write_table(out, whole, info=_MADE_BY, describe=self.describe)
 
     def write_hats(self, out: Path, margin_arcsec: float, partition_rows: int) -> None:
         """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
@@ -290,7 +290,7 @@ class _Shards:
         return self.progress("export", total=len(self.paths), unit="shards")
 
 
-def _with_metadata(table: Any, half: bool, describe: Callable[[str], Column]) -> Any:
+def _with_metadata(table: Any, half: bool, describe: Describing) -> Any:
     """Add units, UCDs and descriptions to the fields; convert latents to 16 bits if asked to."""
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
