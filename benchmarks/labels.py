@@ -98,10 +98,14 @@ def record(place: Path, found: dict[str, Any]) -> None:
     """Store the performance of a head on real redshifts, without labels, in the head itself."""
     value = {name: metric["adapted"]["value"] for name, metric in found["metrics"].items()}
     head = Head.load(place)
+    bias = found["bias_by_magnitude"]
+    (bright, at_bright), *_, (faint, at_faint) = bias.items()
     text = (
         f"{found['num_test']:,} galaxies of zCOSMOS-bright (i < 22.5), their real magnitudes and redshifts "
-        f"drawn as CLAUDS+HSC: σ_MAD {value['sigma_mad']:.3f}, {100 * value['eta_15']:.1f}% beyond 0.15, R² "
-        f"{value['r2']:.2f}, and {100 * value['coverage_68']:.0f}% in the 68% interval."
+        f"drawn as CLAUDS+HSC, filters not given: σ_MAD {value['sigma_mad']:.3f}, "
+        f"{100 * value['eta_15']:.1f}% beyond 0.15, R² {value['r2']:.2f}, "
+        f"{100 * value['coverage_68']:.0f}% in the 68% interval, bias {value['bias']:+.3f} "
+        f"({at_bright:+.3f} at {bright}, {at_faint:+.3f} at {faint} mag)."
     )
     replace(head, about={**head.about, "real": text}).save(place)
 
@@ -235,6 +239,11 @@ def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any
     out: dict[str, Any] = {"metrics": {}}
     if ours is not None:
         out |= {name: ours[name] for name in ("num_train", "num_test")}
+        out["bias_by_magnitude"] = {
+            f"{part['low']:g}–{part['high']:g}": part["metrics"]["bias"]["value"]
+            for part in ours["by_magnitude"]
+            if "metrics" in part
+        }
     for name in (*METRICS, *PDF_METRICS):
         entry: dict[str, Any] = {}
         if ours is not None:
