@@ -55,8 +55,10 @@ class Workers:
     @property
     def threads_each(self) -> int | None:
         """Threads per local worker; with a scheduler None, and in this process `threads`."""
-        if self.scheduler is not None or self.is_here:
-            return self.threads if self.is_here else None
+        if self.is_here:
+            return self.threads
+        if self.scheduler is not None:
+            return None
         return max(1, (self.threads or available_cores()) // self.number)
 
 
