@@ -10,27 +10,22 @@ import pytest
 from PIL import Image
 
 from deepfits import plot
-from deepfits.photometry import circular_aperture
+from deepfits.photometry import aperture_flux, circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
 from deepfits.reporting import figures, redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
-from deepfits.reporting.selection import (
-    FAINT,
-    central_flux,
-    choose_examples,
-    reduced_chi2,
-)
+from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
 
 
 def test_central_flux_of_a_uniform_image_is_its_area():
     image = np.full((2, 3, 32, 32), 2.0)
     weight = np.full_like(image, 4.0)
     weight[1, 2, 16, 16] = 0
-    flux, error = central_flux(image, weight, pixel_scale_arcsec=0.2, radius_arcsec=0.8)
+    flux, error = aperture_flux(image, weight, central_circle(32, 0.25))
     # a circle of 4 pixels, by 100 points a pixel; pixels of the rim count by their share
     np.testing.assert_allclose(flux[0], 2.0 * np.pi * 16, rtol=0.01)
     np.testing.assert_allclose(error[0], 0.5 * np.sqrt((circular_aperture(32, 4.0) ** 2).sum()))
@@ -43,9 +38,9 @@ def test_central_flux_ignores_what_stands_in_pixels_without_data():
     image = rng.normal(size=(1, 1, 32, 32))
     weight = np.ones_like(image)
     weight[..., 0, 0] = 0
-    before = central_flux(image, weight, 0.2, 1.0)[0]
+    before = aperture_flux(image, weight, central_circle(32, 0.2))[0]
     image[..., 0, 0] = np.nan
-    np.testing.assert_array_equal(central_flux(image, weight, 0.2, 1.0)[0], before)
+    np.testing.assert_array_equal(aperture_flux(image, weight, central_circle(32, 0.2))[0], before)
 
 
 def test_examples_go_from_bright_to_faint_and_skip_missing():
@@ -127,7 +122,7 @@ def held_out(number=60, seed=0):
     image = clean + rng.normal(size=clean.shape)
     weight = np.ones_like(image)
     latent = np.stack([np.log(bright), np.log(red), 0.01 * rng.normal(size=number)], 1)
-    flux, error = central_flux(image, weight, 0.5, 1.0)
+    flux, error = aperture_flux(image, weight, central_circle(16, 0.5))
     signal = np.sqrt(np.sum((flux / error).clip(0) ** 2, axis=1))
     held = HeldOut(
         object_id=np.arange(number),
@@ -143,7 +138,6 @@ def held_out(number=60, seed=0):
         faint=choose_examples(signal, 2, FAINT),
         bands=("g", "r"),
         reference=1,
-        aperture_arcsec=1.0,
     )
     chi2 = ((image - clean) ** 2).sum((2, 3))
     fit = FitResult(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepfits.photometry import ab_magnitude
+from deepfits.photometry import ab_magnitude, circular_aperture
 
 RULE = (
     "Objects are selected by rule: held-out objects with data in every pixel and without flags, at evenly "
@@ -18,6 +18,12 @@ RULE = (
 )
 UNSEEN = "Measured on held-out objects, which the networks never saw."
 MIN_IN_BIN = 5
+APERTURE_ARCSEC = 1.0
+
+
+def central_circle(size: int, pixel_scale_arcsec: float) -> np.ndarray:
+    """Return each pixel's share inside the central aperture, ``(H, W)``; radius: at least two pixels."""
+    return circular_aperture(size, max(APERTURE_ARCSEC / pixel_scale_arcsec, 2.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,6 @@ class HeldOut:
     faint: np.ndarray
     bands: tuple[str, ...]
     reference: int
-    aperture_arcsec: float
 
     @property
     def magnitude(self) -> np.ndarray:
@@ -65,7 +70,7 @@ class HeldOut:
     @property
     def magnitude_name(self) -> str:
         """Name of `magnitude`, for axes and tables."""
-        return f"{self.bands[self.reference]} magnitude (AB, {self.aperture_arcsec:g}″ radius)"
+        return f"{self.bands[self.reference]} magnitude (AB, {APERTURE_ARCSEC:g}″ radius)"
 
     def titles(self, which: np.ndarray) -> list[str]:
         """Return a one-line title for each object."""

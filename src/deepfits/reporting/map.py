@@ -76,7 +76,7 @@ def make_map(
     of `columns`, ``(N,)`` each, initially by the first.
     """
     place = principal_components(latent) if len(latent) > 2 else np.empty((0, 2))
-    rows = np.flatnonzero(np.isfinite(place).all(axis=1)) if len(place) else np.empty(0, dtype=int)
+    rows = np.flatnonzero(np.isfinite(place).all(axis=1))
     if len(rows) < 3:
         return None
     rows = np.sort(rows[np.argsort(unit_hash(object_id[rows], "map"))[:MAX_OBJECTS]])

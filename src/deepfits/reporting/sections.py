@@ -14,7 +14,7 @@ import numpy as np
 from deepfits import plot
 from deepfits.photometry import ab_magnitude
 from deepfits.reporting import figures
-from deepfits.reporting.held_out import HeldOut
+from deepfits.reporting.held_out import APERTURE_ARCSEC, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.selection import choose_examples
 from deepfits.survey.store import StoreInfo
@@ -82,7 +82,7 @@ def _depth_table(held: HeldOut, info: StoreInfo, noise: np.ndarray, counts: Mapp
     return PageTable(
         columns=[*columns, "objects without data"],
         rows=rows,
-        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, assuming "
+        caption=f"Depth in an aperture of {APERTURE_ARCSEC:g}″ radius, from the weights, assuming "
         "independent pixels."
         + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
     )

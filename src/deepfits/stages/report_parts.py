@@ -21,14 +21,14 @@ from deepfits.files import parse_json, read_json, read_text, reading_record, wri
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
-from deepfits.photometry import circular_aperture, reference_band
+from deepfits.photometry import aperture_flux, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.page import Page, Section, write_page
-from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
+from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
 from deepfits.results import read_record, require_finished
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
@@ -46,7 +46,6 @@ EXPLANATIONS = {
     "optimise": "the latent fitted from a random start.",
     "both": "the latent fitted from the embedder's estimate (M19 §2.3).",
 }
-APERTURE_ARCSEC = 1.0
 MAX_DRAWN = 1000  # objects whose best-fit images are drawn again, to measure χ² in the centre
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
@@ -128,7 +127,8 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
         raise InputError(f"{store.directory}: no held-out object among {len(store)}; a report needs some")
     cutouts = join_cutouts(parts, store.directory)
     image, weight = cutouts.image, cutouts.weight
-    flux, error = central_flux(image, weight, store.info.pixel_scale_arcsec, APERTURE_ARCSEC)
+    circle = central_circle(store.info.size, store.info.pixel_scale_arcsec)
+    flux, error = aperture_flux(image, weight, circle)
     signal = np.sqrt(np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1))
     is_whole = (weight > 0).all(axis=(1, 2, 3))
     flags = cutouts.catalogue.get("flags")
@@ -148,21 +148,15 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
         signal_to_noise=signal,
         own_weight=own,
         blank=reduced_chi2(image, 0.0, own),
-        blank_central=reduced_chi2(image, 0.0, own * _central_pixels(store.info)),
+        blank_central=reduced_chi2(image, 0.0, own * (circle > 0.5)),
         examples=choose_examples(ranking, num_examples),
         faint=choose_examples(ranking, num_examples // 2, FAINT)
         if is_whole.sum() > num_examples
         else NO_OBJECTS,
         bands=store.info.bands,
         reference=store.info.bands.index(reference_band(store.info.bands)),
-        aperture_arcsec=APERTURE_ARCSEC,
     )
     return held, cutouts
-
-
-def _central_pixels(info: StoreInfo) -> np.ndarray:
-    """Return the central pixels, ``(H, W)`` bool."""
-    return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
 
 def _load_model(run: Path, path: Path) -> Model | None:
@@ -282,12 +276,13 @@ def _draw_best_fits(
     examples by row.
     """
     drawn: dict[int, np.ndarray] = {}
-    central, circle = np.full(len(held.object_id), np.nan), _central_pixels(info)
+    central = np.full(len(held.object_id), np.nan)
+    is_central = central_circle(info.size, info.pixel_scale_arcsec) > 0.5
     shown = np.concatenate([held.examples, held.faint])
     sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
     for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
         images = model.draw(columns, some, sight=model.sight(cutouts.select(some), info))
-        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
+        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * is_central)
         if some is shown:
             drawn = dict(zip(shown.tolist(), images, strict=True))
     return central, drawn
