@@ -22,7 +22,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
-from deepfits.errors import InputError, NonFiniteLossError, explain, missing_extra, nearest
+from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 from deepfits.options import about, from_text, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
@@ -176,8 +176,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{_explain(error)} See `{command} --help`.", INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
-    except ModuleNotFoundError as error:
-        _fail_missing_module(error)
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         _end_output(reraise=False)
         sys.exit(BROKEN_PIPE_STATUS)
@@ -291,9 +289,3 @@ def _as_options(message: str, name: str | None) -> str:
 def _fail(message: str, status: int) -> None:
     print(f"deepfits: {_shown(message)}", file=sys.stderr)
     sys.exit(status)
-
-
-def _fail_missing_module(error: ModuleNotFoundError) -> None:
-    if (text := missing_extra(error)) is None:
-        raise error
-    _fail(text, INPUT_ERROR_STATUS)
