@@ -364,12 +364,12 @@ def test_a_wrong_model_ends_the_explorer(run, tmp_path):
 def test_what_is_not_there_is_named(tmp_path, run):
     with pytest.raises(InputError, match="no features there"):
         find_parts(tmp_path, None, None)
-    features, store, model, _ = find_parts(run / "features-both", None, None)
-    assert features == run / "features-both"
-    assert store == run / "cutouts"
+    parts = find_parts(run / "features-both", None, None)
+    assert parts.features == run / "features-both"
+    assert parts.store == run / "cutouts"
     torch.manual_seed(9)
-    other = Model.make(Model.load(model).config, Model.load(model).info, Model.load(model).normalisation)
-    other.save(tmp_path / "other")
+    model = Model.load(parts.model)
+    Model.make(model.config, model.info, model.normalisation).save(tmp_path / "other")
     with pytest.raises(InputError, match="is not the model"):
         load(run, model=tmp_path / "other")
 

@@ -123,9 +123,9 @@ def export(config: ExportConfig) -> Path:
     if is_run:
         from deepfits.explorer.joined import find_parts
 
-        features, store, _, of_run = find_parts(source, config.store)
-        inputs = {"features": contents(features), "store": contents(store) if store else None}
-        tables = {**of_run, **tables}
+        parts = find_parts(source, config.store)
+        features, tables = parts.features, {**parts.tables, **tables}
+        inputs = {"features": contents(features), "store": contents(parts.store) if parts.store else None}
     tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,
