@@ -320,7 +320,7 @@ def test_foreign_pages_and_hosts_are_refused(client, loaded):
 
 
 def test_a_token_is_asked_for(loaded):
-    app = make_app(*loaded, title="x", hosts=["*"], token="secret")
+    app = make_app(*loaded, title="x", token="secret")
     client = TestClient(app, base_url="http://192.0.2.1")
     assert client.get("/api/about").status_code == 403
     assert client.get("/?token=wrong").status_code == 403
