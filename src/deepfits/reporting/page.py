@@ -12,10 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from deepfits.files import write_text, writing
-from deepfits.plot.style import save
+from deepfits.plot.style import DOTS_PER_INCH, save
 from deepfits.reporting.map import Map
-
-DOTS_PER_INCH = 150
 
 
 @dataclass(frozen=True, kw_only=True)
