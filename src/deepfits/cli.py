@@ -138,12 +138,13 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     from deepfits.console import show_progress
 
     more = name_value(given.pop("set_", None) or [], "--set")
-    valid = set(inspect.signature(stage).parameters) - {"progress"}
+    parameters = set(inspect.signature(stage).parameters)
+    valid = parameters - {"progress"}
     for key in more:
         if key not in valid:
             raise InputError(f"--set {key}: deepfits.{name} has no such argument; {nearest(key, valid)}")
     given |= from_text(stage, given, more)
-    for threads in {"threads", "num_threads"} & set(inspect.signature(stage).parameters):
+    for threads in {"threads", "num_threads"} & parameters:
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
     try:
         result = stage(**given, progress=show_progress)

@@ -220,7 +220,7 @@ class _Shards:
             tag = tag_column(self.tags, to_numpy(table["object_id"]))
             return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(self.names)
 
-        schema, number = None, 0
+        schema, is_empty = None, True
         for path in self.paths:
             with naming(path, *UNREADABLE):
                 table = _with_metadata(read(path), self.half)
@@ -230,9 +230,9 @@ class _Shards:
                     f"{path}: its columns differ from those of {self.paths[0].name}; they are not of one run"
                 )
             if len(table) or len(self.paths) == 1:
-                number += 1
+                is_empty = False
                 yield table
-        if not number:
+        if is_empty:
             raise InputError(f"{self.paths[0].parent}: no object in any of the {len(self.paths)} shards")
 
     def write_parquet(self, out: Path) -> None:
