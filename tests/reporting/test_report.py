@@ -19,6 +19,7 @@ from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
 from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
+from deepfits.survey.store import Cutouts, StoreInfo
 
 
 def test_central_flux_of_a_uniform_image_is_its_area():
@@ -101,7 +102,7 @@ def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     )
     table = PageTable(columns=["a", "b"], rows=[["<script>", "2"]])
     section = Section(title="Part", paragraphs=["Some words."], tables=[table], pictures=[picture])
-    page = Page(title="T", subtitle="S", headline=[("12", "objects")], sections=[section], footer=["end"])
+    page = Page(title="T", headline=[("12", "objects")], sections=[section], footer=["end"])
     path = write_page(tmp_path / "report", page)
     html = path.read_text()
     assert "&lt;script&gt;" in html
@@ -125,9 +126,8 @@ def held_out(number=60, seed=0):
     flux, error = aperture_flux(image, weight, central_circle(16, 0.5))
     signal = np.sqrt(np.sum((flux / error).clip(0) ** 2, axis=1))
     held = HeldOut(
-        object_id=np.arange(number),
-        image=image,
-        weight=weight,
+        cutouts=Cutouts(object_id=np.arange(number), image=image, weight=weight),
+        info=StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.5),
         own_weight=weight,
         flux=flux,
         flux_error=error,
@@ -136,8 +136,6 @@ def held_out(number=60, seed=0):
         blank_central=reduced_chi2(image, 0.0, weight * (profile > 0.3)),
         examples=choose_examples(signal, 4),
         faint=choose_examples(signal, 2, FAINT),
-        bands=("g", "r"),
-        reference=1,
     )
     chi2 = ((image - clean) ** 2).sum((2, 3))
     fit = FitResult(
@@ -204,7 +202,7 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
 def test_the_map_holds_every_object_and_its_picture():
     held, fit = held_out(number=70)
     fit.latent[5] = np.nan
-    made = make_map(held.object_id, fit.latent, held.image, held.weight, {"<b>": held.magnitude})
+    made = make_map(held.object_id, fit.latent, held.observed, held.noise, {"<b>": held.magnitude})
     data = json.loads(made.data)
     assert "<" not in made.data
     assert data["id"] == [str(n) for n in range(70) if n != 5]

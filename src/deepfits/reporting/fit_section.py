@@ -53,16 +53,14 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
 
 
 def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.ndarray) -> Any:
-    image, weight = held.image[which], held.weight[which]
-    rows = {"observed": np.where(weight > 0, image, np.nan)}
-    rows |= {mode: fit.images(which) for mode, fit in fits.items()}
+    rows = {"observed": held.observed[which], **{mode: fit.images(which) for mode, fit in fits.items()}}
     last = rows[list(fits)[-1]]
     notes = {mode: [f"χ²ᵣ {fit.reduced[i]:.2f}" for i in which] for mode, fit in fits.items()}
     return plot.reconstructions(
         rows,
         held.bands,
-        plot.noise_per_band(held.weight),
-        residual=plot.significance(image, last, weight),
+        held.noise,
+        residual=plot.significance(held.cutouts.image[which], last, held.cutouts.weight[which]),
         titles=held.titles(which),
         notes=notes,
     )

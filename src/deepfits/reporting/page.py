@@ -56,7 +56,6 @@ class Page:
     """A report. `headline` has pairs of a number and its description, shown in large type at the top."""
 
     title: str
-    subtitle: str
     headline: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     footer: Sequence[str] = ()
