@@ -49,15 +49,12 @@ class Results:
         The directory or file.
     is_finished
         Whether an earlier run with the same inputs and settings completed.
-    is_partial
-        To be set if the result is incomplete because its input is.
     """
 
-    def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
+    def __init__(self, path: Path, record: Path, content: dict[str, Any]) -> None:
         self.path, self._record, self.content = path, record, content
         self._is_file = record.parent != path
         self.is_finished = bool(content["finished"])
-        self.is_partial = is_partial
 
     def save(self, *, finished: bool) -> None:
         """Write the record."""
@@ -121,7 +118,7 @@ def results(
         earlier = None
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
     is_kept = earlier is not None and bool(earlier.get("finished")) and out.exists()
-    claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
+    claimed = Results(out, record, {**wanted, "finished": is_kept})
     with nullcontext() if is_file else _locked(out):
         if is_kept:
             assert earlier is not None
@@ -135,8 +132,8 @@ def results(
             remove_leftovers(out)
         try:
             yield claimed
-            if claimed.is_partial or not is_kept:
-                claimed.save(finished=not claimed.is_partial)
+            if is_partial or not is_kept:
+                claimed.save(finished=not is_partial)
         except BaseException:
             _remove_empty(out, record, new_parents, is_file=is_file)
             raise
