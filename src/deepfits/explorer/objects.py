@@ -154,9 +154,9 @@ class Objects:
         is_skewed = low > 0 and high / low > 30 and (high - middle) > 3 * (middle - low)
         return ColumnInfo(name=name, kind="number", low=low, high=max(high, low + 1e-9), is_skewed=is_skewed)
 
-    def as_float32(self, name: str) -> np.ndarray:
+    def as_float32(self, info: ColumnInfo) -> np.ndarray:
         """Return a column as numbers for the page: values, or indices of categories; NaN where unknown."""
-        info, values = self.describe(name), self.column(name)
+        values = self.column(info.name)
         if info.kind == "number":
             return values.astype(np.float32)
         index = {text: number for number, text in enumerate(info.categories)}

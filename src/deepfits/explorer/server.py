@@ -188,7 +188,7 @@ class _Explorer:
 
         def read() -> tuple[bytes, str]:
             info = self.objects.describe(name)
-            return self.objects.as_float32(name).astype("<f4").tobytes(), json.dumps(vars(info))
+            return self.objects.as_float32(info).astype("<f4").tobytes(), json.dumps(vars(info))
 
         body, info = await run_in_threadpool(read)
         headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly compress
