@@ -229,19 +229,14 @@ def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:
 
 def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
     """Return the requested stage, and the tokens with ``compare``, the default of ``redshift``, inserted."""
-    if tokens and tokens[0] in GROUP and len(tokens) > 1 and tokens[1] not in ("-h", "--help"):
-        if f"redshift_{tokens[1]}" not in MODULES and tokens[1] != "compare":
-            tokens = [tokens[0], "compare", *tokens[1:]]
-        if (
-            tokens[0] == GROUP[1]
-            and tokens[1] != "predict"
-            and not NAMING & {t.split("=")[0] for t in tokens}
-        ):
-            raise InputError(
-                f"deepfits property {tokens[1]}: select a column of the labels with --target COLUMN"
-            )
-        return ("redshift" if tokens[1] == "compare" else f"redshift_{tokens[1]}"), tokens
-    return (tokens[0] if tokens and tokens[0] in MODULES and tokens[0] != "redshift" else None), tokens
+    first, *rest = tokens or [""]
+    if first not in GROUP or not rest or rest[0] in ("-h", "--help"):
+        return (first if first in MODULES and first != "redshift" else None), tokens
+    if f"redshift_{rest[0]}" not in MODULES and rest[0] != "compare":
+        rest = ["compare", *rest]
+    if first == "property" and rest[0] != "predict" and not NAMING & {t.split("=")[0] for t in tokens}:
+        raise InputError(f"deepfits property {rest[0]}: select a column of the labels with --target COLUMN")
+    return ("redshift" if rest[0] == "compare" else f"redshift_{rest[0]}"), [first, *rest]
 
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
