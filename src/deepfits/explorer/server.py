@@ -55,7 +55,7 @@ MAX_MARKS = 20_000
 SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
 HEADER = "x-deepfits"
 COOKIE = "deepfits-token"
-_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+_LOCAL_HOSTS = [f"[{host}]" if ":" in host else host for host in samp.LOCAL_HOSTS]  # as in a header
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     # regl compiles its draw calls, which needs unsafe-eval; scripts still load from this server only.

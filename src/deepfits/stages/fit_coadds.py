@@ -31,7 +31,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
 from deepfits.survey.find import find_fields
 from deepfits.survey.psf import parse_psf_option
-from deepfits.survey.store import StoreInfo, check_cutouts
+from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
 
@@ -189,7 +189,8 @@ def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Sha
         name, x, y = plan.images.fields[part.task.field_index].name, part.task.x, part.task.y
         own = [info.extra[what].get(name) for what in ("psf", "fields")]
         made_from = digest(*part.columns.values(), x, y, states[name], common, *own)
-        shards.append(Shard(name=f"shard-{number:05d}", objects=len(x), made_from=made_from, content=part))
+        stem = Path(shard_name(number)).stem
+        shards.append(Shard(name=stem, objects=len(x), made_from=made_from, content=part))
     return shards
 
 
