@@ -16,7 +16,7 @@ from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
 from deepfits.splits import is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict
-from deepfits.survey.store import CutoutStore
+from deepfits.survey.store import Cutouts, CutoutStore
 
 
 def validate(
@@ -34,10 +34,10 @@ def validate(
         raise InputError(
             f"{store.directory}: no held-out object among {len(store)} to validate with; use a larger store"
         )
-    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
     tested = store.take(np.flatnonzero(held_out)[:max_objects])
-    image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
-    magnitudes = ab_magnitude(aperture_flux(image, weight, fitter.sums[1])[0])
+    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
+    magnitudes = _magnitudes([tested, known], fitter.sums[1])
+    del known  # large
     rows = []
     there = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
     calibrated = [calibrations.of([bands[index]])[0] for index in there]
@@ -53,6 +53,12 @@ def validate(
                 row["truth"] = _compare_with_truth(columns, predicted, bands, index, Path(truth))
             rows.append(row)
     return rows
+
+
+def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:
+    """Return the aperture magnitudes of all objects, ``(N, B)``."""
+    image, weight = (np.concatenate([getattr(c, name) for c in parts]) for name in ("image", "weight"))
+    return ab_magnitude(aperture_flux(image, weight, circle)[0])
 
 
 def _compare_band(
