@@ -22,7 +22,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
-from deepfits.errors import InputError, NonFiniteLossError, explain, missing_extra, nearest
+from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 from deepfits.options import about, from_text, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
@@ -138,12 +138,13 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     from deepfits.console import show_progress
 
     more = name_value(given.pop("set_", None) or [], "--set")
-    valid = set(inspect.signature(stage).parameters) - {"progress"}
+    parameters = set(inspect.signature(stage).parameters)
+    valid = parameters - {"progress"}
     for key in more:
         if key not in valid:
             raise InputError(f"--set {key}: deepfits.{name} has no such argument; {nearest(key, valid)}")
     given |= from_text(stage, given, more)
-    for threads in {"threads", "num_threads"} & set(inspect.signature(stage).parameters):
+    for threads in {"threads", "num_threads"} & parameters:
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
     try:
         result = stage(**given, progress=show_progress)
@@ -176,8 +177,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{_explain(error)} See `{command} --help`.", INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
-    except ModuleNotFoundError as error:
-        _fail_missing_module(error)
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         _end_output(reraise=False)
         sys.exit(BROKEN_PIPE_STATUS)
@@ -230,19 +229,14 @@ def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:
 
 def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
     """Return the requested stage, and the tokens with ``compare``, the default of ``redshift``, inserted."""
-    if tokens and tokens[0] in GROUP and len(tokens) > 1 and tokens[1] not in ("-h", "--help"):
-        if f"redshift_{tokens[1]}" not in MODULES and tokens[1] != "compare":
-            tokens = [tokens[0], "compare", *tokens[1:]]
-        if (
-            tokens[0] == GROUP[1]
-            and tokens[1] != "predict"
-            and not NAMING & {t.split("=")[0] for t in tokens}
-        ):
-            raise InputError(
-                f"deepfits property {tokens[1]}: select a column of the labels with --target COLUMN"
-            )
-        return ("redshift" if tokens[1] == "compare" else f"redshift_{tokens[1]}"), tokens
-    return (tokens[0] if tokens and tokens[0] in MODULES and tokens[0] != "redshift" else None), tokens
+    first, *rest = tokens or [""]
+    if first not in GROUP or not rest or rest[0] in ("-h", "--help"):
+        return (first if first in MODULES and first != "redshift" else None), tokens
+    if f"redshift_{rest[0]}" not in MODULES and rest[0] != "compare":
+        rest = ["compare", *rest]
+    if first == "property" and rest[0] != "predict" and not NAMING & {t.split("=")[0] for t in tokens}:
+        raise InputError(f"deepfits property {rest[0]}: select a column of the labels with --target COLUMN")
+    return ("redshift" if rest[0] == "compare" else f"redshift_{rest[0]}"), [first, *rest]
 
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
@@ -291,9 +285,3 @@ def _as_options(message: str, name: str | None) -> str:
 def _fail(message: str, status: int) -> None:
     print(f"deepfits: {_shown(message)}", file=sys.stderr)
     sys.exit(status)
-
-
-def _fail_missing_module(error: ModuleNotFoundError) -> None:
-    if (text := missing_extra(error)) is None:
-        raise error
-    _fail(text, INPUT_ERROR_STATUS)

@@ -250,20 +250,14 @@ def _convert_items(valid: Mapping[str, Any], content: Any, where: str, key: str)
 
 
 def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = Range()) -> Any:
+    annotation, range_ = _without_marks(annotation, range_)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        ranges = [mark for mark in inner[1:] if isinstance(mark, Range)]
-        return _convert(value, inner[0], where, key, ranges[0] if ranges else range_)
     if origin is Union or origin is types.UnionType:
         return _convert_union(value, annotation, where, key, range_)
     if origin is Literal:
         return _convert_literal(value, inner, where, key)
     if annotation in (Any, object, inspect.Parameter.empty) or isinstance(annotation, TypeVar):
         return value
-    if annotation is None or annotation is type(None):
-        return _accept(value, value is None, annotation, where, key)
-    if annotation in (bool, str):
-        return _accept(value, isinstance(value, annotation), annotation, where, key)
     if annotation in (int, float):
         return _convert_number(value, annotation, where, key, range_)
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
@@ -288,8 +282,16 @@ def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = 
         return annotation(_convert_literal(value, tuple(e.value for e in annotation), where, key))
     if getattr(container, "_is_protocol", False):
         return _accept(value, callable(value), annotation, where, key)
-    known = isinstance(container, type)
-    return _accept(value, not known or isinstance(value, container), annotation, where, key)
+    is_type = isinstance(container, type)
+    return _accept(value, not is_type or isinstance(value, container), annotation, where, key)
+
+
+def _without_marks(annotation: Any, range_: Range) -> tuple[Any, Range]:
+    """Return a type hint without ``Annotated``, and the range that it declares, or else the given one."""
+    if typing.get_origin(annotation) is not Annotated:
+        return annotation, range_
+    kind, *marks = typing.get_args(annotation)
+    return kind, next((mark for mark in marks if isinstance(mark, Range)), range_)
 
 
 def _convert_number(value: Any, annotation: type, where: str, key: str, range_: Range) -> int | float:
@@ -331,11 +333,10 @@ def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Ran
         _convert(entry, kind, where, f"{key}[{index}]", range_)
         for index, (entry, kind) in enumerate(zip(value, kinds, strict=True))
     ]
-    if container in _LISTS:  # return the input itself if nothing changed
-        return value if all(a is b for a, b in zip(made, value, strict=True)) else made
-    if type(value) is container and all(a is b for a, b in zip(made, value, strict=True)):
-        return value
-    return container(made)
+    is_same = all(a is b for a, b in zip(made, value, strict=True))  # then return the input itself
+    if container in _LISTS:
+        return value if is_same else made
+    return value if is_same and type(value) is container else container(made)
 
 
 def _convert_union(value: Any, annotation: Any, where: str, key: str, range_: Range) -> Any:
@@ -358,7 +359,7 @@ class _WrongTypeError(InputError):
 
 def _accept(value: Any, ok: bool, annotation: Any, where: str, key: str) -> Any:
     if not ok:
-        raise _wrong(_describe(annotation, Range()), value, where, key)
+        raise _wrong(annotation, value, where, key)
     return value
 
 
@@ -395,10 +396,8 @@ def _either(words: typing.Iterable[str]) -> str:
 
 def _describe(annotation: Any, range_: Range) -> str:
     """Describe a type hint in words."""
+    annotation, range_ = _without_marks(annotation, range_)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        ranges = [mark for mark in inner[1:] if isinstance(mark, Range)]
-        return _describe(inner[0], ranges[0] if ranges else range_)
     if origin is Union or origin is types.UnionType:
         return _either(dict.fromkeys(_describe(m, range_) for m in inner if m is not type(None)))
     if origin is Literal:
@@ -409,10 +408,7 @@ def _describe(annotation: Any, range_: Range) -> str:
         return f"{word} {range_}".strip()
     if container in (list, tuple, set, frozenset, *_LISTS):
         of: dict[Any, str] = {str: ' of strings, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
-        first = inner[0] if inner else None
-        return "a list" + of.get(
-            typing.get_args(first)[0] if typing.get_origin(first) is Annotated else first, ""
-        )
+        return "a list" + of.get(_without_marks(inner[0], range_)[0] if inner else None, "")
     if container in _MAPPINGS or dataclasses.is_dataclass(annotation):
         return "a mapping"
     words: dict[Any, str] = {bool: "true or false", str: "a string", type(None): "left out"}

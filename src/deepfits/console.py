@@ -43,10 +43,10 @@ def log_handler() -> logging.Handler:
         handler = RichHandler(
             console=console, show_path=False, show_level=False, markup=False, highlighter=None
         )
-        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+        form = "%(message)s"
     else:
-        handler = logging.StreamHandler(console.file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        handler, form = logging.StreamHandler(console.file), "%(asctime)s %(message)s"
+    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
     return handler
 
 

@@ -131,6 +131,8 @@ def explain(error: BaseException) -> str | None:
     """Return one line on an error and its remedy, or None if it is a bug in deepfits."""
     if isinstance(error, InputError):
         return str(error)
+    if (needed := missing_extra(error)) is not None:
+        return needed
     if (number := no_space(error)) is not None:
         names = [e.filename for e in _causes(error) if isinstance(e, OSError) and _names_file(e)]
         place = f"{names[0]}: " if names else ""

@@ -49,15 +49,12 @@ class Results:
         The directory or file.
     is_finished
         Whether an earlier run with the same inputs and settings completed.
-    is_partial
-        To be set if the result is incomplete because its input is.
     """
 
-    def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
+    def __init__(self, path: Path, record: Path, content: dict[str, Any]) -> None:
         self.path, self._record, self.content = path, record, content
         self._is_file = record.parent != path
         self.is_finished = bool(content["finished"])
-        self.is_partial = is_partial
 
     def save(self, *, finished: bool) -> None:
         """Write the record."""
@@ -121,7 +118,7 @@ def results(
         earlier = None
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
     is_kept = earlier is not None and bool(earlier.get("finished")) and out.exists()
-    claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
+    claimed = Results(out, record, {**wanted, "finished": is_kept})
     with nullcontext() if is_file else _locked(out):
         if is_kept:
             assert earlier is not None
@@ -135,8 +132,8 @@ def results(
             remove_leftovers(out)
         try:
             yield claimed
-            if claimed.is_partial or not is_kept:
-                claimed.save(finished=not claimed.is_partial)
+            if is_partial or not is_kept:
+                claimed.save(finished=not is_partial)
         except BaseException:
             _remove_empty(out, record, new_parents, is_file=is_file)
             raise
@@ -236,32 +233,29 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
             f"contains results of format {earlier.get('version')}, but this version writes "
             f"{wanted['version']}"
         )
-    for kind in ("inputs", "settings"):
-        before, now = earlier.get(kind, {}), wanted[kind]
-        for name in [*now, *(key for key in before if key not in now)]:
-            old, new = before.get(name), now.get(name)
-            if old == new:
-                continue
-            if kind == "settings":
-                if isinstance(old, dict) and isinstance(new, dict):
-                    key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
-                    name, old, new = f"{name}.{key}", old.get(key), new.get(key)
-                if old is None:
-                    return f"made without {name} = {_short(new)}"
-                return f"made with {name} = {_short(old)}, now {'without it' if new is None else _short(new)}"
-            if isinstance(old, dict) and isinstance(new, dict):
-                pairs = {key: (old.get(key), new.get(key)) for key in [*new, *old]}
-                changed = next(
-                    (k for k, (a, b) in pairs.items() if a != b and UNREADABLE not in (a, b)), None
-                )
-                if changed is None:
-                    continue
-                if changed == CONTENTS:
-                    return f"its input {name!r} has changed"
-                how = "is new" if changed not in old else "differs" if changed in new else "is missing"
-                return f"its input {name!r} has changed ({changed} {how})"
+    for name, old, new in _changes(earlier.get("inputs", {}), wanted["inputs"]):
+        if not (isinstance(old, dict) and isinstance(new, dict)):
             return f"its input {name!r} has changed"
+        for file, before, now in _changes(old, new):
+            if UNREADABLE in (before, now):
+                continue
+            how = "is new" if before is None else "is missing" if now is None else "differs"
+            return f"its input {name!r} has changed" + ("" if file == CONTENTS else f" ({file} {how})")
+    for name, old, new in _changes(earlier.get("settings", {}), wanted["settings"]):
+        if isinstance(old, dict) and isinstance(new, dict):
+            key, old, new = next(_changes(old, new))
+            name = f"{name}.{key}"
+        if old is None:
+            return f"made without {name} = {_short(new)}"
+        return f"made with {name} = {_short(old)}, now {'without it' if new is None else _short(new)}"
     return None
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name of each entry that differs, and its values before and now, None if absent."""
+    for name in dict.fromkeys([*now, *before]):
+        if before.get(name) != now.get(name):
+            yield name, before.get(name), now.get(name)
 
 
 def _short(value: Any) -> str:
@@ -275,9 +269,7 @@ def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_fi
         if not out.exists():
             record.unlink(missing_ok=True)
     elif out.is_dir():
-        ours = [
-            path for path in out.iterdir() if not path.name.startswith(".")
-        ]  # hidden files may not be ours
+        ours = [path for path in out.iterdir() if not path.name.startswith(".")]  # others may not be ours
         if all(path.is_file() and path.name.startswith("_") for path in ours):
             for path in ours:
                 path.unlink(missing_ok=True)

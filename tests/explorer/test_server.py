@@ -320,7 +320,7 @@ def test_foreign_pages_and_hosts_are_refused(client, loaded):
 
 
 def test_a_token_is_asked_for(loaded):
-    app = make_app(*loaded, title="x", hosts=["*"], token="secret")
+    app = make_app(*loaded, title="x", token="secret")
     client = TestClient(app, base_url="http://192.0.2.1")
     assert client.get("/api/about").status_code == 403
     assert client.get("/?token=wrong").status_code == 403
@@ -364,12 +364,12 @@ def test_a_wrong_model_ends_the_explorer(run, tmp_path):
 def test_what_is_not_there_is_named(tmp_path, run):
     with pytest.raises(InputError, match="no features there"):
         find_parts(tmp_path, None, None)
-    features, store, model, _ = find_parts(run / "features-both", None, None)
-    assert features == run / "features-both"
-    assert store == run / "cutouts"
+    parts = find_parts(run / "features-both", None, None)
+    assert parts.features == run / "features-both"
+    assert parts.store == run / "cutouts"
     torch.manual_seed(9)
-    other = Model.make(Model.load(model).config, Model.load(model).info, Model.load(model).normalisation)
-    other.save(tmp_path / "other")
+    model = Model.load(parts.model)
+    Model.make(model.config, model.info, model.normalisation).save(tmp_path / "other")
     with pytest.raises(InputError, match="is not the model"):
         load(run, model=tmp_path / "other")
 

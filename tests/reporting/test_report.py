@@ -10,27 +10,23 @@ import pytest
 from PIL import Image
 
 from deepfits import plot
-from deepfits.photometry import circular_aperture
+from deepfits.photometry import aperture_flux, circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
 from deepfits.reporting import figures, redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
-from deepfits.reporting.selection import (
-    FAINT,
-    central_flux,
-    choose_examples,
-    reduced_chi2,
-)
+from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
+from deepfits.survey.store import Cutouts, StoreInfo
 
 
 def test_central_flux_of_a_uniform_image_is_its_area():
     image = np.full((2, 3, 32, 32), 2.0)
     weight = np.full_like(image, 4.0)
     weight[1, 2, 16, 16] = 0
-    flux, error = central_flux(image, weight, pixel_scale_arcsec=0.2, radius_arcsec=0.8)
+    flux, error = aperture_flux(image, weight, central_circle(32, 0.25))
     # a circle of 4 pixels, by 100 points a pixel; pixels of the rim count by their share
     np.testing.assert_allclose(flux[0], 2.0 * np.pi * 16, rtol=0.01)
     np.testing.assert_allclose(error[0], 0.5 * np.sqrt((circular_aperture(32, 4.0) ** 2).sum()))
@@ -43,9 +39,9 @@ def test_central_flux_ignores_what_stands_in_pixels_without_data():
     image = rng.normal(size=(1, 1, 32, 32))
     weight = np.ones_like(image)
     weight[..., 0, 0] = 0
-    before = central_flux(image, weight, 0.2, 1.0)[0]
+    before = aperture_flux(image, weight, central_circle(32, 0.2))[0]
     image[..., 0, 0] = np.nan
-    np.testing.assert_array_equal(central_flux(image, weight, 0.2, 1.0)[0], before)
+    np.testing.assert_array_equal(aperture_flux(image, weight, central_circle(32, 0.2))[0], before)
 
 
 def test_examples_go_from_bright_to_faint_and_skip_missing():
@@ -106,7 +102,7 @@ def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     )
     table = PageTable(columns=["a", "b"], rows=[["<script>", "2"]])
     section = Section(title="Part", paragraphs=["Some words."], tables=[table], pictures=[picture])
-    page = Page(title="T", subtitle="S", headline=[("12", "objects")], sections=[section], footer=["end"])
+    page = Page(title="T", headline=[("12", "objects")], sections=[section], footer=["end"])
     path = write_page(tmp_path / "report", page)
     html = path.read_text()
     assert "&lt;script&gt;" in html
@@ -127,12 +123,11 @@ def held_out(number=60, seed=0):
     image = clean + rng.normal(size=clean.shape)
     weight = np.ones_like(image)
     latent = np.stack([np.log(bright), np.log(red), 0.01 * rng.normal(size=number)], 1)
-    flux, error = central_flux(image, weight, 0.5, 1.0)
+    flux, error = aperture_flux(image, weight, central_circle(16, 0.5))
     signal = np.sqrt(np.sum((flux / error).clip(0) ** 2, axis=1))
     held = HeldOut(
-        object_id=np.arange(number),
-        image=image,
-        weight=weight,
+        cutouts=Cutouts(object_id=np.arange(number), image=image, weight=weight),
+        info=StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.5),
         own_weight=weight,
         flux=flux,
         flux_error=error,
@@ -141,9 +136,6 @@ def held_out(number=60, seed=0):
         blank_central=reduced_chi2(image, 0.0, weight * (profile > 0.3)),
         examples=choose_examples(signal, 4),
         faint=choose_examples(signal, 2, FAINT),
-        bands=("g", "r"),
-        reference=1,
-        aperture_arcsec=1.0,
     )
     chi2 = ((image - clean) ** 2).sum((2, 3))
     fit = FitResult(
@@ -210,7 +202,7 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
 def test_the_map_holds_every_object_and_its_picture():
     held, fit = held_out(number=70)
     fit.latent[5] = np.nan
-    made = make_map(held.object_id, fit.latent, held.image, held.weight, {"<b>": held.magnitude})
+    made = make_map(held.object_id, fit.latent, held.observed, held.noise, {"<b>": held.magnitude})
     data = json.loads(made.data)
     assert "<" not in made.data
     assert data["id"] == [str(n) for n in range(70) if n != 5]

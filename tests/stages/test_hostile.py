@@ -48,7 +48,7 @@ def test_a_map_holds_names_in_which_no_page_ends():
     number = len(NAMES)
     pixels = np.ones((number, 2, 8, 8))
     values = {"chi2": np.arange(number, dtype=float)}
-    made = make_map(np.array(NAMES), rng.normal(size=(number, 4)), pixels, pixels, values)
+    made = make_map(np.array(NAMES), rng.normal(size=(number, 4)), pixels, np.ones(2), values)
     assert made is not None
     assert "<" not in made.data
     assert sorted(json.loads(made.data)["id"]) == sorted(NAMES)

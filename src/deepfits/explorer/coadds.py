@@ -50,9 +50,9 @@ def read_place(text: str) -> tuple[float, float]:
     words = text.replace(",", " ").split()
     if len(words) == 6:
         words = [":".join(words[:3]), ":".join(words[3:])]
-    if len(words) != 2:
-        raise InputError(f"{text!r} is not a position; write 150.1 2.25 or 10:00:24 +02:15:00")
-    place = positions({"ra": np.array(words[:1]), "dec": np.array(words[1:])}, {}, "position")
+    place = None
+    if len(words) == 2:
+        place = positions({"ra": np.array(words[:1]), "dec": np.array(words[1:])}, {}, "position")
     if place is None or not place.is_known[0]:
         raise InputError(f"{text!r} is not a position; write 150.1 2.25 or 10:00:24 +02:15:00")
     return float(place.ra[0]), float(place.dec[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,6 @@ class Drawer:
         self.store = store
         self.noise = noise_per_band(store.take(evenly_spaced(len(store), NOISE_SAMPLE)).weight)
         self._lock = threading.Lock()
-        self._fitter: Fitter | None = None
-        self._coadds: Coadds | None = None
 
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
@@ -223,15 +222,17 @@ class Drawer:
         InputError
             The images are unknown, are not those of the run, or do not cover the position.
         """
+        with self._lock:
+            return self._fit(self._coadds.cut(ra, dec))
+
+    @cached_property
+    def _coadds(self) -> Coadds:
         if self.images_path is None:
             raise InputError(
                 f"the images of {self.store.directory} are unknown: restart with --images DIRECTORY, the one "
                 "that was given to `deepfits cutouts`"
             )
-        with self._lock:
-            if self._coadds is None:
-                self._coadds = Coadds.open(self.images_path, self.store)
-            return self._fit(self._coadds.cut(ra, dec))
+        return Coadds.open(self.images_path, self.store)
 
     def fit_dropped(self, image: np.ndarray, weight: np.ndarray | None) -> Dropped:
         """Fit a cutout ``(B, H, W)`` in nJy; a band that is all NaN or zero is missing.
@@ -262,11 +263,12 @@ class Drawer:
         with self._lock:
             return self._fit(dropped)
 
+    @cached_property
+    def _fitter(self) -> Fitter:
+        return Fitter(self._needed_model("fitting"), self.settings, self.store.info)
+
     def _fit(self, cutouts: Cutouts) -> Dropped:
         """Fit one cutout as `deepfits fit` does."""
-        model = self._needed_model("fitting")
-        if self._fitter is None:
-            self._fitter = Fitter(model, self.settings, self.store.info)
         fitter = self._fitter
         fit = fitter.fit_cutouts(with_neighbours(cutouts, self.store.info))
         columns = feature_table(fitter, fit, cutouts)
@@ -274,7 +276,7 @@ class Drawer:
             raise InputError("this cutout has too few valid pixels to be fitted")
         fitted = fitter.reconstruct(fit)[0]
         image, weight = cutouts.image[0], cutouts.weight[0]
-        scene = self._on_pixels(model.draw(columns, [0])[0]) if self.draws_scenes else fitted
+        scene = self._on_pixels(fitter.model.draw(columns, [0])[0]) if self.draws_scenes else fitted
         bands = self.store.info.bands
         return Dropped(
             features=columns,

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -276,16 +277,24 @@ def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str
     with suppress(InputError):  # both are optional
         summary = read_json(directory / DESCRIPTION, what="description of features")["summary"]
         facts = {"median reduced χ²": summary["median_reduced_chi2"], "status": summary["status"]}
-        store_path = find_parts(directory)[1] or Path(str(summary["store"]))
-        store = CutoutStore(store_path, skip_bad=True)
+        store = CutoutStore(find_parts(directory).store or str(summary["store"]), skip_bad=True)
         pictures = store.take(np.arange(min(NUM_PICTURES, len(store)))).image
     number = len(next(iter(columns.values()), ()))
     return describe_columns(title, str(directory), columns, number, pictures, **facts)
 
 
-def find_parts(
-    run: str | Path, store: str | Path | None = None, model: str | Path | None = None
-) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
+@dataclass(frozen=True)
+class RunParts:
+    """The run directory `home`, and what is known to belong to its features."""
+
+    home: Path
+    features: Path
+    store: Path | None
+    model: str | Path | None
+    tables: dict[str, Path]
+
+
+def find_parts(run: str | Path, store: str | Path | None = None, model: str | Path | None = None) -> RunParts:
     """Find the features, store, model and further tables of a run directory, or of a directory of features.
 
     The tables are those of labelled objects (``redshift/predictions.parquet``), all results of `deepfits
@@ -311,7 +320,7 @@ def find_parts(
     tables = {path.parent.name: path for path in labelled} | find_predictions(home)
     if (home / TRUTH).exists():
         tables["truth"] = home / TRUTH
-    return features, Path(store) if store else None, model, tables
+    return RunParts(home, features, Path(store) if store else None, model, tables)
 
 
 def find_predictions(home: Path) -> dict[str, Path]:
@@ -323,10 +332,11 @@ def find_predictions(home: Path) -> dict[str, Path]:
 def _find_column(table: JoinedTable, name: str) -> str:
     """Return a hint to the part of the run that has a column which was not joined; '' if none has."""
     with suppress(InputError):
-        _, store, _, tables = find_parts(table.directory)
-        has = {path: pq.read_schema(path).names for path in tables.values() if path.suffix == ".parquet"}
-        if store is not None and table.store is None:
-            has[store] = list(shard_catalogue(CutoutStore(store, skip_bad=True).shards[0]))
+        parts = find_parts(table.directory)
+        tables = [path for path in parts.tables.values() if path.suffix == ".parquet"]
+        has = {path: pq.read_schema(path).names for path in tables}
+        if parts.store is not None and table.store is None:
+            has[parts.store] = list(shard_catalogue(CutoutStore(parts.store, skip_bad=True).shards[0]))
         for path, names in has.items():
             if name in names:
                 return f"{path} has it: give the run, {table.directory.parent}, instead of its features"
@@ -362,15 +372,15 @@ def join(
         A mapping of columns, each read on first access. Convert it with ``pandas.DataFrame(dict(table))``
         without the latents, or ``astropy.table.Table(dict(table))`` with them.
     """
-    features, store_path, _, of_run = find_parts(run, store)
-    results = [path if path.parent == features.parent else path.parent for path in of_run.values()]
-    for part in (features, store_path, *results):
+    parts, tables = find_parts(run, store), tables or {}
+    results = [path if path.parent == parts.home else path.parent for path in parts.tables.values()]
+    for part in (parts.features, parts.store, *results):
         if part is not None:
             require_finished(part, partial=partial)
-    opened, tables = None if store_path is None else CutoutStore(store_path, skip_bad=True), tables or {}
-    joined = JoinedTable(features, store=opened)
+    opened = None if parts.store is None else CutoutStore(parts.store, skip_bad=True)
+    joined = JoinedTable(parts.features, store=opened)
     given = {Path(path).resolve() for path in tables.values()}
-    for label, path in of_run.items():
+    for label, path in parts.tables.items():
         if path.resolve() not in given:
             try:
                 joined.add_table(label, path, radius_arcsec, of_run=True)

@@ -33,12 +33,12 @@ def load_objects(
     InputError
         Features, store or redshifts are not finished, unless `partial`.
     """
-    features, _, _, tables = find_parts(run, store)
+    parts = find_parts(run, store)
     given = {Path(path).stem: Path(path) for path in predictions}
     objects = Objects(join(run, store=store, tables=given, partial=partial))
-    tables.pop("truth", None)
-    model_hash = read_settings(features).get("model_hash")
-    objects.distributions = find_distributions(features, given | tables, model_hash)
+    predicted = {label: path for label, path in parts.tables.items() if label != "truth"}
+    model_hash = read_settings(parts.features).get("model_hash")
+    objects.distributions = find_distributions(parts.home, given | predicted, model_hash)
     return objects
 
 
@@ -61,16 +61,15 @@ def load_drawer(
     from deepfits.explorer.drawing import Drawer
     from deepfits.models.bundle import Model, find_builtin
 
-    features, _, model_path, _ = find_parts(run, objects.store.directory, model)
-    settings = read_settings(features)
+    parts = find_parts(run, objects.store.directory, model)
+    settings = read_settings(parts.features)
     known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
     wanted = settings.get("model_hash")
-    trained = find_builtin(wanted) if model_path is None else Model.load(model_path)
+    trained = find_builtin(wanted) if parts.model is None else Model.load(parts.model)
     if trained is not None and wanted and wanted != trained.fingerprint:
         raise InputError(
-            f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
-            "with --model"
+            f"{parts.model}: is not the model that {parts.features} was fitted with ({wanted}); give that "
+            "one with --model"
         )
-    fit = from_mapping(FitSettings, {**known, "mode": "both"}, where=features / DESCRIPTION)
-    home = features.parent if features == Path(run) else Path(run)
-    return Drawer(objects, trained, fit, images or find_images(home))
+    fit = from_mapping(FitSettings, {**known, "mode": "both"}, where=parts.features / DESCRIPTION)
+    return Drawer(objects, trained, fit, images or find_images(parts.home))

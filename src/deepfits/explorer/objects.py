@@ -100,9 +100,8 @@ class Objects:
         self.store_row = table.store_row
         self.object_id = table["object_id"]
         self.latent = np.ascontiguousarray(table["latent"], dtype=np.float32)
-        self.compared = (
-            "embedding" if "embedding" in table else "latent"
-        )  # features of earlier versions have no embedding
+        # Features of earlier versions have no embedding.
+        self.compared = "embedding" if "embedding" in table else "latent"
         self.embedding = np.ascontiguousarray(table[self.compared], dtype=np.float32)
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
@@ -149,9 +148,9 @@ class Objects:
         is_skewed = low > 0 and high / low > 30 and (high - middle) > 3 * (middle - low)
         return ColumnInfo(name=name, kind="number", low=low, high=max(high, low + 1e-9), is_skewed=is_skewed)
 
-    def as_float32(self, name: str) -> np.ndarray:
+    def as_float32(self, info: ColumnInfo) -> np.ndarray:
         """Return a column as numbers for the page: values, or indices of categories; NaN where unknown."""
-        info, values = self.describe(name), self.column(name)
+        values = self.column(info.name)
         if info.kind == "number":
             return values.astype(np.float32)
         index = {text: number for number, text in enumerate(info.categories)}
@@ -185,11 +184,11 @@ class Objects:
         dec: np.ndarray,
         columns: Mapping[str, np.ndarray],
         radius_arcsec: float,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], np.ndarray]:
         """Match another catalogue by position, one to one, and add its columns as ``label.column``.
 
-        Returns the ``rows`` of the objects with a match, the counts ``matched`` and ``total``, the names of
-        the ``columns`` added, and ``unmatched``, the rows of the catalogue without an object.
+        Returns the ``rows`` of the objects with a match, the counts ``matched`` and ``total`` and the names
+        of the ``columns`` added; and the rows of the catalogue without an object.
 
         Raises
         ------
@@ -208,8 +207,7 @@ class Objects:
         self.table.add(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
         unmatched = np.flatnonzero((nearest < 0) & np.isfinite(ra) & np.isfinite(dec))
-        answer = {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
-        return {**answer, "unmatched": unmatched}
+        return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}, unmatched
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, including their tags, for saving."""

@@ -26,10 +26,8 @@ from deepfits.tables import match_identities, read_table, take_rows, with_list
 from deepfits.tables.values import is_redshift_name
 
 
-def find_distributions(
-    features: Path, tables: Mapping[str, Path], model_hash: str | None
-) -> list[Distributions]:
-    """Return the p(z) of a run's objects from tables of predictions, in the order of the tables.
+def find_distributions(home: Path, tables: Mapping[str, Path], model_hash: str | None) -> list[Distributions]:
+    """Return the p(z) of the objects of the run `home` from tables of predictions, in the tables' order.
 
     `find_parts` in `deepfits.explorer.joined` puts methods that were tested on labelled objects first.
     """
@@ -38,7 +36,7 @@ def find_distributions(
         if path.name == "predictions.parquet" and (path.parent / "metrics.json").exists():
             distributions.append(Distributions.read(path.parent))
         else:
-            find = partial(_find_model, path, features.parent, model_hash)
+            find = partial(_find_model, path, home, model_hash)
             distributions.append(Distributions.of_predictions(path, find))
     return [distribution for distribution in distributions if distribution is not None]
 

@@ -19,13 +19,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 @contextmanager
 def _client() -> Iterator[Any]:
-    """Connect to the hub on this machine.
-
-    Raises
-    ------
-    InputError
-        No hub is running, or it is on another machine.
-    """
+    """Connect to the hub on this machine; it is an error if there is none, or if it is on another."""
     from pyvo.samp import SAMPHubError, SAMPIntegratedClient, SAMPProxyError, conf
     from pyvo.samp.lockfile_helpers import get_main_running_hub
 
@@ -51,13 +45,7 @@ def _client() -> Iterator[Any]:
 
 
 def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:
-    """Send a message to all clients that support it, and return their names.
-
-    Raises
-    ------
-    InputError
-        There is no hub, or no such client; the message then says so with `nobody`.
-    """
+    """Send a message to all clients that support it; return their names, or raise an error with `nobody`."""
     with _client() as client:
         receivers = client.get_subscribed_clients(mtype)
         client.notify_all({"samp.mtype": mtype, "samp.params": params})

@@ -55,7 +55,7 @@ MAX_MARKS = 20_000
 SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
 HEADER = "x-deepfits"
 COOKIE = "deepfits-token"
-_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+_LOCAL_HOSTS = [f"[{host}]" if ":" in host else host for host in samp.LOCAL_HOSTS]  # as in a header
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     # regl compiles its draw calls, which needs unsafe-eval; scripts still load from this server only.
@@ -70,15 +70,14 @@ def make_app(
     drawer: Drawer | Future[Drawer | None] | None,
     *,
     title: str,
-    hosts: list[str] | None = None,
     token: str | None = None,
     is_samp: bool = False,
 ) -> Starlette:
     """Return the application that serves one run.
 
-    The drawer may still be loading; without one there are no images. `hosts` are the allowed host names,
-    those of the local machine by default. The token is required in the address (``?token=…``) of the first
-    visit, and then kept in a cookie. With `is_samp` the page may send data to other programs on this machine.
+    The drawer may still be loading; without one there are no images. The token is required in the address
+    (``?token=…``) of the first visit, and then kept in a cookie; without one, only requests to the local
+    machine are answered. With `is_samp` the page may send data to other programs on this machine.
     """
     explorer = _Explorer(objects, drawer, title, is_samp)
     gets = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]
@@ -95,8 +94,9 @@ def make_app(
         *(route(path, "POST") for path in posts),
         Mount("/static", StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))),
     ]
+    hosts = _LOCAL_HOSTS if token is None else ["*"]
     middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=hosts or _LOCAL_HOSTS, www_redirect=False),
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
         Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
     ]
     return Starlette(routes=routes, middleware=middleware)
@@ -189,7 +189,7 @@ class _Explorer:
 
         def read() -> tuple[bytes, str]:
             info = self.objects.describe(name)
-            return self.objects.as_float32(name).astype("<f4").tobytes(), json.dumps(vars(info))
+            return self.objects.as_float32(info).astype("<f4").tobytes(), json.dumps(vars(info))
 
         body, info = await run_in_threadpool(read)
         headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly compress
@@ -442,11 +442,8 @@ def _overlay(
             f"{name}: no positions (ra and dec) were recognised; its columns are {sorted(table.columns)}"
         )
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
-    answer = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
-    rows = answer.pop("unmatched")
-    return answer, {
-        name: np.asarray(values)[rows] for name, values in with_standard_names(table, sky).items()
-    }
+    answer, rows = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
+    return answer, {name: values[rows] for name, values in with_standard_names(table, sky).items()}
 
 
 async def _json(request: Request) -> dict[str, Any]:

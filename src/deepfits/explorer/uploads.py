@@ -32,10 +32,8 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
     Raises
     ------
     InputError
-        The file is too large, of another format, damaged, or has no image.
+        The file unpacks to too much, is of another format, damaged, or has no image.
     """
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{name}: {len(content)} bytes are more than the {MAX_UPLOAD_BYTES} allowed")
     with naming(name, "cannot be read"):
         if name.endswith((".npy", ".npz")):
             image, weight = _read_numpy(name, content)

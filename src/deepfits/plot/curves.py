@@ -257,9 +257,9 @@ def binned(x: np.ndarray, y: np.ndarray, num_bins: int) -> np.ndarray:
     x, y = x[good], y[good]
     out = []
     for left, right in pairwise(np.quantile(x, np.linspace(0, 1, num_bins + 1))):
-        inside = y[(x >= left) & (x <= right)]
-        if inside.size >= MIN_IN_BIN:
-            out.append([np.median(x[(x >= left) & (x <= right)]), *np.percentile(inside, [16, 50, 84])])
+        is_inside = (x >= left) & (x <= right)
+        if is_inside.sum() >= MIN_IN_BIN:
+            out.append([np.median(x[is_inside]), *np.percentile(y[is_inside], [16, 50, 84])])
     return np.array(out).T if out else np.empty((4, 0))
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
 INK = "#1d2733"
 GRID = "#d9dde2"
+DOTS_PER_INCH = 150  # of the pictures that stages write
 
 
 def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

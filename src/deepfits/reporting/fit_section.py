@@ -13,11 +13,11 @@ import numpy as np
 
 from deepfits import plot
 from deepfits.reporting import figures
-from deepfits.reporting.held_out import MIN_IN_BIN, RULE, UNSEEN, FitResult, HeldOut
+from deepfits.reporting.held_out import APERTURE_ARCSEC, MIN_IN_BIN, RULE, UNSEEN, FitResult, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section, format_number
 
 SIGNAL_EDGES = (0, 10, 30, 100, np.inf)
-CENTRE = "within 1″ of the centre"
+CENTRE = f"within {APERTURE_ARCSEC:g}″ of the centre"
 
 
 def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapping[str, str]) -> Section:
@@ -37,8 +37,7 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
                 caption="The same for faint objects, selected by the same rule.",
             )
         )
-    reduced = {"blank": held.blank, **{mode: fit.reduced for mode, fit in fits.items()}}
-    central = {"blank": held.blank_central, **{mode: fit.central for mode, fit in fits.items()}}
+    reduced, central = _by_mode(held, fits)
     pictures.append(
         Picture(
             name="chi2",
@@ -54,16 +53,14 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
 
 
 def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.ndarray) -> Any:
-    image, weight = held.image[which], held.weight[which]
-    rows = {"observed": np.where(weight > 0, image, np.nan)}
-    rows |= {mode: fit.images(which) for mode, fit in fits.items()}
+    rows = {"observed": held.observed[which], **{mode: fit.images(which) for mode, fit in fits.items()}}
     last = rows[list(fits)[-1]]
     notes = {mode: [f"χ²ᵣ {fit.reduced[i]:.2f}" for i in which] for mode, fit in fits.items()}
     return plot.reconstructions(
         rows,
         held.bands,
-        plot.noise_per_band(held.weight),
-        residual=plot.significance(image, last, weight),
+        held.noise,
+        residual=plot.significance(held.cutouts.image[which], last, held.cutouts.weight[which]),
         titles=held.titles(which),
         notes=notes,
     )
@@ -71,19 +68,26 @@ def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.nda
 
 def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]:
     """Return the medians shown in the tables, for ``summary.json``."""
-    reduced = {"blank": (held.blank, held.blank_central)}
-    reduced |= {mode: (fit.reduced, fit.central) for mode, fit in fits.items()}
+    reduced, central = _by_mode(held, fits)
     return {
         mode: {
             name: {
-                "median_reduced_chi2": _median(whole[which]),
-                "median_reduced_chi2_central": _median(central[which]),
+                "median_reduced_chi2": _median(reduced[mode][which]),
+                "median_reduced_chi2_central": _median(central[mode][which]),
                 "num_objects": int(which.sum()),
             }
             for name, which in _signal_ranges(held, fits).items()
         }
-        for mode, (whole, central) in reduced.items()
+        for mode in reduced
     }
+
+
+def _by_mode(
+    held: HeldOut, fits: Mapping[str, FitResult]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return reduced χ² of the cutout and of its centre, ``(N,)``, for a blank image and for each mode."""
+    reduced = {"blank": held.blank} | {mode: fit.reduced for mode, fit in fits.items()}
+    return reduced, {"blank": held.blank_central} | {mode: fit.central for mode, fit in fits.items()}
 
 
 def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[str, np.ndarray]) -> PageTable:

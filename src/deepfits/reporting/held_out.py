@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from deepfits.photometry import ab_magnitude
+from deepfits.photometry import ab_magnitude, circular_aperture, reference_band
+from deepfits.pictures import noise_per_band
+from deepfits.survey.store import Cutouts, StoreInfo
 
 RULE = (
     "Objects are selected by rule: held-out objects with data in every pixel and without flags, at evenly "
@@ -18,6 +21,12 @@ RULE = (
 )
 UNSEEN = "Measured on held-out objects, which the networks never saw."
 MIN_IN_BIN = 5
+APERTURE_ARCSEC = 1.0
+
+
+def central_circle(size: int, pixel_scale_arcsec: float) -> np.ndarray:
+    """Return each pixel's share inside the central aperture, ``(H, W)``; radius: at least two pixels."""
+    return circular_aperture(size, max(APERTURE_ARCSEC / pixel_scale_arcsec, 2.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +35,10 @@ class HeldOut:
 
     Attributes
     ----------
-    object_id
-        ``(N,)``.
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
+    cutouts, info
+        The cutouts, and their properties.
     own_weight
-        `weight`, set to 0 in the pixels of neighbours if the fits exclude these.
+        Their weight, set to 0 in the pixels of neighbours if the fits exclude these.
     flux, flux_error
         ``(N, B)``, nJy, in the central aperture.
     signal_to_noise
@@ -42,9 +49,8 @@ class HeldOut:
         Indices of the objects shown in figures: bright and faint ones.
     """
 
-    object_id: np.ndarray
-    image: np.ndarray
-    weight: np.ndarray
+    cutouts: Cutouts
+    info: StoreInfo
     own_weight: np.ndarray
     flux: np.ndarray
     flux_error: np.ndarray
@@ -53,27 +59,42 @@ class HeldOut:
     blank_central: np.ndarray
     examples: np.ndarray
     faint: np.ndarray
-    bands: tuple[str, ...]
-    reference: int
-    aperture_arcsec: float
+
+    @property
+    def object_id(self) -> np.ndarray:
+        """Identities, ``(N,)``."""
+        return self.cutouts.object_id
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return self.info.bands
+
+    @property
+    def observed(self) -> np.ndarray:
+        """Images, ``(N, B, H, W)`` in nJy; NaN where there are no data."""
+        return np.where(self.cutouts.weight > 0, self.cutouts.image, np.nan)
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """Median noise per pixel of each band, ``(B,)`` nJy."""
+        return noise_per_band(self.cutouts.weight)
 
     @property
     def magnitude(self) -> np.ndarray:
         """Aperture magnitude in the reference band, ``(N,)``."""
-        return ab_magnitude(self.flux[:, self.reference])
+        return ab_magnitude(self.flux[:, self.bands.index(reference_band(self.bands))])
 
     @property
     def magnitude_name(self) -> str:
         """Name of `magnitude`, for axes and tables."""
-        return f"{self.bands[self.reference]} magnitude (AB, {self.aperture_arcsec:g}″ radius)"
+        return f"{reference_band(self.bands)} magnitude (AB, {APERTURE_ARCSEC:g}″ radius)"
 
     def titles(self, which: np.ndarray) -> list[str]:
         """Return a one-line title for each object."""
-        band = self.bands[self.reference]
+        band, magnitude = reference_band(self.bands), self.magnitude
         return [
-            f"{self.object_id[i]}   {band} = {self.magnitude[i]:.1f}"
-            if np.isfinite(self.magnitude[i])
-            else str(self.object_id[i])
+            f"{self.object_id[i]}" + (f"   {band} = {magnitude[i]:.1f}" if np.isfinite(magnitude[i]) else "")
             for i in which
         ]
 

@@ -61,15 +61,15 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
 
 def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, name: str) -> Picture:
     hidden = [held.bands.index(band) for band in bands]
-    observed = np.where(held.weight > 0, held.image, np.nan)[held.examples]
+    observed = held.observed[held.examples]
     given = observed.copy()
     given[:, hidden] = np.nan
     filled = observed.copy()
-    filled[:, hidden] = _images(directory, held.object_id[held.examples], len(hidden), held.image.shape[-2:])
+    filled[:, hidden] = _images(directory, held.object_id[held.examples], len(hidden), observed.shape[-2:])
     figure = plot.reconstructions(
         {"observed": observed, "given": given, "filled in": filled},
         held.bands,
-        plot.noise_per_band(held.weight),
+        held.noise,
         titles=held.titles(held.examples),
     )
     caption = (

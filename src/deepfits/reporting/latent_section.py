@@ -52,7 +52,7 @@ def latent_section(
         caption="The same map as a static figure.",
     )
     tables = [_prior_table(fits), *_repeat_table(fits), *_neighbour_table(held, place), *knows]
-    made = make_map(held.object_id, last.embedding, held.image, held.weight, shown)
+    made = make_map(held.object_id, last.embedding, held.observed, held.noise, shown)
     return Section(
         title="Latents",
         paragraphs=[

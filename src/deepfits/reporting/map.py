@@ -16,7 +16,7 @@ from io import BytesIO
 import numpy as np
 
 from deepfits.photometry import robust_scatter
-from deepfits.pictures import colour_composite, eight_bits, noise_per_band
+from deepfits.pictures import colour_composite, eight_bits
 from deepfits.splits import unit_hash
 
 MAX_OBJECTS = 3000
@@ -66,17 +66,17 @@ def principal_components(latent: np.ndarray) -> np.ndarray:
 def make_map(
     object_id: np.ndarray,
     latent: np.ndarray,
-    image: np.ndarray,
-    weight: np.ndarray,
+    observed: np.ndarray,
+    noise: np.ndarray,
     columns: Mapping[str, np.ndarray],
 ) -> Map | None:
     """Make a map of the objects with a fit; None if there are fewer than three.
 
-    Latents are ``(N, L)``, images and weights ``(N, B, H, W)``, nJy and nJy⁻². Points can be coloured by any
-    of `columns`, ``(N,)`` each, initially by the first.
+    Latents are ``(N, L)``, images ``(N, B, H, W)`` in nJy, NaN without data, the noise ``(B,)`` nJy per
+    pixel. Points can be coloured by any of `columns`, ``(N,)`` each, initially by the first.
     """
     place = principal_components(latent) if len(latent) > 2 else np.empty((0, 2))
-    rows = np.flatnonzero(np.isfinite(place).all(axis=1)) if len(place) else np.empty(0, dtype=int)
+    rows = np.flatnonzero(np.isfinite(place).all(axis=1))
     if len(rows) < 3:
         return None
     rows = np.sort(rows[np.argsort(unit_hash(object_id[rows], "map"))[:MAX_OBJECTS]])
@@ -88,7 +88,7 @@ def make_map(
         "tile": TILE,
         "across": ACROSS,
     }
-    sheet = _sheet(image[rows], weight[rows], noise_per_band(weight))
+    sheet = _sheet(observed[rows], noise)
     return Map(data=json.dumps(data).replace("<", "\\u003c"), sheet=sheet)
 
 
@@ -96,13 +96,13 @@ def _packed(values: np.ndarray) -> str:
     return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
 
 
-def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
+def _sheet(observed: np.ndarray, noise: np.ndarray) -> str:
     """Return all images, resized to ``TILE`` pixels per side, on one sheet as JPEG in base64."""
     from PIL import Image
 
-    lines = -(-len(image) // ACROSS)
+    lines = -(-len(observed) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * TILE, lines * TILE), "white")
-    for number, pixels in enumerate(np.where(weight > 0, image, np.nan)):
+    for number, pixels in enumerate(observed):
         tile = Image.fromarray(eight_bits(colour_composite(pixels, noise)[::-1]))
         if tile.size != (TILE, TILE):
             tile = tile.resize((TILE, TILE), Image.Resampling.BOX)

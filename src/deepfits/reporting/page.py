@@ -12,10 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from deepfits.files import write_text, writing
-from deepfits.plot.style import save
+from deepfits.plot.style import DOTS_PER_INCH, save
 from deepfits.reporting.map import Map
-
-DOTS_PER_INCH = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,6 @@ class Page:
     """A report. `headline` has pairs of a number and its description, shown in large type at the top."""
 
     title: str
-    subtitle: str
     headline: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     footer: Sequence[str] = ()

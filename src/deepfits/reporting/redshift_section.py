@@ -63,27 +63,7 @@ def section(
     rows = [*metrics["rows"]]
     if scenes is not None:
         rows += [row for row in scenes["rows"] if row["method"] != "constant"]
-    headings = {name: HEADINGS[name] for name in COLUMNS} | {
-        name: PDF_HEADINGS[name]
-        for name in DISTRIBUTIONS
-        if any(name in row.get("pdf_metrics", {}) for row in rows)
-    }
-    table = PageTable(
-        columns=["", "method", "features", "loss", "labels", *headings.values()],
-        rows=[
-            [
-                _whose(row),
-                *(row[name] for name in ("method", "features", "loss")),
-                f"{row['num_train']:,}",
-                *(_cell(row, name) for name in headings),
-            ]
-            for row in rows
-        ],
-        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. ± "
-        "is the standard deviation over bootstrap samples of the held-out objects. "
-        + ". ".join(f"{heading}: {metrics['definitions'][name]}" for name, heading in headings.items())
-        + ".",
-    )
+    table = _table(rows, metrics["definitions"])
     text = (
         f"Tested on {rows[0]['num_test']:,} held-out objects with a redshift, the same for every row; "
         f"trained on {rows[0]['num_train']:,} labels."
@@ -111,6 +91,30 @@ def section(
     }
     paragraphs = [UNSEEN, text, *_words(rows)]
     return Section(title="Redshifts", paragraphs=paragraphs, tables=[table], pictures=pictures), summary
+
+
+def _table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> PageTable:
+    headings = {name: HEADINGS[name] for name in COLUMNS} | {
+        name: PDF_HEADINGS[name]
+        for name in DISTRIBUTIONS
+        if any(name in row.get("pdf_metrics", {}) for row in rows)
+    }
+    return PageTable(
+        columns=["", "method", "features", "loss", "labels", *headings.values()],
+        rows=[
+            [
+                _whose(row),
+                *(row[name] for name in ("method", "features", "loss")),
+                f"{row['num_train']:,}",
+                *(_cell(row, name) for name in headings),
+            ]
+            for row in rows
+        ],
+        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. ± "
+        "is the standard deviation over bootstrap samples of the held-out objects. "
+        + ". ".join(f"{heading}: {definitions[name]}" for name, heading in headings.items())
+        + ".",
+    )
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -14,10 +14,9 @@ import numpy as np
 from deepfits import plot
 from deepfits.photometry import ab_magnitude
 from deepfits.reporting import figures
-from deepfits.reporting.held_out import HeldOut
+from deepfits.reporting.held_out import APERTURE_ARCSEC, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.selection import choose_examples
-from deepfits.survey.store import StoreInfo
 from deepfits.tables import as_conditions
 
 MAX_ON_SHEET = 160
@@ -30,25 +29,21 @@ HEALTH = {
 
 
 def sky_section(
-    held: HeldOut,
-    info: StoreInfo,
-    num_objects: int,
-    counts: Mapping[str, int],
-    where: Sequence[str] | str | None = None,
+    held: HeldOut, num_objects: int, counts: Mapping[str, int], where: Sequence[str] | str | None = None
 ) -> Section:
     """Return the section on the survey and its cutouts."""
-    noise = plot.noise_per_band(held.weight)
+    info = held.info
     order = choose_examples(held.signal_to_noise, MAX_ON_SHEET, (1.0, 0.5))
     chosen = "" if where is None else f" Only objects with {' and '.join(as_conditions(where))}."
     text = [
         f"{info.survey or 'Unnamed survey'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
-        f"{num_objects:,} cutouts of {held.image.shape[-1]}×{held.image.shape[-1]} pixels in the bands "
+        f"{num_objects:,} cutouts of {info.size}×{info.size} pixels in the bands "
         f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were used for this page.",
     ]
     which = "All" if len(order) == len(held.object_id) else f"{len(order)} of the brighter half of the"
     sheet = Picture(
         name="contact-sheet",
-        figure=figures.contact_sheet(np.where(held.weight[order] > 0, held.image[order], np.nan), noise),
+        figure=figures.contact_sheet(held.observed[order], held.noise),
         caption=f"{which} held-out objects, from high to low signal-to-noise ratio, as colour composites of "
         "all bands.",
     )
@@ -59,20 +54,20 @@ def sky_section(
         ),
         caption="Magnitudes of the held-out objects.",
     )
-    table = _depth_table(held, info, noise, counts)
+    table = _depth_table(held, counts)
     return Section(title="Images", paragraphs=text, tables=[table], pictures=[sheet, histogram])
 
 
-def _depth_table(held: HeldOut, info: StoreInfo, noise: np.ndarray, counts: Mapping[str, int]) -> PageTable:
-    rows = []
+def _depth_table(held: HeldOut, counts: Mapping[str, int]) -> PageTable:
+    rows, fwhm_arcsec = [], held.info.fwhm_arcsec
     for b, band in enumerate(held.bands):
-        error, is_empty = held.flux_error[:, b], held.weight[:, b] <= 0
+        error, is_empty = held.flux_error[:, b], held.cutouts.weight[:, b] <= 0
         has_data = np.isfinite(error).any()
         rows.append(
             [
                 band,
-                f"{info.fwhm_arcsec[b]:.2f}″" if np.isfinite(info.fwhm_arcsec[b]) else "unknown",
-                f"{noise[b]:.3g}",
+                f"{fwhm_arcsec[b]:.2f}″" if np.isfinite(fwhm_arcsec[b]) else "unknown",
+                f"{held.noise[b]:.3g}",
                 f"{ab_magnitude(5 * np.nanmedian(error)):.2f}" if has_data else "no data",
                 f"{is_empty.mean():.2%}",
                 f"{is_empty.all(axis=(1, 2)).mean():.2%}",
@@ -82,7 +77,7 @@ def _depth_table(held: HeldOut, info: StoreInfo, noise: np.ndarray, counts: Mapp
     return PageTable(
         columns=[*columns, "objects without data"],
         rows=rows,
-        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, assuming "
+        caption=f"Depth in an aperture of {APERTURE_ARCSEC:g}″ radius, from the weights, assuming "
         "independent pixels."
         + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
     )

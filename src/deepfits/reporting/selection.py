@@ -7,17 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepfits.photometry import aperture_flux, circular_aperture
-
 BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal-to-noise ratio
-
-
-def central_flux(
-    image: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float, radius_arcsec: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measure flux and error, ``(N, B)`` nJy, in a central circle of radius at least two pixels."""
-    circle = circular_aperture(image.shape[-1], max(radius_arcsec / pixel_scale_arcsec, 2.0))
-    return aperture_flux(image, weight, circle)
 
 
 def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarray) -> np.ndarray:

@@ -55,8 +55,10 @@ class Workers:
     @property
     def threads_each(self) -> int | None:
         """Threads per local worker; with a scheduler None, and in this process `threads`."""
-        if self.scheduler is not None or self.is_here:
-            return self.threads if self.is_here else None
+        if self.is_here:
+            return self.threads
+        if self.scheduler is not None:
+            return None
         return max(1, (self.threads or available_cores()) // self.number)
 
 
@@ -136,21 +138,17 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
-    """Return a map function that yields results from workers as they complete; errors are raised."""
+def map_on_workers(function: Callable[[Any], Any], jobs: Iterable[Any], workers: Workers) -> Iterator[Any]:
+    """Yield results from workers as they complete; errors are raised."""
+    from distributed import as_completed
 
-    def map_unordered(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        from distributed import as_completed
-
-        with connect(workers) as client, client.as_current():
-            futures = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except CANCELLED as error:
-                raise lost_scheduler() from error
-
-    return map_unordered
+    with connect(workers) as client, client.as_current():
+        futures = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except CANCELLED as error:
+            raise lost_scheduler() from error
 
 
 def lost_scheduler() -> InputError:

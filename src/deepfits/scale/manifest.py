@@ -92,18 +92,20 @@ class Manifest:
         if not self._is_changed:
             return
         begin = time.monotonic()
-        lines = [json.dumps(asdict(self.entries[name])) for name in sorted(self.entries)]
-        write_text(self.path, "".join(f"{line}\n" for line in lines))
+        write_text(self.path, "".join(f"{json.dumps(asdict(entry))}\n" for entry in self.by_shard()))
         self._is_changed = False
         now = time.monotonic()
         self._next_save = now + (now - begin) / SHARE_OF_TIME
 
+    def by_shard(self) -> list[Entry]:
+        """Return all records, sorted by shard."""
+        return [self.entries[name] for name in sorted(self.entries)]
+
     def failed(self) -> list[Entry]:
         """Return the records of failed shards."""
-        return [self.entries[name] for name in sorted(self.entries) if self.entries[name].state == "failed"]
+        return [entry for entry in self.by_shard() if entry.state == "failed"]
 
 
 def read_manifest(directory: str | Path) -> list[Entry]:
     """Return the records of a directory of results, sorted by shard; empty without a manifest."""
-    entries = Manifest(directory).entries
-    return [entries[name] for name in sorted(entries)]
+    return Manifest(directory).by_shard()

@@ -25,7 +25,6 @@ class Device:
     estimated from a data sheet.
     """
 
-    name: str
     words: str
     flops: float
     is_measured: bool
@@ -40,8 +39,8 @@ class Cost:
     ----------
     flop
         Floating-point operations of fit and errors.
-    words, source
-        Settings for which this was measured, and how.
+    words
+        Settings for which this was measured.
     overhead_seconds
         Time for reading and writing.
     feature_bytes
@@ -50,7 +49,6 @@ class Cost:
 
     flop: float
     words: str
-    source: str
     overhead_seconds: float
     feature_bytes: float
 
@@ -75,10 +73,8 @@ def figures() -> dict[str, Any]:
 def named_device(name: str) -> Device:
     """Return a device by its name in ``devices.json``."""
     table = figures()["devices"]
-    require_known(
-        "device", name, [*table, "measured"]
-    )  # "measured" is offered in the message: the user can time a device
-    return Device(name=name, **table[name])
+    require_known("device", name, [*table, "measured"])  # the message offers to time a device
+    return Device(**table[name])
 
 
 def make_plan(

@@ -96,20 +96,22 @@ class Outcome:
 
 def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
     """Process one shard; an error becomes the outcome's reason."""
-    begin = time.perf_counter()
+    return _outcome(shard, time.perf_counter(), lambda: process(shard, advance))
+
+
+def _outcome(shard: Shard, begin: float, finish: Callable[[], object]) -> Outcome:
+    """Call `finish`, the last step of a shard begun at `begin`, and return the outcome."""
     try:
-        process(shard, advance)
+        finish()
     except Exception as error:
-        return failure(shard, error, time.perf_counter() - begin)
+        return _failure(shard, begin, error)
     return Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
 
 
-def failure(shard: Shard, error: Exception, seconds: float) -> Outcome:
-    """Return the outcome of a shard that failed with an error."""
+def _failure(shard: Shard, begin: float, error: Exception) -> Outcome:
     log.debug("%s failed", shard.name, exc_info=error)
-    return Outcome(
-        shard=shard.name, seconds=seconds, reason=describe(error), stops=no_space(error) is not None
-    )
+    stops = no_space(error) is not None
+    return Outcome(shard=shard.name, seconds=time.perf_counter() - begin, reason=describe(error), stops=stops)
 
 
 def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Iterator[tuple[Shard, Outcome]]:
@@ -121,9 +123,9 @@ def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Itera
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         upcoming: Future[Any] | None = reader.submit(parts.read, shards[0])
-        writing: tuple[Shard, float, Future[None]] | None = None
+        writing: tuple[Shard, float, Callable[[], None]] | None = None
         for number, shard in enumerate(shards):
-            begin, error, result = time.perf_counter(), None, None
+            begin, failure, result = time.perf_counter(), None, None
             assert upcoming is not None
             current, upcoming = upcoming, None
             wait([current])
@@ -131,27 +133,19 @@ def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Itera
                 upcoming = reader.submit(parts.read, shards[number + 1])
             try:
                 result = parts.work(shard, current.result(), advance)
-            except Exception as raised:
-                error = raised
+            except Exception as error:
+                failure = _failure(shard, begin, error)
             del current
             if writing is not None:
-                yield _written(*writing)
+                yield writing[0], _outcome(*writing)
                 writing = None
-            if error is None:
-                writing = shard, begin, writer.submit(parts.write, shard, result)
+            if failure is not None:
+                yield shard, failure
             else:
-                yield shard, failure(shard, error, time.perf_counter() - begin)
+                writing = shard, begin, writer.submit(parts.write, shard, result).result
             result = None
         if writing is not None:
-            yield _written(*writing)
-
-
-def _written(shard: Shard, begin: float, result: Future[None]) -> tuple[Shard, Outcome]:
-    try:
-        result.result()
-    except Exception as error:
-        return shard, failure(shard, error, time.perf_counter() - begin)
-    return shard, Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
+            yield writing[0], _outcome(*writing)
 
 
 def describe(error: BaseException) -> str:

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-_NAMES = ("simulate", "stack", "check", "detect", "cutouts", "train", "teach", "fit", "inpaint", "redshift")
-_REDSHIFTS = ("curves", "classes", "train", "pretrain", "predict", "evaluate")
-_MORE_NAMES = ("export", "explore", "show", "similar", "odd", "model", "plan", "report", "run", "demo")
+_NAMES = (
+    "simulate", "stack", "check", "detect", "cutouts", "train", "teach", "fit", "inpaint", "redshift",
+    "redshift_curves", "redshift_classes", "redshift_train", "redshift_pretrain", "redshift_predict",
+    "redshift_evaluate", "export", "explore", "show", "similar", "odd", "model", "plan", "report", "run",
+    "demo",
+)  # fmt: skip
 _ELSEWHERE = {"redshift": "redshifts.compare", "similar": "show", "odd": "show", "demo": "run"}
-MODULES = {
-    **{name: _ELSEWHERE.get(name, name) for name in _NAMES},
-    **{f"redshift_{name}": f"redshifts.{name}" for name in _REDSHIFTS},
-    **{name: _ELSEWHERE.get(name, name) for name in _MORE_NAMES},
-}
+MODULES = {name: _ELSEWHERE.get(name, name.replace("redshift_", "redshifts.")) for name in _NAMES}
 
 
 def load(name: str) -> Callable[..., Any]:

@@ -108,7 +108,6 @@ def explore(config: ExploreConfig) -> None:
         objects,
         drawer,
         title=f"deepfits: {run.resolve().name}",
-        hosts=None if is_local else ["*"],
         token=token,
         is_samp=config.samp,
     )

@@ -125,9 +125,9 @@ def export(config: ExportConfig) -> Path:
     if is_run:
         from deepfits.explorer.joined import find_parts
 
-        features, store, _, of_run = find_parts(source, config.store)
-        inputs = {"features": contents(features), "store": contents(store) if store else None}
-        tables = {**of_run, **tables}
+        parts = find_parts(source, config.store)
+        features, tables = parts.features, {**parts.tables, **tables}
+        inputs = {"features": contents(features), "store": contents(parts.store) if parts.store else None}
     tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,
@@ -228,7 +228,7 @@ class _Shards:
             tag = tag_column(self.tags, to_numpy(table["object_id"]))
             return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(self.names)
 
-        schema, number = None, 0
+        schema, is_empty = None, True
         for path in self.paths:
             with naming(path, *UNREADABLE):
                 table = _with_metadata(read(path), self.half, self.describe)
@@ -238,9 +238,9 @@ class _Shards:
                     f"{path}: its columns differ from those of {self.paths[0].name}; they are not of one run"
                 )
             if len(table) or len(self.paths) == 1:
-                number += 1
+                is_empty = False
                 yield table
-        if not number:
+        if is_empty:
             raise InputError(f"{self.paths[0].parent}: no object in any of the {len(self.paths)} shards")
 
     def write_parquet(self, out: Path) -> None:

@@ -122,9 +122,8 @@ def fit(config: FitConfig) -> Path:
         if config.from_coadds:
             from deepfits.stages.fit_coadds import prepare  # needs the dependencies of detection
 
-            source = prepare(config, results.path, loaded)
-            cautions, selection = loaded.check(source.info), source.selection
-            work = source.work(**common)
+            work, selection = prepare(config, results.path, loaded, common)
+            cautions = loaded.check(work.info)
         else:
             work = FitWork(store=absolute(config.store), **common)
         for caution in cautions:

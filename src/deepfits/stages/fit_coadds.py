@@ -31,29 +31,9 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
 from deepfits.survey.find import find_fields
 from deepfits.survey.psf import parse_psf_option
-from deepfits.survey.store import StoreInfo, check_cutouts
+from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoaddSource:
-    """Images, and the objects to cut out of them.
-
-    `info` is the description that a store of these cutouts would have. The content of each selected shard is
-    a `Part`.
-    """
-
-    plan: StorePlan
-    info: StoreInfo
-    selection: Selection
-
-    def work(self, **common: Any) -> CoaddWork:
-        """Return the work that fits these images; `common` are the fields of `FittingWork`."""
-        without_shards = replace(self, selection=Selection(shards=[], unreadable={}))
-        settings = self.plan.settings()
-        del settings["files"]  # the digest of each part has its own files
-        return CoaddWork(source=without_shards, digest=digest(settings), **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +44,11 @@ class Part:
     columns: dict[str, np.ndarray]
 
 
-def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
+def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> tuple[CoaddWork, Selection]:
     """Find the images and the objects on them, detecting the objects if there is no catalogue.
 
-    `config` is a `deepfits.stages.fit.FitConfig`. The model determines the bands and size of the cutouts.
+    `config` is a `deepfits.stages.fit.FitConfig`; `common` are the fields of `FittingWork`. The model
+    determines the bands and size of the cutouts. The content of each selected shard is a `Part`.
 
     Raises
     ------
@@ -102,8 +83,10 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
     parts = [_part(task, columns, widths, config) for task in tasks]
     if not any(len(part.task.x) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
-    shards = _shards(parts, plan, info)
-    return CoaddSource(plan=plan, info=info, selection=Selection(shards=shards, unreadable={}))
+    settings = plan.settings()
+    del settings["files"]  # the digest of each part has its own files
+    work = CoaddWork(plan=plan, info=info, digest=digest(settings), **common)
+    return work, Selection(shards=_shards(parts, plan, info), unreadable={})
 
 
 def _bands(images: str, model: Model) -> tuple[str, ...]:
@@ -201,43 +184,38 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
 def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:
     states = plan.images.states_by_field()
     common = replace(info, extra={}).to_json()
-
-    def made_from(part: Part) -> str:
-        name = plan.images.fields[part.task.field_index].name
+    shards = []
+    for number, part in enumerate(parts):
+        name, x, y = plan.images.fields[part.task.field_index].name, part.task.x, part.task.y
         own = [info.extra[what].get(name) for what in ("psf", "fields")]
-        return digest(*part.columns.values(), part.task.x, part.task.y, states[name], common, *own)
-
-    return [
-        Shard(
-            name=f"shard-{number:05d}",
-            objects=len(part.task.x),
-            made_from=made_from(part),
-            content=part,
-        )
-        for number, part in enumerate(parts)
-    ]
+        made_from = digest(*part.columns.values(), x, y, states[name], common, *own)
+        stem = Path(shard_name(number)).stem
+        shards.append(Shard(name=stem, objects=len(x), made_from=made_from, content=part))
+    return shards
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoaddWork(FittingWork):
     """Cut out and fit parts of fields.
 
-    The source carries no shards. Two works are equal if their digests (and common settings) are.
+    `info` is the description that a store of these cutouts would have. Two works are equal if their digests
+    (and common settings) are.
     """
 
-    source: CoaddSource = field(compare=False)
+    plan: StorePlan = field(compare=False)
+    info: StoreInfo = field(compare=False)
     digest: str
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is already loaded. The last field stays open for the next part."""
-        fitter = self.fitter(model, self.source.info, threads)
-        fields = build.OpenFields(self.source.plan.images)
+        fitter = self.fitter(model, self.info, threads)
+        fields = build.OpenFields(self.plan.images)
 
         def process(shard: Shard, advance: Advance) -> None:
             part = shard.content
             images = fields.open(part.task.field_index)
-            cutouts = build.cut_task(images, part.task, part.columns, self.source.plan, self.source.info)
-            check_cutouts(cutouts, self.source.info, shard.name)
+            cutouts = build.cut_task(images, part.task, part.columns, self.plan, self.info)
+            check_cutouts(cutouts, self.info, shard.name)
             write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
 
         return process

@@ -125,16 +125,6 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder |
     return cutouts if order is None else order.cutouts(cutouts)
 
 
-def load_model(model: str, device: str, model_hash: str) -> Model:
-    """Load a model in a worker, and check that it is the one that the run began with."""
-    from deepfits.models.bundle import Model
-
-    loaded = Model.load(model, device)
-    if loaded.fingerprint != model_hash:
-        raise InputError(f"{model}: on this worker, the model differs from the one that the run began with")
-    return loaded
-
-
 def absolute(path: str | Path) -> str:
     """Return an absolute path, valid in every process; ``builtin:`` models are returned unchanged."""
     return str(path) if str(path).startswith("builtin:") else os.path.realpath(path)
@@ -152,8 +142,15 @@ class ModelWork(ABC):
     device: str = "cpu"
 
     def open(self, threads: int | None = None) -> Process:
-        """Load the model and return the function that processes one shard."""
-        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
+        """Load the model, check that it is still the same, and return the function that processes a shard."""
+        from deepfits.models.bundle import Model
+
+        loaded = Model.load(self.model, self.device)
+        if loaded.fingerprint != self.model_hash:
+            raise InputError(
+                f"{self.model}: on this worker, the model differs from the one that the run began with"
+            )
+        return self.open_with(loaded, threads)
 
     @abstractmethod
     def open_with(self, model: Model, threads: int | None = None) -> Process:

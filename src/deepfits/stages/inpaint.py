@@ -16,7 +16,7 @@ from deepfits.fitting.inpainting import DEFINITIONS
 from deepfits.fitting.settings import FitSettings
 from deepfits.provenance import provenance
 from deepfits.results import UNREADABLE
-from deepfits.scale.manifest import read_manifest
+from deepfits.scale.manifest import Manifest
 from deepfits.stages.fit_work import absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, claim, part_of, stage
@@ -114,7 +114,7 @@ def inpaint(config: InpaintConfig) -> Path:
     bands = _bands_to_predict(config, cutouts)
     # Unlike a fit, predictions depend on the whole store, since they are calibrated on it. Only shards that
     # could not be read then may change (be repaired) without invalidating the others.
-    failed = [entry.shard for entry in read_manifest(config.out) if entry.state == "failed"]
+    failed = [entry.shard for entry in Manifest(config.out).failed()]
     unusable = [*failed, *(path.stem for path in cutouts.bad)]
     pixels = contents(config.store) | {f"{name}.h5": UNREADABLE for name in unusable}
     inputs = {"model": loaded.fingerprint, "store": pixels}

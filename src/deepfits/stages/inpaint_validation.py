@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, naming
 from deepfits.fitting import inpainting
-from deepfits.fitting.fitter import Fitter
 from deepfits.photometry import ab_magnitude, aperture_flux
 from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
 from deepfits.splits import is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict
-from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import Cutouts, CutoutStore
 
 
 def validate(
@@ -28,46 +27,50 @@ def validate(
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Hide each band in turn for held-out objects; return for each how well it is predicted."""
-    fitter = calibrations.fitter
+    fitter, bands = calibrations.fitter, store.info.bands
     identity = store.catalogue(["object_id"])["object_id"]
     held_out = is_held_out(identity)
     if not held_out.any():
         raise InputError(
             f"{store.directory}: no held-out object among {len(store)} to validate with; use a larger store"
         )
-    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
     tested = store.take(np.flatnonzero(held_out)[:max_objects])
+    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
+    magnitudes = _magnitudes([tested, known], fitter.sums[1])
+    del known  # large
     rows = []
-    there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
-    calibrated = [calibrations.of([store.info.bands[index]])[0] for index in there]
+    there = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
+    calibrated = [calibrations.of([bands[index]])[0] for index in there]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
         advance = thread_safe(task.advance)
         for index, calibration in zip(there, calibrated, strict=True):
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
             )
-            row = _compare_band(fitter, store.info, columns, known, tested, index)
+            row = _compare_band(columns, magnitudes, bands, index)
             row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
             if truth is not None:
-                row["truth"] = _compare_with_truth(columns, predicted, store.info.bands, index, Path(truth))
+                row["truth"] = _compare_with_truth(columns, predicted, bands, index, Path(truth))
             rows.append(row)
     return rows
 
 
+def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:
+    """Return the aperture magnitudes of all objects, ``(N, B)``."""
+    image, weight = (np.concatenate([getattr(c, name) for c in parts]) for name in ("image", "weight"))
+    return ab_magnitude(aperture_flux(image, weight, circle)[0])
+
+
 def _compare_band(
-    fitter: Fitter,
-    info: StoreInfo,
-    columns: dict[str, np.ndarray],
-    known: Cutouts,
-    tested: Cutouts,
-    index: int,
+    columns: dict[str, np.ndarray], magnitudes: np.ndarray, bands: Sequence[str], index: int
 ) -> dict[str, Any]:
-    """Return one row of the validation: bias and scatter of every method in a band, and pulls."""
-    band, circle = info.bands[index], fitter.sums[1]
-    image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
-    flux, _ = aperture_flux(image, weight, circle)
-    magnitudes = ab_magnitude(flux)
-    is_known = np.arange(len(image)) >= len(tested)
+    """Return one row of the validation: bias and scatter of every method in a band, and pulls.
+
+    `columns` are the predictions for the tested objects, the first of those with `magnitudes`, ``(N, B)``;
+    the other methods learn from the rest.
+    """
+    band, num_tested = bands[index], len(columns["object_id"])
+    is_known = np.arange(len(magnitudes)) >= num_tested
     predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
     measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
     is_bright = measured >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err
@@ -75,8 +78,8 @@ def _compare_band(
     methods = {
         "deepfits": ab_magnitude(predicted),
         "generator alone": ab_magnitude(predicted) - columns[f"correction_mag_{band}"],
-        "interpolation": inpainting.interpolate(magnitudes, info.bands, band)[: len(tested)],
-        "regression": inpainting.regress(magnitudes, index, is_known)[: len(tested)],
+        "interpolation": inpainting.interpolate(magnitudes, bands, band)[:num_tested],
+        "regression": inpainting.regress(magnitudes, index, is_known)[:num_tested],
     }
     compared = {name: inpainting.compare_magnitudes(values, target) for name, values in methods.items()}
     pulls = inpainting.compare_pulls(predicted, predicted_err, measured, measured_err)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -154,19 +155,15 @@ class Calibrations:
     ) -> None:
         self._make_fitter, self.store, self.path = make_fitter, store, path
         self.num_objects, self.progress = num_objects, progress
-        self._fitter: Fitter | None = None
         self.measured: dict[str, list[dict[str, Any] | None]] = {}
         if path.exists():
             hidden = read_json(path, what="calibration").get("hidden")
-            kind = dict[str, list[dict[str, Any] | None]]
-            self.measured = convert(hidden, kind, where=path, key="hidden")
+            self.measured = convert(hidden, dict[str, list[dict[str, Any] | None]], where=path, key="hidden")
 
-    @property
+    @cached_property
     def fitter(self) -> Fitter:
         """The fitter, made on first use."""
-        if self._fitter is None:
-            self._fitter = self._make_fitter()
-        return self._fitter
+        return self._make_fitter()
 
     def of(self, bands: Sequence[str]) -> tuple[Calibration, ...]:
         """Return the calibration of each of the bands, when they are hidden together.

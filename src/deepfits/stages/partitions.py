@@ -138,10 +138,11 @@ class PartitionFit:
             The same rows and index, with identifier, position and the columns of the features, as Arrow
             types. Objects outside all images have nulls.
         """
-        for name in (self.id_column, self.ra_column, self.dec_column):
+        names = [self.id_column, self.ra_column, self.dec_column]
+        for name in names:
             if name not in objects.columns:
                 raise InputError(f"partition: no column {name!r}; it has {list(objects.columns)}")
-        kept = objects[[self.id_column, self.ra_column, self.dec_column]]
+        kept = objects[names]
         table = self._features(self._columns(kept))
         new = {
             name: pd.Series(pd.arrays.ArrowExtensionArray(table[name]), index=objects.index)
@@ -154,7 +155,7 @@ class PartitionFit:
         """Return identifiers and positions as NumPy arrays; missing positions are NaN."""
         columns: dict[str, np.ndarray] = {}
         where = "partition"
-        for name in (self.id_column, self.ra_column, self.dec_column):
+        for name in kept.columns:
             values = from_arrow(pa.array(kept[name], from_pandas=True))
             if values is None:
                 raise InputError(f"partition: column {name!r} holds neither numbers nor text")

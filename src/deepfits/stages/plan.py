@@ -132,7 +132,6 @@ def cost_of(model: Model) -> Cost:
     return Cost(
         flop=known["flop"] * ratio,
         words=f"counted, {known['words']}{scaled}",
-        source=known["source"],
         overhead_seconds=known["overhead_seconds"],
         feature_bytes=known["feature_bytes"],
     )
@@ -171,10 +170,8 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
         feature_table(fitter, fitted, Cutouts(object_id=identity, image=image.numpy(), weight=weight.numpy()))
         seconds = time.perf_counter() - begin
         task.advance(MEASURED_OBJECTS)
-    name = hardware()["processor"]
     return Device(
-        name="measured",
-        words=f"cores like one of this machine ({name})",
+        words=f"cores like one of this machine ({hardware()['processor']})",
         flops=cost.flop * MEASURED_OBJECTS / seconds,
         is_measured=True,
         source=f"{MEASURED_OBJECTS} drawn objects in {seconds:.1f} s, timed just now on one core",

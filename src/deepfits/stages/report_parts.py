@@ -21,20 +21,20 @@ from deepfits.files import parse_json, read_json, read_text, reading_record, wri
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
-from deepfits.photometry import circular_aperture, reference_band
+from deepfits.photometry import aperture_flux
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.page import Page, Section, write_page
-from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
+from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
 from deepfits.results import read_record, require_finished
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
 from deepfits.survey.neighbours import neighbours_of
-from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
+from deepfits.survey.store import CutoutStore
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
 
@@ -46,7 +46,6 @@ EXPLANATIONS = {
     "optimise": "the latent fitted from a random start.",
     "both": "the latent fitted from the embedder's estimate (M19 §2.3).",
 }
-APERTURE_ARCSEC = 1.0
 MAX_DRAWN = 1000  # objects whose best-fit images are drawn again, to measure χ² in the centre
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
@@ -79,9 +78,9 @@ def write_report(config: Any) -> Path:
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
     ):
-        held, cutouts = _read_held_out(opened, config, run)
+        held = _read_held_out(opened, config, run)
         counts = {} if config.where else _read_counts(store)  # they are for the whole store
-        parts = [sections.sky_section(held, opened.info, len(opened), counts, config.where)]
+        parts = [sections.sky_section(held, len(opened), counts, config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
             "num_objects": len(opened),
@@ -91,7 +90,7 @@ def write_report(config: Any) -> Path:
         task.advance()
         parts.append(_training(model, trained))
         task.advance()
-        fit_sections, figures = _fits(run, trained, held, cutouts, opened)
+        fit_sections, figures = _fits(run, trained, held, opened)
         parts += fit_sections
         summary |= figures
         task.advance()
@@ -103,7 +102,6 @@ def write_report(config: Any) -> Path:
         parts += [redshifts, sections.next_section(run, store, example, has_redshifts=has_redshifts)]
         page = Page(
             title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
-            subtitle="Deep features of galaxies through best fits.",
             headline=_headline(summary),
             sections=parts,
             footer=_footer(run),
@@ -114,21 +112,15 @@ def write_report(config: Any) -> Path:
     return path
 
 
-def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut, Cutouts]:
-    """Read the held-out objects; return them for the page and as cutouts (with positions and PSFs)."""
-    parts: list[Cutouts] = []
-    left, num_examples = config.max_objects, config.num_examples
-    for shard in store:
-        chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
-        parts.append(shard.select(chosen))
-        left -= len(chosen)
-        if left <= 0:
-            break
-    if not sum(map(len, parts)):
+def _read_held_out(store: CutoutStore, config: Any, run: Path) -> HeldOut:
+    num_examples = config.num_examples
+    rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"])) if len(store) else NO_OBJECTS
+    if not len(rows):
         raise InputError(f"{store.directory}: no held-out object among {len(store)}; a report needs some")
-    cutouts = join_cutouts(parts, store.directory)
+    cutouts = store.take(rows[: config.max_objects])
     image, weight = cutouts.image, cutouts.weight
-    flux, error = central_flux(image, weight, store.info.pixel_scale_arcsec, APERTURE_ARCSEC)
+    circle = central_circle(store.info.size, store.info.pixel_scale_arcsec)
+    flux, error = aperture_flux(image, weight, circle)
     signal = np.sqrt(np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1))
     is_whole = (weight > 0).all(axis=(1, 2, 3))
     flags = cutouts.catalogue.get("flags")
@@ -139,30 +131,20 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut,
     fitted = [run / f"features-{mode}" for mode in MODES if is_finished(run / f"features-{mode}")]
     masks_neighbours = any(read_settings(place).get("neighbours") == "mask" for place in fitted)
     own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
-    held = HeldOut(
-        object_id=cutouts.object_id,
-        image=image,
-        weight=weight,
+    return HeldOut(
+        cutouts=cutouts,
+        info=store.info,
         flux=flux,
         flux_error=error,
         signal_to_noise=signal,
         own_weight=own,
         blank=reduced_chi2(image, 0.0, own),
-        blank_central=reduced_chi2(image, 0.0, own * _central_pixels(store.info)),
+        blank_central=reduced_chi2(image, 0.0, own * (circle > 0.5)),
         examples=choose_examples(ranking, num_examples),
         faint=choose_examples(ranking, num_examples // 2, FAINT)
         if is_whole.sum() > num_examples
         else NO_OBJECTS,
-        bands=store.info.bands,
-        reference=store.info.bands.index(reference_band(store.info.bands)),
-        aperture_arcsec=APERTURE_ARCSEC,
     )
-    return held, cutouts
-
-
-def _central_pixels(info: StoreInfo) -> np.ndarray:
-    """Return the central pixels, ``(H, W)`` bool."""
-    return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
 
 def _load_model(run: Path, path: Path) -> Model | None:
@@ -197,11 +179,8 @@ def _read_counts(store: Path) -> dict[str, int]:
 def _training(path: Path, model: Model | None) -> Section:
     if model is None:
         shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
-        text = (
-            "This run directory has no finished model, and no features made with a model shipped with the "
-            f"package ({shipped}): see deepfits train and deepfits fit."
-        )
-        return Section(title="Training", paragraphs=[text])
+        what = f"no finished model, and no features made with a model shipped with the package ({shipped})"
+        return _missing_section("Training", what, "deepfits train and deepfits fit")
     if not path.exists() and find_builtin(model.fingerprint):
         text = (
             "The model was shipped with the package, not trained on these images. It was trained on: "
@@ -216,11 +195,11 @@ def _training(path: Path, model: Model | None) -> Section:
 
 
 def _fits(
-    run: Path, model: Model | None, held: HeldOut, cutouts: Cutouts, store: CutoutStore
+    run: Path, model: Model | None, held: HeldOut, store: CutoutStore
 ) -> tuple[list[Section], dict[str, Any]]:
     """Return the sections on fits (each mode that the run has) and latents, and their figures."""
     fits = {
-        mode: _read_fit(run / f"features-{mode}", model, held, cutouts, store.info)
+        mode: _read_fit(run / f"features-{mode}", model, held)
         for mode in MODES
         if model is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
     }
@@ -232,7 +211,7 @@ def _fits(
     return shown, {"knows": knows, "fits": chi2_summary(held, fits)}
 
 
-def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, info: StoreInfo) -> FitResult:
+def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
@@ -254,7 +233,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
         take_rows(to_numpy(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
-    central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held, cutouts, info)
+    central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held)
     return FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
@@ -270,11 +249,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
 
 
 def _draw_best_fits(
-    columns: Mapping[str, np.ndarray],
-    model: Model,
-    held: HeldOut,
-    cutouts: Cutouts,
-    info: StoreInfo,
+    columns: Mapping[str, np.ndarray], model: Model, held: HeldOut
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Draw the best fits of the examples and of a random sample again.
 
@@ -282,12 +257,14 @@ def _draw_best_fits(
     examples by row.
     """
     drawn: dict[int, np.ndarray] = {}
-    central, circle = np.full(len(held.object_id), np.nan), _central_pixels(info)
+    central, info = np.full(len(held.object_id), np.nan), held.info
+    is_central = central_circle(info.size, info.pixel_scale_arcsec) > 0.5
     shown = np.concatenate([held.examples, held.faint])
     sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
     for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
-        images = model.draw(columns, some, sight=model.sight(cutouts.select(some), info))
-        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
+        cutouts = held.cutouts.select(some)
+        images = model.draw(columns, some, sight=model.sight(cutouts, info))
+        central[some] = reduced_chi2(cutouts.image, images, held.own_weight[some] * is_central)
         if some is shown:
             drawn = dict(zip(shown.tolist(), images, strict=True))
     return central, drawn

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from deepfits.stages.stage import claim, part_of, stage
 from deepfits.tables import require_column, write_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from deepfits.explorer.drawing import Drawer
     from deepfits.explorer.objects import Objects
 
@@ -31,7 +29,6 @@ SHOWN = (
     "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_err68_low",
     "z_err68_high", "flags", "tag",
 )  # fmt: skip
-DOTS_PER_INCH = 150
 WIDEST_CELL = 90
 
 
@@ -151,7 +148,7 @@ def show(config: ShowConfig) -> Path:
     figure = plot.reconstructions(
         shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
     )
-    return _write(config, "show", cast("Figure", figure), objects, rows, {})
+    return _write(config, "show", figure, objects, rows, {})
 
 
 @stage(SimilarConfig)
@@ -278,19 +275,19 @@ def _write_tiles(
 
     image, weight, fitted = _pixels(drawer, rows)
     figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
-    return _write(config, name, cast("Figure", figure), objects, rows, more)
+    return _write(config, name, figure, objects, rows, more)
 
 
 def _write(
     config: Any,
     name: str,
-    figure: Figure,
+    figure: Any,
     objects: Objects,
     rows: np.ndarray,
     more: Mapping[str, np.ndarray],
 ) -> Path:
     """Write the figure and the tables."""
-    from deepfits.plot.style import save
+    from deepfits.plot.style import DOTS_PER_INCH, save
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}

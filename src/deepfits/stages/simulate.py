@@ -130,13 +130,14 @@ def simulate(config: SimulateConfig) -> Path:
     survey = find_survey(config.survey)
     objects, num_patches = None, config.num_patches
     if config.catalogue is not None:
+        if config.population is not None:
+            raise InputError(
+                "population changes the built-in population, which a catalogue replaces: give only one of "
+                "them"
+            )
         objects, num_patches = _read_catalogue(config, survey)
     elif config.columns or config.where:
         raise InputError("columns and where apply to a table: give catalogue too")
-    if config.catalogue is not None and config.population is not None:
-        raise InputError(
-            "population changes the built-in population, which a catalogue replaces: give only one of them"
-        )
     laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
     resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
     size, exposures, alone = config.size, config.exposures, num_patches == 1

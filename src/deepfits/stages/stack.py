@@ -122,7 +122,8 @@ def stack(config: StackConfig) -> Path:
         if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
             report = dict(report) if isinstance(report, dict) else {}
-        if all(_is_stacked(out, band) and band in report for band in exposures):
+        left = [band for band in exposures if band not in report or not _is_stacked(out, band)]
+        if not left:
             return out
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
         for band_planes in planes.values():
@@ -137,10 +138,8 @@ def stack(config: StackConfig) -> Path:
             shifts = _register_exposures(planes, target, reference_band(sort_bands(planes)), config.progress)
             for band, its in planes.items():
                 _warn_of_odd_exposures(band, {p: shifts[p] for p in its}, config.register == "apply")
-        for band, band_planes in planes.items():
-            if _is_stacked(out, band) and band in report:
-                continue
-            report[band] = _stack_band(band, band_planes, target, shifts, config, out)
+        for band in left:
+            report[band] = _stack_band(band, planes[band], target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
 

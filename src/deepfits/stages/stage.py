@@ -83,7 +83,8 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
             try:
-                given = _require_finite(config(*args, **kwargs), name)
+                given = config(*args, **kwargs)
+                _require_finite(given, name)
                 _require_paths(given, name)
                 _wrap_single_strings(given)
                 check(given, where=name)
@@ -103,13 +104,12 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
     return decorate
 
 
-def _require_finite(config: C, name: str) -> C:
+def _require_finite(config: Any, name: str) -> None:
     """Refuse NaN and infinity, which range checks may let through and JSON records cannot hold."""
     for key, value in vars(config).items():
         for number in _floats(value):
             if not math.isfinite(number):
                 raise InputError(f"{name}: {key} must be a finite number, not {number}")
-    return config
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -98,11 +98,8 @@ def train(config: TrainConfig) -> Path:
     from deepfits.training.engine import EngineConfig
     from deepfits.training.session import Session, TrainingPlan
 
-    chosen = replace(get_recipe(config.recipe), config.options or {})
-    if config.steps is not None:
-        chosen = dataclasses.replace(
-            chosen, training=dataclasses.replace(chosen.training, steps=config.steps)
-        )
+    steps = {} if config.steps is None else {"steps": config.steps}
+    chosen = replace(get_recipe(config.recipe), {**(config.options or {}), **steps})
     stores = as_list(config.store)
     for store in stores:
         require_finished(store, partial=config.partial)

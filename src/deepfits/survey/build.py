@@ -155,7 +155,7 @@ def build_store(
                 results = in_processes(_run_job, jobs, workers)
             else:
                 jobs = _jobs(plan, todo, columns, store_info, out, len(todo))
-                results = map_on_workers(Workers(scheduler=scheduler))(_run_job, jobs)
+                results = map_on_workers(_run_job, jobs, Workers(scheduler=scheduler))
             for outcome in chain.from_iterable(results):
                 bar.advance(by_name[outcome.shard].objects)
                 yield by_name[outcome.shard], outcome
