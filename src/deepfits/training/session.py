@@ -191,7 +191,7 @@ class Session:
                 noise_correlation=(),
             )
         model = Model.make(self.architecture, info, survey.normalisation, reference)
-        for network in (model.generator, model.discriminator, model.embedder):
+        for network in model.networks.values():
             initialise(network, self.config.initialisation)
         if self.base is not None:
             model.generator.load_state_dict(self.base.generator.state_dict())
