@@ -100,9 +100,8 @@ def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     # Keywords longer than 8 characters must be marked.
     names = {f"MP_{name}": bit for name, bit in PLANES.items()}
     planes = [(name if len(name) <= 8 else f"HIERARCH {name}", bit) for name, bit in names.items()]
-    mask_header, variance_header = (
-        fits.Header([("EXTNAME", name), *cards]) for name, cards in (("MASK", planes), ("VARIANCE", []))
-    )
+    mask_header = fits.Header([("EXTNAME", "MASK"), *planes])
+    variance_header = fits.Header([("EXTNAME", "VARIANCE")])
     hdus = [(primary, None), (image_header, ">f4"), (mask_header, ">i4"), (variance_header, ">f4")]
     _, image_at, mask_at, variance_at = create_fits(path, hdus, scene.size)
 

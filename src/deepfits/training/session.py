@@ -177,7 +177,6 @@ class Session:
         }
 
     def _make_trainer(self, surveys: list[TrainingSet]) -> Trainer:
-        survey = surveys[0]
         torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # drop the store's files and settings
         reference = None if self.grid is None else self.grid.reference_fwhm_arcsec
@@ -190,7 +189,7 @@ class Session:
                 survey=" + ".join(dict.fromkeys(s.info.survey for s in self.stores if s.info.survey)),
                 noise_correlation=(),
             )
-        model = Model.make(self.architecture, info, survey.normalisation, reference)
+        model = Model.make(self.architecture, info, surveys[0].normalisation, reference)
         for network in model.networks.values():
             initialise(network, self.config.initialisation)
         if self.base is not None:
