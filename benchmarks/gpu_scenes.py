@@ -40,7 +40,7 @@ from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
 from deepfits.gaussian_psf import moffat_psf, moffat_radius  # noqa: E402
-from deepfits.models.bundle import NETWORKS, Model  # noqa: E402
+from deepfits.models.bundle import Model  # noqa: E402
 from deepfits.models.card import describe  # noqa: E402
 from deepfits.observation import SceneGrid, Sight, all_above_reference  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
@@ -307,8 +307,8 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     model = Model.make(shape, info, base.normalisation, base.reference_fwhm_arcsec)
     if arguments.start:
         known = Model.load(arguments.start)
-        for name in NETWORKS:
-            getattr(model, name).load_state_dict(getattr(known, name).state_dict())
+        for name, network in known.networks.items():
+            model.networks[name].load_state_dict(network.state_dict())
     engine = Engine(EngineConfig(device=str(device), precision="tf32"))
     torch.backends.cudnn.allow_tf32 = True
     stores = [CutoutStore(path) for path in arguments.store]

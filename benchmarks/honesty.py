@@ -25,7 +25,7 @@ from deepfits.provenance import provenance
 from deepfits.sky.drawing import draw_stamps, psf_transfer
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.scene import to_shapes
-from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
+from deepfits.sky.surveys import SURVEYS, SkySurvey
 
 LIMIT = 25.5
 RANGES = ((0.0, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5))
@@ -77,7 +77,7 @@ def observe_apertures(
     scale = survey.pixel_scale_arcsec
     fwhm = tuple(band.fwhm_arcsec / scale for band in survey.bands)
     transfer = psf_transfer(STAMP, fwhm, survey.moffat_beta)
-    radius = DEPTH_APERTURE_ARCSEC / 2 / scale
+    radius = survey.depth_radius
     half = math.ceil(radius) + 1
     inside = circular_aperture(2 * half + 1, radius, subpixels=5)
     number = len(table["z_spec"])

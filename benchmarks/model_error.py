@@ -23,9 +23,9 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import flux_of_magnitude, robust_scatter
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
-from deepfits.stages.train import measure_model_error
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
+from deepfits.training.model_error import measure_model_error
 
 BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
 

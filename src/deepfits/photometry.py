@@ -172,9 +172,14 @@ def total_and_aperture(
     return np.stack([np.ones_like(circle), circle])
 
 
+def offset_from_middle(size: int) -> np.ndarray:
+    """Return the positions of pixels along one axis, ``(H,)``, relative to the centre of the image."""
+    return np.arange(size) - (size - 1) / 2
+
+
 def distance_from_middle(size: int) -> np.ndarray:
     """Return the distance of each pixel from the centre of the image, ``(H, W)``, in pixels."""
-    offset = np.arange(size) - (size - 1) / 2
+    offset = offset_from_middle(size)
     return np.hypot(offset[:, None], offset[None, :])
 
 
@@ -237,8 +242,7 @@ def apertures(
     """
     circles = [circular_aperture(size, min(radius / pixel_scale_arcsec, size / 2)) for radius in radii_arcsec]
     squared, peak = matched_gaussians(psf, pixel_scale_arcsec)
-    offset = np.arange(size) - (size - 1) / 2
-    along = np.exp(-0.5 * offset**2 / squared[..., None])  # (..., B, J, H)
+    along = np.exp(-0.5 * offset_from_middle(size) ** 2 / squared[..., None])  # (..., B, J, H)
     return [*circles, (peak[..., None] * along).swapaxes(-1, -2) @ along]
 
 

@@ -9,7 +9,7 @@ from deepfits.sky.scene import draw_model, draw_objects, draw_strip, make_scene
 from deepfits.sky.surveys import SURVEYS
 
 SURVEY = SURVEYS["clauds-hsc"]
-NONE = Defects(columns=np.zeros((0, 5), dtype=int), gaps=np.zeros((0, 5), dtype=int), trails=np.zeros((0, 6)))
+NONE = Defects()
 
 
 def star(x: float, y: float, flux: float) -> Shapes:
@@ -59,9 +59,7 @@ def test_a_star_below_saturation_is_left_alone():
 def test_columns_gaps_and_trails_are_where_they_are_said_to_be():
     model = np.zeros((5, 50, 60), dtype=np.float32)
     defects = Defects(
-        columns=np.array([[1, 7, 10, 30, 2]]),
-        gaps=np.array([[2, 0, 50, 20, 25]]),
-        trails=np.array([[3, 30.0, 25.0, 0.0, 2.0, 40.0]]),
+        columns=[(1, 7, 10, 30, 2)], gaps=[(2, 0, 50, 20, 25)], trails=[(3, 30.0, 25.0, 0.0, 2.0, 40.0)]
     )
     image, bits = spoiled(model + 1, star(0, 0, 0.0), defects)
     bad = (bits & IS_BAD) != 0
@@ -78,9 +76,9 @@ def test_defects_of_strips_are_those_of_the_patch():
     size = 512
     scene = make_scene(SURVEY, size, 4, 0, draw_objects(SURVEY, size, 4, 0))
     defects = Defects(
-        columns=np.array([[1, 70, 100, 400, 2]]),
-        gaps=np.array([[2, 190, 210, 0, 512]]),
-        trails=np.array([[3, 30.0, 25.0, 0.7, 2.0, 40.0]]),
+        columns=[(1, 70, 100, 400, 2)],
+        gaps=[(2, 190, 210, 0, 512)],
+        trails=[(3, 30.0, 25.0, 0.7, 2.0, 40.0)],
     )
     scene = replace(scene, defects=defects)
     whole = draw_strip(scene, (0, size))

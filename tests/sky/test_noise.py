@@ -42,7 +42,7 @@ def test_noise_does_not_depend_on_the_part_asked_for():
 
 def test_pixel_sigma_gives_the_figures_for_clauds_and_hsc():
     depths = (27.1, 27.5, 27.1, 26.8, 26.3)
-    found = [pixel_sigma(depth, 2.0, 0.168, 1.0) for depth in depths]
+    found = [pixel_sigma(depth, 1 / 0.168, 1.0) for depth in depths]
     np.testing.assert_allclose(found, [0.995, 0.688, 0.995, 1.31, 2.08], rtol=5e-3)
 
 

@@ -70,50 +70,43 @@ _PLAIN = {
     "is_valid": Column(ucd="meta.code", words="Whether there is a prediction"),
 }  # fmt: skip
 
-_FLUX, _FLUX_ERR = "phot.flux.density;meta.modelled", "stat.error;phot.flux.density"
-_MAG, _MAG_ERR = "phot.mag;meta.modelled", "stat.error;phot.mag"
+_FLUX, _FLUX_ERR = ("nJy", "phot.flux.density;meta.modelled"), ("nJy", "stat.error;phot.flux.density")
+_FLUX_DATA = ("nJy", "phot.flux.density")
+_MAG, _MAG_ERR = ("mag", "phot.mag;meta.modelled"), ("mag", "stat.error;phot.mag")
 
-# Longer names first: `flux_model_err` before `flux_model`.
+# Unit, UCD and description. Longer names first: `flux_model_err` before `flux_model`.
 _PER_BAND = {
-    "flux_aper_measured_err": ("nJy", _FLUX_ERR, "Error of the measured flux, 2 arcsec"),
-    "flux_aper_measured": ("nJy", "phot.flux.density", "Measured flux, 2 arcsec"),
-    "flux_aper_model_err": (
-        "nJy",
-        _FLUX_ERR,
-        "Error of the model flux, 2 arcsec, including errors of the model",
-    ),
-    "flux_aper_model": ("nJy", _FLUX, "Model flux, 2 arcsec"),
-    "flux_cutout_model_err": ("nJy", _FLUX_ERR, "Error from noise of the sum of the model cutout"),
-    "flux_cutout_model": ("nJy", _FLUX, "Sum of the whole model cutout, including neighbours"),
+    "flux_aper_measured_err": (*_FLUX_ERR, "Error of the measured flux, 2 arcsec"),
+    "flux_aper_measured": (*_FLUX_DATA, "Measured flux, 2 arcsec"),
+    "flux_aper_model_err": (*_FLUX_ERR, "Error of the model flux, 2 arcsec, including errors of the model"),
+    "flux_aper_model": (*_FLUX, "Model flux, 2 arcsec"),
+    "flux_cutout_model_err": (*_FLUX_ERR, "Error from noise of the sum of the model cutout"),
+    "flux_cutout_model": (*_FLUX, "Sum of the whole model cutout, including neighbours"),
     **{
-        f"flux_{name}{end}": ("nJy", ucd, f"{what} flux for colours, model and data combined, {where}")
+        f"flux_{name}{end}": (*kind, f"{what} flux for colours, model and data combined, {where}")
         for name, where in zip(
             aperture_names(),
             (*(f"{2 * radius:g} arcsec" for radius in RADII_ARCSEC), "Gaussians matched to the PSFs"),
             strict=True,
         )
-        for end, ucd, what in (("_err", _FLUX_ERR, "Error of the"), ("", "phot.flux.density", "Own"))
+        for end, kind, what in (("_err", _FLUX_ERR, "Error of the"), ("", _FLUX_DATA, "Own"))
     },
-    "flux_model_err": (
-        "nJy",
-        _FLUX_ERR,
-        "Error of the central galaxy's total flux: noise, model, neighbours",
-    ),
-    "flux_model": ("nJy", _FLUX, "Total flux of the central galaxy alone in the noise-free model"),
-    "flux_aper_scene_err": ("nJy", _FLUX_ERR, "Error of the flux of the scene, 2 arcsec"),
-    "flux_aper_scene": ("nJy", _FLUX, "Flux of the scene, before PSF and pixels, 2 arcsec"),
-    "flux_scene_err": ("nJy", _FLUX_ERR, "Error of the flux of the scene"),
-    "flux_scene": ("nJy", _FLUX, "Flux of the whole scene, before PSF and pixels"),
-    "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the predicted flux, 2 arcsec"),
-    "flux_aper": ("nJy", _FLUX, "Predicted flux, 2 arcsec"),
-    "flux_err": ("nJy", _FLUX_ERR, "Error of the predicted flux"),
-    "flux": ("nJy", _FLUX, "Predicted flux, whole cutout"),
-    "mag_model": ("mag", _MAG, "AB magnitude of the galaxy from the best fit"),
-    "mag_aper_err": ("mag", _MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
-    "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
+    "flux_model_err": (*_FLUX_ERR, "Error of the central galaxy's total flux: noise, model, neighbours"),
+    "flux_model": (*_FLUX, "Total flux of the central galaxy alone in the noise-free model"),
+    "flux_aper_scene_err": (*_FLUX_ERR, "Error of the flux of the scene, 2 arcsec"),
+    "flux_aper_scene": (*_FLUX, "Flux of the scene, before PSF and pixels, 2 arcsec"),
+    "flux_scene_err": (*_FLUX_ERR, "Error of the flux of the scene"),
+    "flux_scene": (*_FLUX, "Flux of the whole scene, before PSF and pixels"),
+    "flux_aper_err": (*_FLUX_ERR, "Error of the predicted flux, 2 arcsec"),
+    "flux_aper": (*_FLUX, "Predicted flux, 2 arcsec"),
+    "flux_err": (*_FLUX_ERR, "Error of the predicted flux"),
+    "flux": (*_FLUX, "Predicted flux, whole cutout"),
+    "mag_model": (*_MAG, "AB magnitude of the galaxy from the best fit"),
+    "mag_aper_err": (*_MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
+    "mag_aper": (*_MAG, "Predicted AB magnitude, 2 arcsec"),
     "correction_mag": ("mag", "arith.diff;phot.mag", "Correction that was added to the model magnitude"),
-    "mag_err": ("mag", _MAG_ERR, "Error of the predicted magnitude"),
-    "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
+    "mag_err": (*_MAG_ERR, "Error of the predicted magnitude"),
+    "mag": (*_MAG, "Predicted AB magnitude, whole cutout"),
     "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the model galaxy"),
     "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the model galaxy"),
     "scene_half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius before the PSF"),
@@ -134,10 +127,10 @@ _DETECTION = {
     "star_score": Column(ucd="src.class.starGalaxy", words="Stellarity; 1 is a point source"),
 }
 _DETECTION_PER_BAND = {
-    "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the measured flux in an aperture"),
-    "flux_aper": ("nJy", "phot.flux.density", "Measured flux in an aperture, 2 arcsec by default"),
-    "flux_err": ("nJy", _FLUX_ERR, "Error of the measured total flux"),
-    "flux": ("nJy", "phot.flux.density", "Measured total flux"),
+    "flux_aper_err": (*_FLUX_ERR, "Error of the measured flux in an aperture"),
+    "flux_aper": (*_FLUX_DATA, "Measured flux in an aperture, 2 arcsec by default"),
+    "flux_err": (*_FLUX_ERR, "Error of the measured total flux"),
+    "flux": (*_FLUX_DATA, "Measured total flux"),
     "mag_auto": ("mag", "phot.mag", "Measured total AB magnitude"),
     "fraction_valid": ("", "stat.filling", "Fraction of the cutout's pixels with data"),
 }

@@ -50,8 +50,8 @@ def learn_model_error(
     weight: np.ndarray,
     find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
-    sight: Sight | None = None,
-    psf: np.ndarray | None = None,
+    sight: Sight | None,
+    psf: np.ndarray | None,
 ) -> ModelError | None:
     """Measure the errors of a model on the galaxies of a survey; None with fewer than `FEWEST` bright ones.
 
@@ -79,7 +79,7 @@ def learn_model_error(
     if (is_bright & good).sum() < FEWEST:
         return None
     injected, truth = _inject(galaxies, fitted, signal, is_whole, rows, good, rng)
-    measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows], with_covariance=True)
+    measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
     own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)

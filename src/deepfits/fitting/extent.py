@@ -21,7 +21,7 @@ import itertools
 import numpy as np
 
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.photometry import distance_from_middle
+from deepfits.photometry import distance_from_middle, offset_from_middle
 
 WIDER = 0.2
 """G is P convolved with a Gaussian whose standard deviation is this fraction of the FWHM of the PSF."""
@@ -59,7 +59,7 @@ def _spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     size = image.shape[3]
     fwhm = fwhm_of(psf) / pixel  # (N, B)
-    offset = _offset(size)
+    offset = offset_from_middle(size)
     inside = distance_from_middle(size) <= APERTURE_FWHM / 2 * fwhm[..., None, None]
     used = np.where(np.isfinite(psf).all((2, 3))[..., None, None] & inside, weight, 0.0)
     data = np.where(used > 0, image, 0.0)
@@ -90,7 +90,7 @@ def _fit_position(used: np.ndarray, data: np.ndarray, share: np.ndarray, sigma: 
     """
     size = used.shape[3]
     near = slice(max(0, size // 2 - NEAR_PIXELS), size // 2 + NEAR_PIXELS)
-    used, data, offset = used[..., near, near], data[..., near, near], _offset(size)[near]
+    used, data, offset = used[..., near, near], data[..., near, near], offset_from_middle(size)[near]
 
     def gains(position: np.ndarray) -> np.ndarray:
         model = _render(share, sigma, position, offset)
@@ -117,10 +117,6 @@ def _fit_position(used: np.ndarray, data: np.ndarray, share: np.ndarray, sigma: 
         peak = np.where(curvature < 0, 0.5 * (low - high) / np.where(curvature < 0, curvature, -1), 0)
         position = position + np.clip(peak, -1, 1)[:, None] * delta
     return position
-
-
-def _offset(size: int) -> np.ndarray:
-    return np.arange(size) - (size - 1) / 2
 
 
 def _render(share: np.ndarray, sigma: np.ndarray, position: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     """
     best, info = fitted.fit, fitter.info
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
-    measured = measure(fitter, fitted, galaxy_psf=psf, with_covariance=bool(fitter.settings.uncertainty))
+    measured = measure(fitter, fitted, galaxy_psf=psf)
     out: Columns = {"object_id": cutouts.object_id}
     out |= {name: cutouts.catalogue[name] for name in ("ra", "dec") if name in cutouts.catalogue}
     out["latent"] = best.latent.numpy()

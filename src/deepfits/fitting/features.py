@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from deepfits.config import convert
 from deepfits.errors import InputError, naming
 from deepfits.files import read_json, write_json, writing
+from deepfits.provenance import provenance
 from deepfits.tables.parquet import to_arrow
 
 DESCRIPTION = "_features.json"
@@ -28,20 +29,14 @@ SCHEMA_VERSION = 1
 
 def finish(
     directory: str | Path,
-    settings: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    settings: dict[str, Any],
+    summary: dict[str, Any],
     *,
     description: str = DESCRIPTION,
 ) -> None:
     """Write the description, once all shards are done."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "settings": dict(settings),
-        "summary": dict(summary),
-        "provenance": dict(provenance),
-    }
-    write_json(Path(directory) / description, content)
+    content = {"schema_version": SCHEMA_VERSION, "settings": settings, "summary": summary}
+    write_json(Path(directory) / description, content | {"provenance": provenance()})
 
 
 def read_settings(directory: str | Path) -> dict[str, Any]:

@@ -102,7 +102,6 @@ def measure(
     *,
     with_pixels: bool = False,
     galaxy_psf: np.ndarray | None = None,
-    with_covariance: bool = False,
 ) -> dict[str, np.ndarray]:
     """Measure χ², fluxes and errors at the best latents.
 
@@ -113,8 +112,6 @@ def measure(
     galaxy_psf
         ``(N, B, K, 2)``: PSFs. If given, also measure the flux of the central galaxy alone
         (`deepfits.fitting.own_light`), also in apertures, one of them matched to these PSFs.
-    with_covariance
-        Also return the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
 
     Returns
     -------
@@ -126,17 +123,12 @@ def measure(
         With `galaxy_psf`, a third flux, that in the circle of ``total_radius`` ``(N,)``, pixels; it excludes
         ``removed`` ``(N, B)``, the flux attributed to neighbours. Also ``background`` ``(N, B)``, ``beyond``
         and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`, and ``aperture_flux`` and
-        ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`.
+        ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`, and
+        ``latent_covariance`` ``(N, L, L)``, the posterior covariance of the latent.
         With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
         NaN for objects without a fit, and for errors that the fitter's settings do not ask for.
     """
-    measurement = _Measurement(
-        fitter,
-        fitted,
-        with_pixels=with_pixels,
-        galaxy_psf=galaxy_psf,
-        with_covariance=with_covariance,
-    )
+    measurement = _Measurement(fitter, fitted, with_pixels=with_pixels, galaxy_psf=galaxy_psf)
     out = {
         name: np.full((len(fitted), *shape), np.float32(np.nan)) for name, shape in measurement.shapes.items()
     }
@@ -155,16 +147,10 @@ class _Measurement:
     """The measurements to make of some objects, and the pixel weights for them."""
 
     def __init__(
-        self,
-        fitter: Fitter,
-        fitted: Fitted,
-        *,
-        with_pixels: bool,
-        galaxy_psf: np.ndarray | None,
-        with_covariance: bool,
+        self, fitter: Fitter, fitted: Fitted, *, with_pixels: bool, galaxy_psf: np.ndarray | None
     ) -> None:
         self.fitter, self.fitted = fitter, fitted
-        self.with_pixels, self.galaxy_psf, self.with_covariance = with_pixels, galaxy_psf, with_covariance
+        self.with_pixels, self.galaxy_psf = with_pixels, galaxy_psf
         info, device = fitter.info, fitter.device
         grid = info.size, info.pixel_scale_arcsec
         self.sums = torch.from_numpy(fitter.sums).to(device)  # (2, H, W)
@@ -179,22 +165,20 @@ class _Measurement:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each measurement, for one object."""
-        bands, side = len(self.fitter.info.bands), self.fitter.info.size
+        bands, side, length = len(self.fitter.info.bands), self.fitter.info.size, self.fitter.num_latents
         sums = bands, len(self.sums) + (self.galaxy_psf is not None)
         out: dict[str, tuple[int, ...]] = {
             "chi2": (bands,),
             "flux": sums,
             "flux_std": sums,
-            "latent_std": (self.fitter.num_latents,),
+            "latent_std": (length,),
             "amplitude_std": (bands,),
             "growth": (bands, len(self.circles)),
         }
-        if self.with_covariance:
-            out["latent_covariance"] = self.fitter.num_latents, self.fitter.num_latents
         if self.galaxy_psf is not None:
             in_apertures = bands, len(aperture_names())
             out |= {"total_radius": (), "removed": (bands,), "background": (bands,)}
-            out |= {"beyond": (), "outside": ()}
+            out |= {"beyond": (), "outside": (), "latent_covariance": (length, length)}
             out |= {"aperture_flux": in_apertures, "aperture_flux_err": in_apertures}
         if self.scene_sums is not None:
             sums = bands, len(self.scene_sums)
@@ -289,7 +273,7 @@ class _Measurement:
             "pixel_std": (posterior.pixel_std, noise[:, None, None]),
         }
         out = {name: std * factor for name, (std, factor) in errors.items() if std is not None}
-        if self.with_covariance:
+        if self.galaxy_psf is not None:
             length = self.fitter.num_latents
             out["latent_covariance"] = posterior.covariance[:, :length, :length]
         return {"flux": posterior.flux, "latent_std": posterior.latent_std} | out

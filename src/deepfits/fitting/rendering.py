@@ -10,8 +10,7 @@ with derivatives of their own, such as `deepfits.fitting.folded.FoldedGenerator`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -73,21 +72,15 @@ class Differentiated:
         number, length = latent.shape
         repeated = latent.detach().repeat_interleave(length, dim=0)
         tangent = torch.eye(length, dtype=latent.dtype, device=latent.device).repeat(number, 1)
-        with _ignoring_torchscript_warnings(), torch.no_grad(), forward_ad.dual_level():
+        with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level():
+            # Loads TorchScript rules, for which recent versions of PyTorch warn.
+            warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
             dual = self.render(forward_ad.make_dual(repeated, tangent))
             image, derivative = forward_ad.unpack_dual(dual)
         if derivative is None:
             derivative = torch.zeros_like(image)
         shape = (number, length, *image.shape[1:])
         return image.view(shape)[:, 0], derivative.reshape(shape)
-
-
-@contextmanager
-def _ignoring_torchscript_warnings() -> Iterator[None]:
-    """Forward-mode differentiation loads TorchScript rules, for which recent versions of PyTorch warn."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
-        yield
 
 
 class Observed:

@@ -69,8 +69,7 @@ class Refiner(nn.Module):
         for convolution in self.convolutions:
             x = nn.functional.leaky_relu(convolution(x), 0.2)
         x = torch.cat((x.flatten(1), latent), dim=1)
-        step: Tensor = self.last(nn.functional.leaky_relu(self.first(x), 0.2))
-        return step
+        return self.last(nn.functional.leaky_relu(self.first(x), 0.2))
 
 
 class Logarithm(nn.Module):
@@ -92,8 +91,7 @@ class Logarithm(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return upper triangles, ``(N, L (L + 1) / 2)``."""
-        out: Tensor = self.affine(latent) + self.beyond(latent)
-        return out
+        return self.affine(latent) + self.beyond(latent)
 
 
 class MetricNetwork(nn.Module):

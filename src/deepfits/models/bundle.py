@@ -46,7 +46,6 @@ BUILTIN_PREFIX = "builtin:"
 BUILTIN_DIRECTORY = Path(__file__).parent / "builtin"
 PIXEL_SCALE_TOLERANCE = 0.01
 SEEING_TOLERANCE = 0.25
-NETWORKS = ("generator", "discriminator", "embedder")
 DRAWN_AT_ONCE = 256
 _DTYPES = {"F32", "F16", "BF16"}
 
@@ -121,6 +120,11 @@ class Model:
             reference_fwhm_arcsec=self.reference_fwhm_arcsec,
         )
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The three networks by name."""
+        return {"generator": self.generator, "discriminator": self.discriminator, "embedder": self.embedder}
+
     def cutout_size(self, pixel_scale_arcsec: float) -> int:
         """Return the side of cutouts that match the model, in their pixels."""
         if self.grid is None:
@@ -177,9 +181,7 @@ class Model:
 
         Scene models render the scenes themselves or, given `sight`, images at the PSF and pixels of the data.
         """
-        if isinstance(latent, np.ndarray):
-            latent = self._to_tensor(latent)
-        flux = self.normalisation.denormalise(self.generator(latent))
+        flux = self.normalisation.denormalise(self.generator(self._to_tensor(latent)))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
 
     @torch.no_grad()
@@ -232,7 +234,7 @@ class Model:
         parts = []
         for first in range(0, len(chosen), DRAWN_AT_ONCE):
             part = slice(first, first + DRAWN_AT_ONCE)
-            latent = self._to_tensor(features["latent"][chosen[part]])
+            latent = features["latent"][chosen[part]]
             parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
         side = self.info.size if sight is None or self.grid is None else sight.size
         shape = (0, len(self.info.bands), side, side)
@@ -250,7 +252,7 @@ class Model:
             NUM_PICTURES, self.config.latent_size, generator=torch.Generator().manual_seed(0)
         )
         with torch.no_grad():
-            pictures = self.render(self._to_tensor(latent)).cpu().numpy()
+            pictures = self.render(latent).cpu().numpy()
         info, data = self.info, self.card.get("data") or {}
         facts = {
             "bands": ", ".join(info.bands),
@@ -267,7 +269,7 @@ class Model:
         self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
     ) -> Tensor:
         """Convert images in nJy, with weights in nJy⁻², to the input of discriminator and embedder."""
-        image, weight = (a if isinstance(a, Tensor) else self._to_tensor(a) for a in (image, weight))
+        image, weight = self._to_tensor(image), self._to_tensor(weight)
         image = torch.where(weight > 0, image, 0.0)
         if self.grid is not None:
             if sight is None:
@@ -287,7 +289,7 @@ class Model:
 
         Pixels of weight 0 are set to zero flux, whatever their value.
         """
-        return self.embedder(self.network_input(self._to_tensor(image), self._to_tensor(weight), sight))
+        return self.embedder(self.network_input(image, weight, sight))
 
     @property
     def _like(self) -> Tensor:
@@ -310,7 +312,7 @@ class Model:
         return self
 
     def _all_networks(self) -> list[nn.Module]:
-        return [*(getattr(self, name) for name in NETWORKS), *([] if self.aids is None else [self.aids])]
+        return [*self.networks.values(), *([] if self.aids is None else [self.aids])]
 
     def check(self, info: StoreInfo, *, to_train: bool = False) -> list[str]:
         """Refuse cutouts for which the model was not made.
@@ -409,7 +411,7 @@ class Model:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors of the three networks, prefixed with the network's name."""
-        return _state({name: getattr(self, name) for name in NETWORKS})
+        return _state(self.networks)
 
     def _aids_state(self) -> dict[str, Tensor]:
         return {} if self.aids is None else _state({"aids": self.aids})
@@ -479,8 +481,7 @@ class Model:
         card, measured = content.get("card"), content.get("model_error")
         model.card = dict(card) if isinstance(card, Mapping) else {}
         model.model_error = dict(measured) if isinstance(measured, Mapping) else None
-        networks = {name: getattr(model, name) for name in NETWORKS}
-        _read_into(networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
+        _read_into(model.networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
         if aids is not None:
             model.aids = without_allocating(lambda: Aids(config, aids))
             _read_into({"aids": model.aids}, directory / "aids.safetensors", str(content.get("aids_sha256")))

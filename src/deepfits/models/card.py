@@ -51,7 +51,7 @@ def _purpose(model: Model) -> str:
 
 def _networks(model: Model) -> str:
     config, kind = model.config, model.normalisation.kind
-    numbers = {n: count_parameters(getattr(model, n)) for n in ("generator", "discriminator", "embedder")}
+    numbers = {name: count_parameters(network) for name, network in model.networks.items()}
     return (
         f"{config.latent_size} latents, {config.width} channels at the widest, {kind} normalisation; "
         + ", ".join(f"{name} {number:,} parameters" for name, number in numbers.items())
@@ -81,16 +81,11 @@ def _training(card: dict[str, Any]) -> str:
 
 def _metrics(model: Model) -> str:
     metrics = model.card.get("metrics") or {}
-    rows = [
-        f"| {text} | {metrics[name]:.3f} |" for name, text in METRICS.items() if metrics.get(name) is not None
-    ]
-    bands = [
-        f"| median reduced χ² of the best fit in {band} | {metrics[f'chi2_both_{band}']:.3f} |"
-        for band in model.info.bands
-        if metrics.get(f"chi2_both_{band}") is not None
-    ]
+    in_bands = {f"chi2_both_{band}": f"{METRICS['chi2_both']} in {band}" for band in model.info.bands}
+    named = (METRICS | in_bands).items()
+    rows = [f"| {text} | {metrics[name]:.3f} |" for name, text in named if metrics.get(name) is not None]
     if not rows:
         return ""
     head = ["## On held-out objects", "", "| | |", "|---|---|"]
     alarm = [text for name, text in ALARMS.items() if metrics.get(name)]
-    return "\n".join([*head, *rows, *bands, *([""] if alarm else []), *alarm])
+    return "\n".join([*head, *rows, *([""] if alarm else []), *alarm])

@@ -7,6 +7,7 @@ and Rubin pipelines; pixels of `BAD_PLANES` have no usable flux.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +38,17 @@ class Defects:
     Attributes
     ----------
     columns
-        Rows of (band, column, start row, end row, width); ends are exclusive.
+        Band, column, start row, end row, width of each; ends are exclusive.
     gaps
-        Rows of (band, start row, end row, start column, end column).
+        Band, start row, end row, start column, end column.
     trails
-        Rows of (band, x and y of a point on the trail, direction in radians, standard deviation of its
-        profile, peak in units of the pixel noise).
+        Band, x and y of a point on the trail, direction in radians, standard deviation of its profile, peak
+        in units of the pixel noise.
     """
 
-    columns: np.ndarray
-    gaps: np.ndarray
-    trails: np.ndarray
+    columns: Sequence[tuple[int, int, int, int, int]] = ()
+    gaps: Sequence[tuple[int, int, int, int, int]] = ()
+    trails: Sequence[tuple[int, float, float, float, float, float]] = ()
 
 
 def draw_defects(num_bands: int, size: int, rng: np.random.Generator) -> Defects:
@@ -65,13 +66,9 @@ def draw_defects(num_bands: int, size: int, rng: np.random.Generator) -> Defects
             along = (band, start, start + width, 0, size)
             gaps.append(across if rng.random() < 0.5 else along)
         for _ in range(rng.poisson(TRAILS_PER_KILOPIXEL * kilopixels)):
-            x, y = rng.uniform(0, size, 2)
+            x, y = rng.uniform(0, size, 2).tolist()
             trails.append((band, x, y, rng.uniform(0, math.pi), rng.uniform(1.5, 4), rng.uniform(5, 60)))
-    return Defects(
-        columns=np.array(columns, dtype=int).reshape(-1, 5),
-        gaps=np.array(gaps, dtype=int).reshape(-1, 5),
-        trails=np.array(trails, dtype=float).reshape(-1, 6),
-    )
+    return Defects(columns=columns, gaps=gaps, trails=trails)
 
 
 def saturation_levels(survey: SkySurvey) -> np.ndarray:
@@ -126,9 +123,9 @@ def add_defects(
         image[part] = 0
         return part
 
-    for band, column, begin, end, width in defects.columns.tolist():
+    for band, column, begin, end, width in defects.columns:
         bits[blank(band, begin, end, slice(column, column + width))] |= 1 << PLANES["BAD"]
-    for band, begin, end, left, right in defects.gaps.tolist():
+    for band, begin, end, left, right in defects.gaps:
         bits[blank(band, begin, end, slice(left, right))] = 1 << PLANES["NO_DATA"]
     return bits
 
@@ -164,10 +161,10 @@ def _trails(
     """Return band, peak in nJy, masked pixels ``(H, W)`` and profile ``(H, W)`` of each trail."""
     out = []
     yy, xx = np.mgrid[rows[0] : rows[1], :width].astype(np.float32)
-    for number, x, y, angle, sigma_pixels, peak in defects.trails.tolist():
+    for band, x, y, angle, sigma_pixels, peak in defects.trails:
         distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / sigma_pixels
         profile = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
         # Mask the trail out to where it falls to a tenth of the noise.
         reach = math.sqrt(2 * math.log(max(peak / 0.1, 1.1)))
-        out.append((int(number), peak * sigma[int(number)], distance < reach, profile))
+        out.append((band, peak * sigma[band], distance < reach, profile))
     return out

@@ -25,6 +25,7 @@ from deepfits.gaussian_psf import moffat_radius
 DISC_SCALE = 1.6783469900166605
 """Half-light radius of an exponential disc in units of its scale length."""
 BULGE_NU = -0.6
+SIZES = np.array([16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048])
 DRAW_BYTES = 1 << 21
 """Memory of the stamps of one batch; it should fit in a core's cache (larger batches are slower)."""
 
@@ -149,9 +150,6 @@ def _squared_length(
     return xx[:, None, :] + yy[:, :, None] + xy[:, None, :] * ky[None, :, None]
 
 
-SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-
-
 def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float) -> np.ndarray:
     """Choose the side of each object's stamp from `SIZES`, ``(N,)`` int, large enough for its visible part.
 
@@ -167,8 +165,7 @@ def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float
     bulge = _exponential_reach(shapes.bulge_flux, scales[1], shapes.bulge_ratio, faint)
     extended = np.maximum(disc, bulge)
     needed = 2 * np.where(extended > 0, np.hypot(radius, extended) + 1, radius + 1)
-    index = np.searchsorted(np.array(SIZES), needed)
-    return np.array(SIZES)[np.minimum(index, len(SIZES) - 1)]
+    return SIZES[np.minimum(np.searchsorted(SIZES, needed), len(SIZES) - 1)]
 
 
 def _exponential_reach(

@@ -24,7 +24,6 @@ from deepfits.sky.layouts import Writer, pair_writer
 from deepfits.sky.noise import aperture_factor, pixel_sigma
 from deepfits.sky.population import Table
 from deepfits.sky.scene import Conditions, Scene, choose_stamps, patch_name, to_shapes
-from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC
 
 DITHER = 0.06
 """Maximum shift of an exposure, as a fraction of the patch's side."""
@@ -61,12 +60,12 @@ def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number:
     x, y = wcs.all_world2pix(*sky, 0)
     flux = {name: table[name][:, [index]] for name in ("flux", "bulge_flux")}
     shapes = to_shapes({**table, **flux, "x": x, "y": y, "angle": table["angle"] - rotation}, scale)
-    factor = aperture_factor(0.0, DEPTH_APERTURE_ARCSEC / 2 / scale)
+    factor = aperture_factor(0.0, survey.depth_radius)
     depth = scene.conditions.depth[index] - 1.25 * math.log10(number)
     conditions = Conditions(
         fwhm_arcsec=(fwhm,),
         depth=(depth,),
-        sigma=(pixel_sigma(depth, DEPTH_APERTURE_ARCSEC, scale, factor),),
+        sigma=(pixel_sigma(depth, survey.depth_radius, factor),),
         sky=(scene.conditions.sky[index],),
         kernel=0.0,
     )

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,9 +108,7 @@ def resolve_columns(
             )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
-    by_lower = {
-        name.lower(): name for name in reversed(names)
-    }  # magnitudes stay case-sensitive: bands z and Z differ
+    by_lower = {name.lower(): name for name in reversed(names)}  # not of magnitudes: bands z and Z differ
     columns = {ours: mapping.get(ours, ours) for ours in known}
     columns |= {ours: by_lower[ours] for ours in OPTIONAL if columns[ours] not in names and ours in by_lower}
     for ours in needed:
@@ -177,11 +175,9 @@ def from_table(
         log.info(
             "%s: %d of %d rows lack a magnitude and are left out: %s", where, (~keep).sum(), len(keep), listed
         )
-    catalogue = _CatalogueColumns(
-        {name: values[keep] for name, values in columns.items()}, names, units or {}, where
-    )
+    catalogue = replace(catalogue, columns={name: values[keep] for name, values in columns.items()})
     mag = mag[keep]
-    redshift = catalogue.redshifts(len(mag))
+    redshift = catalogue.redshifts()
     kind = catalogue.kinds(redshift)
     table = _galaxies(mag, redshift, survey, rng)
     _use_catalogue_shapes(table, catalogue)
@@ -195,8 +191,8 @@ def from_table(
     table["type"][is_point] = -1
     table["z_spec"] = np.where(kind == "star", 0.0, redshift)
     table["kind"] = kind
-    table["object_id"] = catalogue.identities(len(mag))
-    flag = catalogue.numbers("z_spec_flag", len(mag))
+    table["object_id"] = catalogue.identities()
+    flag = catalogue.numbers("z_spec_flag")
     default = np.where(np.isfinite(table["z_spec"]), 4.0, 0.0)
     table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default)
     return CatalogueObjects(table, int((~keep).sum()))
@@ -227,15 +223,18 @@ class _CatalogueColumns:
     units: Mapping[str, str]
     where: object
 
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
     def error(self, name: str, why: str) -> InputError:
         theirs = self.names[name]
         label = repr(theirs) if theirs == name else f"{theirs!r} (given as {name})"
         return InputError(f"{self.where}: column {label} {why}")
 
-    def numbers(self, name: str, number: int, unit: str = "") -> np.ndarray:
+    def numbers(self, name: str, unit: str = "") -> np.ndarray:
         """Return a column as float64, ``(N,)``, converted to an angular unit if given; NaN if absent."""
         if name not in self.names:
-            return np.full(number, np.nan)
+            return np.full(len(self), np.nan)
         values = self.columns[self.names[name]]
         if values.ndim != 1:
             raise self.error(name, f"holds lists of {values.shape[1]} numbers; write each to its own column")
@@ -281,7 +280,7 @@ class _CatalogueColumns:
         is_flux = "flux" in theirs.lower() and "mag" not in f"{theirs} {unit}".lower()
         if is_flux or not _MAGNITUDE_UNIT.fullmatch(unit):
             raise self.error(name, f"is a flux ({unit or 'judging by its name'}); {remedy}")
-        value = self.numbers(name, 0)
+        value = self.numbers(name)
         finite = np.isfinite(value)
         value[finite] = np.where(is_no_value(value[finite], is_redshift=False), np.nan, value[finite])
         with np.errstate(invalid="ignore"):
@@ -291,9 +290,9 @@ class _CatalogueColumns:
             raise self.error(name, f"seems to hold fluxes, such as {odd[0]:g} and {odd[-1]:g}; {remedy}")
         return np.where(is_possible, value, np.nan)
 
-    def redshifts(self, number: int) -> np.ndarray:
+    def redshifts(self) -> np.ndarray:
         """Return the redshifts, ``(N,)``, NaN where unknown."""
-        value = self.numbers("z_spec", number)
+        value = self.numbers("z_spec")
         finite = np.flatnonzero(np.isfinite(value))
         is_none = is_no_value(value[finite], is_redshift=True)
         possible, none = value[finite[~is_none]], value[finite[is_none]]
@@ -334,10 +333,10 @@ class _CatalogueColumns:
         kind = np.array([_KINDS.get(word, "galaxy") for word in words.tolist()], dtype="<U6")
         return np.where(words == "", by_redshift, kind)
 
-    def identities(self, number: int) -> np.ndarray:
+    def identities(self) -> np.ndarray:
         """Return unique integer identifiers, ``(N,)``."""
         if "object_id" not in self.names:
-            return np.arange(number, dtype=np.int64)
+            return np.arange(len(self), dtype=np.int64)
         where, theirs = str(self.where), self.names["object_id"]
         identity = identities(self.columns[theirs], where, theirs)
         require_unique(identity, where, theirs)
@@ -388,22 +387,21 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
 
 def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
     """Replace drawn sizes and shapes by those of the table, where these are valid."""
-    number = len(table["flux"])
-    radius = catalogue.numbers("half_light_radius_arcsec", number, "arcsec")
+    radius = catalogue.numbers("half_light_radius_arcsec", "arcsec")
     good = (radius > 0) & (radius < 60)
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec"):
         table[name][good] *= radius[good] / table["half_light_radius_arcsec"][good]
     table["half_light_radius_arcsec"][good] = radius[good]
-    ratio = catalogue.numbers("axis_ratio", number)
+    ratio = catalogue.numbers("axis_ratio")
     good = (ratio > 0) & (ratio <= 1)
     # The disc's radius is along its major axis; conserve its area.
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
-    angle = catalogue.numbers("angle_deg", number, "deg")
+    angle = catalogue.numbers("angle_deg", "deg")
     good = np.isfinite(angle)
     good[good] = ~is_no_value(angle[good], is_redshift=False)
     table["angle"][good] = np.radians(angle[good]) % math.pi
-    fraction = catalogue.numbers("bulge_fraction", number)
+    fraction = catalogue.numbers("bulge_fraction")
     table["bulge_fraction"] = np.where((fraction >= 0) & (fraction <= 1), fraction, table["bulge_fraction"])
 
 

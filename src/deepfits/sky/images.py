@@ -15,7 +15,7 @@ from deepfits.passbands import filter_centre
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.noise import aperture_factor
 from deepfits.sky.scene import Scene
-from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkyBand
+from deepfits.sky.surveys import SkyBand
 
 
 def counts_per_njy(band: SkyBand) -> float:
@@ -32,7 +32,6 @@ def band_header(scene: Scene, index: int) -> Any:
     """
     survey, conditions = scene.survey, scene.conditions
     band = survey.bands[index]
-    radius = DEPTH_APERTURE_ARCSEC / 2 / survey.pixel_scale_arcsec
     header = scene.wcs.to_header()
     header["FILTER"] = (band.name, band.filter if len(band.filter) < 40 else "")
     wavelength = round(filter_centre(band.filter), 1) if scene.knows_filters else 0.0
@@ -43,7 +42,7 @@ def band_header(scene: Scene, index: int) -> Any:
     header["PSFBETA"] = (survey.moffat_beta, "beta of the Moffat PSF")
     header["DEPTH5"] = (round(conditions.depth[index], 3), "AB mag, 5 sigma in a 2 arcsec aperture")
     header["SKYMAG"] = (band.sky_mag, "AB mag per square arcsec")
-    factor = aperture_factor(conditions.kernel, radius)
+    factor = aperture_factor(conditions.kernel, survey.depth_radius)
     header["NOISCORR"] = (round(factor, 4), "2 arcsec noise over independent pixels")
     header["SURVEY"] = survey.name[:60]
     header["ORIGIN"] = ("deepfits simulate", "a simulated sky")

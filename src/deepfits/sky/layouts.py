@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +26,17 @@ Writer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 """Writes a strip: first row, then image (nJy), variance (nJy²) and mask bits, ``(B, H, W)`` each."""
 
 
-@dataclass(frozen=True)
-class PatchFiles:
-    """The files of a patch, and its name in the truth table."""
-
-    name: str
-    paths: tuple[Path, ...]
+def name_in_layout(layout: str, patch: int) -> str:
+    """Return the name of a patch in the truth table."""
+    return f"{TRACT}-{patch % 10},{patch // 10}" if layout == "hsc" else patch_name(patch)
 
 
-def patch_files(out: Path, layout: str, bands: tuple[SkyBand, ...], patch: int, *, alone: bool) -> PatchFiles:
-    """Return the name and the files of a patch; `alone` if it is the only one."""
+def patch_files(out: Path, layout: str, bands: tuple[SkyBand, ...], patch: int, *, alone: bool) -> list[Path]:
+    """Return the files of some bands of a patch; `alone` if it is the only patch."""
     if layout == "hsc":
-        paths = [path for band in bands for path in _hsc_paths(out, band, patch)]
-        return PatchFiles(f"{TRACT}-{patch % 10},{patch // 10}", tuple(paths))
+        return [path for band in bands for path in _hsc_paths(out, band, patch)]
     folder = out if alone else out / patch_name(patch)
-    paths = [folder / f"coadd-{b.name}{kind}.fits" for b in bands for kind in ("", ".weight")]
-    return PatchFiles(patch_name(patch), tuple(paths))
+    return [folder / f"coadd-{band.name}{kind}.fits" for band in bands for kind in ("", ".weight")]
 
 
 def _hsc_paths(out: Path, band: SkyBand, patch: int) -> list[Path]:
@@ -62,10 +56,8 @@ def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator
     with ExitStack() as stack:
         writers: list[Writer] = []
         for index, band in enumerate(scene.survey.bands):
-            paths = [
-                stack.enter_context(writing(path))
-                for path in patch_files(out, layout, (band,), scene.patch, alone=alone).paths
-            ]
+            files = patch_files(out, layout, (band,), scene.patch, alone=alone)
+            paths = [stack.enter_context(writing(path)) for path in files]
             kind = pair_writer if len(paths) == 2 else _hsc_writer
             writers.append(kind(paths, scene, index))
 
@@ -108,9 +100,8 @@ def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     # Keywords longer than 8 characters must be marked.
     names = {f"MP_{name}": bit for name, bit in PLANES.items()}
     planes = [(name if len(name) <= 8 else f"HIERARCH {name}", bit) for name, bit in names.items()]
-    mask_header, variance_header = (
-        fits.Header([("EXTNAME", name), *cards]) for name, cards in (("MASK", planes), ("VARIANCE", []))
-    )
+    mask_header = fits.Header([("EXTNAME", "MASK"), *planes])
+    variance_header = fits.Header([("EXTNAME", "VARIANCE")])
     hdus = [(primary, None), (image_header, ">f4"), (mask_header, ">i4"), (variance_header, ">f4")]
     _, image_at, mask_at, variance_at = create_fits(path, hdus, scene.size)
 

@@ -56,14 +56,12 @@ def kernel_weight(factor: float, radius: float) -> float:
     return float(brentq(lambda w: aperture_factor(w, radius) - factor, 0.0, 1.0, xtol=1e-10))
 
 
-def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor: float) -> float:
+def pixel_sigma(depth: float, radius: float, factor: float) -> float:
     """Return the noise per pixel, nJy, that gives a 5σ depth (AB magnitude) in a circular aperture.
 
-    The aperture's diameter and the pixel scale are in arcseconds; the factor is that of `aperture_factor`.
+    Radius (pixels) and factor are those of `aperture_factor`.
     """
-    sigma = flux_of_magnitude(depth) / 5
-    num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2
-    return sigma / math.sqrt(num_pixels) / factor
+    return flux_of_magnitude(depth) / 5 / math.sqrt(math.pi * radius**2) / factor
 
 
 def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight: float) -> np.ndarray:

@@ -6,6 +6,7 @@ Shapes: N objects, B bands.
 from __future__ import annotations
 
 import numpy as np
+from scipy.integrate import cumulative_trapezoid
 
 from deepfits.passbands import filter_centre
 from deepfits.photometry import NJY_ZERO_POINT, flux_of_magnitude
@@ -78,9 +79,8 @@ def quasar_counts(limit: float) -> float:
 
 def _quasar_law() -> tuple[np.ndarray, np.ndarray]:
     nodes = np.linspace(BRIGHTEST_QUASAR, FAINTEST_QUASAR, 200)
-    differential = np.where(nodes < 20, 10 ** (0.6 * (nodes - 20)), 10 ** (0.2 * (nodes - 20)))
-    steps = 0.5 * (differential[1:] + differential[:-1]) * np.diff(nodes)
-    total = np.concatenate([[0.0], np.cumsum(steps)])
+    differential = 10 ** (np.where(nodes < 20, 0.6, 0.2) * (nodes - 20))
+    total = cumulative_trapezoid(differential, nodes, initial=0)
     return nodes, total * 30 / 3600 / np.interp(20.0, nodes, total)
 
 

@@ -21,7 +21,7 @@ from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
 from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, Table, cumulative_counts, draw_galaxies
-from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkySurvey
+from deepfits.sky.surveys import SkySurvey
 
 STRIP_ROWS = 256
 MARGIN = 24
@@ -72,16 +72,14 @@ def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
     number = len(survey.bands)
     wider = survey.seeing_scatter * rng.normal(size=number) * (patch > 0)
     deeper = survey.depth_scatter * rng.normal(size=number) * (patch > 0)
-    scale = survey.pixel_scale_arcsec
     depth = tuple(float(b.depth + d) for b, d in zip(survey.bands, deeper, strict=True))
-    radius = DEPTH_APERTURE_ARCSEC / 2 / scale
-    kernel = kernel_weight(survey.noise_correlation, radius)
-    factor = aperture_factor(kernel, radius)
+    kernel = kernel_weight(survey.noise_correlation, survey.depth_radius)
+    factor = aperture_factor(kernel, survey.depth_radius)
     return Conditions(
         fwhm_arcsec=tuple(float(b.fwhm_arcsec * np.exp(w)) for b, w in zip(survey.bands, wider, strict=True)),
         depth=depth,
-        sigma=tuple(pixel_sigma(d, DEPTH_APERTURE_ARCSEC, scale, factor) for d in depth),
-        sky=tuple(float(flux_of_magnitude(b.sky_mag) * scale**2) for b in survey.bands),
+        sigma=tuple(pixel_sigma(d, survey.depth_radius, factor) for d in depth),
+        sky=tuple(float(flux_of_magnitude(b.sky_mag) * survey.pixel_scale_arcsec**2) for b in survey.bands),
         kernel=kernel,
     )
 

@@ -101,6 +101,11 @@ class SkySurvey(Stored):
         """Names of the bands."""
         return tuple(band.name for band in self.bands)
 
+    @property
+    def depth_radius(self) -> float:
+        """Radius of the aperture in which depths are defined, pixels."""
+        return DEPTH_APERTURE_ARCSEC / 2 / self.pixel_scale_arcsec
+
     def to_toml(self) -> str:
         """Return the survey as the content of a TOML file, readable by `find_survey`."""
         content = self.to_json()

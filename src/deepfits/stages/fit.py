@@ -18,7 +18,6 @@ from deepfits.fitting.features import read_shard, shard_paths
 from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
-from deepfits.provenance import provenance
 from deepfits.results import Results
 from deepfits.stages.fit_work import FitWork, ModelWork, absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
@@ -147,7 +146,7 @@ def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequenc
         error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
         Similarity.of(np.array(error.latent_nuisance)).save(results.path)
     described = {**results.content["settings"], "model_hash": model.fingerprint}
-    features.finish(results.path, described, summary, provenance())
+    features.finish(results.path, described, summary)
 
 
 def _check_start(config: FitConfig, model: Model) -> None:

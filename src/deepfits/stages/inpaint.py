@@ -14,7 +14,6 @@ from deepfits.files import contents, write_json
 from deepfits.fitting import features
 from deepfits.fitting.inpainting import DEFINITIONS
 from deepfits.fitting.settings import FitSettings
-from deepfits.provenance import provenance
 from deepfits.results import UNREADABLE
 from deepfits.scale.manifest import Manifest
 from deepfits.stages.fit_work import absolute, open_selected, run_work
@@ -146,7 +145,7 @@ def inpaint(config: InpaintConfig) -> Path:
             about = {"num_objects": selection.num_objects, "store": str(cutouts.directory)}
             summary = {**about, "bands": list(bands)}
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
-            features.finish(results.path, described, summary, provenance(), description=DESCRIPTION)
+            features.finish(results.path, described, summary, description=DESCRIPTION)
     return results.path
 
 

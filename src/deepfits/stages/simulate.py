@@ -124,7 +124,7 @@ def simulate(config: SimulateConfig) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from deepfits.sky.layouts import open_patch, patch_files
+    from deepfits.sky.layouts import name_in_layout, open_patch, patch_files
     from deepfits.sky.scene import make_scene, strips
 
     survey = find_survey(config.survey)
@@ -162,11 +162,11 @@ def simulate(config: SimulateConfig) -> Path:
                 defects=config.defects,
                 knows_filters=objects is None,
             )
-            tables.append(_truth(table, scene, files.name))
-            if all(path.exists() for path in files.paths):
+            tables.append(_truth(table, scene, name_in_layout(config.layout, patch)))
+            if all(path.exists() for path in files):
                 task.advance(len(strips(size)), "is there")
             else:
-                remove_leftovers(files.paths[0].parent)
+                remove_leftovers(files[0].parent)
                 with open_patch(out, config.layout, scene, alone=alone) as write:
                     _draw(scene, write, config, task)
             _draw_exposures(out, scene, table, config, task)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import numpy as np
 
 from deepfits.config import Range
 from deepfits.files import contents
 from deepfits.results import require_finished
-from deepfits.splits import is_held_out
 from deepfits.stages.parameters import Choosing, Images, Partial, as_list
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
-    from deepfits.models.bundle import Model
-    from deepfits.observation import Sight
-
-FIT_STEPS = 40
-MAX_MEASURED = 3000
-"""Maximum number of held-out objects of a store from which the model error is measured."""
 FORMAT = 2
 
 
@@ -112,8 +101,6 @@ def train(config: TrainConfig) -> Path:
         training=chosen.training,
         name=config.recipe,
         engine=part_of(config, EngineConfig),
-        fit=_fit,
-        measure_error=measure_model_error,
     )
     session = Session(plan)
     if plan.engine.num_devices * plan.engine.num_nodes > 1 and _rank():  # only rank 0 claims the directory
@@ -139,45 +126,3 @@ def _rank() -> int:
     if os.environ.get("LOCAL_RANK"):  # started by Lightning itself: rank within the node
         return number("NODE_RANK") or number("LOCAL_RANK")
     return number("SLURM_PROCID")
-
-
-def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:
-    """Measure the model error on held-out objects; None if there are too few.
-
-    With several stores, the median of each number is returned.
-    """
-    from deepfits.fitting.error_measurement import learn_model_error, median_of
-    from deepfits.fitting.fitter import FitSettings, Fitter
-    from deepfits.survey.neighbours import find_neighbours
-    from deepfits.survey.store import CutoutStore
-
-    errors = []
-    for path in stores:
-        store = CutoutStore(path, skip_bad=True)
-        rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
-        chosen = np.sort(np.random.default_rng(0).permutation(rows)[:MAX_MEASURED])
-        if not len(chosen):
-            continue
-        cutouts = store.take(chosen)
-        fitter = Fitter(dataclasses.replace(model, model_error=None), FitSettings(), store.info)
-        error = learn_model_error(
-            fitter,
-            cutouts.image,
-            cutouts.weight,
-            partial(find_neighbours, noise_correlation=store.info.noise_correlation),
-            sight=fitter.sight(cutouts),
-            psf=cutouts.psf,
-        )
-        if error is not None:
-            errors.append(error)
-    return median_of(errors).to_json() if errors else None
-
-
-def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:
-    """Fit latents to monitor the training: as the stage `fit` does, with fewer steps."""
-    from deepfits.fitting.bestfit import fit
-    from deepfits.fitting.folded import renderer_of
-    from deepfits.fitting.rendering import InFlux
-
-    renderer = InFlux(renderer_of(model.generator), model.normalisation)
-    return fit(renderer, image, weight, start, sight=sight, num_steps=FIT_STEPS).latent

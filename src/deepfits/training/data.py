@@ -194,6 +194,27 @@ class Batch:
     weight: Tensor
     sight: Sight | None = None
 
+    @classmethod
+    def of(cls, cutouts: Cutouts, info: StoreInfo, grid: SceneGrid | None, *, mask_neighbours: bool) -> Batch:
+        """Take cutouts of a store, on the CPU; weights are 0 in the pixels of neighbours if these are masked.
+
+        With the grid of a model of scenes, the batch also states how each object was observed.
+        """
+        weight = cutouts.weight
+        if mask_neighbours:
+            weight = np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), weight)
+        image = np.where(weight > 0, cutouts.image, np.float32(0))
+        sight = None if grid is None else sight_of(cutouts, info, grid)
+        return cls(torch.from_numpy(image), torch.from_numpy(weight), sight)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the tensors to a device."""
+        sight = None if self.sight is None else self.sight.to(device)
+        return Batch(self.image.to(device), self.weight.to(device), sight)
+
     def __getitem__(self, which: Tensor | slice) -> Batch:
         return Batch(self.image[which], self.weight[which], None if self.sight is None else self.sight[which])
 
@@ -251,16 +272,16 @@ class Batches:
     def groups(self, epoch: int) -> list[tuple[int, ...]]:
         """Return the groups of shards in the order of one epoch; each group holds at least one batch."""
         shards = [number for number, rows in enumerate(self.rows) if len(rows)]
-        if sum(len(self.rows[s]) for s in shards) <= self._capacity:
+        if self._count(shards) <= self._capacity:
             return [tuple(shards)]
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(shards).tolist()
         groups: list[list[int]] = [[]]
         for shard in order:
-            held = sum(len(self.rows[s]) for s in groups[-1])
+            held = self._count(groups[-1])
             if held >= self.batch_size and held + len(self.rows[shard]) > self._capacity:
                 groups.append([])
             groups[-1].append(shard)
-        if len(groups) > 1 and sum(len(self.rows[s]) for s in groups[-1]) < self.batch_size:
+        if len(groups) > 1 and self._count(groups[-1]) < self.batch_size:
             groups[-2] += groups.pop()
         return [tuple(group) for group in groups]
 
@@ -268,7 +289,7 @@ class Batches:
         """Return the batches of one epoch: for each, its group of shards and row indices into the group."""
         batches = []
         for number, group in enumerate(self.groups(epoch)):
-            length = sum(len(self.rows[s]) for s in group)
+            length = self._count(group)
             order = np.random.default_rng([self.seed, 3, epoch, number]).permutation(length)
             whole = length // self.batch_size * self.batch_size
             batches += [(group, part) for part in order[:whole].reshape(-1, self.batch_size)]
@@ -285,6 +306,9 @@ class Batches:
             before += len(plan)
             epoch += 1
 
+    def _count(self, shards: Sequence[int]) -> int:
+        return sum(len(self.rows[shard]) for shard in shards)
+
     def _take(self, group: tuple[int, ...], which: np.ndarray) -> Batch:
         if self._loaded is None or self._loaded[0] != group:
             self._loaded = None  # free the previous group before loading the next
@@ -295,28 +319,23 @@ class Batches:
 
     def _load(self, group: tuple[int, ...]) -> Batch:
         """Read the shards of a group into preallocated arrays."""
-        shape = (sum(len(self.rows[s]) for s in group), *self.store.shape)
+        shape = (self._count(group), *self.store.shape)
         image, weight = torch.empty(shape), torch.empty(shape)
         at, sights = 0, []
         for shard in group:
-            rows = self.rows[shard]
-            cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(rows)
-            if self.grid is not None:
-                sights.append(sight_of(cutouts, self.store.info, self.grid))
-            shard_weight = cutouts.weight
-            if self.mask_neighbours:
-                shard_weight = weight_without_neighbours(cutouts, self.store.info)
-            part = slice(at, at + len(rows))
-            weight[part] = torch.from_numpy(shard_weight)
-            image[part] = torch.from_numpy(np.where(shard_weight > 0, cutouts.image, 0))
-            at += len(rows)
-        sight = join_sights(sights).to(self.device) if sights else None
-        return Batch(image.to(self.device), weight.to(self.device), sight)
+            cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(self.rows[shard])
+            one = Batch.of(cutouts, self.store.info, self.grid, mask_neighbours=self.mask_neighbours)
+            part = slice(at, at + len(one))
+            image[part], weight[part] = one.image, one.weight
+            if one.sight is not None:
+                sights.append(one.sight)
+            at += len(one)
+        return Batch(image, weight, join_sights(sights) if sights else None).to(self.device)
 
     def _turn(self, batch: Batch, step: int) -> Batch:
         if not self.symmetries:
             return batch
-        which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch.image))
+        which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch))
         index = torch.as_tensor(which, device=batch.image.device)
         sight = None if batch.sight is None else turn_sight(batch.sight, index)
         return Batch(turn(batch.image, index), turn(batch.weight, index), sight)
@@ -356,11 +375,6 @@ def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
         turned = which % 4 >= number
         y, x = torch.where(turned, -x, y), torch.where(turned, y, x)
     return torch.stack((y, torch.where(which >= 4, -x, x)), dim=1)
-
-
-def weight_without_neighbours(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
-    """Return the weights, ``(N, B, H, W)``, set to 0 in the pixels of neighbouring objects."""
-    return np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), cutouts.weight)
 
 
 def turn(image: Tensor, which: Tensor) -> Tensor:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from deepfits.files import writing
 from deepfits.models.bundle import Model
-from deepfits.models.sight import join_sights
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
-from deepfits.survey.store import CutoutStore
+from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts
 from deepfits.training.checkpoint import cut_metrics, kept_rows
-from deepfits.training.data import Batch, weight_without_neighbours
-from deepfits.training.health import FitFunction, colour_panel, draw_observed, examine, make_panel
+from deepfits.training.data import Batch
+from deepfits.training.health import colour_panel, draw_observed, examine, fit_briefly, make_panel
 from deepfits.training.loop import Trainer
 from deepfits.training.shapes import compare_shapes, measure_shapes
 
@@ -37,8 +35,6 @@ class Evaluator:
         Matplotlib is installed) and, with patience, the best model so far in ``best/``.
     trainer
         The training whose model is evaluated.
-    fit
-        Function that fits latents; None to skip the fits.
     step
         Step at which the training starts or resumes; evaluations recorded after it are discarded.
     writes
@@ -51,18 +47,11 @@ class Evaluator:
         out: Path,
         trainer: Trainer,
         *,
-        fit: FitFunction | None,
         step: int,
-        writes: bool = True,
+        writes: bool,
     ) -> None:
-        self.out, self.trainer, self.fit, self.writes = out, trainer, fit, writes
-        self.held_out = load_held_out(
-            store,
-            trainer.config.num_evaluated,
-            trainer.device,
-            trainer.model,
-            mask_neighbours=trainer.config.neighbours == "mask",
-        )
+        self.out, self.trainer, self.writes = out, trainer, writes
+        self.held_out = load_held_out(store, trainer)
         self.history = list(kept_rows(out / "evaluations.jsonl", step).values())
         if writes:
             cut_metrics(out / "evaluations.jsonl", step)
@@ -100,7 +89,7 @@ class Evaluator:
                 self.trainer.noise,
                 add_noise=self.trainer.config.noise != "none",
                 seed=self.trainer.seed,
-                fit=self.fit,
+                fit=fit_briefly,
             ),
         }
         if not all(math.isfinite(v) for v in row.values()):
@@ -122,7 +111,7 @@ class Evaluator:
             from matplotlib.image import imsave
         except ImportError:
             return  # optional dependency; the numbers are recorded anyway
-        panel = make_panel(model, self.held_out, seed=self.trainer.seed, fit=self.fit)
+        panel = make_panel(model, self.held_out, seed=self.trainer.seed, fit=fit_briefly)
         picture = colour_panel(panel, np.asarray(model.normalisation.softening))
         with writing(self.out / "panels" / f"step-{step:08d}.png") as path:
             imsave(path, np.kron(picture, np.ones((3, 3, 1), dtype=np.uint8)), format="png")
@@ -156,38 +145,24 @@ class Evaluator:
         return compare_shapes(real, generated)
 
 
-def load_held_out(
-    store: CutoutStore,
-    number: int,
-    device: torch.device,
-    model: Model,
-    *,
-    mask_neighbours: bool,
-) -> Batch | None:
-    """Read at most `number` complete held-out cutouts; None if there are fewer than 16.
-
-    For a model of scenes the batch also states how each object was observed.
-    """
-    identity = store.catalogue([])["object_id"]
-    indices = np.flatnonzero(is_held_out(identity))
+def load_held_out(store: CutoutStore, trainer: Trainer) -> Batch | None:
+    """Read at most `num_evaluated` complete held-out cutouts; None if there are fewer than 16."""
+    number, mask = trainer.config.num_evaluated, trainer.config.neighbours == "mask"
+    indices = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
     shuffled = np.random.default_rng(0).permutation(indices)
-    image, weight, sights, num_read = [], [], [], 0
+    parts: list[Cutouts] = []
+    missing = number
     for start in range(0, len(shuffled), number):
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
-        cutouts = cutouts.select(np.flatnonzero(whole)[: number - num_read])
-        used_weight = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
-        image.append(np.where(used_weight > 0, cutouts.image, np.float32(0)))
-        weight.append(used_weight)
-        if (sight := model.sight(cutouts, store.info)) is not None:
-            sights.append(sight)
-        num_read += len(image[-1])
-        if num_read == number:
+        parts.append(cutouts.select(np.flatnonzero(whole)[:missing]))
+        missing -= len(parts[-1])
+        if not missing:
             break
-    if num_read < 16:
+    if number - missing < 16:
         return None
-    pixels, weights = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
-    return Batch(pixels, weights, join_sights(sights).to(device) if sights else None)
+    cutouts = join_cutouts(parts, store.directory)
+    return Batch.of(cutouts, store.info, trainer.grid, mask_neighbours=mask).to(trainer.device)
 
 
 def _summary(row: dict[str, Any]) -> str:

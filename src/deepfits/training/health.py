@@ -15,31 +15,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepfits.fitting.bestfit import fit
+from deepfits.fitting.folded import renderer_of
+from deepfits.fitting.rendering import InFlux
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
+from deepfits.photometry import distance_from_middle
 from deepfits.training.data import Batch
 from deepfits.training.losses import fine_structure
 from deepfits.training.noise import NoiseSource, noise_of
 
 FitFunction = Callable[[Model, Tensor, Tensor, Tensor, Sight | None], Tensor]
 
+FIT_STEPS = 40
 NUM_RINGS = 6
 COLLAPSE_SPREAD = 0.3
 TEXTURE_ALARM = 1.2
 PANEL = 8
 
 
+def fit_briefly(
+    model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None
+) -> Tensor:
+    """Fit latents to monitor the training: as the stage `fit` does, with fewer steps."""
+    renderer = InFlux(renderer_of(model.generator), model.normalisation)
+    return fit(renderer, image, weight, start, sight=sight, num_steps=FIT_STEPS).latent
+
+
 def radial_features(x: Tensor) -> Tensor:
-    """Describe images, ``(N, B, H, W)`` in the networks' units, by their mean in rings, per band.
+    """Describe images, ``(N, B, H, H)`` in the networks' units, by their mean in rings, per band.
 
     Returns ``(N, B * NUM_RINGS)``, for rings of equal width out to half the side; differences between bands
     are colours.
     """
-    height, width = x.shape[2:]
-    row = torch.arange(height, device=x.device) - (height - 1) / 2
-    column = torch.arange(width, device=x.device) - (width - 1) / 2
-    radius = torch.hypot(row[:, None], column[None, :])
-    ring = (radius / (min(height, width) / 2) * NUM_RINGS).long()
+    size = x.shape[3]
+    radius = torch.from_numpy(distance_from_middle(size)).to(x.device)
+    ring = (radius / (size / 2) * NUM_RINGS).long()
     is_in = torch.stack([(ring == n).to(x.dtype) for n in range(NUM_RINGS)])  # (rings, H, W)
     is_in = is_in / is_in.sum(dim=(1, 2), keepdim=True)
     return torch.einsum("nbhw,rhw->nbr", x, is_in).flatten(1)
@@ -55,7 +66,7 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
 
     Source: Bińkowski et al. (2018), with these features in place of a classifier's.
     """
-    low, middle, high = torch.quantile(real, _quantiles(real, 0.25, 0.5, 0.75), dim=0)
+    low, middle, high = (real.quantile(level, dim=0) for level in (0.25, 0.5, 0.75))
     scale = (high - low).clamp(min=1e-12)
     a, b = (torch.asinh((f - middle) / scale).double() for f in (real, generated))
 
@@ -85,10 +96,6 @@ def texture(real: Tensor, generated: Tensor) -> float:
     return float((level(generated) / level(real).clamp(min=1e-12)).max())
 
 
-def _quantiles(like: Tensor, *levels: float) -> Tensor:
-    return torch.tensor(levels, dtype=like.dtype, device=like.device)
-
-
 def spread(real: Tensor, generated: Tensor) -> float:
     """Compare the diversity of generated objects with that of real ones: 1 is right, 0 is mode collapse.
 
@@ -96,8 +103,7 @@ def spread(real: Tensor, generated: Tensor) -> float:
     """
 
     def width(f: Tensor) -> Tensor:
-        low, high = torch.quantile(f, _quantiles(real, 0.25, 0.75), dim=0)
-        return high - low
+        return f.quantile(0.75, dim=0) - f.quantile(0.25, dim=0)
 
     return float((width(generated) / width(real).clamp(min=1e-12)).median())
 

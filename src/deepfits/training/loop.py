@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfits.errors import NonFiniteLossError
-from deepfits.models.bundle import NETWORKS, Model
+from deepfits.models.bundle import Model
 from deepfits.observation import Observation, Sight
 from deepfits.recording import Recording
 from deepfits.survey.normalise import arcsinh, normalise
@@ -75,11 +75,11 @@ class Trainer:
         self.noise, self.grid = self.noises[0], model.grid
         self.engine = engine or Engine(EngineConfig(device="cpu"))
         self.device = self.engine.device
-        self.networks = {n: self.engine.place(getattr(model, n).train()) for n in NETWORKS}
+        self.networks = {n: self.engine.place(network.train()) for n, network in model.networks.items()}
         self.generator, self.discriminator, self.embedder = (
             self.engine.wrap(network.requires_grad_(True)) for network in self.networks.values()
         )
-        self.rates = dict.fromkeys(NETWORKS, config.learning_rate)
+        self.rates = dict.fromkeys(self.networks, config.learning_rate)
         self.rates["embedder"] *= config.embedder_rate
         self.optimisers = {
             n: torch.optim.Adam(

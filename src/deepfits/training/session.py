@@ -41,9 +41,9 @@ from deepfits.training.data import (
 )
 from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
-from deepfits.training.health import FitFunction
 from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
+from deepfits.training.model_error import measure_model_error
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import Recorder
 from deepfits.training.settings import Teaching, TrainingSettings
@@ -65,22 +65,15 @@ class TrainingPlan(TrainingSettings):
         Conditions on the stores' catalogues; only objects that satisfy them are used.
     model, training
         The configuration; number of bands and size are taken from the store.
-    fit
-        Function that fits latents when the model is evaluated; None skips the fits.
-    measure_error
-        Function that measures the errors of the finished model on the stores, for `Model.model_error`; None
-        skips this.
     """
 
-    store: Path | Sequence[Path]
+    store: Sequence[Path]
     out: Path
     model: ModelConfig
     training: TrainingConfig
     where: str | Sequence[str] | None = None
-    name: str = "custom"
-    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
-    fit: FitFunction | None = None
-    measure_error: Callable[[Model, Sequence[Path]], dict[str, Any] | None] | None = None
+    name: str
+    engine: EngineConfig
 
 
 class Session:
@@ -88,8 +81,7 @@ class Session:
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan, self.config, self.out = plan, plan.training, plan.out
-        paths = [plan.store] if isinstance(plan.store, Path) else list(plan.store)
-        self.stores = [CutoutStore(path, where=plan.where) for path in paths]
+        self.stores = [CutoutStore(path, where=plan.where) for path in plan.store]
         self.store = self.stores[0]
         self.base = Model.load(plan.embedder_only) if plan.embedder_only is not None else None
         if self.base is not None:
@@ -141,13 +133,11 @@ class Session:
                 progress = silent
             else:
                 write_json(self.out / "training.json", self._settings(surveys))
-            trainer = self._make_trainer(surveys)
-            step = self._restore(trainer)
-            evaluator = Evaluator(
-                self.store, self.out, trainer, fit=self.plan.fit, step=step, writes=not self.engine.rank
-            )
-            step = self._train(trainer, batches.start(step), evaluator, step, max_time, progress)
-            self._finish(trainer, surveys, evaluator, step, progress)
+            self.trainer = self._make_trainer(surveys)
+            step = self._restore()
+            evaluator = Evaluator(self.store, self.out, self.trainer, step=step, writes=not self.engine.rank)
+            step = self._train(batches.start(step), evaluator, step, max_time, progress)
+            self._finish(surveys, evaluator, step, progress)
         return self.out
 
     def _measure_stores(self, progress: Progress) -> list[TrainingSet]:
@@ -187,7 +177,6 @@ class Session:
         }
 
     def _make_trainer(self, surveys: list[TrainingSet]) -> Trainer:
-        survey = surveys[0]
         torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # drop the store's files and settings
         reference = None if self.grid is None else self.grid.reference_fwhm_arcsec
@@ -200,8 +189,8 @@ class Session:
                 survey=" + ".join(dict.fromkeys(s.info.survey for s in self.stores if s.info.survey)),
                 noise_correlation=(),
             )
-        model = Model.make(self.architecture, info, survey.normalisation, reference)
-        for network in (model.generator, model.discriminator, model.embedder):
+        model = Model.make(self.architecture, info, surveys[0].normalisation, reference)
+        for network in model.networks.values():
             initialise(network, self.config.initialisation)
         if self.base is not None:
             model.generator.load_state_dict(self.base.generator.state_dict())
@@ -216,16 +205,16 @@ class Session:
         ]
         return Trainer(model, self.config, noise, self.plan.seed, self.engine)
 
-    def _restore(self, trainer: Trainer) -> int:
+    def _restore(self) -> int:
         """Restore the last checkpoint, if there is one; return the number of steps done."""
-        checkpoint = load_checkpoint(self.out / "checkpoints", clean=not self.engine.rank)
+        where = self.out / "checkpoints"
+        checkpoint = load_checkpoint(where, clean=not self.engine.rank)
         if checkpoint is None:
             return 0
         state, content = checkpoint
-        if not is_same_training(state, trainer.state()):
+        if not is_same_training(state, self.trainer.state()):
             raise InputError(f"{self.out}: checkpoints of another model; remove them to start over")
-        trainer.restore(state)
-        where = self.out / "checkpoints"
+        self.trainer.restore(state)
         self.seconds = convert(content.get("seconds"), float, where=where, key="seconds")
         return convert(content.get("step"), int, where=where, key="step")
 
@@ -249,7 +238,6 @@ class Session:
 
     def _train(
         self,
-        trainer: Trainer,
         batches: Iterator[tuple[int, Batch]],
         evaluator: Evaluator,
         step: int,
@@ -267,7 +255,7 @@ class Session:
             before = self.seconds
             while step < config.steps and self.seconds < limit and not evaluator.should_stop_early:
                 store, batch = next(batches)
-                losses = self._step(trainer, batch, step, limit, store)
+                losses = self._step(batch, step, limit, store)
                 step += 1
                 now, last = time.monotonic(), self.seconds
                 self.seconds = before + now - start
@@ -282,11 +270,11 @@ class Session:
                 agreed = self.engine.average(torch.tensor([self.seconds, float(len(pending))]))
                 self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0
                 if is_stopped or now - saved > config.checkpoint_seconds:
-                    self._save(trainer, step)
+                    self._save(step)
                     saved = now
                 if is_stopped:
                     raise pending[0] if pending else SystemExit(128 + signal.SIGTERM)
-        self._save(trainer, step)
+        self._save(step)
         return step
 
     def _record(self, step: int) -> AbstractContextManager[Recorder | None]:
@@ -295,11 +283,9 @@ class Session:
             return nullcontext()
         return Recorder(self.out, step, tensorboard=self.plan.tensorboard, tracker=self.plan.tracker)
 
-    def _step(
-        self, trainer: Trainer, batch: Batch, step: int, limit: float, store: int = 0
-    ) -> dict[str, torch.Tensor]:
+    def _step(self, batch: Batch, step: int, limit: float, store: int) -> dict[str, torch.Tensor]:
         fraction = max(step / self.config.steps, self.seconds / limit)
-        improve = trainer.step_embedder if self.base is not None else trainer.step
+        improve = self.trainer.step_embedder if self.base is not None else self.trainer.step
         try:
             return improve(batch, step, fraction, store=store)
         except NonFiniteLossError as error:
@@ -336,23 +322,17 @@ class Session:
         note = ", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items())
         return f"step {step:,}, {rate:,.0f} images/s, {note}"
 
-    def _save(self, trainer: Trainer, step: int) -> None:
+    def _save(self, step: int) -> None:
         if not self.engine.rank:
-            save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
+            save_checkpoint(self.out / "checkpoints", step, self.trainer.state(), {"seconds": self.seconds})
 
     def _finish(
-        self,
-        trainer: Trainer,
-        surveys: list[TrainingSet],
-        evaluator: Evaluator,
-        step: int,
-        progress: Progress,
+        self, surveys: list[TrainingSet], evaluator: Evaluator, step: int, progress: Progress
     ) -> None:
         if self.engine.rank:
             return
         model, step, metrics = evaluator.choose_model(step)
-        if self.plan.measure_error is not None:
-            model.model_error = self.plan.measure_error(model, [store.directory for store in self.stores])
+        model.model_error = measure_model_error(model, self.plan.store)
         counted = ("num_used", "num_complete", "num_incomplete", "num_held_out")
         model.card = {
             "recipe": self.plan.name,
@@ -364,13 +344,13 @@ class Session:
             "embedder_of": self.base.fingerprint if self.base else None,
             "data": {
                 "fingerprint": "-".join(survey.fingerprint for survey in surveys),
-                "survey": trainer.model.info.survey,
+                "survey": self.trainer.model.info.survey,
                 "stores": [str(store.directory) for store in self.stores],
                 "where": None if self.plan.where is None else list(as_conditions(self.plan.where)),
                 **{name: sum(getattr(survey, name) for survey in surveys) for name in counted},
             },
             "metrics": metrics,
-            "noise_autocovariance": trainer.noise.autocovariance.tolist(),
+            "noise_autocovariance": self.trainer.noise.autocovariance.tolist(),
             "provenance": provenance(),
         }
         if (steps := min(self.config.aid_steps, step)) >= LEAST_AID_STEPS:
@@ -384,7 +364,7 @@ class Session:
 
 def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
     """Halve the batch until it fits, and return advice for the error message."""
-    size = len(batch.image) // 2
+    size = len(batch) // 2
     while size:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

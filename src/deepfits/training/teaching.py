@@ -50,7 +50,7 @@ HIDDEN_SHARE = 0.2  # fraction of objects that lose a band, and of those that lo
 def teach_aids(
     model: Model,
     stores: Sequence[CutoutStore | TeachingSet],
-    teaching: Teaching | None = None,
+    teaching: Teaching,
     *,
     seed: int = 0,
     progress: Progress = silent,
@@ -79,7 +79,6 @@ def teach_aids(
         the network and by its affine part alone; and the mean log objective before and after the refiner's
         passes, over the last hundredth of the training.
     """
-    teaching = teaching or Teaching()
     torch.manual_seed(seed)
     device = next(model.generator.parameters()).device
     aids = Aids(model.config).to(device)
