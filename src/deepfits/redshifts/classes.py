@@ -20,7 +20,7 @@ from deepfits.files import write_json, write_text
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
-from deepfits.redshifts.results import format_metric, objects_of, table_lines
+from deepfits.redshifts.results import caption, format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
 """File name of a classifier, for `deepfits.redshifts.storage`."""
@@ -216,7 +216,6 @@ def write_classes(out: Path, content: Mapping[str, Any]) -> None:
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion matrix."""
     rows = content["rows"]
-    used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
     names = [entry["class"] for entry in best["confusion"]]
     metrics = [
@@ -227,7 +226,7 @@ def class_table(content: Mapping[str, Any]) -> str:
         for entry in best["confusion"]
     ]
     lines = [
-        f"{rows[0]['num_test']} {objects_of(content)}; labels used for training: {used}.",
+        caption(content),
         "",
         *table_lines(["features", *DEFINITIONS], metrics),
         "",
