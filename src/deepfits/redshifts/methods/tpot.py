@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepfits.errors import InputError, require_known
+from deepfits.errors import InputError
 from deepfits.files import write_json
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import LOSSES, check_width
+from deepfits.redshifts.learning import check_width
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.methods.trees import TreeSum
 
@@ -53,11 +53,6 @@ class TpotConfig:
     memory_gib: float = 2.0
     seed: int = 0
     num_threads: int = 1
-
-    def __post_init__(self) -> None:
-        require_known("loss", self.loss, LOSSES)
-        if not self.minutes > 0:
-            raise InputError(f"TPOT's time budget must be positive, not {self.minutes} minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
