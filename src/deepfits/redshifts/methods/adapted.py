@@ -138,7 +138,7 @@ class Adapted(Method):
         Pretrained.check(feature_set, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Adapted]:
+    def fit(cls, training: Training) -> Trained:
         """Fit each stage, then the weights of the mixture and the recalibration."""
         head = find_head(training.options.head, training.dataset.model_hash)
         source, value = training.dataset.source.take(training.rows), training.value
@@ -169,7 +169,7 @@ class Adapted(Method):
         return Trained(method=method, out_of_fold=out_of_fold, about=_about(method, left_out))
 
     @classmethod
-    def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained[Adapted]:
+    def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained:
         """Weight the head with and without zero points equally, with too few labels to evaluate them."""
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),

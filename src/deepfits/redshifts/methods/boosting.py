@@ -169,7 +169,7 @@ class Boosting(Method):
     quantiles: BoostedQuantiles | None = None
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Boosting]:
+    def fit(cls, training: Training) -> Trained:
         """Tune and train the point estimator, and train the quantiles."""
         options = training.options
         config = BoostingConfig(

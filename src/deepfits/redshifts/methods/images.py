@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -96,7 +96,7 @@ class ImageNetwork(Method):
         """Return the starting point; `image` and `weight` are those of the training part."""
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Self]:
+    def fit(cls, training: Training) -> Trained:
         """Train on the training part, with early stopping and recalibration on the validation part."""
         import torch
 

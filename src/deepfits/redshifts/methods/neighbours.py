@@ -61,7 +61,7 @@ class Neighbours(Method):
         return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Neighbours]:
+    def fit(cls, training: Training) -> Trained:
         """Choose the number of neighbours on the validation part."""
         assert training.features is not None
         split, value = training.dataset.split, training.dataset.value

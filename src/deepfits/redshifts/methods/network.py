@@ -60,7 +60,7 @@ class MLPEnsemble(Method):
     validation_pit: np.ndarray
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[MLPEnsemble]:
+    def fit(cls, training: Training) -> Trained:
         """Train one network per fold."""
         config = MLPConfig(loss=training.loss, seed=training.options.seed)
         ensemble, point, quantiles = train_ensemble(

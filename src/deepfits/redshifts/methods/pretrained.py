@@ -41,7 +41,7 @@ class Pretrained(Method):
         find_head(inputs.options.head, inputs.model_hash)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Pretrained]:
+    def fit(cls, training: Training) -> Trained:
         """Take the head unchanged."""
         head = find_head(training.options.head, training.dataset.model_hash)
         return Trained(method=cls(head=head, loss=training.loss), about={"num_train": 0})

@@ -72,7 +72,7 @@ class Stack(Method):
             _MEMBERS[method].check(name, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Stack]:
+    def fit(cls, training: Training) -> Trained:
         """Learn weights and recalibration from the members' out-of-fold estimates."""
         assert training.member is not None
         keys = STACKS[training.feature_set]

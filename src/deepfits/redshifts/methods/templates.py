@@ -173,7 +173,7 @@ class TemplateFit(Method):
         return replace(self, validation_pit=pit(self.raw_quantiles(photometry.take(rows)), value[rows]))
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[TemplateFit]:
+    def fit(cls, training: Training) -> Trained:
         """Learn zero points, error floor, luminosity limit and recalibration."""
         source = training.dataset.source
         photometry = Photometry.of(source).take(training.rows)

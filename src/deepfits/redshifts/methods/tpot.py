@@ -85,7 +85,7 @@ class TpotModel(Method):
         super().check(feature_set, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[TpotModel]:
+    def fit(cls, training: Training) -> Trained:
         """Search within the time budget."""
         options = training.options
         config = TpotConfig(
