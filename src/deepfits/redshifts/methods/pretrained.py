@@ -64,8 +64,7 @@ def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[s
     """Return columns of the distance from the simulated galaxies' domain, and of the class."""
     distance = head.domain.distance(head.inputs(light))
     return {
-        "domain_distance": distance,
-        "is_outside_domain": distance > head.domain.limit,
+        **head.domain.flags(head.inputs(light)),
         "class": np.array(CLASSES)[kinds.argmax(axis=1)],
         **{f"p_{name}": kinds[:, place] for place, name in enumerate(CLASSES)},
     }
