@@ -99,6 +99,10 @@ class Standard:
         check_width(features, len(self.centre))
         return np.where(np.isfinite(features), (features - self.centre) / self.scale, 0.0)
 
+    def clipped(self, features: np.ndarray) -> np.ndarray:
+        """Return standardised features, ``(N, K)``, between ± `LIMIT`."""
+        return np.clip(self(features), -LIMIT, LIMIT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetScale:

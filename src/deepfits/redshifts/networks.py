@@ -22,7 +22,7 @@ import numpy as np
 
 from deepfits.errors import NonFiniteLossError
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.learning import LIMIT, Standard, TargetScale
+from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -52,11 +52,6 @@ class NetworkConfig:
     max_minutes: float = 60.0
     seed: int = 0
     device: str = "cpu"
-
-
-def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
-    """Return standardised and clipped features as inputs of networks, ``(N, K)`` float32."""
-    return np.clip(standard(features), -LIMIT, LIMIT).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

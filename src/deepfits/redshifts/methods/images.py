@@ -31,7 +31,6 @@ from deepfits.redshifts.networks import (
     Architecture,
     NetworkConfig,
     TrainedNetwork,
-    standardised,
     train_network,
 )
 from deepfits.redshifts.pdf import pit, recalibrated
@@ -108,7 +107,7 @@ class ImageNetwork(Method):
         standard, features = None, []
         if training.features is not None:
             standard = Standard.learn(training.matrix.values)
-            features = [standardised(standard, training.matrix.values)]
+            features = [standard.clipped(training.matrix.values).astype(np.float32)]
         num_features = sum(block.shape[1] for block in features)
         start = cls.start(training, image[~is_validation], weight[~is_validation], num_features)
         inputs = [start.normalisation.normalise(image).astype(np.float32), *features, training.value]
@@ -158,7 +157,7 @@ class ImageNetwork(Method):
         image, _ = source.images()
         inputs = [Normalisation.from_json(self.normalisation).normalise(image).astype(np.float32)]
         if features is not None and self.standard is not None:
-            inputs.append(standardised(self.standard, features.values))
+            inputs.append(self.standard.clipped(features.values).astype(np.float32))
         point, quantiles = self.network.predict(*inputs, device=self.device)
         return Estimates(point=point, quantiles=recalibrated(quantiles, self.validation_pit))
 
