@@ -302,11 +302,10 @@ _ESCAPED = str.maketrans(
     }
 )  # fmt: skip
 _LATEX = {
+    **HEADINGS,
     "r2": "$R^2$",
-    "bias": "bias",
     "sigma_mad": r"$\sigma_\mathrm{MAD}$",
     "eta": r"$\eta_{5\sigma}$",
     "eta_15": r"$\eta_{0.15}$",
     "eta_05": r"$\eta_{0.05}$",
-    "rmse": "RMSE",
 }

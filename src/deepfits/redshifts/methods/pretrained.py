@@ -62,7 +62,6 @@ class Pretrained(Method):
 
 def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
     """Return columns of the distance from the simulated galaxies' domain, and of the class."""
-    distance = head.domain.distance(head.inputs(light))
     return {
         **head.domain.flags(head.inputs(light)),
         "class": np.array(CLASSES)[kinds.argmax(axis=1)],

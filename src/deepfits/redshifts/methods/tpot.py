@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -131,15 +130,13 @@ def train_tpot(
     """
     if not np.isfinite(features.values).all():
         raise InputError("TPOT's regressors need finite features; some features of these objects are missing")
-    directory = Path(tempfile.mkdtemp(prefix="deepfits-tpot-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="deepfits-tpot-", ignore_cleanup_errors=True) as folder:
+        directory = Path(folder)
         write_json(directory / "job.json", asdict(config))
         names = np.array(features.names)
         np.savez(directory / "arrays.npz", features=features.values, names=names, value=value)
         _run_worker(directory, config, progress)
         return storage.load(TpotModel, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None:
