@@ -66,12 +66,10 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
     Raises
     ------
     InputError
-        Only one class, more than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
+        More than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
     """
     unique, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
     names = tuple(unique.tolist())
-    if len(names) == 1:
-        raise InputError(f"{where}: all {len(label)} labels are {names[0]!r}; there is nothing to learn")
     if len(names) > MAX_CLASSES:
         raise InputError(
             f"{where}: {len(names)} different labels ({names[0]!r}, {names[1]!r}, …), at most {MAX_CLASSES} "

@@ -56,8 +56,6 @@ class Neighbours(Method):
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
         """Return the set ``magnitudes``, or ``latents`` without cutouts."""
-        if wanted is not None:
-            return list(wanted)
         return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod

@@ -73,8 +73,8 @@ class TpotModel(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the fitted latents by default, as in M19."""
-        return ["latents"] if wanted is None else list(wanted)
+        """Return the latents, as in M19."""
+        return ["latents"]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
