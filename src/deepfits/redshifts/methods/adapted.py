@@ -122,11 +122,11 @@ class Adapted(Method):
     fewest_labels: ClassVar[int] = 1
 
     heads: tuple[Head, ...]
-    residual: MLPEnsemble | None
-    recipes: tuple[FeatureRecipe, ...]
+    residual: MLPEnsemble | None = None
+    recipes: tuple[FeatureRecipe, ...] = ()
     weights: np.ndarray
     validation_pit: np.ndarray
-    labelled: Domain | None
+    labelled: Domain | None = None
     loss: str = "absolute"
     members: tuple[Predictor, ...] = ()
     templates: TemplateFit | None = None
@@ -173,11 +173,8 @@ class Adapted(Method):
         """Weight the head with and without zero points equally, with too few labels to evaluate them."""
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
-            residual=None,
-            recipes=(),
             weights=np.full(2, 0.5),
             validation_pit=AS_PREDICTED,
-            labelled=None,
             loss=loss,
         )
         return Trained(method=method, about=_about(method, HEADS[:2]))
@@ -273,7 +270,7 @@ def _other_stages(
     """
     options, value, everything = training.options, training.value, training.dataset.source
     left_out: dict[str, np.ndarray] = {}
-    fitted: dict[str, Any] = {"residual": None, "recipes": ()}
+    fitted: dict[str, Any] = {}
     if len(value) < FEWEST_FOR_RESIDUALS:
         if source.flux is not None and can_fit_templates(source.bands, options.filters):
             fitted["templates"], left_out["templates"] = _template_fit(source, value, parts, options.filters)
