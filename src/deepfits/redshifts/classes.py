@@ -125,12 +125,6 @@ def train_classifier(
     return Classifier(booster=booster, names=tuple(names), recipe=recipe, target=target, about=about)
 
 
-def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns `class` and `p_<name>`."""
-    guess = np.array(names)[probability.argmax(axis=1)]
-    return {"class": guess, **{f"p_{name}": probability[:, place] for place, name in enumerate(names)}}
-
-
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Return every metric of `DEFINITIONS`.
 

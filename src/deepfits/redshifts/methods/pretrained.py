@@ -15,6 +15,7 @@ from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix, Source, check_available
 from deepfits.redshifts.head import CLASSES, Head, head_directory, point_of, quantiles_of
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
+from deepfits.redshifts.naming import class_columns
 from deepfits.redshifts.scene_light import SceneLight
 
 
@@ -62,11 +63,7 @@ class Pretrained(Method):
 
 def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
     """Return columns of the distance from the simulated galaxies' domain, and of the class."""
-    return {
-        **head.domain.flags(head.inputs(light)),
-        "class": np.array(CLASSES)[kinds.argmax(axis=1)],
-        **{f"p_{name}": kinds[:, place] for place, name in enumerate(CLASSES)},
-    }
+    return head.domain.flags(head.inputs(light)) | class_columns(kinds, CLASSES)
 
 
 def find_head(head: str | Path | None, model_hash: str) -> Head:

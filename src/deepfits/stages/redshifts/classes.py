@@ -17,7 +17,6 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.classes import (
     CLASSIFIER,
     Classifier,
-    class_columns,
     class_metrics_with_errors,
     class_numbers,
     confusion,
@@ -27,6 +26,7 @@ from deepfits.redshifts.classes import (
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe
 from deepfits.redshifts.methods import Boosting
+from deepfits.redshifts.naming import class_columns
 from deepfits.redshifts.results import read_row, row_directory
 from deepfits.stages.redshifts.load import inputs_of, load_dataset, parse_names, with_measurements
 from deepfits.stages.redshifts.parameters import Labelled
