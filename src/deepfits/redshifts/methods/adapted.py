@@ -135,6 +135,7 @@ class Adapted(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require the inputs of the head."""
+        super().check(feature_set, inputs)
         Pretrained.check(feature_set, inputs)
 
     @classmethod

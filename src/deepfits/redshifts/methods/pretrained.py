@@ -38,6 +38,7 @@ class Pretrained(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require fits by a model of scenes, and a head for that model."""
+        super().check(feature_set, inputs)
         check_available("scene", inputs.feature_sets)
         find_head(inputs.options.head, inputs.model_hash)
 
