@@ -1,4 +1,4 @@
-"""Aperture magnitudes and colours from the same cutouts as the deep features: the input of the baselines.
+"""Aperture photometry of the same cutouts as the deep features: the input of the baselines.
 
 Shapes: N objects, B bands, A apertures, K Gaussians of a PSF, H = W pixels.
 
