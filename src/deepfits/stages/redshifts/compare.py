@@ -130,7 +130,8 @@ def redshift(config: CompareConfig) -> Path:
     with claim(config, name="redshift compare", inputs=fingerprints(config, config.photoz)) as results:
         out = results.path
         if any(read_row(row_directory(out, key)) is None for key in keys):
-            dataset = with_measurements(dataset, config, templates=config.template_features)
+            filters = inputs.options.filters if config.template_features else None
+            dataset = with_measurements(dataset, config, template_filters=filters)
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
         split = {
             "object_id": dataset.object_id,
