@@ -77,6 +77,8 @@ def test_table_of_classes_and_prediction(inputs, tmp_path):
     np.testing.assert_allclose(total, 1, atol=1e-6)
     agreed = np.mean(found["class"][test] == kind[test])
     assert agreed == pytest.approx(content["rows"][0]["metrics"]["accuracy"]["value"])
+    with pytest.raises(InputError, match="also give the features"):
+        redshift_predict(model, out=tmp_path / "without.parquet")
 
 
 @pytest.mark.parametrize("form", ["text with gaps", "truth values", "whole numbers"])

@@ -15,6 +15,7 @@ from deepfits.redshifts.features import (
     MODEL_FLUXES,
     FeatureRecipe,
     Source,
+    magnitude_features,
     model_features,
     size_features,
 )
@@ -22,7 +23,6 @@ from deepfits.redshifts.methods.neighbours import train_neighbours
 from deepfits.redshifts.photometry import (
     COMMON_FWHM_ARCSEC,
     aperture_photometry,
-    magnitude_features,
     matched_photometry,
 )
 
@@ -121,7 +121,8 @@ def test_feature_names_match_columns():
     generator = np.random.default_rng(2)
     flux = generator.uniform(10, 100, size=(5, 3, 4))
     bands, apertures = list("ugri"), aperture_names()
-    values, names = magnitude_features(flux, np.ones((3, 4)), bands, apertures)
+    features = magnitude_features(flux, np.ones((3, 4)), bands, apertures)
+    values, names = features.values, features.names
     assert values.shape == (5, len(names))
     assert len(set(names)) == len(names)
     column = dict(zip(names, values.T, strict=True))

@@ -534,8 +534,9 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
     out = deepfits.redshift(features, labels, tmp_path / "out", **fast)
     joined = read_table(out / "predictions.parquet")
     assert {"size", "size_predicted_boosting_latents_squared"} <= set(joined)
-    with pytest.raises(InputError, match="templates predicts redshifts only, not size"):
-        deepfits.redshift(features, labels, tmp_path / "no", methods=["templates"], label_column="size")
+    for method in ("templates", "pretrained", "adapted"):
+        with pytest.raises(InputError, match=f"{method} predicts redshifts only, not size"):
+            deepfits.redshift(features, labels, tmp_path / "no", methods=[method], label_column="size")
 
 
 def test_predictions_flag_objects_without_latents(inputs, sky, tmp_path):

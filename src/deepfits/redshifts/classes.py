@@ -20,7 +20,7 @@ from deepfits.files import write_json, write_text
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
-from deepfits.redshifts.results import format_metric, objects_of, table_lines
+from deepfits.redshifts.results import caption, format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
 """File name of a classifier, for `deepfits.redshifts.storage`."""
@@ -66,12 +66,10 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
     Raises
     ------
     InputError
-        Only one class, more than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
+        More than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
     """
     unique, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
     names = tuple(unique.tolist())
-    if len(names) == 1:
-        raise InputError(f"{where}: all {len(label)} labels are {names[0]!r}; there is nothing to learn")
     if len(names) > MAX_CLASSES:
         raise InputError(
             f"{where}: {len(names)} different labels ({names[0]!r}, {names[1]!r}, …), at most {MAX_CLASSES} "
@@ -125,12 +123,6 @@ def train_classifier(
     booster = xgboost.train({**settings, **fixed}, data, num_boost_round=total)
     about = {"num_train": len(label), "cross_validated_loss": loss, "settings": settings, "num_rounds": total}
     return Classifier(booster=booster, names=tuple(names), recipe=recipe, target=target, about=about)
-
-
-def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns `class` and `p_<name>`."""
-    guess = np.array(names)[probability.argmax(axis=1)]
-    return {"class": guess, **{f"p_{name}": probability[:, place] for place, name in enumerate(names)}}
 
 
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
@@ -216,7 +208,6 @@ def write_classes(out: Path, content: Mapping[str, Any]) -> None:
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion matrix."""
     rows = content["rows"]
-    used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
     names = [entry["class"] for entry in best["confusion"]]
     metrics = [
@@ -227,7 +218,7 @@ def class_table(content: Mapping[str, Any]) -> str:
         for entry in best["confusion"]
     ]
     lines = [
-        f"{rows[0]['num_test']} {objects_of(content)}; labels used for training: {used}.",
+        caption(content),
         "",
         *table_lines(["features", *DEFINITIONS], metrics),
         "",

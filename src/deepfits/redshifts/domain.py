@@ -18,6 +18,8 @@ from deepfits.redshifts.learning import Standard
 NUM_NEIGHBOURS = 10
 NUM_AXES = 8
 INSIDE = 0.99
+FLAGS = ("domain_distance", "is_outside_domain")
+"""Columns of `Domain.flags`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,11 @@ class Domain:
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Return the distance from the labelled objects, ``(N,)``, in units of `unit`."""
         return _distance(self.points, self.standard(features) @ self.axes, NUM_NEIGHBOURS) / self.unit
+
+    def flags(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of predictions that tell how far objects are from the labelled ones."""
+        distance = self.distance(features)
+        return dict(zip(FLAGS, (distance, distance > self.limit), strict=True))
 
 
 def _distance(training: np.ndarray, points: np.ndarray, number: int) -> np.ndarray:

@@ -45,8 +45,8 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, require_known
-from deepfits.photometry import aperture_names, bands_of
-from deepfits.redshifts.photometry import magnitude_features, matched_names, typical_error
+from deepfits.photometry import aperture_names, asinh_magnitude, bands_of
+from deepfits.redshifts.photometry import matched_names, typical_error
 from deepfits.tables import Columns, read_table, require_column, require_unique
 
 FEATURE_SETS = {
@@ -325,7 +325,7 @@ MODEL_FLUXES = {f"fit_{name}": f"flux_{name}" for name in aperture_names()}
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return the best fit's results other than the latent; the softening is ``(A, B)``, nJy."""
     columns, bands = source.columns, band_names(source.columns)
-    out = _magnitudes(_fluxes(columns, MODEL_FLUXES, bands), softening, bands, list(MODEL_FLUXES))
+    out = magnitude_features(_fluxes(columns, MODEL_FLUXES, bands), softening, bands, list(MODEL_FLUXES))
     if any(name.startswith(f"{SIZES[0]}_") for name in columns):
         out = out.hstack(size_features(columns, bands))
     has_spread = np.isfinite(columns.get("spread", np.nan)).any()
@@ -394,12 +394,35 @@ SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
 """Columns of the scene's noise-free fluxes: inside a 2″ aperture at the reference PSF, and in total."""
 
 
-def _magnitudes(
+def magnitude_features(
     flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
 ) -> Matrix:
-    """Return magnitudes and colours; the softening is the training objects' typical error."""
-    values, names = magnitude_features(_known(flux), _known(softening), bands, apertures)
-    return Matrix(values=values, names=tuple(names))
+    """Return magnitude and colour features.
+
+    The features are, for each aperture, B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and
+    for each aperture after the first its magnitudes relative to the first; NaN where data are missing.
+
+    Parameters
+    ----------
+    flux
+        ``(N, A, B)``, nJy.
+    softening
+        ``(A, B)``, nJy: softening of the asinh magnitudes, the training objects' typical error.
+    """
+    magnitude = asinh_magnitude(_known(flux), _known(softening))  # (N, A, B)
+    bands = list(bands)
+    blue, red = np.triu_indices(len(bands), 1)
+    columns: list[np.ndarray] = []
+    names: list[str] = []
+    for number, aperture in enumerate(apertures):
+        measured = magnitude[:, number]
+        columns += [measured, measured[:, blue] - measured[:, red]]
+        names += [f"mag_{aperture}_{band}" for band in bands]
+        names += [f"colour_{aperture}_{bands[a]}_{bands[b]}" for a, b in zip(blue, red, strict=True)]
+        if number:
+            columns.append(measured - magnitude[:, 0])
+            names += [f"growth_{aperture}_{band}" for band in bands]
+    return Matrix(values=np.concatenate(columns, axis=1).astype(np.float32), names=tuple(names))
 
 
 def _numbered_features(name: str, values: np.ndarray) -> Matrix:
@@ -433,17 +456,19 @@ BLOCKS = {
     ),
     "magnitudes": Block(
         "the cutouts: give the store",
-        lambda source, softening: _magnitudes(source.flux, softening, source.bands, aperture_names()),
+        lambda source, softening: magnitude_features(source.flux, softening, source.bands, aperture_names()),
         lambda source: typical_error(_known(source.flux_err)),
     ),
     "matched": Block(
         "the cutouts, with known PSFs no wider than 1.6 arcsec (FWHM)",
-        lambda source, softening: _magnitudes(source.matched_flux, softening, source.bands, matched_names()),
+        lambda source, softening: magnitude_features(
+            source.matched_flux, softening, source.bands, matched_names()
+        ),
         lambda source: typical_error(_known(source.matched_flux_err)),
     ),
     "scene": Block(
         "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
-        lambda source, softening: _magnitudes(
+        lambda source, softening: magnitude_features(
             _fluxes(source.columns, SCENE_FLUXES, source.bands), softening, source.bands, list(SCENE_FLUXES)
         ).hstack(size_features(source.columns, source.bands, "scene_")),
         lambda source: _softening(source.columns, SCENE_FLUXES, source.bands),

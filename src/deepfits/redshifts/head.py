@@ -23,7 +23,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import ab_magnitude
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.learning import LIMIT
+from deepfits.redshifts.learning import LIMIT, PerObject
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, reference_order
 from deepfits.redshifts.spectra import distance_modulus
@@ -54,7 +54,7 @@ over all simulated populations; the galaxies of one survey are more alike, so p(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class Examples(PerObject):
     """Training objects.
 
     Attributes
@@ -73,21 +73,6 @@ class Examples:
     redshift: np.ndarray
     kind: np.ndarray
     weight: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.redshift)
-
-    def take(self, rows: np.ndarray) -> Examples:
-        """Select rows."""
-        arrays = {name: getattr(self, name)[rows] for name in ("redshift", "kind", "weight")}
-        return Examples(light=self.light.take(rows), **arrays)
-
-    @classmethod
-    def join(cls, parts: Sequence[Examples]) -> Examples:
-        """Concatenate examples."""
-        names = ("redshift", "kind", "weight")
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(light=SceneLight.join([part.light for part in parts]), **arrays)
 
     @classmethod
     def galaxies(cls, light: SceneLight, redshift: np.ndarray) -> Examples:

@@ -41,15 +41,19 @@ HIDDEN_FILTERS = 0.3
 """Probability that the filters of a training example are hidden."""
 DEEPEST_CUT = 1.2
 """Natural logarithm of the largest factor by which half of the training examples are made noisier."""
+NUM_REPLAY = 4000
+"""Maximum number of simulated examples kept with a head, for its adaptation."""
+RATE, WEIGHT_DECAY = 2e-3, 0.01
+"""Learning rate of training on simulated examples; weight decay of this and of fine-tuning."""
 ZERO_POINT_SIGMA = 0.05
 """Standard deviation of the prior on a zero point, magnitudes."""
 ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
 """Number of gradient steps to fit the zero points, and maximum number of objects used."""
 EPOCHS, PATIENCE = 40, 8
 """Maximum number of fine-tuning epochs, and the number without improvement after which it stops."""
-TUNING_BATCH, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
-"""Real examples per batch of fine-tuning, to which as many simulated ones are added, and the optimiser's
-learning rate and weight decay. For the simulated ones, deviations from the original p(z) are penalised."""
+TUNING_BATCH, TUNING_RATE = 64, 5e-4
+"""Real examples per batch of fine-tuning, to which as many simulated ones are added, and the learning rate.
+For the simulated ones, deviations from the original p(z) are penalised."""
 
 
 class Minibatches:
@@ -160,8 +164,6 @@ def train_head(
     num_members: int = 3,
     channels: int = 192,
     batch: int = 384,
-    rate: float = 2e-3,
-    num_replay: int = 4000,
     seed: int = 0,
     unseen: Sequence[str] = (),
     about: dict[str, Any] | None = None,
@@ -190,20 +192,20 @@ def train_head(
         channels=channels,
         members=(),
         zero_points=np.zeros(len(bands)),
-        replay=_as_float32(whole.take(rng.permutation(len(whole))[:num_replay])),
+        replay=_as_float32(whole.take(rng.permutation(len(whole))[:NUM_REPLAY])),
         domain=Domain.learn(((values - centre) / scale).clip(-LIMIT, LIMIT)[:4000]),
         about=about or {},
     )
     with progress("train a head", total=num_members * steps, unit="steps") as task:
         members = tuple(
-            _train_member(head, some, number, seed + number, steps, batch, rate, task)
+            _train_member(head, some, number, seed + number, steps, batch, task)
             for number, some in zip(range(num_members), cycle(examples), strict=False)
         )
     return replace(head, members=members)
 
 
 def _train_member(
-    head: Head, examples: Examples, number: int, seed: int, steps: int, batch: int, rate: float, task: Task
+    head: Head, examples: Examples, number: int, seed: int, steps: int, batch: int, task: Task
 ) -> dict[str, np.ndarray]:
     """Train one network of a head from random weights, and return its weights."""
     import torch
@@ -212,14 +214,14 @@ def _train_member(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(len(head.centre), head.channels)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     network.train()
     for step in range(steps):
         rows = batches.rows(batch)
         loss = batches.loss(network(head.standardised(batches.augmented(rows))), 1.0, rows)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"training a head: loss {loss.item()} in step {step + 1}")
-        descend(network, optimiser, loss, rate * one_cycle(step / steps, 0.05))
+        descend(network, optimiser, loss, RATE * one_cycle(step / steps, 0.05))
         if (step + 1) % 100 == 0:
             task.advance(100, f"network {number + 1}, loss {loss.item():.3f}")
     return weights_of(network)
@@ -325,7 +327,7 @@ def fine_tuned(
     network = build_network(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
     untuned = torch.as_tensor(head.densities_as_trained(head.replay.light)[0], dtype=torch.float32)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=TUNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
     steps = max(8, len(real) // TUNING_BATCH)
     for epoch in range(epochs):

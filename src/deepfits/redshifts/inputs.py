@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,11 @@ def complete_source(
     if store is not None:
         info = check_store(store, source.bands)
         bands = info.bands
-        measured = _cached_photometry(photometry, store, bands, identity, progress)
+        measured: dict[str, Any] = _cached(
+            photometry,
+            lambda: digest(contents(store), list(bands), identity),
+            lambda: store_photometry(store, bands, identity, progress=progress),
+        )
         if not can_match(info):
             measured |= {"matched_flux": None, "matched_flux_err": None}
         source = replace(source, bands=bands, read_images=partial(store_images, store, bands), **measured)
@@ -122,50 +126,35 @@ def can_match(info: StoreInfo) -> bool:
     return bool((np.asarray(info.fwhm_arcsec) <= COMMON_FWHM_ARCSEC).all())
 
 
-def _cached_photometry(
-    path: str | Path | None, store: str | Path, bands: Sequence[str], identity: np.ndarray, progress: Progress
-) -> dict[str, Any]:
-    """Return `store_photometry`, from the cache where it holds these objects of this store."""
-    if path is None:
-        return store_photometry(store, bands, identity, progress=progress)
-    made_from = digest(contents(store), list(bands), identity)
-    arrays = _read_cache(path, made_from)
-    if "matched_flux" not in arrays:
-        arrays = store_photometry(store, bands, identity, progress=progress)
-        _write_cache(path, made_from, arrays)
-    return dict(arrays)
-
-
 def _template_quantiles(path: str | Path | None, source: Source, filters: Sequence[str]) -> np.ndarray:
     """Return the quantiles of template fitting with zero points of 1, ``(N, Q)``; also cached."""
-    assert source.flux is not None
-    assert source.flux_err is not None
     names = filters_of(source.bands, filters)
-    made_from = digest(names, source.flux, source.flux_err, source.columns["object_id"])
-    path = None if path is None else Path(path).with_suffix(".templates.npz")
-    arrays = _read_cache(path, made_from)
-    if "quantiles" not in arrays:
-        fit = TemplateFit(
-            bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=AS_PREDICTED
-        )
-        arrays = {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)}
-        _write_cache(path, made_from, arrays)
-    return arrays["quantiles"]
+    fit = TemplateFit(
+        bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=AS_PREDICTED
+    )
+    return _cached(
+        None if path is None else Path(path).with_suffix(".templates.npz"),
+        lambda: digest(names, source.flux, source.flux_err, source.columns["object_id"]),
+        lambda: {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)},
+    )["quantiles"]
 
 
-def _read_cache(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:
-    """Return the cached arrays, or nothing where there is no cache or it was made from other data."""
-    if path is None or not Path(path).exists():
-        return {}
-    arrays = read_arrays(path, what="file of photometry")
-    return arrays if str(arrays.pop("made_from", "")) == made_from else {}
-
-
-def _write_cache(path: str | Path | None, made_from: str, arrays: dict[str, np.ndarray]) -> None:
-    if path is not None:
-        everything: dict[str, Any] = {"made_from": np.array(made_from), **arrays}
-        with writing(path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, **everything)
+def _cached(
+    path: str | Path | None, made_from: Callable[[], str], measure: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return arrays from the cache where they were made from the same data, else measure and cache them."""
+    if path is None:
+        return measure()
+    expected = made_from()
+    if Path(path).exists():
+        arrays = read_arrays(path, what="file of photometry")
+        if str(arrays.pop("made_from", "")) == expected:
+            return arrays
+    arrays = measure()
+    everything: dict[str, Any] = {"made_from": np.array(expected), **arrays}
+    with writing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **everything)
+    return arrays
 
 
 def store_photometry(

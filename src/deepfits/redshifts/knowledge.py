@@ -16,7 +16,7 @@ import numpy as np
 
 from deepfits.redshifts.classes import area_under_curve
 from deepfits.redshifts.features import FeatureRecipe, Source
-from deepfits.redshifts.learning import LIMIT, Standard
+from deepfits.redshifts.learning import Standard
 from deepfits.tables import Columns
 
 SETS = {
@@ -99,7 +99,7 @@ def predictability(
             if name in source.available():
                 matrix = FeatureRecipe.learn(name, source).make(source)
                 standard = Standard.learn(matrix.values[labelled], matrix.is_latent)
-                features = np.clip(standard(matrix.values), -LIMIT, LIMIT)
+                features = standard.clipped(matrix.values)
                 scores = _scores(features, properties, labelled, judged)
                 row = {"features": name, "num_labels": number, "num_judged": len(judged)}
                 out.append({**row, "found": scores})

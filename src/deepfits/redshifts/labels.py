@@ -178,14 +178,22 @@ def _target(
 
 def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return a column of numbers, possibly written as text, as float64 ``(M,)``."""
-    if is_text(value) and value.ndim == 1:
-        value = _numbers_in_text(value, column, path)
-    if value.dtype.kind not in "iufb" or value.ndim != 1:
-        what = (
-            "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one value per object"
+    where = f"{path}: column {column!r} holds"
+    if value.ndim != 1:
+        raise InputError(f"{where} lists of {value.shape[1]} values, not one value per object")
+    number = numbers_in_text(value) if is_text(value) else value
+    if is_text(number):
+        entries = value.tolist()
+        odd = next((entry for entry in entries if not is_number(entry)), entries[0])
+        why = (
+            "a class, not a redshift; leave such entries empty if they mean that there is none"
+            if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in entries)
+            else "leave such entries empty, and put marks of doubt and errors into columns of their own"
         )
-        raise InputError(f"{path}: column {column!r} holds {what}")
-    return value.astype(np.float64)
+        raise InputError(f"{where} text, not numbers, such as {str(odd)!r}: {why}")
+    if number.dtype.kind not in "iufb":
+        raise InputError(f"{where} no numbers")
+    return number.astype(np.float64)
 
 
 def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
@@ -281,26 +289,6 @@ def add_standard_names(table: tables.Table) -> Columns:
     if name is not None and "object_id" not in columns:
         columns["object_id"] = columns[name]
     return columns
-
-
-def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
-    """Return the numbers in a column of text.
-
-    Raises
-    ------
-    InputError
-        An entry is not a number.
-    """
-    number = numbers_in_text(value)
-    if not is_text(number):
-        return number
-    odd = next((entry for entry in value.tolist() if not is_number(entry)), value[0])
-    why = (
-        "a class, not a redshift; leave such entries empty if they mean that there is none"
-        if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in value.tolist())
-        else "leave such entries empty, and put marks of doubt and errors into columns of their own"
-    )
-    raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
 
 
 def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
@@ -419,33 +407,44 @@ def match_labels(
             raise InputError(
                 f"{labels.where}: matching by position needs ra and dec in the labels and the features"
             )
-        pairs = _by_position(features, labels, radius_arcsec)
+        pairs, lost = _by_position(features, labels, radius_arcsec)
     else:
-        pairs = _by_id(features, labels, radius_arcsec if have_positions else None)
-    if not len(pairs.rows) and "disagreeing" in pairs.counts:
+        pairs, lost = _by_id(features, labels)
+    rows, label_rows, joined = _join(*pairs, labels)
+    counts = {name: number for name, number in (lost | joined).items() if number}
+    if not len(rows) and "disagreeing" in counts:
         raise InputError(
-            f"{labels.where}: all {pairs.counts['disagreeing']} labels of these objects disagree with others "
+            f"{labels.where}: all {counts['disagreeing']} labels of these objects disagree with others "
             f"of the same object: {_which_counts(labels)}"
         )
-    if not len(pairs.rows):
+    if not len(rows):
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
         hint = _hint(features, labels, match)
         raise InputError(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches any of "
             f"{len(features['object_id'])} objects {how}; check that they cover the same sky{hint}"
         )
-    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
+    separation = np.full(len(rows), np.nan)
+    if have_positions:
+        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
+        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
+    apart = np.nanmedian(separation) if np.isfinite(separation).any() else 0.0
+    if match == "id" and apart > radius_arcsec:
+        raise InputError(
+            f"{labels.where}: objects with the same object_id lie {apart:.1f}″ "
+            "apart (median), so this is another numbering; match by position instead"
+        )
+    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in counts.items())
     if reasons:
-        remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in pairs.counts else ""
+        remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in counts else ""
         log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
-    apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
-    if pairs.by == "position" and apart > radius_arcsec / 2:
+    if match == "position" and apart > radius_arcsec / 2:
         log.warning(
             "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
             "one catalogue off, or the radius too small?",
             *(labels.where, apart),
         )
-    return pairs
+    return Match(rows=rows, label_rows=label_rows, separation_arcsec=separation, by=match, counts=counts)
 
 
 def _which_counts(labels: Labels) -> str:
@@ -503,9 +502,13 @@ def _coordinates(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
 
 
-def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
+Pairs = tuple[np.ndarray, np.ndarray]
+"""Rows of objects and of their labels, ``(K,)`` each; the preferred label of each object comes first."""
+
+
+def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, dict[str, int]]:
+    """Return pairs, and the number of labels without a position."""
     ours, theirs = _coordinates(features), _coordinates(labels.columns)
-    lost = int(np.isnan(theirs[0]).sum())
     nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
     # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
@@ -519,14 +522,17 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
         same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
     others = others[apart <= same_place]
     of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
-    objects, label_rows, joined = _join(of_object, np.concatenate([nearest_label[keep], others]), labels)
-    return Match(
-        rows=objects,
-        label_rows=label_rows,
-        separation_arcsec=tables.apart_arcsec(features, objects, label_rows, labels.columns),
-        by="position",
-        counts=({"without_position": lost} if lost else {}) | joined,
-    )
+    pairs = of_object, np.concatenate([nearest_label[keep], others])
+    return pairs, {"without_position": int(np.isnan(theirs[0]).sum())}
+
+
+def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:
+    """Return pairs, and the number of labels without an identity."""
+    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
+    named = np.flatnonzero(theirs != "")
+    matched = tables.match_identities(theirs[named], ours)
+    pairs = matched[matched >= 0], named[matched >= 0]
+    return pairs, {"without_identity": len(theirs) - len(named)}
 
 
 def _join(
@@ -534,8 +540,7 @@ def _join(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Keep one label per object: the first if all agree, else the most secure by its flag, else none.
 
-    `objects` and `label_rows`, ``(K,)``, are pairs; the preferred label of each object comes first. The
-    pairs to keep are returned with the numbers of labels `repeated` and `disagreeing`.
+    The pairs to keep are returned with the numbers of labels `repeated` and `disagreeing`.
     """
     order = np.argsort(objects, kind="stable")
     objects, label_rows = objects[order], label_rows[order]
@@ -563,8 +568,7 @@ def _join(
             "objects); if larger is not more secure, rename that column",
             *(labels.where, name, decided),
         )
-    counts = {"repeated": repeated, "disagreeing": disagreeing}
-    return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
+    return unique[keep], chosen[keep], {"repeated": repeated, "disagreeing": disagreeing}
 
 
 def _agree(value: np.ndarray, labels: Labels) -> bool:
@@ -590,27 +594,3 @@ def _identity_text(columns: Columns, where: str) -> np.ndarray:
             f"positions to ra and dec (degrees): {nearest('object_id', columns)}"
         )
     return tables.identities(require_column(columns, "object_id", where), where).astype(str)
-
-
-def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Match:
-    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
-    named = np.flatnonzero(theirs != "")
-    counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
-    matched = tables.match_identities(theirs[named], ours)
-    rows, label_rows, joined = _join(matched[matched >= 0], named[matched >= 0], labels)
-    separation = np.full(len(rows), np.nan)
-    if radius_arcsec is not None and len(rows):
-        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
-        if known.any() and np.median(separation[known]) > radius_arcsec:
-            raise InputError(
-                f"{labels.where}: objects with the same object_id lie {np.median(separation[known]):.1f}″ "
-                "apart (median), so this is another numbering; match by position instead"
-            )
-    return Match(
-        rows=rows,
-        label_rows=label_rows,
-        separation_arcsec=separation,
-        by="id",
-        counts=counts | joined,
-    )

@@ -1,12 +1,13 @@
-"""Tools that several methods share: folds, robust standardisation, and the scale of the target.
+"""Tools that several methods share: rows of objects, folds, standardisation, and the scale of the target.
 
 Shapes: N objects, K features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,10 +16,30 @@ from deepfits.tables.values import HIGHEST
 
 LOSSES = ("squared", "absolute")
 """The loss trades R² against σ_MAD: ``squared`` favours R², ``absolute`` σ_MAD."""
-
-
 LIMIT = 8.0
 """Standardised features are clipped to ± this, so that extreme values do not dominate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerObject:
+    """Base of dataclasses whose fields are arrays with one row for each object, or such dataclasses."""
+
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Select rows."""
+        taken = {n: v.take(rows) if isinstance(v, PerObject) else v[rows] for n, v in vars(self).items()}
+        return replace(self, **taken)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Concatenate rows."""
+        joined = {}
+        for name, first in vars(parts[0]).items():
+            values = [getattr(part, name) for part in parts]
+            joined[name] = first.join(values) if isinstance(first, PerObject) else np.concatenate(values)
+        return cls(**joined)
 
 
 def check_width(features: np.ndarray, number: int) -> None:
@@ -77,6 +98,10 @@ class Standard:
         """Return standardised features, ``(N, K)``."""
         check_width(features, len(self.centre))
         return np.where(np.isfinite(features), (features - self.centre) / self.scale, 0.0)
+
+    def clipped(self, features: np.ndarray) -> np.ndarray:
+        """Return standardised features, ``(N, K)``, between ± `LIMIT`."""
+        return np.clip(self(features), -LIMIT, LIMIT)
 
 
 @dataclass(frozen=True, kw_only=True)

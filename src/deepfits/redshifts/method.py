@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,8 +25,6 @@ from deepfits.redshifts.features import Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.tables.values import is_redshift_name
-
-M = TypeVar("M", bound="Method")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +153,10 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Generic[M]):
+class Trained:
     """A trained method, its out-of-fold estimates if any, and further entries of its row in the table."""
 
-    method: M
+    method: Method
     out_of_fold: OutOfFold | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -195,7 +193,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, training: Training) -> Trained[Self]:
+    def fit(cls, training: Training) -> Trained:
         """Learn from the training and validation objects."""
 
     @abstractmethod

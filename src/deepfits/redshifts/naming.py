@@ -5,8 +5,10 @@ Internally, every method uses `z_phot`, `z_mean`, `z_err68_low` and so on, whate
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from deepfits.tables.values import is_redshift_name
 
@@ -42,3 +44,9 @@ def written_name(name: str, target: str) -> str:
 def as_written(columns: Mapping[str, Any], target: str) -> dict[str, Any]:
     """Rename columns to their names in files."""
     return {written_name(name, target): values for name, values in columns.items()}
+
+
+def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns `class` and `p_<name>` from the probabilities of C classes, ``(N, C)``."""
+    guess = np.array(names)[probability.argmax(axis=1)]
+    return {"class": guess, **{f"p_{name}": probability[:, place] for place, name in enumerate(names)}}

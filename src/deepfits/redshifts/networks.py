@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfits.errors import InputError, NonFiniteLossError, require_known
+from deepfits.errors import NonFiniteLossError
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.learning import LIMIT, LOSSES, Standard, TargetScale
+from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -52,16 +52,6 @@ class NetworkConfig:
     max_minutes: float = 60.0
     seed: int = 0
     device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        require_known("loss", self.loss, LOSSES)
-        if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
-            raise InputError("training a network needs an epoch, two objects per batch and a positive time")
-
-
-def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
-    """Return standardised and clipped features as inputs of networks, ``(N, K)`` float32."""
-    return np.clip(standard(features), -LIMIT, LIMIT).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Aperture magnitudes and colours from the same cutouts as the deep features: the input of the baselines.
+"""Aperture photometry of the same cutouts as the deep features: the input of the baselines.
 
 Shapes: N objects, B bands, A apertures, K Gaussians of a PSF, H = W pixels.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepfits.photometry import FWHM_PER_SIGMA, RADII_ARCSEC, aperture_flux, apertures, asinh_magnitude
+from deepfits.photometry import FWHM_PER_SIGMA, RADII_ARCSEC, aperture_flux, apertures
 
 COMMON_FWHM_ARCSEC = 1.6
 """FWHM of the common PSF, that of a poor night, because images can be blurred but not sharpened."""
@@ -128,34 +128,3 @@ def typical_error(flux_err: np.ndarray) -> np.ndarray:
     """Return the median flux error over objects, ``(N, ...)`` to ``(...)``, as a softening; 1 if none."""
     masked = np.ma.masked_invalid(flux_err)
     return np.asarray(np.ma.median(masked, axis=0).filled(1.0), dtype=np.float64)
-
-
-def magnitude_features(
-    flux: np.ndarray, softening: np.ndarray, bands: Sequence[str], apertures: Sequence[str]
-) -> tuple[np.ndarray, list[str]]:
-    """Return magnitude and colour features, ``(N, K)`` float32, and their names.
-
-    The features are, for each aperture, B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and
-    for each aperture after the first its magnitudes relative to the first; NaN where data are missing.
-
-    Parameters
-    ----------
-    flux
-        ``(N, A, B)``, nJy.
-    softening
-        ``(A, B)``, nJy: softening of the asinh magnitudes.
-    """
-    magnitude = asinh_magnitude(flux, softening)  # (N, A, B)
-    bands = list(bands)
-    blue, red = np.triu_indices(len(bands), 1)
-    columns: list[np.ndarray] = []
-    names: list[str] = []
-    for number, aperture in enumerate(apertures):
-        measured = magnitude[:, number]
-        columns += [measured, measured[:, blue] - measured[:, red]]
-        names += [f"mag_{aperture}_{band}" for band in bands]
-        names += [f"colour_{aperture}_{bands[a]}_{bands[b]}" for a, b in zip(blue, red, strict=True)]
-        if number:
-            columns.append(measured - magnitude[:, 0])
-            names += [f"growth_{aperture}_{band}" for band in bands]
-    return np.concatenate(columns, axis=1).astype(np.float32), names

@@ -13,14 +13,14 @@ import numpy as np
 
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
-from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
+from deepfits.redshifts.classes import CLASSIFIER, Classifier
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
 from deepfits.redshifts.inputs import complete_source, records_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
-from deepfits.redshifts.naming import as_written
+from deepfits.redshifts.naming import as_written, class_columns
 from deepfits.redshifts.predictor import Predictor
 from deepfits.tables import Columns
 

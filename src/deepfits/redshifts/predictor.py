@@ -74,8 +74,7 @@ class Predictor:
             out |= point_estimates(estimates.quantiles)
         out |= estimates.columns
         if self.domain is not None and features is not None:
-            out["domain_distance"] = self.domain.distance(features.values)
-            out["is_outside_domain"] = out["domain_distance"] > self.domain.limit
+            out |= self.domain.flags(features.values)
         return out
 
     def _check_model(self, source: Source) -> None:

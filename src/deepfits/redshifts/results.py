@@ -60,6 +60,11 @@ class RowKey:
         return "-".join(part for part in (self.method, self.features, self.loss) if part)
 
 
+def row_directory(out: Path, key: RowKey | str) -> Path:
+    """Return the directory of a row in the output of `redshift`."""
+    return out / "methods" / str(key)
+
+
 def redshift_edges(z_spec: np.ndarray) -> np.ndarray:
     """Return bin edges in redshift: 0 to 2 in steps of 0.5, and one bin at z > 2, the focus of M19."""
     return np.array([0.0, 0.5, 1.0, 1.5, 2.0, max(10.0, float(np.max(z_spec)) + 1)])
@@ -145,11 +150,12 @@ def join_predictions(
     joined: dict[str, Any] = dict(columns)
     name = written_name(ESTIMATE, target)
     for key in keys:
-        path = out / "methods" / key / "predictions.parquet"
+        directory = row_directory(out, key)
+        path = directory / "predictions.parquet"
         table = read_table(path, what="predictions", columns=["object_id", name])
         if not np.array_equal(table["object_id"], columns["object_id"]):
             raise InputError(
-                f"{out / 'methods' / key}: predictions of other objects; remove this directory and run again"
+                f"{directory}: predictions of other objects; remove this directory and run again"
             )
         joined[f"{name}_{key.replace('-', '_')}"] = table[name]
     write_table(out / "predictions.parquet", joined)
@@ -199,24 +205,28 @@ def _named(row: Mapping[str, Any], *cells: str) -> list[str]:
     return [*(row[name] or "–" for name in _NAMES), *cells]
 
 
-def objects_of(content: Mapping[str, Any]) -> str:
-    """Return the description in tables of the objects that metrics were computed for."""
+def _objects(content: Mapping[str, Any]) -> str:
     return "held-out objects" if content.get("held_out_only", True) else "objects, held out or not"
+
+
+def caption(content: Mapping[str, Any], of: str = "") -> str:
+    """Return the numbers of objects that the metrics are for and of labels used for training."""
+    first = content["rows"][0]
+    used = "not known" if first["num_train"] is None else first["num_train"]
+    return f"{first['num_test']} {_objects(content)}; labels{of} used for training: {used}."
 
 
 def markdown_table(content: Mapping[str, Any]) -> str:
     """Return the table as Markdown, with the counts above and the definitions below."""
     rows, columns, target = content["rows"], _columns(content), content.get("target", "z_spec")
     definitions, of = _definitions(target), "" if is_redshift_name(target) else f" of {target}"
-    used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
-    objects = objects_of(content)
     cells = [_named(row, *(format_metric(row["metrics"][name]) for name in columns)) for row in rows]
     lines = [
-        f"{rows[0]['num_test']} {objects}; labels{of} used for training: {used}.",
+        caption(content, of),
         "",
         *table_lines([*_NAMES, *(HEADINGS[name] for name in columns)], cells, num_text=3),
         "",
-        f"Errors: standard deviation over bootstrap resamples of the {objects}.",
+        f"Errors: standard deviation over bootstrap resamples of the {_objects(content)}.",
         "",
         *(f"- {HEADINGS[name]}: {definitions[name]}" for name in columns),
     ]
@@ -292,11 +302,10 @@ _ESCAPED = str.maketrans(
     }
 )  # fmt: skip
 _LATEX = {
+    **HEADINGS,
     "r2": "$R^2$",
-    "bias": "bias",
     "sigma_mad": r"$\sigma_\mathrm{MAD}$",
     "eta": r"$\eta_{5\sigma}$",
     "eta_15": r"$\eta_{0.15}$",
     "eta_05": r"$\eta_{0.05}$",
-    "rmse": "RMSE",
 }

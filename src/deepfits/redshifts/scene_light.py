@@ -6,7 +6,7 @@ Shapes: N objects, B bands, K inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from deepfits.errors import InputError
 from deepfits.passbands import COLUMN
 from deepfits.photometry import REFERENCE_BANDS
 from deepfits.redshifts.features import Source
+from deepfits.redshifts.learning import PerObject
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneLight:
+class SceneLight(PerObject):
     """Measurements of the best-fit scene, and of model and data combined; NaN where a band has no data.
 
     Attributes
@@ -66,23 +67,10 @@ class SceneLight:
     concentration: np.ndarray
     wavelength: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.flux)
-
     @property
     def is_valid(self) -> np.ndarray:
         """``(N, B)`` bool: whether a band was observed."""
         return np.asarray(np.isfinite(self.flux) & np.isfinite(self.flux_err) & (self.flux_err > 0))
-
-    def take(self, rows: np.ndarray) -> SceneLight:
-        """Select rows."""
-        return SceneLight(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    @classmethod
-    def join(cls, parts: Sequence[SceneLight]) -> SceneLight:
-        """Concatenate measurements of objects."""
-        names = [f.name for f in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def of(cls, source: Source, bands: Sequence[str]) -> SceneLight:
@@ -127,8 +115,8 @@ class SceneLight:
         import torch
 
         valid = self.is_valid
-        arrays = [getattr(self, f.name) for f in fields(self)]
-        return [torch.as_tensor(np.where(valid, array, np.nan), dtype=torch.float32) for array in arrays]
+        arrays = [np.where(valid, array, np.nan) for array in vars(self).values()]
+        return [torch.as_tensor(array, dtype=torch.float32) for array in arrays]
 
 
 def reference_order(bands: Sequence[str]) -> list[int]:

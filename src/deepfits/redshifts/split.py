@@ -132,9 +132,8 @@ def _test_blocks(ra: np.ndarray | None, dec: np.ndarray | None, block_arcmin: fl
     row = np.floor(dec * 60 / block_arcmin).astype(np.int64)
     shrink = np.cos(np.radians((row + 0.5) * block_arcmin / 60))
     column = np.floor(ra * shrink * 60 / block_arcmin).astype(np.int64)
-    blocks, which = np.unique(
-        np.char.add(np.char.add(row.astype(str), ","), column.astype(str)), return_inverse=True
-    )
+    names = [f"{first},{second}" for first, second in zip(row, column, strict=True)]
+    blocks, which = np.unique(names, return_inverse=True)
     order = np.argsort(unit_hash(blocks, salt="sky-block"))
     is_test = np.zeros(len(blocks), dtype=bool)
     is_test[order[: max(1, round(len(blocks) / 5))]] = True

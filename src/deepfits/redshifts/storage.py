@@ -24,14 +24,13 @@ from deepfits.files import digest, fingerprint, read_json, write_json, writing
 
 T = TypeVar("T")
 SCHEMA_VERSION = 7
+PREDICTOR = "predictor.json"
 ARRAYS = "arrays.safetensors"
 _TREES = {"xgboost": ".ubj", "lightgbm": ".txt"}
 _MAX_DEPTH = 40
 
 
-def save(
-    value: Any, directory: str | Path, name: str = "predictor.json", *, version: int = SCHEMA_VERSION
-) -> None:
+def save(value: Any, directory: str | Path, name: str = PREDICTOR, *, version: int = SCHEMA_VERSION) -> None:
     """Write a dataclass and everything in it, replacing an earlier one."""
     from safetensors.numpy import save as serialised
 
@@ -58,7 +57,7 @@ def save(
 def load(
     cls: type[T],
     directory: str | Path,
-    name: str = "predictor.json",
+    name: str = PREDICTOR,
     *,
     what: str = "redshift model",
     version: int = SCHEMA_VERSION,

@@ -122,11 +122,11 @@ class Adapted(Method):
     fewest_labels: ClassVar[int] = 1
 
     heads: tuple[Head, ...]
-    residual: MLPEnsemble | None
-    recipes: tuple[FeatureRecipe, ...]
+    residual: MLPEnsemble | None = None
+    recipes: tuple[FeatureRecipe, ...] = ()
     weights: np.ndarray
     validation_pit: np.ndarray
-    labelled: Domain | None
+    labelled: Domain | None = None
     loss: str = "absolute"
     members: tuple[Predictor, ...] = ()
     templates: TemplateFit | None = None
@@ -135,10 +135,11 @@ class Adapted(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require the inputs of the head."""
+        super().check(feature_set, inputs)
         Pretrained.check(feature_set, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Adapted]:
+    def fit(cls, training: Training) -> Trained:
         """Fit each stage, then the weights of the mixture and the recalibration."""
         head = find_head(training.options.head, training.dataset.model_hash)
         source, value = training.dataset.source.take(training.rows), training.value
@@ -169,15 +170,12 @@ class Adapted(Method):
         return Trained(method=method, out_of_fold=out_of_fold, about=_about(method, left_out))
 
     @classmethod
-    def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained[Adapted]:
+    def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained:
         """Weight the head with and without zero points equally, with too few labels to evaluate them."""
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
-            residual=None,
-            recipes=(),
             weights=np.full(2, 0.5),
             validation_pit=AS_PREDICTED,
-            labelled=None,
             loss=loss,
         )
         return Trained(method=method, about=_about(method, HEADS[:2]))
@@ -273,7 +271,7 @@ def _other_stages(
     """
     options, value, everything = training.options, training.value, training.dataset.source
     left_out: dict[str, np.ndarray] = {}
-    fitted: dict[str, Any] = {"residual": None, "recipes": ()}
+    fitted: dict[str, Any] = {}
     if len(value) < FEWEST_FOR_RESIDUALS:
         if source.flux is not None and can_fit_templates(source.bands, options.filters):
             fitted["templates"], left_out["templates"] = _template_fit(source, value, parts, options.filters)

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepfits.errors import InputError, require_known
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import LOSSES, TargetScale, check_width, folds, train_until
+from deepfits.redshifts.learning import TargetScale, check_width, folds, train_until
 from deepfits.redshifts.method import Estimates, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.quantiles import BoostedQuantiles, train_quantiles
 
@@ -50,11 +49,6 @@ class BoostingConfig:
     patience: int = 30
     seed: int = 0
     num_threads: int = 1
-
-    def __post_init__(self) -> None:
-        require_known("loss", self.loss, LOSSES)
-        if min(self.num_trials, self.num_members, self.num_threads) < 1 or self.num_folds < 2:
-            raise InputError("boosting needs at least one trial, one member, one thread and two folds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +169,7 @@ class Boosting(Method):
     quantiles: BoostedQuantiles | None = None
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Boosting]:
+    def fit(cls, training: Training) -> Trained:
         """Tune and train the point estimator, and train the quantiles."""
         options = training.options
         config = BoostingConfig(

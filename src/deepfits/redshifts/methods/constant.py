@@ -22,7 +22,7 @@ class Constant(Method):
     value: float
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Constant]:
+    def fit(cls, training: Training) -> Trained:
         """Take the median of the labels."""
         return Trained(method=cls(value=float(np.median(training.value))))
 

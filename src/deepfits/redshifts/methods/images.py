@@ -18,7 +18,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +32,6 @@ from deepfits.redshifts.networks import (
     Architecture,
     NetworkConfig,
     TrainedNetwork,
-    standardised,
     train_network,
 )
 from deepfits.redshifts.pdf import pit, recalibrated
@@ -96,7 +96,7 @@ class ImageNetwork(Method):
         """Return the starting point; `image` and `weight` are those of the training part."""
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Self]:
+    def fit(cls, training: Training) -> Trained:
         """Train on the training part, with early stopping and recalibration on the validation part."""
         import torch
 
@@ -108,7 +108,7 @@ class ImageNetwork(Method):
         standard, features = None, []
         if training.features is not None:
             standard = Standard.learn(training.matrix.values)
-            features = [standardised(standard, training.matrix.values)]
+            features = [standard.clipped(training.matrix.values).astype(np.float32)]
         num_features = sum(block.shape[1] for block in features)
         start = cls.start(training, image[~is_validation], weight[~is_validation], num_features)
         inputs = [start.normalisation.normalise(image).astype(np.float32), *features, training.value]
@@ -158,7 +158,7 @@ class ImageNetwork(Method):
         image, _ = source.images()
         inputs = [Normalisation.from_json(self.normalisation).normalise(image).astype(np.float32)]
         if features is not None and self.standard is not None:
-            inputs.append(standardised(self.standard, features.values))
+            inputs.append(self.standard.clipped(features.values).astype(np.float32))
         point, quantiles = self.network.predict(*inputs, device=self.device)
         return Estimates(point=point, quantiles=recalibrated(quantiles, self.validation_pit))
 
@@ -197,14 +197,13 @@ class SemiSupervised(ImageNetwork):
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require a model of the same bands and size."""
         super().check(feature_set, inputs)
-        _model_for(cls.name, inputs)
+        _model_for(cls.name, inputs.options.model, inputs.bands, inputs.pixels)
 
     @classmethod
     def start(cls, training: Training, image: np.ndarray, weight: np.ndarray, num_features: int) -> Start:
         """Start from the model's embedder, or from the same architecture with random weights."""
-        bands = training.dataset.source.bands
-        inputs = Inputs(bands=bands, pixels=image.shape[-1], feature_sets=(), options=training.options)
-        model = _model_for(cls.name, inputs)
+        bands, pixels = training.dataset.source.bands, image.shape[-1]
+        model = _model_for(cls.name, training.options.model, bands, pixels)
         kind = "hybrid" if cls.takes_features else "embedder"
         return Start(
             architecture=Architecture(kind=kind, settings=model.config.to_json(), num_features=num_features),
@@ -236,23 +235,16 @@ class Hybrid(SemiSupervised):
         return ["templates" if "templates" in inputs.feature_sets else "magnitudes"]
 
 
-def _model_for(method: str, inputs: Inputs) -> Model:
-    """Return the model to start from.
-
-    Raises
-    ------
-    InputError
-        No model is given, or it is for cutouts of other bands or another size.
-    """
+def _model_for(method: str, path: str | Path | None, bands: tuple[str, ...], pixels: int | None) -> Model:
+    """Return the model to start from, which must be for cutouts of these bands and this size."""
     from deepfits.models.bundle import Model
 
-    path = inputs.options.model
     if path is None:
         raise InputError(f"the method {method} needs a trained model: give `model`")
     model = Model.load(path)
-    if (inputs.bands, inputs.pixels) != (tuple(model.info.bands), model.info.size):
+    if (bands, pixels) != (tuple(model.info.bands), model.info.size):
         raise InputError(
             f"{path}: this model is for cutouts of {model.info.size} pixels in the bands {model.info.bands}, "
-            f"these have {inputs.pixels} pixels and the bands {inputs.bands}"
+            f"these have {pixels} pixels and the bands {bands}"
         )
     return model

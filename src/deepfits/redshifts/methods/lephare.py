@@ -58,9 +58,7 @@ class LephareFit(TemplateFit):
 
     def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
         """Return LePHARE's p(z) times the prior of Benítez (2000), ``(N, Z)``, of maximum 1, and its grid."""
-        redshift, density = run_lephare(
-            photometry, self.bands, self.filters, self.zero_points, self.error_floor
-        )
+        redshift, density = run_lephare(self, photometry)
         _, places = spectra.rest_spectra()
         prior = np.concatenate(
             [
@@ -81,13 +79,7 @@ def require_lephare() -> None:
         raise InputError('the method lephare needs LePHARE: pip install "deepfits[lephare]"')
 
 
-def run_lephare(
-    photometry: Photometry,
-    bands: Sequence[str],
-    filters: Sequence[str],
-    zero_points: np.ndarray,
-    error_floor: float,
-) -> tuple[np.ndarray, np.ndarray]:
+def run_lephare(fit: LephareFit, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
     """Run LePHARE in a separate process.
 
     Returns redshifts, ``(Z,)``, and LePHARE's posterior density without a prior, ``(N, Z)``, which is 0
@@ -101,13 +93,11 @@ def run_lephare(
     require_lephare()
     with tempfile.TemporaryDirectory(prefix="lephare-") as folder:
         job = Path(folder)
-        num_plain = write_inputs(job, bands, filters)
-        flux, flux_err = photometry.flux * zero_points * _NJY, photometry.flux_err * zero_points * _NJY
+        num_plain = write_inputs(job, fit.bands, fit.filters)
+        flux, flux_err = (each * fit.zero_points * _NJY for each in (photometry.flux, photometry.flux_err))
         np.savez(job / "photometry.npz", flux=flux, flux_err=flux_err)
-        write_json(
-            job / "job.json",
-            {"bands": list(bands), "num_plain": num_plain, "error_floor": error_floor, "step": STEP},
-        )
+        given = {"num_plain": num_plain, "error_floor": fit.error_floor, "step": STEP}
+        write_json(job / "job.json", {"bands": list(fit.bands), **given})
         command = [sys.executable, "-m", "deepfits.redshifts.methods.lephare_worker", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         result = job / "posterior.npz"

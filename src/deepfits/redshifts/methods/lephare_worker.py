@@ -69,8 +69,7 @@ def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
     content = read_json(job / "job.json", what="job of LePHARE")
     arrays = read_arrays(job / "photometry.npz")
     flux, flux_err = arrays["flux"], arrays["flux_err"]
-    changed = settings(job, content["bands"], content["num_plain"], content["error_floor"], content["step"])
-    options = lephare.all_types_to_keymap({**lephare.default_cosmos_config, **changed})
+    options = lephare.all_types_to_keymap({**lephare.default_cosmos_config, **settings(job, **content)})
     _make_library(lephare, job, options)
     photoz = lephare.PhotoZ(options)
     objects = [

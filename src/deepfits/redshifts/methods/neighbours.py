@@ -56,12 +56,10 @@ class Neighbours(Method):
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
         """Return the set ``magnitudes``, or ``latents`` without cutouts."""
-        if wanted is not None:
-            return list(wanted)
         return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Neighbours]:
+    def fit(cls, training: Training) -> Trained:
         """Choose the number of neighbours on the validation part."""
         assert training.features is not None
         split, value = training.dataset.split, training.dataset.value

@@ -22,7 +22,6 @@ from deepfits.redshifts.networks import (
     Architecture,
     NetworkConfig,
     TrainedNetwork,
-    standardised,
     train_network,
 )
 from deepfits.redshifts.pdf import pit, recalibrated, sorted_quantiles
@@ -60,7 +59,7 @@ class MLPEnsemble(Method):
     validation_pit: np.ndarray
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[MLPEnsemble]:
+    def fit(cls, training: Training) -> Trained:
         """Train one network per fold."""
         config = MLPConfig(loss=training.loss, seed=training.options.seed)
         ensemble, point, quantiles = train_ensemble(
@@ -73,7 +72,7 @@ class MLPEnsemble(Method):
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Average the members' estimates and quantiles."""
         assert features is not None
-        inputs = standardised(self.standard, features.values)
+        inputs = self.standard.clipped(features.values).astype(np.float32)
         members = [member.predict(inputs) for member in self.members]
         quantiles = sorted_quantiles(np.mean([quantiles for _, quantiles in members], axis=0))
         return Estimates(
@@ -92,7 +91,7 @@ def train_ensemble(
     import torch
 
     standard = Standard.learn(features.values, features.is_latent)
-    inputs = standardised(standard, features.values)
+    inputs = standard.clipped(features.values).astype(np.float32)
     settings = {"channels": config.channels, "dropout": config.dropout}
     architecture = Architecture(kind="mlp", settings=settings, num_features=inputs.shape[1])
     point, quantiles = np.empty(len(value)), np.empty((len(value), NUM_OUTPUTS - 1))

@@ -15,6 +15,7 @@ from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix, Source, check_available
 from deepfits.redshifts.head import CLASSES, Head, head_directory, point_of, quantiles_of
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
+from deepfits.redshifts.naming import class_columns
 from deepfits.redshifts.scene_light import SceneLight
 
 
@@ -37,11 +38,12 @@ class Pretrained(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require fits by a model of scenes, and a head for that model."""
+        super().check(feature_set, inputs)
         check_available("scene", inputs.feature_sets)
         find_head(inputs.options.head, inputs.model_hash)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Pretrained]:
+    def fit(cls, training: Training) -> Trained:
         """Take the head unchanged."""
         head = find_head(training.options.head, training.dataset.model_hash)
         return Trained(method=cls(head=head, loss=training.loss), about={"num_train": 0})
@@ -62,13 +64,7 @@ class Pretrained(Method):
 
 def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
     """Return columns of the distance from the simulated galaxies' domain, and of the class."""
-    distance = head.domain.distance(head.inputs(light))
-    return {
-        "domain_distance": distance,
-        "is_outside_domain": distance > head.domain.limit,
-        "class": np.array(CLASSES)[kinds.argmax(axis=1)],
-        **{f"p_{name}": kinds[:, place] for place, name in enumerate(CLASSES)},
-    }
+    return head.domain.flags(head.inputs(light)) | class_columns(kinds, CLASSES)
 
 
 def find_head(head: str | Path | None, model_hash: str) -> Head:

@@ -75,37 +75,33 @@ def train_quantiles(
     The number of trees is set by early stopping on the first fold. A NaN feature counts as missing. Returns
     the trees, and recalibrated out-of-fold quantiles, ``(N, Q)``.
     """
+    import xgboost
+
     parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
-    out_of_fold = np.empty((len(value), len(LEVELS)))
-    rounds: int | None = None
+
+    def data(rows: Any, ref: Any = None) -> Any:
+        return xgboost.QuantileDMatrix(
+            features.values[rows],
+            label=value[rows],
+            ref=ref,
+            max_bin=parameters["max_bin"],
+            nthread=num_threads,
+        )
+
+    out_of_fold, rounds = np.empty((len(value), len(LEVELS))), 0
     for train, test in folds(len(value), NUM_FOLDS, np.random.default_rng(seed)):
-        booster, rounds = _train(parameters, features.values, value, train, test, rounds)
+        known = data(train)
+        if rounds:
+            booster = xgboost.train(parameters, known, num_boost_round=rounds)
+        else:
+            booster = train_until(
+                parameters, known, data(test, known), max_rounds=MAX_ROUNDS, patience=PATIENCE
+            )
+            rounds = booster.best_iteration + 1
+            booster = booster[:rounds]
         trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
         out_of_fold[test] = trees.predict(features.take(test), raw=True)
-    assert rounds is not None
-    all_rows = np.arange(len(value))
-    booster, _ = _train(parameters, features.values, value, all_rows, all_rows, round(rounds * 1.1))
+    booster = xgboost.train(parameters, data(slice(None)), num_boost_round=round(rounds * 1.1))
     transform = np.sort(pit(out_of_fold, value))
     trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=transform)
     return trees, recalibrated(out_of_fold, transform)
-
-
-def _train(
-    parameters: dict[str, Any],
-    features: np.ndarray,
-    value: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    rounds: int | None,
-) -> tuple[Any, int]:
-    """Train on `train` rows for `rounds`, if None with early stopping on `test` rows; also return rounds."""
-    import xgboost
-
-    threads = parameters["nthread"]
-    data = xgboost.QuantileDMatrix(features[train], label=value[train], max_bin=64, nthread=threads)
-    if rounds is not None:
-        return xgboost.train(parameters, data, num_boost_round=rounds), rounds
-    others = xgboost.QuantileDMatrix(features[test], label=value[test], ref=data, max_bin=64, nthread=threads)
-    booster = train_until(parameters, data, others, max_rounds=MAX_ROUNDS, patience=PATIENCE)
-    rounds = booster.best_iteration + 1
-    return booster[:rounds], rounds

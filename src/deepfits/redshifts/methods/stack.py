@@ -8,7 +8,7 @@ loss of cross-validated estimates; here they also sum to 1, and quantiles are av
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from deepfits.errors import InputError, require_known
+from deepfits.redshifts.domain import FLAGS
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
@@ -72,7 +73,7 @@ class Stack(Method):
             _MEMBERS[method].check(name, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Stack]:
+    def fit(cls, training: Training) -> Trained:
         """Learn weights and recalibration from the members' out-of-fold estimates."""
         assert training.member is not None
         keys = STACKS[training.feature_set]
@@ -99,16 +100,12 @@ class Stack(Method):
         """Average the members; domain flags are those of the first member that has any."""
         columns = [member.predict(source) for member in self.members]
         quantiles = sorted_quantiles(averaged(self.weights, [column["quantiles"] for column in columns]))
+        flags = next((column for column in columns if FLAGS[0] in column), {})
         return Estimates(
             point=averaged(self.weights, [column["z_phot"] for column in columns]),
             quantiles=recalibrated(quantiles, self.validation_pit),
-            columns=next((_domain_columns(column) for column in columns if _domain_columns(column)), {}),
+            columns={name: flags[name] for name in FLAGS if name in flags},
         )
-
-
-def _domain_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    names = ("domain_distance", "is_outside_domain")
-    return {name: columns[name] for name in names if name in columns}
 
 
 def common(parts: Sequence[OutOfFold]) -> list[OutOfFold]:

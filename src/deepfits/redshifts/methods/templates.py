@@ -18,6 +18,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.learning import PerObject
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import AS_PREDICTED, MEDIAN, from_grid, pinball, pit, recalibrated
 from deepfits.redshifts.spectra import (
@@ -45,7 +46,7 @@ _TINY = 1e-200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photometry:
+class Photometry(PerObject):
     """Fluxes to fit and their errors, ``(N, B)``, nJy, and the i magnitude for the prior, ``(N,)``."""
 
     flux: np.ndarray
@@ -61,13 +62,6 @@ class Photometry:
         reference = list(bands).index(reference_band(bands))
         total = np.fmax(flux[:, -2, reference], flux[:, -1, reference])
         return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
-
-    def take(self, rows: np.ndarray) -> Photometry:
-        """Select rows."""
-        return Photometry(flux=self.flux[rows], flux_err=self.flux_err[rows], magnitude=self.magnitude[rows])
-
-    def __len__(self) -> int:
-        return len(self.flux)
 
 
 def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarray) -> np.ndarray:
@@ -179,7 +173,7 @@ class TemplateFit(Method):
         return replace(self, validation_pit=pit(self.raw_quantiles(photometry.take(rows)), value[rows]))
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[TemplateFit]:
+    def fit(cls, training: Training) -> Trained:
         """Learn zero points, error floor, luminosity limit and recalibration."""
         source = training.dataset.source
         photometry = Photometry.of(source).take(training.rows)

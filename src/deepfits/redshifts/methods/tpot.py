@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepfits.errors import InputError, require_known
+from deepfits.errors import InputError
 from deepfits.files import write_json
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import LOSSES, check_width
+from deepfits.redshifts.learning import check_width
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.methods.trees import TreeSum
 
@@ -54,11 +53,6 @@ class TpotConfig:
     seed: int = 0
     num_threads: int = 1
 
-    def __post_init__(self) -> None:
-        require_known("loss", self.loss, LOSSES)
-        if not self.minutes > 0:
-            raise InputError(f"TPOT's time budget must be positive, not {self.minutes} minutes")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TpotModel(Method):
@@ -79,8 +73,8 @@ class TpotModel(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the fitted latents by default, as in M19."""
-        return ["latents"] if wanted is None else list(wanted)
+        """Return the latents, as in M19."""
+        return ["latents"]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -90,7 +84,7 @@ class TpotModel(Method):
         super().check(feature_set, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[TpotModel]:
+    def fit(cls, training: Training) -> Trained:
         """Search within the time budget."""
         options = training.options
         config = TpotConfig(
@@ -136,15 +130,13 @@ def train_tpot(
     """
     if not np.isfinite(features.values).all():
         raise InputError("TPOT's regressors need finite features; some features of these objects are missing")
-    directory = Path(tempfile.mkdtemp(prefix="deepfits-tpot-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="deepfits-tpot-", ignore_cleanup_errors=True) as folder:
+        directory = Path(folder)
         write_json(directory / "job.json", asdict(config))
         names = np.array(features.names)
         np.savez(directory / "arrays.npz", features=features.values, names=names, value=value)
         _run_worker(directory, config, progress)
         return storage.load(TpotModel, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None:

@@ -17,7 +17,6 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.classes import (
     CLASSIFIER,
     Classifier,
-    class_columns,
     class_metrics_with_errors,
     class_numbers,
     confusion,
@@ -27,7 +26,8 @@ from deepfits.redshifts.classes import (
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe
 from deepfits.redshifts.methods import Boosting
-from deepfits.redshifts.results import read_row
+from deepfits.redshifts.naming import class_columns
+from deepfits.redshifts.results import read_row, row_directory
 from deepfits.stages.redshifts.load import inputs_of, load_dataset, parse_names, with_measurements
 from deepfits.stages.redshifts.parameters import Labelled
 from deepfits.stages.stage import NEUTRAL, claim, settings_of, stage
@@ -83,7 +83,7 @@ def redshift_classes(config: ClassesConfig) -> Path:
         )
     with claim(config, name="redshift classes") as results:
         out = results.path
-        if any(read_row(_place(out, name)) is None for name in wanted):
+        if any(read_row(row_directory(out, f"classes-{name}")) is None for name in wanted):
             dataset = with_measurements(dataset, config)
         split = {"object_id": dataset.object_id, "part": dataset.split.names(len(label))}
         write_table(out / "split.parquet", {**split, config.label_column: np.array(names)[label]})
@@ -128,15 +128,12 @@ def learn_classes(
     )
 
 
-def _place(out: Path, name: str) -> Path:
-    return out / "methods" / f"classes-{name}"
-
-
 def _row(
     config: ClassesConfig, out: Path, name: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
     """Train and measure a classifier on one feature set, or read its finished row."""
-    directory, target = _place(out, name), config.label_column
+    key, target = f"classes-{name}", config.label_column
+    directory = row_directory(out, key)
     done = read_row(directory)
     if done is not None:
         return done
@@ -146,7 +143,7 @@ def _row(
     storage.save(classifier, directory, CLASSIFIER)
     probability = classifier.predict(dataset.source.take(test))
     row = {
-        "key": f"classes-{name}",
+        "key": key,
         "features": name,
         "num_train": len(fitted),
         "num_test": len(test),

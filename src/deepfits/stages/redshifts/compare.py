@@ -23,7 +23,15 @@ from deepfits.redshifts.methods import METHODS, Boosting, Constant
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
-from deepfits.redshifts.results import RowKey, join_predictions, make_row, read_row, write_metrics, write_row
+from deepfits.redshifts.results import (
+    RowKey,
+    join_predictions,
+    make_row,
+    read_row,
+    row_directory,
+    write_metrics,
+    write_row,
+)
 from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.load import (
@@ -121,9 +129,10 @@ def redshift(config: CompareConfig) -> Path:
     photoz = photoz_column(config.photoz, dataset, config.match_radius_arcsec) if config.photoz else None
     with claim(config, name="redshift compare", inputs=fingerprints(config, config.photoz)) as results:
         out = results.path
+        if any(read_row(row_directory(out, key)) is None for key in keys):
+            filters = inputs.options.filters if config.template_features else None
+            dataset = with_measurements(dataset, config, template_filters=filters)
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
-        if any(read_row(comparison.place(key)) is None for key in keys):
-            comparison.dataset = with_measurements(dataset, config, templates=config.template_features)
         split = {
             "object_id": dataset.object_id,
             "part": dataset.split.names(len(dataset.object_id)),
@@ -218,7 +227,7 @@ def _feature_sets_for(method: str, feature_sets: Sequence[str]) -> list[str] | N
     return own or None if method == "stack" else [name for only, _, name in pairs if only in ("", method)]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The rows of one table, each stored in its own directory."""
 
@@ -227,13 +236,9 @@ class Comparison:
     dataset: Dataset
     inputs: Inputs
 
-    def place(self, key: RowKey) -> Path:
-        """Return the directory of a row."""
-        return self.out / "methods" / str(key)
-
     def row(self, key: RowKey, progress: Any) -> dict[str, Any]:
         """Train and measure one method, or read its finished row."""
-        directory, dataset = self.place(key), self.dataset
+        directory, dataset = row_directory(self.out, key), self.dataset
         done = read_row(directory)
         if done is not None:
             return done
@@ -243,7 +248,7 @@ class Comparison:
             """Load a member of a stack from its own row, which is made first if missing."""
             own = RowKey(method=method, features=features, loss=key.loss)
             self.row(own, progress)
-            return storage.load(Predictor, self.place(own))
+            return storage.load(Predictor, row_directory(self.out, own))
 
         training = Training(
             dataset=dataset,
@@ -259,25 +264,19 @@ class Comparison:
         predictions = predictor.predict(dataset.source.take(test))
         if "quantiles" in predictions:
             predictions["pit"] = pit(predictions["quantiles"], dataset.value[test])
-        row = make_row(
-            key,
-            predictions,
-            dataset.value[test],
-            dataset.magnitude[test],
-            num_train=len(dataset.split.fitted),
-            seconds=time.monotonic() - started,
-            target=self.config.label_column,
-            about={**predictor.about, **_out_of_fold_metrics(predictor, dataset)},
-        )
-        write_row(directory, row, dataset.object_id[test], predictions, self.config.label_column)
-        return row
+        about = {**predictor.about, **_out_of_fold_metrics(predictor, dataset)}
+        num_train, seconds = len(dataset.split.fitted), time.monotonic() - started
+        return self._write(key, predictions, num_train=num_train, seconds=seconds, about=about)
 
     def column(self, name: str, photoz: np.ndarray) -> dict[str, Any]:
         """Measure the user's own estimates, ``(N,)``, on the test objects that have one."""
-        key, dataset = RowKey(method="column", features=name.rpartition(":")[2]), self.dataset
-        test = dataset.split.test
-        estimate, target = photoz[test], self.config.label_column
+        key = RowKey(method="column", features=name.rpartition(":")[2])
+        return self._write(key, {"z_phot": photoz[self.dataset.split.test]}, num_train=0, seconds=0.0)
+
+    def _write(self, key: RowKey, predictions: dict[str, np.ndarray], **others: Any) -> dict[str, Any]:
+        """Measure and write predictions for the test objects."""
+        dataset, test, target = self.dataset, self.dataset.split.test, self.config.label_column
         value, magnitude = dataset.value[test], dataset.magnitude[test]
-        row = make_row(key, {"z_phot": estimate}, value, magnitude, num_train=0, seconds=0.0, target=target)
-        write_row(self.place(key), row, dataset.object_id[test], {"z_phot": estimate}, target)
+        row = make_row(key, predictions, value, magnitude, target=target, **others)
+        write_row(row_directory(self.out, key), row, dataset.object_id[test], predictions, target)
         return row

@@ -104,21 +104,17 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
             templates=templates,
             embedder=config.embedder_features is not None,
         ),
-        options=replace(options, filters=_filters(dataset, options.filters)),
+        options=replace(options, filters=tuple(options.filters) or known_filters(source.columns)),
         target=config.label_column,
         model_hash=dataset.model_hash,
     )
 
 
-def _filters(dataset: Dataset, given: Sequence[str]) -> tuple[str, ...]:
-    """Return the given filters, or else those recorded with the features."""
-    return tuple(given) or known_filters(dataset.source.columns)
-
-
-def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
+def with_measurements(
+    dataset: Dataset, config: Labelled, *, template_filters: Sequence[str] | None = None
+) -> Dataset:
     """Add measurements of the cutouts, and the embedder's latents, if these inputs are given."""
-    filters = _filters(dataset, getattr(config, "filters", ())) if templates else None
-    source = part_of(config, complete_source, source=dataset.source, template_filters=filters)
+    source = part_of(config, complete_source, source=dataset.source, template_filters=template_filters)
     return replace(dataset, source=source)
 
 

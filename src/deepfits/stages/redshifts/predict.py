@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.files import contents, digest
 from deepfits.fitting.features import is_done, shard_paths, write_shard
+from deepfits.redshifts import storage
+from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
 from deepfits.redshifts.inputs import records_filters
@@ -116,7 +118,7 @@ def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
     if config.features is not None:
         return config, None
     features = config.model
-    if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
+    if any((Path(features) / name).exists() for name in (storage.PREDICTOR, HEAD, CLASSIFIER)):
         raise InputError(f"{features}: is a redshift model; also give the features to predict from")
     columns = read_features(features)
     hashes = columns.get("model_hash")

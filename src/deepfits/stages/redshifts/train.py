@@ -86,7 +86,8 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
         if results.is_finished:
             return results.path
         _log_numbers(dataset)
-        dataset = with_measurements(dataset, config, templates=templates)
+        filters = inputs.options.filters if templates else None
+        dataset = with_measurements(dataset, config, template_filters=filters)
         with config.progress("train redshifts", total=1, unit="methods") as task:
             training = Training(
                 dataset=dataset,
