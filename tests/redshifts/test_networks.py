@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import pytest
+import torch
 
 import deepfits
 from deepfits.errors import InputError
@@ -14,7 +16,13 @@ from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.method import OutOfFold
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.stack import common, stacking_weights
-from deepfits.redshifts.networks import NUM_OUTPUTS, network_loss
+from deepfits.redshifts.networks import (
+    NUM_OUTPUTS,
+    Architecture,
+    NetworkConfig,
+    network_loss,
+    train_network,
+)
 from deepfits.redshifts.pdf import pdf_metrics
 from deepfits.redshifts.predictor import Predictor
 from deepfits.stages.redshifts.evaluate import redshift_evaluate
@@ -174,6 +182,23 @@ def test_networks_on_images_are_trained_and_used_individually(inputs, embedder, 
     assert row["rows"][0]["pdf_metrics"]["crps"]["value"] > 0
     with pytest.raises(InputError, match="give the store"):
         redshift_predict(out, features, tmp_path / "none.parquet")
+
+
+def test_the_clock_affects_networks_only_if_they_are_late(monkeypatch):
+    features, value = make_problem(96)
+    config = NetworkConfig(batch=32, epochs=4, max_minutes=1.0)
+    architecture = Architecture(kind="mlp", settings={"channels": 8, "dropout": 0.0}, num_features=4)
+
+    def weights(seconds_per_step):
+        clock = count(0.0, seconds_per_step)
+        monkeypatch.setattr("deepfits.redshifts.networks.time.monotonic", lambda: next(clock))
+        torch.manual_seed(0)
+        data = features.values, value
+        return train_network(architecture, data, data, config, network=architecture.build()).weights
+
+    quick, busy, late = (weights(seconds) for seconds in (0.001, 4.0, 6.0))  # 12 steps in 60 s
+    assert all(np.array_equal(quick[name], busy[name]) for name in quick)
+    assert any(not np.array_equal(quick[name], late[name]) for name in quick)
 
 
 def test_missing_inputs_of_networks_on_images_are_refused(inputs, tmp_path):

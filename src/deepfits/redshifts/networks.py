@@ -233,7 +233,9 @@ def train_network(
                 elapsed = (time.monotonic() - started) / (60 * config.max_minutes)
                 if elapsed > 1:
                     break
-                share = min(max((epoch * steps + step) / (config.epochs * steps), elapsed), 1.0)
+                done, total_steps = epoch * steps + step, config.epochs * steps
+                is_late = elapsed * total_steps > done + 1  # otherwise the clock must not affect the result
+                share = elapsed if is_late else done / total_steps
                 descend(network, optimiser, loss, config.learning_rate * one_cycle(share))
                 total += loss.item() / steps
             outputs = _outputs(network, validation[:-1], batch=256, device=config.device, average=False)
