@@ -27,6 +27,7 @@ from deepfits.files import (
     remove_leftovers,
     write_json,
 )
+from deepfits.provenance import code
 
 try:
     import fcntl
@@ -88,8 +89,8 @@ def results(
     settings
         Everything else that affects the result.
     renew
-        Replace an earlier result of this stage with other inputs or settings, and log it, instead of raising
-        an error. For results that take seconds.
+        Replace an earlier result of this stage with other inputs or settings, or made by another version of
+        the package, and log it, instead of raising an error. For results that take seconds.
     is_partial
         Whether the inputs, and therefore the result, are incomplete.
 
@@ -116,9 +117,13 @@ def results(
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
         earlier = None
+    elif renew and earlier["finished"] and earlier.get("code") != code():
+        log.info("%s: made by another version of deepfits; making it again", out)
+        earlier = None
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
     is_kept = earlier is not None and bool(earlier.get("finished")) and out.exists()
-    claimed = Results(out, record, {**wanted, "finished": is_kept})
+    made_by = {"code": code()} if renew else {}
+    claimed = Results(out, record, {**wanted, **made_by, "finished": is_kept})
     with nullcontext() if is_file else _locked(out):
         if is_kept:
             assert earlier is not None

@@ -100,6 +100,20 @@ def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
     assert out.read_text() == "somebody else's"
 
 
+def test_quick_results_of_another_version_are_made_again(tmp_path, monkeypatch):
+    quick, slow = tmp_path / "quick", tmp_path / "slow"
+
+    def is_finished(out, **options):
+        with results(out, "report", inputs={}, settings={}, **options) as claim:
+            return claim.is_finished
+
+    assert not any((is_finished(quick, renew=True), is_finished(slow)))
+    assert all((is_finished(quick, renew=True), is_finished(slow)))
+    monkeypatch.setattr("deepfits.results.code", lambda: "0.2.0")
+    assert [is_finished(quick, renew=True), is_finished(slow)] == [False, True]
+    assert is_finished(quick, renew=True)
+
+
 def test_unfinished_inputs_are_refused(tmp_path):
     out = tmp_path / "features"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = (
-    "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_err68_low",
+    "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "class", "z_spec", "z_phot", "z_err68_low",
     "z_err68_high", "flags", "tag",
 )  # fmt: skip
 WIDEST_CELL = 90
@@ -311,15 +311,14 @@ def _write(
 
 
 def _markdown(columns: Mapping[str, np.ndarray]) -> str:
-    """Format columns as an aligned Markdown table."""
-    cells = [[name, *(_cell(value, name) for value in values.tolist())] for name, values in columns.items()]
-    widths = [max(map(len, column)) for column in cells]
-    lines = [
-        "| " + " | ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + " |"
-        for line in zip(*cells, strict=True)
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:], ""])
+    """Format columns as a Markdown table: numbers aligned to the right, text to the left."""
+    padded = []
+    for name, values in columns.items():
+        cells = [name, *(_cell(value, name) for value in values.tolist())]
+        width, is_text = max(map(len, cells)), values.dtype.kind not in "fiub"
+        cells.insert(1, "-" * width if is_text else "-" * (width - 1) + ":")
+        padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
+    return "".join(f"| {' | '.join(line).rstrip()} |\n" for line in zip(*padded, strict=True))
 
 
 def _cell(value: Any, name: str) -> str:
