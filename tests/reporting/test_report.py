@@ -258,6 +258,24 @@ def test_the_table_of_redshifts_says_how_well_distributions_hold():
     assert cells == [["0.500 ± 0.100", "0.100 ± 0.010"], ["0.000", ""]]
 
 
+def test_redshifts_of_unknown_truth_are_counted_by_class():
+    columns = {
+        "z_phot": np.array([0.5, 1.0, 0.1, np.nan, 0.2]),
+        "z_err68_low": np.array([0.35, 0.8, 0.0, np.nan, 0.1]),
+        "z_err68_high": np.array([0.65, 1.2, 0.2, np.nan, 0.3]),
+        "class": np.array(["galaxy", "galaxy", "star", "galaxy", "quasar"]),
+        "is_outside_domain": np.array([False, True, True, False, False]),
+    }
+    nothing = {name: values[3:4] for name, values in columns.items()}
+    table, picture = redshift_section.predicted({"z.parquet": columns, "none.parquet": nothing})
+    first, second = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert [first[key] for key in ("objects", "galaxies", "stars", "quasars", "outside")] == list("52111")
+    assert first["redshift"] == "0.75 (0.58 to 0.92)"
+    assert first["width"] == "0.100"
+    assert (second["objects"], second["galaxies"], second["redshift"]) == ("1", "0", "")
+    assert picture.figure.axes[0].get_ylabel() == "galaxies"
+
+
 def test_all_methods_and_features_of_redshifts_are_said_in_words():
     from deepfits.redshifts.features import FEATURE_SETS
     from deepfits.redshifts.methods import METHODS

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from deepfits import plot
 from deepfits.config import convert
 from deepfits.files import read_json
-from deepfits.plot.style import COLOURS
+from deepfits.plot.curves import binned
+from deepfits.plot.style import COLOURS, label
 
 MAX_PANELS = 4
 
@@ -60,6 +61,25 @@ def redshift_scatter(directory: str | Path) -> Figure:
         plot.scatter(z_spec, z_phot, title=label_of(row), note=note, top=top, ax=axis)
 
     return _panels(rows, draw, height=3.7, sharex=True)
+
+
+def predicted(galaxies: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draw predicted redshifts and the half-widths of their 68% intervals, ``(N,)`` each, by table."""
+    figure = Figure(figsize=(8.0, 3.0), layout="constrained")
+    numbers, widths = figure.subplots(1, 2)
+    every = np.concatenate([z for z, _ in galaxies.values()])
+    bins = np.linspace(0, float(np.percentile(every, 99.5)) * 1.05 if every.size else 1.0, 50)
+    for colour, (name, (z, width)) in zip(COLOURS, galaxies.items(), strict=False):
+        numbers.hist(np.clip(z, 0, bins[-1]), bins=bins.tolist(), histtype="step", color=colour, label=name)
+        middle, low, median, high = binned(z, width, 10)
+        widths.plot(middle, median, "o-", color=colour, ms=3.5, lw=1.4)
+        widths.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
+    widths.set_ylim(bottom=0)
+    label(numbers, "z_phot (last bin: and above)", "galaxies")
+    label(widths, "z_phot", "half of the 68% interval / (1 + z)")
+    if len(galaxies) > 1:
+        numbers.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def _panels(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deepfits.redshifts.results import HEADINGS, PDF_HEADINGS, format_metric
 from deepfits.reporting import redshift_figures
 from deepfits.reporting.held_out import UNSEEN
@@ -91,6 +93,37 @@ def section(
     }
     paragraphs = [UNSEEN, text, *_words(rows)]
     return Section(title="Redshifts", paragraphs=paragraphs, tables=[table], pictures=pictures), summary
+
+
+def predicted(tables: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[PageTable, Picture]:
+    """Summarise redshifts whose truth is unknown, from the columns of each table of `redshift predict`."""
+    rows, galaxies = [], {}
+    for name, columns in tables.items():
+        z, low, high = (columns[key] for key in ("z_phot", "z_err68_low", "z_err68_high"))
+        kinds = columns.get("class", np.full(len(z), ""))
+        used = np.isfinite(z) & np.isin(kinds, ("", "galaxy"))
+        z, width = z[used], ((high - low) / 2 / (1 + z))[used]
+        galaxies[name] = z, width
+        outside = columns.get("is_outside_domain", np.zeros(len(kinds), bool))[used]
+        counts = (len(kinds), len(z), (kinds == "star").sum(), (kinds == "quasar").sum(), outside.sum())
+        cells = ["", ""]
+        if len(z):
+            low, middle, high = np.percentile(z, (16, 50, 84))
+            cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{np.median(width):.3f}"]
+        rows.append([name, *(f"{count:,}" for count in counts), *cells])
+    table = PageTable(
+        columns=["", "objects", "galaxies", "stars", "quasars", "outside", "redshift", "width"],
+        rows=rows,
+        caption="outside: galaxies unlike those that the method was trained on; redshift: median of the "
+        "galaxies, and 16 to 84%; width: median half-width of the 68% interval, in units of 1 + z.",
+    )
+    caption = (
+        "Predicted redshifts of the galaxies, and the half-widths of their 68% intervals (line: median; "
+        "shaded: 16 to 84%). Large widths are mostly those of p(z) with two peaks."
+    )
+    return table, Picture(
+        name="redshift-predicted", figure=redshift_figures.predicted(galaxies), caption=caption
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> PageTable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -313,17 +314,24 @@ def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
 
 
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
+    compared, summary = _compared_redshifts(run)
+    predicted = {path.name: read_table(path) for path in find_predictions(run).values()}
+    predicted = {name: columns for name, columns in predicted.items() if "z_err68_low" in columns}
+    if not predicted:
+        return compared, summary
+    table, picture = redshift_section.predicted(predicted)
+    return replace(
+        compared, tables=[*compared.tables, table], pictures=[*compared.pictures, picture]
+    ), summary
+
+
+def _compared_redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
+    """Return the section on redshifts that were compared with known ones."""
     path = run / "redshift" / "metrics.json"
     if not path.exists():
-        predicted = [path.name for path in find_predictions(run).values()]
         text = (
-            f"Predicted redshifts are in {', '.join(predicted)}; measuring their quality needs known "
-            "redshifts. "
-            if predicted
-            else "No redshifts were given for these objects, so none were predicted. "
-        )
-        text += (
-            "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
+            "No redshifts were compared with known ones. With a table of spectroscopic redshifts: deepfits "
+            "redshift FEATURES LABELS --out RUN/redshift."
         )
         return Section(title="Redshifts", paragraphs=[text]), {}
     with reading_record(path, what="redshift metrics"):
