@@ -230,7 +230,8 @@ def odd(config: OddConfig) -> Path:
         log.info("%s", excluded)
     rows, why = ranking.rows, ranking.why
     names = objects.object_id[rows].tolist()
-    captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, why, strict=True)]
+    reasons = [words.replace(" − ", "\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}") for words in why]  # colours
+    captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, reasons, strict=True)]
     return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
 
 

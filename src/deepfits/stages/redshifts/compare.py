@@ -95,8 +95,10 @@ def redshift(config: CompareConfig) -> Path:
     The target, `label_column`, may be any column of the labels. Numbers are predicted like redshifts; names
     are predicted as classes, as by `redshift_classes`.
 
-    Finished rows of the table are kept, so that methods can be added by a later run with the same inputs and
-    settings. The requirements of each method (a model, cutouts, a program) are checked before any work.
+    Every method with every one of its feature sets is a row of the table, and takes seconds to minutes:
+    choose `methods` and `feature_sets` to see the first rows soon. Finished rows are kept, so that more can
+    be added by a later run with the same inputs and settings. The requirements of each method (a model,
+    cutouts, a program) are checked before any work.
 
     Returns
     -------
