@@ -147,9 +147,8 @@ def positions(
     """
     pair, frame = _first_pair(columns, POSITIONS), "icrs"
     if pair is None:
-        components = _components(columns, where)
-        if components is not None:
-            return components
+        if (found := _components(columns, where)) is not None:
+            return found
         pair = _similar_pair(columns, units, where)
     if pair is None:
         pair, frame = _first_pair(columns, OLD_POSITIONS), B1950
@@ -347,15 +346,9 @@ def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
 
 def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
     """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
+    is_number = np.isfinite(longitude) & np.isfinite(latitude)
     with np.errstate(invalid="ignore"):
-        is_place = (
-            np.isfinite(longitude)
-            & np.isfinite(latitude)
-            & (np.abs(latitude) <= 90)
-            & (longitude >= -360)
-            & (longitude <= 360)
-        )
-        is_number = np.isfinite(longitude) & np.isfinite(latitude)
+        is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 360)
         is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
     if is_code.sum() > 1:  # 0 and 0, or -1 and -1
         is_place, is_number = is_place & ~is_code, is_number & ~is_code
@@ -547,13 +540,11 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     if values.ndim != 1 or kind not in "iufU":
         raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
     if kind == "U":
-        rounded = next((text for text in values.tolist() if re.match(WITH_EXPONENT, text.strip())), None)
-        if rounded is not None and all(
-            re.match(WITH_EXPONENT, text.strip()) for text in values[values != ""]
-        ):
+        there = values[values != ""]
+        if len(there) and all(re.match(WITH_EXPONENT, text.strip()) for text in there):
             raise InputError(
-                f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as integers "
-                "or text"
+                f"{where}: {name} {str(there[0])!r} was rounded by a spreadsheet; export it again as "
+                "integers or text"
             )
         return np.char.strip(values) if len(values) else values
     if kind == "f":
@@ -566,10 +557,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
                 f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
                 "(int64) or text"
             )
-        if (there != np.round(there)).any():
-            fractional = there[there != np.round(there)][0]
+        if len(fractional := there[there != np.round(there)]):
             raise InputError(
-                f"{where}: {name} {fractional:g} is not a whole number; identities must be integers or text"
+                f"{where}: {name} {fractional[0]:g} is not a whole number; identities must be integers "
+                "or text"
             )
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
@@ -581,12 +572,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
 
 def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
     """Raise an `InputError` if identities are missing or not unique."""
-    if identity.dtype.kind == "U" and (identity == "").any():
-        row = int(np.flatnonzero(identity == "")[0])
-        number = int((identity == "").sum())
+    if identity.dtype.kind == "U" and len(lacking := np.flatnonzero(identity == "")):
         raise InputError(
-            f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); add "
-            "them, or remove or rename the column so that rows are numbered instead"
+            f"{where}: {len(lacking)} of {len(identity)} rows have no {name} (row {lacking[0] + 1} is the "
+            "first); add them, or remove or rename the column so that rows are numbered instead"
         )
     values, counts = np.unique(identity, return_counts=True)
     if (counts > 1).any():
@@ -601,7 +590,7 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
     ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
     if not len(ra) or not len(near):
         return ""
-    low, high = np.quantile(near, [0, 1])
+    low, high = near.min(), near.max()
     for factor, unit, limit in ((15.0, "hours", 24.0), (float(np.degrees(1)), "radians", 2 * np.pi)):
         there = ra * factor
         inside = (there >= low - 0.5) & (there <= high + 0.5)
