@@ -1767,3 +1767,26 @@ def test_titles_of_spreadsheets_frames_and_lone_quotes(tmp_path, name, text):
     labels = read_labels(path)
     assert labels.value.tolist() == [0.3, 0.4]
     assert labels.columns["object_id"].tolist() == [1, 2]
+
+
+def test_decimal_and_sexagesimal_right_ascensions_in_one_column_are_refused(tmp_path):
+    def read(*entries, name="ra"):
+        rows = [f"{n},{entry},2.5" for n, entry in enumerate(entries)]
+        (tmp_path / "t.csv").write_text("\n".join([f"id,{name},dec", *rows]))
+        table = tables.read(tmp_path / "t.csv")
+        return tables.positions(table.columns, table.units, table.where).ra
+
+    with pytest.raises(InputError, match=r"'150\.119' in row 2 and '10:00:28\.6' in row 1"):
+        read("10:00:28.6", "150.119")
+    with pytest.raises(InputError, match=r"'10\.01' in row 1 and '10:00:28\.6' in row 2"):
+        read("10.01", "10:00:28.6")
+    with pytest.raises(InputError, match=r"'150\.119' in row 2"):
+        read("10:00:28.6", "150.119", name="ra (hours)")
+    np.testing.assert_allclose(read("10:00:36", "10.01", name="ra (hours)"), [150.15, 150.15])
+    np.testing.assert_allclose(read("10:00:36", "0", "-99", ""), [150.15, 0, np.nan, np.nan])
+    np.testing.assert_allclose(read("150:09:00", "150.15"), [150.15, 150.15])
+
+
+def test_ra_beside_declination_is_a_position():
+    columns = {"id": np.arange(2), "RA": np.array([1.0, 2.0]), "Declination": np.array([3.0, 4.0])}
+    assert tables.positions(columns, {}, "mine").names == ("RA", "Declination")

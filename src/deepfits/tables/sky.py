@@ -32,8 +32,8 @@ POSITIONS = (
     ("ra_deg_j2000", "dec_deg_j2000"),
     ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
     ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
-    ("ra", "decl"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"), ("x_world", "y_world"),
-    ("xwin_world", "ywin_world"),
+    ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
+    ("x_world", "y_world"), ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
     ("ra_d", "dec_d"),
 )  # fmt: skip
@@ -57,6 +57,7 @@ _THREE_PARTS = (
     r"^(?P<sign>[+-]?)(?P<first>\d+)(?:[:\s]|LETTER\s*)(?P<minutes>\d+)(?:[:\s]|m\s*)"
     r"(?P<seconds>\d+(?:\.\d*)?)s?$"
 )
+_DECIMAL = re.compile(r"^\+?(\d+\.?\d*|\.\d+)$")
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
@@ -441,6 +442,8 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         if (angle := _in_three_parts(there, letter)) is not None:
             out[is_there] = angle * factor
             return out
+        if kind == "hourangle":
+            _require_one_notation(text, unit, name, where)
         try:
             out[is_there] = Angle(there, unit=kind).degree
         except Exception:  # astropy raises many kinds; find the entry
@@ -454,6 +457,19 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
                     ) from error
             raise InputError(f"{where}: column {name!r} contains no angles") from None
     return out
+
+
+def _require_one_notation(text: np.ndarray, unit: str, name: str, where: str | Path) -> None:
+    """Reject right ascensions in degrees among others in hours; 0 and −99 mean the same in both."""
+    entries = text.tolist()
+    sexagesimal = next((row for row, entry in enumerate(entries) if _HOURS.match(entry)), None)
+    for row, entry in enumerate(entries):
+        number = float(entry) if _DECIMAL.match(entry) else 0.0
+        if sexagesimal is not None and (24 if unit in _HOUR_UNITS else 0) < number <= 360:
+            raise InputError(
+                f"{where}: column {name!r} has decimal and sexagesimal right ascensions, such as {entry!r} "
+                f"in row {row + 1} and {entries[sexagesimal]!r} in row {sexagesimal + 1}; use degrees"
+            )
 
 
 def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
