@@ -62,6 +62,7 @@ _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
+_EQUINOX = re.compile(r"(?:(?:ra|pos|coord)_?)?equinox|epoch_of_equinox|equinox_epoch")
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Parts of names that tell other columns with "ra" in their name from positions.
 _NOT_A_POSITION = re.compile(
@@ -191,9 +192,52 @@ def _from_pair(
     return _validated(longitude, latitude, pair, frame)
 
 
+def frame_of(system: Any, equinox: Any) -> str:
+    """Return the stated frame in the notation of `Table.frames`; '' for ICRS and J2000, or if none is stated.
+
+    Examples
+    --------
+    >>> frame_of("FK4", None), frame_of("", 1975.0), frame_of("eq_FK5", "J2015.5"), frame_of("ICRS", 2016.0)
+    ('fk4 B1950', 'fk4 B1975', 'fk5 J2015.5', '')
+    """
+    number = re.search(r"(?:1[89]|20)\d\d(?:\.\d*)?", str(equinox))
+    year = float(number[0]) if number else None
+    kind = re.sub("^(?:EQ_)?(FK[45]).*", r"\1", str(system).strip().upper())
+    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # the default of the FITS standard
+        return f"fk4 B{year or 1950:g}"
+    return f"fk5 J{year:g}" if kind in ("FK5", "") and year not in (None, 2000) else ""
+
+
 def with_file_conventions(table: Table) -> Table:
     """Add the columns that the file itself marks as the main ones (UCDs), and convert positions to ICRS."""
-    return _in_icrs(_with_main_columns(table))
+    return _in_icrs(_with_stated_equinox(_with_main_columns(table)))
+
+
+def _with_stated_equinox(table: Table) -> Table:
+    """Add the frame that a column such as EQUINOX states, unless the file has stated one."""
+    names = [name for name in table.columns if _EQUINOX.fullmatch(_bare(name))]
+    if table.frames or not names:
+        return table
+    stated = {frame_of("", entry) for name in names for entry in np.unique(table.columns[name]).tolist()}
+    if len(stated) > 1:
+        log.warning(
+            "WARNING: %s: the rows have different equinoxes (%s), and all are taken as J2000; give positions "
+            "of one equinox",
+            *(table.where, names[0]),
+        )
+        return table
+    return replace(table, frames=dict.fromkeys(table.columns, frame)) if (frame := "".join(stated)) else table
+
+
+def _with_equinox_2000(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Write 2000 into columns such as EQUINOX, for positions that are ICRS by now."""
+    equinox = {
+        name: np.full(len(values), "J2000") if values.dtype.kind == "U" else np.full_like(values, 2000)
+        for name, values in columns.items()
+        if _EQUINOX.fullmatch(_bare(name))
+        and all(frame_of("", entry) for entry in np.unique(values).tolist())
+    }
+    return {**columns, **equinox}
 
 
 def _with_main_columns(table: Table) -> Table:
@@ -246,7 +290,7 @@ def _in_icrs(table: Table) -> Table:
     pair = pair or ("ra", "dec")
     return replace(
         table,
-        columns=columns | dict(zip(pair, (found.ra, found.dec), strict=True)),
+        columns=_with_equinox_2000(columns) | dict(zip(pair, (found.ra, found.dec), strict=True)),
         units=units | dict.fromkeys(pair, "deg"),
     )
 
@@ -637,7 +681,7 @@ def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarr
     if sky is not None:
         for name in sky.names:
             columns.pop(name, None)
-        columns |= {"ra": sky.ra, "dec": sky.dec}
+        columns = _with_equinox_2000(columns) | {"ra": sky.ra, "dec": sky.dec}
     pixels = pixel_positions(columns)
     if pixels is not None:
         x, y, names = pixels
