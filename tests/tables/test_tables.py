@@ -1767,3 +1767,58 @@ def test_titles_of_spreadsheets_frames_and_lone_quotes(tmp_path, name, text):
     labels = read_labels(path)
     assert labels.value.tolist() == [0.3, 0.4]
     assert labels.columns["object_id"].tolist() == [1, 2]
+
+
+def test_decimal_and_sexagesimal_right_ascensions_in_one_column_are_refused(tmp_path):
+    def read(*entries, name="ra"):
+        rows = [f"{n},{entry},2.5" for n, entry in enumerate(entries)]
+        (tmp_path / "t.csv").write_text("\n".join([f"id,{name},dec", *rows]))
+        table = tables.read(tmp_path / "t.csv")
+        return tables.positions(table.columns, table.units, table.where).ra
+
+    with pytest.raises(InputError, match=r"'150\.119' in row 2 and '10:00:28\.6' in row 1"):
+        read("10:00:28.6", "150.119")
+    with pytest.raises(InputError, match=r"'10\.01' in row 1 and '10:00:28\.6' in row 2"):
+        read("10.01", "10:00:28.6")
+    with pytest.raises(InputError, match=r"'150\.119' in row 2"):
+        read("10:00:28.6", "150.119", name="ra (hours)")
+    np.testing.assert_allclose(read("10:00:36", "10.01", name="ra (hours)"), [150.15, 150.15])
+    np.testing.assert_allclose(read("10:00:36", "0", "-99", ""), [150.15, 0, np.nan, np.nan])
+    np.testing.assert_allclose(read("150:09:00", "150.15"), [150.15, 150.15])
+
+
+def test_ra_beside_declination_is_a_position():
+    columns = {"id": np.arange(2), "RA": np.array([1.0, 2.0]), "Declination": np.array([3.0, 4.0])}
+    assert tables.positions(columns, {}, "mine").names == ("RA", "Declination")
+
+
+@pytest.mark.parametrize("equinox", ["1950", "1950.0", "B1950"])
+def test_a_column_that_states_the_equinox_of_all_rows_is_used(tmp_path, caplog, equinox):
+    old = SkyCoord([150.0, 151.0], [2.0, -2.0], unit="deg", frame=FK4(equinox="B1950"))
+    path = tmp_path / "old.csv"
+    rows = [f"{n},{p.ra.deg:.9f},{p.dec.deg:.9f},{equinox}" for n, p in enumerate(old)]
+    path.write_text("\n".join(["id,ra,dec,EQUINOX", *rows]))
+    table = tables.read(path)
+    np.testing.assert_allclose(table.columns["ra"], old.icrs.ra.deg, atol=1e-7)
+    np.testing.assert_allclose(table.columns["dec"], old.icrs.dec.deg, atol=1e-7)
+    assert "converted from FK4 B1950" in caplog.text
+    again = tables.read(tables.write_table(tmp_path / "new.csv", table.columns))  # and only once
+    np.testing.assert_allclose(again.columns["ra"], table.columns["ra"], atol=1e-9)
+
+
+def test_rows_of_different_equinoxes_cause_a_warning(tmp_path, caplog):
+    path = tmp_path / "mixed.csv"
+    path.write_text("id,ra,dec,equinox\n1,150.0,2.0,1950\n2,151.0,2.0,2000")
+    assert tables.read(path).columns["ra"].tolist() == [150.0, 151.0]
+    assert "different equinoxes (equinox)" in caplog.text
+
+
+def test_positions_named_b1950_beside_an_equinox_are_converted_once(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_text("id,RAB1950,DEB1950,equinox\n1,150.0,2.0,1950\n2,151.0,2.0,1950")
+    table = tables.read(path)
+    assert table.columns["RAB1950"].tolist() == [150.0, 151.0]
+    sky = tables.positions(table.columns, table.units, path)
+    standard = tables.with_standard_names(table, sky)
+    again = tables.read(tables.write_table(tmp_path / "new.csv", standard))
+    np.testing.assert_allclose(again.columns["ra"], sky.ra, atol=1e-9)

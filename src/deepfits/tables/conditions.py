@@ -23,9 +23,8 @@ _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _INTEGER = re.compile(r"^[+-]?\d+$")
-_TRUTH = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(
-    ("false", "f", "no", "n", "0"), False
-)
+_TRUE = ("true", "t", "yes", "y", "1")
+_TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -108,7 +107,7 @@ def as_truth(column: np.ndarray) -> np.ndarray | None:
     words = np.char.lower(column.astype(str))
     if column.dtype.kind not in "iuU" or not np.isin(words, list(_TRUTH)).all():
         return None
-    return np.isin(words, [word for word, means in _TRUTH.items() if means])
+    return np.isin(words, _TRUE)
 
 
 def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
@@ -125,14 +124,7 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
     value = _number(text.strip("'\""))
     if value is None:
         raise InputError(f"condition {condition!r}: the column is numeric, {text!r} is not a number")
-    is_there = np.isfinite(column) if kind == "f" else True
-    if (
-        kind in "iu"
-        and isinstance(value, int)
-        and not np.iinfo(column.dtype).min <= value <= np.iinfo(column.dtype).max
-    ):
-        value = float(value)
-    return np.asarray(compare(column, value) & is_there, dtype=bool)
+    return np.asarray(compare(column, value) & np.isfinite(column), dtype=bool)
 
 
 def _number(text: str) -> int | float | None:
@@ -166,8 +158,8 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
             with np.errstate(invalid="ignore"):
                 return np.asarray(_OPERATORS[sign](number, value) & is_there, dtype=bool)
     if not quoted and bare.lower() in _TRUTH and np.isin(lower[~is_gap], list(_TRUTH)).all():
-        truth = np.isin(lower, [word for word, means in _TRUTH.items() if means])
-        return np.asarray(_OPERATORS[sign](truth, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
+        is_true = np.isin(lower, _TRUE)
+        return np.asarray(_OPERATORS[sign](is_true, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
     if sign not in ("==", "!="):
         raise InputError(f"condition {condition!r}: the column is text, which has no order; use == or !=")
     if not bare:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -14,7 +13,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
-from deepfits.tables.sky import identity_name, position_names
+from deepfits.tables.sky import frame_of, identity_name, position_names
 from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_distinct
 
 log = logging.getLogger(__name__)
@@ -60,24 +59,8 @@ def _read_hdu(hdu: Any, path: Path) -> Table:
         content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
     table = _one_row_to_many(from_astropy(content, str(path)))
     stated = (hdu.header.get("RADESYS", hdu.header.get("RADECSYS", "")), hdu.header.get("EQUINOX"))
-    frames = dict.fromkeys(table.columns, frame) if (frame := _frame(*stated)) else table.frames
+    frames = dict.fromkeys(table.columns, frame) if (frame := frame_of(*stated)) else table.frames
     return replace(table, info=as_info(hdu.header.get(INFO.upper(), "{}")), frames=frames)
-
-
-def _frame(system: Any, equinox: Any) -> str:
-    """Return the stated frame in the notation of `Table.frames`; '' for ICRS and J2000, or if none is stated.
-
-    Examples
-    --------
-    >>> _frame("FK4", None), _frame("", 1975.0), _frame("eq_FK5", "J2015.5"), _frame("ICRS", 2016.0)
-    ('fk4 B1950', 'fk4 B1975', 'fk5 J2015.5', '')
-    """
-    number = re.search(r"(?:1[89]|20)\d\d(?:\.\d*)?", str(equinox))
-    year = float(number[0]) if number else None
-    kind = re.sub("^(?:EQ_)?(FK[45]).*", r"\1", str(system).strip().upper())
-    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # the default of the FITS standard
-        return f"fk4 B{year or 1950:g}"
-    return f"fk5 J{year:g}" if kind in ("FK5", "") and year not in (None, 2000) else ""
 
 
 def _with_positions_from_sibling(
@@ -166,7 +149,7 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
     table = from_astropy(selected.to_table(use_names_over_ids=True), str(path))
     parents = (tree, *tree.resources, *_nested(tree.resources))
     systems = [system for parent in parents for system in parent.coordinate_systems]
-    frames = {s.ID: _frame(s.system or "ICRS", s.equinox) for s in systems}
+    frames = {s.ID: frame_of(s.system or "ICRS", s.equinox) for s in systems}
     named = {field.name: frames[field.ref] for field in selected.fields if field.ref in frames}
     if len(frames) == 1 and not named:
         named = dict.fromkeys(table.columns, *frames.values())

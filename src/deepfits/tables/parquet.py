@@ -25,6 +25,7 @@ from deepfits.tables.table import (
 )
 from deepfits.tables.text import as_numbers
 
+_IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that even a tiny Parquet file may unpack to, since constant columns compress without limit."""
 
@@ -40,7 +41,7 @@ def parquet_files(directory: Path) -> list[Path]:
         file
         for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))
         if not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
-        and file.name not in ("data_thumbnail.parquet",)
+        and file.name != "data_thumbnail.parquet"
     ]
     if not files:
         raise InputError(
@@ -160,15 +161,8 @@ def from_arrow(column: Any) -> np.ndarray | None:
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
         column = column.cast(pa.string())
         kind = column.type
-    if (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    ):
-        return plain_array(
-            np.array(["" if value is None else value for value in column.to_pylist()], dtype=object)
-        )
+    if any(test(kind) for test in _IS_TEXT):
+        return plain_array(np.array(column.to_pylist(), dtype=object))
     if types.is_null(kind):
         return np.full(len(column), np.nan)
     if types.is_decimal(kind):

@@ -32,8 +32,8 @@ POSITIONS = (
     ("ra_deg_j2000", "dec_deg_j2000"),
     ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
     ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
-    ("ra", "decl"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"), ("x_world", "y_world"),
-    ("xwin_world", "ywin_world"),
+    ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
+    ("x_world", "y_world"), ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
     ("ra_d", "dec_d"),
 )  # fmt: skip
@@ -57,10 +57,12 @@ _THREE_PARTS = (
     r"^(?P<sign>[+-]?)(?P<first>\d+)(?:[:\s]|LETTER\s*)(?P<minutes>\d+)(?:[:\s]|m\s*)"
     r"(?P<seconds>\d+(?:\.\d*)?)s?$"
 )
+_DECIMAL = re.compile(r"^\+?(\d+\.?\d*|\.\d+)$")
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
+_EQUINOX = re.compile(r"(?:(?:ra|pos|coord)_?)?equinox|epoch_of_equinox|equinox_epoch")
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Parts of names that tell other columns with "ra" in their name from positions.
 _NOT_A_POSITION = re.compile(
@@ -147,9 +149,8 @@ def positions(
     """
     pair, frame = _first_pair(columns, POSITIONS), "icrs"
     if pair is None:
-        components = _components(columns, where)
-        if components is not None:
-            return components
+        if (found := _components(columns, where)) is not None:
+            return found
         pair = _similar_pair(columns, units, where)
     if pair is None:
         pair, frame = _first_pair(columns, OLD_POSITIONS), B1950
@@ -191,9 +192,52 @@ def _from_pair(
     return _validated(longitude, latitude, pair, frame)
 
 
+def frame_of(system: Any, equinox: Any) -> str:
+    """Return the stated frame in the notation of `Table.frames`; '' for ICRS and J2000, or if none is stated.
+
+    Examples
+    --------
+    >>> frame_of("FK4", None), frame_of("", 1975.0), frame_of("eq_FK5", "J2015.5"), frame_of("ICRS", 2016.0)
+    ('fk4 B1950', 'fk4 B1975', 'fk5 J2015.5', '')
+    """
+    number = re.search(r"(?:1[89]|20)\d\d(?:\.\d*)?", str(equinox))
+    year = float(number[0]) if number else None
+    kind = re.sub("^(?:EQ_)?(FK[45]).*", r"\1", str(system).strip().upper())
+    if kind == "FK4" or (kind == "" and year is not None and year < 1984):  # the default of the FITS standard
+        return f"fk4 B{year or 1950:g}"
+    return f"fk5 J{year:g}" if kind in ("FK5", "") and year not in (None, 2000) else ""
+
+
 def with_file_conventions(table: Table) -> Table:
     """Add the columns that the file itself marks as the main ones (UCDs), and convert positions to ICRS."""
-    return _in_icrs(_with_main_columns(table))
+    return _in_icrs(_with_stated_equinox(_with_main_columns(table)))
+
+
+def _with_stated_equinox(table: Table) -> Table:
+    """Add the frame that a column such as EQUINOX states, unless the file has stated one."""
+    names = [name for name in table.columns if _EQUINOX.fullmatch(_bare(name))]
+    if table.frames or not names:
+        return table
+    stated = {frame_of("", entry) for name in names for entry in np.unique(table.columns[name]).tolist()}
+    if len(stated) > 1:
+        log.warning(
+            "WARNING: %s: the rows have different equinoxes (%s), and all are taken as J2000; give positions "
+            "of one equinox",
+            *(table.where, names[0]),
+        )
+        return table
+    return replace(table, frames=dict.fromkeys(table.columns, frame)) if (frame := "".join(stated)) else table
+
+
+def _with_equinox_2000(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Write 2000 into columns such as EQUINOX, for positions that are ICRS by now."""
+    equinox = {
+        name: np.full(len(values), "J2000") if values.dtype.kind == "U" else np.full_like(values, 2000)
+        for name, values in columns.items()
+        if _EQUINOX.fullmatch(_bare(name))
+        and all(frame_of("", entry) for entry in np.unique(values).tolist())
+    }
+    return {**columns, **equinox}
 
 
 def _with_main_columns(table: Table) -> Table:
@@ -246,7 +290,7 @@ def _in_icrs(table: Table) -> Table:
     pair = pair or ("ra", "dec")
     return replace(
         table,
-        columns=columns | dict(zip(pair, (found.ra, found.dec), strict=True)),
+        columns=_with_equinox_2000(columns) | dict(zip(pair, (found.ra, found.dec), strict=True)),
         units=units | dict.fromkeys(pair, "deg"),
     )
 
@@ -347,15 +391,9 @@ def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
 
 def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
     """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
+    is_number = np.isfinite(longitude) & np.isfinite(latitude)
     with np.errstate(invalid="ignore"):
-        is_place = (
-            np.isfinite(longitude)
-            & np.isfinite(latitude)
-            & (np.abs(latitude) <= 90)
-            & (longitude >= -360)
-            & (longitude <= 360)
-        )
-        is_number = np.isfinite(longitude) & np.isfinite(latitude)
+        is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 360)
         is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
     if is_code.sum() > 1:  # 0 and 0, or -1 and -1
         is_place, is_number = is_place & ~is_code, is_number & ~is_code
@@ -448,6 +486,8 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         if (angle := _in_three_parts(there, letter)) is not None:
             out[is_there] = angle * factor
             return out
+        if kind == "hourangle":
+            _require_one_notation(text, unit, name, where)
         try:
             out[is_there] = Angle(there, unit=kind).degree
         except Exception:  # astropy raises many kinds; find the entry
@@ -461,6 +501,19 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
                     ) from error
             raise InputError(f"{where}: column {name!r} contains no angles") from None
     return out
+
+
+def _require_one_notation(text: np.ndarray, unit: str, name: str, where: str | Path) -> None:
+    """Reject right ascensions in degrees among others in hours; 0 and −99 mean the same in both."""
+    entries = text.tolist()
+    sexagesimal = next((row for row, entry in enumerate(entries) if _HOURS.match(entry)), None)
+    for row, entry in enumerate(entries):
+        number = float(entry) if _DECIMAL.match(entry) else 0.0
+        if sexagesimal is not None and (24 if unit in _HOUR_UNITS else 0) < number <= 360:
+            raise InputError(
+                f"{where}: column {name!r} has decimal and sexagesimal right ascensions, such as {entry!r} "
+                f"in row {row + 1} and {entries[sexagesimal]!r} in row {sexagesimal + 1}; use degrees"
+            )
 
 
 def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
@@ -547,13 +600,11 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     if values.ndim != 1 or kind not in "iufU":
         raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
     if kind == "U":
-        rounded = next((text for text in values.tolist() if re.match(WITH_EXPONENT, text.strip())), None)
-        if rounded is not None and all(
-            re.match(WITH_EXPONENT, text.strip()) for text in values[values != ""]
-        ):
+        there = values[values != ""]
+        if len(there) and all(re.match(WITH_EXPONENT, text.strip()) for text in there):
             raise InputError(
-                f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as integers "
-                "or text"
+                f"{where}: {name} {str(there[0])!r} was rounded by a spreadsheet; export it again as "
+                "integers or text"
             )
         return np.char.strip(values) if len(values) else values
     if kind == "f":
@@ -566,10 +617,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
                 f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
                 "(int64) or text"
             )
-        if (there != np.round(there)).any():
-            fractional = there[there != np.round(there)][0]
+        if len(fractional := there[there != np.round(there)]):
             raise InputError(
-                f"{where}: {name} {fractional:g} is not a whole number; identities must be integers or text"
+                f"{where}: {name} {fractional[0]:g} is not a whole number; identities must be integers "
+                "or text"
             )
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
@@ -581,12 +632,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
 
 def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
     """Raise an `InputError` if identities are missing or not unique."""
-    if identity.dtype.kind == "U" and (identity == "").any():
-        row = int(np.flatnonzero(identity == "")[0])
-        number = int((identity == "").sum())
+    if identity.dtype.kind == "U" and len(lacking := np.flatnonzero(identity == "")):
         raise InputError(
-            f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); add "
-            "them, or remove or rename the column so that rows are numbered instead"
+            f"{where}: {len(lacking)} of {len(identity)} rows have no {name} (row {lacking[0] + 1} is the "
+            "first); add them, or remove or rename the column so that rows are numbered instead"
         )
     values, counts = np.unique(identity, return_counts=True)
     if (counts > 1).any():
@@ -601,7 +650,7 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
     ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
     if not len(ra) or not len(near):
         return ""
-    low, high = np.quantile(near, [0, 1])
+    low, high = near.min(), near.max()
     for factor, unit, limit in ((15.0, "hours", 24.0), (float(np.degrees(1)), "radians", 2 * np.pi)):
         there = ra * factor
         inside = (there >= low - 0.5) & (there <= high + 0.5)
@@ -632,7 +681,7 @@ def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarr
     if sky is not None:
         for name in sky.names:
             columns.pop(name, None)
-        columns |= {"ra": sky.ra, "dec": sky.dec}
+        columns = _with_equinox_2000(columns) | {"ra": sky.ra, "dec": sky.dec}
     pixels = pixel_positions(columns)
     if pixels is not None:
         x, y, names = pixels

@@ -69,10 +69,10 @@ def from_astropy(table: Any, where: str) -> Table:
     frames: dict[str, str] = {}
     for number, name in enumerate(table.colnames, 1):
         column = table[name]
-        ucds[name] = str((column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}", ""))
-        if _MENTIONS_B1950.search(described := str(column.info.description)) and not _MENTIONS_J2000.search(
-            described
-        ):
+        if ucd := (column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}"):
+            ucds[name] = str(ucd)
+        described = str(column.info.description)
+        if _MENTIONS_B1950.search(described) and not _MENTIONS_J2000.search(described):
             frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
@@ -99,7 +99,7 @@ def from_astropy(table: Any, where: str) -> Table:
     return Table(
         columns=columns,
         units=units,
-        ucds={name: ucd for name, ucd in ucds.items() if ucd},
+        ucds=ucds,
         frames=frames,
         where=where,
         info=as_info(raw),

@@ -69,7 +69,9 @@ _INTEGER = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign applies to the minut
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
-_NOT_A_ROW = re.compile(r"^\s*(?:#|%|!|//|\(\d+ rows?\)\s*$)")  # a comment, or the last line of psql's output
+_COMMENT = ("#", "%", "!", "//")
+# A comment, or the last line of psql's output.
+_NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(_COMMENT)}|\(\d+ rows?\)\s*$)")
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
 )
@@ -80,7 +82,6 @@ _NUMBERED = re.compile(
     r"(?:[\[(]([^\])]*)[\])])?\s*$",
     re.IGNORECASE,
 )
-_COMMENT = ("#", "%", "!", "//")
 _RIGHT_ASCENSION = re.compile(r"_?(?:ra|r\.a\.|alpha)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
 _DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
 
@@ -192,7 +193,7 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
     if names is None and (titles := _num_titles(lines)):
         start = head.index(lines[titles], start)
         lines = lines[titles:]
-    rows = [line for line in lines if line.strip("-=+|,; \t\r")]
+    rows = [line for line in lines if not _is_rule(line)]
     delimiter = None if names else _delimiter(rows or lines)
     first = _split(lines[0], delimiter)
     if names is None:
@@ -224,10 +225,7 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
     """
     if SIGNS.fullmatch(name):
         return _text(entries)
-    if (
-        name.lower() in IDENTITIES
-        and pc.any(pc.match_substring_regex(entries, "^[+-]?[0-9.]+[eEdD]")).as_py()
-    ):
+    if name.lower() in IDENTITIES and _any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
         return _text(entries)
     return as_numbers(entries, has_commas)
 
@@ -245,7 +243,7 @@ def _num_titles(lines: Sequence[str]) -> int:
     2
     """
     for number in range(min(MOST_TITLES, len(lines) - 2) + 1):
-        rows = [line for line in lines[number:] if line.strip("-=+|,; \t\r")]
+        rows = [line for line in lines[number:] if not _is_rule(line)]
         delimiter = _delimiter(rows)
         entries = [_split(line, delimiter) for line in rows]
         is_even = len({len(row) for row in entries}) == 1 and len(rows) > 1 and lines[number] == rows[0]
@@ -254,6 +252,11 @@ def _num_titles(lines: Sequence[str]) -> int:
             has_numbers = any(_PLACE.match(entry) for row in entries[1:4] for entry in row)
             return number if has_numbers else 0
     return 0
+
+
+def _is_rule(line: str) -> bool:
+    """Return whether a line has no entries: it is drawn with dashes, or has only delimiters."""
+    return not line.strip("-=+|,; \t\r")
 
 
 def _below_header(
@@ -271,7 +274,7 @@ def _below_header(
             keep_units([_without_brackets(entry) for entry in entries])
         return 0
     for number, line in enumerate(lines[:3]):
-        if "-" in line and not line.strip("-=+|,; \t\r"):
+        if "-" in line and _is_rule(line):
             if number == 1:
                 keep_units(_split(lines[0], delimiter))
             return number + 1 if number < 2 else 0
@@ -499,7 +502,7 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
             f"{where}: {errors[0]}; quote entries that contain {delimiter!r}, or correct the line"
         )
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
-    is_comment = pc.match_substring_regex(columns[0], "^(#|%|!|//)")
+    is_comment = pc.match_substring_regex(columns[0], f"^({'|'.join(_COMMENT)})")
     if (number := pc.sum(is_comment).as_py() or 0) > 0:
         log.warning(
             "WARNING: %s: %d of %d rows are skipped as comments, such as the one that begins with %r",
@@ -521,11 +524,8 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
                 "missing entries as nan and put quotes around text with blanks, or use CSV"
             )
         rows.append(entries)
-    return (
-        [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-        if rows
-        else [pa.array([], pa.string()) for _ in names]
-    )
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return [pa.array(column, pa.string()) for column in columns]
 
 
 def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
@@ -540,20 +540,17 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
     values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # the minus sign of journals
     gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
 
-    def all_match(values: pa.Array, pattern: str) -> bool:
-        return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
-
     if not len(values):
         return np.full(len(column), np.nan)
-    if all_match(values, _INTEGER):
+    if _all_match(values, _INTEGER):
         return _integers(values, gap)
-    if all_match(values, r"^[+-]?\d+$") and pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py():
+    if _all_match(values, r"^[+-]?\d+$") and _any_match(values, r"^[+-]?0\d"):
         return _text(column)  # leading zeros are significant
-    if all_match(values, _FLOAT):
+    if _all_match(values, _FLOAT):
         return _floats(pc.replace_substring_regex(values, "[dD]", "e"), gap)
-    if (has_commas or _has_decimal_commas(values)) and all_match(values, _DECIMAL_COMMA):
+    if (has_commas or _has_decimal_commas(values)) and _all_match(values, _DECIMAL_COMMA):
         return _floats(pc.replace_substring(values, ",", "."), gap)
-    if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
+    if _all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
         return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
     return _text(column)
 
@@ -574,15 +571,21 @@ def numbers_in_text(values: np.ndarray) -> np.ndarray:
 
 def _has_decimal_commas(values: pa.Array) -> bool:
     """Return whether any comma must be a decimal comma; 12,345 may be a thousands separator."""
-    clear = pc.match_substring_regex(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
-    return bool(pc.any(clear).as_py())
+    return _any_match(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
 
 
 def _shows_decimal_commas(column: pa.Array) -> bool:
     """Return whether a column is numeric and has commas that can only be decimal commas."""
     values = column.filter(pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(GAPS))))
-    is_number = pc.match_substring_regex(values, _DECIMAL_COMMA)
-    return _has_decimal_commas(values) and bool(pc.all(is_number).as_py())
+    return _has_decimal_commas(values) and _all_match(values, _DECIMAL_COMMA)
+
+
+def _all_match(values: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
+
+
+def _any_match(values: pa.Array, pattern: str) -> bool:
+    return bool(pc.any(pc.match_substring_regex(values, pattern)).as_py())
 
 
 def _text(column: pa.Array) -> np.ndarray:

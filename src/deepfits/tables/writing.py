@@ -38,7 +38,7 @@ def format_of(path: str | Path) -> str:
     'fits'
     """
     name = Path(path).name.lower()
-    kind = next((ENDINGS[e] for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+    kind = next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
     if kind is None:
         raise InputError(f"{path}: unknown table format; use {', '.join(ENDINGS)}")
     return kind
@@ -144,15 +144,14 @@ def write_astropy(
     if format == "csv":
         columns = _flat(columns)
     table = Table({name: _storable(values, format) for name, values in columns.items()})
-    for name in table.colnames:
-        about = describe(name) if describe is not None else None
-        if about is not None:
-            table[name].unit = about.unit or None
-            table[name].description = about.words or None
-            if about.ucd and format in ("votable", "ecsv"):
-                table[name].info.meta = {"ucd": about.ucd}
+    described = {name: describe(name) for name in table.colnames} if describe is not None else {}
+    for name, about in described.items():
+        table[name].unit = about.unit or None
+        table[name].description = about.words or None
+        if about.ucd and format in ("votable", "ecsv"):
+            table[name].info.meta = {"ucd": about.ucd}
     if format == "fits":
-        _write_fits(table, path, info, describe)
+        _write_fits(table, path, info, described)
     elif format == "votable":
         from astropy.io import votable
         from astropy.units import UnitsWarning
@@ -178,12 +177,13 @@ def write_astropy(
 
 
 def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    out = {}
+    """Replace each column of lists by one column per element, the inverse of `with_list`."""
+    out: dict[str, np.ndarray] = {}
     for name, values in columns.items():
         if values.ndim == 1:
             out[name] = values
         else:
-            out |= {f"{name}_{number}": values[:, number] for number in range(values.shape[1])}
+            out |= {f"{name}_{number}": part for number, part in enumerate(values.T)}
     return out
 
 
@@ -201,17 +201,15 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
     return values
 
 
-def _write_fits(
-    table: Any, path: Path, info: Mapping[str, Any] | None, describe: Callable[[str], Any] | None
-) -> None:
+def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, described: Mapping[str, Any]) -> None:
     from astropy.io import fits
 
     hdu = fits.table_to_hdu(table)
     for number, name in enumerate(table.colnames, start=1):
-        about = describe(name) if describe is not None else None
-        if about is not None and about.ucd:
+        about = described.get(name)
+        if about and about.ucd:
             hdu.header[f"TUCD{number}"] = about.ucd
-        if about is not None and about.words:
+        if about and about.words:
             hdu.header[f"TCOMM{number}"] = about.words
     if info is not None:
         hdu.header[INFO.upper()] = json.dumps(info)
