@@ -28,7 +28,7 @@ from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, overlap
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
@@ -499,8 +499,7 @@ def _stack(
             if name not in by_band:
                 continue
             band = by_band[name]
-            window = tuple(overlap(n, size)[0] for n, size in zip(band.image.shape, shape[2:], strict=True))
-            image[row, index][window] = band.image
+            image[row, index] = to_shape(band.image, *shape[2:], empty=np.nan)
             if ivar is not None and band.ivar is not None:
-                ivar[row, index][window] = band.ivar
+                ivar[row, index] = to_shape(band.ivar, *shape[2:])
     return image, ivar, None

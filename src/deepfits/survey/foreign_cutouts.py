@@ -178,16 +178,16 @@ class ForeignCutouts:
         return tuple(known.get(b, default) for b in self.store_bands)
 
 
-def to_shape(array: np.ndarray, height: int, width: int) -> np.ndarray:
+def to_shape(array: np.ndarray, height: int, width: int, *, empty: float = 0.0) -> np.ndarray:
     """Crop or pad the last two axes about the pixel length // 2, the one nearest to an object's centre."""
-    out = np.zeros((*array.shape[:-2], height, width), array.dtype)
+    out = np.full((*array.shape[:-2], height, width), empty, array.dtype)
     pairs = zip(array.shape[-2:], (height, width), strict=True)
-    (to_y, from_y), (to_x, from_x) = (overlap(length, size) for length, size in pairs)
+    (to_y, from_y), (to_x, from_x) = (_overlap(length, size) for length, size in pairs)
     out[..., to_y, to_x] = array[..., from_y, from_x]
     return out
 
 
-def overlap(length: int, size: int) -> tuple[slice, slice]:
+def _overlap(length: int, size: int) -> tuple[slice, slice]:
     """Return the slices (into `size` pixels, from `length` pixels) that copy an axis with centres aligned."""
     start = length // 2 - size // 2
     first, last = max(start, 0), min(start + size, length)
@@ -216,21 +216,18 @@ _Raw = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def _stacked(parts: list[_Raw]) -> _Raw:
-    """Stack objects that were read one by one, padded around their centres with NaN of weight 0."""
-    shape = len(parts), *np.max([image.shape[1:] for image, _, _ in parts], axis=0)
-    if all(image.shape[1:] == shape[1:] for image, _, _ in parts):
-        weight, mask = (
-            np.concatenate([part[n] for part in parts]) if parts[0][n] is not None else None for n in (1, 2)
-        )
-        return np.concatenate([image for image, _, _ in parts]), weight, mask
-    image, weight = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
-    for row, (object_image, object_weight, _) in enumerate(parts):
-        sides = zip(object_image.shape[2:], shape[2:], strict=True)
-        window = tuple(overlap(length, size)[0] for length, size in sides)
-        image[row][:, *window] = object_image[0]
-        if object_weight is not None:
-            weight[row][:, *window] = object_weight[0]
-    return image, weight if parts[0][1] is not None else None, None
+    """Stack objects that were read one by one; if their shapes differ, padded with NaN of weight 0."""
+    shapes = [image.shape[-2:] for image, _, _ in parts]
+    side = np.max(shapes, axis=0)
+    if len(set(shapes)) > 1:
+        parts = [
+            (to_shape(image, *side, empty=np.nan), None if weight is None else to_shape(weight, *side), None)
+            for image, weight, _ in parts
+        ]
+    weight, mask = (
+        None if parts[0][n] is None else np.concatenate([part[n] for part in parts]) for n in (1, 2)
+    )
+    return np.concatenate([image for image, *_ in parts]), weight, mask
 
 
 def resolve_weights(cutouts: ForeignCutouts) -> None:
