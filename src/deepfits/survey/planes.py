@@ -23,6 +23,7 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.companions import SHARED, exposure_maps_of
+from deepfits.survey.cutting import Rows
 from deepfits.survey.fill import (
     BLOCK,
     HALF_STEP,
@@ -200,20 +201,9 @@ class Plane:
         counts = self._pixels.image.rows(first, last)
         return fill.holds(counts, first)[start - first : stop - first]
 
-    def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Iterate over the plane in strips: first row, image, weight."""
-        for start in range(0, self.shape[0], height):
-            image, weight = self.rows(start, min(start + height, self.shape[0]))
-            yield start, image, weight
-
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read the whole plane: image and weight, ``(H, W)``."""
-        image = np.empty(self.shape, np.float32)
-        weight = np.empty(self.shape, np.float32)
-        for start, image_strip, weight_strip in self.strips():
-            image[start : start + len(image_strip)] = image_strip
-            weight[start : start + len(weight_strip)] = weight_strip
-        return image, weight
+        return read_all(self)
 
     def _image_number(self, hdus: fits.HDUList) -> int:
         numbers = image_hdus(hdus)
@@ -565,6 +555,15 @@ def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
 def _shortened(numbers: list[int]) -> str:
     few = ", ".join(map(str, numbers[:6]))
     return f"{few}, ..." if len(numbers) > 6 else few
+
+
+def read_all(plane: Rows, height: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Read image and weight of a whole plane, ``(H, W)`` float32, in strips of `height` rows."""
+    image, weight = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
+    for start in range(0, plane.shape[0], height):
+        stop = min(start + height, plane.shape[0])
+        image[start:stop], weight[start:stop] = plane.rows(start, stop)
+    return image, weight
 
 
 def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:
