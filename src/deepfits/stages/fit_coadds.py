@@ -25,7 +25,7 @@ from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fit
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 from deepfits.survey import build
-from deepfits.survey.bands import places_of, sort_bands
+from deepfits.survey.bands import given_for, places_of, sort_bands
 from deepfits.survey.build import OpenFields, ShardTask, StorePlan
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
@@ -97,7 +97,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
     with closing(build.OpenFields(chosen)) as fields:
         tasks = build.lay_out(plan, columns, known, fields).tasks
         info = _describe(plan, known, tasks, fields, columns, out / DESCRIPTION)
-    widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
+    widths = [given_for(b, plan.psf) or f"psfsize_{b}" for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
     parts = [_part(task, columns, widths, config) for task in tasks]
     if not any(len(part.task.x) for part in parts):

@@ -31,7 +31,7 @@ from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Outcome, Shard, attempt
 from deepfits.splits import as_text
 from deepfits.survey.band_registration import band_shifts, shift_warnings
-from deepfits.survey.bands import require_bands
+from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
@@ -448,7 +448,7 @@ def cut_task(
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
         psf[:, index] = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
-        given = plan.psf.get(band, plan.psf.get(""))
+        given = given_for(band, plan.psf)
         if given is not None or not np.isfinite(psf[:, index]).all():
             per_object = psf_of_objects(given, band, ours, field.pixel_scale)
             psf[:, index] = psf[:, index] if per_object is None else per_object
@@ -566,7 +566,7 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
     """
     psf = dict(known["psf"])
     for band in plan.images.bands:
-        given = plan.psf.get(band, plan.psf.get(""))
+        given = given_for(band, plan.psf)
         widths = psf_column(given, band, columns)
         if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)

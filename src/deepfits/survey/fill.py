@@ -61,6 +61,11 @@ class Fill:
             is_fill = kept[..., half:-half, half:-half]
         return np.asarray(is_fill)
 
+    def words(self, share: float) -> str:
+        """Describe the pixels without data, a fraction `share` of all, to the user."""
+        how = ", in blocks" if self.in_blocks else ""
+        return f"{share:.1%} of the pixels are exactly {self.value:g}{how}: treated as no data"
+
 
 HOLES = Fill(value=0.0, in_blocks=True)
 """Blocks of zeros, in images with so few zeros that no block arises by chance."""

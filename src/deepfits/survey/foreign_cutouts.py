@@ -346,10 +346,7 @@ def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray
             cutouts.fill[band] = HOLES
         elif fill is not None:
             cutouts.fill[band] = fill
-            how = ", in blocks" if fill.in_blocks else ""
-            cutouts.remarks.append(
-                f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data"
-            )
+            cutouts.remarks.append(f"{name}: {fill.words(share)}")
 
 
 def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:

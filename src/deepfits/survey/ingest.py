@@ -18,7 +18,7 @@ from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Shard
 from deepfits.splits import evenly_spaced
-from deepfits.survey.bands import require_bands
+from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
@@ -242,7 +242,7 @@ def _psf_reader(
     for band, width in zip(found.bands, found.fwhm_arcsec, strict=False):
         fixed[band] = moffat_psf(width)
     for band in found.bands:
-        option = given.get(band, given.get(""))
+        option = given_for(band, given)
         if option is not None and psf_of_objects(option, band, found.columns, scale) is None:
             fixed[band] = gaussians_of(read_psf_option(option, scale, band), NUM_GAUSSIANS)
 
@@ -251,7 +251,7 @@ def _psf_reader(
         own = None if found.psf is None else np.concatenate([found.psf(a, b) for a, b in _runs(rows)])
         columns = {name: values[rows] for name, values in found.columns.items()}
         for index, band in enumerate(found.bands):
-            psf, option = out[:, found.store_bands.index(band)], given.get(band, given.get(""))
+            psf, option = out[:, found.store_bands.index(band)], given_for(band, given)
             if option is None and own is not None:
                 psf[:] = own[:, index]
             elif band in fixed:

@@ -22,6 +22,7 @@ from astropy.io import fits
 from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
+from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.cutting import Rows
 from deepfits.survey.fill import (
@@ -124,14 +125,13 @@ class Plane:
         self._image = hdus[self._image_number(hdus)]
         self._has_shared_weights = False
         notes: list[str] = []
-        given = options.zero_point
-        has_given = source.band in given or "" in given
+        given = given_for(source.band, options.zero_point)
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
         self._pixels = calibrated(
             hdus,
             HduPixels(hdu=self._image, path=source.path),
             self._find_extras(hdus, stack, notes),
-            zero_point=given.get(source.band, given.get("", 0.0)) if has_given else None,
+            zero_point=given,
             default=defaults.get(source.layout),
             bad_planes=options.bad_planes,
             mask_polarity=options.mask_polarity,
@@ -149,7 +149,7 @@ class Plane:
         self._credible = 0.0, math.inf
         self._brightest = math.inf
         self.noise = self._measure()
-        if not has_given:
+        if given is None:
             self._check_depth(self._pixels.zero_point_source)
         self.noise_correlation = self._stated_correlation(hdus)
 
@@ -472,7 +472,7 @@ class Plane:
         if share == 0:
             self._fill = None
         else:
-            self._note_fill(self._fill, share)
+            self.remarks.append(self._fill.words(share))
 
     def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
         """Find the fill value in pixels with positive weight."""
@@ -483,7 +483,7 @@ class Plane:
         fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
         self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
-            self._note_fill(self._fill, share, ", whatever their weights")
+            self.remarks.append(f"{self._fill.words(share)}, whatever their weights")
         elif zeros_are_rare(counts):
             self._fill = HOLES
         there = np.isfinite(counts) & (counts != 0)
@@ -493,12 +493,6 @@ class Plane:
                 f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the non-zero pixels; is it a "
                 "mask, where 0 is good? name the file .mask.fits and give mask_polarity"
             )
-
-    def _note_fill(self, fill: Fill, share: float, more: str = "") -> None:
-        how = ", in blocks" if fill.in_blocks else ""
-        self.remarks.append(
-            f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data{more}"
-        )
 
     def _warn_if_masked(self, rows: list[tuple[int, int]]) -> None:
         """Warn if the mask removes more than the fraction `MOSTLY_MASKED` of the pixels."""
