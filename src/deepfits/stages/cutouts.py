@@ -112,7 +112,8 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
 
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     """Detect the objects if no catalogue is given, and cut them out."""
-    from deepfits.survey.build import StorePlan, build_store
+    from deepfits.survey.build import build_store
+    from deepfits.survey.describing import StorePlan
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.psf import parse_psf_option
 

@@ -23,17 +23,18 @@ from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
+from deepfits.survey.describing import median_of_known
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
 from deepfits.survey.readers import open_cutouts
+from deepfits.survey.remarks import WARNING, warnings_in
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import choose, match_identities
 from deepfits.tables.sky import positions_agree
 from deepfits.tables.table import plain_array
 
-WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _ROW = " row"  # cannot clash with a column's name
 SAMPLE = 200  # number of objects whose median FWHM is the store's
@@ -74,9 +75,8 @@ def ingest(
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size, **({"psf": dict(psf)} if psf else {})}
     with open_cutouts(description) as found:
-        for text in found.remarks:
-            if text.startswith(WARNING):
-                log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
+        for text in warnings_in(found.remarks):
+            log.warning("%s%s: %s", WARNING, description.where.name, text)
         if catalogue is not None:
             _join(found, Path(catalogue))
         read_psf, widths = _psf_and_widths(found, psf or {}, size)
@@ -198,7 +198,7 @@ def _psf_and_widths(
         known = sampled(read_psf)
     stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
     return read_psf, tuple(
-        _median(measured) if given or not width > 0 else width
+        median_of_known(measured) if given or not width > 0 else width
         for width, measured in zip(stated, known.T, strict=True)
     )
 
@@ -266,11 +266,6 @@ def _psf_reader(
         return out
 
     return read
-
-
-def _median(widths: np.ndarray) -> float:
-    known = widths[np.isfinite(widths)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _one_shard(
