@@ -49,6 +49,10 @@ class ImageSet:
             self._reading()
         )
 
+    def keeping_copies(self, directory: str | Path) -> ImageSet:
+        """Return this set, with decompressed copies of its files kept in a directory."""
+        return replace(self, options=replace(self.options, unpacked=Path(directory)))
+
     def states_by_field(self) -> dict[str, dict[str, str]]:
         """Return fingerprints of each field's files, by the field's name, made as for `settings`."""
         files = {field.name: self._files_of(field) for field in self.fields}
