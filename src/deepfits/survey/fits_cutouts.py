@@ -29,7 +29,7 @@ from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
-from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -204,7 +204,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
         if _images(hdus, 3):
             return True
         planes = _images(hdus, 2)
-        images = [h for h in planes if role_of(name_of(h)) is None]
+        images = [h for h in planes if role_of_hdu(h) is None]
         named = {_band_of_hdu(h) for h in planes} - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
@@ -321,7 +321,7 @@ class _FitsCutouts:
         """Return the image's HDU: the one given, else the first with these dimensions and no other role."""
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
-        found = [h for h in _images(hdus, dimensions) if role_of(name_of(h)) is None]
+        found = [h for h in _images(hdus, dimensions) if role_of_hdu(h) is None]
         if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         if dimensions == 3 and len(found) > 1:
@@ -353,7 +353,7 @@ class _FitsCutouts:
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
-            role = role_of(name_of(hdu))
+            role = role_of_hdu(hdu)
             if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
                 out.setdefault(role, hdu)
         return out
@@ -383,7 +383,7 @@ class _FitsCutouts:
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
-        images = [h for h in _images(hdus, 2) if role_of(name_of(h)) is None]
+        images = [h for h in _images(hdus, 2) if role_of_hdu(h) is None]
         if not images:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
