@@ -261,27 +261,38 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
-        fluxes, weights = rim_pixels(image[:, band], weight[:, band])
-        level, cutouts.noise[band] = clipped_statistics(fluxes)
-        if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
-            cutouts.remarks.append(
-                f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at "
-                f"{level / cutouts.noise[band]:.1f} σ; subtract it first"
-            )
-        if not cutouts.noise[band] > 0:
-            continue
-        stated = float(np.median(weights)) ** -0.5
-        cutouts.brightest[band] = BRIGHTEST * max(cutouts.noise[band], stated if cutouts.has_weights else 0.0)
-        if is_beyond := int((np.abs(image[:, band]) > cutouts.brightest[band]).sum()):
-            cutouts.remarks.append(
-                f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(sample)} cutouts are more than "
-                f"{BRIGHTEST:.0e} times the noise: treated as no data"
-            )
-        if cutouts.has_weights:
-            _compare_weights(cutouts, band, stated)
+        _measure_noise(cutouts, band, image[:, band], weight[:, band])
     if cutouts.has_weights:
         _compare_objects(cutouts, sample)
+    else:
+        _weight_by_noise(cutouts, sample)
+
+
+def _measure_noise(cutouts: ForeignCutouts, band: int, image: np.ndarray, weight: np.ndarray) -> None:
+    """Measure the noise of a band on the rims of sampled cutouts, ``(n, H, W)``, and check the weights."""
+    fluxes, weights = rim_pixels(image, weight)
+    level, sigma = clipped_statistics(fluxes)
+    cutouts.noise[band] = sigma
+    if abs(level) > MAX_LEVEL_SIGMAS * sigma:
+        cutouts.remarks.append(
+            f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at {level / sigma:.1f} σ; "
+            "subtract it first"
+        )
+    if not sigma > 0:
         return
+    stated = float(np.median(weights)) ** -0.5
+    cutouts.brightest[band] = BRIGHTEST * max(sigma, stated if cutouts.has_weights else 0.0)
+    if is_beyond := int((np.abs(image) > cutouts.brightest[band]).sum()):
+        cutouts.remarks.append(
+            f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(image)} cutouts are more than "
+            f"{BRIGHTEST:.0e} times the noise: treated as no data"
+        )
+    if cutouts.has_weights:
+        _compare_weights(cutouts, band, stated)
+
+
+def _weight_by_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
+    """Set the weights of cutouts without any, from the noise of all objects or of each."""
     if not (is_noise := cutouts.noise > LEAST_NOISE).all():
         odd = int(np.argmin(is_noise))
         raise InputError(
@@ -291,10 +302,9 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         )
     cutouts.constant = cutouts.noise**-2.0
     _settle_own_noise(cutouts, sample)
-    names = ", ".join(cutouts.bands[band] for band in cutouts.own_noise)
-    if len(cutouts.own_noise) < num_bands:
+    if len(cutouts.own_noise) < len(cutouts.bands):
         cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
-    if names:
+    if names := ", ".join(cutouts.bands[band] for band in cutouts.own_noise):
         cutouts.remarks.append(
             f"no weights, and the noise in {names} differs between objects: each object's weight is from its "
             "own noise"
