@@ -42,7 +42,7 @@ from deepfits.survey.describing import (
 from deepfits.survey.fields import Field, OpenFields
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.parallel import in_processes
-from deepfits.survey.psf import gaussians_at, psf_of_objects
+from deepfits.survey.psf import gaussians_at, with_psf_of_objects
 from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
@@ -54,6 +54,8 @@ from deepfits.survey.store import (
 )
 from deepfits.tables import place_hint
 
+AT_A_TIME = 4096
+"""Objects in several fields whose cutouts are compared at a time."""
 MAX_OFFSET_PIXELS = 0.5
 """Maximum median offset between a catalogue's pixel and sky positions."""
 log = logging.getLogger(__name__)
@@ -352,11 +354,11 @@ def _assign(
     return owner, x_of, y_of
 
 
-def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int, at_a_time: int = 4096) -> np.ndarray:
+def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
     """Return the fraction of each cutout with data in the reference band, ``(N,)``."""
     share, order = np.empty(len(x)), np.argsort(y)
-    for start in range(0, len(x), at_a_time):
-        part = order[start : start + at_a_time]
+    for start in range(0, len(x), AT_A_TIME):
+        part = order[start : start + AT_A_TIME]
         share[part] = (cut(field.reference, x[part], y[part], size)[1] > 0).mean((1, 2))
     return share
 
@@ -384,11 +386,9 @@ def cut_task(
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
-        psf[:, index] = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
+        of_field = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
         given = given_for(band, plan.psf)
-        if given is not None or not np.isfinite(psf[:, index]).all():
-            per_object = psf_of_objects(given, band, ours, field.pixel_scale)
-            psf[:, index] = psf[:, index] if per_object is None else per_object
+        psf[:, index] = with_psf_of_objects(of_field, given, band, ours, field.pixel_scale)
     return Cutouts(
         object_id=columns["object_id"][task.rows],
         image=image,

@@ -26,7 +26,7 @@ from deepfits.survey.cutout_description import read_description
 from deepfits.survey.describing import median_of_known
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
-from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
+from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option, with_psf_of_objects
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.remarks import WARNING, warnings_in
 from deepfits.survey.seeing import star_among_cutouts
@@ -256,11 +256,7 @@ def _psf_reader(
                 psf[:] = own[:, index]
             elif band in fixed:
                 psf[:] = fixed[band]
-            if option is not None or not np.isfinite(psf).all():
-                per_object = psf_of_objects(option, band, columns, scale)
-                if per_object is not None:
-                    is_known = np.isfinite(psf).all((1, 2), keepdims=True) & (option is None)
-                    psf[:] = np.where(is_known, psf, per_object)
+            psf[:] = with_psf_of_objects(psf, option, band, columns, scale)
             if estimated and band in estimated:
                 psf[:] = np.where(np.isfinite(psf).all((1, 2), keepdims=True), psf, estimated[band])
         return out
