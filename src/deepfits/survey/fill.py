@@ -76,7 +76,7 @@ def zeros_are_rare(counts: np.ndarray) -> bool:
     return bool((counts == 0).mean() <= FILL_SHARE)
 
 
-def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False) -> Fill | None:
+def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> Fill | None:
     """Find the value that marks pixels without data; None if there is none.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros

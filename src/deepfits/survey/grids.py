@@ -213,8 +213,8 @@ def resample(
     image: np.ndarray,
     weight: np.ndarray,
     *,
-    area: float = 1.0,
-    step: tuple[int, float] = (1, 1.0),
+    area: float,
+    step: tuple[int, float],
 ) -> None:
     """Interpolate a plane at given positions, and compute the corresponding weights.
 

@@ -194,7 +194,7 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     return out
 
 
-def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None = None) -> list[Any]:
+def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None) -> list[Any]:
     """Return further HDUs with masks of an image, in addition to the HDU `mask`.
 
     One kind holds planes beyond the bits of the first HDU's integers; Rubin's newer files put these into a

@@ -146,7 +146,7 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     return out
 
 
-def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
+def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> str:
     """Return the band stated by header or name, else the directory's; conflicting ones raise an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]

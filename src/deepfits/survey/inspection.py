@@ -105,10 +105,9 @@ def _table(rows: list[Row]) -> list[str]:
     ]
 
 
-def _short(name: str, most: int = 30) -> str:
+def _short(name: str) -> str:
     """Shorten a long name in the middle."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+    return name if len(name) <= 30 else f"{name[:14]}…{name[-14:]}"
 
 
 def _or_dash(value: float, form: str) -> str:

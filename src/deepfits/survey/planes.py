@@ -47,6 +47,8 @@ from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
+# Rows read at a time.
+STRIP = 512
 # Weights whose implied noise is off by more than this factor are relative, and rescaled.
 RELATIVE_FACTOR = 2.0
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
@@ -399,11 +401,11 @@ def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
     return replace(fill, half_step=step * HALF_STEP)
 
 
-def read_all(plane: Rows, height: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Read image and weight of a whole plane, ``(H, W)`` float32, in strips of `height` rows."""
+def read_all(plane: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Read image and weight of a whole plane, ``(H, W)`` float32, strip by strip."""
     image, weight = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
-    for start in range(0, plane.shape[0], height):
-        stop = min(start + height, plane.shape[0])
+    for start in range(0, plane.shape[0], STRIP):
+        stop = min(start + STRIP, plane.shape[0])
         image[start:stop], weight[start:stop] = plane.rows(start, stop)
     return image, weight
 
