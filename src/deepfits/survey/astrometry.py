@@ -329,6 +329,16 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
     return np.asarray(places[1:] - places[0])
 
 
+def offsets(one: WCS, other: WCS, centre: np.ndarray, other_centre: np.ndarray, aside: float) -> np.ndarray:
+    """Return the distances, pixels, of image `other` from `one` on the sky, ``(3,)``.
+
+    They are measured at the centres, ``(x, y)``, and `aside` pixels from them along x and along y.
+    """
+    steps = np.array([[0, aside, 0], [0, 0, aside]])
+    mapped = np.array(map_pixels(one, other, *(centre[:, None] + steps)))
+    return np.asarray(np.hypot(*(mapped - other_centre[:, None] - steps)))
+
+
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Map pixels x, y of image `one` to the pixels of `other` at the same sky positions."""
     if not np.size(x):  # astropy rejects empty arrays

@@ -30,7 +30,7 @@ from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Outcome, Shard, attempt
 from deepfits.splits import as_text
 from deepfits.survey.bands import given_for
-from deepfits.survey.coverage import write_coverage
+from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.describing import (
     StorePlan,
@@ -377,8 +377,7 @@ def cut_task(
     if "ra" in columns:
         _check_places(field, task, ours, plan)
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
-    valid = (weight > 0).mean(axis=(2, 3))
-    ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
+    ours |= valid_fractions(weight, bands)
     seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
     for band, wavelength in seen.items():
         if wavelength is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import celestial_wcs, map_pixels
+from deepfits.survey.astrometry import celestial_wcs, offsets
 from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.fitsfile import image_hdus, opened, stem_of
 from deepfits.survey.hdu_roles import (
@@ -168,8 +168,7 @@ class ExtraPlanes:
         if ours is None or theirs is None:
             return []
         middle = 0.5 * (np.array(self.image.shape[:-3:-1]) - 1)
-        places = middle[:, None] + np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
-        off = np.hypot(*(np.array(map_pixels(ours, theirs, *places)) - places))
+        off = offsets(ours, theirs, middle, middle, ASIDE)
         if off.max() < FAR_APART:
             return []
         lies = (

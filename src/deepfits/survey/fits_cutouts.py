@@ -20,7 +20,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import map_pixels, pixel_scale_of
+from deepfits.survey.astrometry import offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import is_companion, kind_of, sister_directories
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
@@ -283,11 +283,9 @@ class _FitsCutouts:
     def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
         """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
         (first, anchor), *others = bands.items()
-        aside = np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
         for name, band in others:
-            centre, other_centre = (np.array(b.image.shape[::-1])[:, None] // 2 for b in (anchor, band))
-            mapped = np.array(map_pixels(anchor.wcs, band.wcs, *(centre + aside))) - other_centre
-            apart = float(np.hypot(*(mapped - aside)).max())
+            centre, other_centre = (np.array(b.image.shape[::-1]) // 2 for b in (anchor, band))
+            apart = float(offsets(anchor.wcs, band.wcs, centre, other_centre, ASIDE).max())
             text = (
                 f"{galaxy.first()}: by their WCS {name} lies {apart:.1f} pixels from {first}, at the centre "
                 f"or {ASIDE:g} pixels from it; resample the bands to one grid, or give pixel_scale_arcsec if "

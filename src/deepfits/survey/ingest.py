@@ -21,7 +21,7 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
-from deepfits.survey.coverage import write_coverage
+from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.describing import median_of_known
 from deepfits.survey.foreign_cutouts import ForeignCutouts
@@ -275,9 +275,8 @@ def _one_shard(
     """Write one shard."""
     rows = shard.content
     image, weight = _read(found, rows, info.size)
-    valid = (weight > 0).mean(axis=(2, 3))
     columns = {name: values[rows] for name, values in found.columns.items()}
-    columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
+    columns |= valid_fractions(weight, info.bands)
     cutouts = Cutouts(
         object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
     )
