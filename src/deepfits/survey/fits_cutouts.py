@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,12 @@ def _band_of_hdu(hdu: Any) -> str | None:
     return band_name(named) if named else band_of_plane(name_of(hdu))
 
 
+def _layer_of(plane: HduPixels, index: int) -> HduPixels:
+    """Return one layer of a cube, or a plane that applies to all layers as it is."""
+    own = None if plane.own is None else _layer_of(plane.own, index)
+    return replace(plane, own=own, layer=index if len(plane.hdu.shape) == 3 else None)
+
+
 @dataclass
 class _FitsCutouts:
     """Reads objects one at a time, and checks that their pixel scales agree with the first."""
@@ -304,16 +310,26 @@ class _FitsCutouts:
             if not _images(hdus, 3):
                 return self._extensions(hdus, files["image"])
             image = self._wanted(hdus, files["image"], 3)
-            extras = dict(self._chosen(hdus, files["image"]) or self._extras(hdus, image))
-            planes = {kind: (hdu, files["image"]) for kind, hdu in extras.items()}
             with ExitStack() as stack:
-                for kind, path in files.items():
-                    if kind != "image":
-                        beside = stack.enter_context(opened(path))
-                        if not (cubes := _images(beside, 3)):
-                            raise InputError(f"{path}: no cube in this {kind} file")
-                        planes[kind] = cubes[0], path
+                planes = self._planes(hdus, image, files, 3, stack)
                 return self._split(hdus, image, planes, files["image"])
+
+    def _planes(
+        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, stack: ExitStack
+    ) -> dict[str, HduPixels]:
+        """Return weights and mask by kind, from the image's file and those beside it, which stay open."""
+        path = files["image"]
+        extras = self._chosen(hdus, path) or self._extras(hdus, image)
+        planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
+        for kind, other in files.items():
+            if kind != "image":
+                beside = stack.enter_context(opened(other))
+                if not (found := _images(beside, dimensions)):
+                    what = f"cube in this {kind}" if dimensions == 3 else "two-dimensional image in this"
+                    raise InputError(f"{other}: no {what} file")
+                own = planes.get("mask") if kind == "mask" else None
+                planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
+        return planes
 
     def _wanted(self, hdus: fits.HDUList, path: Path, dimensions: int) -> Any:
         """Return the image's HDU: the one given, else the first with these dimensions and no other role."""
@@ -368,15 +384,7 @@ class _FitsCutouts:
         path = files["image"]
         with opened(path) as hdus, ExitStack() as stack:
             image = self._wanted(hdus, path, 2)
-            extras = self._chosen(hdus, path) or self._extras(hdus, image)
-            planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
-            for kind, other in files.items():
-                if kind != "image":
-                    beside = stack.enter_context(opened(other))
-                    if not (found := _images(beside, 2)):
-                        raise InputError(f"{other}: no two-dimensional image in this file")
-                    own = planes.get("mask") if kind == "mask" else None
-                    planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
+            planes = self._planes(hdus, image, files, 2, stack)
             return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
@@ -407,7 +415,7 @@ class _FitsCutouts:
         return out
 
     def _split(
-        self, hdus: fits.HDUList, image: Any, planes: dict[str, tuple[Any, Path]], path: Path
+        self, hdus: fits.HDUList, image: Any, planes: dict[str, HduPixels], path: Path
     ) -> dict[str, _Band]:
         """Split a cube into bands."""
         cube = tuple(image.shape)
@@ -416,17 +424,15 @@ class _FitsCutouts:
                 f"{path}: HDU {image.name or 0!r} has shape {cube}; ({len(self.bands)} bands, rows, "
                 "columns) is needed"
             )
-        for kind, (hdu, _) in planes.items():
-            if tuple(hdu.shape) not in (cube, cube[1:]):
-                raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
+        for kind, plane in planes.items():
+            for hdu in (plane.hdu, *([] if plane.own is None else [plane.own.hdu])):
+                if tuple(hdu.shape) not in (cube, cube[1:]):
+                    raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
         if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
             self.remarks.append(warning)
         out = {}
         for index, band in enumerate(self.bands):
-            layers = {
-                kind: HduPixels(hdu=hdu, path=where, layer=index if len(hdu.shape) == 3 else None)
-                for kind, (hdu, where) in planes.items()
-            }
+            layers = {kind: _layer_of(plane, index) for kind, plane in planes.items()}
             out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers)
         return out
 
