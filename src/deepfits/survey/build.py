@@ -104,9 +104,7 @@ def build_store(
             warn_of_doubtful_psfs(store_info)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
-        shards = [
-            store_shard(task.number, columns["object_id"][task.rows], len(task.rows), task) for task in tasks
-        ]
+        shards = [store_shard(task.number, columns["object_id"][task.rows], task) for task in tasks]
 
         def execute(todo: list[Shard], bar: Task) -> Iterator[tuple[Shard, Outcome]]:
             fields.close()
@@ -158,11 +156,11 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
     return place_hint(columns["ra"], field.sky(np.array([0.0, width]), np.array([0.0, height]))[0])
 
 
-def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) -> Shard:
+def store_shard(number: int, object_id: np.ndarray, content: Any) -> Shard:
     """Describe a shard of a store; it is recognised by a digest of its objects' identities."""
     return Shard(
         name=Path(shard_name(number)).stem,
-        objects=objects,
+        objects=len(object_id),
         made_from=digest(as_text(object_id)),
         content=content,
     )

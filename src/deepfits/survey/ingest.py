@@ -102,9 +102,7 @@ def ingest(
         all_rows = {**found.columns, "object_id": found.object_id, _ROW: np.arange(found.number)}
         chosen = choose(all_rows, where, description.where)[_ROW]
         parts = [chosen[start : start + shard_size] for start in range(0, len(chosen), shard_size)]
-        shards = [
-            store_shard(number, found.object_id[part], len(part), part) for number, part in enumerate(parts)
-        ]
+        shards = [store_shard(number, found.object_id[part], part) for number, part in enumerate(parts)]
         run_shards(
             None,
             shards,
