@@ -92,13 +92,13 @@ def build_store(
     ShardsFailedError
         Images turned out to be damaged; all other shards are done.
     """
-    there = read_info(out) if (out / "store.json").exists() else None
+    store_info = read_info(out) if (out / "store.json").exists() else None
     with closing(OpenFields(plan.images)) as fields:
         layout = lay_out(plan, columns, info, fields)
         tasks = layout.tasks
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        if (store_info := there) is None:
+        if store_info is None:
             described = describe_fields(plan.images, (task.field_index for task in tasks), info, fields)
             store_info = describe_store(plan, described, columns)
             warn_of_doubtful_psfs(store_info)
