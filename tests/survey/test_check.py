@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -191,6 +192,10 @@ def test_catalogues_are_looked_at(tmp_path):
     (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
     said = deepfits.check(tmp_path / "odd.csv").warnings
     assert [any(w in s for s in said) for w in ("1 objects without RA or DEC", "at most 2π")] == [True] * 2
+    (tmp_path / "pixels.csv").write_text("id,x,y,RA,DEC\n1,3,4,,\n2,5,6,,\n")
+    with warnings.catch_warnings(action="error"):
+        said = str(deepfits.check(tmp_path / "pixels.csv"))
+    assert "only x and y, taken as 0-based pixels" in said
     (tmp_path / "twice.csv").write_text("id,RA,DEC\n1,1.1,9\n1,7,2.3\n")
     assert "occurs 2 times" in deepfits.check(tmp_path / "twice.csv").warnings[0]
 

@@ -110,6 +110,24 @@ def check(store, found, objects, *, has_weights=True):
         assert (found.weight[row] > 0).mean() > 0.9
 
 
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_a_mask_in_the_file_of_a_cube_is_used_with_one_beside_it(objects, tmp_path, is_flat):
+    """The file's own was left out."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    masked = {}
+    for name, planes in objects.items():
+        own = np.zeros_like(planes["mask"])
+        own[:, 18] = 1
+        hdus = [fits.PrimaryHDU(planes["image"], header()), fits.ImageHDU(planes["ivar"], name="IVAR")]
+        hdus.append(fits.ImageHDU(own[0] if is_flat else own, name="BADMASK"))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+        fits.writeto(directory / f"{name}.mask.fits", planes["mask"])
+        masked[name] = planes | {"mask": planes["mask"] | own}
+    store, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\nmask_nonzero_is = "bad"\n')
+    check(store, found, masked)
+
+
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -15,7 +15,7 @@ from astropy.table import Table
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
-from deepfits.survey.build import settled_psf, warn_of_doubtful_psfs
+from deepfits.survey.describing import settled_psf, warn_of_doubtful_psfs
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard

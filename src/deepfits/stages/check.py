@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +98,7 @@ def _inspect_images(config: CheckConfig, findings: Findings) -> None:
         tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked,
         config.progress("check", total=len(chosen.fields), unit="fields") as task,
     ):
-        chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
+        chosen = chosen.keeping_copies(unpacked)
         for sources in chosen.fields:
             missing = [b for b in chosen.bands if b not in sources.images]
             if missing and len(single) < len(chosen.fields):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,7 +112,8 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
 
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     """Detect the objects if no catalogue is given, and cut them out."""
-    from deepfits.survey.build import StorePlan, build_store
+    from deepfits.survey.build import build_store
+    from deepfits.survey.describing import StorePlan
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.psf import parse_psf_option
 
@@ -121,8 +122,8 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
         if config.catalogue is None:
             path = out / "catalogue.parquet"
             # Detection and cutting read the same files; compressed ones are decompressed only once.
-            chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
-            detection = part_of(config, Detection, images=chosen, options=part_of(config, DetectOptions))
+            kept = chosen.keeping_copies(unpacked)
+            detection = part_of(config, Detection, images=kept, options=part_of(config, DetectOptions))
             measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
             with results(
                 path,
@@ -133,13 +134,13 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 is_file=True,
             ) as catalogue:
                 detection.write(catalogue, workers=config.workers, progress=config.progress)
+            if config.scheduler is None:  # its workers cannot see this machine's copies
+                chosen = kept
         else:
             path = Path(config.catalogue)
         plan = part_of(
             config, StorePlan, images=chosen, catalogue_path=path, psf=parse_psf_option(config.psf)
         )
-        if config.scheduler is not None:  # its workers cannot see this machine's decompressed copies
-            plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(
             plan,
             read_catalogue(path, where=config.where),

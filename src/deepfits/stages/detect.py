@@ -105,7 +105,7 @@ class Detection:
 
     def write(self, results: Results, *, workers: int, progress: Progress) -> None:
         """Detect field by field, unless the catalogue is finished; finished fields are kept for a restart."""
-        from deepfits.survey.build import log_warnings
+        from deepfits.survey.describing import log_warnings
 
         if results.is_finished:
             return
@@ -138,7 +138,7 @@ class Detection:
             shutil.rmtree(parts)
 
     def _detect_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        from deepfits.survey.build import describe_field
+        from deepfits.survey.describing import describe_field
         from deepfits.survey.extract import extract
         from deepfits.survey.fields import open_field
 

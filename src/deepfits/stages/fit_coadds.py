@@ -24,11 +24,12 @@ from deepfits.stages.detect import detect
 from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fitted
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
-from deepfits.survey import build
-from deepfits.survey.bands import places_of, sort_bands
-from deepfits.survey.build import OpenFields, ShardTask, StorePlan
+from deepfits.survey import describing
+from deepfits.survey.bands import given_for, places_of, sort_bands
+from deepfits.survey.build import ShardTask, cut_task, lay_out
 from deepfits.survey.catalogue import read_catalogue, read_info
-from deepfits.survey.fields import ImageSet
+from deepfits.survey.describing import StorePlan
+from deepfits.survey.fields import ImageSet, OpenFields
 from deepfits.survey.find import find_fields
 from deepfits.survey.psf import parse_psf_option
 from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
@@ -69,16 +70,16 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     columns, known = read_catalogue(path, where=config.where), read_info(path)
     plan = part_of(
         options,
-        build.StorePlan,
+        StorePlan,
         images=chosen,
         size=cutout_size(model, chosen),
         catalogue_path=path,
         psf=parse_psf_option(options.psf),
     )
-    with closing(build.OpenFields(chosen)) as fields:
-        tasks = build.lay_out(plan, columns, known, fields).tasks
+    with closing(OpenFields(chosen)) as fields:
+        tasks = lay_out(plan, columns, known, fields).tasks
         info = _describe(plan, known, tasks, fields, columns, out / DESCRIPTION)
-    widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
+    widths = [given_for(b, plan.psf) or f"psfsize_{b}" for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
     parts = [_part(task, columns, widths, config) for task in tasks]
     if not any(len(part.task.x) for part in parts):
@@ -117,7 +118,7 @@ def _describe(
         name = plan.images.fields[index].name
         there = {"fields": {**known.get("fields", {}), **described}}
         try:
-            now = build.known_or_described(plan.images, index, there, fields)
+            now = describing.known_or_described(plan.images, index, there, fields)
         except InputError as error:
             reason = error
             continue
@@ -130,8 +131,8 @@ def _describe(
     common = earlier.get("common", [])
     if not common or changed & set(common):
         common = sorted(described)
-    info = build.describe_store(plan, {name: described[name] for name in common}, columns)
-    build.one_scale(described)
+    info = describing.describe_store(plan, {name: described[name] for name in common}, columns)
+    describing.one_scale(described)
     write_json(path, {"common": common, "fields": described})
     return _with_field_properties(info, plan, described, columns)
 
@@ -143,10 +144,10 @@ def _with_field_properties(
     columns: Mapping[str, np.ndarray],
 ) -> StoreInfo:
     """Replace the extra information by what cutting needs to know of each field: PSF and wavelengths."""
-    psf = {name: build.settled_psf(known, plan, columns) for name, known in described.items()}
+    psf = {name: describing.settled_psf(known, plan, columns) for name, known in described.items()}
     seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
     kept = replace(info, extra={"psf": psf, "fields": seen})
-    build.warn_of_doubtful_psfs(kept)
+    describing.warn_of_doubtful_psfs(kept)
     return kept
 
 
@@ -154,19 +155,16 @@ def cutout_size(model: Model, images: ImageSet) -> int:
     """Return the cutout side in pixels that a model needs for these images."""
     if model.grid is None:
         return model.info.size
-    with closing(build.OpenFields(images)) as fields:
+    with closing(OpenFields(images)) as fields:
         return model.cutout_size(fields.open(0).pixel_scale)
 
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, using all fields."""
-    plan = build.StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
-    with closing(build.OpenFields(images)) as fields:
-        described = {
-            field.name: build.known_or_described(images, index, {}, fields)
-            for index, field in enumerate(images.fields)
-        }
-    return _with_field_properties(build.describe_store(plan, described, {}), plan, described, {})
+    plan = StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
+    with closing(OpenFields(images)) as fields:
+        described = describing.describe_fields(images, range(len(images.fields)), {}, fields)
+    return _with_field_properties(describing.describe_store(plan, described, {}), plan, described, {})
 
 
 def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
@@ -209,12 +207,12 @@ class CoaddWork(FittingWork):
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is already loaded. The last field stays open for the next part."""
         fitter = self.fitter(model, self.info, threads)
-        fields = build.OpenFields(self.plan.images)
+        fields = OpenFields(self.plan.images)
 
         def process(shard: Shard, advance: Advance) -> None:
             part = shard.content
             images = fields.open(part.task.field_index)
-            cutouts = build.cut_task(images, part.task, part.columns, self.plan, self.info)
+            cutouts = cut_task(images, part.task, part.columns, self.plan, self.info)
             check_cutouts(cutouts, self.info, shard.name)
             write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
 

@@ -22,6 +22,7 @@ from deepfits.progress import Progress
 from deepfits.stages.parameters import Images, Reading, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
+from deepfits.survey.remarks import warnings_in
 
 # Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
@@ -129,8 +130,9 @@ def stack(config: StackConfig) -> Path:
         for band_planes in planes.values():
             _refuse_duplicates(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
-        for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
-            log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
+        for plane in every:
+            for text in warnings_in(plane.remarks):
+                log.warning("WARNING: %s: %s", plane.path, text)
         grid = config.grid
         target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}

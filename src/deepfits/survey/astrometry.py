@@ -260,7 +260,7 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
         return []
     first = np.array([[float(cards.get(f"CD{i}_{j}", 0)) for j in (1, 2)] for i in (1, 2)])
     steps = np.array([float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)])
-    second = steps[:, None] * [[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)]
+    second = steps[:, None] * _pc_matrix(cards)
     for key in pc:
         del cards[key]
     if np.allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max()):
@@ -268,6 +268,10 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
     if not np.allclose(steps, 1):
         raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
     return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
+
+
+def _pc_matrix(cards: fits.Header) -> np.ndarray:
+    return np.array([[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)])
 
 
 def _refuse_other_angle(cards: fits.Header, pc: list[str]) -> None:
@@ -287,8 +291,7 @@ def _refuse_other_angle(cards: fits.Header, pc: list[str]) -> None:
     steps = [float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)]
     ratio = steps[1] / steps[0] if steps[0] else np.nan
     turned = [[np.cos(angle), -np.sin(angle) * ratio], [np.sin(angle) / ratio, np.cos(angle)]]
-    stated = [[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)]
-    if angle and not np.allclose(stated, turned, atol=1e-4):
+    if angle and not np.allclose(_pc_matrix(cards), turned, atol=1e-4):
         raise _UnusableWCSError(
             f"the PC matrix and CROTA{latitude} = {angles[latitude]:g} contradict each other"
         )
@@ -324,6 +327,16 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
     flat = np.cos(latitude)
     places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
     return np.asarray(places[1:] - places[0])
+
+
+def offsets(one: WCS, other: WCS, centre: np.ndarray, other_centre: np.ndarray, aside: float) -> np.ndarray:
+    """Return the distances, pixels, of image `other` from `one` on the sky, ``(3,)``.
+
+    They are measured at the centres, ``(x, y)``, and `aside` pixels from them along x and along y.
+    """
+    steps = np.array([[0, aside, 0], [0, 0, aside]])
+    mapped = np.array(map_pixels(one, other, *(centre[:, None] + steps)))
+    return np.asarray(np.hypot(*(mapped - other_centre[:, None] - steps)))
 
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

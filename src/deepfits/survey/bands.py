@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from deepfits.errors import InputError, nearest
+
+Value = TypeVar("Value")
 
 # By wavelength. Other bands follow: those of space telescopes by wavelength, then the rest alphabetically.
 ORDER = (
@@ -245,6 +247,11 @@ def require_bands(given: Iterable[str], there: Collection[str], option: str) -> 
         raise InputError(
             f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], there)}"
         )
+
+
+def given_for(band: str, values: Mapping[str, Value]) -> Value | None:
+    """Return the value given for a band, or for all bands (key ``""``); None if there is neither."""
+    return values.get(band, values.get(""))
 
 
 def passband(band: str) -> str:

@@ -27,7 +27,7 @@ _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
 def kind_of(path: Path) -> str | None:
     """Return a file's role by its name, its header or its directory's name; None for an image."""
-    kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))[1]
+    _, kind = _key_and_kind(path)
     folder = _kind_of_all(path.parent)
     is_beside = (
         kind is None
@@ -75,7 +75,7 @@ def exposure_maps_of(path: Path) -> list[str]:
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
     """Return files of weights and masks whose name is that of an image without its band."""
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    mine = kinds.get(path, split_name(given_name(path)))[0]
+    mine, _ = _key_and_kind(path)
     return [
         (other, kind)
         for other, (key, kind) in kinds.items()
@@ -162,11 +162,15 @@ def _kind_of_all(directory: Path) -> str | None:
     return None if has_own else kind
 
 
+def _key_and_kind(path: Path) -> tuple[tuple[str, ...], str | None]:
+    """Return the name that a file shares with its weights, and its role; see `_kinds_in`."""
+    return _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))
+
+
 def _family(path: Path) -> list[_Member]:
     """Return the files, here and in sister directories, that share a name with this one, and their roles."""
-    here = stamp(path.parent)
-    key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
-    members = list(_families_in(path.parent, here).get(key, ()))
+    key, _ = _key_and_kind(path)
+    members = list(_families_in(path.parent, stamp(path.parent)).get(key, ()))
     for folder, kind in sister_directories(path.parent).items():
         members += [(other, own or kind) for other, own in _families_in(folder, stamp(folder)).get(key, ())]
     return members

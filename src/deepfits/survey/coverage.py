@@ -11,6 +11,15 @@ import numpy as np
 from deepfits.files import write_json, writing
 from deepfits.survey.store import shard_catalogue
 
+VALID = "fraction_valid_"
+"""Beginning of the names of columns with the fraction of a cutout's pixels that have data, per band."""
+
+
+def valid_fractions(weight: np.ndarray, bands: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return the fraction of each cutout's pixels with data as columns, from weights ``(N, B, H, W)``."""
+    valid = (weight > 0).mean(axis=(2, 3)).astype(np.float32)
+    return {f"{VALID}{band}": valid[:, index] for index, band in enumerate(bands)}
+
 
 def write_coverage(
     out: Path,
@@ -38,7 +47,7 @@ def write_coverage(
     has_fields
         Whether the shards state the field that each object was cut from.
     """
-    names = [f"fraction_valid_{b}" for b in bands]
+    names = [f"{VALID}{band}" for band in bands]
     total = incomplete = 0
     lacking, empty = np.zeros(len(bands), int), np.zeros(len(bands), int)
     outside = np.empty(0) if outside is None else outside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Fields whose planes together are smaller than this are read once and kept in memory.
 CACHE_BYTES = 400 << 20
+MIDDLE_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ class ImageSet:
         return {"files": contents_of(files), "bands": list(self.bands), "reference": self.reference} | (
             self._reading()
         )
+
+    def keeping_copies(self, directory: str | Path) -> ImageSet:
+        """Return this set, with decompressed copies of its files kept in a directory."""
+        return replace(self, options=replace(self.options, unpacked=Path(directory)))
 
     def states_by_field(self) -> dict[str, dict[str, str]]:
         """Return fingerprints of each field's files, by the field's name, made as for `settings`."""
@@ -223,6 +228,32 @@ class InMemory:
         return self._arrays
 
 
+class MiddleOfField:
+    """The middle `MIDDLE_ROWS` rows of a field, with a field's interface."""
+
+    def __init__(self, field: Field) -> None:
+        self.name, self.pixel_scale = field.name, field.pixel_scale
+        start = max((field.shape[0] - MIDDLE_ROWS) // 2, 0)
+        stop = min(start + MIDDLE_ROWS, field.shape[0])
+        self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
+
+    def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return NaN: positions are not needed."""
+        return np.full(len(x), np.nan), np.full(len(y), np.nan)
+
+
+class _Strip:
+    def __init__(self, plane: Any, start: int, stop: int) -> None:
+        self._plane, self._start, self._stop = plane, start, stop
+        self.shape = (stop - start, plane.shape[1])
+        self.noise_correlation = plane.noise_correlation
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of image and weight."""
+        image, weight = self._plane.rows(self._start, self._stop)
+        return image.copy(), weight.copy()
+
+
 @contextmanager
 def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
     """Open one field of a set."""
@@ -230,10 +261,23 @@ def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
         yield Field(sources, dict(planes), images.reference_of(sources))
 
 
-def describe(remarks: Mapping[str, list[str]]) -> list[str]:
-    """Return remarks as lines, with one line for all bands that share a remark."""
-    bands_of: dict[str, list[str]] = {}
-    for band, texts in remarks.items():
-        for text in texts:
-            bands_of.setdefault(text, []).append(band)
-    return [f"{' '.join(bands)}: {text}" for text, bands in bands_of.items()]
+class OpenFields:
+    """The fields of a plan; the most recently used one stays open."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+        self._stack = ExitStack()
+        self._there: tuple[int, Field] | None = None
+
+    def open(self, index: int) -> Field:
+        """Return field number `index`, which stays open until another one is requested."""
+        if self._there is None or self._there[0] != index:
+            self.close()
+            field = self._stack.enter_context(open_field(self._images.fields[index], self._images))
+            self._there = index, field
+        return self._there[1]
+
+    def close(self) -> None:
+        """Close the open field, if any."""
+        self._stack.close()
+        self._there = None

@@ -61,6 +61,11 @@ class Fill:
             is_fill = kept[..., half:-half, half:-half]
         return np.asarray(is_fill)
 
+    def words(self, share: float) -> str:
+        """Describe the pixels without data, a fraction `share` of all, to the user."""
+        how = ", in blocks" if self.in_blocks else ""
+        return f"{share:.1%} of the pixels are exactly {self.value:g}{how}: treated as no data"
+
 
 HOLES = Fill(value=0.0, in_blocks=True)
 """Blocks of zeros, in images with so few zeros that no block arises by chance."""
@@ -71,7 +76,7 @@ def zeros_are_rare(counts: np.ndarray) -> bool:
     return bool((counts == 0).mean() <= FILL_SHARE)
 
 
-def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False) -> Fill | None:
+def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> Fill | None:
     """Find the value that marks pixels without data; None if there is none.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import map_pixels, pixel_scale_of
+from deepfits.survey.astrometry import offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import is_companion, kind_of, sister_directories
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
@@ -28,8 +28,8 @@ from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, overlap
-from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -204,7 +204,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
         if _images(hdus, 3):
             return True
         planes = _images(hdus, 2)
-        images = [h for h in planes if role_of(name_of(h)) is None]
+        images = [h for h in planes if role_of_hdu(h) is None]
         named = {_band_of_hdu(h) for h in planes} - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
@@ -257,6 +257,12 @@ def _band_of_hdu(hdu: Any) -> str | None:
     return band_name(named) if named else band_of_plane(name_of(hdu))
 
 
+def _layer_of(plane: HduPixels, index: int) -> HduPixels:
+    """Return one layer of a cube, or a plane that applies to all layers as it is."""
+    own = None if plane.own is None else _layer_of(plane.own, index)
+    return replace(plane, own=own, layer=index if len(plane.hdu.shape) == 3 else None)
+
+
 @dataclass
 class _FitsCutouts:
     """Reads objects one at a time, and checks that their pixel scales agree with the first."""
@@ -283,11 +289,9 @@ class _FitsCutouts:
     def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
         """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
         (first, anchor), *others = bands.items()
-        aside = np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
         for name, band in others:
-            centre, other_centre = (np.array(b.image.shape[::-1])[:, None] // 2 for b in (anchor, band))
-            mapped = np.array(map_pixels(anchor.wcs, band.wcs, *(centre + aside))) - other_centre
-            apart = float(np.hypot(*(mapped - aside)).max())
+            centre, other_centre = (np.array(b.image.shape[::-1]) // 2 for b in (anchor, band))
+            apart = float(offsets(anchor.wcs, band.wcs, centre, other_centre, ASIDE).max())
             text = (
                 f"{galaxy.first()}: by their WCS {name} lies {apart:.1f} pixels from {first}, at the centre "
                 f"or {ASIDE:g} pixels from it; resample the bands to one grid, or give pixel_scale_arcsec if "
@@ -306,22 +310,32 @@ class _FitsCutouts:
             if not _images(hdus, 3):
                 return self._extensions(hdus, files["image"])
             image = self._wanted(hdus, files["image"], 3)
-            extras = dict(self._chosen(hdus, files["image"]) or self._extras(hdus, image))
-            planes = {kind: (hdu, files["image"]) for kind, hdu in extras.items()}
             with ExitStack() as stack:
-                for kind, path in files.items():
-                    if kind != "image":
-                        beside = stack.enter_context(opened(path))
-                        if not (cubes := _images(beside, 3)):
-                            raise InputError(f"{path}: no cube in this {kind} file")
-                        planes[kind] = cubes[0], path
+                planes = self._planes(hdus, image, files, 3, stack)
                 return self._split(hdus, image, planes, files["image"])
+
+    def _planes(
+        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, stack: ExitStack
+    ) -> dict[str, HduPixels]:
+        """Return weights and mask by kind, from the image's file and those beside it, which stay open."""
+        path = files["image"]
+        extras = self._chosen(hdus, path) or self._extras(hdus, image)
+        planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
+        for kind, other in files.items():
+            if kind != "image":
+                beside = stack.enter_context(opened(other))
+                if not (found := _images(beside, dimensions)):
+                    what = f"cube in this {kind}" if dimensions == 3 else "two-dimensional image in this"
+                    raise InputError(f"{other}: no {what} file")
+                own = planes.get("mask") if kind == "mask" else None
+                planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
+        return planes
 
     def _wanted(self, hdus: fits.HDUList, path: Path, dimensions: int) -> Any:
         """Return the image's HDU: the one given, else the first with these dimensions and no other role."""
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
-        found = [h for h in _images(hdus, dimensions) if role_of(name_of(h)) is None]
+        found = [h for h in _images(hdus, dimensions) if role_of_hdu(h) is None]
         if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         if dimensions == 3 and len(found) > 1:
@@ -353,7 +367,7 @@ class _FitsCutouts:
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
-            role = role_of(name_of(hdu))
+            role = role_of_hdu(hdu)
             if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
                 out.setdefault(role, hdu)
         return out
@@ -370,20 +384,12 @@ class _FitsCutouts:
         path = files["image"]
         with opened(path) as hdus, ExitStack() as stack:
             image = self._wanted(hdus, path, 2)
-            extras = self._chosen(hdus, path) or self._extras(hdus, image)
-            planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
-            for kind, other in files.items():
-                if kind != "image":
-                    beside = stack.enter_context(opened(other))
-                    if not (found := _images(beside, 2)):
-                        raise InputError(f"{other}: no two-dimensional image in this file")
-                    own = planes.get("mask") if kind == "mask" else None
-                    planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
+            planes = self._planes(hdus, image, files, 2, stack)
             return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
-        images = [h for h in _images(hdus, 2) if role_of(name_of(h)) is None]
+        images = [h for h in _images(hdus, 2) if role_of_hdu(h) is None]
         if not images:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
@@ -409,7 +415,7 @@ class _FitsCutouts:
         return out
 
     def _split(
-        self, hdus: fits.HDUList, image: Any, planes: dict[str, tuple[Any, Path]], path: Path
+        self, hdus: fits.HDUList, image: Any, planes: dict[str, HduPixels], path: Path
     ) -> dict[str, _Band]:
         """Split a cube into bands."""
         cube = tuple(image.shape)
@@ -418,17 +424,15 @@ class _FitsCutouts:
                 f"{path}: HDU {image.name or 0!r} has shape {cube}; ({len(self.bands)} bands, rows, "
                 "columns) is needed"
             )
-        for kind, (hdu, _) in planes.items():
-            if tuple(hdu.shape) not in (cube, cube[1:]):
-                raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
+        for kind, plane in planes.items():
+            for hdu in (plane.hdu, *([] if plane.own is None else [plane.own.hdu])):
+                if tuple(hdu.shape) not in (cube, cube[1:]):
+                    raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
         if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
             self.remarks.append(warning)
         out = {}
         for index, band in enumerate(self.bands):
-            layers = {
-                kind: HduPixels(hdu=hdu, path=where, layer=index if len(hdu.shape) == 3 else None)
-                for kind, (hdu, where) in planes.items()
-            }
+            layers = {kind: _layer_of(plane, index) for kind, plane in planes.items()}
             out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers)
         return out
 
@@ -499,8 +503,7 @@ def _stack(
             if name not in by_band:
                 continue
             band = by_band[name]
-            window = tuple(overlap(n, size)[0] for n, size in zip(band.image.shape, shape[2:], strict=True))
-            image[row, index][window] = band.image
+            image[row, index] = to_shape(band.image, *shape[2:], empty=np.nan)
             if ivar is not None and band.ivar is not None:
-                ivar[row, index][window] = band.ivar
+                ivar[row, index] = to_shape(band.ivar, *shape[2:])
     return image, ivar, None

@@ -35,6 +35,8 @@ SUFFIXES = (*(f"{plain}{end}" for plain in (".fits", ".fit", ".fts") for end in 
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
+# Maximum number of blocks of a header.
+MAX_BLOCKS = 400
 # Maximum total size, in bytes, of the decompressed copies kept between detection and cutting.
 MAX_KEPT = 8 << 30
 # Maximum number of pixels per stored byte reached by tile compression, even of empty images.
@@ -366,9 +368,9 @@ def _first(path: Path) -> bytes:
         return handle.read(2)
 
 
-def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) -> dict[str, Any]:
+def _one_header(stream: IO[bytes], start: bytes) -> dict[str, Any]:
     text = start
-    for _ in range(max_blocks):
+    for _ in range(MAX_BLOCKS):
         block = stream.read(2880 - len(text) % 2880)
         if (len(text) + len(block)) % 2880 or not block:
             raise InputError("not a FITS file, or truncated in the header")

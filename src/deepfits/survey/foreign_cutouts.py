@@ -178,16 +178,16 @@ class ForeignCutouts:
         return tuple(known.get(b, default) for b in self.store_bands)
 
 
-def to_shape(array: np.ndarray, height: int, width: int) -> np.ndarray:
+def to_shape(array: np.ndarray, height: int, width: int, *, empty: float = 0.0) -> np.ndarray:
     """Crop or pad the last two axes about the pixel length // 2, the one nearest to an object's centre."""
-    out = np.zeros((*array.shape[:-2], height, width), array.dtype)
+    out = np.full((*array.shape[:-2], height, width), empty, array.dtype)
     pairs = zip(array.shape[-2:], (height, width), strict=True)
-    (to_y, from_y), (to_x, from_x) = (overlap(length, size) for length, size in pairs)
+    (to_y, from_y), (to_x, from_x) = (_overlap(length, size) for length, size in pairs)
     out[..., to_y, to_x] = array[..., from_y, from_x]
     return out
 
 
-def overlap(length: int, size: int) -> tuple[slice, slice]:
+def _overlap(length: int, size: int) -> tuple[slice, slice]:
     """Return the slices (into `size` pixels, from `length` pixels) that copy an axis with centres aligned."""
     start = length // 2 - size // 2
     first, last = max(start, 0), min(start + size, length)
@@ -216,21 +216,18 @@ _Raw = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def _stacked(parts: list[_Raw]) -> _Raw:
-    """Stack objects that were read one by one, padded around their centres with NaN of weight 0."""
-    shape = len(parts), *np.max([image.shape[1:] for image, _, _ in parts], axis=0)
-    if all(image.shape[1:] == shape[1:] for image, _, _ in parts):
-        weight, mask = (
-            np.concatenate([part[n] for part in parts]) if parts[0][n] is not None else None for n in (1, 2)
-        )
-        return np.concatenate([image for image, _, _ in parts]), weight, mask
-    image, weight = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
-    for row, (object_image, object_weight, _) in enumerate(parts):
-        sides = zip(object_image.shape[2:], shape[2:], strict=True)
-        window = tuple(overlap(length, size)[0] for length, size in sides)
-        image[row][:, *window] = object_image[0]
-        if object_weight is not None:
-            weight[row][:, *window] = object_weight[0]
-    return image, weight if parts[0][1] is not None else None, None
+    """Stack objects that were read one by one; if their shapes differ, padded with NaN of weight 0."""
+    shapes = [image.shape[-2:] for image, _, _ in parts]
+    side = np.max(shapes, axis=0)
+    if len(set(shapes)) > 1:
+        parts = [
+            (to_shape(image, *side, empty=np.nan), None if weight is None else to_shape(weight, *side), None)
+            for image, weight, _ in parts
+        ]
+    weight, mask = (
+        None if parts[0][n] is None else np.concatenate([part[n] for part in parts]) for n in (1, 2)
+    )
+    return np.concatenate([image for image, *_ in parts]), weight, mask
 
 
 def resolve_weights(cutouts: ForeignCutouts) -> None:
@@ -264,27 +261,38 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
-        fluxes, weights = rim_pixels(image[:, band], weight[:, band])
-        level, cutouts.noise[band] = clipped_statistics(fluxes)
-        if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
-            cutouts.remarks.append(
-                f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at "
-                f"{level / cutouts.noise[band]:.1f} σ; subtract it first"
-            )
-        if not cutouts.noise[band] > 0:
-            continue
-        stated = float(np.median(weights)) ** -0.5
-        cutouts.brightest[band] = BRIGHTEST * max(cutouts.noise[band], stated if cutouts.has_weights else 0.0)
-        if is_beyond := int((np.abs(image[:, band]) > cutouts.brightest[band]).sum()):
-            cutouts.remarks.append(
-                f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(sample)} cutouts are more than "
-                f"{BRIGHTEST:.0e} times the noise: treated as no data"
-            )
-        if cutouts.has_weights:
-            _compare_weights(cutouts, band, stated)
+        _measure_noise(cutouts, band, image[:, band], weight[:, band])
     if cutouts.has_weights:
         _compare_objects(cutouts, sample)
+    else:
+        _weight_by_noise(cutouts, sample)
+
+
+def _measure_noise(cutouts: ForeignCutouts, band: int, image: np.ndarray, weight: np.ndarray) -> None:
+    """Measure the noise of a band on the rims of sampled cutouts, ``(n, H, W)``, and check the weights."""
+    fluxes, weights = rim_pixels(image, weight)
+    level, sigma = clipped_statistics(fluxes)
+    cutouts.noise[band] = sigma
+    if abs(level) > MAX_LEVEL_SIGMAS * sigma:
+        cutouts.remarks.append(
+            f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at {level / sigma:.1f} σ; "
+            "subtract it first"
+        )
+    if not sigma > 0:
         return
+    stated = float(np.median(weights)) ** -0.5
+    cutouts.brightest[band] = BRIGHTEST * max(sigma, stated if cutouts.has_weights else 0.0)
+    if is_beyond := int((np.abs(image) > cutouts.brightest[band]).sum()):
+        cutouts.remarks.append(
+            f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(image)} cutouts are more than "
+            f"{BRIGHTEST:.0e} times the noise: treated as no data"
+        )
+    if cutouts.has_weights:
+        _compare_weights(cutouts, band, stated)
+
+
+def _weight_by_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
+    """Set the weights of cutouts without any, from the noise of all objects or of each."""
     if not (is_noise := cutouts.noise > LEAST_NOISE).all():
         odd = int(np.argmin(is_noise))
         raise InputError(
@@ -294,10 +302,9 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         )
     cutouts.constant = cutouts.noise**-2.0
     _settle_own_noise(cutouts, sample)
-    names = ", ".join(cutouts.bands[band] for band in cutouts.own_noise)
-    if len(cutouts.own_noise) < num_bands:
+    if len(cutouts.own_noise) < len(cutouts.bands):
         cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
-    if names:
+    if names := ", ".join(cutouts.bands[band] for band in cutouts.own_noise):
         cutouts.remarks.append(
             f"no weights, and the noise in {names} differs between objects: each object's weight is from its "
             "own noise"
@@ -349,10 +356,7 @@ def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray
             cutouts.fill[band] = HOLES
         elif fill is not None:
             cutouts.fill[band] = fill
-            how = ", in blocks" if fill.in_blocks else ""
-            cutouts.remarks.append(
-                f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data"
-            )
+            cutouts.remarks.append(f"{name}: {fill.words(share)}")
 
 
 def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:

@@ -30,7 +30,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import map_pixels
-from deepfits.survey.planes import Plane
+from deepfits.survey.planes import Plane, read_all
 
 TOLERANCE = 0.02
 NODE_STEP = 64
@@ -119,13 +119,9 @@ class AlignedPlane:
             return self._shifted(start, stop)
         return self._resampled(start, stop)
 
-    def read(self, height: int = 512) -> tuple[np.ndarray, np.ndarray]:
-        """Read the whole grid, strip by strip."""
-        image, weight = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
-        for start in range(0, self.shape[0], height):
-            stop = min(start + height, self.shape[0])
-            image[start:stop], weight[start:stop] = self.rows(start, stop)
-        return image, weight
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read image and weight of the whole grid, ``(H, W)``."""
+        return read_all(self)
 
     def _shifted(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         image = np.zeros((stop - start, self.shape[1]), np.float32)
@@ -217,8 +213,8 @@ def resample(
     image: np.ndarray,
     weight: np.ndarray,
     *,
-    area: float = 1.0,
-    step: tuple[int, float] = (1, 1.0),
+    area: float,
+    step: tuple[int, float],
 ) -> None:
     """Interpolate a plane at given positions, and compute the corresponding weights.
 

@@ -134,6 +134,11 @@ def name_of(hdu: Any) -> str:
     return _CLASSES.get(plane, name) if role_of(name) is None else name
 
 
+def role_of_hdu(hdu: Any) -> str | None:
+    """Return an HDU's role by `name_of`; see `role_of`."""
+    return role_of(name_of(hdu))
+
+
 def whose(name: str) -> list[str]:
     """Return the words of a name that identify the image: ``["G"]`` for ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
@@ -168,11 +173,11 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
     numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a unique version tells nothing
     mine = number_of(hdus, image)
-    images = [n for n in numbers if role_of(name_of(hdus[n])) is None]
+    images = [n for n in numbers if role_of_hdu(hdus[n]) is None]
     images = images if mine in images else [mine]
     out: dict[str, int] = {}
     for role in ROLES:
-        candidates = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
+        candidates = [n for n in numbers if n != mine and role_of_hdu(hdus[n]) == role]
         namesakes = [n for n in candidates if whose(name_of(hdus[n])) == whose(name_of(image))]
         if len(images) > 1:
             candidates = [n for n in candidates if not whose(name_of(hdus[n]))]
@@ -189,14 +194,14 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     return out
 
 
-def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None = None) -> list[Any]:
+def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None) -> list[Any]:
     """Return further HDUs with masks of an image, in addition to the HDU `mask`.
 
     One kind holds planes beyond the bits of the first HDU's integers; Rubin's newer files put these into a
     second HDU of the same name, with a version (EXTVER) that no image has. The other kind is masks with other
     names. `file` is the file of the mask, if that is not the image's.
     """
-    images = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
+    images = [n for n in image_hdus(hdus) if role_of_hdu(hdus[n]) is None]
     versions, file = {hdus[n].ver for n in images}, hdus if file is None else file
     out = []
     for hdu in (file[n] for n in image_hdus(file)):
@@ -225,7 +230,7 @@ def sky_images(hdus: fits.HDUList) -> list[int]:
     These are the first image without a role, and later ones of similar size that have a WCS: the CCDs of a
     camera, or bands. Small images without WCS beside one with a WCS are ignored as previews.
     """
-    plain = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
+    plain = [n for n in image_hdus(hdus) if role_of_hdu(hdus[n]) is None]
     largest = max((_area(hdus[n]) for n in plain if "CTYPE1" in hdus[n].header), default=0)
     plain = [n for n in plain if "CTYPE1" in hdus[n].header or _area(hdus[n]) >= LEAST_AREA * largest]
     if not plain:

@@ -47,7 +47,7 @@ class ImageSource:
         factor), ``ivar``, ``variance`` or ``rms``, and a ``mask``. Roles that end in
         `deepfits.survey.companions.SHARED` apply to all bands.
     layout
-        ``plain``, ``hsc``, ``sdss`` or ``generic``.
+        ``hsc``, ``sdss`` or ``generic``.
     """
 
     band: str
@@ -116,10 +116,7 @@ def source_of(
         plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
         matched, without = band_of_name(plain, {band})
         rest = without if matched else _without_band(plain, band) if named is None else rest
-    layout = "plain" if stem.startswith("coadd-") else "generic"
-    return ImageSource(
-        band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
-    )
+    return ImageSource(band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path))
 
 
 def _without_band(stem: str, band: str) -> str:
@@ -149,7 +146,7 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     return out
 
 
-def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
+def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> str:
     """Return the band stated by header or name, else the directory's; conflicting ones raise an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]

@@ -18,22 +18,23 @@ from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Shard
 from deepfits.splits import evenly_spaced
-from deepfits.survey.bands import require_bands
+from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
-from deepfits.survey.coverage import write_coverage
+from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutout_description import read_description
+from deepfits.survey.describing import median_of_known
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
-from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
+from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option, with_psf_of_objects
 from deepfits.survey.readers import open_cutouts
+from deepfits.survey.remarks import WARNING, warnings_in
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import choose, match_identities
 from deepfits.tables.sky import positions_agree
 from deepfits.tables.table import plain_array
 
-WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _ROW = " row"  # cannot clash with a column's name
 SAMPLE = 200  # number of objects whose median FWHM is the store's
@@ -74,9 +75,8 @@ def ingest(
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size, **({"psf": dict(psf)} if psf else {})}
     with open_cutouts(description) as found:
-        for text in found.remarks:
-            if text.startswith(WARNING):
-                log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
+        for text in warnings_in(found.remarks):
+            log.warning("%s%s: %s", WARNING, description.where.name, text)
         if catalogue is not None:
             _join(found, Path(catalogue))
         read_psf, widths = _psf_and_widths(found, psf or {}, size)
@@ -102,9 +102,7 @@ def ingest(
         all_rows = {**found.columns, "object_id": found.object_id, _ROW: np.arange(found.number)}
         chosen = choose(all_rows, where, description.where)[_ROW]
         parts = [chosen[start : start + shard_size] for start in range(0, len(chosen), shard_size)]
-        shards = [
-            store_shard(number, found.object_id[part], len(part), part) for number, part in enumerate(parts)
-        ]
+        shards = [store_shard(number, found.object_id[part], part) for number, part in enumerate(parts)]
         run_shards(
             None,
             shards,
@@ -198,7 +196,7 @@ def _psf_and_widths(
         known = sampled(read_psf)
     stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
     return read_psf, tuple(
-        _median(measured) if given or not width > 0 else width
+        median_of_known(measured) if given or not width > 0 else width
         for width, measured in zip(stated, known.T, strict=True)
     )
 
@@ -242,7 +240,7 @@ def _psf_reader(
     for band, width in zip(found.bands, found.fwhm_arcsec, strict=False):
         fixed[band] = moffat_psf(width)
     for band in found.bands:
-        option = given.get(band, given.get(""))
+        option = given_for(band, given)
         if option is not None and psf_of_objects(option, band, found.columns, scale) is None:
             fixed[band] = gaussians_of(read_psf_option(option, scale, band), NUM_GAUSSIANS)
 
@@ -251,26 +249,17 @@ def _psf_reader(
         own = None if found.psf is None else np.concatenate([found.psf(a, b) for a, b in _runs(rows)])
         columns = {name: values[rows] for name, values in found.columns.items()}
         for index, band in enumerate(found.bands):
-            psf, option = out[:, found.store_bands.index(band)], given.get(band, given.get(""))
+            psf, option = out[:, found.store_bands.index(band)], given_for(band, given)
             if option is None and own is not None:
                 psf[:] = own[:, index]
             elif band in fixed:
                 psf[:] = fixed[band]
-            if option is not None or not np.isfinite(psf).all():
-                per_object = psf_of_objects(option, band, columns, scale)
-                if per_object is not None:
-                    is_known = np.isfinite(psf).all((1, 2), keepdims=True) & (option is None)
-                    psf[:] = np.where(is_known, psf, per_object)
+            psf[:] = with_psf_of_objects(psf, option, band, columns, scale)
             if estimated and band in estimated:
                 psf[:] = np.where(np.isfinite(psf).all((1, 2), keepdims=True), psf, estimated[band])
         return out
 
     return read
-
-
-def _median(widths: np.ndarray) -> float:
-    known = widths[np.isfinite(widths)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _one_shard(
@@ -284,9 +273,8 @@ def _one_shard(
     """Write one shard."""
     rows = shard.content
     image, weight = _read(found, rows, info.size)
-    valid = (weight > 0).mean(axis=(2, 3))
     columns = {name: values[rows] for name, values in found.columns.items()}
-    columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
+    columns |= valid_fractions(weight, info.bands)
     cutouts = Cutouts(
         object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
     )

@@ -223,12 +223,13 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
                 f"{path.name}: {len(codes)} of {number} {name} are codes for no redshift: "
                 f"{list_values(codes)}; they are not used as labels"
             )
-    if "ra" in columns and np.nanmax(columns["ra"]) <= 2 * math.pi:
+    ra = columns["ra"][np.isfinite(columns["ra"])] if "ra" in columns else np.zeros(0)
+    if not len(ra):
+        findings.remarks.append(f"{path.name}: only x and y, taken as 0-based pixels of the reference band")
+    elif ra.max() <= 2 * math.pi:
         findings.warnings.append(
             f"{path.name}: ra is at most 2π, and taken as degrees; if it is in radians or hours, name the "
             "columns ra_rad and dec_rad, or ra_hours"
         )
-    elif "ra" in columns and np.nanmax(columns["ra"]) <= 24:
+    elif ra.max() <= 24:
         findings.remarks.append(f"{path.name}: ra is at most 24; if it is in hours, name the column ra_hours")
-    if "ra" not in columns:
-        findings.remarks.append(f"{path.name}: only x and y, taken as 0-based pixels of the reference band")

@@ -16,14 +16,14 @@ from deepfits.errors import InputError
 from deepfits.photometry import reference_band
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
-from deepfits.survey.build import MiddleOfField
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
-from deepfits.survey.fields import Field, ImageSet, describe
+from deepfits.survey.fields import Field, ImageSet, MiddleOfField
 from deepfits.survey.fitsfile import sums_that_fail
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
+from deepfits.survey.remarks import WARNING, describe, warnings_in
 
 # 5σ in 2″ apertures, AB: from the shallowest photographic plates to the deepest fields from space.
 PLAUSIBLE_DEPTH = (14.0, 32.0)
@@ -66,8 +66,7 @@ class Findings:
 
     def note(self, text: str, of: str = "") -> None:
         """Add a remark, or a warning if the text starts with ``WARNING:``, prefixed by `of`."""
-        is_warning = text.startswith("WARNING: ")
-        (self.warnings if is_warning else self.remarks).append(of + text.removeprefix("WARNING: "))
+        (self.warnings if text.startswith(WARNING) else self.remarks).append(of + text.removeprefix(WARNING))
 
     def refuse(self, error: InputError) -> None:
         """Record an error that makes the data unusable; `deepfits check` then exits with status 1."""
@@ -106,10 +105,9 @@ def _table(rows: list[Row]) -> list[str]:
     ]
 
 
-def _short(name: str, most: int = 30) -> str:
+def _short(name: str) -> str:
     """Shorten a long name in the middle."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+    return name if len(name) <= 30 else f"{name[:14]}…{name[-14:]}"
 
 
 def _or_dash(value: float, form: str) -> str:
@@ -151,9 +149,8 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
     for band, plane in planes.items():
         row = _row(field.name, band, plane, extraction.fwhm_arcsec[band])
         findings.rows.append(row)
-        suspicious[band] = _row_warnings(row, plane)
-        suspicious[band] += [r.removeprefix("WARNING: ") for r in plane.remarks if "WARNING: " in r]
-        silent = ("zero point", "no weight plane", "WARNING: ")
+        suspicious[band] = _row_warnings(row, plane) + warnings_in(plane.remarks)
+        silent = ("zero point", "no weight plane", WARNING)
         notes[band] = [r for r in plane.remarks if not r.startswith(silent)]
     findings.remarks += [f"{field.name} {line}" for line in describe(notes)]
     findings.warnings += [f"{field.name} {line}" for line in describe(suspicious)]

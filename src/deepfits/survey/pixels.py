@@ -35,6 +35,7 @@ from deepfits.survey.zeropoint import (
     exposure_of,
     given_doubts,
     resampling_doubts,
+    unit_of,
     zero_point_doubts,
     zero_point_of_header,
     zero_point_of_unit,
@@ -371,11 +372,7 @@ def _zero_point(
     except InputError as error:
         raise InputError(f"{path}: {error}; {remedy}") from None
     if found is None:
-        unit = (
-            f", and BUNIT {str(header['BUNIT'])!r} is not a flux"
-            if str(header.get("BUNIT", "")).strip()
-            else ""
-        )
+        unit = f", and BUNIT {str(header['BUNIT'])!r} is not a flux" if unit_of(header) else ""
         if "SOFTBIAS" in header and isinstance(flux := header.get("FLUX20"), (int, float)) and flux > 0:
             remedy = (
                 "a frame of SDSS DR7: use frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky and "
@@ -393,9 +390,9 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
     plane = pixels.extras[role] if role is not None else None
     if role is None or not isinstance(plane, HduPixels):
         return 1.0
-    text = str(plane.header.get("BUNIT", "")).strip()
+    text = unit_of(plane.header)
     power = {"rms": 1.0, "variance": 0.5}.get(role, -0.5)
-    if not text or text == str(header.get("BUNIT", "")).strip():
+    if not text or text == unit_of(header):
         return 1.0
     with quiet():
         try:

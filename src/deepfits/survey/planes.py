@@ -21,8 +21,11 @@ from astropy.io import fits
 
 from deepfits.config import check
 from deepfits.errors import InputError, naming
-from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
-from deepfits.survey.companions import SHARED, exposure_maps_of
+from deepfits.survey.astrometry import pixel_scale_of
+from deepfits.survey.bands import given_for
+from deepfits.survey.companions import SHARED
+from deepfits.survey.cutting import Rows
+from deepfits.survey.extra_planes import find_extras, shortened
 from deepfits.survey.fill import (
     BLOCK,
     HALF_STEP,
@@ -34,27 +37,18 @@ from deepfits.survey.fill import (
 )
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import (
-    ROLES,
-    extras_of,
-    is_exposure_map,
     meaning_of_mask,
-    name_of,
-    number_of,
-    role_of,
     sky_images,
-    whose,
 )
 from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import BRIGHTEST, FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
-from deepfits.survey.pixels import HduPixels, calibrated, header_of
+from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.reading import FieldReadingOptions
-from deepfits.survey.sdss import frame_noise
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
-# Offset in pixels, by their WCS, above which weights do not match the image; measured at the centre and this
-# far from it, where a rotation shows but a distortion that only one of them has is negligible.
-FAR_APART, ASIDE = 2.0, 16.0
+# Rows read at a time.
+STRIP = 512
 # Weights whose implied noise is off by more than this factor are relative, and rescaled.
 RELATIVE_FACTOR = 2.0
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
@@ -121,22 +115,21 @@ class Plane:
         self.source, self.options = source, options
         hdus = stack.enter_context(opened(source.path, options.unpacked))
         self._image = hdus[self._image_number(hdus)]
-        self._has_shared_weights = False
-        notes: list[str] = []
-        given = options.zero_point
-        has_given = source.band in given or "" in given
+        extras = find_extras(source, hdus, self._image, options.used_of(source), stack, options.unpacked)
+        self._has_shared_weights = extras.has_shared_weights
+        given = given_for(source.band, options.zero_point)
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
         self._pixels = calibrated(
             hdus,
             HduPixels(hdu=self._image, path=source.path),
-            self._find_extras(hdus, stack, notes),
-            zero_point=given.get(source.band, given.get("", 0.0)) if has_given else None,
+            extras.planes,
+            zero_point=given,
             default=defaults.get(source.layout),
             bad_planes=options.bad_planes,
             mask_polarity=options.mask_polarity,
             remedy=f"give zero_point, for example zero_point={source.band}=27.0",
         )
-        self.remarks: list[str] = self._pixels.remarks + notes
+        self.remarks: list[str] = self._pixels.remarks + extras.notes
         self.header = self._pixels.header
         self.shape: tuple[int, int] = self._pixels.image.shape
         self.wcs = self._pixels.wcs
@@ -148,7 +141,7 @@ class Plane:
         self._credible = 0.0, math.inf
         self._brightest = math.inf
         self.noise = self._measure()
-        if not has_given:
+        if given is None:
             self._check_depth(self._pixels.zero_point_source)
         self.noise_correlation = self._stated_correlation(hdus)
 
@@ -200,20 +193,9 @@ class Plane:
         counts = self._pixels.image.rows(first, last)
         return fill.holds(counts, first)[start - first : stop - first]
 
-    def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Iterate over the plane in strips: first row, image, weight."""
-        for start in range(0, self.shape[0], height):
-            image, weight = self.rows(start, min(start + height, self.shape[0]))
-            yield start, image, weight
-
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read the whole plane: image and weight, ``(H, W)``."""
-        image = np.empty(self.shape, np.float32)
-        weight = np.empty(self.shape, np.float32)
-        for start, image_strip, weight_strip in self.strips():
-            image[start : start + len(image_strip)] = image_strip
-            weight[start : start + len(weight_strip)] = weight_strip
-        return image, weight
+        return read_all(self)
 
     def _image_number(self, hdus: fits.HDUList) -> int:
         numbers = image_hdus(hdus)
@@ -232,7 +214,7 @@ class Plane:
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")
         if len(found) > 1 and self.source.layout != "hsc":
             raise InputError(
-                f"{self.path}: holds {len(found)} images of the sky, in HDUs {_shortened(found)}; give the "
+                f"{self.path}: holds {len(found)} images of the sky, in HDUs {shortened(found)}; give the "
                 f"one to use, {self.source.band}={self.path.name}[{found[0]}], or stack them with "
                 "`deepfits stack`"
             )
@@ -269,139 +251,6 @@ class Plane:
         value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR", 1.0))
         is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
         return float(value) if is_credible else 1.0
-
-    def _find_extras(self, hdus: fits.HDUList, stack: ExitStack, notes: list[str]) -> dict[str, Any]:
-        extras = self._own_extras(hdus, notes)
-        for path, stated in self.options.used_of(self.source):
-            kind = stated.removesuffix(SHARED)
-            is_guess = stated != kind != "mask"  # shared weights, perhaps of another depth
-            if is_guess and extras.keys() - {"mask"}:
-                continue
-            beside = stack.enter_context(opened(path, self.options.unpacked))
-            numbers = image_hdus(beside)
-            if not numbers:
-                raise InputError(f"{path}: no two-dimensional image in this {kind} file")
-            if kind != "mask":
-                own = [role for role in extras if role != "mask"]
-                notes += [
-                    f"{path.name} is used instead of the {role} in the image's file" for role in own[:1]
-                ]
-                extras = {k: v for k, v in extras.items() if k == "mask"}
-            number = self._counterpart(hdus, beside, kind, path)
-            alike = (n for n in numbers if n != number and beside[n].shape == beside[number].shape)
-            if len(sky_images(hdus)) == 1 and (more := [n for n in alike if _role(beside[n]) is None]):
-                notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {_shortened(more)}")
-            if is_guess:
-                self._has_shared_weights = beside[number].shape[-2:] == self._image.shape[-2:]
-                if not self._has_shared_weights:
-                    notes.append(f"WARNING: {path.name}: not used: its shape differs from the image's")
-                    continue
-                notes.append(
-                    f"WARNING: {path.name}: no band in its name: used as relative weights of this band"
-                )
-            own_mask = extras.get("mask") if kind == "mask" else None
-            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside, own=own_mask)
-            notes += self._apart(hdus, beside, beside[number], path, kind)
-        if not extras.keys() & {*WEIGHT_ROLES}:
-            names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
-            maps = [f"HDU {n} ({name})" for n, name in names.items() if is_exposure_map(name)]
-            notes += [
-                f"WARNING: {name} is not used, and there are no weights; if the inverse variance is "
-                f"proportional to this exposure map, save it as {stem_of(self.path)}.weight.fits"
-                for name in (maps + exposure_maps_of(self.path))[:1]
-            ]
-        return extras
-
-    def _counterpart(self, hdus: fits.HDUList, beside: fits.HDUList, kind: str, path: Path) -> int:
-        """Return the HDU with the image's weights or mask in a companion file.
-
-        It is matched by name, or else by position if both files have the same number of planes.
-        """
-        numbers, images = image_hdus(beside), sky_images(hdus)
-        numbers = [n for n in numbers if _role(beside[n]) == kind] or numbers
-        own, mine = whose(name_of(self._image)), number_of(hdus, self._image)
-        namesakes = [n for n in numbers if own and whose(name_of(beside[n])) == own]
-        if len(namesakes) == 1:
-            return namesakes[0]
-        if len(images) > 1 and len(numbers) > 1 and len(numbers) != len(images):
-            raise InputError(
-                f"{path}: {len(numbers)} planes for the {len(images)} images of {self.path.name}, and no "
-                f"name tells which belongs to HDU {mine}; give corresponding HDUs the same EXTNAME"
-            )
-        return mine if mine in numbers else numbers[0]
-
-    def _apart(
-        self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
-    ) -> list[str]:
-        """Warn if the WCS of weights or a mask differs from the image's."""
-        ours, theirs = (
-            celestial_wcs(file, hdu, header_of(file, hdu))[0]
-            for file, hdu in ((hdus, self._image), (beside, plane))
-        )
-        if ours is None or theirs is None:
-            return []
-        middle = 0.5 * (np.array(self._image.shape[:-3:-1]) - 1)
-        places = middle[:, None] + np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
-        off = np.hypot(*(np.array(map_pixels(ours, theirs, *places)) - places))
-        if off.max() < FAR_APART:
-            return []
-        lies = (
-            f"lies {off[0]:.0f} pixels off the image" if np.isfinite(off[0]) else "lies elsewhere on the sky"
-        )
-        if off[0] < FAR_APART:
-            lies = "is rotated, mirrored or scaled relative to the image"
-        return [f"WARNING: {path.name}: by its WCS this {kind} {lies}; does it belong to the image?"]
-
-    def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
-        """Find weights and mask in the image's own file."""
-        extras: dict[str, Any] = {}
-        numbers = image_hdus(hdus)
-        try:
-            own = extras_of(hdus, self._image)
-        except ValueError as error:
-            raise InputError(f"{self.path}: {error}") from None
-        for role, number in own.items():
-            extras[role] = HduPixels(hdu=hdus[number], path=self.path)
-            alike = [n for n in numbers if _role(hdus[n]) == role and hdus[n].shape == hdus[number].shape]
-            if role != "mask" and len(alike) > 1 and len(sky_images(hdus)) == 1:
-                names = ", ".join(f"{n} ({name_of(hdus[n])})" for n in alike if n != number)
-                notes.append(
-                    f"WARNING: the {role} plane is HDU {number} ({name_of(hdus[number])}), not {names}"
-                )
-        if self.source.layout != "hsc":
-            known = {*sky_images(hdus), number_of(hdus, self._image)}
-            unnamed = [
-                n
-                for n in numbers
-                if n not in known and _role(hdus[n]) is None and hdus[n].shape == self._image.shape
-            ]
-            if extras:  # the only plane worth mentioning is a possible mask
-                may_be_mask = "mask" not in extras
-                unnamed = [n for n in unnamed if may_be_mask and int(hdus[n].header.get("BITPIX", 0)) > 0]
-            notes += [
-                f"WARNING: HDU {n} is not used: its name does not say what it holds (WHT, IVAR, VAR, ...)"
-                for n in unnamed
-            ]
-        notes += [
-            f"WARNING: HDU {n} ({hdu.name}) is not used: it has {hdu.shape[0]} layers, and it is unknown "
-            f"which is the {_role(hdu)} of this image; keep only that one, in two dimensions"
-            for n, hdu in enumerate(hdus)
-            if hdu.is_image and len(hdu.shape or ()) == 3 and n not in numbers
-            if hdu.shape[1:] == self._image.shape[-2:] and _role(hdu) in ROLES
-        ]
-        if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
-            extras["photon noise"] = noise
-            notes.append(
-                f"SDSS frame: variance from sky, photons (gain {noise.gain}), dark current and read noise"
-            )
-        if self.source.layout == "hsc" and not extras and len(numbers) >= 3:
-            image, mask, variance = numbers[:3]
-            if hdus[image] is self._image:
-                extras = {
-                    "mask": HduPixels(hdu=hdus[mask], path=self.path),
-                    "variance": HduPixels(hdu=hdus[variance], path=self.path),
-                }
-        return extras
 
     def _measure(self) -> Noise:
         """Measure background and noise on a sample of rows, and determine the meaning of the weights."""
@@ -482,7 +331,7 @@ class Plane:
         if share == 0:
             self._fill = None
         else:
-            self._note_fill(self._fill, share)
+            self.remarks.append(self._fill.words(share))
 
     def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
         """Find the fill value in pixels with positive weight."""
@@ -493,7 +342,7 @@ class Plane:
         fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
         self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
-            self._note_fill(self._fill, share, ", whatever their weights")
+            self.remarks.append(f"{self._fill.words(share)}, whatever their weights")
         elif zeros_are_rare(counts):
             self._fill = HOLES
         there = np.isfinite(counts) & (counts != 0)
@@ -503,12 +352,6 @@ class Plane:
                 f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the non-zero pixels; is it a "
                 "mask, where 0 is good? name the file .mask.fits and give mask_polarity"
             )
-
-    def _note_fill(self, fill: Fill, share: float, more: str = "") -> None:
-        how = ", in blocks" if fill.in_blocks else ""
-        self.remarks.append(
-            f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: treated as no data{more}"
-        )
 
     def _warn_if_masked(self, rows: list[tuple[int, int]]) -> None:
         """Warn if the mask removes more than the fraction `MOSTLY_MASKED` of the pixels."""
@@ -546,10 +389,6 @@ class Plane:
             )
 
 
-def _role(hdu: Any) -> str | None:
-    return role_of(name_of(hdu))
-
-
 def _of_rows(step: np.ndarray, rows: list[tuple[int, int]]) -> np.ndarray:
     """Return the quantisation steps of a sample of rows."""
     return np.concatenate([step[start:stop] for start, stop in rows])
@@ -562,9 +401,13 @@ def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
     return replace(fill, half_step=step * HALF_STEP)
 
 
-def _shortened(numbers: list[int]) -> str:
-    few = ", ".join(map(str, numbers[:6]))
-    return f"{few}, ..." if len(numbers) > 6 else few
+def read_all(plane: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Read image and weight of a whole plane, ``(H, W)`` float32, strip by strip."""
+    image, weight = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
+    for start in range(0, plane.shape[0], STRIP):
+        stop = min(start + STRIP, plane.shape[0])
+        image[start:stop], weight[start:stop] = plane.rows(start, stop)
+    return image, weight
 
 
 def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:

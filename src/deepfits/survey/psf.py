@@ -303,6 +303,19 @@ def psf_of_objects(
     return model.of(columns["x"].astype(float), columns["y"].astype(float), pixel_scale)
 
 
+def with_psf_of_objects(
+    psf: np.ndarray,
+    given: str | None,
+    band: str,
+    columns: Mapping[str, np.ndarray],
+    pixel_scale: float,
+) -> np.ndarray:
+    """Replace PSFs ``(N, K, 2)`` by those of `psf_of_objects`: all if these are given, else unknown ones."""
+    is_known = np.isfinite(psf).all((1, 2), keepdims=True) & (given is None)
+    own = None if is_known.all() else psf_of_objects(given, band, columns, pixel_scale)
+    return psf if own is None else np.where(is_known, psf, own)
+
+
 def psf_column(given: str | None, band: str, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return the FWHM, arcseconds, in the column named by `given`, by default ``psfsize_<band>``.
 

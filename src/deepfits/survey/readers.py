@@ -95,14 +95,13 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".npy":
             return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as content:
-            columns = content.files if d.columns is None else d.columns
-            named = (d.image, d.weight, d.mask, d.psf, d.object_id or "object_id", *columns)
             declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
                 raise InputError(f"{path}: declares {declared} bytes in a file of {path.stat().st_size}")
-            needed = {d.image, d.weight, d.mask, d.psf, d.object_id or "object_id", *(d.columns or ())}
+            named = (d.image, d.weight, d.mask, d.psf, d.object_id or "object_id", *(d.columns or ()))
+            needed = set(map(str, named))
             arrays = {}
-            for name in set(map(str, named)) & set(content.files):
+            for name in content.files if d.columns is None else needed & set(content.files):
                 try:
                     arrays[name] = content[name]
                 except ValueError as error:
@@ -122,29 +121,13 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     is_universe = d.format == "multimodal-universe"
     names: dict[str, Any] = {"image": d.image, "weight": d.weight, "mask": d.mask}
     if is_universe:
-        names["image"] = next((n for n in ("image_flux", "image_array") if n in content), "image_flux")
-        names["weight"] = "image_ivar" if "image_ivar" in content else None
-        names["mask"] = "image_mask" if "image_mask" in content else None
-        if names["mask"] and not d.has_mask:
-            raise InputError(
-                f"{d.where}: give the meaning of a non-zero image_mask: "
-                'mask_nonzero_is = "bad" or "good"; or its bad bits: bad_planes = [0, 3]'
-            )
+        names = _universe_names(d, content)
     arrays = {role: _array(content, name, path) for role, name in names.items() if name is not None}
     axes = "NBHW" if is_universe else d.axes
     if "N" not in axes:
         arrays, axes = {role: np.asarray(array)[None] for role, array in arrays.items()}, f"N{axes}"
     image = arrays["image"]
-    if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
-        hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
-        kind = "" if image.dtype.kind in "fiu" else f" and dtype {image.dtype}, which is not a real number"
-        raise InputError(
-            f"{path}: {names['image']} has shape {image.shape}{kind}; axes {axes} are needed{hint}"
-        )
-    with naming(path, f"cannot read {names['image']}"):
-        few = np.asarray(image[:FEW_OBJECTS])
-    if _is_picture(few):
-        raise InputError(f"{path}: {names['image']} holds {PICTURE}")
+    _check_images(d, path, names["image"], image, axes)
     number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")] if "B" in axes else 1
     bands, scale, fwhm = (
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
@@ -177,12 +160,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         )
     columns = _columns(d, content, number, {*map(str, names.values()), str(d.psf)})
     name = d.object_id or ("object_id" if "object_id" in content or "object_id" in columns else None)
-    named = columns.pop(name or "", None)
-    identity = (
-        check_identity(_array(content, name, path) if named is None else named, path, number)
-        if name
-        else np.arange(1, number + 1, dtype=np.int64)
-    )
+    identity = np.arange(1, number + 1, dtype=np.int64)
+    if name is not None:
+        named = columns.pop(name, None)
+        identity = check_identity(_array(content, name, path) if named is None else named, path, number)
     return ForeignCutouts(
         bands=tuple(band_name(b) for b in bands),
         number=number,
@@ -200,6 +181,32 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         mask=rule,
         remarks=([rule.words] if rule is not None else []) + _doubts(d, path, content, image, bands),
     )
+
+
+def _universe_names(d: Description, content: Any) -> dict[str, Any]:
+    """Return the names of the arrays in a file of the Multimodal Universe, by role."""
+    if "image_mask" in content and not d.has_mask:
+        raise InputError(
+            f"{d.where}: give the meaning of a non-zero image_mask: "
+            'mask_nonzero_is = "bad" or "good"; or its bad bits: bad_planes = [0, 3]'
+        )
+    return {
+        "image": next((n for n in ("image_flux", "image_array") if n in content), "image_flux"),
+        "weight": "image_ivar" if "image_ivar" in content else None,
+        "mask": "image_mask" if "image_mask" in content else None,
+    }
+
+
+def _check_images(d: Description, path: Path, name: str | int, image: Any, axes: str) -> None:
+    """Raise unless an array holds real numbers with these axes that are not those of pictures."""
+    if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
+        hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
+        kind = "" if image.dtype.kind in "fiu" else f" and dtype {image.dtype}, which is not a real number"
+        raise InputError(f"{path}: {name} has shape {image.shape}{kind}; axes {axes} are needed{hint}")
+    with naming(path, f"cannot read {name}"):
+        few = np.asarray(image[:FEW_OBJECTS])
+    if _is_picture(few):
+        raise InputError(f"{path}: {name} holds {PICTURE}")
 
 
 def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[str, ...]) -> list[str]:

@@ -139,10 +139,10 @@ def mask_rule(
     header: Mapping[str, Any],
     sample: np.ndarray,
     *,
-    bad_planes: Collection[str | int] = BAD_MASK_PLANES,
+    bad_planes: Collection[str | int],
+    where: str,
     polarity: str | None = None,
     telescope: str = "",
-    where: str = "",
     option: str = "mask_polarity",
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
@@ -207,13 +207,20 @@ def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
     return {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
 
 
+def _bit_of(value: object) -> int | None:
+    """Return the number of the only bit that is set; None for anything else."""
+    if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
+        return value.bit_length() - 1
+    return None
+
+
 def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
     """Return the bits of mask planes by name, from Pan-STARRS's MSKNAMnn and MSKVALnn cards."""
     planes = {}
     for key, name in header.items():
         value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
-        if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
-            planes[str(name).strip()] = value.bit_length() - 1
+        if (bit := _bit_of(value)) is not None:
+            planes[str(name).strip()] = bit
     return planes
 
 
@@ -225,9 +232,8 @@ def _msk_planes(header: Mapping[str, Any]) -> dict[str, int]:
     planes: dict[str, int] = {}
     for key, name in header.items():
         if match := re.fullmatch(r"MSKN(\d{4})", str(key)):
-            value = header.get(f"MSKM{match[1]}", 1 << int(match[1]))
-            if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
-                bit, own = value.bit_length() - 1, str(name).strip()
+            own, bit = str(name).strip(), _bit_of(header.get(f"MSKM{match[1]}", 1 << int(match[1])))
+            if bit is not None:
                 planes |= {own: bit, _RENAMED.get(own, own): bit}
     return planes
 

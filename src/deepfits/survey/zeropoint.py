@@ -79,7 +79,7 @@ def zero_point_of_header(
     InputError
         The unit is not a flux, a value is not plausible, or cards contradict each other.
     """
-    unit = str(header.get("BUNIT", "")).strip()
+    unit = unit_of(header)
     stated = [
         (value, f"unit {unit}") for value in [zero_point_of_unit(unit, header, pixel_sr)] if value is not None
     ]
@@ -100,7 +100,7 @@ def zero_point_of_header(
 
 def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None) -> list[str]:
     """Return a warning if the user's zero point differs from that of the unit."""
-    unit = str(header.get("BUNIT", "")).strip()
+    unit = unit_of(header)
     try:
         expected = zero_point_of_unit(unit, header, pixel_sr)
     except InputError:
@@ -120,7 +120,7 @@ def zero_point_doubts(
     `pixel_sr` is the area of a pixel by the WCS, in steradian.
     """
     problems = []
-    unit = str(header.get("BUNIT", "")).strip()
+    unit = unit_of(header)
     is_stated = "unit" not in words
     if is_stated and (card := _states_vega(header, words)):
         problems.append(
@@ -165,7 +165,7 @@ def zero_point_doubts(
 
 def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
     """Return a warning if a card's zero point may be for one count per second of an image in counts."""
-    unit, seconds = str(header.get("BUNIT", "")).strip(), exposure_of(header)
+    unit, seconds = unit_of(header), exposure_of(header)
     says_second = words in _PER_COUNT and _ONE_SECOND.search(_comment(header, words))
     is_of_eso = words == "PHOTZP" and "PRODCATG" in header  # ESO's standard: for pixel values
     if (
@@ -184,10 +184,10 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
 
 def resampling_doubts(header: Mapping[str, Any]) -> list[str]:
     """Return a warning if a service has resampled an image without conserving flux."""
-    unit = str(header.get("BUNIT", ""))
     signed = " ".join(str(header.get(key, "")) for key in ("HISTORY", "COMMENT")).lower()
     by = next((name for word, name in _RESAMPLERS.items() if word in signed), None)
-    if by is None or re.search("sr|arcsec", unit, re.IGNORECASE):  # surface brightness is conserved
+    is_brightness = re.search("sr|arcsec", unit_of(header), re.IGNORECASE)  # which is conserved
+    if by is None or is_brightness:
         return []
     return [
         f"resampled by {by}, which preserves pixel values, not fluxes: these are correct only if the pixels "
@@ -292,6 +292,11 @@ def exposure_of(header: Mapping[str, Any]) -> float | None:
     """Return the exposure time, ``EXPTIME`` (WFCAM: ``EXP_TIME``), in seconds; None if there is none."""
     seconds = _as_float(header.get("EXPTIME", header.get("EXP_TIME")))
     return seconds if 0 < seconds < math.inf else None
+
+
+def unit_of(header: Mapping[str, Any]) -> str:
+    """Return the unit of an image's pixels, ``BUNIT``; '' if there is none."""
+    return str(header.get("BUNIT", "")).strip()
 
 
 def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | None = None) -> float | None:

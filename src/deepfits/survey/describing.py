@@ -1,0 +1,247 @@
+"""Descriptions of fields and of a store of their cutouts, from the images and what was measured on them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.passbands import wavelength_in_header
+from deepfits.survey.band_registration import band_shifts, shift_warnings
+from deepfits.survey.bands import given_for, require_bands
+from deepfits.survey.detection import DetectOptions
+from deepfits.survey.extract import Extraction, extract
+from deepfits.survey.fields import Field, ImageSet, MiddleOfField, OpenFields
+from deepfits.survey.image_source import FieldSources
+from deepfits.survey.noise import sky_doubts
+from deepfits.survey.psf import (
+    MOST_COMPACT,
+    STARS,
+    UNKNOWN,
+    column_record,
+    find_psf,
+    psf_column,
+    read_psf_option,
+)
+from deepfits.survey.remarks import warnings_in
+from deepfits.survey.store import StoreInfo
+
+SCALE_TOLERANCE = 0.01
+log = logging.getLogger(__name__)
+_POLICY = (
+    "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
+    "unaltered when the bands share a grid or differ by whole pixels, else interpolated with cubic splines "
+    "onto the reference band's grid"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePlan:
+    """Settings of the store to build."""
+
+    images: ImageSet
+    size: int
+    shard_size: int
+    survey: str
+    catalogue_path: Path
+    keep_duplicates: bool = False
+    psf: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_bands(self.psf, self.images.bands, "psf")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the shards depend on."""
+        return self.images.settings() | {
+            "size": self.size,
+            "shard_size": self.shard_size,
+            **({"keep_duplicates": True} if self.keep_duplicates else {}),
+            **({"psf": dict(self.psf)} if self.psf else {}),
+        }
+
+
+def describe_fields(
+    images: ImageSet, which: Iterable[int], info: Mapping[str, Any], opened: OpenFields
+) -> dict[str, dict[str, Any]]:
+    """Describe some fields, given by number, by name; see `known_or_described`."""
+    return {
+        images.fields[index].name: known_or_described(images, index, info, opened)
+        for index in sorted(set(which))
+    }
+
+
+def known_or_described(
+    images: ImageSet, index: int, info: Mapping[str, Any], opened: OpenFields
+) -> dict[str, Any]:
+    """Return the description of a field from `info` if it was made from these images; else describe it.
+
+    If the field cannot be read, `info` is used anyway: the error is raised when it is cut.
+    """
+    field, known = images.fields[index], known_field(images.fields[index], info)
+    if images.is_made_from(field, known.get("made_from", {})):
+        return known
+    try:
+        now = describe_field(opened.open(index), images)
+    except InputError:
+        if not known:
+            raise
+        return known
+    log_warnings(field.name, now)
+    return now
+
+
+def known_field(field: FieldSources, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a catalogue's description of a field; empty if it has none."""
+    known: dict[str, Any] = info.get("fields", {}).get(field.name, {})
+    return known
+
+
+def describe_store(
+    plan: StorePlan, fields: Mapping[str, dict[str, Any]], columns: Mapping[str, np.ndarray]
+) -> StoreInfo:
+    """Describe the store: the common pixel scale, and medians over fields of FWHM and noise correlation."""
+    scale, bands = one_scale(fields), plan.images.bands
+    psf = {name: settled_psf(field, plan, columns) for name, field in fields.items()}
+    widths = [[_width(field, psf[name], b) for name, field in fields.items()] for b in bands]
+    noise = [[field["noise_correlation"].get(b) for field in fields.values()] for b in bands]
+    return StoreInfo(
+        bands=bands,
+        size=plan.size,
+        pixel_scale_arcsec=scale,
+        fwhm_arcsec=tuple(map(median_of_known, widths)),
+        noise_correlation=tuple(median_of_known(values, 1.0) for values in noise),
+        survey=plan.survey,
+        extra={
+            "settings": plan.settings(),
+            "fields": dict(fields),
+            "psf": psf,
+            "sub_pixel_policy": _POLICY,
+        },
+    )
+
+
+def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
+    """Return the pixel scale common to all fields, arcsec.
+
+    Raises
+    ------
+    InputError
+        The scales differ by more than `SCALE_TOLERANCE`.
+    """
+    scales = {name: field["pixel_scale_arcsec"] for name, field in fields.items()}
+    scale = float(np.median(list(scales.values())))
+    if max(abs(s / scale - 1) for s in scales.values()) > SCALE_TOLERANCE:
+        fine, coarse = min(scales, key=scales.__getitem__), max(scales, key=scales.__getitem__)
+        raise InputError(
+            f"the fields have pixels of {scales[fine]:.4f} ({fine}) to {scales[coarse]:.4f} arcsec "
+            f"({coarse}); a store needs one scale: make one store for each, or resample them to one grid "
+            "with `deepfits stack`"
+        )
+    return scale
+
+
+def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the PSFs of a field's bands; those given by the user take precedence.
+
+    A catalogue's column with the width for each object is used if the user names it, or if the PSF is
+    unknown or measured on the most compact objects.
+    """
+    psf = dict(known["psf"])
+    for band in plan.images.bands:
+        given = given_for(band, plan.psf)
+        widths = psf_column(given, band, columns)
+        if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
+            psf[band] = column_record(given or f"psfsize_{band}", widths)
+        elif given is not None:
+            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"], band)
+    return psf
+
+
+def warn_of_doubtful_psfs(info: StoreInfo) -> None:
+    """Warn of fields and bands whose PSF is unknown or may be measured on galaxies, and say what is used."""
+    for name, psf in info.extra["psf"].items():
+        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
+            source = _source(psf, band)
+            if source == MOST_COMPACT:
+                why = "the PSF is that of the most compact objects, as no stars stand out"
+                then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec is too wide if these are galaxies: give it"
+            elif source != UNKNOWN:
+                continue
+            else:
+                why = "the PSF is unknown (too few stars, no FWHM in the header)"
+                then = "models that need it cannot use this band until it is given"
+                if math.isfinite(fwhm):
+                    then = f"that of the other fields, {fwhm:.2f} arcsec, is used; better give it"
+            log.warning(
+                "WARNING: field %s, band %s: %s; %s, in arcsec, as psf=%s=0.8", *(name, band, why, then, band)
+            )
+
+
+def _width(known: dict[str, Any], psf: dict[str, Any], band: str) -> float | None:
+    """Return the FWHM in a band of a field, as measured on the image if the PSF is; else that of the PSF."""
+    found: float | None = psf.get(band, {}).get("fwhm_arcsec")
+    is_measured = _source(psf, band) in (STARS, MOST_COMPACT)
+    return (known["fwhm_arcsec"].get(band) if is_measured else None) or found
+
+
+def _source(psf: Mapping[str, Mapping[str, Any]], band: str) -> str:
+    """Return the source of a band's PSF; '' if the field lacks the band."""
+    return str(psf.get(band, {}).get("source", ""))
+
+
+def median_of_known(values: Iterable[float | None], default: float = math.nan) -> float:
+    """Return the median of the finite values; `default` if there are none."""
+    found = [v for v in values if v is not None and math.isfinite(v)]
+    return float(np.median(found)) if found else default
+
+
+def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
+    """Describe a field of an image set, for JSON.
+
+    The PSF and its variation are taken from the extraction `found`; without it, a constant PSF is measured on
+    the middle `MIDDLE_ROWS` rows.
+    """
+    middle = MiddleOfField(field)
+    if found is None:
+        found = extract(middle, DetectOptions(threshold=6.0), bands=images.bands, is_whole=False)
+    shape = list(field.shape)
+    widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
+    reference = field.reference.source.band
+    shifts = band_shifts(middle, reference)
+    remarks = field.remarks()
+    stated = [f"{b}: {text}" for b, texts in remarks.items() for text in warnings_in(texts)]
+    stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
+    return {
+        "made_from": images.made_from(field.sources),
+        "shape": shape,
+        "pixel_scale_arcsec": field.pixel_scale,
+        "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in found.fwhm_arcsec.items()},
+        "psf": {
+            band: find_psf(
+                found.star_images.get(band),
+                plane.plane.header,
+                field.pixel_scale,
+                widths.get(band),
+                stars_stand_out=found.stars_stand_out,
+            )
+            for band, plane in field.aligned.items()
+        },
+        "wavelength": {b: wavelength_in_header(p.plane.header, b) for b, p in field.aligned.items()},
+        "noise_correlation": {b: p.noise_correlation for b, p in field.aligned.items()},
+        "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
+        "shift_pixels": {b: [s.dx, s.dy] if s.num_matched else None for b, s in shifts.items()},
+        "remarks": remarks,
+        "warnings": [*stated, *shift_warnings(shifts, reference)],
+    }
+
+
+def log_warnings(field_name: str, info: dict[str, Any]) -> None:
+    """Log the warnings in a field's description."""
+    for text in info.get("warnings", []):
+        log.warning("WARNING: %s %s", field_name, text)

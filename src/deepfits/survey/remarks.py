@@ -1,0 +1,21 @@
+"""Remarks on what was decided about images and cutouts; those on problems begin with `WARNING`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+WARNING = "WARNING: "
+
+
+def warnings_in(remarks: Iterable[str]) -> list[str]:
+    """Return the remarks on problems, without the mark."""
+    return [text.removeprefix(WARNING) for text in remarks if text.startswith(WARNING)]
+
+
+def describe(remarks: Mapping[str, list[str]]) -> list[str]:
+    """Return remarks as lines, with one line for all bands that share a remark."""
+    bands_of: dict[str, list[str]] = {}
+    for band, texts in remarks.items():
+        for text in texts:
+            bands_of.setdefault(text, []).append(band)
+    return [f"{' '.join(bands)}: {text}" for text, bands in bands_of.items()]
