@@ -285,3 +285,22 @@ def test_columns_of_joined_tables_get_no_units_of_ours(features, columns, tmp_pa
         units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in pq.read_schema(out)}
     assert (units["flux_g"], units["flux_model_g"], units["tractor.FLUX_MODEL_G"]) == ("", "nJy", "")
     assert len({name.lower() for name in units}) == len(units)
+
+
+def test_a_joined_csv_has_one_column_per_latent(features, columns, tmp_path):
+    """Previously a traceback: the joined table was asked to describe `latent_0`, which it has not."""
+    mine = write_table(tmp_path / "mine.fits", {"object_id": columns["object_id"], "size": columns["chi2"]})
+    found = read_table(export(features, tmp_path / "all.csv", tables={"mine": mine}))
+    np.testing.assert_array_equal(found["object_id"], columns["object_id"])
+    np.testing.assert_allclose(found["latent_5"], columns["latent"][:, 5], rtol=1e-6)
+    np.testing.assert_allclose(found["size"], columns["chi2"], rtol=1e-6)
+
+
+def test_objects_without_positions_have_no_place_in_hats(columns, tmp_path):
+    """As from images without WCS. Previously the HEALPix library panicked."""
+    part = {**columns, "ra": columns["ra"].copy(), "dec": columns["dec"].copy()}
+    part["ra"][:2] = part["dec"][:3] = np.nan
+    write_features(tmp_path / "features" / "shard-00000.parquet", part, "test")
+    with pytest.raises(InputError, match=f'3 of {NUM} objects have no ra and dec.*--where "dec >= -90"'):
+        export(tmp_path / "features", tmp_path / "galaxies", format="hats")
+    assert not (tmp_path / "galaxies").exists()

@@ -281,6 +281,7 @@ class _Shards:
             scratch = Path(name)
             source = scratch / "source.parquet"
             self.write_parquet(source)
+            _require_positions(source, self.paths[0])
             with self.progress("HATS", total=1, unit="catalogues") as task:
                 _import(source, scratch, out.name, self.names, margin_arcsec, partition_rows)
                 task.advance(1)
@@ -351,6 +352,18 @@ def _import(
 
 def _is_not_expected(record: logging.LogRecord) -> bool:
     return "Looking for catalog" not in record.getMessage()
+
+
+def _require_positions(source: Path, name: Path) -> None:
+    """Refuse objects without a position, as in images without WCS: they belong to no part of the sky."""
+    table = pq.read_table(source, columns=["ra", "dec"])
+    is_missing = ~np.isfinite([to_numpy(table[n]).astype(float) for n in ("ra", "dec")]).all(axis=0)
+    if number := int(is_missing.sum()):
+        raise InputError(
+            f"{name}: {number} of {len(table)} objects have no ra and dec, by which HATS partitions the sky "
+            "(images without WCS have none); choose another format, or leave them out with "
+            '--where "dec >= -90"'
+        )
 
 
 def _finest_order(source: Path, partition_rows: int) -> int:

@@ -142,7 +142,7 @@ def write_astropy(
     from astropy.table import Table
 
     if format == "csv":
-        columns = _flat(columns)
+        columns, describe = _flat(columns), None  # CSV has no place for units and descriptions
     table = Table({name: _storable(values, format) for name, values in columns.items()})
     described = {name: describe(name) for name in table.colnames} if describe is not None else {}
     for name, about in described.items():
