@@ -117,7 +117,7 @@ def results(
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
         earlier = None
-    elif renew and earlier["finished"] and earlier.get("code") != code():
+    elif renew and earlier.get("finished") and earlier.get("code") != code():
         log.info("%s: made by another version of deepfits; making it again", out)
         earlier = None
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
@@ -248,7 +248,10 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
             return f"its input {name!r} has changed" + ("" if file == CONTENTS else f" ({file} {how})")
     for name, old, new in _changes(earlier.get("settings", {}), wanted["settings"]):
         if isinstance(old, dict) and isinstance(new, dict):
-            key, old, new = next(_changes(old, new))
+            inside = next(_changes(old, new), None)
+            if inside is None:
+                continue
+            key, old, new = inside
             name = f"{name}.{key}"
         if old is None:
             return f"made without {name} = {_short(new)}"

@@ -141,11 +141,13 @@ def test_match_by_id_joins_text_and_numbers():
     assert found.rows.tolist() == [0, 2]
 
 
-def test_match_by_id_where_no_object_has_a_position():
-    """Images without WCS have NaN in ra and dec."""
+@pytest.mark.parametrize("nowhere", ["features", "labels"])
+def test_match_by_id_where_no_object_has_a_position(nowhere):
+    """Images without WCS have NaN in ra and dec, and so have labels whose columns are empty."""
     sky = make_sky(50, 2)
-    features = {**sky, "ra": np.full(50, np.nan), "dec": np.full(50, np.nan)}
-    found = match_labels(features, as_labels({**sky}))
+    without = {**sky, "ra": np.full(50, np.nan), "dec": np.full(50, np.nan)}
+    features, labels = (without, sky) if nowhere == "features" else (sky, without)
+    found = match_labels(features, as_labels({**labels}))
     assert found.by == "id"
     assert len(found.rows) == 50
 

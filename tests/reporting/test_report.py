@@ -267,13 +267,22 @@ def test_redshifts_of_unknown_truth_are_counted_by_class():
         "is_outside_domain": np.array([False, True, True, False, False]),
     }
     nothing = {name: values[3:4] for name, values in columns.items()}
-    table, picture = redshift_section.predicted({"z.parquet": columns, "none.parquet": nothing})
-    first, second = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    unclassified = {name: values[:3] for name, values in columns.items() if name.startswith("z")}
+    tables = {"z.parquet": columns, "none.parquet": nothing, "unclassified.parquet": unclassified}
+    table, picture = redshift_section.predicted(tables)
+    first, second, third = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert [first[key] for key in ("objects", "galaxies", "stars", "quasars", "outside")] == list("52111")
     assert first["redshift"] == "0.75 (0.58 to 0.92)"
     assert first["width"] == "0.100"
     assert (second["objects"], second["galaxies"], second["redshift"]) == ("1", "0", "")
+    assert [third[key] for key in ("objects", "galaxies", "stars", "quasars", "outside")] == list("33–––")
     assert picture.figure.axes[0].get_ylabel() == "galaxies"
+
+
+def test_redshifts_at_or_below_0_can_be_drawn():
+    nearest = {"z_phot": np.array([-0.01]), "z_err68_low": np.array([-0.1]), "z_err68_high": np.array([0.1])}
+    _, picture = redshift_section.predicted({"z.parquet": nearest})
+    assert sum(patch.get_xy()[:, 1].max() for patch in picture.figure.axes[0].patches) == 1
 
 
 def test_all_methods_and_features_of_redshifts_are_said_in_words():

@@ -273,17 +273,19 @@ def test_tags_of_the_explorer_are_a_column(features, columns, tmp_path, name):
     assert read_table(kept)["object_id"].tolist() == [9]
 
 
-@pytest.mark.parametrize("ending", ["parquet", "fits"])
-def test_columns_of_joined_tables_get_no_units_of_ours(features, columns, tmp_path, ending):
+@pytest.mark.parametrize(
+    ("ending", "label"), [("parquet", "tractor"), ("fits", "tractor"), ("fits", "features")]
+)
+def test_columns_of_joined_tables_get_no_units_of_ours(features, columns, tmp_path, ending, label):
     """Previously, nanomaggies were called nJy. Capitals do not distinguish names in FITS and SQL."""
     table = {"object_id": columns["object_id"], "flux_g": np.ones(NUM), "FLUX_MODEL_G": np.ones(NUM)}
     mine = write_table(tmp_path / "tractor.fits", table)
-    out = export(features, tmp_path / f"all.{ending}", tables={"tractor": mine})
+    out = export(features, tmp_path / f"all.{ending}", tables={label: mine})
     if ending == "fits":
         units = {name: str(Table.read(out)[name].unit or "") for name in Table.read(out).colnames}
     else:
         units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in pq.read_schema(out)}
-    assert (units["flux_g"], units["flux_model_g"], units["tractor.FLUX_MODEL_G"]) == ("", "nJy", "")
+    assert (units["flux_g"], units["flux_model_g"], units[f"{label}.FLUX_MODEL_G"]) == ("", "nJy", "")
     assert len({name.lower() for name in units}) == len(units)
 
 

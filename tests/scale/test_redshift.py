@@ -7,6 +7,7 @@ import pytest
 
 from deepfits.errors import InputError, ShardsFailedError
 from deepfits.fitting.features import read_features, write_shard
+from deepfits.redshifts.predict import predict_table
 from deepfits.scale.manifest import read_manifest
 from deepfits.stages.export import export
 from deepfits.stages.redshifts.predict import redshift_predict
@@ -53,6 +54,26 @@ def test_shard_by_shard_is_all_at_once(trained, tmp_path):
     (out / "shard-00002.parquet").unlink()
     redshift_predict(model, features, out)
     np.testing.assert_array_equal(read_features(out)["z_phot"], whole["z_phot"])
+
+
+def test_shards_of_other_filters_or_of_another_version_are_predicted_again(trained, tmp_path, monkeypatch):
+    """The log said so, but they were kept."""
+    features, model = trained
+    calls = []
+
+    def predicted(*given, **options):
+        calls.append(options["filters"])
+        return predict_table(*given, **options)
+
+    monkeypatch.setattr("deepfits.stages.redshifts.predict.predict_table", predicted)
+    filters = tuple(f"sdss2010-{band}" for band in "gri")
+    for chosen in ((), (), filters):
+        redshift_predict(model, features, tmp_path / "z", filters=chosen)
+    assert calls == [()] * 3 + [filters] * 3
+    for module in ("results", "stages.redshifts.predict"):
+        monkeypatch.setattr(f"deepfits.{module}.code", lambda: "0.2.0")
+    redshift_predict(model, features, tmp_path / "z", filters=filters)
+    assert calls[6:] == [filters] * 3
 
 
 def test_classes_of_an_object_without_a_fit_are_empty(trained, tmp_path):

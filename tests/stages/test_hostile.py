@@ -62,6 +62,12 @@ def test_tables_in_text_have_a_line_for_each_object():
     assert r"a\|b c" in lines[10]
 
 
+def test_columns_of_one_digit_are_a_table_of_markdown():
+    """A line of the rule with a colon alone is no rule."""
+    rule = _markdown({"n": np.arange(3), "t": np.array(["a", "b", "c"])}).splitlines()[1]
+    assert re.fullmatch(r"\| -+: \| -+ \|", rule)
+
+
 def test_messages_hold_nothing_that_a_terminal_obeys(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["model", f"{tmp_path}/a\x1b[31m\u202eb"])

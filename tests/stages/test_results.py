@@ -114,6 +114,18 @@ def test_quick_results_of_another_version_are_made_again(tmp_path, monkeypatch):
     assert is_finished(quick, renew=True)
 
 
+def test_an_inner_setting_that_is_none_is_one_that_is_absent(tmp_path):
+    """As for outer ones: a version that adds an optional setting keeps earlier results."""
+    with results(tmp_path / "sky", "simulate", inputs={}, settings={"laws": {"slope": 0.6}}):
+        pass
+    same = {"laws": {"slope": 0.6, "limit": None}}
+    with results(tmp_path / "sky", "simulate", inputs={}, settings=same) as claim:
+        assert claim.is_finished
+    other = {"laws": {"slope": 0.6, "limit": 25}}
+    with pytest.raises(InputError, match=r"made without laws\.limit = 25"):
+        results(tmp_path / "sky", "simulate", inputs={}, settings=other).__enter__()
+
+
 def test_unfinished_inputs_are_refused(tmp_path):
     out = tmp_path / "features"
 

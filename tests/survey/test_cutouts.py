@@ -222,8 +222,8 @@ def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
         deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
 
 
-@pytest.mark.parametrize("has_sky", [True, False])
-def test_objects_of_other_images_are_not_cut_from_the_only_one(has_sky, tmp_path, truth):
+@pytest.mark.parametrize("sky", ["known", "absent", "empty"])
+def test_objects_of_other_images_are_not_cut_from_the_only_one(sky, tmp_path, truth):
     """Pixel positions refer to the image on which the object was detected."""
     both = tmp_path / "both"
     both.mkdir()
@@ -236,9 +236,11 @@ def test_objects_of_other_images_are_not_cut_from_the_only_one(has_sky, tmp_path
     (tmp_path / "A").mkdir()
     shutil.copy(both / "A-r.fits", tmp_path / "A")
     catalogue = deepfits.detect(both, tmp_path / "c.parquet")
-    if not has_sky:
+    if sky != "known":
         columns = read_catalogue(catalogue)
+        nowhere = np.full(len(columns["x"]), np.nan)
         columns = {name: columns[name] for name in ("object_id", "x", "y", "field")}
+        columns |= {"ra": nowhere, "dec": nowhere} if sky == "empty" else {}
         catalogue = write_table(tmp_path / "pixels.parquet", columns)
     of_a = read_catalogue(catalogue)["field"] == "A"
     assert 0 < of_a.sum() < len(of_a)

@@ -88,6 +88,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
+        self._joined: set[str] = set()
 
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
@@ -129,13 +130,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self._read.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
+            self._joined.discard(name)
 
     def describe(self, name: str) -> Column:
         """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
-        origin = self.origin[name]
-        if origin == "catalogue" and "is_primary" in self:  # made by `detect`
-            origin = "detections"
-        return describe(name, table=origin or "features")
+        if name in self._joined:  # whatever its table is called: it may be "catalogue"
+            return describe(name, table="")
+        is_detected = self.origin[name] == "catalogue" and "is_primary" in self  # made by `detect`
+        return describe(name, table="detections" if is_detected else self.origin[name] or "features")
 
     def missing(self, name: str) -> str:
         """Return the error message for a missing column, with similar names and where it may be found."""
@@ -190,7 +192,9 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
-                self.add(self._free_name(name, label), partial(take_rows, values, rows), label)
+                key = self._free_name(name, label)
+                self.add(key, partial(take_rows, values, rows), label)
+                self._joined.add(key)
 
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""

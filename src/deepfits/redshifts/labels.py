@@ -397,8 +397,7 @@ def match_labels(
     InputError
         No match is possible, nothing matches, or objects of the same identity have different positions.
     """
-    have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
-    have_positions = have_positions and bool(np.isfinite(features["ra"]).any())  # images without WCS: none
+    have_positions = all(_has_positions(table) for table in (features, labels.columns))
     if match == "auto":
         match = "position" if have_positions else "id"
         _warn_of_running_numbers(features, labels, have_positions=have_positions)
@@ -492,6 +491,11 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
         if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
             return f"; column {name!r} would match: rename it object_id"
     return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
+
+
+def _has_positions(columns: Columns) -> bool:
+    """Return whether any position is known: images without WCS give none, and columns may be empty."""
+    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(_coordinates(columns)[0]).any())
 
 
 def _coordinates(columns: Columns) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,7 @@ def predicted(galaxies: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     figure = Figure(figsize=(8.0, 3.0), layout="constrained")
     numbers, widths = figure.subplots(1, 2)
     every = np.concatenate([z for z, _ in galaxies.values()])
-    bins = np.linspace(0, float(np.percentile(every, 99.5)) * 1.05 if every.size else 1.0, 50)
+    bins = np.linspace(0, max(float(np.percentile(every, 99.5)) * 1.05 if every.size else 1.0, 0.01), 50)
     for colour, (name, (z, width)) in zip(COLOURS, galaxies.items(), strict=False):
         numbers.hist(np.clip(z, 0, bins[-1]), bins=bins.tolist(), histtype="step", color=colour, label=name)
         middle, low, median, high = binned(z, width, 10)

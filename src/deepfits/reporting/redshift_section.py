@@ -100,22 +100,23 @@ def predicted(tables: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[PageTable
     rows, galaxies = [], {}
     for name, columns in tables.items():
         z, low, high = (columns[key] for key in ("z_phot", "z_err68_low", "z_err68_high"))
-        kinds = columns.get("class", np.full(len(z), ""))
-        used = np.isfinite(z) & np.isin(kinds, ("", "galaxy"))
+        kinds, is_outside = columns.get("class"), columns.get("is_outside_domain")
+        used = np.isfinite(z) & (True if kinds is None else np.isin(kinds, ("", "galaxy")))
         z, width = z[used], ((high - low) / 2 / (1 + z))[used]
         galaxies[name] = z, width
-        outside = columns.get("is_outside_domain", np.zeros(len(kinds), bool))[used]
-        counts = (len(kinds), len(z), (kinds == "star").sum(), (kinds == "quasar").sum(), outside.sum())
+        others = [None if kinds is None else (kinds == kind).sum() for kind in ("star", "quasar")]
+        counts = [len(used), len(z), *others, None if is_outside is None else is_outside[used].sum()]
         cells = ["", ""]
         if len(z):
             low, middle, high = np.percentile(z, (16, 50, 84))
             cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{np.median(width):.3f}"]
-        rows.append([name, *(f"{count:,}" for count in counts), *cells])
+        rows.append([name, *("–" if count is None else f"{count:,}" for count in counts), *cells])
     table = PageTable(
         columns=["", "objects", "galaxies", "stars", "quasars", "outside", "redshift", "width"],
         rows=rows,
-        caption="outside: galaxies unlike those that the method was trained on; redshift: median of the "
-        "galaxies, and 16 to 84%; width: median half-width of the 68% interval, in units of 1 + z.",
+        caption="outside: galaxies unlike those that the method was trained on; –: not known to the method; "
+        "redshift: median of the galaxies, and 16 to 84%; width: median half-width of the 68% interval, in "
+        "units of 1 + z.",
     )
     caption = (
         "Predicted redshifts of the galaxies, and the half-widths of their 68% intervals (line: median; "

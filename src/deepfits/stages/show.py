@@ -316,10 +316,10 @@ def _markdown(columns: Mapping[str, np.ndarray]) -> str:
     padded = []
     for name, values in columns.items():
         cells = [name, *(_cell(value, name) for value in values.tolist())]
-        width, is_text = max(map(len, cells)), values.dtype.kind not in "fiub"
+        width, is_text = max(2, *map(len, cells)), values.dtype.kind not in "fiub"
         cells.insert(1, "-" * width if is_text else "-" * (width - 1) + ":")
         padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
-    return "".join(f"| {' | '.join(line).rstrip()} |\n" for line in zip(*padded, strict=True))
+    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*padded, strict=True))
 
 
 def _cell(value: Any, name: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from deepfits.config import Range
 from deepfits.files import contents
@@ -14,9 +14,6 @@ from deepfits.results import require_finished
 from deepfits.stages.parameters import Choosing, Images, Partial, as_list
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 2
 

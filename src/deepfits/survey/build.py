@@ -314,7 +314,7 @@ def _assign(
     has_sky = bool(np.isfinite(columns.get("ra", np.nan)).any())
     has_names = bool(is_named.all() or (is_named.any() and not has_sky))
     has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1 == len(np.unique(named)))
-    if has_pixels and "ra" in columns and not info.get("fields") and fields.open(0).reference.wcs is not None:
+    if has_pixels and has_sky and not info.get("fields") and fields.open(0).reference.wcs is not None:
         # x and y of a foreign catalogue often refer to another image.
         log.info("%s: positions are from ra and dec; x and y are not used", plan.catalogue_path)
         has_pixels = False

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.files import contents, digest
 from deepfits.fitting.features import is_done, shard_paths, write_shard
+from deepfits.provenance import code
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.features import is_usable, read_features
@@ -141,11 +142,11 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
         raise InputError(f"{out}: several workers write a directory; omit the extension {out.suffix!r}")
     load_predictor(config.model)  # report any problem once, not for every shard
     inputs = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
-    made_with = digest([contents(path) for path in inputs])
+    made_with = digest([contents(path) for path in inputs], list(config.filters), code())
     shards, unreadable = _find_shards(Path(config.features), made_with)
     if not shards and not unreadable:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")
-    # Each shard's digest covers its contents, so only changed shards are predicted again.
+    # Each shard's digest covers its contents and settings, so only changed shards are predicted again.
     with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
         config = replace(config, out=results.path)
         names = [f.name for f in fields(PredictWork) if f.name != "filters"]
