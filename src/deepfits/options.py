@@ -194,5 +194,5 @@ def _typed(code: str) -> str:
     except (SyntaxError, ValueError):
         return code
     if isinstance(value, dict):
-        return "`, `".join(f"{name}={part}" for name, part in value.items())
+        return "` and `".join(f"{name}={part}" for name, part in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

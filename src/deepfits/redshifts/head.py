@@ -48,6 +48,8 @@ SOFTNESS = 0.15
 """Width in magnitudes over which that limit falls off."""
 DISTANT, TRANSITION = float(np.log(3)), 4 * CELL
 """ln(1 + z) beyond which galaxies count as distant (z > 2), and the scale of the transition there."""
+OUTPUT_BIAS = "6.bias"
+"""Name of the bias of the last of the four linear layers; see `build_network`."""
 SHARPNESS = 1.2
 """Power to which the probability outside each central interval is raised. Heads are trained to be calibrated
 over all simulated populations; the galaxies of one survey are more alike, so p(z) may be narrower."""
@@ -235,10 +237,10 @@ class Head:
         """
         change = np.zeros(NUM_CELLS + len(CLASSES))
         change[:NUM_CELLS] = np.log(factor) / (1 + np.exp((DISTANT - CENTRES) / TRANSITION))
-        members = []
-        for member in self.members:
-            *_, bias = member
-            members.append(member | {bias: (member[bias] + change).astype(member[bias].dtype)})
+        members = [
+            member | {OUTPUT_BIAS: (member[OUTPUT_BIAS] + change).astype(np.float16)}
+            for member in self.members
+        ]
         about = {**self.about, "distant_weight": factor * self.about.get("distant_weight", 1.0)}
         return replace(self, members=tuple(members), about=about)
 

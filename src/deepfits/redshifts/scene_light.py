@@ -107,7 +107,7 @@ class SceneLight(PerObject):
 
         light = cls(**{name: column(written) for name, written in COLUMNS.items()})
         if not np.isfinite(light.flux_err).any():
-            raise InputError("these features have no errors, which a head needs: fit with uncertainty=True")
+            raise InputError("these features have no errors, which a head needs: fit again, with errors")
         return light
 
     def tensors(self) -> list[torch.Tensor]:
