@@ -105,7 +105,7 @@ def test_help_is_in_the_words_of_the_command_line(app, capsys):
     shown = help_of(app, capsys, "cutouts") + help_of(app, capsys, "fit") + help_of(app, capsys, "inpaint")
     for words in (
         "u=30,g=27",
-        "zero_point=27.0, shard_size=1024",
+        "zero_point=27.0 and shard_size=1024",
         "only with --objective flux",
         "[default: u]",
     ):
