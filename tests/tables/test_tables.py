@@ -762,9 +762,7 @@ def test_labels_of_which_nothing_says_what_they_are_of_are_refused_with_what_is_
     table.rename_columns(["lon", "lat"], ["dec", "ra"])
     table["dec"] += 90.0 - table["dec"].min() + 1.0
     table.write(tmp_path / "l.fits", overwrite=True)
-    with pytest.raises(
-        InputError, match="no label has a valid position: are ra and dec in degrees, and not swapped"
-    ):
+    with pytest.raises(InputError, match="no valid position: are ra and dec in degrees, and not swapped"):
         match_labels(features, read_labels(tmp_path / "l.fits"))
 
 

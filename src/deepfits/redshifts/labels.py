@@ -472,8 +472,6 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Return a hint at the most likely reason why nothing matches."""
     if match == "position":
-        if not np.isfinite(labels.columns["ra"]).any():
-            return "; no label has a valid position: are ra and dec in degrees, and not swapped?"
         box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
         swapped = [labels.columns[name] for name in ("ra", "dec")]
         is_inside = [
@@ -593,6 +591,11 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
 def _identity_text(columns: Columns, where: str) -> np.ndarray:
     """Return identities as text, so that whole numbers equal the same numbers written as text."""
     if "object_id" not in columns:
+        if {"ra", "dec"} <= columns.keys() and not _has_positions(columns):
+            raise InputError(
+                f"{where}: no column 'object_id' to match by, and no valid position: are ra and dec in "
+                "degrees, and not swapped?"
+            )
         raise InputError(
             f"{where}: no column 'object_id' to match by; rename the identities to object_id, or the "
             f"positions to ra and dec (degrees): {nearest('object_id', columns)}"
