@@ -30,7 +30,6 @@ from deepfits.tables import (
     Columns,
     Table,
     apart_arcsec,
-    are_running_numbers,
     identities,
     identity_name,
     match_identities,
@@ -38,6 +37,7 @@ from deepfits.tables import (
     positions,
     read,
     take_rows,
+    warn_of_running_numbers,
     with_standard_names,
 )
 
@@ -223,12 +223,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 raise
             return none
         ours = self["object_id"]
-        if not has_positions and name != "object_id" and are_running_numbers(ours, theirs):
-            log.warning(
-                "WARNING: %s: matched by %s alone, since positions are not known in both: correct only if "
-                "these are the numbers of the catalogue that the cutouts were made from; else add ra and dec",
-                *(table.where, name),
-            )
+        if not has_positions and name != "object_id":
+            warn_of_running_numbers(table.where, name, ours, theirs)
         return match_identities(ours, theirs), match_identities(theirs, ours)
 
     def _repr_html_(self) -> str:

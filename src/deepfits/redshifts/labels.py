@@ -460,13 +460,8 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
     if have_positions or name is None or "ra" not in features:
         return
     theirs, ours = labels.columns[name], features["object_id"]
-    if tables.are_running_numbers(ours, theirs) and np.array_equal(theirs, labels.columns["object_id"]):
-        log.warning(
-            "WARNING: %s: matched by %s alone, because positions are not known in both tables: correct only "
-            "if these are the numbers in the catalogue that the cutouts were made from; otherwise add ra "
-            "and dec",
-            *(labels.where, name),
-        )
+    if np.array_equal(theirs, labels.columns["object_id"]):
+        tables.warn_of_running_numbers(labels.where, name, ours, theirs)
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:

@@ -315,7 +315,8 @@ def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
 
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     compared, summary = _compared_redshifts(run)
-    predicted = {path.name: read_table(path) for path in find_predictions(run).values()}
+    wanted = ("object_id", *redshift_section.PREDICTED)  # not the quantiles
+    predicted = {path.name: read_table(path, columns=wanted) for path in find_predictions(run).values()}
     predicted = {name: columns for name, columns in predicted.items() if "z_err68_low" in columns}
     if not predicted:
         return compared, summary

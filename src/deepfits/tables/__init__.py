@@ -10,10 +10,10 @@ from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
-    are_running_numbers,
     match_identities,
     match_one_to_one,
     take_rows,
+    warn_of_running_numbers,
 )
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.reading import exists, read, read_table

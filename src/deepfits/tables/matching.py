@@ -5,12 +5,16 @@ Shapes: N rows of the first table, M rows of the second, K pairs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.tables.table import whole_with_gaps
+
+log = logging.getLogger(__name__)
 
 MAX_RUNNING_NUMBER = 100_000_000
 """Integers up to this may be running numbers, which mean nothing outside their catalogue."""
@@ -18,11 +22,16 @@ SAME_PLACE_ARCSEC = 0.1
 """Rows closer than this are the same object, whatever their identities."""
 
 
-def are_running_numbers(*identities: np.ndarray) -> bool:
-    """Return whether all identities, ``(N,)`` each, look like running numbers up to `MAX_RUNNING_NUMBER`."""
-    return all(
+def warn_of_running_numbers(where: str | Path, name: str, *identities: np.ndarray) -> None:
+    """Warn of a match by `name` alone if all identities, ``(N,)`` each, may be running numbers."""
+    if all(
         ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MAX_RUNNING_NUMBER for ids in identities
-    )
+    ):
+        log.warning(
+            "WARNING: %s: matched by %s alone, since positions are not known in both: correct only if these "
+            "are the numbers of the catalogue that the cutouts were made from; else add ra and dec",
+            *(where, name),
+        )
 
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
