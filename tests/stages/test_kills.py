@@ -38,15 +38,17 @@ STAGES: dict[str, Run] = {
 }
 
 
-def _child(stage: Run, base: Path, out: Path) -> None:
+def _child(name: str, base: Path, out: Path) -> None:
     os.setsid()
     torch.set_num_threads(1)
-    stage(base, out)
+    STAGES[name](base, out)
 
 
-def _attempt(stage: Run, base: Path, out: Path, seconds: float | None) -> bool:
+def _attempt(name: str, base: Path, out: Path, seconds: float | None) -> bool:
     """Run a stage in a process of its own, killed after `seconds`; say whether it came to its end."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(stage, base, out))
+    context = multiprocessing.get_context("forkserver")  # the tests' own process may have threads
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_child, args=(name, base, out))
     process.start()
     process.join(seconds)
     if process.exitcode is not None:
@@ -65,18 +67,18 @@ def _attempt(stage: Run, base: Path, out: Path, seconds: float | None) -> bool:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_at_random_moments(base: Path, tmp_path: Path, name: str):
-    stage, rng = STAGES[name], np.random.default_rng(sum(map(ord, name)))
+    rng = np.random.default_rng(sum(map(ord, name)))
     begin = time.perf_counter()
-    assert _attempt(stage, base, tmp_path / "whole", None)
+    assert _attempt(name, base, tmp_path / "whole", None)
     whole = time.perf_counter() - begin
     out, kills = tmp_path / "killed" / "out", 0
     while kills < NUM_KILLS:
-        if _attempt(stage, base, out, rng.uniform(0.02, whole)):
+        if _attempt(name, base, out, rng.uniform(0.02, whole)):
             assert_same_results(out, tmp_path / "whole")
             shutil.rmtree(out)
         else:
             kills += 1
-    assert _attempt(stage, base, out, None)
+    assert _attempt(name, base, out, None)
     assert_same_results(out, tmp_path / "whole")
     left = [path for path in (tmp_path / "killed").rglob("*") if TEMPORARY_PREFIX in path.name]
     assert not left
