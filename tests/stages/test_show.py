@@ -6,6 +6,7 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -39,6 +40,9 @@ def test_draw_applies_amplitudes(run):
     np.testing.assert_allclose(chi2, features["chi2"][[9, 3]], rtol=1e-3)
     assert model.draw(features).shape == (NUM, *store.shape)
     assert model.draw(features, features["object_id"] < 0).shape == (0, *store.shape)
+    np.testing.assert_array_equal(model.draw(Table(features), [9, 3]), drawn)
+    with pytest.raises(InputError, match="row -1 is outside"):
+        model.draw(features, [-1])
     with pytest.raises(InputError, match="fitted with model abc"):
         model.draw({**features, "model_hash": np.full(NUM, "abc")}, [0])
 

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
 from deepfits.config import INPUT, NEUTRAL, Mark, alternatives, as_json, check
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.files import contents
 from deepfits.progress import Progress, silent
 from deepfits.results import Results, require_finished, results
@@ -81,13 +81,17 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{name}() {error}") from None
+                unknown = next((key for key in kwargs if key not in signature.parameters), None)
+                wrong = f"got an unexpected keyword argument {unknown!r}; "
+                text = error if unknown is None else wrong + nearest(unknown, signature.parameters)
+                raise TypeError(f"{name}() {text}") from None
             try:
                 given = config(*args, **kwargs)
                 _require_finite(given, name)
                 _require_paths(given, name)
                 _wrap_single_strings(given)
                 check(given, where=name)
+                _require_device(given)
                 return work(given)
             except InputError as error:  # the message says what to do; our traceback would not help the user
                 raise error.with_traceback(None) from None
@@ -132,15 +136,30 @@ def _wrap_single_strings(config: Any) -> None:
 
 def _require_paths(config: Any, name: str) -> None:
     """Refuse tables and arrays where a path is expected, and "", which would mean the current directory."""
+    required = inspect.signature(type(config)).parameters
     for key in ["out", *field_names(config, INPUT)]:
         value = getattr(config, key, None)
+        if isinstance(value, Iterator):  # as from Path.glob
+            object.__setattr__(config, key, value := list(value))
         several = value if isinstance(value, list | tuple) else [value]
-        if "" in several:
-            raise InputError(f"{name}: {key} is empty; name a path")
         if unusable := [entry for entry in several if not isinstance(entry, str | os.PathLike | None)]:
-            raise InputError(
-                f"{name}: {key} must be a path, not {type(unusable[0]).__name__}; write it into a file first"
-            )
+            kind = type(unusable[0])
+            is_ours = kind.__module__.startswith("deepfits.")
+            remedy = "give the path that it was read from" if is_ours else "write it into a file first"
+            if isinstance(unusable[0], Mapping) and not is_ours:
+                remedy = "give a path, or a list of paths"
+            raise InputError(f"{name}: {key} must be a path, not {kind.__name__}; {remedy}")
+        if "" in several or (not several and required[key].default is inspect.Parameter.empty):
+            raise InputError(f"{name}: {key} is empty; name a path")
+
+
+def _require_device(config: Any) -> None:
+    """Refuse a device that this machine lacks; a scheduler's workers have devices of their own."""
+    is_here = "device" in field_names(config, NEUTRAL) and getattr(config, "scheduler", None) is None
+    if is_here and config.device != "cpu":  # which needs no PyTorch
+        from deepfits.tensors import require_device
+
+        object.__setattr__(config, "device", str(require_device(config.device)))
 
 
 def claim(
