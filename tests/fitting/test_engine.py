@@ -237,7 +237,7 @@ def test_slots_are_refilled_until_all_objects_are_done():
         ({"num_steps": 0}, "num_steps"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
         ({"prior_strength": -1.0}, "prior_strength must be a finite number from 0"),
-        ({"tolerance": float("nan")}, "tolerance must be a finite number above 0"),
+        ({"tolerance": float("nan")}, "tolerance must be a finite number from 0"),
         ({"weights": None}, "weights must be an array of numbers, not NoneType"),
         ({"images": np.ma.masked_less(np.zeros((2, B, S, S)), 1)}, "mask would be lost"),
         ({"images": np.zeros((2, B, S, S)) * u.nJy}, "images in nJy: give the plain numbers"),

@@ -129,6 +129,12 @@ def test_a_misspelt_argument_names_the_nearest():
         deepfits.fit("store")
 
 
+def test_help_shows_plain_types():
+    shown = str(inspect.signature(deepfits.fit))
+    assert "num_starts: int = 1" in shown
+    assert "Annotated" not in shown
+
+
 @pytest.mark.parametrize("where", [lambda columns: columns["mag"] < 20, [True, False]])
 def test_a_condition_is_text(base, where):
     with pytest.raises(InputError, match="a condition is text, such as 'flags == 0', not"):

@@ -37,7 +37,7 @@ def fit(
     sight: Sight | None = None,
     solver: str | Solver = "lbfgs",
     num_steps: Annotated[int, Range(ge=1)] | None = None,
-    tolerance: Annotated[float, Range(gt=0)] | None = None,
+    tolerance: Annotated[float, Range(ge=0)] | None = None,
     prior_strength: Annotated[float, Range(ge=0)] = 0.0,
     amplitudes: AmplitudePrior | bool = False,
     centre_fwhm_pixels: Annotated[float, Range(gt=0)] | None = None,
