@@ -282,6 +282,13 @@ def test_every_stage_is_listed_and_unknown_names_are_errors():
         _ = deepfits.sumulate
 
 
+def test_parts_of_the_package_are_loaded_on_first_use():
+    code = "import deepfits; print(deepfits.errors.InputError, deepfits.tables.read_table, deepfits.plot)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "deepfits.errors.InputError" in done.stdout
+    assert not hasattr(deepfits, "nothing")
+
+
 def test_every_path_that_the_readme_names_exists():
     root = Path(__file__).resolve().parents[1]
     links = re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text(encoding="utf-8"))
