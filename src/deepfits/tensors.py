@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -68,3 +70,15 @@ def require_device(name: torch.device | str) -> torch.device:
         found = f"only {number}" if number else "no GPU"
         raise InputError(f"device {str(name)!r}: PyTorch finds {found} on this machine; use device='cpu'")
     return device
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Compute in float32 and on the CPU if nothing else is given, whatever defaults the caller set."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with nullcontext() if device.type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -162,3 +162,23 @@ def test_a_gpu_is_used_if_there_is_one(base, tmp_path):
     out = RUNS["fit"](base, tmp_path / "auto", device="auto")
     plain = RUNS["fit"](base, tmp_path / "plain")
     assert np.array_equal(deepfits.read_features(out)["latent"], deepfits.read_features(plain)["latent"])
+
+
+@pytest.fixture
+def in_double():
+    """PyTorch's default type as a user may have set it in the same notebook."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_callers_default_type_changes_nothing(base, tmp_path, in_double):
+    """It ended in errors on types, as shards to be repaired."""
+    found = deepfits.read_features(RUNS["fit"](base, tmp_path / "double"))
+    assert torch.get_default_dtype() == torch.float64
+    cutouts = deepfits.CutoutStore(base / "store").read_shard(0)
+    embedded = deepfits.Model.load(base / "model").embed(cutouts.image, cutouts.weight)
+    torch.set_default_dtype(torch.float32)
+    plain = deepfits.read_features(RUNS["fit"](base, tmp_path / "plain"))
+    assert np.array_equal(found["latent"], plain["latent"])
+    assert torch.equal(embedded, deepfits.Model.load(base / "model").embed(cutouts.image, cutouts.weight))

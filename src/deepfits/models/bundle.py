@@ -39,7 +39,7 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo, as_rows
-from deepfits.tensors import as_tensor, require_device
+from deepfits.tensors import as_tensor, plain_defaults, require_device
 
 SCHEMA_VERSION = 1
 SCENE_SCHEMA_VERSION = 2
@@ -463,6 +463,7 @@ class Model:
         return directory
 
     @classmethod
+    @plain_defaults()
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
         """Read a model's directory, or ``builtin:NAME``: in evaluation mode, with frozen weights.
 

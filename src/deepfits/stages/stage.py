@@ -36,9 +36,10 @@ import functools
 import inspect
 import math
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
@@ -92,7 +93,8 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
                 _wrap_single_strings(given)
                 check(given, where=name)
                 _require_device(given)
-                return work(given)
+                with _plain_defaults():
+                    return work(given)
             except InputError as error:  # the message says what to do; our traceback would not help the user
                 raise error.with_traceback(None) from None
 
@@ -151,6 +153,15 @@ def _require_paths(config: Any, name: str) -> None:
             raise InputError(f"{name}: {key} must be a path, not {kind.__name__}; {remedy}")
         if "" in several or (not several and required[key].default is inspect.Parameter.empty):
             raise InputError(f"{name}: {key} is empty; name a path")
+
+
+def _plain_defaults() -> AbstractContextManager[None]:
+    """Keep the caller's default type and device of PyTorch, if it is loaded, out of the work."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from deepfits.tensors import plain_defaults
+
+    return plain_defaults()
 
 
 def _require_device(config: Any) -> None:
