@@ -74,11 +74,12 @@ def require_device(name: torch.device | str) -> torch.device:
 
 @contextmanager
 def plain_defaults() -> Iterator[None]:
-    """Compute in float32 and on the CPU if nothing else is given, whatever defaults the caller set."""
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    """Compute with gradients, in float32 and on the CPU if nothing else is given, whatever the caller set."""
+    dtype = torch.get_default_dtype()
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     torch.set_default_dtype(torch.float32)
     try:
-        with nullcontext() if device.type == "cpu" else torch.device("cpu"):
+        with torch.inference_mode(False), torch.enable_grad(), on_cpu:
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -182,3 +182,12 @@ def test_the_callers_default_type_changes_nothing(base, tmp_path, in_double):
     plain = deepfits.read_features(RUNS["fit"](base, tmp_path / "plain"))
     assert np.array_equal(found["latent"], plain["latent"])
     assert torch.equal(embedded, deepfits.Model.load(base / "model").embed(cutouts.image, cutouts.weight))
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode, lambda: np.errstate(all="raise")])
+def test_what_the_caller_set_does_not_reach_the_work(base, tmp_path, caller):
+    with caller():
+        out = RUNS["train"](base, tmp_path / "there")
+        deepfits.cutouts(base / "sky", tmp_path / "cut", catalogue=base / "catalogue.parquet")
+    plain = RUNS["train"](base, tmp_path / "plain")
+    assert deepfits.Model.load(out).fingerprint == deepfits.Model.load(plain).fingerprint

@@ -39,7 +39,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
@@ -155,13 +155,18 @@ def _require_paths(config: Any, name: str) -> None:
             raise InputError(f"{name}: {key} is empty; name a path")
 
 
-def _plain_defaults() -> AbstractContextManager[None]:
-    """Keep the caller's default type and device of PyTorch, if it is loaded, out of the work."""
-    if "torch" not in sys.modules:
-        return nullcontext()
-    from deepfits.tensors import plain_defaults
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """Keep what the caller set in NumPy and PyTorch (types, error handling, no_grad) out of the work."""
+    import numpy as np
 
-    return plain_defaults()
+    with ExitStack() as stack:
+        stack.enter_context(np.errstate(all="warn", under="ignore"))
+        if "torch" in sys.modules:
+            from deepfits.tensors import plain_defaults
+
+            stack.enter_context(plain_defaults())
+        yield
 
 
 def _require_device(config: Any) -> None:
