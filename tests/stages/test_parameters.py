@@ -191,3 +191,18 @@ def test_what_the_caller_set_does_not_reach_the_work(base, tmp_path, caller):
         deepfits.cutouts(base / "sky", tmp_path / "cut", catalogue=base / "catalogue.parquet")
     plain = RUNS["train"](base, tmp_path / "plain")
     assert deepfits.Model.load(out).fingerprint == deepfits.Model.load(plain).fingerprint
+
+
+def test_features_of_a_run_are_found_or_named(base):
+    assert len(deepfits.read_features(base / "run" / "features-both", "latent")) == 1
+    with pytest.raises(InputError, match="no column 'laten'; did you mean 'latent'"):
+        deepfits.read_features(base / "run" / "features-both", ["laten"])
+    with pytest.raises(InputError, match=r"no features there; give .*run/features-both$"):
+        deepfits.read_features(base / "run")
+    whole = deepfits.join(base / "run", store=deepfits.CutoutStore(base / "run" / "cutouts"))
+    assert whole.num_rows == deepfits.join(base / "run").num_rows
+
+
+def test_a_plan_is_shown_as_its_table():
+    plan = deepfits.plan(objects=1e6)
+    assert repr(plan) == str(plan)

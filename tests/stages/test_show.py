@@ -51,6 +51,8 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     out = deepfits.show(run, ids=[FIRST + 7, str(FIRST + 3)], out=tmp_path / "show")
     found = rows_of(out)
     assert [one["object_id"] for one in found] == [str(FIRST + 7), str(FIRST + 3)]
+    single = rows_of(deepfits.show(run, ids=np.int64(FIRST + 7), out=tmp_path / "single"))
+    assert [one["object_id"] for one in single] == [str(FIRST + 7)]
     assert float(found[1]["z_spec"]) == pytest.approx(3 / 50)
     assert (out / "table.md").read_text().splitlines()[2].startswith(f"| {FIRST + 7}")
     picture = matplotlib.image.imread(out / "show.png")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -277,7 +277,7 @@ class Features(dict[str, np.ndarray]):
         return _html("Features", self, self.directory)
 
 
-def read_features(directory: str | Path, columns: list[str] | None = None) -> Features:
+def read_features(directory: str | Path, columns: Sequence[str] | None = None) -> Features:
     """Read all or some columns of features; ``latent`` and ``latent_std`` are ``(N, L)``.
 
     Raises
@@ -367,7 +367,7 @@ def _find_column(table: JoinedTable, name: str) -> str:
 def join(
     run: str | Path,
     *,
-    store: str | Path | None = None,
+    store: CutoutStore | str | Path | None = None,
     tables: Mapping[str, TableLike] | None = None,
     radius_arcsec: float = RADIUS_ARCSEC,
     partial: bool = False,
@@ -396,12 +396,14 @@ def join(
     tables = {} if tables is None else tables
     if not isinstance(tables, Mapping):
         raise InputError('tables must be given by name: tables={"mine": "spectra.csv"}')
-    parts = find_parts(run, store)
+    parts = find_parts(run, store.directory if isinstance(store, CutoutStore) else store)
     results = [path if path.parent == parts.home else path.parent for path in parts.tables.values()]
     for part in (parts.features, parts.store, *results):
         if part is not None:
             require_finished(part, partial=partial)
-    opened = None if parts.store is None else CutoutStore(parts.store, skip_bad=True)
+    opened = store if isinstance(store, CutoutStore) else None
+    if opened is None and parts.store is not None:
+        opened = CutoutStore(parts.store, skip_bad=True)
     joined = JoinedTable(parts.features, store=opened)
     given = {Path(path).resolve() for path in tables.values() if isinstance(path, str | Path)}
     for label, path in parts.tables.items():

@@ -41,6 +41,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
@@ -90,7 +91,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
                 given = config(*args, **kwargs)
                 _require_finite(given, name)
                 _require_paths(given, name)
-                _wrap_single_strings(given)
+                _wrap_single_values(given)
                 check(given, where=name)
                 _require_device(given)
                 with _plain_defaults():
@@ -127,13 +128,14 @@ def _floats(value: Any) -> Iterator[float]:
             yield from _floats(entry)
 
 
-def _wrap_single_strings(config: Any) -> None:
-    """Accept a single string where a list of strings is declared: ``bands="u"``."""
+def _wrap_single_values(config: Any) -> None:
+    """Accept a single string or identity where a list is declared: ``bands="u"``, ``ids=1203``."""
     for key, hint in get_type_hints(type(config), include_extras=True).items():
-        if isinstance(value := getattr(config, key, None), str):
-            kinds = [get_origin(kind) for kind in alternatives(hint)]
-            if str not in alternatives(hint) and Sequence in kinds:
-                object.__setattr__(config, key, (value,))
+        value, kinds = getattr(config, key, None), alternatives(hint)
+        plain: set[Any] = {str} if isinstance(value, str) else {int, float}
+        is_list = Sequence in [get_origin(kind) for kind in kinds] and not plain & {*kinds}
+        if isinstance(value, str | Integral) and is_list:
+            object.__setattr__(config, key, (value,))
 
 
 def _require_paths(config: Any, name: str) -> None:
