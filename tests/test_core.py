@@ -230,7 +230,10 @@ def _top_level_imports(path):
 
 @pytest.mark.parametrize("part", ["models", "training", "fitting"])
 def test_a_bare_gpu_node_can_train_and_fit(part):
-    paths = [*(SOURCE / part).rglob("*.py"), SOURCE / "observation.py", SOURCE / "gaussian_psf.py"]
+    paths = [
+        *(SOURCE / part).rglob("*.py"),
+        *map(SOURCE.joinpath, ("observation.py", "gaussian_psf.py", "tensors.py")),
+    ]
     paths += [SOURCE / f"survey/{name}.py" for name in ("store", "normalise", "bands")]
     for path in paths:
         for name in _top_level_imports(path):
@@ -266,11 +269,24 @@ def test_workers_need_a_main_guard_and_say_so_in_a_line(tmp_path, body, status):
         assert "[1, 2]" in done.stdout
 
 
+def test_a_script_from_standard_input_cannot_start_workers():
+    body = "from deepfits.survey.parallel import in_processes\nlist(in_processes(abs, [-1, -2], 2))\n"
+    done = subprocess.run([sys.executable, "-"], input=body, capture_output=True, text=True, timeout=120)
+    assert "save it as a file, or use workers=1" in done.stderr.strip().splitlines()[-1]
+
+
 def test_every_stage_is_listed_and_unknown_names_are_errors():
     assert {"simulate", "stack", "detect", "cutouts", "train", "fit"} < set(dir(deepfits))
     assert {"inpaint", "redshift", "report", "run", "demo", "check"} < set(dir(deepfits))
     with pytest.raises(AttributeError, match="no attribute 'sumulate'"):
         _ = deepfits.sumulate
+
+
+def test_parts_of_the_package_are_loaded_on_first_use():
+    code = "import deepfits; print(deepfits.errors.InputError, deepfits.tables.read_table, deepfits.plot)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "deepfits.errors.InputError" in done.stdout
+    assert not hasattr(deepfits, "nothing")
 
 
 def test_every_path_that_the_readme_names_exists():

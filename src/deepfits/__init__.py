@@ -9,6 +9,7 @@ package also gives access to their outputs (`Model`, `CutoutStore`, `read_featur
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ def __getattr__(name: str) -> Any:
         return load(name)
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
-    if name == "plot":
-        return import_module("deepfits.plot")
+    with suppress(ModuleNotFoundError):
+        if not name.startswith("_"):
+            return import_module(f"deepfits.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -386,6 +386,7 @@ def _show(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):
         text = f"a {type(value).__name__}"
+    text = f"a {type(value).__name__}" if "\n" in text else text  # arrays and tables
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

@@ -52,6 +52,7 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
     `top`, in units of that transition, is shown at full brightness: use one value for images whose brightness
     is to be compared, or `top_of` each image to make faint objects visible.
     """
+    image = np.asarray(image)  # of a tensor too, as models render
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
     for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):

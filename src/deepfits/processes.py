@@ -39,6 +39,12 @@ def require_main_guard(workers: int) -> None:
     New processes import the script that starts them. A call outside ``if __name__ == "__main__":`` would be
     repeated in each of them, and Python would end them all with tracebacks.
     """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and not Path(script).exists():  # python - < script.py
+        raise InputError(
+            f"a script from standard input starts {workers} worker processes, which cannot import it; save "
+            "it as a file, or use workers=1"
+        )
     frame: FrameType | None = sys._getframe()
     while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("<module>", "__main__"):
         frame = frame.f_back

@@ -1,11 +1,12 @@
 """Tables joined to the objects of a run: which row is of which object, and what is said where several are."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.table import Table
 
 from deepfits.errors import InputError
-from deepfits.explorer.joined import JoinedTable
+from deepfits.explorer.joined import JoinedTable, join, read_features
 from deepfits.tables import match_one_to_one
 from tests.helpers.redshift_inputs import make_sky, write_features
 
@@ -93,3 +94,39 @@ def test_pairs_are_one_to_one():
     assert rows.tolist() == [0, -1, 1, -1]
     assert nearest.tolist() == [0, 2, 2, -1]
     np.testing.assert_allclose(apart, [0.1, np.nan, 0.0, np.nan], atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [dict, Table, pd.DataFrame], ids=["mapping", "astropy", "pandas"])
+def test_tables_in_memory_are_joined_like_files(features, sky, tmp_path, make):
+    columns = {
+        "object_id": sky["object_id"][::-1],
+        "mass": sky["z_spec"][::-1],
+        "kind": ["a", "b"] * (NUM // 2),
+    }
+    on_disk = JoinedTable(features, tables={"mine": table_of(tmp_path, **columns)})
+    found = JoinedTable(features, tables={"mine": make(columns)})
+    for name in ("mass", "kind"):
+        np.testing.assert_array_equal(found[name], on_disk[name])
+    np.testing.assert_allclose(found["mass"], sky["z_spec"])
+    with pytest.raises(InputError, match="mine: no row matches"):
+        JoinedTable(features, tables={"mine": make({"object_id": [-5, -6], "mass": [0.0, 1.0]})})
+
+
+def test_what_cannot_be_joined_is_refused(features, sky):
+    with pytest.raises(InputError, match="tables must be given by name"):
+        join(features, tables=["spectra.csv"])
+    with pytest.raises(InputError, match="mine: dict is not a table"):
+        JoinedTable(features, tables={"mine": {"object_id": [1, 2], "mass": [1.0, 2.0, 3.0]}})
+    table = JoinedTable(features)
+    with pytest.raises(InputError, match=rf"column 'x' has shape \(3,\); there are {NUM} objects"):
+        table.add("x", np.zeros(3))
+    table.add("x", list(sky["z_spec"]))
+    np.testing.assert_array_equal(table["x"], sky["z_spec"])
+
+
+def test_features_name_the_nearest_column_and_are_shown_in_a_line(features):
+    columns = read_features(features)
+    with pytest.raises(KeyError, match="no column 'laten'; did you mean 'latent'"):
+        columns["laten"]
+    assert repr(columns).endswith(f"{NUM} objects, {len(columns)} columns>")
+    assert f"{NUM} objects" in repr(JoinedTable(features))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from astropy import units as u
 
 from deepfits.errors import InputError
 from deepfits.fitting import AmplitudePrior, Status, fit
@@ -234,6 +235,13 @@ def test_slots_are_refilled_until_all_objects_are_done():
         ({"images": torch.full((2, B, S, S), torch.nan)}, "row 0"),
         ({"solver": "adan"}, "did you mean 'adam'"),
         ({"num_steps": 0}, "num_steps"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
+        ({"prior_strength": -1.0}, "prior_strength must be a finite number from 0"),
+        ({"tolerance": float("nan")}, "tolerance must be a finite number from 0"),
+        ({"weights": None}, "weights must be an array of numbers, not NoneType"),
+        ({"images": np.ma.masked_less(np.zeros((2, B, S, S)), 1)}, "mask would be lost"),
+        ({"images": np.zeros((2, B, S, S)) * u.nJy}, "images in nJy: give the plain numbers"),
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
     ],
 )
 def test_wrong_input_is_refused(change, message):
@@ -244,3 +252,70 @@ def test_wrong_input_is_refused(change, message):
     }
     with pytest.raises(InputError, match=message):
         fit(Decoder(), **{**good, **change})
+
+
+@pytest.mark.parametrize(
+    ("render", "message"),
+    [
+        (lambda z: Decoder()(z)[..., 1:], r"shape \(64, 3, 8, 7\) for 64 latents.*\(64, 3, 8, 8\)"),
+        (lambda z: Decoder()(z)[:, 0], "render returns images of shape"),
+        (lambda z: Decoder()(z).numpy(), "must return a tensor, not ndarray"),
+        (lambda z: Decoder()(z).double(), "float64 for a start of torch.float32"),
+        (lambda z: Decoder()(z.detach()).detach(), "must be differentiable"),
+        (torch.nn.Sequential(Decoder(), torch.nn.Dropout(0.1)), r"call \.eval\(\)"),
+        (torch.nn.Sequential(Decoder(), torch.nn.BatchNorm2d(B)), r"call \.eval\(\)"),
+    ],
+)
+def test_decoders_that_cannot_be_fitted_are_refused(render, message):
+    _, image, weight, start = make_problem()
+    with pytest.raises(InputError, match=message):
+        fit(render, image, weight, torch.zeros_like(start))
+
+
+def test_a_fit_in_inference_mode_is_refused():
+    _, image, weight, start = make_problem()
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        fit(Decoder(), image, weight, start)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.astype(">f4"),  # as from FITS files
+        lambda array: array[::-1].copy()[::-1],
+        lambda array: np.asfortranarray(array),
+        lambda array: np.frombuffer(array.tobytes(), np.float32).reshape(array.shape),  # not writable
+        lambda array: torch.from_numpy(array).requires_grad_(),
+    ],
+    ids=["byte order", "strides", "Fortran", "read-only", "gradient"],
+)
+def test_arrays_of_any_kind_give_the_same_fit(change):
+    _, image, weight, start = make_problem()
+    expected = fit(Decoder(), image, weight, start)
+    given = [change(t.numpy()) for t in (image, weight, start)]
+    found = fit(Decoder(), *given)
+    assert torch.equal(found.latent, expected.latent)
+    assert not found.latent.requires_grad
+
+
+def test_half_precision_and_the_default_type_do_not_matter():
+    _, image, weight, start = make_problem()
+    half = fit(Decoder(), image, weight, start.half())
+    assert torch.equal(half.latent, fit(Decoder(), image, weight, start.half().float()).latent)
+    expected, decoder = fit(Decoder(), image, weight, start), Decoder()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = fit(decoder, image, weight, start)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.latent, expected.latent)
+
+
+def test_the_taper_suits_images_that_are_not_square():
+    _, image, weight, start = make_problem()
+    cropped = fit(lambda z: Decoder()(z)[..., 2:6], image[..., 2:6], weight[..., 2:6], start,
+                  centre_fwhm_pixels=3.0)  # fmt: skip
+    whole = weight.clone()
+    whole[..., :2] = whole[..., 6:] = 0
+    same = fit(Decoder(), image, whole, start, centre_fwhm_pixels=3.0)
+    torch.testing.assert_close(cropped.loss, same.loss, rtol=1e-3, atol=0)

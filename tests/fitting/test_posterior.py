@@ -90,7 +90,7 @@ def test_errors_of_bright_galaxies_agree_with_double_precision(case):
     seen = torch.eye(L).double() - flat[:, None] * flat
     weight[0, 0] = 0
     prior = AmplitudePrior()
-    used = weight * centre_weight(S, 5.0) if case == "centre" else None
+    used = weight * centre_weight(S, S, 5.0) if case == "centre" else None
 
     def found(dtype):
         def render(latent):
@@ -136,7 +136,7 @@ def test_pulls_of_model_flux_have_width_one(case):
         centre_fwhm_pixels=fwhm, tolerance=1e-7, num_steps=300,
     )  # fmt: skip
     objective = Objective(as_renderer(Decoder()), prior_strength=1.0, amplitude_prior=prior)
-    used = None if fwhm is None else weight * centre_weight(S, fwhm)
+    used = None if fwhm is None else weight * centre_weight(S, S, fwhm)
     after = AmplitudePrior(common_sigma=0.3, band_sigma=0.1) if case == "after" else None
     amplitude = None if after else result.amplitude
     found = laplace(

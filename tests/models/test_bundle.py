@@ -86,6 +86,32 @@ def test_numpy_arrays_are_accepted_like_tensors(model):
     assert given.abs().max() > 0
 
 
+def test_arrays_as_from_fits_files_are_accepted(model):
+    latent = np.random.default_rng(1).normal(size=(2, model.config.latent_size)).astype(np.float32)
+    assert torch.equal(model.render(latent.astype(">f4")[:, ::-1]), model.render(latent[:, ::-1].copy()))
+
+
+def test_arrays_of_the_wrong_shape_are_refused(model):
+    bands, side = len(model.info.bands), model.info.size
+    image = np.zeros((2, bands, side, side), np.float32)
+    for images, weights in [(image[0], image[0]), (image[:, 1:], image[:, 1:]), (image, image[:1])]:
+        with pytest.raises(InputError, match=rf"both must be \(N, {bands}, {side}, {side}\)"):
+            model.embed(images, weights)
+    with pytest.raises(InputError, match=rf"it must be \(N, {model.config.latent_size}\)"):
+        model.render(np.zeros((2, 3)))
+
+
+def test_it_is_shown_in_a_line(model):
+    assert repr(model).startswith("<Model of ")
+    assert len(repr(model)) < 200
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(saved):
+    with pytest.raises(InputError, match="PyTorch finds no GPU on this machine; use device='cpu'"):
+        Model.load(saved, "cuda")
+
+
 def test_embed_ignores_values_in_pixels_without_data(model):
     image, weight = np.random.default_rng(0).normal(size=(2, 2, 3, 16, 16)).astype(np.float32)
     weight = np.abs(weight)

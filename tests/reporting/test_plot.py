@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from deepfits import plot
@@ -35,6 +36,14 @@ def test_composite_shows_the_image_the_right_way_up(ax):
     shown = ax.images[0].get_array().sum(axis=-1)
     assert np.unravel_index(shown.argmax(), shown.shape) == (2, 5)
     assert ax.images[0].origin == "lower"
+
+
+def test_what_a_model_renders_is_shown_like_an_array(ax):
+    image = np.random.default_rng(1).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    shown = [
+        plot.contact_sheet(i, np.ones(3), ax=ax).images[-1].get_array() for i in (image, torch.tensor(image))
+    ]
+    np.testing.assert_array_equal(*shown)
 
 
 def test_composite_is_seen_where_a_pixel_at_the_edge_is_missing(ax):

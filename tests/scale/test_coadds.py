@@ -243,3 +243,23 @@ def test_a_function_for_partitions_of_a_catalogue(images, model, through_a_store
             np.testing.assert_array_equal(np.asarray(by_id.loc[identity, "latent"]), latent)
     with pytest.raises(InputError, match="no column 'ra'"):
         fit_partition(mine.drop(columns="ra"))
+
+
+@pytest.mark.parametrize("field", ["field-0", "field-1"])
+def test_partitions_on_images_that_name_their_filters(images, model, tmp_path, field):
+    """The columns are those of `meta`, whichever fields a partition lies on (they did not agree)."""
+    pd = pytest.importorskip("pandas")
+    from deepfits.stages.partitions import PartitionFit
+
+    sky = shutil.copytree(images, tmp_path / "sky")
+    with fits.open(sky / field / "coadd-g.fits", mode="update") as file:
+        file[0].header["WAVELEN"] = 4800.0
+    columns = read_catalogue(cutouts(sky, tmp_path / "store") / "catalogue.parquet")
+    mine = pd.DataFrame({name: columns[name] for name in ("object_id", "ra", "dec")})
+    fit_partition = PartitionFit.prepare(sky, model, mode="embedder", threads=1)
+    found, meta = fit_partition(mine), fit_partition.meta(mine)
+    assert list(found.columns) == list(meta.columns)
+    assert dict(found.dtypes) == dict(meta.dtypes)
+    is_known = found["filter_wavelength_g"].eq(4800.0).fillna(False)
+    assert is_known.all() if field == "field-0" else not is_known.any()  # both are at one place: the first
+    assert found["latent"].notna().all()

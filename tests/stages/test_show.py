@@ -6,6 +6,7 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -39,6 +40,9 @@ def test_draw_applies_amplitudes(run):
     np.testing.assert_allclose(chi2, features["chi2"][[9, 3]], rtol=1e-3)
     assert model.draw(features).shape == (NUM, *store.shape)
     assert model.draw(features, features["object_id"] < 0).shape == (0, *store.shape)
+    np.testing.assert_array_equal(model.draw(Table(features), [9, 3]), drawn)
+    with pytest.raises(InputError, match="row -1 is outside"):
+        model.draw(features, [-1])
     with pytest.raises(InputError, match="fitted with model abc"):
         model.draw({**features, "model_hash": np.full(NUM, "abc")}, [0])
 
@@ -47,6 +51,8 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     out = deepfits.show(run, ids=[FIRST + 7, str(FIRST + 3)], out=tmp_path / "show")
     found = rows_of(out)
     assert [one["object_id"] for one in found] == [str(FIRST + 7), str(FIRST + 3)]
+    single = rows_of(deepfits.show(run, ids=np.int64(FIRST + 7), out=tmp_path / "single"))
+    assert [one["object_id"] for one in single] == [str(FIRST + 7)]
     assert float(found[1]["z_spec"]) == pytest.approx(3 / 50)
     assert (out / "table.md").read_text().splitlines()[2].startswith(f"| {FIRST + 7}")
     picture = matplotlib.image.imread(out / "show.png")

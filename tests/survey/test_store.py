@@ -107,8 +107,28 @@ def test_taking_over_shards_in_any_order(store):
     np.testing.assert_array_equal(taken.image, everything[which])
     np.testing.assert_array_equal(taken.object_id, store.catalogue()["object_id"][which])
     assert len(store.take(np.empty(0, int))) == 0
-    with pytest.raises(InputError, match="index 12 is outside the 12 objects"):
+    with pytest.raises(InputError, match="row 12 is outside the 12 objects"):
         store.take(np.array([12]))
+
+
+def test_rows_may_be_a_mask_and_nothing_is_rounded(store):
+    """A mask was taken as the rows 0 and 1, over and over."""
+    bright = np.arange(12) % 5 == 2
+    np.testing.assert_array_equal(store.take(bright).object_id, store.catalogue()["object_id"][[2, 7]])
+    assert store.take(3).object_id.tolist() == [3]
+    for rows in (np.array([1.5]), bright[:5], np.zeros((2, 2), int)):
+        with pytest.raises(InputError, match="rows must be whole numbers, or a mask of 12"):
+            store.take(rows)
+    with pytest.raises(InputError, match="no shard 9; there are 3"):
+        store.read_shard(9)
+    assert list(store.catalogue("ra")) == ["object_id", "ra"]
+    with pytest.raises(InputError, match="no column 'raa'; did you mean 'ra'"):
+        store.catalogue(["raa"])
+
+
+def test_stores_and_cutouts_are_shown_in_a_line(store):
+    assert f"{store.directory}: 12 objects in " in repr(store)
+    assert repr(store.read_shard(0)).startswith("<Cutouts: (5, 2, ")
 
 
 def test_parts_of_a_shard(store):

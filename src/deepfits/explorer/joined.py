@@ -8,16 +8,17 @@ from __future__ import annotations
 import difflib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import read_json
 from deepfits.fitting.columns import Column, describe
@@ -30,6 +31,7 @@ from deepfits.tables import (
     Columns,
     Table,
     apart_arcsec,
+    from_memory,
     identities,
     identity_name,
     match_identities,
@@ -45,6 +47,8 @@ FEATURES = ("features-both", "features-optimise", "features-embedder")
 RADIUS_ARCSEC = 1.0
 TRUTH = Path("sky") / "truth.parquet"
 _KINDS = "fiubUS"
+TableLike: TypeAlias = str | Path | Any
+"""A file, an astropy table, a pandas data frame, or a mapping of columns."""
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +84,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         features: str | Path,
         *,
         store: CutoutStore | str | Path | None = None,
-        tables: Mapping[str, str | Path] | None = None,
+        tables: Mapping[str, TableLike] | None = None,
         radius_arcsec: float = RADIUS_ARCSEC,
     ) -> None:
         self.directory = Path(features)
@@ -126,6 +130,12 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     def add(self, name: str, values: np.ndarray | Callable[[], np.ndarray], origin: str = "") -> None:
         """Add a column, or a function that reads it; a column of the same name is replaced."""
+        if not callable(values):
+            values = np.asarray(values)
+            if values.shape[:1] != (self.num_rows,):
+                raise InputError(
+                    f"column {name!r} has shape {values.shape}; there are {self.num_rows} objects"
+                )
         with self._lock:
             self._read.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
@@ -164,16 +174,17 @@ class JoinedTable(Mapping[str, np.ndarray]):
         return rows
 
     def add_table(
-        self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC, *, of_run: bool = False
+        self, label: str, path: TableLike, radius_arcsec: float = RADIUS_ARCSEC, *, of_run: bool = False
     ) -> None:
-        """Match the rows of another table to the objects, and add its columns.
+        """Match the rows of another table, in a file or in memory, to the objects, and add its columns.
 
         Rows are matched by position, one to one, if positions are known in both tables (detection catalogues
         and spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
         position; else by ``object_id``. If several rows match an object the first is used, with a warning;
         in tables made by the run (`of_run`) each row is a different object.
         """
-        table = read(path)
+        table = read(path) if isinstance(path, str | Path) else from_memory(path, label)
+        path = path if isinstance(path, str | Path) else label
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
         has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
@@ -227,6 +238,9 @@ class JoinedTable(Mapping[str, np.ndarray]):
             warn_of_running_numbers(table.where, name, ours, theirs)
         return match_identities(ours, theirs), match_identities(theirs, ours)
 
+    def __repr__(self) -> str:
+        return f"<JoinedTable of {self.directory}: {self.num_rows} objects, {len(self)} columns>"
+
     def _repr_html_(self) -> str:
         return _html("Joined table", self, self.directory)
 
@@ -250,13 +264,20 @@ def _warn_of_duplicates(
 class Features(dict[str, np.ndarray]):
     """Columns of features, ``(N,)`` or ``(N, L)`` each, with a summary for notebooks."""
 
-    directory: Path
+    directory = Path()
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise KeyError(f"{self.directory}: no column {name!r}; {nearest(str(name), self)}")
+
+    def __repr__(self) -> str:
+        number = len(next(iter(self.values()), ()))
+        return f"<Features {self.directory}: {number} objects, {len(self)} columns>"
 
     def _repr_html_(self) -> str:
         return _html("Features", self, self.directory)
 
 
-def read_features(directory: str | Path, columns: list[str] | None = None) -> Features:
+def read_features(directory: str | Path, columns: Sequence[str] | None = None) -> Features:
     """Read all or some columns of features; ``latent`` and ``latent_std`` are ``(N, L)``.
 
     Raises
@@ -346,8 +367,8 @@ def _find_column(table: JoinedTable, name: str) -> str:
 def join(
     run: str | Path,
     *,
-    store: str | Path | None = None,
-    tables: Mapping[str, str | Path] | None = None,
+    store: CutoutStore | str | Path | None = None,
+    tables: Mapping[str, TableLike] | None = None,
     radius_arcsec: float = RADIUS_ARCSEC,
     partial: bool = False,
 ) -> JoinedTable:
@@ -360,7 +381,7 @@ def join(
     store
         Their cutouts, if they are not in the run.
     tables
-        Further tables by name.
+        Further tables by name: files, or astropy tables and pandas data frames.
     radius_arcsec
         Maximum separation of matching positions.
     partial
@@ -372,14 +393,19 @@ def join(
         A mapping of columns, each read on first access. Convert it with ``pandas.DataFrame(dict(table))``
         without the latents, or ``astropy.table.Table(dict(table))`` with them.
     """
-    parts, tables = find_parts(run, store), tables or {}
+    tables = {} if tables is None else tables
+    if not isinstance(tables, Mapping):
+        raise InputError('tables must be given by name: tables={"mine": "spectra.csv"}')
+    parts = find_parts(run, store.directory if isinstance(store, CutoutStore) else store)
     results = [path if path.parent == parts.home else path.parent for path in parts.tables.values()]
     for part in (parts.features, parts.store, *results):
         if part is not None:
             require_finished(part, partial=partial)
-    opened = None if parts.store is None else CutoutStore(parts.store, skip_bad=True)
+    opened = store if isinstance(store, CutoutStore) else None
+    if opened is None and parts.store is not None:
+        opened = CutoutStore(parts.store, skip_bad=True)
     joined = JoinedTable(parts.features, store=opened)
-    given = {Path(path).resolve() for path in tables.values()}
+    given = {Path(path).resolve() for path in tables.values() if isinstance(path, str | Path)}
     for label, path in parts.tables.items():
         if path.resolve() not in given:
             try:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 _HOME = {"fit": "bestfit", "Fit": "engine", "Status": "engine", "AmplitudePrior": "objective"}
 
 
+__all__ = list(_HOME)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import on first access, so that the command line's help need not load PyTorch."""
     if name not in _HOME:

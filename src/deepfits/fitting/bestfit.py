@@ -6,19 +6,21 @@ Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepfits.config import Range, convert
 from deepfits.errors import InputError, require_known
 from deepfits.fitting.engine import Advance, Fit, minimise
 from deepfits.fitting.metric import Metric, TrainedMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.rendering import Observed, Render, Renderer, as_renderer
+from deepfits.fitting.rendering import Differentiated, Observed, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.observation import Sight
+from deepfits.tensors import as_tensor, require_device
 
 SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
 MAX_SLOTS = 64
@@ -34,16 +36,16 @@ def fit(
     *,
     sight: Sight | None = None,
     solver: str | Solver = "lbfgs",
-    num_steps: int | None = None,
-    tolerance: float | None = None,
-    prior_strength: float = 0.0,
+    num_steps: Annotated[int, Range(ge=1)] | None = None,
+    tolerance: Annotated[float, Range(ge=0)] | None = None,
+    prior_strength: Annotated[float, Range(ge=0)] = 0.0,
     amplitudes: AmplitudePrior | bool = False,
-    centre_fwhm_pixels: float | None = None,
+    centre_fwhm_pixels: Annotated[float, Range(gt=0)] | None = None,
     metric: Metric | TrainedMetric | None = None,
     metric_weight: Tensor | None = None,
-    min_valid_pixels: int | None = None,
-    batch_size: int = MAX_SLOTS,
-    threads: int = 1,
+    min_valid_pixels: Annotated[int, Range(ge=0)] | None = None,
+    batch_size: Annotated[int, Range(ge=1)] = MAX_SLOTS,
+    threads: Annotated[int, Range(ge=1)] = 1,
     device: torch.device | str | None = None,
     advance: Advance | None = None,
 ) -> Fit:
@@ -59,7 +61,8 @@ def fit(
         ``(N, B, H, W)``, in the renderer's unit and its inverse square. Pixels of weight 0 have no influence,
         whatever their value, NaN included.
     start
-        ``(N, L)``, or several starts ``(S, N, L)``, of which the best result is kept.
+        ``(N, L)``, or several starts ``(S, N, L)``, of which the best result is kept. Everything is computed
+        in its type, float32 or float64.
     sight
         If `render` draws scenes, in flux: how each object was observed (`deepfits.observation.Sight`: PSF per
         band, pixels, position). Scenes are then brought to the PSF and the pixels of each object before they
@@ -90,7 +93,7 @@ def fit(
     threads
         CPU cores to use; results do not depend on it.
     device
-        Where to compute; by default the device of `start`.
+        Where to compute (``"cpu"``, ``"cuda"``, ``"auto"``); by default the device of `start`.
     advance
         Called with the number of objects newly done.
 
@@ -103,7 +106,8 @@ def fit(
     ------
     InputError
         Shapes that do not match, a weight that is negative or not finite, an image that is not finite where
-        the weight is positive, or an unknown solver; the message names the first bad row.
+        the weight is positive (the message names the first bad row), settings out of range, or a `render`
+        whose images have another shape or type than expected, or depend on more than the latent.
 
     Examples
     --------
@@ -114,15 +118,19 @@ def fit(
     >>> torch.allclose(result.latent, truth, atol=1e-3)
     True
     """
+    _check_settings(locals())
     image, weight, begin = _check(images, weights, start, sight)
     num_bands, num_latents = image.shape[1], begin.shape[2]
-    device = torch.device(device) if device is not None else begin.device
+    device = begin.device if device is None else require_device(device)
     renderer = as_renderer(render)
+    if isinstance(renderer, Differentiated) and len(image):
+        side = image.shape[2:] if sight is None else (sight.grid.size, sight.grid.size)
+        _check_images_of(renderer, begin[0].to(device), (num_bands, *side), batch_size)
     prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
     objective = Objective(renderer, prior_strength=prior_strength, amplitude_prior=prior)
     enough = (weight > 0).sum((1, 2, 3)) >= (num_latents if min_valid_pixels is None else min_valid_pixels)
     if centre_fwhm_pixels is not None:
-        weight = weight * centre_weight(weight.shape[3], centre_fwhm_pixels).to(weight)
+        weight = weight * centre_weight(weight.shape[2], weight.shape[3], centre_fwhm_pixels).to(weight)
     used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
@@ -173,22 +181,56 @@ def make_solver(
     if not isinstance(name, str):
         return name
     require_known("solver", name, SOLVERS)
-    settings: dict[str, Any] = {}
-    if num_steps is not None:
-        if num_steps < 1:
-            raise InputError(f"num_steps must be at least 1, not {num_steps}")
-        settings["num_steps"] = num_steps
+    settings: dict[str, Any] = {} if num_steps is None else {"num_steps": num_steps}
     if tolerance is not None and name != "adam":  # Adam takes all its steps
         settings["tolerance"] = tolerance
     return Adam(**settings) if name == "adam" else LBFGS(**settings)
 
 
+def _check_settings(given: dict[str, Any]) -> None:
+    """Refuse settings out of the ranges that the signature of `fit` declares."""
+    for name, hint in get_type_hints(fit, include_extras=True).items():
+        if any(get_origin(kind) is Annotated for kind in (hint, *get_args(hint))):
+            convert(given[name], hint, where="fit", key=name)
+
+
+def _check_images_of(render: Differentiated, start: Tensor, shape: tuple[int, ...], num_slots: int) -> None:
+    """Refuse a decoder whose images do not fit starts ``(N, L)`` and data ``(B, H, W)``, or are not fixed."""
+    if torch.is_inference_mode_enabled():
+        raise InputError("a fit needs derivatives: call it outside torch.inference_mode()")
+    draw = torch.Generator().manual_seed(0)
+    latent = torch.randn(num_slots, start.shape[1], generator=draw).to(start)
+    image = render(latent)
+    if not isinstance(image, Tensor):
+        raise InputError(f"render must return a tensor, not {type(image).__name__}")
+    if image.shape != (num_slots, *shape):
+        raise InputError(
+            f"render returns images of shape {tuple(image.shape)} for {num_slots} latents; for these images "
+            f"it must be {(num_slots, *shape)}"
+        )
+    if image.dtype != latent.dtype:
+        raise InputError(
+            f"render returns {image.dtype} for a start of {latent.dtype}; give a start of the decoder's type"
+        )
+    alone = render(latent[:1].expand_as(latent))
+    if ((image[0] - alone[0]).abs().max() > 0.01 * image[0].abs().max()).item():
+        raise InputError(
+            "render returns different images for the same latent: they are random, or depend on the other "
+            "latents of the batch, as with dropout and batch normalisation; call .eval() on the decoder"
+        )
+
+
 def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return images cleaned where the weight is 0, weights, and starts ``(S, N, L)``."""
-    begin = torch.as_tensor(start)
+    begin = as_tensor(start, "start").detach()
     begin = begin[None] if begin.ndim == 2 else begin
     dtype = begin.dtype
-    image, weight = torch.as_tensor(images, dtype=dtype), torch.as_tensor(weights, dtype=dtype)
+    if dtype.is_floating_point:  # half precision is too coarse for losses
+        begin = begin.to(dtype := torch.promote_types(dtype, torch.float32))
+    image, weight = (
+        as_tensor(values, name, dtype=dtype).detach()
+        for values, name in ((images, "images"), (weights, "weights"))
+    )
     if image.ndim != 4 or image.shape != weight.shape:
         raise InputError(
             f"images have shape {tuple(image.shape)} and weights {tuple(weight.shape)}; "

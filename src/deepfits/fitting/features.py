@@ -9,7 +9,7 @@ interrupted run can resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.config import convert
-from deepfits.errors import InputError, naming
+from deepfits.errors import InputError, naming, nearest
 from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
 from deepfits.tables.parquet import to_arrow
@@ -71,7 +71,7 @@ def is_done(path: str | Path, made_from: str) -> bool:
     return metadata.get(b"made_from") == made_from.encode()
 
 
-def read_features(directory: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+def read_features(directory: str | Path, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read the features of all shards as NumPy columns; ``latent`` and ``latent_std`` are ``(N, L)``.
 
     Raises
@@ -79,11 +79,12 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
     InputError
         There are no features, or they lack a requested column.
     """
+    columns = [columns] if isinstance(columns, str) else columns
     paths = shard_paths(directory)
     names = pq.read_schema(paths[0]).names
     for name in columns or []:
         if name not in names:
-            raise InputError(f"{paths[0]}: no column {name!r}; it has {names}")
+            raise InputError(f"{paths[0]}: no column {name!r}; {nearest(name, names)}")
     try:
         table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     except pa.ArrowInvalid as error:
@@ -95,7 +96,9 @@ def shard_paths(directory: str | Path) -> list[Path]:
     """Return the feature files of a directory; at least one must exist, and all must be regular files."""
     paths = sorted(Path(directory).glob("shard-*.parquet"))
     if not paths:
-        raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
+        inside = [str(path.parent) for path in sorted(Path(directory).glob(f"*/{DESCRIPTION}"))]
+        remedy = f"give {' or '.join(inside)}" if inside else "make them with `deepfits fit`"
+        raise InputError(f"{directory}: no features there; {remedy}")
     for path in paths:
         if not path.is_file():  # opening a pipe would wait forever
             raise InputError(f"{path}: is not a regular file; remove it and fit again")

@@ -113,7 +113,7 @@ class Fitter(ForwardModel):
         self.centre_fwhm_pixels: float | None = None
         if settings.centre_fwhm_arcsec is not None:
             self.centre_fwhm_pixels = settings.centre_fwhm_arcsec / info.pixel_scale_arcsec
-            self.centre = centre_weight(info.size, self.centre_fwhm_pixels)
+            self.centre = centre_weight(info.size, info.size, self.centre_fwhm_pixels)
         self.fast = self._make_fast()
         self.refinement = self._make_refinement()
         needs_metric = settings.solver == "lbfgs" and settings.mode != "embedder"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deepfits.errors import InputError
 from deepfits.fitting.rendering import Renderer
 
 REFERENCES_PER_LATENT = 8
@@ -185,7 +186,10 @@ def learn_metric(
         used.append(part[usable])
     target, reference = torch.cat(logarithms), torch.cat(used)
     if not len(target):
-        raise ValueError("the images do not change with the latent at any of the reference latents")
+        raise InputError(
+            "the generated images do not change with the latent, or are not finite, at any of the reference "
+            "latents (drawn from a unit normal); the decoder must be differentiable by PyTorch there"
+        )
     offset = reference - reference.mean(0)
     normal = offset.T @ offset + SHRINKAGE * len(offset) * torch.eye(num_latents, dtype=torch.float64)
     slopes = torch.linalg.solve(normal, offset.T @ (target - target.mean(0)).flatten(1))

@@ -241,7 +241,7 @@ class LBFGS:
     def _first_length(self, state: State) -> Tensor:
         """Return the full step, limited to `max_step` per latent (root mean square)."""
         size = (state["direction"] ** 2).mean(1).sqrt()
-        wanted = torch.where(state["scale"] > 0, 1.0, self.first_step)
+        wanted = torch.where(state["scale"] > 0, 1.0, self.first_step).to(size)  # any default dtype
         return torch.minimum(wanted, self.max_step / size.clamp_min(1e-30))
 
 

@@ -38,7 +38,8 @@ from deepfits.photometry import bands_of
 from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo, as_rows
+from deepfits.tensors import as_tensor, plain_defaults, require_device
 
 SCHEMA_VERSION = 1
 SCENE_SCHEMA_VERSION = 2
@@ -181,7 +182,12 @@ class Model:
 
         Scene models render the scenes themselves or, given `sight`, images at the PSF and pixels of the data.
         """
-        flux = self.normalisation.denormalise(self.generator(self._to_tensor(latent)))
+        latent = self._to_tensor(latent, "latents")
+        if latent.shape[-1:] != (self.config.latent_size,):
+            raise InputError(
+                f"latents have shape {tuple(latent.shape)}; it must be (N, {self.config.latent_size})"
+            )
+        flux = self.normalisation.denormalise(self.generator(latent))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
 
     @torch.no_grad()
@@ -219,8 +225,9 @@ class Model:
         """
         chosen = np.arange(len(features["latent"]))
         if rows is not None:
-            chosen = chosen[np.asarray(rows)]
-        known = features["model_hash"][chosen] if "model_hash" in features else ()
+            chosen = as_rows(rows, len(chosen), "features")
+        columns = features.keys()  # of an astropy table too
+        known = features["model_hash"][chosen] if "model_hash" in columns else ()
         for model_hash in np.unique(known).tolist():
             if model_hash != self.fingerprint:
                 raise InputError(
@@ -229,21 +236,29 @@ class Model:
                 )
         if store is not None and self.grid is not None:
             store = store if isinstance(store, CutoutStore) else CutoutStore(store)
-            cutouts = store.take(store.rows_of(features["object_id"][chosen]))
+            cutouts = store.take(store.rows_of(np.asarray(features["object_id"])[chosen]))
             sight = self.sight(cutouts, store.info)
         parts = []
         for first in range(0, len(chosen), DRAWN_AT_ONCE):
             part = slice(first, first + DRAWN_AT_ONCE)
-            latent = features["latent"][chosen[part]]
+            latent = np.asarray(features["latent"])[chosen[part]]
             parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
         side = self.info.size if sight is None or self.grid is None else sight.size
         shape = (0, len(self.info.bands), side, side)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
-        names = bands_of(features, "amplitude")
+        names = bands_of(columns, "amplitude")
         for index, place in enumerate(places_of(self.info.bands, names)):  # by the store's names
             if place is not None:
-                drawn[:, index] *= features[f"amplitude_{names[place]}"][chosen, None, None]
+                amplitude = np.asarray(features[f"amplitude_{names[place]}"])
+                drawn[:, index] *= amplitude[chosen, None, None]
         return drawn
+
+    def __repr__(self) -> str:
+        info = self.info
+        return (
+            f"<Model of {', '.join(info.bands)}, {info.size}×{info.size} pixels of "
+            f"{info.pixel_scale_arcsec:.4g}″, {self.config.latent_size} latents>"
+        )
 
     def _repr_html_(self) -> str:
         from deepfits.notebook import NUM_PICTURES, describe
@@ -269,11 +284,20 @@ class Model:
         self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
     ) -> Tensor:
         """Convert images in nJy, with weights in nJy⁻², to the input of discriminator and embedder."""
-        image, weight = self._to_tensor(image), self._to_tensor(weight)
+        image, weight = self._to_tensor(image, "images"), self._to_tensor(weight, "weights")
+        if self.grid is not None and sight is None:
+            raise InputError(
+                "a model of scenes must know how the images were observed: give "
+                "model.sight(cutouts, store.info), or a Sight"
+            )
+        side = self.info.size if self.grid is None or sight is None else sight.size
+        if image.shape != weight.shape or image.shape[1:] != (len(self.info.bands), side, side):
+            raise InputError(
+                f"images have shape {tuple(image.shape)} and weights {tuple(weight.shape)}; both must be "
+                f"(N, {len(self.info.bands)}, {side}, {side}) for this model"
+            )
         image = torch.where(weight > 0, image, 0.0)
-        if self.grid is not None:
-            if sight is None:
-                raise ValueError("scene models need `sight`: how the images were observed")
+        if self.grid is not None and sight is not None:
             floor = torch.tensor(self.normalisation.softening, dtype=image.dtype, device=image.device)
             image = sight.on_grid(image, weight, floor[:, None, None])
         x = self.normalisation.normalise(image)
@@ -296,8 +320,8 @@ class Model:
         """A parameter of the networks, for its dtype and device."""
         return cast(Tensor, self.embedder.last.bias)
 
-    def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=self._like.dtype, device=self._like.device)
+    def _to_tensor(self, array: Tensor | np.ndarray, name: str) -> Tensor:
+        return as_tensor(array, name, dtype=self._like.dtype, device=self._like.device)
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to a device, and return the model."""
@@ -439,6 +463,7 @@ class Model:
         return directory
 
     @classmethod
+    @plain_defaults()
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
         """Read a model's directory, or ``builtin:NAME``: in evaluation mode, with frozen weights.
 
@@ -448,7 +473,7 @@ class Model:
             There is no model, its training is not finished, its schema is unknown, or its weights are damaged
             or do not match the description.
         """
-        directory = resolve(path)
+        device, directory = require_device(device), resolve(path)
         where = directory / "model.json"
         if not where.exists() and (directory / "checkpoints").is_dir():
             raise InputError(

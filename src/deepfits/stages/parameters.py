@@ -85,8 +85,8 @@ class OnWorkers(OnCluster, Partial):
     threads
         CPU threads, shared by all workers; by default PyTorch decides. Does not affect the results.
     device
-        ``"cpu"`` or ``"cuda"``. Workers on this machine are spread over its GPUs; a scheduler's workers use
-        the GPU assigned to them.
+        ``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one). Workers on this machine are spread over
+        its GPUs; a scheduler's workers use the GPU assigned to them.
     """
 
     workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1  # 0 also means this process

@@ -26,6 +26,7 @@ from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
+from deepfits.passbands import COLUMN
 from deepfits.stages.fit_coadds import cutout_size, describe_images
 from deepfits.stages.fit_work import absolute
 from deepfits.survey import build
@@ -175,6 +176,9 @@ class PartitionFit:
 
         none = np.zeros((0, len(info.bands), info.size, info.size), dtype=np.float32)
         nowhere = {name: columns[name][:0] for name in ("ra", "dec")}
+        known = [field["wavelength"] for field in info.extra["fields"].values()]
+        seen = [band for band in info.bands if any(of.get(band) is not None for of in known)]
+        nowhere |= {f"{COLUMN}_{band}": np.empty(0, np.float32) for band in seen}
         identity = columns["object_id"][:0]
         parts = [fitted(Cutouts(object_id=identity, image=none, weight=none, catalogue=nowhere))]
         rows = []
@@ -191,7 +195,7 @@ class PartitionFit:
         if rows:
             place[np.concatenate(rows)] = np.arange(sum(map(len, rows)))
         tables = [pa.table({name: to_arrow(values) for name, values in part.items()}) for part in parts]
-        whole = pa.concat_tables(tables).combine_chunks()
+        whole = pa.concat_tables(tables, promote_options="default").combine_chunks()  # nulls: unknown filters
         return whole.take(pa.array(place, mask=place < 0, type=pa.int64()))
 
 

@@ -32,6 +32,9 @@ class Plan:
     def __getitem__(self, what: str) -> float:
         return next(line.value for line in self.lines if line.what == what)
 
+    def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
+        return str(self)
+
     def __str__(self) -> str:
         width = max(len(line.what) for line in self.lines)
         rows = []

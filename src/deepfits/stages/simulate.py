@@ -71,7 +71,7 @@ class SimulateConfig(Common):
     workers
         Number of threads that draw in parallel; by default the number of cores.
     device
-        PyTorch device for drawing: ``"cpu"`` or ``"cuda"``.
+        PyTorch device for drawing: ``"cpu"``, ``"cuda"`` or ``"auto"``.
     """
 
     out: str | Path

@@ -36,15 +36,17 @@ import functools
 import inspect
 import math
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
 from deepfits.config import INPUT, NEUTRAL, Mark, alternatives, as_json, check
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.files import contents
 from deepfits.progress import Progress, silent
 from deepfits.results import Results, require_finished, results
@@ -81,14 +83,19 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{name}() {error}") from None
+                unknown = next((key for key in kwargs if key not in signature.parameters), None)
+                wrong = f"got an unexpected keyword argument {unknown!r}; "
+                text = error if unknown is None else wrong + nearest(unknown, signature.parameters)
+                raise TypeError(f"{name}() {text}") from None
             try:
                 given = config(*args, **kwargs)
                 _require_finite(given, name)
                 _require_paths(given, name)
-                _wrap_single_strings(given)
+                _wrap_single_values(given)
                 check(given, where=name)
-                return work(given)
+                _require_device(given)
+                with _plain_defaults():
+                    return work(given)
             except InputError as error:  # the message says what to do; our traceback would not help the user
                 raise error.with_traceback(None) from None
 
@@ -121,26 +128,56 @@ def _floats(value: Any) -> Iterator[float]:
             yield from _floats(entry)
 
 
-def _wrap_single_strings(config: Any) -> None:
-    """Accept a single string where a list of strings is declared: ``bands="u"``."""
+def _wrap_single_values(config: Any) -> None:
+    """Accept a single string or identity where a list is declared: ``bands="u"``, ``ids=1203``."""
     for key, hint in get_type_hints(type(config), include_extras=True).items():
-        if isinstance(value := getattr(config, key, None), str):
-            kinds = [get_origin(kind) for kind in alternatives(hint)]
-            if str not in alternatives(hint) and Sequence in kinds:
-                object.__setattr__(config, key, (value,))
+        value, kinds = getattr(config, key, None), alternatives(hint)
+        plain: set[Any] = {str} if isinstance(value, str) else {int, float}
+        is_list = Sequence in [get_origin(kind) for kind in kinds] and not plain & {*kinds}
+        if isinstance(value, str | Integral) and is_list:
+            object.__setattr__(config, key, (value,))
 
 
 def _require_paths(config: Any, name: str) -> None:
     """Refuse tables and arrays where a path is expected, and "", which would mean the current directory."""
+    required = inspect.signature(type(config)).parameters
     for key in ["out", *field_names(config, INPUT)]:
         value = getattr(config, key, None)
+        if isinstance(value, Iterator):  # as from Path.glob
+            object.__setattr__(config, key, value := list(value))
         several = value if isinstance(value, list | tuple) else [value]
-        if "" in several:
-            raise InputError(f"{name}: {key} is empty; name a path")
         if unusable := [entry for entry in several if not isinstance(entry, str | os.PathLike | None)]:
-            raise InputError(
-                f"{name}: {key} must be a path, not {type(unusable[0]).__name__}; write it into a file first"
-            )
+            kind = type(unusable[0])
+            is_ours = kind.__module__.startswith("deepfits.")
+            remedy = "give the path that it was read from" if is_ours else "write it into a file first"
+            if isinstance(unusable[0], Mapping) and not is_ours:
+                remedy = "give a path, or a list of paths"
+            raise InputError(f"{name}: {key} must be a path, not {kind.__name__}; {remedy}")
+        if "" in several or (not several and required[key].default is inspect.Parameter.empty):
+            raise InputError(f"{name}: {key} is empty; name a path")
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """Keep what the caller set in NumPy and PyTorch (types, error handling, no_grad) out of the work."""
+    import numpy as np
+
+    with ExitStack() as stack:
+        stack.enter_context(np.errstate(all="warn", under="ignore"))
+        if "torch" in sys.modules:
+            from deepfits.tensors import plain_defaults
+
+            stack.enter_context(plain_defaults())
+        yield
+
+
+def _require_device(config: Any) -> None:
+    """Refuse a device that this machine lacks; a scheduler's workers have devices of their own."""
+    is_here = "device" in field_names(config, NEUTRAL) and getattr(config, "scheduler", None) is None
+    if is_here and config.device != "cpu":  # which needs no PyTorch
+        from deepfits.tensors import require_device
+
+        object.__setattr__(config, "device", str(require_device(config.device)))
 
 
 def claim(
@@ -237,7 +274,9 @@ def _signature(config: Any, returned: Any) -> inspect.Signature:
     """Return a configuration's signature: positional fields first, its own fields before inherited ones."""
     there = inspect.signature(config).parameters
     order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
-    parameters = sorted((there[name] for name in order if name in there), key=lambda p: p.kind)
+    plain = get_type_hints(config)  # without marks and ranges
+    used = (there[name].replace(annotation=plain[name]) for name in order if name in there)
+    parameters = sorted(used, key=lambda p: p.kind)
     return inspect.Signature(parameters, return_annotation=returned)
 
 

@@ -73,6 +73,9 @@ class Findings:
         self.warnings.append(str(error))
         self.is_fatal = True
 
+    def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
+        return str(self)
+
     def __str__(self) -> str:
         notes = [f"note: {r}" for r in self.remarks]
         warnings = [f"WARNING: {w}" for w in self.warnings] or ["nothing suspicious"]

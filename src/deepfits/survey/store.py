@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from deepfits.config import Range, Stored, check
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.survey.bands import places_of
@@ -173,6 +173,9 @@ class Cutouts:
 
     def __len__(self) -> int:
         return len(self.object_id)
+
+    def __repr__(self) -> str:
+        return f"<Cutouts: {self.image.shape}, with {len(self.catalogue)} columns of the catalogue>"
 
     def select(self, which: np.ndarray) -> Cutouts:
         """Return the objects selected by `which` (indices or bool), in its order."""
@@ -368,6 +371,13 @@ class CutoutStore:
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    def __repr__(self) -> str:
+        info, which = self.info, "" if self.where is None else f" with {_in_words(self.where)}"
+        return (
+            f"<CutoutStore {self.directory}: {len(self)} objects{which} in {', '.join(info.bands)}, "
+            f"{info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″>"
+        )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of one object: ``(B, H, W)``."""
@@ -403,7 +413,9 @@ class CutoutStore:
         return object_id if rows is None else object_id[rows]
 
     def read_shard(self, number: int, *, columns: list[str] | None = None) -> Cutouts:
-        """Read shard `number`, with all or the given columns of the catalogue."""
+        """Read shard `number`, from 0, with all or the given columns of the catalogue."""
+        if not 0 <= number < len(self.shards):
+            raise InputError(f"{self.directory}: no shard {number}; there are {len(self.shards)}, from 0")
         whole, rows = self._read(number, columns=columns), self._rows[number]
         return whole if rows is None else whole.select(rows)
 
@@ -415,8 +427,9 @@ class CutoutStore:
         """Iterate over the shards in order."""
         return (self.read_shard(number) for number in range(len(self.shards)))
 
-    def catalogue(self, columns: list[str] | None = None) -> dict[str, np.ndarray]:
-        """Read the columns of all shards, `object_id` first, without the images."""
+    def catalogue(self, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Read all or some columns of all shards, `object_id` first, without the images."""
+        columns = [columns] if isinstance(columns, str) else columns
         parts: list[dict[str, np.ndarray]] = []
         for path, rows in zip(self.shards, self._rows, strict=True):
             whole = shard_catalogue(path, columns)
@@ -440,11 +453,9 @@ class CutoutStore:
             )
         return rows
 
-    def take(self, indices: np.ndarray) -> Cutouts:
-        """Read the objects at `indices`, which count through all shards, in the order given."""
-        indices = np.asarray(indices, dtype=np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise InputError(f"{self.directory}: index {indices.max()} is outside the {len(self)} objects")
+    def take(self, rows: Sequence[int] | np.ndarray) -> Cutouts:
+        """Read some objects: row numbers, which count through all shards, in the order given, or a mask."""
+        indices = as_rows(rows, len(self), self.directory)
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
         parts, order = [], []
         for number in range(len(self.shards)):
@@ -460,6 +471,27 @@ class CutoutStore:
         back = np.argsort(np.concatenate(order))
         joined = join_cutouts(parts, self.directory)
         return joined.select(back)
+
+
+def as_rows(rows: Any, number: int, where: str | Path) -> np.ndarray:
+    """Return row numbers, ``(n,)``, from row numbers or a mask ``(number,)``; errors name `where`.
+
+    Examples
+    --------
+    >>> as_rows([True, False, True], 3, "store").tolist(), as_rows(2, 3, "store").tolist()
+    ([0, 2], [2])
+    """
+    chosen = np.atleast_1d(rows)
+    if chosen.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if chosen.dtype.kind == "b" and chosen.shape == (number,):
+        return np.flatnonzero(chosen)
+    if chosen.dtype.kind not in "iu" or chosen.ndim > 1:
+        found = f"{chosen.dtype} of shape {chosen.shape}"
+        raise InputError(f"{where}: rows must be whole numbers, or a mask of {number}, not {found}")
+    if (is_outside := (chosen < 0) | (chosen >= number)).any():
+        raise InputError(f"{where}: row {chosen[is_outside][0]} is outside the {number} objects")
+    return chosen.astype(np.int64)
 
 
 def _in_words(where: str | Sequence[str]) -> str:
@@ -510,7 +542,7 @@ def shard_length(path: str | Path, info: StoreInfo) -> int:
         return _check_shard(file, Path(path), info)
 
 
-def shard_catalogue(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+def shard_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read the columns of one shard, `object_id` first, without the images."""
     with _open(path) as file:
         return _read_catalogue(file, Path(path), columns)
@@ -586,7 +618,7 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
     return number
 
 
-def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> dict[str, np.ndarray]:
+def _read_catalogue(file: h5py.File, path: Path, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
     group = local_object(file, "catalogue", path)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: no catalogue in this shard; remove it and cut again")
@@ -598,7 +630,7 @@ def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> d
         data = local_object(group, name.replace("/", _SLASH), path)
         shape = getattr(data, "shape", None) if name == "object_id" else shape
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
-            raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(there)}")
+            raise InputError(f"{path}: the catalogue has no column {name!r}; {nearest(name, there)}")
         out[name] = read_column(data)
     if out["object_id"].dtype.kind not in "iuU":
         raise InputError(

@@ -16,7 +16,7 @@ from deepfits.tables.matching import (
     warn_of_running_numbers,
 )
 from deepfits.tables.parquet import from_arrow
-from deepfits.tables.reading import exists, read, read_table
+from deepfits.tables.reading import exists, from_memory, read, read_table
 from deepfits.tables.sky import (
     identities,
     identity_name,

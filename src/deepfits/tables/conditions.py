@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     ('flags == 0', 'mag_i < 22')
     """
     out: list[str] = []
-    for text in [given] if isinstance(given, str) else given:
-        parts = _AND.split(str(text).strip())
-        out += parts if all(_CONDITION.match(part) for part in parts) else [str(text)]
+    several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
+    for text in several:
+        if not isinstance(text, str):
+            raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
+        parts = _AND.split(text.strip())
+        out += parts if all(_CONDITION.match(part) for part in parts) else [text]
     return tuple(out)
 
 

@@ -68,6 +68,16 @@ def read(
         return _normalized(_read_file(path, selection, columns, wanted))
 
 
+def from_memory(given: Any, where: str) -> Table:
+    """Treat an astropy table, pandas data frame or mapping of columns like a file; errors name `where`."""
+    from astropy.table import Table as AstropyTable
+
+    is_frame = type(given).__name__ == "DataFrame"
+    with naming(where, f"{type(given).__name__} is not a table", "give a table, or the path of one"):
+        table = AstropyTable.from_pandas(given) if is_frame else AstropyTable(given)
+    return _normalized(from_astropy(table, where))
+
+
 def _normalized(table: Table) -> Table:
     """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 

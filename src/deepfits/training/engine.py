@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deepfits.config import check
 from deepfits.errors import InputError
+from deepfits.tensors import require_device
 from deepfits.training.settings import EngineSettings
 
 
@@ -24,17 +25,12 @@ class EngineConfig(EngineSettings):
 
     def __post_init__(self) -> None:
         check(self, where="training")
-        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
-            raise InputError(f"device must be 'auto', 'cpu' or 'cuda', not {self.device!r}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device {self.device!r}: PyTorch finds no GPU; use device='cpu'")
+        require_device(self.device)
 
     @property
     def kind(self) -> str:
         """``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return str(require_device(self.device))
 
 
 class Engine:

@@ -69,7 +69,7 @@ class PretrainConfig(Common):
     num_threads
         CPU threads for simulating and fitting. Does not affect the results.
     device
-        Device for the fits: ``"cpu"`` or ``"cuda"``.
+        Device for the fits: ``"cpu"``, ``"cuda"`` or ``"auto"``.
     """
 
     out: str | Path
