@@ -23,7 +23,6 @@ from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
 from deepfits.fitting.columns import Column
-from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, bands_of, reference_band
 from deepfits.splits import evenly_spaced
@@ -254,19 +253,10 @@ class Objects:
         kind = "flux_gauss" if all(f"flux_gauss_{band}" in table for band in bands) else "flux_model"
         for blue, red in pairwise(bands):
             table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
-        if "anomaly" not in own:
-            table.add("anomaly", self._anomaly)
-        if "latent_distance" not in own:
-            table.add("latent_distance", lambda: latent_distance(self.latent).astype(np.float32))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
             table.add(f"pc{number + 1}", partial(component, number))
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
-
-    def _anomaly(self) -> np.ndarray:
-        wanted = ["chi2", "dof", "discriminator_score", *(f"flux_model_{band}" for band in self.bands)]
-        columns = {name: self.column(name) for name in wanted if name in self.table}
-        return anomaly_score({**columns, "latent": self.latent}).astype(np.float32)
 
     @property
     def brightness(self) -> np.ndarray:
