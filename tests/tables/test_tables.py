@@ -531,6 +531,19 @@ def test_frames_of_other_programs(tmp_path):
         assert found.rows.tolist() == [n for n in range(NUM) if n % 5 >= 3]
 
 
+@pytest.mark.parametrize("way", ["ipc", "ipc_stream", "json", "ndjson"])
+def test_tables_as_polars_writes_them(tmp_path, way):
+    """Categories are views of text, which Arrow cannot take from; identities may exceed int64."""
+    pl = pytest.importorskip("polars")
+    path, ids = tmp_path / f"t.{way.replace('ipc', 'arrow')}", IDENTITIES["unsigned"]
+    kind = pl.Series(["GALAXY", "STAR", None] * (NUM // 3), dtype=pl.Categorical)
+    frame = pl.DataFrame({"id": ids, "ra": RA, "dec": DEC, "z_spec": Z, "kind": kind})
+    getattr(frame, f"write_{way}")(path)
+    labels = read_labels(path, select=["kind == STAR"])
+    np.testing.assert_array_equal(labels.value, Z[1::3])
+    np.testing.assert_array_equal(labels.columns["object_id"].astype(str), ids[1::3].astype(str))
+
+
 @pytest.mark.parametrize("name", ["t.feather", "t.json", "lists.json", "rows.json", "lines.jsonl", "t.npy"])
 def test_tables_as_pandas_and_numpy_write_them(tmp_path, name):
     path, columns = tmp_path / name, {"id": np.arange(1, NUM + 1) + 2**60, "ra": RA, "dec": DEC, "z_spec": Z}
@@ -1820,3 +1833,21 @@ def test_positions_named_b1950_beside_an_equinox_are_converted_once(tmp_path):
     standard = tables.with_standard_names(table, sky)
     again = tables.read(tables.write_table(tmp_path / "new.csv", standard))
     np.testing.assert_allclose(again.columns["ra"], sky.ra, atol=1e-9)
+
+
+@pytest.mark.parametrize("null", ["---", "-9.99", ""])
+def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
+    """Astropy cannot use the text of TNULL as a fill value, and reads an empty integer as 0."""
+    flag, gap = np.arange(NUM) % 5, null or None
+    parts = [("id", "I8", np.arange(NUM), None), ("ra", "F14.9", RA, None), ("dec", "F14.9", DEC, None),
+             ("q", "I5", flag, gap), ("z_spec", "F8.4", Z, gap)]  # fmt: skip
+    columns = [fits.Column(n, form, array=values, null=null, ascii=True) for n, form, values, null in parts]
+    fits.TableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    content, row = (tmp_path / "t.fits").read_bytes(), b"%5d%8.4f" % (flag[3], Z[3])
+    assert content.count(row) == 1
+    (tmp_path / "t.fits").write_bytes(content.replace(row, b"%5s%8s" % (null.encode(), null.encode())))
+    table = tables.read_table(tmp_path / "t.fits")
+    assert np.flatnonzero(np.isnan(table["q"])).tolist() == [3]
+    assert np.flatnonzero(np.isnan(table["z_spec"])).tolist() == [3]
+    np.testing.assert_allclose(np.delete(table["z_spec"], 3), np.delete(Z, 3))
+    assert len(read_labels(tmp_path / "t.fits", select=["q >= 0"])) == NUM - 1

@@ -26,6 +26,8 @@ from deepfits.tables.table import (
 from deepfits.tables.text import as_numbers
 
 _IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+STREAM = b"\xff\xff\xff\xff"
+"""First bytes of an Arrow IPC stream, which Polars and Hugging Face's datasets write."""
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that even a tiny Parquet file may unpack to, since constant columns compress without limit."""
 
@@ -71,9 +73,14 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
 
 
 def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
-    """Read an Arrow IPC (Feather) file, or only its `columns`."""
+    """Read an Arrow IPC file (Feather) or stream, or only its `columns`."""
     import pyarrow.feather
 
+    with path.open("rb") as file:
+        if file.read(len(STREAM)) == STREAM:
+            file.seek(0)
+            whole = pa.ipc.open_stream(file).read_all()
+            return table_from_arrow(whole.select(list(columns)) if columns else whole, path)
     return table_from_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
 
 
@@ -130,7 +137,11 @@ def _flat(table: Any, where: Path) -> Any:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
             kind = pa.large_string()
         if kind != entry.type:
-            table = table.set_column(index, entry.with_type(kind), table.column(index).cast(kind))
+            column = table.column(index)
+            if pa.types.is_dictionary(entry.type):  # Arrow cannot take from views, which Polars writes
+                codes = [(part.indices, part.dictionary.cast(kind)) for part in column.chunks]
+                column = pa.chunked_array([words.take(code) for code, words in codes], kind)
+            table = table.set_column(index, entry.with_type(kind), column.cast(kind))
     return table
 
 
