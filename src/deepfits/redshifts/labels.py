@@ -218,6 +218,12 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
             *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
         )
         value[finite[is_code]] = np.nan
+    if (zeros := int((value == 0).sum())) > max(2, 0.01 * len(value)) and is_redshift_name(column):
+        log.warning(
+            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
+            "estimate, and are judged like all others; leave entries empty where there is no estimate",
+            *(path, zeros, len(value), column),
+        )
     return value
 
 
@@ -421,7 +427,7 @@ def match_labels(
         hint = _hint(features, labels, match)
         raise InputError(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches any of "
-            f"{len(features['object_id'])} objects {how}; check that they cover the same sky{hint}"
+            f"{len(next(iter(features.values())))} objects {how}; check that they cover the same sky{hint}"
         )
     separation = np.full(len(rows), np.nan)
     if have_positions:
