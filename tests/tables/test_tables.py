@@ -1223,6 +1223,14 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
     path.write_text("id,Z,ZWARN\n" + "".join(f"{i},{0.1 * i:.1f},{i % 2 * 4}\n" for i in range(1, 9)))
     read_labels(path, column="Z")
     assert "(--select 'ZWARN == 0')" in caplog.text
+    for flags, example in ((("1", "2"), ">= 3"), (("A", "B"), "== VALUE"), (("t", "f"), "== true")):
+        path.write_text("id,Z,z_flag\n" + "".join(f"{i},{0.1 * i:.1f},{flags[i % 2]}\n" for i in range(1, 9)))
+        read_labels(path, column="Z")
+        assert f"(--select 'COLUMN {example}')" in caplog.text
+    path.write_text("id,Z,grade\n" + "".join(f"{i},{0.1 * i:.1f},{'ABC'[i % 3]}\n" for i in range(1, 9)))
+    with pytest.raises(InputError, match="no order; use == or !=, for several values as in 'grade != C and"):
+        read_labels(path, column="Z", select=["grade <= B"])
+    assert len(read_labels(path, column="Z", select=["grade != C and grade != A"])) == 3
 
 
 def test_labels_that_all_disagree_are_called_so():

@@ -268,15 +268,18 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
     flags = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
     if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in flags for condition in select):
         return
-    summaries = []
+    summaries, examples = [], set()
     for name, values in flags.items():
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
+            is_yes_or_no = tables.as_truth(values) is not None
+            examples.add("== true" if is_yes_or_no else "== VALUE" if is_text(values) else ">= 3")
     if summaries:
-        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), "COLUMN >= 3")
+        example = f"COLUMN {max(examples)}"  # numbers first, then truth values
+        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), example)
         log.warning(
             "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
             "the survey's documentation describes (--select '%s')",
