@@ -6,6 +6,7 @@ from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.explorer.joined import JoinedTable
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.tables import match_one_to_one
 from tests.helpers.redshift_inputs import make_sky, write_features
 
@@ -79,6 +80,17 @@ def test_without_known_positions_identities_decide(sky, tmp_path, caplog):
     assert not caplog.text
     joined(features, tmp_path, id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], mass=sky["z_spec"])
     assert "matched by id alone, since positions are not known in both" in caplog.text
+
+
+def test_columns_of_lists_are_left_out_with_a_message(features, sky, tmp_path, caplog):
+    caplog.set_level("INFO")
+    mags = {"MAG_APER": np.ones((NUM, 3)), "MAG_AUTO": np.ones(NUM)}
+    found = joined(features, tmp_path, object_id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], **mags)
+    assert "MAG_AUTO" in found
+    assert "mine.ecsv: columns of several values per object are left out: MAG_APER (3 values);" in caplog.text
+    caplog.clear()
+    assert "MAG_APER" not in read_catalogue(tmp_path / "mine.ecsv")
+    assert "are left out: MAG_APER (3 values);" in caplog.text
 
 
 def test_a_table_without_rows_is_refused(features, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
+from astropy.units import Unit
 
 from deepfits.errors import InputError
 from deepfits.explorer.tags import write_tags
@@ -19,7 +20,7 @@ from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.features import write_shard as write_features
 from deepfits.stages.export import export
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
-from deepfits.tables import read_table, write_table
+from deepfits.tables import read, read_table, write_table
 
 # LSDB's own use of pandas
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
@@ -287,6 +288,21 @@ def test_columns_of_joined_tables_get_no_units_of_ours(features, columns, tmp_pa
         units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in pq.read_schema(out)}
     assert (units["flux_g"], units["flux_model_g"], units[f"{label}.FLUX_MODEL_G"]) == ("", "nJy", "")
     assert len({name.lower() for name in units}) == len(units)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "vot", "ecsv", "h5"])
+def test_columns_of_joined_tables_keep_their_units(features, columns, tmp_path, ending):
+    """They were lost. FITS gets them as written: astropy cannot write all, and refuses 15 deg (hours)."""
+    units = {"mass": "solMass", "flux_g": "nmgy", "hour_angle": "15 deg", "mag_i": "mag(AB)", "n": ""}
+    table = Table({"object_id": columns["object_id"], **{name: np.ones(NUM) for name in units}})
+    for name, unit in units.items():
+        table[name].unit = unit or None
+    table.write(tmp_path / "mine.ecsv")
+    out = export(features, tmp_path / f"all.{ending}", tables={"mine": tmp_path / "mine.ecsv"})
+    found = read(out).units
+    for name, unit in units.items():
+        assert Unit(found.get(name, "")) == Unit(unit)
+    assert found["flux_model_g"] == "nJy"
 
 
 def test_a_joined_csv_has_one_column_per_latent(features, columns, tmp_path):

@@ -146,7 +146,7 @@ def write_astropy(
     table = Table({name: _storable(values, format) for name, values in columns.items()})
     described = {name: describe(name) for name in table.colnames} if describe is not None else {}
     for name, about in described.items():
-        table[name].unit = about.unit or None
+        table[name].unit = (about.unit or None) if format != "fits" else None  # whatever astropy makes of it
         table[name].description = about.words or None
         if about.ucd and format in ("votable", "ecsv"):
             table[name].info.meta = {"ucd": about.ucd}
@@ -159,6 +159,7 @@ def write_astropy(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is generated; the name is kept
             warnings.simplefilter("ignore", UnitsWarning)  # about Angstrom, which every reader knows
+            warnings.simplefilter("ignore", votable.exceptions.W50)  # and nanomaggies of a user's table
             file = votable.from_table(table)
             if info is not None:
                 next(file.iter_tables()).description = json.dumps(info)
@@ -211,6 +212,8 @@ def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, describe
             hdu.header[f"TUCD{number}"] = about.ucd
         if about and about.words:
             hdu.header[f"TCOMM{number}"] = about.words
+        if about and about.unit.isascii():
+            hdu.columns[name].unit = about.unit or None
     if info is not None:
         hdu.header[INFO.upper()] = json.dumps(info)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
