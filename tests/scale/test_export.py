@@ -314,6 +314,23 @@ def test_a_joined_csv_has_one_column_per_latent(features, columns, tmp_path):
     np.testing.assert_allclose(found["size"], columns["chi2"], rtol=1e-6)
 
 
+def test_missing_numbers_in_csv_do_not_turn_columns_into_text(tmp_path):
+    size = np.where(np.arange(9) % 3, np.arange(9) / 7, np.nan)
+    path = write_table(tmp_path / "t.csv", {"object_id": np.arange(9), "size": size})
+    readers = (
+        read_table,
+        pl.read_csv,
+        pd.read_csv,
+        Table.read,
+        lambda p: duckdb.read_csv(str(p)).fetchnumpy(),
+    )
+    for reader in readers:
+        found = np.ma.asarray(reader(path)["size"])
+        assert found.dtype.kind == "f"  # Polars read text
+        found = np.ma.filled(found, np.nan)
+        np.testing.assert_array_equal(found, size)
+
+
 def test_objects_without_positions_have_no_place_in_hats(columns, tmp_path):
     """As from images without WCS. Previously the HEALPix library panicked."""
     part = {**columns, "ra": columns["ra"].copy(), "dec": columns["dec"].copy()}

@@ -195,6 +195,8 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
         return values.astype(str) if len(values) and values.max() > largest else values.astype(np.int64)
     if format in ("votable", "fits") and values.dtype == np.int8:  # which FITS uses for booleans
         return values.astype(np.int16)
+    if format == "csv" and values.dtype.kind == "f":  # empty: Polars and others read nan as text
+        return np.ma.masked_where(np.isnan(values), values)
     if values.dtype == np.float16:
         return values.astype(np.float32)
     if format == "hdf5" and values.dtype.kind == "U":
