@@ -1843,6 +1843,21 @@ def test_positions_named_b1950_beside_an_equinox_are_converted_once(tmp_path):
     np.testing.assert_allclose(again.columns["ra"], sky.ra, atol=1e-9)
 
 
+def test_columns_that_are_names_of_subdirectories(tmp_path):
+    """As pandas and DuckDB write them with `partition_cols`; they were lost."""
+    pd = pytest.importorskip("pandas")
+    flag = np.arange(NUM) % 4
+    field = np.where(flag == 0, "GOODS N", np.where(flag == 1, None, "a=b"))
+    frame = pd.DataFrame({"id": np.arange(NUM), "ra": RA, "dec": DEC, "z_spec": Z, "q": flag, "field": field})
+    frame.to_parquet(tmp_path / "parts", partition_cols=["field", "q"])
+    labels = read_labels(tmp_path / "parts", select=["q >= 2"])
+    np.testing.assert_array_equal(np.sort(labels.value), np.sort(Z[flag >= 2]))
+    labels = read_labels(tmp_path / "parts", select=["field == 'GOODS N'"])
+    np.testing.assert_array_equal(labels.value, Z[flag == 0])
+    assert (tables.read_table(tmp_path / "parts")["field"] == "").sum() == (flag == 1).sum()
+    assert list(tables.read_table(tmp_path / "parts", columns=["id"])) == ["id"]
+
+
 @pytest.mark.parametrize("null", ["---", "-9.99", ""])
 def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
     """Astropy cannot use the text of TNULL as a fill value, and reads an empty integer as 0."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -63,13 +64,28 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
         declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_flat(part.read(columns=list(columns) if columns else None), file))
+        content = _flat(part.read(columns=list(columns) if columns else None), file)
+        for name, value in _partition_of(file, where).items():
+            if name not in content.column_names and name in (columns or (name,)):
+                content = content.append_column(name, pa.array([value] * len(content), pa.large_string()))
+        parts.append(content)
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(
                 f"{file}: columns differ from those of {files[0].name}; these files are not one table"
             )
     same = [p.select(parts[0].column_names) for p in parts]
     return table_from_arrow(pa.concat_tables(same, promote_options="permissive"), where)
+
+
+def _partition_of(file: Path, directory: Path) -> dict[str, str]:
+    """Return the columns that only the names of subdirectories contain, as in ``field=COSMOS`` (Hive).
+
+    Those of HATS, which number cells of the sky, are left out.
+    """
+    parts = file.relative_to(directory).parts[:-1] if file != directory else ()
+    pairs = [part.partition("=") for part in parts if "=" in part]
+    values = {name: unquote(value) for name, _, value in pairs if name not in ("Norder", "Dir", "Npix")}
+    return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
 
 
 def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
