@@ -1858,6 +1858,28 @@ def test_columns_that_are_names_of_subdirectories(tmp_path):
     assert list(tables.read_table(tmp_path / "parts", columns=["id"])) == ["id"]
 
 
+def test_identities_as_savetxt_writes_them(tmp_path):
+    """They were called rounded by a spreadsheet, although all digits are there."""
+    for ids, form in (
+        (np.arange(NUM), "%.18e"),
+        (np.arange(NUM) + 100_000, "%.8e"),
+        (2.0**60 + 256 * RA, "%.18e"),
+    ):
+        np.savetxt(
+            tmp_path / "t.txt", np.stack([ids, RA, DEC, Z], axis=1), fmt=form, header="id ra dec z_spec"
+        )
+        if ids.max() < 2**53:
+            assert read_catalogue(tmp_path / "t.txt")["object_id"].tolist() == ids.tolist()
+        else:
+            with pytest.raises(
+                InputError, match="id was written as floating point, in which numbers like 115"
+            ):
+                read_catalogue(tmp_path / "t.txt")
+    np.savetxt(tmp_path / "t.txt", np.stack([ids, RA, DEC, Z], axis=1), fmt="%.5e", header="id ra dec z_spec")
+    with pytest.raises(InputError, match=r"id '1\.15292e\+18' was rounded"):
+        read_catalogue(tmp_path / "t.txt")
+
+
 @pytest.mark.parametrize("null", ["---", "-9.99", ""])
 def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
     """Astropy cannot use the text of TNULL as a fill value, and reads an empty integer as 0."""

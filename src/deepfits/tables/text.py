@@ -221,12 +221,15 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
     """Convert a column to numbers, except for signs of declinations and identities with an exponent.
 
-    The latter are long integers rounded by a spreadsheet, or text such as 12e5.
+    The latter are long integers rounded by a spreadsheet, or text such as 12e5, unless all digits are there
+    (1.000000e+00), as NumPy's `savetxt` writes them.
     """
     if SIGNS.fullmatch(name):
         return _text(entries)
     if name.lower() in IDENTITIES and _any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
-        return _text(entries)
+        parts = [re.fullmatch(r"\d\.(\d+)e\+(\d+)", entry) for entry in entries.to_pylist()]
+        if not all(part is not None and len(part[1]) >= int(part[2]) for part in parts):
+            return _text(entries)
     return as_numbers(entries, has_commas)
 
 
