@@ -509,8 +509,20 @@ def test_hats_collections_are_read_without_their_margins(tmp_path):
         directory.mkdir(parents=True)
         pq.write_table(part, directory / "Npix=4.parquet")
         pq.write_table(part.slice(0, 1), directory.parents[1] / "data_thumbnail.parquet")
+        (tmp_path / name / "hats.properties").write_text("obs_collection=x\n")
+        pq.write_table(pa.table({"ra": [1.0]}), tmp_path / name / "per_partition_statistics.parquet")
     (tmp_path / "collection.properties").write_text("obs_collection=x\nhats_primary_table_url=galaxies\n")
-    assert read_catalogue(tmp_path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
+    for path in (tmp_path, tmp_path / "galaxies"):
+        assert read_catalogue(path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
+
+
+def test_numpy_arrays_are_named_with_a_remedy_that_works(tmp_path):
+    """They were called a ZIP archive to unpack, which gives one file for each column."""
+    np.savez(tmp_path / "t.npz", ra=RA, dec=DEC, z_spec=Z)
+    with pytest.raises(InputError, match=r"Table\(dict\(numpy\.load\('t\.npz'\)\)\)\.write\('t\.fits'\)"):
+        tables.read(tmp_path / "t.npz")
+    Table(dict(np.load(tmp_path / "t.npz"))).write(tmp_path / "t.fits")
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.fits").value, Z)
 
 
 def test_frames_of_other_programs(tmp_path):

@@ -40,6 +40,8 @@ def parquet_files(directory: Path) -> list[Path]:
         main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
         if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
             return parquet_files(directory / main[1])
+    if (directory / "dataset").is_dir() and any(directory.glob("*properties")):  # HATS: statistics lie beside
+        return parquet_files(directory / "dataset")
     files = sorted(directory.glob("shard-*.parquet")) or [
         file
         for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))

@@ -105,6 +105,11 @@ def _read_file(
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's format before 2007
+        if ending == "npz":
+            raise InputError(
+                f"{path}: separate NumPy arrays; write them as a table: astropy.table.Table(dict(numpy.load("
+                f"{path.name!r}))).write('{path.stem}.fits')"
+            )
         is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
         what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
         raise InputError(f"{path}: {what}")
