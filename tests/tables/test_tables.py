@@ -481,6 +481,10 @@ def test_names_beyond_ascii_are_refused_by_fits_alone(tmp_path):
     columns = {"σ_z": np.array([0.25, 0.5])}
     with pytest.raises(InputError, match=r"out\.fits: FITS allows only ASCII in names, not column 'σ_z'"):
         tables.write_table(tmp_path / "out.fits", columns)
+    with pytest.raises(InputError, match=r"out\.fits: FITS allows names of up to 68 characters, not 'a{69}'"):
+        tables.write_table(tmp_path / "out.fits", {"a" * 69: Z})
+    tables.write_table(tmp_path / "out.fits", {"a" * 68: Z})
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "out.fits")["a" * 68], Z)
     for ending in ("csv", "ecsv", "vot", "h5", "parquet"):
         path = tables.write_table(tmp_path / f"out.{ending}", columns)
         assert list(tables.read(path).columns["σ_z"]) == [0.25, 0.5]

@@ -24,6 +24,10 @@ ENDINGS = {
 }  # fmt: skip
 
 
+LONGEST_IN_FITS = 68
+"""Number of characters of a header card, which a column's name must fit into."""
+
+
 def format_of(path: str | Path) -> str:
     """Return the format of a file extension.
 
@@ -96,6 +100,11 @@ def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> Non
         raise InputError(
             f"{name}: FITS allows only ASCII in names, not column {strange[0]!r}; rename it, leave it "
             "out (columns=...), or use .parquet or .ecsv"
+        )
+    if long := [column for column in columns if len(column) > LONGEST_IN_FITS]:
+        raise InputError(
+            f"{name}: FITS allows names of up to {LONGEST_IN_FITS} characters, not {long[0]!r}; rename it, "
+            "leave it out (columns=...), or use .parquet or .ecsv"
         )
     for column, values in columns.items():
         text = values.ravel().tolist() if values.dtype.kind == "U" else []
@@ -195,10 +204,10 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
         return values.astype(str) if len(values) and values.max() > largest else values.astype(np.int64)
     if format in ("votable", "fits") and values.dtype == np.int8:  # which FITS uses for booleans
         return values.astype(np.int16)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
     if format == "csv" and values.dtype.kind == "f":  # empty: Polars and others read nan as text
         return np.ma.masked_where(np.isnan(values), values)
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
     if format == "hdf5" and values.dtype.kind == "U":
         return np.char.encode(values, "utf-8") if len(values) else values.astype("S1")
     return values
