@@ -1874,6 +1874,18 @@ def test_columns_that_are_names_of_subdirectories(tmp_path):
     assert list(tables.read_table(tmp_path / "parts", columns=["id"])) == ["id"]
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_patches_and_identities_with_commas_are_not_decimal_numbers(tmp_path, delimiter):
+    """HSC's patch 4,5 was the field 4.5; and since commas seemed to be decimal ones, 12,345 was 12.345."""
+    rows = [("id", "patch", "ra", "dec", "counts"), *((f"9,{n}", "4,5", n, 2, "12,345") for n in range(3))]
+    lines = (delimiter.join(f'"{entry}"' for entry in row) for row in rows)
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    found = read_catalogue(tmp_path / "t.csv")
+    assert found["object_id"].tolist() == ["9,0", "9,1", "9,2"]
+    assert found["field"].tolist() == ["4,5"] * 3
+    assert found["counts"].tolist() == ["12,345"] * 3
+
+
 def test_identities_as_savetxt_writes_them(tmp_path):
     """They were called rounded by a spreadsheet, although all digits are there."""
     for ids, form in (
