@@ -93,6 +93,16 @@ def test_columns_of_lists_are_left_out_with_a_message(features, sky, tmp_path, c
     assert "are left out: MAG_APER (3 values);" in caplog.text
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_positions_in_unnamed_hours_get_a_hint(features, sky, tmp_path, is_same):
+    ids = sky["object_id"] + (0 if is_same else 10**6)
+    said = f"although {NUM} have the same object_id: they lie elsewhere; " if is_same else "position; "
+    with pytest.raises(InputError, match=f"no row .*{said}the right ascensions look like hours: name"):
+        joined(features, tmp_path, object_id=ids, ra=sky["ra"] / 15, dec=sky["dec"], mass=sky["z_spec"])
+    found = joined(features, tmp_path, object_id=ids, ra_hours=sky["ra"] / 15, dec=sky["dec"], mass=ids)
+    np.testing.assert_array_equal(found["mass"], ids)
+
+
 def test_a_table_without_rows_is_refused(features, tmp_path):
     with pytest.raises(InputError, match="no row matches an object"):
         joined(features, tmp_path, ra=np.zeros(0), dec=np.zeros(0), mass=np.zeros(0))

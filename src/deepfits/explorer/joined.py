@@ -34,6 +34,7 @@ from deepfits.tables import (
     identity_name,
     match_identities,
     match_one_to_one,
+    place_hint,
     positions,
     read,
     take_rows,
@@ -180,15 +181,18 @@ class JoinedTable(Mapping[str, np.ndarray]):
         columns = columns if of_run else without_lists(columns, path)
         has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
         rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
-        by_position = False
+        by_position, hint = False, ""
         if sky is not None and has_positions:
+            hint = place_hint(sky.ra, self["ra"])
             matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
+            if by_position and not is_pair.any() and (rows >= 0).any():
+                hint = f", although {(rows >= 0).sum()} have the same object_id: they lie elsewhere{hint}"
             rows, nearest = (matched, near) if by_position else (rows, nearest)
         if (rows < 0).all():
             raise InputError(
-                f"{path}: no row matches an object of {self.directory}, by object_id or position"
+                f"{path}: no row matches an object of {self.directory}, by object_id or position{hint}"
             )
         if not of_run:
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
