@@ -147,11 +147,26 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
 
 
 def _values(text: str) -> list[str]:
-    """Split text into values, or read those of ``@FILE``: one per line, or all on a single line."""
+    """Split text into values, or read those of ``@FILE``: one per line, all on one line, or in a table."""
     if not text.startswith("@"):
         return _split(text)
+    if identities := _identities(text[1:]):
+        return identities
     lines = [line.strip() for line in read_text(text[1:], what="list").splitlines() if line.strip()]
     return lines if len(lines) > 1 else [part for line in lines for part in _split(line)]
+
+
+def _identities(path: str) -> list[str]:
+    """Return the identities in a table, such as a selection saved in the explorer; empty for other files."""
+    from deepfits import tables
+
+    try:
+        tables.format_of(path)
+        columns = tables.read_table(path)
+    except InputError:
+        return []
+    name = tables.identity_name(columns)
+    return tables.identities(columns[name], path, name).astype(str).tolist() if name is not None else []
 
 
 def _split(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.explorer.joined import JoinedTable, join, read_features
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.tables import match_one_to_one
 from tests.helpers.redshift_inputs import make_sky, write_features
 
@@ -80,6 +81,27 @@ def test_without_known_positions_identities_decide(sky, tmp_path, caplog):
     assert not caplog.text
     joined(features, tmp_path, id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], mass=sky["z_spec"])
     assert "matched by id alone, since positions are not known in both" in caplog.text
+
+
+def test_columns_of_lists_are_left_out_with_a_message(features, sky, tmp_path, caplog):
+    caplog.set_level("INFO")
+    mags = {"MAG_APER": np.ones((NUM, 3)), "MAG_AUTO": np.ones(NUM)}
+    found = joined(features, tmp_path, object_id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], **mags)
+    assert "MAG_AUTO" in found
+    assert "mine.ecsv: columns of several values per object are left out: MAG_APER (3 values);" in caplog.text
+    caplog.clear()
+    assert "MAG_APER" not in read_catalogue(tmp_path / "mine.ecsv")
+    assert "are left out: MAG_APER (3 values);" in caplog.text
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_positions_in_unnamed_hours_get_a_hint(features, sky, tmp_path, is_same):
+    ids = sky["object_id"] + (0 if is_same else 10**6)
+    said = f"although {NUM} have the same object_id: they lie elsewhere; " if is_same else "position; "
+    with pytest.raises(InputError, match=f"no row .*{said}the right ascensions look like hours: name"):
+        joined(features, tmp_path, object_id=ids, ra=sky["ra"] / 15, dec=sky["dec"], mass=sky["z_spec"])
+    found = joined(features, tmp_path, object_id=ids, ra_hours=sky["ra"] / 15, dec=sky["dec"], mass=ids)
+    np.testing.assert_array_equal(found["mass"], ids)
 
 
 def test_a_table_without_rows_is_refused(features, tmp_path):

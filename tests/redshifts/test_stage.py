@@ -512,6 +512,41 @@ def test_external_estimates_with_other_names_of_ids_and_coordinates(inputs, sky,
         assert row["metrics"]["sigma_mad"]["value"] < 0.01
 
 
+@pytest.mark.parametrize("identity", [None, "CATID", "inexact"])
+def test_external_estimates_with_positions_need_no_identities(inputs, sky, tmp_path, identity):
+    """They were refused for want of `object_id`, which only serves to find held-out objects."""
+    _, labels, _ = inputs
+    number = np.arange(len(sky["ra"]))
+    own = {None: {}, "CATID": {"CATID": number}, "inexact": {"ID": 2.0**60 + 256 * number}}[identity]
+    table = {**own, "RA": sky["ra"], "DEC": sky["dec"], "z_phot": sky["z_spec"] + 0.01}
+    path = write_table(tmp_path / "mine.fits", table)
+    found = redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+    (row,) = read_json(found / "metrics.json", what="metrics")["rows"]
+    assert row["num_test"] == len(number)
+    assert row["metrics"]["bias_median"]["value"] == pytest.approx(0.006, abs=0.003)
+    with pytest.raises(InputError, match="with held_out_only=False positions are enough"):
+        redshift_evaluate(path, labels, tmp_path / "held")
+    with pytest.raises(InputError, match="object_id"):
+        redshift_evaluate(path, labels, tmp_path / "id", held_out_only=False, match="id")
+    nowhere = write_labels(tmp_path / "nowhere.parquet", sky, ra=None, dec=None)
+    with pytest.raises(InputError, match="matching by position needs ra and dec"):
+        redshift_evaluate(path, nowhere, tmp_path / "nowhere", held_out_only=False)
+    named = write_table(tmp_path / "named.fits", {"Z_BEST" if n == "z_phot" else n: table[n] for n in table})
+    with pytest.raises(InputError, match=r"Z_BEST; rename the column of estimates to z_phot"):
+        redshift_evaluate(named, labels, tmp_path / "named", held_out_only=False)
+
+
+def test_many_external_estimates_of_zero_are_reported(inputs, sky, tmp_path, caplog):
+    _, labels, _ = inputs
+    table = {name: sky[name] for name in ("object_id", "ra", "dec")}
+    for number, is_reported in ((60, True), (2, False)):
+        z_phot = np.where(np.arange(len(sky["ra"])) < number, 0, sky["z_spec"])
+        path = write_table(tmp_path / "mine.fits", table | {"z_phot": z_phot})
+        redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+        assert ("60 of 420 rows have a z_phot of exactly 0" in caplog.text) == is_reported
+        caplog.clear()
+
+
 def test_targets_other_than_redshift(inputs, sky, tmp_path):
     features, _, _ = inputs
     size = 10 + 20 * np.sqrt(sky["z_spec"])  # larger than any redshift

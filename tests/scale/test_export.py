@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
+from astropy.units import Unit
 
 from deepfits.errors import InputError
 from deepfits.explorer.tags import write_tags
@@ -19,7 +20,7 @@ from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.features import write_shard as write_features
 from deepfits.stages.export import export
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
-from deepfits.tables import read_table, write_table
+from deepfits.tables import read, read_table, write_table
 
 # LSDB's own use of pandas
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
@@ -153,7 +154,7 @@ def test_columns_are_described_by_the_table_they_are_from(columns, tmp_path):
     ["object_id", "ra", "latent", "latent_std", "chi2", "dof_u", "status", "flux_model_err_y", "mag_aper_j",
      "mag_err_i", "amplitude_err_g", "z_phot", "z_mean", "z_err68_low", "loss", "latent_distance",
      "model_hash", "num_steps", "flux_aper_measured_vis", "z_median", "flux_aper_scene_err_u", "mag_model_i",
-     "scene_half_light_arcsec_i"],
+     "scene_half_light_arcsec_i", "fraction_beyond", "correction_mag_i"],
 )  # fmt: skip
 def test_ucds_are_of_the_controlled_vocabulary(name):
     assert_in_vocabulary(describe(name).ucd)
@@ -289,6 +290,21 @@ def test_columns_of_joined_tables_get_no_units_of_ours(features, columns, tmp_pa
     assert len({name.lower() for name in units}) == len(units)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "fits", "vot", "ecsv", "h5"])
+def test_columns_of_joined_tables_keep_their_units(features, columns, tmp_path, ending):
+    """They were lost. FITS gets them as written: astropy cannot write all, and refuses 15 deg (hours)."""
+    units = {"mass": "solMass", "flux_g": "nmgy", "hour_angle": "15 deg", "mag_i": "mag(AB)", "n": ""}
+    table = Table({"object_id": columns["object_id"], **{name: np.ones(NUM) for name in units}})
+    for name, unit in units.items():
+        table[name].unit = unit or None
+    table.write(tmp_path / "mine.ecsv")
+    out = export(features, tmp_path / f"all.{ending}", tables={"mine": tmp_path / "mine.ecsv"})
+    found = read(out).units
+    for name, unit in units.items():
+        assert Unit(found.get(name, "")) == Unit(unit)
+    assert found["flux_model_g"] == "nJy"
+
+
 def test_a_joined_csv_has_one_column_per_latent(features, columns, tmp_path):
     """Previously a traceback: the joined table was asked to describe `latent_0`, which it has not."""
     mine = write_table(tmp_path / "mine.fits", {"object_id": columns["object_id"], "size": columns["chi2"]})
@@ -296,6 +312,23 @@ def test_a_joined_csv_has_one_column_per_latent(features, columns, tmp_path):
     np.testing.assert_array_equal(found["object_id"], columns["object_id"])
     np.testing.assert_allclose(found["latent_5"], columns["latent"][:, 5], rtol=1e-6)
     np.testing.assert_allclose(found["size"], columns["chi2"], rtol=1e-6)
+
+
+def test_missing_numbers_in_csv_do_not_turn_columns_into_text(tmp_path):
+    size = np.where(np.arange(9) % 3, np.arange(9) / 7, np.nan)
+    path = write_table(tmp_path / "t.csv", {"object_id": np.arange(9), "size": size})
+    readers = (
+        read_table,
+        pl.read_csv,
+        pd.read_csv,
+        Table.read,
+        lambda p: duckdb.read_csv(str(p)).fetchnumpy(),
+    )
+    for reader in readers:
+        found = np.ma.asarray(reader(path)["size"])
+        assert found.dtype.kind == "f"  # Polars read text
+        found = np.ma.filled(found, np.nan)
+        np.testing.assert_array_equal(found, size)
 
 
 def test_objects_without_positions_have_no_place_in_hats(columns, tmp_path):

@@ -21,6 +21,7 @@ from deepfits.stages.show import _markdown
 from deepfits.stages.stack import stack
 from deepfits.stages.train import train
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import write_table
 from tests.helpers.small_model import make_model, make_store
 from tests.helpers.stage_runs import RUNS, TINY
 
@@ -97,6 +98,12 @@ def test_a_list_of_identities_is_read_line_by_line(tmp_path):
     assert options._values(f"@{tmp_path / 'ids.txt'}") == ["NGC 4535", "a,b", "[VV96] J1"]
     (tmp_path / "line.txt").write_text("7, 8\n")
     assert options._values(f"@{tmp_path / 'line.txt'}") == ["7", "8"]
+    # a saved selection: its lines, with all columns, were taken as identities
+    for name in ("t.csv", "t.fits", "t.vot", "t.parquet"):
+        write_table(tmp_path / name, {"ra": np.ones(2), "object_id": np.array([2**60 + 1, 7])})
+        assert options._values(f"@{tmp_path / name}") == [str(2**60 + 1), "7"]
+    (tmp_path / "bare.csv").write_text("2\n7\n")
+    assert options._values(f"@{tmp_path / 'bare.csv'}") == ["2", "7"]
 
 
 def test_whoever_writes_is_said_to_write_the_final_file(tmp_path):

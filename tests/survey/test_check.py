@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -198,6 +200,44 @@ def test_catalogues_are_looked_at(tmp_path):
     assert "only x and y, taken as 0-based pixels" in said
     (tmp_path / "twice.csv").write_text("id,RA,DEC\n1,1.1,9\n1,7,2.3\n")
     assert "occurs 2 times" in deepfits.check(tmp_path / "twice.csv").warnings[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["t.csv.gz", "t.arrow", "t.h5", "two.fits[MANGA]", "dataset", "dataset/half=1", "hats"]
+)
+def test_catalogues_in_every_format_that_others_read_are_inspected(tmp_path, name):
+    """These were no FITS file, arrays, or nowhere, and `check` had named `two.fits[MANGA]` as the remedy."""
+    from astropy.table import Table
+    from pyarrow import feather
+
+    from deepfits.tables import write_table
+
+    columns = {"id": np.arange(2), "ra": np.array([150.1, 150.2]), "dec": np.array([2.2, 2.3])}
+    Table(columns).write(tmp_path / "t.csv")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress((tmp_path / "t.csv").read_bytes()))
+    feather.write_feather(Table(columns).to_pandas(), tmp_path / "t.arrow")
+    write_table(tmp_path / "t.h5", columns)
+    hdus = [fits.BinTableHDU(Table(columns), name=name) for name in ("MANGA", "MASTAR")]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "two.fits")
+    for directory in ("dataset/half=1", "hats/Norder=0"):
+        (tmp_path / directory).mkdir(parents=True)
+        write_table(tmp_path / directory / "part.parquet", columns)
+    (tmp_path / "hats" / "hats.properties").write_text("obs_collection=x\n")
+    found = deepfits.check(tmp_path / name)
+    assert "a catalogue of 2 objects, ra 150.1000 to 150.2000" in str(found)
+    assert not found.warnings
+
+
+def test_images_beside_a_catalogue_are_inspected(sky, tmp_path):
+    from deepfits.tables import write_table
+
+    write_table(sky / "catalogue.parquet", {"ra": np.ones(3), "dec": np.ones(3)})
+    found = deepfits.check(sky)
+    assert len(found.rows) == 3
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["images"], file["ra"] = np.zeros((2, 3, 8, 8)), np.ones(2)
+    with pytest.raises(InputError, match="arrays, not an image"):
+        deepfits.check(tmp_path / "c.h5")
 
 
 def test_arrays_without_description_are_refused_with_the_remedy(tmp_path):

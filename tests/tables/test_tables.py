@@ -481,6 +481,10 @@ def test_names_beyond_ascii_are_refused_by_fits_alone(tmp_path):
     columns = {"σ_z": np.array([0.25, 0.5])}
     with pytest.raises(InputError, match=r"out\.fits: FITS allows only ASCII in names, not column 'σ_z'"):
         tables.write_table(tmp_path / "out.fits", columns)
+    with pytest.raises(InputError, match=r"out\.fits: FITS allows names of up to 68 characters, not 'a{69}'"):
+        tables.write_table(tmp_path / "out.fits", {"a" * 69: Z})
+    tables.write_table(tmp_path / "out.fits", {"a" * 68: Z})
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "out.fits")["a" * 68], Z)
     for ending in ("csv", "ecsv", "vot", "h5", "parquet"):
         path = tables.write_table(tmp_path / f"out.{ending}", columns)
         assert list(tables.read(path).columns["σ_z"]) == [0.25, 0.5]
@@ -509,8 +513,20 @@ def test_hats_collections_are_read_without_their_margins(tmp_path):
         directory.mkdir(parents=True)
         pq.write_table(part, directory / "Npix=4.parquet")
         pq.write_table(part.slice(0, 1), directory.parents[1] / "data_thumbnail.parquet")
+        (tmp_path / name / "hats.properties").write_text("obs_collection=x\n")
+        pq.write_table(pa.table({"ra": [1.0]}), tmp_path / name / "per_partition_statistics.parquet")
     (tmp_path / "collection.properties").write_text("obs_collection=x\nhats_primary_table_url=galaxies\n")
-    assert read_catalogue(tmp_path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
+    for path in (tmp_path, tmp_path / "galaxies"):
+        assert read_catalogue(path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
+
+
+def test_numpy_arrays_are_named_with_a_remedy_that_works(tmp_path):
+    """They were called a ZIP archive to unpack, which gives one file for each column."""
+    np.savez(tmp_path / "t.npz", ra=RA, dec=DEC, z_spec=Z)
+    with pytest.raises(InputError, match=r"Table\(dict\(numpy\.load\('t\.npz'\)\)\)\.write\('t\.fits'\)"):
+        tables.read(tmp_path / "t.npz")
+    Table(dict(np.load(tmp_path / "t.npz"))).write(tmp_path / "t.fits")
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.fits").value, Z)
 
 
 def test_frames_of_other_programs(tmp_path):
@@ -529,6 +545,19 @@ def test_frames_of_other_programs(tmp_path):
         assert (np.arange(NUM)[np.arange(NUM) % 5 >= 3] == np.flatnonzero(np.isin(Z, labels.value))).all()
         found = match_labels({"object_id": ids}, labels, match="id")
         assert found.rows.tolist() == [n for n in range(NUM) if n % 5 >= 3]
+
+
+@pytest.mark.parametrize("way", ["ipc", "ipc_stream", "json", "ndjson"])
+def test_tables_as_polars_writes_them(tmp_path, way):
+    """Categories are views of text, which Arrow cannot take from; identities may exceed int64."""
+    pl = pytest.importorskip("polars")
+    path, ids = tmp_path / f"t.{way.replace('ipc', 'arrow')}", IDENTITIES["unsigned"]
+    kind = pl.Series(["GALAXY", "STAR", None] * (NUM // 3), dtype=pl.Categorical)
+    frame = pl.DataFrame({"id": ids, "ra": RA, "dec": DEC, "z_spec": Z, "kind": kind})
+    getattr(frame, f"write_{way}")(path)
+    labels = read_labels(path, select=["kind == STAR"])
+    np.testing.assert_array_equal(labels.value, Z[1::3])
+    np.testing.assert_array_equal(labels.columns["object_id"].astype(str), ids[1::3].astype(str))
 
 
 @pytest.mark.parametrize("name", ["t.feather", "t.json", "lists.json", "rows.json", "lines.jsonl", "t.npy"])
@@ -1210,6 +1239,14 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
     path.write_text("id,Z,ZWARN\n" + "".join(f"{i},{0.1 * i:.1f},{i % 2 * 4}\n" for i in range(1, 9)))
     read_labels(path, column="Z")
     assert "(--select 'ZWARN == 0')" in caplog.text
+    for flags, example in ((("1", "2"), ">= 3"), (("A", "B"), "== VALUE"), (("t", "f"), "== true")):
+        path.write_text("id,Z,z_flag\n" + "".join(f"{i},{0.1 * i:.1f},{flags[i % 2]}\n" for i in range(1, 9)))
+        read_labels(path, column="Z")
+        assert f"(--select 'COLUMN {example}')" in caplog.text
+    path.write_text("id,Z,grade\n" + "".join(f"{i},{0.1 * i:.1f},{'ABC'[i % 3]}\n" for i in range(1, 9)))
+    with pytest.raises(InputError, match="no order; use == or !=, for several values as in 'grade != C and"):
+        read_labels(path, column="Z", select=["grade <= B"])
+    assert len(read_labels(path, column="Z", select=["grade != C and grade != A"])) == 3
 
 
 def test_labels_that_all_disagree_are_called_so():
@@ -1820,3 +1857,70 @@ def test_positions_named_b1950_beside_an_equinox_are_converted_once(tmp_path):
     standard = tables.with_standard_names(table, sky)
     again = tables.read(tables.write_table(tmp_path / "new.csv", standard))
     np.testing.assert_allclose(again.columns["ra"], sky.ra, atol=1e-9)
+
+
+def test_columns_that_are_names_of_subdirectories(tmp_path):
+    """As pandas and DuckDB write them with `partition_cols`; they were lost."""
+    pd = pytest.importorskip("pandas")
+    flag = np.arange(NUM) % 4
+    field = np.where(flag == 0, "GOODS N", np.where(flag == 1, None, "a=b"))
+    frame = pd.DataFrame({"id": np.arange(NUM), "ra": RA, "dec": DEC, "z_spec": Z, "q": flag, "field": field})
+    frame.to_parquet(tmp_path / "parts", partition_cols=["field", "q"])
+    labels = read_labels(tmp_path / "parts", select=["q >= 2"])
+    np.testing.assert_array_equal(np.sort(labels.value), np.sort(Z[flag >= 2]))
+    labels = read_labels(tmp_path / "parts", select=["field == 'GOODS N'"])
+    np.testing.assert_array_equal(labels.value, Z[flag == 0])
+    assert (tables.read_table(tmp_path / "parts")["field"] == "").sum() == (flag == 1).sum()
+    assert list(tables.read_table(tmp_path / "parts", columns=["id"])) == ["id"]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_patches_and_identities_with_commas_are_not_decimal_numbers(tmp_path, delimiter):
+    """HSC's patch 4,5 was the field 4.5; and since commas seemed to be decimal ones, 12,345 was 12.345."""
+    rows = [("id", "patch", "ra", "dec", "counts"), *((f"9,{n}", "4,5", n, 2, "12,345") for n in range(3))]
+    lines = (delimiter.join(f'"{entry}"' for entry in row) for row in rows)
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    found = read_catalogue(tmp_path / "t.csv")
+    assert found["object_id"].tolist() == ["9,0", "9,1", "9,2"]
+    assert found["field"].tolist() == ["4,5"] * 3
+    assert found["counts"].tolist() == ["12,345"] * 3
+
+
+def test_identities_as_savetxt_writes_them(tmp_path):
+    """They were called rounded by a spreadsheet, although all digits are there."""
+    for ids, form in (
+        (np.arange(NUM), "%.18e"),
+        (np.arange(NUM) + 100_000, "%.8e"),
+        (2.0**60 + 256 * RA, "%.18e"),
+    ):
+        np.savetxt(
+            tmp_path / "t.txt", np.stack([ids, RA, DEC, Z], axis=1), fmt=form, header="id ra dec z_spec"
+        )
+        if ids.max() < 2**53:
+            assert read_catalogue(tmp_path / "t.txt")["object_id"].tolist() == ids.tolist()
+        else:
+            with pytest.raises(
+                InputError, match="id was written as floating point, in which numbers like 115"
+            ):
+                read_catalogue(tmp_path / "t.txt")
+    np.savetxt(tmp_path / "t.txt", np.stack([ids, RA, DEC, Z], axis=1), fmt="%.5e", header="id ra dec z_spec")
+    with pytest.raises(InputError, match=r"id '1\.15292e\+18' was rounded"):
+        read_catalogue(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("null", ["---", "-9.99", ""])
+def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
+    """Astropy cannot use the text of TNULL as a fill value, and reads an empty integer as 0."""
+    flag, gap = np.arange(NUM) % 5, null or None
+    parts = [("id", "I8", np.arange(NUM), None), ("ra", "F14.9", RA, None), ("dec", "F14.9", DEC, None),
+             ("q", "I5", flag, gap), ("z_spec", "F8.4", Z, gap)]  # fmt: skip
+    columns = [fits.Column(n, form, array=values, null=null, ascii=True) for n, form, values, null in parts]
+    fits.TableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    content, row = (tmp_path / "t.fits").read_bytes(), b"%5d%8.4f" % (flag[3], Z[3])
+    assert content.count(row) == 1
+    (tmp_path / "t.fits").write_bytes(content.replace(row, b"%5s%8s" % (null.encode(), null.encode())))
+    table = tables.read_table(tmp_path / "t.fits")
+    assert np.flatnonzero(np.isnan(table["q"])).tolist() == [3]
+    assert np.flatnonzero(np.isnan(table["z_spec"])).tolist() == [3]
+    np.testing.assert_allclose(np.delete(table["z_spec"], 3), np.delete(Z, 3))
+    assert len(read_labels(tmp_path / "t.fits", select=["q >= 0"])) == NUM - 1

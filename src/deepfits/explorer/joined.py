@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,11 +36,13 @@ from deepfits.tables import (
     identity_name,
     match_identities,
     match_one_to_one,
+    place_hint,
     positions,
     read,
     take_rows,
     warn_of_running_numbers,
     with_standard_names,
+    without_lists,
 )
 
 FEATURES = ("features-both", "features-optimise", "features-embedder")
@@ -92,7 +94,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
-        self._joined: set[str] = set()
+        self._joined: dict[str, str] = {}  # units of the columns of tables, as these state them
 
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
@@ -140,12 +142,12 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self._read.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
-            self._joined.discard(name)
+            self._joined.pop(name, None)
 
     def describe(self, name: str) -> Column:
         """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
         if name in self._joined:  # whatever its table is called: it may be "catalogue"
-            return describe(name, table="")
+            return replace(describe(name, table=""), unit=self._joined[name])
         is_detected = self.origin[name] == "catalogue" and "is_primary" in self  # made by `detect`
         return describe(name, table="detections" if is_detected else self.origin[name] or "features")
 
@@ -187,17 +189,21 @@ class JoinedTable(Mapping[str, np.ndarray]):
         path = path if isinstance(path, str | Path) else label
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
+        columns = columns if of_run else without_lists(columns, path)
         has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
         rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
-        by_position = False
+        by_position, hint = False, ""
         if sky is not None and has_positions:
+            hint = place_hint(sky.ra, self["ra"])
             matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
+            if by_position and not is_pair.any() and (rows >= 0).any():
+                hint = f", although {(rows >= 0).sum()} have the same object_id: they lie elsewhere{hint}"
             rows, nearest = (matched, near) if by_position else (rows, nearest)
         if (rows < 0).all():
             raise InputError(
-                f"{path}: no row matches an object of {self.directory}, by object_id or position"
+                f"{path}: no row matches an object of {self.directory}, by object_id or position{hint}"
             )
         if not of_run:
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
@@ -205,7 +211,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)
-                self._joined.add(key)
+                is_place = sky is not None and name in ("ra", "dec")
+                self._joined[key] = "deg" if is_place else table.units.get(name, "")
 
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""

@@ -218,6 +218,12 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
             *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
         )
         value[finite[is_code]] = np.nan
+    if (zeros := int((value == 0).sum())) > max(2, 0.01 * len(value)) and is_redshift_name(column):
+        log.warning(
+            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
+            "estimate, and are judged like all others; leave entries empty where there is no estimate",
+            *(path, zeros, len(value), column),
+        )
     return value
 
 
@@ -262,15 +268,18 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
     flags = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
     if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in flags for condition in select):
         return
-    summaries = []
+    summaries, examples = [], set()
     for name, values in flags.items():
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
+            is_yes_or_no = tables.as_truth(values) is not None
+            examples.add("== true" if is_yes_or_no else "== VALUE" if is_text(values) else ">= 3")
     if summaries:
-        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), "COLUMN >= 3")
+        example = f"COLUMN {max(examples)}"  # numbers first, then truth values
+        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), example)
         log.warning(
             "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
             "the survey's documentation describes (--select '%s')",
@@ -421,7 +430,7 @@ def match_labels(
         hint = _hint(features, labels, match)
         raise InputError(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches any of "
-            f"{len(features['object_id'])} objects {how}; check that they cover the same sky{hint}"
+            f"{len(next(iter(features.values())))} objects {how}; check that they cover the same sky{hint}"
         )
     separation = np.full(len(rows), np.nan)
     if have_positions:

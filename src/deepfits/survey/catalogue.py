@@ -66,8 +66,8 @@ def read_catalogue(
     sky = tables.positions(table.columns, table.units, path)
     columns = {
         name: values
-        for name, values in tables.with_standard_names(table, sky).items()
-        if values.ndim == 1 and values.dtype.kind in "iufbU"
+        for name, values in tables.without_lists(tables.with_standard_names(table, sky), path).items()
+        if values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         names = ", ".join(list(table.columns)[:12])

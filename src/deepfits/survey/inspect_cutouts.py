@@ -6,6 +6,7 @@ Shapes: N objects, B bands, H, W pixels.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 from astropy.io import fits
 
 from deepfits.errors import InputError
+from deepfits.files import split_table_path
+from deepfits.hdf5 import opened
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
@@ -29,9 +32,11 @@ from deepfits.tables.values import is_no_value, is_redshift_name, list_values
 SAMPLE = 400
 APERTURE_PIXELS = 3.0
 CATALOGUES = (
-    *(".parquet", ".pq", ".feather", ".json", ".jsonl", ".cat", ".vot", ".votable", ".xml"),
-    *(f".{e}" for e in TEXT_ENDINGS),
+    *(".parquet", ".pq", ".parq", ".feather", ".arrow", ".ipc", ".json", ".jsonl", ".ndjson", ".vot"),
+    *(".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS)),
 )
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+_OF_A_DATASET = re.compile(r"(?!shard-).*\.(parquet|pq|parq)|[^=]+=[^=]+")
 # Noise at the rims of cutouts, including neighbours, relative to that implied by the weights.
 PLAUSIBLE_RATIO = (0.6, 2.5)
 MAX_OFFSET_PIXELS = 2.0
@@ -58,9 +63,22 @@ def is_cutouts(path: Path) -> bool:
 
 
 def is_catalogue(path: Path) -> bool:
-    """Return whether a path is a catalogue: by its name, or a FITS file with tables but no image."""
-    if path.name.lower().endswith(CATALOGUES):
+    """Return whether a path is a catalogue: by its name, or a file with tables but no image."""
+    path, selection = split_table_path(path)
+    if selection is not None:  # tile.fits[1] is an image
+        return not selection.isdigit()
+    if path.is_dir():
+        entries = [entry.name for entry in path.iterdir() if not entry.name.startswith((".", "_"))]
+        is_hats = bool({"collection.properties", "hats.properties"} & set(entries))
+        return is_hats or (bool(entries) and all(map(_OF_A_DATASET.fullmatch, entries)))
+    name = path.name.lower()
+    if name.endswith(CATALOGUES) or (name.endswith(PACKED) and name.rpartition(".")[0].endswith(CATALOGUES)):
         return True
+    if path.is_file() and name.endswith((".h5", ".hdf5", ".hdf")):
+        with opened(path) as file:
+            shapes: list[int] = []
+            file.visititems(lambda _, member: shapes.append(getattr(member, "ndim", 0)))
+        return 0 < max(shapes, default=0) <= 2
     if not path.is_file() or not is_fits_name(path):
         return False
     try:

@@ -27,5 +27,5 @@ from deepfits.tables.sky import (
     with_legacy_identity,
     with_standard_names,
 )
-from deepfits.tables.table import Columns, Table, require_column, with_list
+from deepfits.tables.table import Columns, Table, require_column, with_list, without_lists
 from deepfits.tables.writing import format_of, require_storable, write_table

@@ -164,7 +164,10 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
         is_true = np.isin(lower, _TRUE)
         return np.asarray(_OPERATORS[sign](is_true, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
     if sign not in ("==", "!="):
-        raise InputError(f"condition {condition!r}: the column is text, which has no order; use == or !=")
+        raise InputError(
+            f"condition {condition!r}: the column is text, which has no order; use == or !=, for several "
+            "values as in 'grade != C and grade != D'"
+        )
     if not bare:
         return np.asarray(_OPERATORS[sign](column, bare), dtype=bool)
     if not (column == bare).any() and (alike := column[lower == bare.strip().lower()]).size:

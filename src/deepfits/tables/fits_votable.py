@@ -93,16 +93,22 @@ def _with_positions_from_sibling(
 
 
 def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
-    """Return masks of missing values in scaled and logical columns by name; remove TNULL from the former.
+    """Return masks of missing values in scaled, logical and ASCII columns by name; remove their TNULL.
 
-    TNULL refers to stored values, but astropy compares it with scaled ones; and astropy reads a logical value
-    that is neither T nor F as false.
+    TNULL refers to stored values, but astropy compares it with scaled ones; astropy reads a logical value
+    that is neither T nor F as false, and an empty integer of an ASCII table as 0.
     """
     stored, gaps = np.asarray(hdu.data).view(np.ndarray), {}
+    is_ascii = hdu.header["XTENSION"] == "TABLE"
     for column in hdu.columns:
         values = stored[column.name] if column.name in (stored.dtype.names or ()) else np.zeros(0)
         is_scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
-        if column.null is not None and is_scaled and values.dtype.kind in "iu":
+        if is_ascii and not str(column.format).startswith("A"):
+            text = np.char.strip(values.astype("S"))
+            gaps[column.name] = (text == b"") | (text == str(column.null).strip().encode())
+            hdu.data.field(column.name)  # converted while TNULL is known
+            column.null = None
+        elif column.null is not None and is_scaled and values.dtype.kind in "iu":
             gaps[column.name] = np.asarray(values == column.null)
             column.null = None
         elif str(column.format).strip() in ("L", "1L") and (values == 0).any():

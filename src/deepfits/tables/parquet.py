@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ from deepfits.tables.table import (
 from deepfits.tables.text import as_numbers
 
 _IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+STREAM = b"\xff\xff\xff\xff"
+"""First bytes of an Arrow IPC stream, which Polars and Hugging Face's datasets write."""
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that even a tiny Parquet file may unpack to, since constant columns compress without limit."""
 
@@ -37,6 +40,8 @@ def parquet_files(directory: Path) -> list[Path]:
         main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
         if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
             return parquet_files(directory / main[1])
+    if (directory / "dataset").is_dir() and any(directory.glob("*properties")):  # HATS: statistics lie beside
+        return parquet_files(directory / "dataset")
     files = sorted(directory.glob("shard-*.parquet")) or [
         file
         for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))
@@ -61,7 +66,11 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
         declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_flat(part.read(columns=list(columns) if columns else None), file))
+        content = _flat(part.read(columns=list(columns) if columns else None), file)
+        for name, value in _partition_of(file, where).items():
+            if name not in content.column_names and name in (columns or (name,)):
+                content = content.append_column(name, pa.array([value] * len(content), pa.large_string()))
+        parts.append(content)
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(
                 f"{file}: columns differ from those of {files[0].name}; these files are not one table"
@@ -70,10 +79,26 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
     return table_from_arrow(pa.concat_tables(same, promote_options="permissive"), where)
 
 
+def _partition_of(file: Path, directory: Path) -> dict[str, str]:
+    """Return the columns that only the names of subdirectories contain, as in ``field=COSMOS`` (Hive).
+
+    Those of HATS, which number cells of the sky, are left out.
+    """
+    parts = file.relative_to(directory).parts[:-1] if file != directory else ()
+    pairs = [part.partition("=") for part in parts if "=" in part]
+    values = {name: unquote(value) for name, _, value in pairs if name not in ("Norder", "Dir", "Npix")}
+    return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
+
+
 def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
-    """Read an Arrow IPC (Feather) file, or only its `columns`."""
+    """Read an Arrow IPC file (Feather) or stream, or only its `columns`."""
     import pyarrow.feather
 
+    with path.open("rb") as file:
+        if file.read(len(STREAM)) == STREAM:
+            file.seek(0)
+            whole = pa.ipc.open_stream(file).read_all()
+            return table_from_arrow(whole.select(list(columns)) if columns else whole, path)
     return table_from_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
 
 
@@ -130,7 +155,11 @@ def _flat(table: Any, where: Path) -> Any:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
             kind = pa.large_string()
         if kind != entry.type:
-            table = table.set_column(index, entry.with_type(kind), table.column(index).cast(kind))
+            column = table.column(index)
+            if pa.types.is_dictionary(entry.type):  # Arrow cannot take from views, which Polars writes
+                codes = [(part.indices, part.dictionary.cast(kind)) for part in column.chunks]
+                column = pa.chunked_array([words.take(code) for code, words in codes], kind)
+            table = table.set_column(index, entry.with_type(kind), column.cast(kind))
     return table
 
 

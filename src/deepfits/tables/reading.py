@@ -16,7 +16,7 @@ from deepfits.files import parse_json, split_table_path
 from deepfits.tables.conditions import as_truth
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
-from deepfits.tables.parquet import parquet_files, read_feather, read_parquet, table_from_arrow
+from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import identity_name, position_names, with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
 from deepfits.tables.text import GAPS, PACKED, decode, unpack
@@ -106,7 +106,7 @@ def _read_file(
     ending = path.suffix.lower().lstrip(".")
     if head.startswith(b"PAR1"):
         return read_parquet([path], path, columns)
-    if head.startswith((b"ARROW1", b"FEA1")):
+    if head.startswith((b"ARROW1", b"FEA1", STREAM)):
         return read_feather(path, columns)
     if head.startswith(b"\x93NUMPY"):
         from astropy.table import Table as AstropyTable
@@ -115,6 +115,11 @@ def _read_file(
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's format before 2007
+        if ending == "npz":
+            raise InputError(
+                f"{path}: separate NumPy arrays; write them as a table: astropy.table.Table(dict(numpy.load("
+                f"{path.name!r}))).write('{path.stem}.fits')"
+            )
         is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
         what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
         raise InputError(f"{path}: {what}")
@@ -161,7 +166,17 @@ def _read_json(path: Path, text: str) -> Table:
         content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
-    return table_from_arrow(pa.table(content), path)
+    return table_from_arrow(pa.table({name: _json_array(values) for name, values in content.items()}), path)
+
+
+def _json_array(values: list[Any]) -> Any:
+    """Convert a column to Arrow; integers above int64 become text, in which they stay exact."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except OverflowError:
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:

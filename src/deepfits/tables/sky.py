@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from deepfits.errors import InputError
 from deepfits.tables.table import B1950, EXACT, Table
-from deepfits.tables.text import GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
+from deepfits.tables.text import FIELDS, GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
 
 POSITIONS = (
     ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),
@@ -45,7 +45,6 @@ OLD_POSITIONS = (
 GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
 FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_image", "ypsf_image"))
-FIELDS = ("field", "patch")
 
 SAME_OBJECT_ARCSEC = 1.0
 """Two pairs of columns agree if the median separation of their positions is smaller."""

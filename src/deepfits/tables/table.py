@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 B1950 = "fk4 B1950"
+log = logging.getLogger(__name__)
+
 _MENTIONS_B1950 = re.compile(
     r"(?:\bB|\(|equinox\W*B?|(?:ascension|declination|ra|dec)\W+)1950(?![\d.]*[1-9])", re.IGNORECASE
 )
@@ -197,6 +200,18 @@ def with_list(columns: Columns, name: str) -> Columns:
         return columns
     left = {other: values for other, values in columns.items() if other not in parts}
     return left | {name: np.stack([columns[part] for part in parts], axis=1)}
+
+
+def without_lists(columns: Mapping[str, np.ndarray], where: str | Path) -> Columns:
+    """Return the columns that have one value per row; the names of the others are logged."""
+    lists = [f"{name} ({values.shape[1]} values)" for name, values in columns.items() if values.ndim > 1]
+    if lists:
+        log.info(
+            "%s: columns of several values per object are left out: %s%s; to use them, write each value as a "
+            "column of its own",
+            *(where, ", ".join(lists[:8]), ", …" if len(lists) > 8 else ""),
+        )
+    return {name: values for name, values in columns.items() if values.ndim == 1}
 
 
 def require_distinct(names: Sequence[str], where: str | Path) -> None:

@@ -44,6 +44,8 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of identity columns, the most reliable first; compared without regard to case."""
+FIELDS = ("field", "patch")
+"""Names of columns with the field of an object; compared without regard to case."""
 SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
 """Names of columns with the sign of the declination, in which - is not a missing value."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
@@ -163,9 +165,10 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         )
     if '="' in body:  # ="00123", which keeps spreadsheets from converting it to a number
         entries = [pc.replace_substring_regex(column, '^="(.*)"$', r"\1") for column in entries]
-    has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
-    columns = {name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)}
-    return columns, layout.units
+    named = dict(zip(names, entries, strict=True))
+    numbers = [column for name, column in named.items() if name.lower() not in (*IDENTITIES, *FIELDS)]
+    has_commas = delimiter != "," and any(map(_shows_decimal_commas, numbers))
+    return {name: _column(name, column, has_commas) for name, column in named.items()}, layout.units
 
 
 @dataclass(frozen=True)
@@ -219,14 +222,20 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
 
 
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
-    """Convert a column to numbers, except for signs of declinations and identities with an exponent.
+    """Convert a column to numbers, except for signs of declinations, and identities and fields in some cases.
 
-    The latter are long integers rounded by a spreadsheet, or text such as 12e5.
+    These are text if they have commas (HSC's patch 4,5), and identities also if they have an exponent: they
+    are long integers rounded by a spreadsheet, or text such as 12e5, unless all digits are there
+    (1.000000e+00), as NumPy's `savetxt` writes them.
     """
     if SIGNS.fullmatch(name):
         return _text(entries)
-    if name.lower() in IDENTITIES and _any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
+    if name.lower() in (*IDENTITIES, *FIELDS) and _any_match(entries, ","):
         return _text(entries)
+    if name.lower() in IDENTITIES and _any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
+        parts = [re.fullmatch(r"\d\.(\d+)e\+(\d+)", entry) for entry in entries.to_pylist()]
+        if not all(part is not None and len(part[1]) >= int(part[2]) for part in parts):
+            return _text(entries)
     return as_numbers(entries, has_commas)
 
 

@@ -24,6 +24,10 @@ ENDINGS = {
 }  # fmt: skip
 
 
+LONGEST_IN_FITS = 68
+"""Number of characters of a header card, which a column's name must fit into."""
+
+
 def format_of(path: str | Path) -> str:
     """Return the format of a file extension.
 
@@ -97,6 +101,11 @@ def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> Non
             f"{name}: FITS allows only ASCII in names, not column {strange[0]!r}; rename it, leave it "
             "out (columns=...), or use .parquet or .ecsv"
         )
+    if long := [column for column in columns if len(column) > LONGEST_IN_FITS]:
+        raise InputError(
+            f"{name}: FITS allows names of up to {LONGEST_IN_FITS} characters, not {long[0]!r}; rename it, "
+            "leave it out (columns=...), or use .parquet or .ecsv"
+        )
     for column, values in columns.items():
         text = values.ravel().tolist() if values.dtype.kind == "U" else []
         if (entry := next((entry for entry in text if not entry.isascii()), None)) is not None:
@@ -146,7 +155,7 @@ def write_astropy(
     table = Table({name: _storable(values, format) for name, values in columns.items()})
     described = {name: describe(name) for name in table.colnames} if describe is not None else {}
     for name, about in described.items():
-        table[name].unit = about.unit or None
+        table[name].unit = (about.unit or None) if format != "fits" else None  # whatever astropy makes of it
         table[name].description = about.words or None
         if about.ucd and format in ("votable", "ecsv"):
             table[name].info.meta = {"ucd": about.ucd}
@@ -159,6 +168,7 @@ def write_astropy(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is generated; the name is kept
             warnings.simplefilter("ignore", UnitsWarning)  # about Angstrom, which every reader knows
+            warnings.simplefilter("ignore", votable.exceptions.W50)  # and nanomaggies of a user's table
             file = votable.from_table(table)
             if info is not None:
                 next(file.iter_tables()).description = json.dumps(info)
@@ -195,7 +205,9 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
     if format in ("votable", "fits") and values.dtype == np.int8:  # which FITS uses for booleans
         return values.astype(np.int16)
     if values.dtype == np.float16:
-        return values.astype(np.float32)
+        values = values.astype(np.float32)
+    if format == "csv" and values.dtype.kind == "f":  # empty: Polars and others read nan as text
+        return np.ma.masked_where(np.isnan(values), values)
     if format == "hdf5" and values.dtype.kind == "U":
         return np.char.encode(values, "utf-8") if len(values) else values.astype("S1")
     return values
@@ -211,6 +223,8 @@ def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, describe
             hdu.header[f"TUCD{number}"] = about.ucd
         if about and about.words:
             hdu.header[f"TCOMM{number}"] = about.words
+        if about and about.unit.isascii():
+            hdu.columns[name].unit = about.unit or None
     if info is not None:
         hdu.header[INFO.upper()] = json.dumps(info)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)

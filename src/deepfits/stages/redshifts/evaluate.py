@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
 from deepfits.redshifts.labels import Labels, add_standard_names, match_labels, read_estimates, read_labels
@@ -37,8 +37,8 @@ class EvaluateConfig(Matching):
     Parameters
     ----------
     predictions
-        File from `redshift_predict`, or any table with identities and `z_phot`; for another target with
-        `<target>_predicted`, for classes with `class` and `p_<class>`.
+        File from `redshift_predict`, or any table with `z_phot` and identities or positions; for another
+        target with `<target>_predicted`, for classes with `class` and `p_<class>`.
     labels
         Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
         `object_id`.
@@ -80,8 +80,13 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     columns, estimate = add_standard_names(table), written_name(ESTIMATE, target)
     classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
-    identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
+    identity = _identities(columns, config)
     if not classes:
+        if estimate not in columns:
+            raise InputError(
+                f"{config.predictions}: no column {estimate!r}; {nearest(estimate, table.columns)}; rename "
+                f"the column of estimates to {estimate}"
+            )
         columns = with_list(columns, "quantiles")
         columns = columns | {ESTIMATE: read_estimates(columns, estimate, config.predictions)}
         if "quantiles" in columns:
@@ -119,6 +124,18 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     return results.path
 
 
+def _identities(columns: Columns, config: EvaluateConfig) -> np.ndarray | None:
+    """Return the identities of the predictions; None if they are unusable, and only positions are needed."""
+    try:
+        return identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
+    except InputError as error:
+        if config.match == "id" or "ra" not in columns:
+            raise
+        if config.held_out_only:
+            raise InputError(f"{error}; with held_out_only=False positions are enough") from None
+        return None
+
+
 def _check_quantiles(quantiles: np.ndarray, path: str | Path) -> None:
     """Raise if quantiles ``(N, ...)`` are not those of `LEVELS`, or do not increase."""
     shape = quantiles.shape[1:]
@@ -135,18 +152,19 @@ def _check_quantiles(quantiles: np.ndarray, path: str | Path) -> None:
 
 
 def _matched(
-    columns: Columns, identity: np.ndarray, known: Labels, config: EvaluateConfig
+    columns: Columns, identity: np.ndarray | None, known: Labels, config: EvaluateConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the objects to evaluate, and the rows of their labels."""
-    pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
+    """Return the rows of the objects to evaluate, and the rows of their labels; see `_identities`."""
+    match = "position" if identity is None else config.match
+    pairs = match_labels(columns, known, match=match, radius_arcsec=config.match_radius_arcsec)
     rows, label_rows, which, remedy = pairs.rows, pairs.label_rows, "objects", ""
-    same = identity if pairs.by == "id" else columns["ra"] + 1j * columns["dec"]
+    same: Any = identity if pairs.by == "id" else columns["ra"] + 1j * columns["dec"]
     if repeated := int(np.isin(same, same[rows]).sum()) - len(rows):
         log.warning(
             "WARNING: %s: %d rows are not used: another one before them has the same %s",
             *(config.predictions, repeated, "object_id" if pairs.by == "id" else "ra and dec"),
         )
-    if config.held_out_only:
+    if config.held_out_only and identity is not None:
         keep = is_held_out(identity[rows])
         rows, label_rows, which = rows[keep], label_rows[keep], "held-out objects"
         remedy = "; held_out_only=False uses all objects, if the method was trained on none of them"
