@@ -285,7 +285,7 @@ def calibrated(
         remarks.append(f"zero point {zero_point:.4g} from {words}")
     else:
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
-    remarks += [f"WARNING: {text}" for text in resampling_doubts(header)]
+    remarks += [f"WARNING: {text}" for text in resampling_doubts(header, zero_point, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     masks: list[tuple[HduPixels, MaskRule]] = []
