@@ -1423,6 +1423,10 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
     ("names", "expected"),
     [
         (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
+        (
+            tuple(f"HSC-{{B}}/9813/4,5/{kind}-HSC-{{B}}-9813-4,5" for kind in ("bkgd", "calexp", "det_bkgd")),
+            ["9813-4,5"],
+        ),
         (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
         (("n1/n2/n3/n4/n5/n6/n7/n8/n9/coadd-{b}",), ["n1-n2-n3-n4-n5-n6-n7-n8-n9"]),
         (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),

@@ -163,7 +163,7 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> st
             )
         raise InputError(
             f"{path}: neither the header (FILTER) nor the name gives the band; specify it: "
-            f"images=['g={path.name}', ...]"
+            f"images=['g={path.name}', ...]; if it is no image of a band but another map, move it elsewhere"
         )
     if stated is None or named is None:
         return str(stated or named)
