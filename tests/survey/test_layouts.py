@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import re
 
 import numpy as np
 import pytest
@@ -211,6 +212,36 @@ def test_explicit_mapping_and_hdu(tmp_path):
     np.testing.assert_allclose(planes["Ks"][0], two * 1000, rtol=1e-6)
     with pytest.raises(InputError, match=r"HDU 7 is not an image; images are in HDUs \[1, 2\]"):
         read_all([f"g={tmp_path / 'deep.fits'}[7]"], zero_point=27)
+
+
+@pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
+def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
+    """The way out that a message names can be added to the same command, and the others stay as they are."""
+    rng = np.random.default_rng(2)
+    image, head = rng.normal(size=SHAPE).astype(np.float32), make_wcs(SHAPE, ra=151).to_header()
+    for name, ra in (("t1_g", 150), ("t1_r", 150), ("t2_r", 151)):
+        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE, ra=ra).to_header())
+    name = {"t2_g_wht": "t2_g_x_wht", "t2 without a band": "t2"}.get(odd, "t2_g")
+    if odd.endswith("of r"):
+        head["FILTER"] = "r"
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(image + n, head) for n in range(1 + ("two" in odd)))]
+    fits.HDUList(hdus).writeto(tmp_path / f"{name}.fits")
+
+    def fields_of(paths):
+        images = image_set(paths, zero_point=27, allow_missing=True)
+        for field in images.fields:
+            with open_field(field, images):
+                pass
+        return {field.name: {b: s.path.name for b, s in field.images.items()} for field in images.fields}
+
+    with pytest.raises(InputError) as error:
+        fields_of(tmp_path)
+    remedy = re.findall(r"\b(\w+)=(\S+?)[;,]?(?= |$)", str(error.value))[-1]
+    assert remedy[1].removesuffix("[1]") == str(tmp_path / f"{name}.fits")
+    there = fields_of([tmp_path, f"g={remedy[1]}"])
+    assert there["t1"] == {"g": "t1_g.fits", "r": "t1_r.fits"}
+    assert there["t2-x_wht" if odd == "t2_g_wht" else "t2"]["g"] == f"{name}.fits"
+    assert "r" in there["t2"]
 
 
 def test_whole_way_from_calexps(tmp_path):

@@ -55,13 +55,16 @@ _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", 
 DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
+# A path with the band and the HDU given by the user; these by path.
+_Item = tuple[Path, str | None, int | None]
+_Stated = dict[Path, list[tuple[str | None, int | None]]]
 
 
 def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
     """Find the fields in a directory, a file, or a list of these, sorted by name.
 
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
-    ``band=path`` sets a file's band, and ``path[2]`` its HDU.
+    ``band=path`` sets a file's band, and ``path[2]`` its HDU, also for files in directories of the list.
 
     Raises
     ------
@@ -72,8 +75,23 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
 
 
 def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
-    """Return all images; files with several bands give one source per band."""
-    found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
+    """Return all images; files with several bands give one source per band.
+
+    What the list says of a file in one of its directories takes precedence over name and header.
+    """
+    items = [_parsed(item) for item in _as_list(images)]
+    stated: _Stated = defaultdict(list)
+    for path, band, hdu in items:
+        if not path.is_dir() and (band, hdu) != (None, None):
+            stated[path.resolve()].append((band, hdu))
+    sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
+    done = {s.path.resolve() for s in sources} & stated.keys()
+    sources += [
+        source_of(path, band=band, hdu=hdu)
+        for path, band, hdu in items
+        if not path.is_dir() and path.resolve() not in done
+    ]
+    found = [s for source in sources for s in _of_each_band(source)]
     if not found:
         first = _as_list(images)[0]
         where = Path(str(first))
@@ -151,7 +169,8 @@ def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
     return out
 
 
-def _sources_of(item: str | Path) -> list[ImageSource]:
+def _parsed(item: str | Path) -> _Item:
+    """Return the path, band and HDU of an item of the list, which may be a directory."""
     text, band, hdu = str(item), None, None
     path = Path(text)
     if not path.exists():
@@ -165,18 +184,18 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
     if path.is_dir():
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
-        return _sources_in(path)
+        return path, None, None
     require_regular(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".npz", ".npy"):
         raise InputError(
             f"{path}: arrays, not an image; describe them in a TOML file (bands, zero_point, "
             "pixel_scale_arcsec, ...) and give that"
         )
-    return [source_of(path, band=band, hdu=hdu)]
+    return path, band, hdu
 
 
-def _sources_in(directory: Path) -> list[ImageSource]:
-    found = _in_one_directory(directory, field_name=None)
+def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
+    found = _in_one_directory(directory, stated, field_name=None)
     there = {directory.resolve()}  # symbolic links may be duplicates or cycles
     for leaf in _leaves(directory):
         if leaf.resolve() in there:
@@ -189,7 +208,7 @@ def _sources_in(directory: Path) -> list[ImageSource]:
         name = "-".join(
             part for part, band in zip(parts, bands, strict=True) if not band and not is_instrument(part)
         )
-        found += _in_one_directory(leaf, field_name=name or None, folder=folder)
+        found += _in_one_directory(leaf, stated, field_name=name or None, folder=folder)
         for below in _subdirectories(leaf):
             if _holds_files(below):
                 log.warning(
@@ -249,19 +268,25 @@ def fits_files(directory: Path) -> list[Path]:
 
 
 def _in_one_directory(
-    directory: Path, field_name: str | None, folder: str | None = None
+    directory: Path, stated: _Stated, field_name: str | None, folder: str | None = None
 ) -> list[ImageSource]:
-    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories."""
+    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories.
+
+    For the files in `stated`, band and HDU are given by the user.
+    """
     sources = []
     files = fits_files(directory)
     for path in files:
+        if given := stated.get(path.resolve()):
+            sources += [source_of(path, band=b, hdu=n, folder=folder, is_of_name=True) for b, n in given]
+            continue
         if is_companion(path) or is_no_image_of_a_band(path):
             continue
         if (kind := kind_of(path)) is not None:
             raise InputError(
                 f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
                 f"belongs to is missing; restore that{_renaming_hint(path, files)}, or move this file "
-                "elsewhere; if it is an image itself, give its band: band=path"
+                f"elsewhere; if it is an image itself, give its band too, BAND={path}"
             )
         sources.append(source_of(path, folder=folder))
     kind = kind_of_folder(directory)
