@@ -124,6 +124,9 @@ def rubin(where, sky):
             packed(full(variance), None, "VARIANCE"),
         )
         write(where / f"deep_coadd_5063_14_{band}_lsst_cells_v1_LSSTComCam_runs_DRP_DP1_v29.fits", *parts)
+        for kind in ("n_image", "background"):
+            name = f"deep_coadd_{kind}_5063_14_{band}_lsst_cells_v1_LSSTComCam_runs_DRP_DP1_v29.fits"
+            write(where / name, fits.ImageHDU(full(3.0), header(0.2)))
     return {}
 
 
