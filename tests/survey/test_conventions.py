@@ -1452,6 +1452,20 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
     )
 
 
+@pytest.mark.parametrize("second", ["dr10", "dr10-elsewhere", "dr10-other-band", "sky"])
+def test_two_releases_of_one_tile_side_by_side_are_warned_of(tmp_path, sky, caplog, second):
+    """Their objects would be a mixture of both."""
+    names = {"dr9": "tile-g", second: {"dr10-other-band": "tile-z", "sky": "tile-g_v2"}.get(second, "tile-g")}
+    for release, name in names.items():
+        where = tmp_path / ("dr9" if second == "sky" else release)
+        where.mkdir(exist_ok=True)
+        head = make_wcs(SHAPE, ra=151 if release == "dr10-elsewhere" else 150).to_header()
+        fits.writeto(where / f"{name}.fits", sky.astype(np.float32), head)
+    find_fields(tmp_path)
+    assert ("give only one" in caplog.text) == (second == "dr10")
+    assert ("whose name lacks 'v2'" in caplog.text) == (second == "sky")  # this is said once
+
+
 def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
     (tmp_path / "v2").mkdir()
     coadd(tmp_path / "v2", sky.astype(np.float32))

@@ -25,10 +25,11 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
@@ -39,7 +40,7 @@ from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_n
 from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images, words_of
 from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
-from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
+from deepfits.survey.places import fields_of_one_place, grid_of, groups_of_one_place, lie_in_one_place
 
 log = logging.getLogger(__name__)
 # Names of incomplete downloads, backups, and images in unsupported formats.
@@ -336,13 +337,14 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
             "each field into its own directory, move the unwanted image elsewhere, or stack exposures first "
             "with `deepfits stack`"
         )
-    _warn_of_namesakes(sources)
+    said = _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)
     for first, *others in joined:
         for other in others:
             groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
     _warn_of_maps(groups, [names[0] for names in joined])
+    _warn_of_copies(groups, said)
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
@@ -361,8 +363,31 @@ def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[
                 )
 
 
-def _warn_of_namesakes(sources: list[ImageSource]) -> None:
-    """Warn of images with the name, band and footprint of another but one more word; probably maps."""
+def _warn_of_copies(groups: Mapping[str, Mapping[str, ImageSource]], said: Collection[Path]) -> None:
+    """Warn of fields with the same band on the same pixel grid: two releases; not of files in `said`."""
+    first: dict[tuple[str, tuple[Any, ...]], ImageSource] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for name in sorted(groups):
+        for band, source in groups[name].items():
+            if source.path in said or (grid := grid_of(source.path, source.hdu)) is None:
+                continue
+            if (other := first.setdefault((band, grid), source)) is not source:
+                pairs.setdefault(name, (other.path, source.path))
+    if pairs:
+        one, two = next(iter(pairs.values()))
+        log.warning(
+            "WARNING: %s and %s%s: same band and same pixels of the sky: treated as separate fields, and "
+            "objects are taken from either; if they are two releases or versions, give only one; if "
+            "exposures, stack them first with `deepfits stack`",
+            *(one, two, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
+        )
+
+
+def _warn_of_namesakes(sources: list[ImageSource]) -> set[Path]:
+    """Warn of images with the name, band and footprint of another but one more word; probably maps.
+
+    Returns their paths.
+    """
     words = {s.path: frozenset(words_of(given_name(s.path))) for s in sources}
     there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
@@ -377,3 +402,4 @@ def _warn_of_namesakes(sources: list[ImageSource]) -> None:
             "it holds weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
             *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
         )
+    return {path for pairs in found.values() for path, _ in pairs}
