@@ -437,6 +437,25 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
     assert len(store) >= 18
 
 
+@pytest.mark.parametrize("kind", ["rms", "ivar", "mask"])
+def test_planes_that_a_user_has_made_with_the_header_of_panstarrs_are_not_scaled(tmp_path, sky, kind):
+    """The cards of the asinh scaling are those of the image."""
+    panstarrs(tmp_path, sky)
+    variance = counts(sky, 25 + 2.5 * np.log10(900.0))[1]
+    values = {"rms": full(variance**0.5), "ivar": full(1 / variance), "mask": np.zeros(SHAPE, np.int16)}[kind]
+    values[:16] = 1 if kind == "mask" else values[:16] * 2 if kind == "rms" else values[:16] / 4
+    for path in tmp_path.glob("*.unconv.fits"):
+        stem = str(path).removesuffix(".fits")
+        fits.writeto(f"{stem}.{kind}.fits", values, fits.getheader(path, 1))
+        if kind != "mask":
+            (tmp_path / f"{stem}.wt.fits").unlink()
+    images = image_set(tmp_path, **({"mask_polarity": "bad"} if kind == "mask" else {}))
+    with open_field(images.fields[0], images) as field:
+        _, weight = field.planes["g"].read()
+    np.testing.assert_allclose(weight[16:], SIGMA**-2, rtol=1e-3)
+    np.testing.assert_allclose(weight[:16], 0 if kind == "mask" else SIGMA**-2 / 4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("end", [".wt", ".weight"])
 def test_variances_of_panstarrs_are_recognised_in_renamed_files(tmp_path, sky, end):
     """Its ``wt`` files hold variances, unlike weights that a user has made for its images."""
