@@ -14,7 +14,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
-from deepfits.survey.find import find_fields
+from deepfits.survey.find import find_exposures, find_fields
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import parse_per_band, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs, write_plain
@@ -242,6 +242,25 @@ def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
     assert there["t1"] == {"g": "t1_g.fits", "r": "t1_r.fits"}
     assert there["t2-x_wht" if odd == "t2_g_wht" else "t2"]["g"] == f"{name}.fits"
     assert "r" in there["t2"]
+
+
+def test_weights_and_other_maps_in_a_list_of_files_are_no_images(tmp_path, caplog):
+    """As with ``tiles/*.fits`` in a shell."""
+    rng = np.random.default_rng(2)
+    head = make_wcs(SHAPE).to_header()
+    for name in ("t_g", "t_r", "t_g.weight", "t_r.weight", "t_g_bkg"):
+        fits.writeto(tmp_path / f"{name}.fits", rng.uniform(1, 2, SHAPE).astype(np.float32), head)
+    table = fits.BinTableHDU.from_columns([fits.Column("ra", "D", array=[1.0])])
+    table.writeto(tmp_path / "t_cat.fits")
+    files = sorted(tmp_path.glob("*.fits"))
+    (field,) = find_fields(files)
+    assert {b: s.path.name for b, s in field.images.items()} == {"g": "t_g.fits", "r": "t_r.fits"}
+    assert "t_cat.fits and 3 more files: weights, a mask, a table or another map" in caplog.text
+    assert [s.path.name for s in find_exposures(files)["g"]] == ["t_g.fits"]
+    weight = tmp_path / "t_g.weight.fits"
+    with pytest.raises(InputError, match="not an image; give the image, or, if it is one, its band too"):
+        find_fields(weight)
+    assert find_fields([weight, f"g={weight}"])[0].images["g"].path == weight
 
 
 def test_whole_way_from_calexps(tmp_path):

@@ -86,14 +86,29 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
         if not path.is_dir() and (band, hdu) != (None, None):
             stated[path.resolve()].append((band, hdu))
     sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
-    done = {s.path.resolve() for s in sources} & stated.keys()
-    sources += [
-        source_of(path, band=band, hdu=hdu)
-        for path, band, hdu in items
-        if not path.is_dir() and path.resolve() not in done
-    ]
+    done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
+    for path, band, hdu in items:
+        if path.is_dir() or path.resolve() in done:
+            continue
+        if (band, hdu) != (None, None):
+            sources.append(source_of(path, band=band, hdu=hdu))
+        elif path.resolve() not in stated:
+            if _is_image(path):
+                sources.append(source_of(path))
+            else:
+                maps.append(path)
+    if maps and sources:
+        log.warning(
+            "%s%s: weights, a mask, a table or another map by name or header, not an image",
+            *(maps[0], f" and {len(maps) - 1} more files" * (len(maps) > 1)),
+        )
     found = [s for source in sources for s in _of_each_band(source)]
     if not found:
+        if maps:
+            raise InputError(
+                f"{maps[0]}: weights, a mask, a table or another map by name or header, not an image; give "
+                f"the image, or, if it is one, its band too: BAND={maps[0]}"
+            )
         first = _as_list(images)[0]
         where = Path(str(first))
         if where.is_dir() and _holds_files(where) and kind_of_folder(where) is not None:
@@ -281,15 +296,8 @@ def _in_one_directory(
         if given := stated.get(path.resolve()):
             sources += [source_of(path, band=b, hdu=n, folder=folder, is_of_name=True) for b, n in given]
             continue
-        if is_companion(path) or is_no_image_of_a_band(path):
-            continue
-        if (kind := kind_of(path)) is not None:
-            raise InputError(
-                f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
-                f"belongs to is missing; restore that{_renaming_hint(path, files)}, or move this file "
-                f"elsewhere; if it is an image itself, give its band too, BAND={path}"
-            )
-        sources.append(source_of(path, folder=folder))
+        if _is_image(path):
+            sources.append(source_of(path, folder=folder))
     kind = kind_of_folder(directory)
     if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
@@ -304,6 +312,25 @@ def _in_one_directory(
         sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
     unnamed = (directory.parent if folder else directory).resolve().name
     return [s if s.field else replace(s, field=unnamed) for s in sources]
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a file is an image of one band, by name and header; false for maps beside an image.
+
+    Raises
+    ------
+    InputError
+        It holds weights or another map, but the image is missing.
+    """
+    if is_companion(path) or is_no_image_of_a_band(path):
+        return False
+    if (kind := kind_of(path)) is not None:
+        raise InputError(
+            f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
+            f"belongs to is missing; restore that{_renaming_hint(path, fits_files(path.parent))}, or move "
+            f"this file elsewhere; if it is an image itself, give its band too, BAND={path}"
+        )
+    return True
 
 
 def _renaming_hint(path: Path, files: list[Path]) -> str:
