@@ -263,6 +263,25 @@ def test_weights_and_other_maps_in_a_list_of_files_are_no_images(tmp_path, caplo
     assert find_fields([weight, f"g={weight}"])[0].images["g"].path == weight
 
 
+@pytest.mark.parametrize("where", ["", "HSC-{B}/9813/"])
+def test_directories_of_tiles_with_files_of_the_same_names_are_fields(tmp_path, where):
+    """As with ``tiles/*`` in a shell; the same pixels of the sky, however, are refused."""
+    image = np.zeros(SHAPE, np.float32)
+    for tile, ra in (("t1", 150), ("t2", 151), ("t3", 151)):
+        for band in "gr":
+            path = tmp_path / tile / where.format(B=band.upper()) / f"coadd_{band}_v1.fits"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fits.writeto(path, image, make_wcs(SHAPE, ra=ra).to_header())
+    fields = find_fields([tmp_path / "t1", tmp_path / "t2"])
+    assert [len(field.images) for field in fields] == [2, 2]
+    for field, tile in zip(fields, ("t1", "t2"), strict=True):
+        assert field.name.startswith(f"{tile}-")
+        assert field.bands == ("g", "r")
+        assert all(tile in source.path.parts for source in field.images.values())
+    with pytest.raises(InputError, match=r"a second g image .* give only one of them"):
+        find_fields([tmp_path / "t2", tmp_path / "t3"])
+
+
 def test_whole_way_from_calexps(tmp_path):
     truth = make_truth(np.random.default_rng(8), 12, SHAPE, bands="gri")
     for band in "gri":

@@ -23,6 +23,7 @@ weights and mask.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -218,12 +219,7 @@ def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
             log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue
         there.add(leaf.resolve())
-        parts = leaf.relative_to(directory).parts
-        bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
-        folder = next((band for band in reversed(bands) if band), None)
-        name = "-".join(
-            part for part, band in zip(parts, bands, strict=True) if not band and not is_instrument(part)
-        )
+        folder, name = _named_by(leaf.relative_to(directory))
         found += _in_one_directory(leaf, stated, field_name=name or None, folder=folder)
         for below in _subdirectories(leaf):
             if _holds_files(below):
@@ -233,6 +229,15 @@ def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
                     *(below, directory),
                 )
     return found
+
+
+def _named_by(path: Path) -> tuple[str | None, str]:
+    """Return the band in the names of directories, and the field: what names neither band nor camera."""
+    bands = [band if not rest else None for band, rest in map(band_of_name, path.parts)]
+    field = (
+        part for part, band in zip(path.parts, bands, strict=True) if not band and not is_instrument(part)
+    )
+    return next((band for band in reversed(bands) if band), None), "-".join(field)
 
 
 def _leaves(directory: Path, depth: int = 1) -> list[Path]:
@@ -347,10 +352,35 @@ def _renaming_hint(path: Path, files: list[Path]) -> str:
     )
 
 
+def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
+    """Return the images with fields named after directories too, where these have files of the same names.
+
+    Directories of tiles, as from ``tiles/*`` in a shell, are meant: the same band on other pixels of the sky.
+    """
+    alike: dict[tuple[str, str], set[tuple[Path, int | None]]] = defaultdict(set)
+    for source in sources:
+        alike[source.field, source.band].add((source.path.resolve(), source.hdu))
+    apart = set()
+    for (name, _), files in alike.items():
+        grids = [grid_of(*file) for file in files]
+        known = [grid for grid in grids if grid is not None]
+        if len({path.parent for path, _ in files}) == len(files) > 1 and len(set(known)) == len(known):
+            apart.add(name)
+    out = []
+    for name in apart:
+        mine = [s for s in sources if s.field == name]
+        top = os.path.commonpath([s.path.resolve().parent for s in mine])
+        for source in mine:
+            _, directory = _named_by(source.path.resolve().parent.relative_to(top))
+            out.append(replace(source, field="-".join(filter(None, (directory, name)))))
+    return [s for s in sources if s.field not in apart] + out
+
+
 def _group(sources: list[ImageSource]) -> list[FieldSources]:
     groups: dict[str, dict[str, ImageSource]] = defaultdict(dict)
-    for source in sources:
-        name = source.field or source.path.resolve().parent.name
+    sources = [s if s.field else replace(s, field=s.path.resolve().parent.name) for s in sources]
+    for source in _by_directory(sources):
+        name = source.field
         there = groups[name].setdefault(source.band, source)
         if there is source or (there.path.resolve(), there.hdu) == (source.path.resolve(), source.hdu):
             continue
@@ -359,10 +389,11 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
                 f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; put each field "
                 "into its own file, or stack exposures first with `deepfits stack`"
             )
+        is_beside = there.path.resolve().parent == source.path.resolve().parent
+        remedy = "put each field into its own directory" if is_beside else "give only one of them"
         raise InputError(
-            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; put "
-            "each field into its own directory, move the unwanted image elsewhere, or stack exposures first "
-            "with `deepfits stack`"
+            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; {remedy}, "
+            "move the unwanted image elsewhere, or stack exposures first with `deepfits stack`"
         )
     said = _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
