@@ -34,6 +34,7 @@ from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
+from deepfits.photometry import reference_band
 from deepfits.results import read_record
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
@@ -362,10 +363,10 @@ def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
         alike[source.field, source.band].add((source.path.resolve(), source.hdu))
     apart = set()
     for (name, _), files in alike.items():
-        grids = [grid_of(*file) for file in files]
-        known = [grid for grid in grids if grid is not None]
-        if len({path.parent for path, _ in files}) == len(files) > 1 and len(set(known)) == len(known):
-            apart.add(name)
+        if len({path.parent for path, _ in files}) == len(files) > 1:
+            grids = [grid for grid in (grid_of(*file) for file in files) if grid is not None]
+            if len(set(grids)) == len(grids):
+                apart.add(name)
     out = []
     for name in apart:
         mine = [s for s in sources if s.field == name]
@@ -422,15 +423,19 @@ def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[
 
 
 def _warn_of_copies(groups: Mapping[str, Mapping[str, ImageSource]], said: Collection[Path]) -> None:
-    """Warn of fields with the same band on the same pixel grid: two releases; not of files in `said`."""
+    """Warn of fields on the same pixel grid, such as two releases; not of files in `said`.
+
+    The reference bands are compared, because reading the headers of all files again would take long.
+    """
     first: dict[tuple[str, tuple[Any, ...]], ImageSource] = {}
     pairs: dict[str, tuple[Path, Path]] = {}
     for name in sorted(groups):
-        for band, source in groups[name].items():
-            if source.path in said or (grid := grid_of(source.path, source.hdu)) is None:
-                continue
-            if (other := first.setdefault((band, grid), source)) is not source:
-                pairs.setdefault(name, (other.path, source.path))
+        band = reference_band(sort_bands(groups[name]))
+        source = groups[name][band]
+        if source.path in said or (grid := grid_of(source.path, source.hdu)) is None:
+            continue
+        if (other := first.setdefault((band, grid), source)) is not source:
+            pairs[name] = other.path, source.path
     if pairs:
         one, two = next(iter(pairs.values()))
         log.warning(
