@@ -124,6 +124,9 @@ def rubin(where, sky):
             packed(full(variance), None, "VARIANCE"),
         )
         write(where / f"deep_coadd_5063_14_{band}_lsst_cells_v1_LSSTComCam_runs_DRP_DP1_v29.fits", *parts)
+        for kind in ("n_image", "background"):
+            name = f"deep_coadd_{kind}_5063_14_{band}_lsst_cells_v1_LSSTComCam_runs_DRP_DP1_v29.fits"
+            write(where / name, fits.ImageHDU(full(3.0), header(0.2)))
     return {}
 
 
@@ -432,6 +435,25 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
             np.testing.assert_allclose(np.median(weight[good]), SIGMA**-2, rtol=0.1)
     store = CutoutStore(deepfits.cutouts(where, tmp_path / "store", **options))
     assert len(store) >= 18
+
+
+@pytest.mark.parametrize("kind", ["rms", "ivar", "mask"])
+def test_planes_that_a_user_has_made_with_the_header_of_panstarrs_are_not_scaled(tmp_path, sky, kind):
+    """The cards of the asinh scaling are those of the image."""
+    panstarrs(tmp_path, sky)
+    variance = counts(sky, 25 + 2.5 * np.log10(900.0))[1]
+    values = {"rms": full(variance**0.5), "ivar": full(1 / variance), "mask": np.zeros(SHAPE, np.int16)}[kind]
+    values[:16] = 1 if kind == "mask" else values[:16] * 2 if kind == "rms" else values[:16] / 4
+    for path in tmp_path.glob("*.unconv.fits"):
+        stem = str(path).removesuffix(".fits")
+        fits.writeto(f"{stem}.{kind}.fits", values, fits.getheader(path, 1))
+        if kind != "mask":
+            (tmp_path / f"{stem}.wt.fits").unlink()
+    images = image_set(tmp_path, **({"mask_polarity": "bad"} if kind == "mask" else {}))
+    with open_field(images.fields[0], images) as field:
+        _, weight = field.planes["g"].read()
+    np.testing.assert_allclose(weight[16:], SIGMA**-2, rtol=1e-3)
+    np.testing.assert_allclose(weight[:16], 0 if kind == "mask" else SIGMA**-2 / 4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("end", [".wt", ".weight"])
@@ -857,6 +879,22 @@ def test_images_that_a_service_has_resampled_are_warned_of(tmp_path, sky, key, t
     assert any("preserves pixel values, not fluxes" in text for text in warned)
     fits.setval(tmp_path / "a.fits", "BUNIT", value="MJy/sr")
     assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
+
+
+@pytest.mark.parametrize("scale", [0.262, 0.4])
+def test_images_that_the_viewer_of_the_legacy_surveys_has_resampled_are_warned_of(tmp_path, sky, scale):
+    """As its FITS cutouts with pixscale=0.4: nanomaggies of a pixel of 0.262 arcsec, interpolated."""
+    head = header(scale, SURVEY="LegacySurvey", VERSION="DR9", IMAGETYP="image", BANDS="r", BAND0="r")
+    values = counts(sky, 22.5)[0] * (0.262 / scale) ** 2
+    fits.writeto(tmp_path / "cutout_r.fits", values.astype(np.float32), head)
+    found = [text for text in deepfits.check(tmp_path, zero_point=22.5).warnings if "resampled" in text]
+    assert bool(found) == (scale != 0.262)
+    if found:
+        stated = float(re.search(r"zero_point ([\d.]+)", found[0])[1])
+        images = image_set(tmp_path, zero_point=stated)
+        with open_field(images.fields[0], images) as field:
+            np.testing.assert_allclose(field.planes["r"].read()[0], sky, rtol=2e-3, atol=1e-2)
+        assert not any("resampled" in text for text in deepfits.check(tmp_path, zero_point=stated).warnings)
 
 
 @pytest.mark.parametrize(
@@ -1407,6 +1445,10 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
     ("names", "expected"),
     [
         (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
+        (
+            tuple(f"HSC-{{B}}/9813/4,5/{kind}-HSC-{{B}}-9813-4,5" for kind in ("bkgd", "calexp", "det_bkgd")),
+            ["9813-4,5"],
+        ),
         (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
         (("n1/n2/n3/n4/n5/n6/n7/n8/n9/coadd-{b}",), ["n1-n2-n3-n4-n5-n6-n7-n8-n9"]),
         (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
@@ -1427,6 +1469,20 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
     assert ("weights: not used: by its name it holds weights" in caplog.text) == names[-1].startswith(
         "weights"
     )
+
+
+@pytest.mark.parametrize("second", ["dr10", "dr10-elsewhere", "dr10-other-band", "sky"])
+def test_two_releases_of_one_tile_side_by_side_are_warned_of(tmp_path, sky, caplog, second):
+    """Their objects would be a mixture of both."""
+    names = {"dr9": "tile-g", second: {"dr10-other-band": "tile-z", "sky": "tile-g_v2"}.get(second, "tile-g")}
+    for release, name in names.items():
+        where = tmp_path / ("dr9" if second == "sky" else release)
+        where.mkdir(exist_ok=True)
+        head = make_wcs(SHAPE, ra=151 if release == "dr10-elsewhere" else 150).to_header()
+        fits.writeto(where / f"{name}.fits", sky.astype(np.float32), head)
+    find_fields(tmp_path)
+    assert ("give only one" in caplog.text) == (second == "dr10")
+    assert ("whose name lacks 'v2'" in caplog.text) == (second == "sky")  # this is said once
 
 
 def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):

@@ -269,6 +269,14 @@ def test_what_cannot_be_told_is_refused_with_a_remedy(objects, tmp_path, case):
         read(directory, tmp_path / "store", keys)
 
 
+def test_cutouts_nested_too_deep_are_named(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    (directory / "tile1").mkdir(parents=True)
+    in_files(directory, objects, "tile1/{band}/{name}{end}.fits")
+    with pytest.raises(InputError, match=r"tile1/g/A-1\.fits is nested too deep"):
+        read(directory, tmp_path / "store", 'mask_nonzero_is = "bad"\n')
+
+
 def test_cutouts_of_another_pixel_scale_are_refused(objects, tmp_path):
     directory = tmp_path / "stamps"
     directory.mkdir()

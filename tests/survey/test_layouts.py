@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
-from deepfits.survey.find import find_fields
+from deepfits.survey.find import find_exposures, find_fields
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import parse_per_band, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs, write_plain
@@ -211,6 +212,74 @@ def test_explicit_mapping_and_hdu(tmp_path):
     np.testing.assert_allclose(planes["Ks"][0], two * 1000, rtol=1e-6)
     with pytest.raises(InputError, match=r"HDU 7 is not an image; images are in HDUs \[1, 2\]"):
         read_all([f"g={tmp_path / 'deep.fits'}[7]"], zero_point=27)
+
+
+@pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
+def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
+    """The way out that a message names can be added to the same command, and the others stay as they are."""
+    rng = np.random.default_rng(2)
+    image, head = rng.normal(size=SHAPE).astype(np.float32), make_wcs(SHAPE, ra=151).to_header()
+    for name, ra in (("t1_g", 150), ("t1_r", 150), ("t2_r", 151)):
+        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE, ra=ra).to_header())
+    name = {"t2_g_wht": "t2_g_x_wht", "t2 without a band": "t2"}.get(odd, "t2_g")
+    if odd.endswith("of r"):
+        head["FILTER"] = "r"
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(image + n, head) for n in range(1 + ("two" in odd)))]
+    fits.HDUList(hdus).writeto(tmp_path / f"{name}.fits")
+
+    def fields_of(paths):
+        images = image_set(paths, zero_point=27, allow_missing=True)
+        for field in images.fields:
+            with open_field(field, images):
+                pass
+        return {field.name: {b: s.path.name for b, s in field.images.items()} for field in images.fields}
+
+    with pytest.raises(InputError) as error:
+        fields_of(tmp_path)
+    remedy = re.findall(r"\b(\w+)=(\S+?)[;,]?(?= |$)", str(error.value))[-1]
+    assert remedy[1].removesuffix("[1]") == str(tmp_path / f"{name}.fits")
+    there = fields_of([tmp_path, f"g={remedy[1]}"])
+    assert there["t1"] == {"g": "t1_g.fits", "r": "t1_r.fits"}
+    assert there["t2-x_wht" if odd == "t2_g_wht" else "t2"]["g"] == f"{name}.fits"
+    assert "r" in there["t2"]
+
+
+def test_weights_and_other_maps_in_a_list_of_files_are_no_images(tmp_path, caplog):
+    """As with ``tiles/*.fits`` in a shell."""
+    rng = np.random.default_rng(2)
+    head = make_wcs(SHAPE).to_header()
+    for name in ("t_g", "t_r", "t_g.weight", "t_r.weight", "t_g_bkg"):
+        fits.writeto(tmp_path / f"{name}.fits", rng.uniform(1, 2, SHAPE).astype(np.float32), head)
+    table = fits.BinTableHDU.from_columns([fits.Column("ra", "D", array=[1.0])])
+    table.writeto(tmp_path / "t_cat.fits")
+    files = sorted(tmp_path.glob("*.fits"))
+    (field,) = find_fields(files)
+    assert {b: s.path.name for b, s in field.images.items()} == {"g": "t_g.fits", "r": "t_r.fits"}
+    assert "t_cat.fits and 3 more files: weights, a mask, a table or another map" in caplog.text
+    assert [s.path.name for s in find_exposures(files)["g"]] == ["t_g.fits"]
+    weight = tmp_path / "t_g.weight.fits"
+    with pytest.raises(InputError, match="not an image; give the image, or, if it is one, its band too"):
+        find_fields(weight)
+    assert find_fields([weight, f"g={weight}"])[0].images["g"].path == weight
+
+
+@pytest.mark.parametrize("where", ["", "HSC-{B}/9813/"])
+def test_directories_of_tiles_with_files_of_the_same_names_are_fields(tmp_path, where):
+    """As with ``tiles/*`` in a shell; the same pixels of the sky, however, are refused."""
+    image = np.zeros(SHAPE, np.float32)
+    for tile, ra in (("t1", 150), ("t2", 151), ("t3", 151)):
+        for band in "gr":
+            path = tmp_path / tile / where.format(B=band.upper()) / f"coadd_{band}_v1.fits"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fits.writeto(path, image, make_wcs(SHAPE, ra=ra).to_header())
+    fields = find_fields([tmp_path / "t1", tmp_path / "t2"])
+    assert [len(field.images) for field in fields] == [2, 2]
+    for field, tile in zip(fields, ("t1", "t2"), strict=True):
+        assert field.name.startswith(f"{tile}-")
+        assert field.bands == ("g", "r")
+        assert all(tile in source.path.parts for source in field.images.values())
+    with pytest.raises(InputError, match=r"a second g image .* give only one of them"):
+        find_fields([tmp_path / "t2", tmp_path / "t3"])
 
 
 def test_whole_way_from_calexps(tmp_path):

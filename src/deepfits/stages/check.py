@@ -90,9 +90,10 @@ def _inspect_images(config: CheckConfig, findings: Findings) -> None:
     chosen = config.find(config.images, allow_missing=True)
     single = [field for field in chosen.fields if len(field.images) == 1]
     if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
-        few = " ".join(f"{s.band}={s.path.name}" for field in single[:2] for s in field.images.values())
+        few = " ".join(f"{s.band}={s.path}" for field in single[:2] for s in field.images.values())
         findings.warnings.append(
-            f"{len(single)} fields of one band each; if they are bands of one field, name them: {few} ..."
+            f"{len(single)} fields of one band each; if they are bands of one field, give only these files, "
+            f"with their bands: {few} ..."
         )
     with (
         tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked,

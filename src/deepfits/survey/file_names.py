@@ -25,7 +25,7 @@ KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} 
 )
 IMAGE_WORDS = (
     "image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "osj", "oki", "bgsub", "int", "maic", "refimg",
-    "sciimg", "mosaic", "map",
+    "sciimg", "mosaic", "map", "calexp",
 )  # fmt: skip
 HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
 
@@ -55,7 +55,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     dropped: tuple[str, ...] = IMAGE_WORDS
     if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
         kind, dropped = "ivar", (*IMAGE_WORDS, "inv", "inverse")
-    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in dropped)
+    role = places if kind == "other" else places[-1:]  # det_bkgd is one role
+    kept = (w for i, w in enumerate(words) if i not in role and w.lower() not in dropped)
     return tuple(kept), kind
 
 

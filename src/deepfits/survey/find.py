@@ -23,15 +23,18 @@ weights and mask.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
+from deepfits.photometry import reference_band
 from deepfits.results import read_record
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
@@ -39,7 +42,7 @@ from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_n
 from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images, words_of
 from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
-from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
+from deepfits.survey.places import fields_of_one_place, grid_of, groups_of_one_place, lie_in_one_place
 
 log = logging.getLogger(__name__)
 # Names of incomplete downloads, backups, and images in unsupported formats.
@@ -55,13 +58,16 @@ _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", 
 DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
+# A path with the band and the HDU given by the user; these by path.
+_Item = tuple[Path, str | None, int | None]
+_Stated = dict[Path, list[tuple[str | None, int | None]]]
 
 
 def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
     """Find the fields in a directory, a file, or a list of these, sorted by name.
 
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
-    ``band=path`` sets a file's band, and ``path[2]`` its HDU.
+    ``band=path`` sets a file's band, and ``path[2]`` its HDU, also for files in directories of the list.
 
     Raises
     ------
@@ -72,9 +78,39 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
 
 
 def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
-    """Return all images; files with several bands give one source per band."""
-    found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
+    """Return all images; files with several bands give one source per band.
+
+    What the list says of a file in one of its directories takes precedence over name and header.
+    """
+    items = [_parsed(item) for item in _as_list(images)]
+    stated: _Stated = defaultdict(list)
+    for path, band, hdu in items:
+        if not path.is_dir() and (band, hdu) != (None, None):
+            stated[path.resolve()].append((band, hdu))
+    sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
+    done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
+    for path, band, hdu in items:
+        if path.is_dir() or path.resolve() in done:
+            continue
+        if (band, hdu) != (None, None):
+            sources.append(source_of(path, band=band, hdu=hdu))
+        elif path.resolve() not in stated:
+            if _is_image(path):
+                sources.append(source_of(path))
+            else:
+                maps.append(path)
+    if maps and sources:
+        log.warning(
+            "%s%s: weights, a mask, a table or another map by name or header, not an image",
+            *(maps[0], f" and {len(maps) - 1} more files" * (len(maps) > 1)),
+        )
+    found = [s for source in sources for s in _of_each_band(source)]
     if not found:
+        if maps:
+            raise InputError(
+                f"{maps[0]}: weights, a mask, a table or another map by name or header, not an image; give "
+                f"the image, or, if it is one, its band too: BAND={maps[0]}"
+            )
         first = _as_list(images)[0]
         where = Path(str(first))
         if where.is_dir() and _holds_files(where) and kind_of_folder(where) is not None:
@@ -151,7 +187,8 @@ def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
     return out
 
 
-def _sources_of(item: str | Path) -> list[ImageSource]:
+def _parsed(item: str | Path) -> _Item:
+    """Return the path, band and HDU of an item of the list, which may be a directory."""
     text, band, hdu = str(item), None, None
     path = Path(text)
     if not path.exists():
@@ -165,31 +202,26 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
     if path.is_dir():
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
-        return _sources_in(path)
+        return path, None, None
     require_regular(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".npz", ".npy"):
         raise InputError(
             f"{path}: arrays, not an image; describe them in a TOML file (bands, zero_point, "
             "pixel_scale_arcsec, ...) and give that"
         )
-    return [source_of(path, band=band, hdu=hdu)]
+    return path, band, hdu
 
 
-def _sources_in(directory: Path) -> list[ImageSource]:
-    found = _in_one_directory(directory, field_name=None)
+def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
+    found = _in_one_directory(directory, stated, field_name=None)
     there = {directory.resolve()}  # symbolic links may be duplicates or cycles
     for leaf in _leaves(directory):
         if leaf.resolve() in there:
             log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue
         there.add(leaf.resolve())
-        parts = leaf.relative_to(directory).parts
-        bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
-        folder = next((band for band in reversed(bands) if band), None)
-        name = "-".join(
-            part for part, band in zip(parts, bands, strict=True) if not band and not is_instrument(part)
-        )
-        found += _in_one_directory(leaf, field_name=name or None, folder=folder)
+        folder, name = _named_by(leaf.relative_to(directory))
+        found += _in_one_directory(leaf, stated, field_name=name or None, folder=folder)
         for below in _subdirectories(leaf):
             if _holds_files(below):
                 log.warning(
@@ -198,6 +230,15 @@ def _sources_in(directory: Path) -> list[ImageSource]:
                     *(below, directory),
                 )
     return found
+
+
+def _named_by(path: Path) -> tuple[str | None, str]:
+    """Return the band in the names of directories, and the field: what names neither band nor camera."""
+    bands = [band if not rest else None for band, rest in map(band_of_name, path.parts)]
+    field = (
+        part for part, band in zip(path.parts, bands, strict=True) if not band and not is_instrument(part)
+    )
+    return next((band for band in reversed(bands) if band), None), "-".join(field)
 
 
 def _leaves(directory: Path, depth: int = 1) -> list[Path]:
@@ -249,21 +290,20 @@ def fits_files(directory: Path) -> list[Path]:
 
 
 def _in_one_directory(
-    directory: Path, field_name: str | None, folder: str | None = None
+    directory: Path, stated: _Stated, field_name: str | None, folder: str | None = None
 ) -> list[ImageSource]:
-    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories."""
+    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories.
+
+    For the files in `stated`, band and HDU are given by the user.
+    """
     sources = []
     files = fits_files(directory)
     for path in files:
-        if is_companion(path) or is_no_image_of_a_band(path):
+        if given := stated.get(path.resolve()):
+            sources += [source_of(path, band=b, hdu=n, folder=folder, is_of_name=True) for b, n in given]
             continue
-        if (kind := kind_of(path)) is not None:
-            raise InputError(
-                f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
-                f"belongs to is missing; restore that{_renaming_hint(path, files)}, or move this file "
-                "elsewhere; if it is an image itself, give its band: band=path"
-            )
-        sources.append(source_of(path, folder=folder))
+        if _is_image(path):
+            sources.append(source_of(path, folder=folder))
     kind = kind_of_folder(directory)
     if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
@@ -280,6 +320,25 @@ def _in_one_directory(
     return [s if s.field else replace(s, field=unnamed) for s in sources]
 
 
+def _is_image(path: Path) -> bool:
+    """Return whether a file is an image of one band, by name and header; false for maps beside an image.
+
+    Raises
+    ------
+    InputError
+        It holds weights or another map, but the image is missing.
+    """
+    if is_companion(path) or is_no_image_of_a_band(path):
+        return False
+    if (kind := kind_of(path)) is not None:
+        raise InputError(
+            f"{path}: holds {HELD.get(kind, 'no image')} by its name or header, but the image that it "
+            f"belongs to is missing; restore that{_renaming_hint(path, fits_files(path.parent))}, or move "
+            f"this file elsewhere; if it is an image itself, give its band too, BAND={path}"
+        )
+    return True
+
+
 def _renaming_hint(path: Path, files: list[Path]) -> str:
     """Suggest a name for weights or a mask if an image's name differs in a single word."""
     key, kind = split_name(given_name(path))
@@ -294,10 +353,35 @@ def _renaming_hint(path: Path, files: list[Path]) -> str:
     )
 
 
+def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
+    """Return the images with fields named after directories too, where these have files of the same names.
+
+    Directories of tiles, as from ``tiles/*`` in a shell, are meant: the same band on other pixels of the sky.
+    """
+    alike: dict[tuple[str, str], set[tuple[Path, int | None]]] = defaultdict(set)
+    for source in sources:
+        alike[source.field, source.band].add((source.path.resolve(), source.hdu))
+    apart = set()
+    for (name, _), files in alike.items():
+        if len({path.parent for path, _ in files}) == len(files) > 1:
+            grids = [grid for grid in (grid_of(*file) for file in files) if grid is not None]
+            if len(set(grids)) == len(grids):
+                apart.add(name)
+    out = []
+    for name in apart:
+        mine = [s for s in sources if s.field == name]
+        top = os.path.commonpath([s.path.resolve().parent for s in mine])
+        for source in mine:
+            _, directory = _named_by(source.path.resolve().parent.relative_to(top))
+            out.append(replace(source, field="-".join(filter(None, (directory, name)))))
+    return [s for s in sources if s.field not in apart] + out
+
+
 def _group(sources: list[ImageSource]) -> list[FieldSources]:
     groups: dict[str, dict[str, ImageSource]] = defaultdict(dict)
-    for source in sources:
-        name = source.field or source.path.resolve().parent.name
+    sources = [s if s.field else replace(s, field=s.path.resolve().parent.name) for s in sources]
+    for source in _by_directory(sources):
+        name = source.field
         there = groups[name].setdefault(source.band, source)
         if there is source or (there.path.resolve(), there.hdu) == (source.path.resolve(), source.hdu):
             continue
@@ -306,18 +390,20 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
                 f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; put each field "
                 "into its own file, or stack exposures first with `deepfits stack`"
             )
+        is_beside = there.path.resolve().parent == source.path.resolve().parent
+        remedy = "put each field into its own directory" if is_beside else "give only one of them"
         raise InputError(
-            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; put "
-            "each field into its own directory, move the unwanted image elsewhere, or stack exposures first "
-            "with `deepfits stack`"
+            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; {remedy}, "
+            "move the unwanted image elsewhere, or stack exposures first with `deepfits stack`"
         )
-    _warn_of_namesakes(sources)
+    said = _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)
     for first, *others in joined:
         for other in others:
             groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
     _warn_of_maps(groups, [names[0] for names in joined])
+    _warn_of_copies(groups, said)
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
@@ -336,8 +422,35 @@ def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[
                 )
 
 
-def _warn_of_namesakes(sources: list[ImageSource]) -> None:
-    """Warn of images with the name, band and footprint of another but one more word; probably maps."""
+def _warn_of_copies(groups: Mapping[str, Mapping[str, ImageSource]], said: Collection[Path]) -> None:
+    """Warn of fields on the same pixel grid, such as two releases; not of files in `said`.
+
+    The reference bands are compared, because reading the headers of all files again would take long.
+    """
+    first: dict[tuple[str, tuple[Any, ...]], ImageSource] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for name in sorted(groups):
+        band = reference_band(sort_bands(groups[name]))
+        source = groups[name][band]
+        if source.path in said or (grid := grid_of(source.path, source.hdu)) is None:
+            continue
+        if (other := first.setdefault((band, grid), source)) is not source:
+            pairs[name] = other.path, source.path
+    if pairs:
+        one, two = next(iter(pairs.values()))
+        log.warning(
+            "WARNING: %s and %s%s: same band and same pixels of the sky: treated as separate fields, and "
+            "objects are taken from either; if they are two releases or versions, give only one; if "
+            "exposures, stack them first with `deepfits stack`",
+            *(one, two, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
+        )
+
+
+def _warn_of_namesakes(sources: list[ImageSource]) -> set[Path]:
+    """Warn of images with the name, band and footprint of another but one more word; probably maps.
+
+    Returns their paths.
+    """
     words = {s.path: frozenset(words_of(given_name(s.path))) for s in sources}
     there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
@@ -352,3 +465,4 @@ def _warn_of_namesakes(sources: list[ImageSource]) -> None:
             "it holds weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
             *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
         )
+    return {path for pairs in found.values() for path, _ in pairs}

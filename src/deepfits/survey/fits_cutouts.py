@@ -27,7 +27,7 @@ from deepfits.survey.cutout_description import Description, compare_bands, zero_
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import opened, stem_of
+from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
@@ -173,7 +173,14 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         if is_companion(p)
     ]
     if not images:
-        raise InputError(f"{path}: no FITS file found; for arrays, give the .h5 or .npz file itself")
+        deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
+        remedy = (
+            "for arrays, give the .h5 or .npz file itself"
+            if deeper is None
+            else f"{deeper} is nested too deep: put all files into one directory, OBJECT_BAND.fits, or into "
+            "one directory for each object or band"
+        )
+        raise InputError(f"{path}: no FITS file found in it or its subdirectories; {remedy}")
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}

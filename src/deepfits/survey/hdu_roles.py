@@ -50,11 +50,12 @@ OTHER = (
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
-    "snr",
+    "snr", "nimage",
 )  # fmt: skip
 # Words for maps of exposure time or of numbers of exposures.
-_EXPOSURES = {"EXP", "EXPTIME", "TEXP", "EXPMAP", "EXPOSURE", "NEXP", "NEXPO", "NIMG", "HITS", "RRHR"} | {
-    f"{start}{word}" for start in ("", "M") for word in ("COV", "COVERAGE")
+_EXPOSURES = {
+    *("EXP", "EXPTIME", "TEXP", "EXPMAP", "EXPOSURE", "NEXP", "NEXPO", "NIMG", "NIMAGE", "HITS", "RRHR"),
+    *(f"{start}{word}" for start in ("", "M") for word in ("COV", "COVERAGE")),
 }
 # Words for other maps in names of HDUs: also contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
@@ -68,10 +69,10 @@ _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevar
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
-# Compounds that count as one word, as in bad_pixel_mask.
+# Compounds that count as one word, as in bad_pixel_mask; n_image is Rubin's number of exposures.
 _ONE_WORD = re.compile(
-    r"(?<![A-Z])(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
-    r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk))(?![A-Z])",
+    r"(?<![A-Z])(?:n[-_. ]image|(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
+    r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk)))(?![A-Z])",
     re.IGNORECASE,
 )
 # Minimum area of further images of the sky, relative to the first.

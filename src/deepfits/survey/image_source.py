@@ -72,9 +72,17 @@ class FieldSources:
 
 
 def source_of(
-    path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
+    path: Path,
+    *,
+    band: str | None = None,
+    hdu: int | None = None,
+    folder: str | None = None,
+    is_of_name: bool = False,
 ) -> ImageSource:
-    """Determine the field and companions of an image file, and its band unless given."""
+    """Determine the field and companions of an image file, and its band unless given.
+
+    With `is_of_name`, the field is that of the file's name although the band is given.
+    """
     stem = given_name(path)
     if match := _SDSS.match(stem):
         return ImageSource(
@@ -104,7 +112,7 @@ def source_of(
     if match := EUCLID_MER.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
-    is_named = band is not None
+    is_named = band is not None and not is_of_name
     band = band or _band_of(path, stem, named, folder)
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
@@ -162,8 +170,8 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> st
                 "(docs/how-to/survey-files.md); otherwise split it into one image per band"
             )
         raise InputError(
-            f"{path}: neither the header (FILTER) nor the name gives the band; specify it: "
-            f"images=['g={path.name}', ...]"
+            f"{path}: neither the header (FILTER) nor the name gives the band; give it too, "
+            f"as in g={path}; if it is no image of a band but another map, move it elsewhere"
         )
     if stated is None or named is None:
         return str(stated or named)
@@ -171,8 +179,8 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> st
     is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
     if is_last and not _may_be_one_band(stated, named):
         raise InputError(
-            f"{path}: the band is {stated} by the header but {named} by the name; specify which it is: "
-            f"{stated}={path.name} or {named}={path.name}"
+            f"{path}: the band is {stated} by the header but {named} by the name; give the right one too: "
+            f"{stated}={path} or {named}={path}"
         )
     return stated
 

@@ -66,6 +66,7 @@ class HduPixels:
     file: fits.HDUList | None = None  # the open file, if it is not the image's
     own: HduPixels | None = None  # for a mask in a separate file, that in the image's file
     least: np.ndarray | None = None
+    may_be_asinh: bool = True  # False if the cards of the scaling can only be copies of the image's
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,10 +86,14 @@ class HduPixels:
             return values
         return np.where(np.abs(values) <= self.least[start:stop, None], 0, values)
 
-    def with_zeros(self) -> HduPixels:
-        """Return weights or a mask with the zeros restored that dithered compression has changed."""
+    def as_extra(self, role: str) -> HduPixels:
+        """Return weights or a mask with the zeros restored that dithered compression has changed.
+
+        Of these, only Pan-STARRS's own variances can have its asinh scaling.
+        """
         step, is_dithered = quantisation_step(self.hdu)
-        return replace(self, least=HALF_STEP * step if step is not None and is_dithered else None)
+        least = HALF_STEP * step if step is not None and is_dithered else None
+        return replace(self, least=least, may_be_asinh=role == "variance")
 
     def _linear(self, values: np.ndarray) -> np.ndarray:
         """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
@@ -114,7 +119,7 @@ class HduPixels:
     @property
     def is_asinh(self) -> bool:
         """Return whether the values are asinh magnitudes."""
-        return "BSOFTEN" in self.header and "BOFFSET" in self.header
+        return self.may_be_asinh and "BSOFTEN" in self.header and "BOFFSET" in self.header
 
 
 def header_of(hdus: fits.HDUList, hdu: Any) -> fits.Header:
@@ -268,7 +273,7 @@ def calibrated(
             )
     if "weight" in extras and _is_pan_starrs_variance(extras["weight"], header):
         extras = {"variance" if role == "weight" else role: plane for role, plane in extras.items()}
-    extras = {r: p.with_zeros() if isinstance(p, HduPixels) else p for r, p in extras.items()}
+    extras = {r: p.as_extra(r) if isinstance(p, HduPixels) else p for r, p in extras.items()}
     remarks: list[str] = []
     wcs: WCS | None = None
     doubts: list[str] = []
@@ -285,7 +290,7 @@ def calibrated(
         remarks.append(f"zero point {zero_point:.4g} from {words}")
     else:
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
-    remarks += [f"WARNING: {text}" for text in resampling_doubts(header)]
+    remarks += [f"WARNING: {text}" for text in resampling_doubts(header, zero_point, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     masks: list[tuple[HduPixels, MaskRule]] = []
@@ -329,7 +334,7 @@ def _masks(
     first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
     sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
     further = [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]
-    for more in [plane.with_zeros() for plane in (*further, mask.own) if plane is not None]:
+    for more in [plane.as_extra("mask") for plane in (*further, mask.own) if plane is not None]:
         planes, name = named_planes(more.header), name_of(more.hdu)
         is_of_mask = more.path == mask.path  # to which a given polarity refers
         meaning = (polarity if is_of_mask else None) or meaning_of_mask(name)

@@ -97,6 +97,17 @@ def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
     return any(len(group) == len(images) for group in groups)
 
 
+def grid_of(path: Path, hdu: int | None) -> tuple[Any, ...] | None:
+    """Return what identifies the pixel grid of an image, to compare it with others; None without a WCS."""
+    headers = peek_headers(path)
+    own = headers[hdu] if hdu is not None and hdu < len(headers) else next(filter(has_image, headers), {})
+    source = own if "CTYPE1" in own else headers[0]
+    if "CTYPE1" not in source:
+        return None
+    sides = (own.get(f"ZNAXIS{n}", own.get(f"NAXIS{n}")) for n in (1, 2))
+    return (*sides, *sorted((k, str(v)) for k, v in source.items() if _CARDS.fullmatch(k)))
+
+
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
     """Group the names of images by position and size; groups have at least two names."""
     names = list(places)

@@ -215,7 +215,7 @@ class Plane:
         if len(found) > 1 and self.source.layout != "hsc":
             raise InputError(
                 f"{self.path}: holds {len(found)} images of the sky, in HDUs {shortened(found)}; give the "
-                f"one to use, {self.source.band}={self.path.name}[{found[0]}], or stack them with "
+                f"one to use, {self.source.band}={self.path}[{found[0]}], or stack them with "
                 "`deepfits stack`"
             )
         return found[0]

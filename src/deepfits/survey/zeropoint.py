@@ -57,6 +57,9 @@ _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 _SYSTEMS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAG_SYS", "PHOT_SYS", "MAGTYPE", "ZPTYPE")
 # Services that interpolate pixel values without conserving flux; they are named in HISTORY or COMMENT.
 _RESAMPLERS = {"hips2fits": "hips2fits", "skyview": "SkyView"}
+# Pixel scales, arcsec, of surveys in nanomaggies, by the card SURVEY of the Legacy Surveys' viewer, which
+# interpolates them to the requested scale (pixscale) in the same way.
+_OF_VIEWER = {"LEGACYSURVEY": 0.262, "DECALS": 0.262, "SDSS": 0.396}
 PLAUSIBLE = (-2.5, 45.0)
 # Tolerance between the zero points of one file, mag: cards are rounded, and PHOTFLAM has colour terms.
 AGREEMENT = 0.05
@@ -182,8 +185,22 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
     ]
 
 
-def resampling_doubts(header: Mapping[str, Any]) -> list[str]:
-    """Return a warning if a service has resampled an image without conserving flux."""
+def resampling_doubts(
+    header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None
+) -> list[str]:
+    """Return a warning if a service has resampled an image without conserving flux.
+
+    `zero_point` is the one used, and `pixel_sr` the area of a pixel, in steradian.
+    """
+    native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
+    if native is not None and "BAND0" in header and pixel_sr is not None:
+        side = math.degrees(math.sqrt(pixel_sr)) * 3600
+        expected = 22.5 - 5 * math.log10(side / native)
+        if abs(expected - 22.5) > NOTABLE and abs(expected - zero_point) > NOTABLE:
+            return [
+                f"resampled by the Legacy Surveys' viewer from pixels of {native:g} to {side:.3g} arcsec, "
+                f"which preserves pixel values, not fluxes; give zero_point {expected:.3f}"
+            ]
     signed = " ".join(str(header.get(key, "")) for key in ("HISTORY", "COMMENT")).lower()
     by = next((name for word, name in _RESAMPLERS.items() if word in signed), None)
     is_brightness = re.search("sr|arcsec", unit_of(header), re.IGNORECASE)  # which is conserved
