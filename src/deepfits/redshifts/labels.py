@@ -1,6 +1,6 @@
-"""Labels (known redshifts or values of another target), and matching them to objects.
+"""Labels: known redshifts, or values of another target, from a table.
 
-Shapes: N objects with features, M rows of labels.
+Shapes: M rows of labels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from deepfits import tables
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
-from deepfits.tables.text import GAPS, is_number, numbers_in_text
+from deepfits.tables.entries import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
     HIGHEST,
     HIGHEST_MEDIAN,
@@ -26,10 +26,6 @@ from deepfits.tables.values import (
     list_values,
 )
 
-AGREE = 0.005
-"""Two values of one object agree when they differ by less than this times (1 + value)."""
-FLAGS = ("z_spec_flag", "z_flag", "zflag")
-"""Quality flags, larger values being more secure, in addition to ``<target>_flag``."""
 RESERVED = ("object_id", "ra", "dec", "part")
 """Column names that have another meaning in results, and so cannot be targets."""
 NO_MEDIAN_OF_Z = 8.0
@@ -109,21 +105,8 @@ def read_labels(
     Rows whose value is not finite or a placeholder for "no redshift" (such as −99, −1, 9.99 or 999), with
     which surveys mark failures, are left out and counted.
     """
-    if column in RESERVED:
-        raise InputError(
-            f"{path}: the name {column!r} is reserved in results for something else; rename the target"
-        )
-    table = tables.read(path, what="table of labels", wanted=(column,))
-    columns = add_standard_names(table)
-    if column in table.unused:
-        raise InputError(f"{path}: column {column!r} holds {table.unused[column]}, not one value per object")
-    if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
-        raise InputError(
-            f"{path}: no column {column!r}; by its UCD it is {name!r}: give that as label_column"
-        )
-    if not len(next(iter(columns.values()), ())):
-        raise InputError(f"{path}: the table of labels has no rows")
-    number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
+    columns, unit = _read_columns(path, column)
+    number, names = _target(columns, column, path, unit=unit, classes=classes)
     is_redshift = is_redshift_name(column) and not classes
     is_selected = matches_conditions(columns, select, path)
     is_finite = np.isfinite(number)
@@ -161,6 +144,25 @@ def read_labels(
     return Labels(
         value=number[keep], columns=left, where=str(path), counts=counts, classes=names, target=column
     )
+
+
+def _read_columns(path: str | Path, column: str) -> tuple[Columns, str]:
+    """Return the columns of a table of labels, and the unit of the target's, which may be absent."""
+    if column in RESERVED:
+        raise InputError(
+            f"{path}: the name {column!r} is reserved in results for something else; rename the target"
+        )
+    table = tables.read(path, what="table of labels", wanted=(column,))
+    columns = add_standard_names(table)
+    if column in table.unused:
+        raise InputError(f"{path}: column {column!r} holds {table.unused[column]}, not one value per object")
+    if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
+        raise InputError(
+            f"{path}: no column {column!r}; by its UCD it is {name!r}: give that as label_column"
+        )
+    if not len(next(iter(columns.values()), ())):
+        raise InputError(f"{path}: the table of labels has no rows")
+    return columns, table.units.get(column, "")
 
 
 def _target(
@@ -366,242 +368,3 @@ def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np
     numbers = np.full(len(text), np.nan)
     numbers[~is_gap] = indices
     return numbers, tuple(names.tolist())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """Pairs of objects and labels, one to one.
-
-    Attributes
-    ----------
-    rows, label_rows
-        ``(P,)``: indices of the pairs; `rows` increases.
-    separation_arcsec
-        ``(P,)``; NaN where a position is unknown.
-    by
-        ``"id"`` or ``"position"``.
-    counts
-        Numbers of labels that are `repeated` (further labels of an object, dropped), `disagreeing` (left out
-        with their object), `without_position` or `without_identity`.
-    """
-
-    rows: np.ndarray
-    label_rows: np.ndarray
-    separation_arcsec: np.ndarray
-    by: str
-    counts: dict[str, int] = field(default_factory=dict)
-
-
-def match_labels(
-    features: Columns, labels: Labels, *, match: str = "auto", radius_arcsec: float = 1.0
-) -> Match:
-    """Find the label of each object; features have `object_id`, and `ra` and `dec` (degrees) where known.
-
-    Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"``, or ``"auto"``:
-    by position where positions are known in both tables, because a detection catalogue and a spectroscopic
-    one rarely share a numbering.
-
-    Raises
-    ------
-    InputError
-        No match is possible, nothing matches, or objects of the same identity have different positions.
-    """
-    have_positions = all(_has_positions(table) for table in (features, labels.columns))
-    if match == "auto":
-        match = "position" if have_positions else "id"
-        _warn_of_running_numbers(features, labels, have_positions=have_positions)
-    if match == "position":
-        if not have_positions:
-            raise InputError(
-                f"{labels.where}: matching by position needs ra and dec in the labels and the features"
-            )
-        pairs, lost = _by_position(features, labels, radius_arcsec)
-    else:
-        pairs, lost = _by_id(features, labels)
-    rows, label_rows, joined = _join(*pairs, labels)
-    counts = {name: number for name, number in (lost | joined).items() if number}
-    if not len(rows) and "disagreeing" in counts:
-        raise InputError(
-            f"{labels.where}: all {counts['disagreeing']} labels of these objects disagree with others "
-            f"of the same object: {_which_counts(labels)}"
-        )
-    if not len(rows):
-        how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
-        hint = _hint(features, labels, match)
-        raise InputError(
-            f"{labels.where}: no overlap: none of {len(labels)} labels matches any of "
-            f"{len(next(iter(features.values())))} objects {how}; check that they cover the same sky{hint}"
-        )
-    separation = np.full(len(rows), np.nan)
-    if have_positions:
-        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
-    apart = np.nanmedian(separation) if np.isfinite(separation).any() else 0.0
-    if match == "id" and apart > radius_arcsec:
-        raise InputError(
-            f"{labels.where}: objects with the same object_id lie {apart:.1f}″ "
-            "apart (median), so this is another numbering; match by position instead"
-        )
-    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in counts.items())
-    if reasons:
-        remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in counts else ""
-        log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
-    if match == "position" and apart > radius_arcsec / 2:
-        log.warning(
-            "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
-            "one catalogue off, or the radius too small?",
-            *(labels.where, apart),
-        )
-    return Match(rows=rows, label_rows=label_rows, separation_arcsec=separation, by=match, counts=counts)
-
-
-def _which_counts(labels: Labels) -> str:
-    """Return the remedy for disagreeing labels of one object."""
-    return (
-        "select the secure ones, or rename a quality column in which larger is more secure to "
-        f"{labels.target}_flag"
-    )
-
-
-def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
-    """Warn where two tables are matched only by running numbers, which may be unrelated."""
-    name = tables.identity_name(name for name in labels.columns if name != "object_id")
-    if have_positions or name is None or "ra" not in features:
-        return
-    theirs, ours = labels.columns[name], features["object_id"]
-    if np.array_equal(theirs, labels.columns["object_id"]):
-        tables.warn_of_running_numbers(labels.where, name, ours, theirs)
-
-
-def _hint(features: Columns, labels: Labels, match: str) -> str:
-    """Return a hint at the most likely reason why nothing matches."""
-    if match == "position":
-        box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
-        swapped = [labels.columns[name] for name in ("ra", "dec")]
-        is_inside = [
-            (v >= low - 0.5) & (v <= high + 0.5) for v, (low, high) in zip(swapped, box, strict=True)
-        ]
-        if np.logical_and(*is_inside).mean() > 0.5:
-            return "; ra and dec look swapped"
-        return tables.place_hint(labels.columns["ra"], features["ra"])
-    ours = _identity_text(features, "features")
-    theirs = _identity_text(labels.columns, labels.where)
-    bare = np.char.lstrip(theirs[theirs != ""], "0")
-    if np.isin(np.char.lstrip(ours, "0"), bare).any():
-        return "; they would match without leading zeros: write both as text or both as numbers"
-    for name, values in labels.columns.items():
-        if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
-            return f"; column {name!r} would match: rename it object_id"
-    return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
-
-
-def _has_positions(columns: Columns) -> bool:
-    """Return whether any position is known: images without WCS give none, and columns may be empty."""
-    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(_coordinates(columns)[0]).any())
-
-
-def _coordinates(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Return right ascension and declination, NaN where a row has no valid position."""
-    ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
-    with np.errstate(invalid="ignore"):
-        is_known = np.isfinite(ra) & (np.abs(dec) <= 90)
-    return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
-
-
-Pairs = tuple[np.ndarray, np.ndarray]
-"""Rows of objects and of their labels, ``(K,)`` each; the preferred label of each object comes first."""
-
-
-def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, dict[str, int]]:
-    """Return pairs, and the number of labels without a position."""
-    ours, theirs = _coordinates(features), _coordinates(labels.columns)
-    nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
-    keep = nearest_label >= 0
-    # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
-    chosen = nearest_label[nearest_object]
-    is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
-    others = np.flatnonzero(is_other)
-    apart = tables.apart_arcsec(labels.columns, others, chosen[others])
-    same_place = np.full(len(others), radius_arcsec / 4)
-    if (identity := labels.columns.get("object_id")) is not None:  # stricter where identities differ
-        is_same = identity[others] == identity[chosen[others]]
-        same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
-    others = others[apart <= same_place]
-    of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
-    pairs = of_object, np.concatenate([nearest_label[keep], others])
-    return pairs, {"without_position": int(np.isnan(theirs[0]).sum())}
-
-
-def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:
-    """Return pairs, and the number of labels without an identity."""
-    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
-    named = np.flatnonzero(theirs != "")
-    matched = tables.match_identities(theirs[named], ours)
-    pairs = matched[matched >= 0], named[matched >= 0]
-    return pairs, {"without_identity": len(theirs) - len(named)}
-
-
-def _join(
-    objects: np.ndarray, label_rows: np.ndarray, labels: Labels
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Keep one label per object: the first if all agree, else the most secure by its flag, else none.
-
-    The pairs to keep are returned with the numbers of labels `repeated` and `disagreeing`.
-    """
-    order = np.argsort(objects, kind="stable")
-    objects, label_rows = objects[order], label_rows[order]
-    unique, first, number = np.unique(objects, return_index=True, return_counts=True)
-    chosen = label_rows[first].copy()
-    name, flag = _flag(labels) or ("", None)
-    repeated = disagreeing = decided = 0
-    keep = np.ones(len(unique), dtype=bool)
-    for index in np.flatnonzero(number > 1):
-        candidates = label_rows[first[index] : first[index] + number[index]]
-        if not _agree(labels.value[candidates], labels):
-            best = candidates
-            if flag is not None and np.isfinite(flag[candidates]).all():
-                best = candidates[flag[candidates] == flag[candidates].max()]
-            if len(best) == len(candidates) or not _agree(labels.value[best], labels):
-                keep[index] = False
-                disagreeing += len(candidates)
-                continue
-            chosen[index] = best[0]
-            decided += 1
-        repeated += len(candidates) - 1
-    if decided:
-        log.warning(
-            "WARNING: %s: where labels of an object disagree, the one with the largest %s is used (%d "
-            "objects); if larger is not more secure, rename that column",
-            *(labels.where, name, decided),
-        )
-    return unique[keep], chosen[keep], {"repeated": repeated, "disagreeing": disagreeing}
-
-
-def _agree(value: np.ndarray, labels: Labels) -> bool:
-    spread = float(value.max() - value.min())
-    return spread == 0 if labels.classes else spread <= AGREE * (1 + abs(float(value[0])))
-
-
-def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
-    """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
-    for name in (f"{labels.target}_flag", *FLAGS):
-        values = labels.columns.get(name)
-        # Two-digit flags (zCOSMOS, VIPERS) encode the kind of object, so larger is not more secure.
-        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
-            return name, values.astype(np.float64)
-    return None
-
-
-def _identity_text(columns: Columns, where: str) -> np.ndarray:
-    """Return identities as text, so that whole numbers equal the same numbers written as text."""
-    if "object_id" not in columns:
-        if {"ra", "dec"} <= columns.keys() and not _has_positions(columns):
-            raise InputError(
-                f"{where}: no column 'object_id' to match by, and no valid position: are ra and dec in "
-                "degrees, and not swapped?"
-            )
-        raise InputError(
-            f"{where}: no column 'object_id' to match by; rename the identities to object_id, or the "
-            f"positions to ra and dec (degrees): {nearest('object_id', columns)}"
-        )
-    return tables.identities(require_column(columns, "object_id", where), where).astype(str)

@@ -36,8 +36,8 @@ from deepfits.sky.population import (
 from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, identity_name, require_unique
+from deepfits.tables.entries import is_number, numbers_in_text
 from deepfits.tables.table import LIKELY_REDSHIFTS
-from deepfits.tables.text import is_number, numbers_in_text
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0

@@ -7,6 +7,7 @@ format from the file extension. Columns are recognised by the names that surveys
 from __future__ import annotations
 
 from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_conditions
+from deepfits.tables.identities import identities, identity_name, require_unique, with_legacy_identity
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
@@ -17,15 +18,6 @@ from deepfits.tables.matching import (
 )
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.reading import exists, from_memory, read, read_table
-from deepfits.tables.sky import (
-    identities,
-    identity_name,
-    main_column,
-    place_hint,
-    positions,
-    require_unique,
-    with_legacy_identity,
-    with_standard_names,
-)
+from deepfits.tables.sky import main_column, place_hint, positions, with_standard_names
 from deepfits.tables.table import Columns, Table, require_column, with_list, without_lists
 from deepfits.tables.writing import format_of, require_storable, write_table

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepfits.errors import InputError, nearest
-from deepfits.tables.sky import identity_name, position_names
+from deepfits.tables.identities import identity_name
+from deepfits.tables.names import position_names
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.tables.entries import GAPS
 from deepfits.tables.table import Columns, require_column
-from deepfits.tables.text import GAPS
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt},

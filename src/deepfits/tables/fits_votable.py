@@ -13,7 +13,9 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
-from deepfits.tables.sky import frame_of, identity_name, position_names
+from deepfits.tables.identities import identity_name
+from deepfits.tables.names import position_names
+from deepfits.tables.sky import frame_of
 from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_distinct
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
+from deepfits.tables.entries import as_numbers
 from deepfits.tables.table import (
     INFO,
     Columns,
@@ -24,7 +25,6 @@ from deepfits.tables.table import (
     truth_with_gaps,
     whole_with_gaps,
 )
-from deepfits.tables.text import as_numbers
 
 _IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 STREAM = b"\xff\xff\xff\xff"

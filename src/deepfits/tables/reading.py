@@ -14,12 +14,15 @@ import numpy as np
 from deepfits.errors import InputError, naming
 from deepfits.files import parse_json, split_table_path
 from deepfits.tables.conditions import as_truth
+from deepfits.tables.entries import GAPS
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
+from deepfits.tables.identities import identity_name
+from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
-from deepfits.tables.sky import identity_name, position_names, with_file_conventions
+from deepfits.tables.sky import with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
-from deepfits.tables.text import GAPS, PACKED, decode, unpack
+from deepfits.tables.text import PACKED, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
 TEXT_ENDINGS = (

@@ -1,7 +1,4 @@
-"""Positions and identities of objects, whatever the names and units of their columns.
-
-Positions are returned in degrees, ICRS; identities as int64 or text, exactly as stored.
-"""
+"""Positions of objects, in degrees and ICRS, whatever the names, units and equinoxes of their columns."""
 
 from __future__ import annotations
 
@@ -13,30 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from deepfits.errors import InputError
-from deepfits.tables.table import B1950, EXACT, Table
-from deepfits.tables.text import FIELDS, GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
+from deepfits.tables.angles import degrees
+from deepfits.tables.identities import identity_name, with_legacy_identity
+from deepfits.tables.names import (
+    FIELDS,
+    POSITIONS,
+    SIGNS,
+    UNIT_IN_NAME,
+    bare_name,
+    first_name,
+    first_pair,
+    position_names,
+)
+from deepfits.tables.table import B1950, Table
 
-POSITIONS = (
-    ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),
-    ("ra_j2000", "dec_j2000"), ("_raj2000", "_dej2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
-    ("radeg", "decdeg"), ("ra_icrs", "de_icrs"), ("ra_icrs", "dec_icrs"), ("target_ra", "target_dec"),
-    ("coord_ra", "coord_dec"), ("alphawin_j2000", "deltawin_j2000"), ("alphapsf_j2000", "deltapsf_j2000"),
-    ("right_ascension", "declination"), ("rightascension", "declination"), ("ramean", "decmean"),
-    ("rastack", "decstack"),
-    ("ra_hours", "dec_deg"), ("ra_hours", "dec"), ("ra_hour", "dec"), ("ra_rad", "dec_rad"),
-    ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
-    ("ra_deg_j2000", "dec_deg_j2000"),
-    ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
-    ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
-    ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
-    ("x_world", "y_world"), ("xwin_world", "ywin_world"),
-    ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
-    ("ra_d", "dec_d"),
-)  # fmt: skip
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
     ("ra_b1950", "dec_b1950"), ("al1950", "de1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
@@ -51,13 +40,6 @@ SAME_OBJECT_ARCSEC = 1.0
 
 log = logging.getLogger(__name__)
 
-_HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
-_THREE_PARTS = (
-    r"^(?P<sign>[+-]?)(?P<first>\d+)(?:[:\s]|LETTER\s*)(?P<minutes>\d+)(?:[:\s]|m\s*)"
-    r"(?P<seconds>\d+(?:\.\d*)?)s?$"
-)
-_DECIMAL = re.compile(r"^\+?(\d+\.?\d*|\.\d+)$")
-_UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
@@ -69,11 +51,6 @@ _NOT_A_POSITION = re.compile(
     r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
     r"pointing|boresight|fiber|fibre|star|nearest|plate)(?![a-z])|1950|err$|^[hdms]$"
 )
-_HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
-_RADIAN_UNITS = ("rad", "radian", "radians")
-_DEGREE_UNITS = (
-    "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "angle[deg]", "dd:mm:ss", "°", "degr",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,38 +78,6 @@ class Positions:
         return np.asarray(np.isfinite(self.ra))
 
 
-def position_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the two columns whose names are those of right ascension and declination, or None."""
-    return _first_pair(names, POSITIONS)
-
-
-def identity_name(names: Iterable[str]) -> str | None:
-    """Return the column that identifies the objects, or None."""
-    return _first(names, IDENTITIES)
-
-
-def _bare(name: str) -> str:
-    """Normalise a name as in the lists above: ``Right Ascension (J2000)`` becomes ``right_ascension``."""
-    return _UNIT_IN_NAME.sub("", name.lower()).replace(" ", "_")
-
-
-def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
-    by_lower = {_bare(name): name for name in reversed(list(names))}
-    by_lower |= {name.lower(): name for name in reversed(list(names))}
-    return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
-
-
-def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    names = list(names)
-    by_lower = {_bare(name): name for name in reversed(names)}
-    for longitude, latitude in pairs:
-        if longitude in names and latitude in names:
-            return longitude, latitude
-        if longitude in by_lower and latitude in by_lower:
-            return by_lower[longitude], by_lower[latitude]
-    return None
-
-
 def positions(
     columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> Positions | None:
@@ -146,15 +91,15 @@ def positions(
     InputError
         An entry that is not an angle, an unsuitable unit, or values that may be degrees or radians.
     """
-    pair, frame = _first_pair(columns, POSITIONS), "icrs"
+    pair, frame = first_pair(columns, POSITIONS), "icrs"
     if pair is None:
         if (found := _components(columns, where)) is not None:
             return found
         pair = _similar_pair(columns, units, where)
     if pair is None:
-        pair, frame = _first_pair(columns, OLD_POSITIONS), B1950
+        pair, frame = first_pair(columns, OLD_POSITIONS), B1950
     if pair is None:
-        pair, frame = _first_pair(columns, GALACTIC), "galactic"
+        pair, frame = first_pair(columns, GALACTIC), "galactic"
         if pair is not None and len(pair[0]) == 1 and pair != ("l", "b"):
             return None  # L and B may equally be magnitudes
     if pair is None:
@@ -180,7 +125,7 @@ def _from_pair(
     if frame == "icrs" and all(_B1950_NAME.search(f"{name} {units.get(name, '')}") for name in pair):
         frame = B1950
     longitude, latitude = (
-        _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
+        degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
     )
     if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(longitude, latitude):
@@ -214,7 +159,7 @@ def with_file_conventions(table: Table) -> Table:
 
 def _with_stated_equinox(table: Table) -> Table:
     """Add the frame that a column such as EQUINOX states, unless the file has stated one."""
-    names = [name for name in table.columns if _EQUINOX.fullmatch(_bare(name))]
+    names = [name for name in table.columns if _EQUINOX.fullmatch(bare_name(name))]
     if table.frames or not names:
         return table
     stated = {frame_of("", entry) for name in names for entry in np.unique(table.columns[name]).tolist()}
@@ -233,7 +178,7 @@ def _with_equinox_2000(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     equinox = {
         name: np.full(len(values), "J2000") if values.dtype.kind == "U" else np.full_like(values, 2000)
         for name, values in columns.items()
-        if _EQUINOX.fullmatch(_bare(name))
+        if _EQUINOX.fullmatch(bare_name(name))
         and all(frame_of("", entry) for entry in np.unique(values).tolist())
     }
     return {**columns, **equinox}
@@ -315,7 +260,7 @@ def _with_other_pair(
     """Fill missing positions from other columns of the same objects, such as raStack beside raMean."""
     used = {name.lower() for name in found.names}
     for names in POSITIONS:
-        pair = _first_pair(columns, [names])
+        pair = first_pair(columns, [names])
         if pair is None or used & {name.lower() for name in pair}:
             continue
         try:
@@ -355,7 +300,7 @@ def _similar_pair(
     InputError
         Several such pairs that disagree.
     """
-    by_lower = {_bare(name): name for name in reversed(list(columns))}
+    by_lower = {bare_name(name): name for name in reversed(list(columns))}
     pairs: dict[tuple[str, str], Positions] = {}
     for lower, name in reversed(by_lower.items()):
         for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
@@ -416,7 +361,7 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
-    in_name = _UNIT_IN_NAME.search(name)
+    in_name = UNIT_IN_NAME.search(name)
     stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
     stated = re.sub(r"^(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?)$", "", stated)
     lower = name.lower()
@@ -425,112 +370,6 @@ def _unit(name: str, units: Mapping[str, str]) -> str:
     if lower.endswith(("_hours", "_hour", "_hms")) or lower in ("al2000", "al1950"):  # HyperLEDA's
         return "h"
     return "rad" if lower.endswith(("_rad", "_radians")) else ""
-
-
-def _degrees(
-    values: np.ndarray, unit: str, name: str, where: str | Path, *, is_longitude: bool, frame: str
-) -> np.ndarray:
-    if values.ndim != 1:
-        raise InputError(f"{where}: column {name!r} contains lists, not angles")
-    if values.dtype.kind == "U":
-        return _angles(values, unit, name, where, is_hours=is_longitude and frame != "galactic")
-    if values.dtype.kind not in "iuf":
-        raise InputError(f"{where}: column {name!r} contains no angles")
-    number = values.astype(np.float64)
-    if unit in _HOUR_UNITS:
-        return number * 15 if is_longitude else number
-    if unit in _RADIAN_UNITS:
-        return np.degrees(number)
-    if unit in _DEGREE_UNITS:
-        return number
-    if (factor := _degrees_of(unit)) is not None:
-        return number * factor
-    if "deg" in unit and not re.match(r"\d", unit):
-        return number
-    raise InputError(
-        f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"
-    )
-
-
-def _degrees_of(unit: str) -> float | None:
-    """Return a unit in degrees, also astropy's ``15deg`` for hours; None if it is not an angular unit."""
-    from astropy import units
-
-    try:
-        return float(units.Unit(unit).to(units.deg))
-    except (ValueError, TypeError):  # not a unit, or not an angular one
-        return None
-
-
-def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
-    """Parse angles: 10:00:28.6, 10h00m28.6s, 10 00 28.6, or 150.119; the result is in degrees."""
-    from astropy.coordinates import Angle
-
-    out = np.full(len(text), np.nan)
-    is_there = ~np.isin(np.char.lower(text), GAPS)
-    there = np.char.replace(text[is_there], "−", "-")
-    if not len(there):
-        return out
-    try:  # numbers, with or without a sign for degrees
-        bare = np.char.rstrip(there, "dD° ")
-        number = bare.astype(np.float64)
-        factor = 15.0 if is_hours and unit in _HOUR_UNITS else 1.0
-        out[is_there] = np.degrees(number) if unit in _RADIAN_UNITS else number * factor
-    except ValueError:
-        first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
-        largest = max(first, default=0)
-        says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
-        kind = "hourangle" if is_hours and largest <= 24 and not says_degrees else "deg"
-        letter, factor = ("h", 15) if kind == "hourangle" else ("d", 1)
-        if (angle := _in_three_parts(there, letter)) is not None:
-            out[is_there] = angle * factor
-            return out
-        if kind == "hourangle":
-            _require_one_notation(text, unit, name, where)
-        try:
-            out[is_there] = Angle(there, unit=kind).degree
-        except Exception:  # astropy raises many kinds; find the entry
-            for entry in there.tolist():
-                try:
-                    Angle(entry, unit=kind)
-                except Exception as error:
-                    raise InputError(
-                        f"{where}: column {name!r} contains {entry!r}, which is not an angle; use degrees "
-                        "or 10:00:28.6"
-                    ) from error
-            raise InputError(f"{where}: column {name!r} contains no angles") from None
-    return out
-
-
-def _require_one_notation(text: np.ndarray, unit: str, name: str, where: str | Path) -> None:
-    """Reject right ascensions in degrees among others in hours; 0 and −99 mean the same in both."""
-    entries = text.tolist()
-    sexagesimal = next((row for row, entry in enumerate(entries) if _HOURS.match(entry)), None)
-    for row, entry in enumerate(entries):
-        number = float(entry) if _DECIMAL.match(entry) else 0.0
-        if sexagesimal is not None and (24 if unit in _HOUR_UNITS else 0) < number <= 360:
-            raise InputError(
-                f"{where}: column {name!r} has decimal and sexagesimal right ascensions, such as {entry!r} "
-                f"in row {row + 1} and {entries[sexagesimal]!r} in row {sexagesimal + 1}; use degrees"
-            )
-
-
-def _in_three_parts(text: np.ndarray, letter: str) -> np.ndarray | None:
-    """Parse angles that are all written as 10:00:28.6, 10 00 28.6 or, with `letter` h, 10h00m28.6s.
-
-    The result is in the unit of the first part, or None if any angle has another form. astropy, which parses
-    them one by one, takes a hundred times longer.
-    """
-    parts = pc.extract_regex(pa.array(text.tolist(), pa.string()), _THREE_PARTS.replace("LETTER", letter))
-    if parts.null_count:
-        return None
-    first, minutes, seconds = (
-        pc.cast(parts.field(number), pa.float64()).to_numpy(zero_copy_only=False) for number in (1, 2, 3)
-    )
-    if (minutes >= 60).any() or (seconds >= 60).any():
-        return None
-    is_minus = pc.equal(parts.field(0), "-").to_numpy(zero_copy_only=False)
-    return np.asarray(np.where(is_minus, -1, 1) * (first + minutes / 60 + seconds / 3600))
 
 
 def _named_components(names: Iterable[str]) -> dict[str, str]:
@@ -573,75 +412,13 @@ def pixel_positions(
     columns: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
     """Find pixel positions, converted to a count from 0 (X_IMAGE counts from 1); None if there are none."""
-    pair, origin = _first_pair(columns, PIXELS), 0.0
+    pair, origin = first_pair(columns, PIXELS), 0.0
     if pair is None:
-        pair, origin = _first_pair(columns, FITS_PIXELS), 1.0
+        pair, origin = first_pair(columns, FITS_PIXELS), 1.0
     if pair is None or any(columns[name].dtype.kind not in "iuf" or columns[name].ndim != 1 for name in pair):
         return None
     x, y = (columns[name].astype(np.float64) - origin for name in pair)
     return x, y, pair
-
-
-def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
-    """Return identities exactly, as int64 or text; ``""`` (in text) for missing ones.
-
-    Raises
-    ------
-    InputError
-        Floats that are not exact integers, text rounded by a spreadsheet, lists, or any other type.
-
-    Examples
-    --------
-    >>> identities(np.array([3.0, 7.0]), "labels.fits").tolist()
-    [3, 7]
-    """
-    kind = values.dtype.kind
-    if values.ndim != 1 or kind not in "iufU":
-        raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
-    if kind == "U":
-        there = values[values != ""]
-        if len(there) and all(re.match(WITH_EXPONENT, text.strip()) for text in there):
-            raise InputError(
-                f"{where}: {name} {str(there[0])!r} was rounded by a spreadsheet; export it again as "
-                "integers or text"
-            )
-        return np.char.strip(values) if len(values) else values
-    if kind == "f":
-        is_there = np.isfinite(values)
-        there = values[is_there].astype(np.float64)
-        exact = 2**24 if values.dtype.itemsize == 4 else EXACT
-        if (np.abs(there) >= exact).any():
-            raise InputError(
-                f"{where}: {name} was written as floating point, in which numbers like "
-                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
-                "(int64) or text"
-            )
-        if len(fractional := there[there != np.round(there)]):
-            raise InputError(
-                f"{where}: {name} {fractional[0]:g} is not a whole number; identities must be integers "
-                "or text"
-            )
-        whole = np.zeros(len(values), np.int64)
-        whole[is_there] = there.astype(np.int64)
-        return whole if is_there.all() else np.where(is_there, whole.astype(str), "")
-    if kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
-        return values.astype(str)
-    return values.astype(np.int64)
-
-
-def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
-    """Raise an `InputError` if identities are missing or not unique."""
-    if identity.dtype.kind == "U" and len(lacking := np.flatnonzero(identity == "")):
-        raise InputError(
-            f"{where}: {len(lacking)} of {len(identity)} rows have no {name} (row {lacking[0] + 1} is the "
-            "first); add them, or remove or rename the column so that rows are numbered instead"
-        )
-    values, counts = np.unique(identity, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique, or, if it "
-            "restarts in each tile, rename the column so that rows are numbered instead"
-        )
 
 
 def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
@@ -657,18 +434,6 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
             short = "ra_hours" if unit == "hours" else "ra_rad and dec_rad"
             return f"; the right ascensions look like {unit}: name the column {short}, or give its unit"
     return ""
-
-
-def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add identities to tables of the Legacy Surveys that have none better than OBJID.
-
-    OBJID restarts in each brick; RELEASE, BRICKID and OBJID together give DESI's TARGETID.
-    """
-    parts = [_first(columns, [part]) for part in ("release", "brickid", "objid")]
-    if identity_name(columns) != parts[2] or not all(p and columns[p].dtype.kind in "iu" for p in parts):
-        return columns
-    release, brick, number = (columns[str(part)].astype(np.int64) for part in parts)
-    return columns | {"object_id": (release << 42) | (brick << 22) | number}
 
 
 def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
@@ -688,7 +453,7 @@ def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarr
             columns.pop(name)
         columns |= {"x": x, "y": y}
     columns = with_legacy_identity(columns)
-    for ours, theirs in (("object_id", identity_name(columns)), ("field", _first(columns, FIELDS))):
+    for ours, theirs in (("object_id", identity_name(columns)), ("field", first_name(columns, FIELDS))):
         if theirs is not None and ours not in columns:
             columns = {ours if name == theirs else name: values for name, values in columns.items()}
     return columns

@@ -8,7 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deepfits.errors import InputError, naming
-from deepfits.tables.sky import identity_name, position_names
+from deepfits.tables.identities import identity_name
+from deepfits.tables.names import position_names
 from deepfits.tables.table import Table, from_astropy
 from deepfits.tables.text import decode, read_text
 

@@ -26,7 +26,7 @@ from deepfits.redshifts.options import LearningOptions
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
-from deepfits.tables.text import GAPS, is_number
+from deepfits.tables.entries import GAPS, is_number
 from deepfits.tables.values import is_redshift_name
 
 

@@ -1,0 +1,93 @@
+"""Identities of objects: int64 or text, exactly as stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.tables.entries import WITH_EXPONENT
+from deepfits.tables.names import IDENTITIES, first_name
+from deepfits.tables.table import EXACT
+
+
+def identity_name(names: Iterable[str]) -> str | None:
+    """Return the column that identifies the objects, or None."""
+    return first_name(names, IDENTITIES)
+
+
+def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
+    """Return identities exactly, as int64 or text; ``""`` (in text) for missing ones.
+
+    Raises
+    ------
+    InputError
+        Floats that are not exact integers, text rounded by a spreadsheet, lists, or any other type.
+
+    Examples
+    --------
+    >>> identities(np.array([3.0, 7.0]), "labels.fits").tolist()
+    [3, 7]
+    """
+    kind = values.dtype.kind
+    if values.ndim != 1 or kind not in "iufU":
+        raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
+    if kind == "U":
+        there = values[values != ""]
+        if len(there) and all(re.match(WITH_EXPONENT, text.strip()) for text in there):
+            raise InputError(
+                f"{where}: {name} {str(there[0])!r} was rounded by a spreadsheet; export it again as "
+                "integers or text"
+            )
+        return np.char.strip(values) if len(values) else values
+    if kind == "f":
+        is_there = np.isfinite(values)
+        there = values[is_there].astype(np.float64)
+        exact = 2**24 if values.dtype.itemsize == 4 else EXACT
+        if (np.abs(there) >= exact).any():
+            raise InputError(
+                f"{where}: {name} was written as floating point, in which numbers like "
+                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
+                "(int64) or text"
+            )
+        if len(fractional := there[there != np.round(there)]):
+            raise InputError(
+                f"{where}: {name} {fractional[0]:g} is not a whole number; identities must be integers "
+                "or text"
+            )
+        whole = np.zeros(len(values), np.int64)
+        whole[is_there] = there.astype(np.int64)
+        return whole if is_there.all() else np.where(is_there, whole.astype(str), "")
+    if kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
+        return values.astype(str)
+    return values.astype(np.int64)
+
+
+def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
+    """Raise an `InputError` if identities are missing or not unique."""
+    if identity.dtype.kind == "U" and len(lacking := np.flatnonzero(identity == "")):
+        raise InputError(
+            f"{where}: {len(lacking)} of {len(identity)} rows have no {name} (row {lacking[0] + 1} is the "
+            "first); add them, or remove or rename the column so that rows are numbered instead"
+        )
+    values, counts = np.unique(identity, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique, or, if it "
+            "restarts in each tile, rename the column so that rows are numbered instead"
+        )
+
+
+def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add identities to tables of the Legacy Surveys that have none better than OBJID.
+
+    OBJID restarts in each brick; RELEASE, BRICKID and OBJID together give DESI's TARGETID.
+    """
+    parts = [first_name(columns, [part]) for part in ("release", "brickid", "objid")]
+    if identity_name(columns) != parts[2] or not all(p and columns[p].dtype.kind in "iu" for p in parts):
+        return columns
+    release, brick, number = (columns[str(part)].astype(np.int64) for part in parts)
+    return columns | {"object_id": (release << 42) | (brick << 22) | number}
