@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -155,7 +155,7 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
             raise InputError(
                 f"{path}: this {what} has {status.st_size} bytes, more than the {max_bytes} allowed"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # with the mark that Windows writes first
     except FileNotFoundError:
         raise InputError(f"{path}: no such {what}; check the path") from None
     except OSError as error:
@@ -314,15 +314,38 @@ def contents(*paths: str | Path) -> dict[str, str]:
         A path does not exist.
     """
     files: dict[str, Path] = {}
-    for given in map(Path, paths):
+    for number, given in enumerate(map(Path, paths)):
         path, table = split_table_path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
         if len(paths) == 1 and path.is_file():
             return contents_of({CONTENTS if table is None else f"table {table}": path})
         for name, file in _data_files(path) if path.is_dir() else [(given.name, path)]:
-            files[name if name not in files else f"{given}" if file is path else f"{file}"] = file
+            files[name if name not in files else f"{number}/{name}"] = file
     return contents_of(files)
+
+
+def named_contents(setting: Any) -> Any:
+    """Return a setting in which each file that it names, ``"g=PSF.fits"``, is its name and fingerprint.
+
+    The same file is the same setting wherever it lies; see `replace_files`.
+    """
+    return replace_files(setting, lambda path: f"{path.name} {contents(path)[CONTENTS]}")
+
+
+def replace_files(setting: Any, replace: Callable[[Path], str], *, base: Path = Path()) -> Any:
+    """Replace the existing files that a setting names, relative to `base`, at any depth.
+
+    A file is named by a whole string, or by what follows its first ``=``.
+    """
+    if isinstance(setting, Mapping):
+        return {key: replace_files(value, replace, base=base) for key, value in setting.items()}
+    if isinstance(setting, list | tuple):
+        return [replace_files(value, replace, base=base) for value in setting]
+    for text in (setting, setting.partition("=")[2]) if isinstance(setting, str) else ():
+        if text and os.path.isfile(base / text):
+            return setting.removesuffix(text) + replace(base / text)
+    return setting
 
 
 def contents_of(files: Mapping[str, Path]) -> dict[str, str]:

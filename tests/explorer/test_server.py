@@ -219,6 +219,15 @@ def test_tags_lie_beside_the_features(client, run):
     assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
 
 
+def test_tags_of_two_explorers_are_kept(run):
+    first, second = (load(run)[0] for _ in range(2))
+    first.tag([1], "keep")
+    second.tag([2], "discard")
+    assert load(run)[0].tags == {str(FIRST + 1): "keep", str(FIRST + 2): "discard"}
+    second.tag([1, 2], None)
+    assert not load(run)[0].tags
+
+
 @pytest.mark.parametrize("place", ["features-both", "cutouts"])
 def test_what_is_not_finished_is_shown_only_when_it_is_asked_for(run, tmp_path, place):
     shutil.copytree(run, tmp_path / "run")

@@ -116,7 +116,7 @@ CASES = [
     ),
     Again("cutouts", options={"size": 12}, said="size = 16, now 12"),
     Again("cutouts", options={"psf": ["0.9"]}, said="made without psf = "),
-    Again("cutouts", options={"min_snr": 50.0}, said="min_snr"),
+    Again("cutouts", options={"allow_missing": True}, said="allow_missing"),
     Again("train", pixels("store"), said="input 'store' has changed"),
     Again("train", options={"seed": 5}, said="seed"),
     Again("train", options={"where": "dec > 0.5"}, said="made without where = "),

@@ -36,6 +36,33 @@ def test_paths_are_relative_to_the_file_whatever_else_is_said_of_them(tmp_path):
     assert built_in.sections["redshift"]["scenes"] == "builtin:ugriz"
 
 
+def test_files_that_settings_name_are_relative_to_the_file_too(tmp_path):
+    for name in ("mine.toml", "psf.fits", "g.txt"):
+        (tmp_path / name).touch()
+    read = run_file(
+        tmp_path,
+        '[simulate]\nsurvey = "mine.toml"\n[cutouts]\npsf = ["g=psf.fits", "r=0.8"]\n'
+        '[redshift]\nfilters = ["g.txt", "sdss2010-r"]\nphotometry = "fluxes.npz"\n',
+    )
+    assert read.sections["simulate"]["survey"] == f"{tmp_path}/mine.toml"
+    assert read.sections["cutouts"]["psf"] == [f"g={tmp_path}/psf.fits", "r=0.8"]
+    assert read.sections["redshift"]["filters"] == [f"{tmp_path}/g.txt", "sdss2010-r"]
+    assert read.sections["redshift"]["photometry"] == f"{tmp_path}/fluxes.npz"
+
+
+@pytest.mark.parametrize("text", ['[run]\nout = ""', '[run]\nmodel = ""', '[redshift]\nlabels = ""'])
+def test_an_empty_path_is_not_the_directory_of_the_file(tmp_path, text):
+    with pytest.raises(InputError, match=r"run\.toml: a path is empty"):
+        run_file(tmp_path, f'{text}\n[images]\npath = "coadds"\n')
+    with pytest.raises(InputError, match=r"run\.toml: a path is empty"):
+        run_file(tmp_path, '[images]\npath = [""]\n')
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "run.toml").write_bytes(b'\xef\xbb\xbf[images]\r\npath = "coadds"\r\n')
+    assert read_run_file(tmp_path / "run.toml").images == [f"{tmp_path}/coadds"]
+
+
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"run\.toml.*needs labels"):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')

@@ -411,6 +411,7 @@ class Objects:
         if tag is not None:
             require_known("tag", tag, TAGS)
         with self._lock:
+            self.tags = read_tags(self.directory)  # another explorer may have set some
             for row in rows:
                 key = str(self.object_id[row])
                 if tag is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import contents, digest, read_arrays, writing
+from deepfits.files import contents, digest, named_contents, read_arrays, writing
 from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
@@ -134,7 +134,7 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     )
     return _cached(
         None if path is None else Path(path).with_suffix(".templates.npz"),
-        lambda: digest(names, source.flux, source.flux_err, source.columns["object_id"]),
+        lambda: digest(named_contents(names), source.flux, source.flux_err, source.columns["object_id"]),
         lambda: {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)},
     )["quantiles"]
 

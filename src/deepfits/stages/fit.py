@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from deepfits.config import NAMES_FILES
 from deepfits.errors import InputError
 from deepfits.files import digest
 from deepfits.fitting import features
@@ -56,7 +57,7 @@ class FitConfig(Solving, FitSettings):
 
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
-    cutting: Mapping[str, Any] | None = None
+    cutting: Annotated[Mapping[str, Any] | None, NAMES_FILES] = None
     start: Annotated[str | Path | None, INPUT] = None
     reconstructions: bool = False
 

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, nearest
-from deepfits.files import write_json
+from deepfits.files import replace_files, write_json
 from deepfits.progress import Progress
 from deepfits.provenance import provenance
 from deepfits.stages import load
 from deepfits.stages.parameters import images_at
-from deepfits.stages.stage import INPUT, Common, field_names, stage
+from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ _WIRED = {
     "redshift": {"features", "out", "store", "embedder_features"},
     "report": {"run", "out"},
 }
+_PATHS = ("scenes", "photometry")  # paths that are not marked as inputs
 _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 
@@ -212,8 +213,10 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     sections["inpaint"].setdefault("bands", None)  # chosen when the store is there
     for name, section in sections.items():
         function: Any = load(name)
-        given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
+        given = {key: section.get(key) for key in (*_PATHS, *field_names(function.config, INPUT))}
         section.update({k: _resolve(path, value) for k, value in given.items() if isinstance(value, str)})
+        naming = {key: section[key] for key in field_names(function.config, NAMES_FILES) if key in section}
+        section.update(replace_files(naming, str, base=path.parent))
     if is_simulated:
         sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
     elif "redshift" in sections and "labels" not in sections["redshift"]:
@@ -253,6 +256,8 @@ def _stage_arguments(name: str, section: dict[str, Any]) -> dict[str, Any]:
 
 def _resolve(path: Path, name: str) -> str:
     """Resolve a path in a run file relative to the file; ``builtin:`` models are returned unchanged."""
+    if not name:
+        raise InputError(f'{path}: a path is empty (""); name one, or leave the key out')
     return name if name.startswith("builtin:") else str(path.parent / Path(name).expanduser())
 
 

@@ -20,7 +20,7 @@ from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Images, Reading, as_list
-from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 from deepfits.survey.remarks import warnings_in
 
@@ -106,6 +106,8 @@ def stack(config: StackConfig) -> Path:
     from deepfits.survey.zeropoint import parse_per_band
 
     _refuse_out_among_images(config)
+    if config.grid is not None:
+        refuse_given(config, ["pixel_scale"], f"with the grid of {config.grid}; leave one of them out")
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # not stacked now
