@@ -312,6 +312,25 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
     return False
 
 
+def warn_of_other_inputs(outputs: Iterable[Path], name: str, now: Iterable[Any]) -> None:
+    """Warn of results of which the input of this name has changed: it is none of the fingerprints `now`.
+
+    Results without a record of this input are not judged; `now` is only computed if any has one.
+    """
+    records = {path: read_record(path) for path in outputs}
+    known = {path: record for path, record in records.items() if record.get("inputs", {}).get(name)}
+    fingerprints = list(now) if known else []
+    for path, record in known.items():
+        made_from = record["inputs"][name]
+        if (
+            made_from not in fingerprints and CONTENTS not in made_from
+        ):  # a single file: one of several shards
+            log.warning(
+                "WARNING: %s: its input %r has changed since it was made; run the same `deepfits %s` again",
+                *(path, name, record.get("stage")),
+            )
+
+
 def _states(directory: Path) -> Iterator[str]:
     """Yield the states of the shards in a directory's manifest, skipping damaged lines.
 
