@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -212,6 +213,22 @@ def test_what_differs_is_refused_by_name_or_counts(
     assert_same_results(out, tmp_path / "fresh")
     with pytest.raises(AssertionError):
         assert_same_results(out, before)
+
+
+def test_a_run_that_ended_before_its_summary_is_summarised_by_the_next(
+    base: Path, first: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(first("fit"), out)
+    shutil.copytree(base, tmp_path / "inputs")
+    pixels("store")(tmp_path / "inputs")
+    with monkeypatch.context() as patched:
+        patched.setattr("deepfits.stages.fit._finish", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            RUNS["fit"](tmp_path / "inputs", out)
+    RUNS["fit"](tmp_path / "inputs", out)
+    RUNS["fit"](tmp_path / "inputs", tmp_path / "fresh")
+    assert_same_results(out, tmp_path / "fresh")
 
 
 UNFINISHED = [

@@ -15,6 +15,7 @@ from deepfits.files import contents, digest, named_contents, read_arrays, writin
 from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
+from deepfits.provenance import code
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
 from deepfits.redshifts.labels import match_labels, read_estimates, read_table_of_estimates
@@ -145,7 +146,7 @@ def _cached(
     """Return arrays from the cache where they were made from the same data, else measure and cache them."""
     if path is None:
         return measure()
-    expected = made_from()
+    expected = f"{made_from()} {code()}"
     if Path(path).exists():
         arrays = read_arrays(path, what="file of photometry")
         if str(arrays.pop("made_from", "")) == expected:
