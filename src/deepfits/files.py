@@ -45,7 +45,8 @@ def writing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
     It has the same directory, created if necessary, and the same suffixes, for libraries that choose a format
-    by extension. On an error it is removed and `path` is left unchanged.
+    by extension; it is absolute, for those that take ``a:b/c`` for an address. On an error it is removed and
+    `path` is left unchanged.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(final.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(final.parent))
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
+    temporary = final.absolute().with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
     try:
         yield temporary
         _flush(temporary)
@@ -65,7 +66,8 @@ def writing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(final)
         os.replace(temporary, final)
     except InputError as error:  # the writer knows only the temporary name
-        raise InputError(str(error).replace(temporary.name, final.name)) from error
+        said = str(error).replace(f"{temporary}", f"{final}").replace(temporary.name, final.name)
+        raise InputError(said) from error
     except Exception as error:  # libraries report a full disk in different ways
         if (number := no_space(error)) is None:
             raise

@@ -239,6 +239,10 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
             f"{wanted['version']}"
         )
     for name, old, new in _changes(earlier.get("inputs", {}), wanted["inputs"]):
+        if old is None or new is None:
+            return (
+                f"made with{'out' if old is None else ''} {name!r}, now with{'out' if new is None else ''} it"
+            )
         if not (isinstance(old, dict) and isinstance(new, dict)):
             return f"its input {name!r} has changed"
         for file, before, now in _changes(old, new):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from deepfits.stages.show import _markdown
 from deepfits.stages.stack import stack
 from deepfits.stages.train import train
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import read_table, write_table
 from tests.helpers.small_model import make_model, make_store
 from tests.helpers.stage_runs import RUNS, TINY
 
@@ -103,6 +105,14 @@ def test_whoever_writes_is_said_to_write_the_final_file(tmp_path):
     with pytest.raises(InputError, match=r"all\.fits: no") as caught, writing(tmp_path / "all.fits") as path:
         raise InputError(f"{path.name}: no")
     assert ".writing-" not in str(caught.value)
+
+
+def test_a_directory_may_look_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(Path("a:b") / "t.parquet", {"object_id": np.arange(3)})
+    assert read_table(Path("a:b") / "t.parquet")["object_id"].tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match=r"^a:b/all\.fits: no$"), writing("a:b/all.fits") as path:
+        raise InputError(f"{path}: no")
 
 
 def claimed(out, **options):

@@ -82,6 +82,17 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     assert (out / "shard").read_text() == "x"
 
 
+def test_an_input_that_is_new_or_gone_is_said_to_be(tmp_path):
+    with results(tmp_path / "out", "fit", inputs={"store": "a", "start": None}, settings={}):
+        (tmp_path / "out" / "shard").write_text("x")
+    for inputs, said in (
+        ({"store": "a", "start": "b"}, "made without 'start', now with it"),
+        ({"store": None, "start": None}, "made with 'store', now without it"),
+    ):
+        with pytest.raises(InputError, match=said):
+            results(tmp_path / "out", "fit", inputs=inputs, settings={}).__enter__()
+
+
 def test_which_of_several_tables_counts(tmp_path):
     path, out = tmp_path / "z.fits", tmp_path / "out"
     path.write_bytes(b"several tables")

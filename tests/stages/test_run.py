@@ -104,6 +104,15 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
 
 
+@pytest.mark.parametrize("name", ["config.json", "provenance.json"])
+def test_files_of_others_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    read = run_file(tmp_path, f'[run]\nout = "{tmp_path}"\n[images]\npath = "coadds"\n')
+    with pytest.raises(InputError, match=rf"{name}: was not written by"):
+        _run(read, silent)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "run.toml"}
+
+
 @pytest.mark.parametrize(("bands", "hidden"), [(("g", "u", "r"), "u"), (("g", "r"), "g")])
 def test_the_band_that_is_hidden_is_one_of_the_store(tmp_path, bands, hidden):
     size = len(bands)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, nearest
-from deepfits.files import replace_files, write_json
+from deepfits.files import read_json, replace_files, write_json
 from deepfits.progress import Progress
 from deepfits.provenance import provenance
 from deepfits.stages import load
@@ -264,6 +264,7 @@ def _resolve(path: Path, name: str) -> str:
 def _run(config: RunFile, progress: Progress) -> Path:
     out, sections = config.out, config.sections
     start = time.monotonic()
+    _refuse_foreign(out)
     write_json(out / "config.json", config.to_json())
     write_json(out / "provenance.json", provenance())
     seconds: dict[str, float] = {}
@@ -303,6 +304,19 @@ def _run(config: RunFile, progress: Progress) -> Path:
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     return call("report", out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise `InputError` if a file that a run writes is there, but was not written by one."""
+    config = out / "config.json"
+    if config.exists() and "run" in read_json(config, what="configuration of a run"):
+        return
+    for path in (config, out / "provenance.json", out / "seconds.json"):
+        if path.exists():
+            raise InputError(
+                f"{path}: was not written by `deepfits run`, which would replace it; choose another run "
+                "directory"
+            )
 
 
 def _has_head(features: Path) -> bool:
