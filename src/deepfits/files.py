@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -20,9 +21,9 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from deepfits.errors import InputError, naming, no_space
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
+P = ParamSpec("P")
+R = TypeVar("R")
 TEMPORARY_PREFIX = ".writing-"
 MANIFEST = "_manifest.jsonl"  # readers of Parquet directories skip names with a leading underscore
 WHOLE_BYTES = 2 << 30  # inputs up to this total size are hashed completely
@@ -348,6 +351,38 @@ def replace_files(setting: Any, replace: Callable[[Path], str], *, base: Path = 
         if text and os.path.isfile(base / text):
             return setting.removesuffix(text) + replace(base / text)
     return setting
+
+
+def cached_by_files(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator like `lru_cache`, which notices that a file named by an argument has changed.
+
+    Names are strings, or in tuples; processes may live on for days in notebooks and on workers.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @lru_cache(maxsize)
+        def cached(stamps: Any, *args: Any) -> R:
+            return function(*args)  # type: ignore[call-arg]
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind(*args, **kwargs).args
+            names = [name for value in given for name in (value if isinstance(value, tuple) else (value,))]
+            return cached(tuple(_stamp(name) for name in names if isinstance(name, str)), *given)
+
+        signature = inspect.signature(function)
+        return call
+
+    return decorate
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Return what changes with a file, or None if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
