@@ -37,6 +37,7 @@ TEMPORARY_PREFIX = ".writing-"
 MANIFEST = "_manifest.jsonl"  # readers of Parquet directories skip names with a leading underscore
 WHOLE_BYTES = 2 << 30  # inputs up to this total size are hashed completely
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # number and size of the blocks hashed of each file of larger inputs
+HASHED = ("head.json", "predictor.json", "classifier.json")  # descriptions of redshift models
 CONTENTS = "contents"  # key of a single file, whose name does not matter
 MOST_DIGITS = 20  # of a 64-bit integer
 LONGEST_LINE = 1 << 20  # of a JSON Lines file
@@ -309,7 +310,8 @@ def contents(*paths: str | Path) -> dict[str, str]:
     """Fingerprint the contents of files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
 
     For a store, features or a model only the data files are included, without logs, reports or checkpoints;
-    for any other directory, all files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
+    for a redshift model, its description, which holds the hashes of all parts; for any other directory, all
+    files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
     total of 2 GiB all bytes are hashed; beyond that, 32 blocks spread over each file. Sizes are always
     included, modification times and locations are not: a copy is the same input.
 
@@ -410,6 +412,7 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
         ("store.json", ("store.json", "shard-*.h5")),
         ("model.json", ("model.json", "*.safetensors")),
         ("shard-*.parquet", ("shard-*.parquet",)),
+        *((name, (name,)) for name in HASHED),
     ):
         if next(directory.glob(marker), None) is not None:
             return [(path.name, path) for pattern in patterns for path in directory.glob(pattern)]

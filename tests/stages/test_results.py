@@ -7,12 +7,17 @@ import re
 import subprocess
 import sys
 from copy import copy
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
+import numpy as np
 import pytest
 
 from deepfits.errors import InputError
 from deepfits.files import contents, writing
+from deepfits.redshifts import storage
+from deepfits.redshifts.classes import CLASSIFIER
+from deepfits.redshifts.head import HEAD
+from deepfits.redshifts.storage import PREDICTOR
 from deepfits.results import RECORD, require_finished, results
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, NAMES_FILES, NEUTRAL, documentation, field_names, settings_of
@@ -113,6 +118,22 @@ def test_several_inputs_may_lie_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert contents("one", "two") == contents(tmp_path / "one", tmp_path / "two")
     assert contents("one", "two") != contents("two", "one")
+
+
+@pytest.mark.parametrize("name", [PREDICTOR, HEAD, CLASSIFIER])
+def test_a_redshift_model_is_its_description_without_what_lies_beside(name, tmp_path):
+    @dataclass
+    class Anything:
+        values: np.ndarray
+
+    storage.save(Anything(np.arange(3.0)), tmp_path, name)
+    before = contents(tmp_path)
+    (tmp_path / "skies").mkdir()
+    (tmp_path / "skies" / "examples.json").write_text("{}")  # of redshift_pretrain, which may be deleted
+    (tmp_path / "predictions.parquet").touch()
+    assert contents(tmp_path) == before
+    storage.save(Anything(np.arange(3.0) + 1), tmp_path, name)
+    assert contents(tmp_path) != before
 
 
 def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
