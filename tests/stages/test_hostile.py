@@ -167,6 +167,14 @@ def test_coadds_are_not_written_among_the_exposures(base, tmp_path):
     assert RUNS["stack"](base, tmp_path / "sky-stacked").is_dir()
 
 
+def test_simulated_coadds_are_not_stacked_with_their_exposures(tmp_path):
+    sky = tmp_path / "sky"
+    with results(sky, "simulate", inputs={}, settings={}):
+        (sky / "exposures").mkdir()
+    with pytest.raises(InputError, match=r"coadds of its exposures too; give .*exposures"):
+        stack(sky, tmp_path / "out")
+
+
 def test_a_training_that_cannot_begin_leaves_nothing(base, tmp_path):
     options = {"recipe": "tiny", "steps": 2, "threads": 1, "options": {**TINY, "batch_size": 1000}}
     with pytest.raises(InputError, match="fewer than a batch of 1000"):

@@ -104,6 +104,29 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
 
 
+def test_only_exposures_are_stacked(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"run\.toml: \[stack\] needs exposures"):
+        run_file(tmp_path, "[simulate]\n[stack]\n")
+    read, calls = run_file(tmp_path, "[simulate]\nexposures = 2\n[stack]\n"), {}
+
+    def loaded(name):
+        def stage(*inputs, **options):
+            calls[name] = inputs
+            if name == "cutouts":
+                raise KeyboardInterrupt
+            return tmp_path / name
+
+        return stage
+
+    monkeypatch.setattr("deepfits.stages.run.load", loaded)
+    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
+    with pytest.raises(KeyboardInterrupt):
+        _run(read, silent)
+    sky = tmp_path / "run" / "sky"
+    assert calls["stack"] == (sky / "exposures", tmp_path / "run" / "coadds")
+    assert calls["cutouts"][0] == tmp_path / "stack"
+
+
 @pytest.mark.parametrize("name", ["config.json", "provenance.json"])
 def test_files_of_others_are_not_replaced(tmp_path, name):
     (tmp_path / name).write_text('{"mine": 1}')

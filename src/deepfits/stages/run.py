@@ -217,6 +217,8 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         section.update({k: _resolve(path, value) for k, value in given.items() if isinstance(value, str)})
         naming = {key: section[key] for key in field_names(function.config, NAMES_FILES) if key in section}
         section.update(replace_files(naming, str, base=path.parent))
+    if images is None and "stack" in sections and not sections["simulate"].get("exposures"):
+        raise InputError(f"{path}: [stack] needs exposures; add exposures = 3, say, to [simulate]")
     if is_simulated:
         sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
     elif "redshift" in sections and "labels" not in sections["redshift"]:
@@ -281,9 +283,9 @@ def _run(config: RunFile, progress: Progress) -> Path:
     images: Any = config.images
     if "simulate" in sections:
         call("simulate", out / "sky")
-        images = images or out / "sky"
     if "stack" in sections:
-        images = call("stack", images, out / "coadds")
+        images = call("stack", images or out / "sky" / "exposures", out / "coadds")
+    images = images or out / "sky"
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = config.model or call("train", store, out / "model")
