@@ -11,6 +11,7 @@ from deepfits.passbands import (
     wavelength_in_header,
     wavelength_of,
 )
+from deepfits.redshifts.spectra import template_fluxes
 
 
 def test_wavelengths_are_those_of_the_filters_curves():
@@ -30,6 +31,20 @@ def test_a_filter_is_a_name_a_file_or_a_number(tmp_path):
     for wrong in ("sdss2010-q", "0.48", "nan"):
         with pytest.raises(InputError, match="filter"):
             wavelength_of(wrong)
+
+
+def test_a_curve_that_was_replaced_is_read_anew(tmp_path):
+    path = tmp_path / "g.txt"
+    found = []
+    for centre in (4800, 5300):
+        path.write_text(f"{centre - 500} 0\n{centre} 1\n{centre + 500} 0\n")
+        fluxes = template_fluxes((str(path), "sdss2010-r"), (0.5,))[0]
+        found.append(
+            (wavelength_of(str(path)), fluxes, template_fluxes((str(path), "sdss2010-r"), (0.5,))[0])
+        )
+    assert [round(wavelength) for wavelength, *_ in found] == [4800, 5300]
+    assert (found[0][1] != found[1][1]).any()
+    assert all(first is second for _, first, second in found)  # cached until it changes
 
 
 def test_curves_in_other_units_than_angstrom_are_refused(tmp_path):

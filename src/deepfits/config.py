@@ -47,6 +47,7 @@ class Mark:
 
 INPUT = Mark("input")
 NEUTRAL = Mark("neutral")
+NAMES_FILES = Mark("names files")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -18,11 +19,11 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from deepfits.errors import InputError, naming, no_space
 
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
+P = ParamSpec("P")
+R = TypeVar("R")
 TEMPORARY_PREFIX = ".writing-"
 MANIFEST = "_manifest.jsonl"  # readers of Parquet directories skip names with a leading underscore
 WHOLE_BYTES = 2 << 30  # inputs up to this total size are hashed completely
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # number and size of the blocks hashed of each file of larger inputs
+HASHED = ("head.json", "predictor.json", "classifier.json")  # descriptions of redshift models
 CONTENTS = "contents"  # key of a single file, whose name does not matter
 MOST_DIGITS = 20  # of a 64-bit integer
 LONGEST_LINE = 1 << 20  # of a JSON Lines file
@@ -45,7 +49,8 @@ def writing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
     It has the same directory, created if necessary, and the same suffixes, for libraries that choose a format
-    by extension. On an error it is removed and `path` is left unchanged.
+    by extension; it is absolute, for those that take ``a:b/c`` for an address. On an error it is removed and
+    `path` is left unchanged.
 
     Raises
     ------
@@ -57,7 +62,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(final.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(final.parent))
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
+    temporary = final.absolute().with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
     try:
         yield temporary
         _flush(temporary)
@@ -65,7 +70,8 @@ def writing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(final)
         os.replace(temporary, final)
     except InputError as error:  # the writer knows only the temporary name
-        raise InputError(str(error).replace(temporary.name, final.name)) from error
+        said = str(error).replace(f"{temporary}", f"{final}").replace(temporary.name, final.name)
+        raise InputError(said) from error
     except Exception as error:  # libraries report a full disk in different ways
         if (number := no_space(error)) is None:
             raise
@@ -155,7 +161,7 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
             raise InputError(
                 f"{path}: this {what} has {status.st_size} bytes, more than the {max_bytes} allowed"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # with the mark that Windows writes first
     except FileNotFoundError:
         raise InputError(f"{path}: no such {what}; check the path") from None
     except OSError as error:
@@ -304,7 +310,8 @@ def contents(*paths: str | Path) -> dict[str, str]:
     """Fingerprint the contents of files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
 
     For a store, features or a model only the data files are included, without logs, reports or checkpoints;
-    for any other directory, all files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
+    for a redshift model, its description, which holds the hashes of all parts; for any other directory, all
+    files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
     total of 2 GiB all bytes are hashed; beyond that, 32 blocks spread over each file. Sizes are always
     included, modification times and locations are not: a copy is the same input.
 
@@ -314,15 +321,70 @@ def contents(*paths: str | Path) -> dict[str, str]:
         A path does not exist.
     """
     files: dict[str, Path] = {}
-    for given in map(Path, paths):
+    for number, given in enumerate(map(Path, paths)):
         path, table = split_table_path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
         if len(paths) == 1 and path.is_file():
             return contents_of({CONTENTS if table is None else f"table {table}": path})
         for name, file in _data_files(path) if path.is_dir() else [(given.name, path)]:
-            files[name if name not in files else f"{given}" if file is path else f"{file}"] = file
+            files[name if name not in files else f"{number}/{name}"] = file
     return contents_of(files)
+
+
+def named_contents(setting: Any) -> Any:
+    """Return a setting in which each file that it names, ``"g=PSF.fits"``, is its name and fingerprint.
+
+    The same file is the same setting wherever it lies; see `replace_files`.
+    """
+    return replace_files(setting, lambda path: f"{path.name} {contents(path)[CONTENTS]}")
+
+
+def replace_files(setting: Any, replace: Callable[[Path], str], *, base: Path = Path()) -> Any:
+    """Replace the existing files that a setting names, relative to `base`, at any depth.
+
+    A file is named by a whole string, or by what follows its first ``=``.
+    """
+    if isinstance(setting, Mapping):
+        return {key: replace_files(value, replace, base=base) for key, value in setting.items()}
+    if isinstance(setting, list | tuple):
+        return [replace_files(value, replace, base=base) for value in setting]
+    for text in (setting, setting.partition("=")[2]) if isinstance(setting, str) else ():
+        if text and os.path.isfile(base / text):
+            return setting.removesuffix(text) + replace(base / text)
+    return setting
+
+
+def cached_by_files(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator like `lru_cache`, which notices that a file named by an argument has changed.
+
+    Names are strings, or in tuples; processes may live on for days in notebooks and on workers.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @lru_cache(maxsize)
+        def cached(stamps: Any, *args: Any) -> R:
+            return function(*args)  # type: ignore[call-arg]
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind(*args, **kwargs).args
+            names = [name for value in given for name in (value if isinstance(value, tuple) else (value,))]
+            return cached(tuple(_stamp(name) for name in names if isinstance(name, str)), *given)
+
+        signature = inspect.signature(function)
+        return call
+
+    return decorate
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Return what changes with a file, or None if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
@@ -350,6 +412,7 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
         ("store.json", ("store.json", "shard-*.h5")),
         ("model.json", ("model.json", "*.safetensors")),
         ("shard-*.parquet", ("shard-*.parquet",)),
+        *((name, (name,)) for name in HASHED),
     ):
         if next(directory.glob(marker), None) is not None:
             return [(path.name, path) for pattern in patterns for path in directory.glob(pattern)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import cached_by_files
 
 COLUMN = "filter_wavelength"
 """Table column, one per band: mean wavelength of the filter of each object's image, Å."""
@@ -93,7 +93,7 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     return wavelength, response
 
 
-@lru_cache(maxsize=64)
+@cached_by_files(maxsize=64)
 def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a filter's wavelengths and transmission on a regular grid of `STEP`; see `read_curve`."""
     wavelength, response = read_curve(name)

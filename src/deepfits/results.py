@@ -239,6 +239,10 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
             f"{wanted['version']}"
         )
     for name, old, new in _changes(earlier.get("inputs", {}), wanted["inputs"]):
+        if old is None or new is None:
+            return (
+                f"made with{'out' if old is None else ''} {name!r}, now with{'out' if new is None else ''} it"
+            )
         if not (isinstance(old, dict) and isinstance(new, dict)):
             return f"its input {name!r} has changed"
         for file, before, now in _changes(old, new):
@@ -310,6 +314,25 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
         )
     log.warning("%s: is not finished; using what is done (partial)", path)
     return False
+
+
+def warn_of_other_inputs(outputs: Iterable[Path], name: str, now: Iterable[Any]) -> None:
+    """Warn of results of which the input of this name has changed: it is none of the fingerprints `now`.
+
+    Results without a record of this input are not judged; `now` is only computed if any has one.
+    """
+    records = {path: read_record(path) for path in outputs}
+    known = {path: record for path, record in records.items() if record.get("inputs", {}).get(name)}
+    fingerprints = list(now) if known else []
+    for path, record in known.items():
+        made_from = record["inputs"][name]
+        if (
+            made_from not in fingerprints and CONTENTS not in made_from
+        ):  # a single file: one of several shards
+            log.warning(
+                "WARNING: %s: its input %r has changed since it was made; run the same `deepfits %s` again",
+                *(path, name, record.get("stage")),
+            )
 
 
 def _states(directory: Path) -> Iterator[str]:

@@ -1,13 +1,16 @@
 """The explorer: columns, neighbours, saving, and what a hostile page or file meets."""
 
 import asyncio
+import errno
 import io
 import json
 import shutil
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -219,6 +222,15 @@ def test_tags_lie_beside_the_features(client, run):
     assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
 
 
+def test_tags_of_two_explorers_are_kept(run):
+    first, second = (load(run)[0] for _ in range(2))
+    first.tag([1], "keep")
+    second.tag([2], "discard")
+    assert load(run)[0].tags == {str(FIRST + 1): "keep", str(FIRST + 2): "discard"}
+    second.tag([1, 2], None)
+    assert not load(run)[0].tags
+
+
 @pytest.mark.parametrize("place", ["features-both", "cutouts"])
 def test_what_is_not_finished_is_shown_only_when_it_is_asked_for(run, tmp_path, place):
     shutil.copytree(run, tmp_path / "run")
@@ -235,6 +247,29 @@ def test_a_damaged_map_is_named(run, tmp_path, content):
     (tmp_path / "run" / "features-both" / "_map-umap.npz").write_bytes(content)
     with pytest.raises(InputError, match=r"_map-umap\.npz: damaged map"):
         load(tmp_path / "run")
+
+
+def test_a_map_of_earlier_features_is_not_shown(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    flat = SimpleNamespace(fit_transform=lambda embedding: embedding[:, :2])
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=lambda **options: flat))
+    load(tmp_path / "run")[0].make_umap()
+    assert "umap1" in load(tmp_path / "run")[0].names
+    path = tmp_path / "run" / "features-both" / "shard-00000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("embedding")
+    refitted = table["embedding"].combine_chunks().take(np.arange(NUM)[::-1])
+    pq.write_table(table.set_column(place, table.schema.field(place), refitted), path)
+    assert "umap1" not in load(tmp_path / "run")[0].names
+
+
+def test_a_run_that_is_only_read_says_so(client, monkeypatch):
+    error = PermissionError(errno.EACCES, "Permission denied", "features-both/_tags.json")
+    monkeypatch.setattr("deepfits.explorer.objects.write_tags", Mock(side_effect=error))
+    answer = client.post("/api/tag", json={"rows": [1], "tag": "keep"}, headers=SEND)
+    assert answer.status_code == 400
+    assert "features-both/_tags.json: Permission denied" in answer.json()["error"]
+    assert client.get("/api/object/1").json()["tag"] is None
 
 
 def test_another_catalogue_is_matched_by_position(client, run):

@@ -199,6 +199,10 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
         ({"cutting": {"shard_size": 0}}, "shard_size must be a whole number from 1"),
         ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
         (
+            {"catalogue": "c.parquet", "cutting": {"min_snr": 5.0}},
+            "min_snr=5.0 has no effect with a catalogue",
+        ),
+        (
             {"catalogue": "c.parquet", "from_coadds": False},
             "catalogue is for fits from images: set from_coadds",
         ),

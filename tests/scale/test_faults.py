@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
@@ -137,6 +138,28 @@ def test_a_worker_killed_with_a_file_half_written(client, tmp_path):
     assert (tmp_path / "died-shard-00001").exists()
     assert [p.read_text() for p in sorted(tmp_path.glob("shard*.txt"))] == [s.made_from for s in shards]
     assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
+
+
+@dataclass(frozen=True)
+class Copier:
+    """Write what a file held when the work was opened."""
+
+    source: Path
+    out: Path
+
+    def open(self, threads=None):
+        text = self.source.read_text()
+        return lambda shard, advance: (self.out / f"{shard.name}.txt").write_text(text)
+
+
+def test_workers_that_live_on_see_what_has_changed(client, tmp_path):
+    options = {"title": "", "workers": Workers(scheduler=address(client)), "progress": silent}
+    options |= {"suffix": ".txt", "is_done": lambda path, made_from: False}
+    for text in ("one", "two"):
+        (tmp_path / "model").write_text(text)
+        shards = [Shard(name=f"shard-{n:05d}", objects=1, made_from=text) for n in range(4)]
+        run_shards(Copier(tmp_path / "model", tmp_path), shards, tmp_path, **options)
+        assert {path.read_text() for path in tmp_path.glob("shard*.txt")} == {text}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import deepfits
 from deepfits.sky.exposures import make_exposure
 from deepfits.sky.scene import draw_model, draw_objects, make_scene
 from deepfits.sky.surveys import SURVEYS
+from deepfits.survey.find import find_fields
 
 SURVEY = SURVEYS["clauds-hsc"]
 SIZE = 320
@@ -86,6 +87,11 @@ def test_depth_adds_up_to_that_of_the_coadd():
     factor = make_exposure(patch, table, 2, 0, 1).conditions.sigma[0]
     assert total == pytest.approx(factor, rel=1e-6)
     assert total / patch.conditions.sigma[2] == pytest.approx(SURVEY.noise_correlation, rel=0.03)
+
+
+def test_exposures_are_no_fields_beside_their_coadds(sky):
+    assert [field.name for field in find_fields(sky)] == ["coadd"]
+    assert len(find_fields(sky / "exposures")) == NUMBER
 
 
 def test_stacked_exposures_are_the_coadd(sky, tmp_path):

@@ -186,6 +186,21 @@ def test_wrong_arguments_are_named(tmp_path, arguments, message):
     assert not (tmp_path / "sky.json").exists()
 
 
+def test_a_filter_curve_counts_by_its_contents(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\npixel_scale_arcsec = 0.25\nmag_limit = 20\n'
+        '[[bands]]\nname = "g"\nfilter = "g.txt"\ndepth = 24\nfwhm_arcsec = 1.1\n'
+        "zero_point = 25\nsky_mag = 22\nsaturation = 16\n"
+    )
+    for shift in (0, 10):
+        (tmp_path / "g.txt").write_text(f"{4000 + shift} 0\n{4800 + shift} 1\n{5600 + shift} 0\n")
+        if shift:
+            with pytest.raises(InputError, match=r"made with survey\.bands"):
+                deepfits.simulate(tmp_path / "sky", survey=tmp_path / "mine.toml", size=64, workers=1)
+        else:
+            deepfits.simulate(tmp_path / "sky", survey=tmp_path / "mine.toml", size=64, workers=1)
+
+
 def test_a_survey_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -116,7 +117,7 @@ CASES = [
     ),
     Again("cutouts", options={"size": 12}, said="size = 16, now 12"),
     Again("cutouts", options={"psf": ["0.9"]}, said="made without psf = "),
-    Again("cutouts", options={"min_snr": 50.0}, said="min_snr"),
+    Again("cutouts", options={"allow_missing": True}, said="allow_missing"),
     Again("train", pixels("store"), said="input 'store' has changed"),
     Again("train", options={"seed": 5}, said="seed"),
     Again("train", options={"where": "dec > 0.5"}, said="made without where = "),
@@ -142,7 +143,7 @@ CASES = [
     Again(
         "redshift-beside",
         column("labels.parquet", "mine", shifted),
-        said="input 'labels' has changed|input 'photoz' has changed",
+        said="input 'labels' has changed",
     ),
     Again("redshift-curves", column("labels.parquet", "z_spec", shifted), said="input 'labels' has changed"),
     Again("redshift-curves", options={"match_radius_arcsec": 0.5}, said="match_radius_arcsec"),
@@ -212,6 +213,38 @@ def test_what_differs_is_refused_by_name_or_counts(
     assert_same_results(out, tmp_path / "fresh")
     with pytest.raises(AssertionError):
         assert_same_results(out, before)
+
+
+def test_a_run_that_ended_before_its_summary_is_summarised_by_the_next(
+    base: Path, first: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(first("fit"), out)
+    shutil.copytree(base, tmp_path / "inputs")
+    pixels("store")(tmp_path / "inputs")
+    with monkeypatch.context() as patched:
+        patched.setattr("deepfits.stages.fit._finish", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            RUNS["fit"](tmp_path / "inputs", out)
+    RUNS["fit"](tmp_path / "inputs", out)
+    RUNS["fit"](tmp_path / "inputs", tmp_path / "fresh")
+    assert_same_results(out, tmp_path / "fresh")
+
+
+def test_estimates_of_others_are_added_to_finished_rows(
+    base: Path, first: Callable[[str], Path], tmp_path: Path
+):
+    out, mine = tmp_path / "out", tmp_path / "mine.parquet"
+    shutil.copytree(first("redshift"), out)
+    shutil.copy(base / "labels.parquet", mine)
+    errors = []
+    for make in (shifted, lambda values: values + 0.1):
+        column("mine.parquet", "mine", make)(tmp_path)
+        RUNS["redshift"](base, out, photoz=f"{mine}:mine")
+        rows = {row["key"]: row for row in json.loads((out / "metrics.json").read_text())["rows"]}
+        errors.append(rows["column-mine"]["metrics"]["bias"]["value"])
+        assert "boosting-latents-squared" in rows
+    assert errors[1] != errors[0]
 
 
 UNFINISHED = [

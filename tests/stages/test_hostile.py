@@ -4,6 +4,7 @@ import json
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from deepfits.stages.show import _markdown
 from deepfits.stages.stack import stack
 from deepfits.stages.train import train
 from deepfits.survey.store import CutoutStore
-from deepfits.tables import write_table
+from deepfits.tables import read_table, write_table
 from tests.helpers.small_model import make_model, make_store
 from tests.helpers.stage_runs import RUNS, TINY
 
@@ -112,6 +113,14 @@ def test_whoever_writes_is_said_to_write_the_final_file(tmp_path):
     assert ".writing-" not in str(caught.value)
 
 
+def test_a_directory_may_look_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(Path("a:b") / "t.parquet", {"object_id": np.arange(3)})
+    assert read_table(Path("a:b") / "t.parquet")["object_id"].tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match=r"^a:b/all\.fits: no$"), writing("a:b/all.fits") as path:
+        raise InputError(f"{path}: no")
+
+
 def claimed(out, **options):
     return results(out, "fit", inputs={}, settings={}, **options)
 
@@ -162,6 +171,14 @@ def test_coadds_are_not_written_among_the_exposures(base, tmp_path):
         stack(tmp_path / "sky", tmp_path / "sky" / "inside")
     assert not (base / "sky" / "inside").exists()
     assert RUNS["stack"](base, tmp_path / "sky-stacked").is_dir()
+
+
+def test_simulated_coadds_are_not_stacked_with_their_exposures(tmp_path):
+    sky = tmp_path / "sky"
+    with results(sky, "simulate", inputs={}, settings={}):
+        (sky / "exposures").mkdir()
+    with pytest.raises(InputError, match=r"coadds of its exposures too; give .*exposures"):
+        stack(sky, tmp_path / "out")
 
 
 def test_a_training_that_cannot_begin_leaves_nothing(base, tmp_path):

@@ -13,8 +13,30 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.models.bundle import Model
 from deepfits.results import RECORD
+from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.report_parts import _load_model
 from tests.helpers.stage_runs import RUNS
+from tests.stages.test_again import column, other_model
+
+
+def test_results_of_other_inputs_are_said_or_left_out(base, tmp_path, caplog):
+    shutil.copytree(base / "run", tmp_path / "run")
+    run = tmp_path / "run"
+    RUNS["inpaint"](base, run / "inpaint-g")
+    redshift_predict(base / "predictor", run / "features-both", run / "z.parquet")
+    caplog.clear()
+    assert read_json(deepfits.report(run, num_examples=1).with_name("summary.json"))["fits"]
+    deepfits.join(run)
+    assert "has changed" not in caplog.text
+    column("features-both", "chi2", lambda chi2: chi2 + 1)(run)
+    for see in (lambda: deepfits.join(run), lambda: deepfits.report(run, num_examples=1)):
+        caplog.clear()
+        see()
+        assert re.search(r"z\.parquet: its input 'features' has changed .*redshift predict", caplog.text)
+    other_model(run)
+    assert not read_json(deepfits.report(run, num_examples=1).with_name("summary.json"))["fits"]
+    assert re.search("features-both: left out: fitted with another model", caplog.text)
+    assert re.search(r"inpaint-g: its input 'model' has changed .*deepfits inpaint", caplog.text)
 
 
 def test_counts_and_training_are_those_of_the_parts_that_are_named(base, tmp_path):

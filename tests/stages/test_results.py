@@ -7,15 +7,20 @@ import re
 import subprocess
 import sys
 from copy import copy
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
+import numpy as np
 import pytest
 
 from deepfits.errors import InputError
 from deepfits.files import contents, writing
+from deepfits.redshifts import storage
+from deepfits.redshifts.classes import CLASSIFIER
+from deepfits.redshifts.head import HEAD
+from deepfits.redshifts.storage import PREDICTOR
 from deepfits.results import RECORD, require_finished, results
 from deepfits.stages import MODULES, load
-from deepfits.stages.stage import INPUT, NEUTRAL, documentation, field_names, settings_of
+from deepfits.stages.stage import INPUT, NAMES_FILES, NEUTRAL, documentation, field_names, settings_of
 
 REQUIRED = {"images": "a", "out": "o", "store": "s", "model": "m", "features": "f", "labels": "l", "run": "r",
             "config": "c", "objects": 1.0, "predictions": "p", "ids": ["1"]}  # fmt: skip
@@ -38,6 +43,24 @@ def test_every_parameter_is_documented_once_and_counts_unless_it_is_marked(name)
         other = copy(config)
         object.__setattr__(other, key, ["other"])  # whatever the stage itself makes of it
         assert settings_of(other)[key] == ["other"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_that_settings_name_count_by_their_contents(name, tmp_path):
+    config = config_of(name)
+    (tmp_path / "elsewhere").mkdir()
+    for key in field_names(config, NAMES_FILES):
+
+        def setting(path, content, config=config, key=key):
+            path.write_text(content)
+            object.__setattr__(config, key, [f"g={path}", "0.8", str(path)])
+            return settings_of(config)[key]
+
+        first = setting(tmp_path / "named.fits", "one")
+        assert first[0].startswith("g=named.fits ")
+        assert first[1] == "0.8"
+        assert setting(tmp_path / "elsewhere" / "named.fits", "one") == first
+        assert setting(tmp_path / "named.fits", "two") != first
 
 
 def claimed(out, path, **settings):
@@ -64,6 +87,17 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     assert (out / "shard").read_text() == "x"
 
 
+def test_an_input_that_is_new_or_gone_is_said_to_be(tmp_path):
+    with results(tmp_path / "out", "fit", inputs={"store": "a", "start": None}, settings={}):
+        (tmp_path / "out" / "shard").write_text("x")
+    for inputs, said in (
+        ({"store": "a", "start": "b"}, "made without 'start', now with it"),
+        ({"store": None, "start": None}, "made with 'store', now without it"),
+    ):
+        with pytest.raises(InputError, match=said):
+            results(tmp_path / "out", "fit", inputs=inputs, settings={}).__enter__()
+
+
 def test_which_of_several_tables_counts(tmp_path):
     path, out = tmp_path / "z.fits", tmp_path / "out"
     path.write_bytes(b"several tables")
@@ -75,6 +109,31 @@ def test_which_of_several_tables_counts(tmp_path):
         claimed(out, f"{path}[B]").__enter__()
     assert contents(f"{path}[A]", f"{path}[B]").keys() == {"z.fits[A]", "z.fits[B]"}
     assert contents(path).keys() == {"contents"}
+
+
+def test_several_inputs_may_lie_anywhere(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "store.json").write_text(name)
+    monkeypatch.chdir(tmp_path)
+    assert contents("one", "two") == contents(tmp_path / "one", tmp_path / "two")
+    assert contents("one", "two") != contents("two", "one")
+
+
+@pytest.mark.parametrize("name", [PREDICTOR, HEAD, CLASSIFIER])
+def test_a_redshift_model_is_its_description_without_what_lies_beside(name, tmp_path):
+    @dataclass
+    class Anything:
+        values: np.ndarray
+
+    storage.save(Anything(np.arange(3.0)), tmp_path, name)
+    before = contents(tmp_path)
+    (tmp_path / "skies").mkdir()
+    (tmp_path / "skies" / "examples.json").write_text("{}")  # of redshift_pretrain, which may be deleted
+    (tmp_path / "predictions.parquet").touch()
+    assert contents(tmp_path) == before
+    storage.save(Anything(np.arange(3.0) + 1), tmp_path, name)
+    assert contents(tmp_path) != before
 
 
 def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):

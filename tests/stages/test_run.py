@@ -36,6 +36,33 @@ def test_paths_are_relative_to_the_file_whatever_else_is_said_of_them(tmp_path):
     assert built_in.sections["redshift"]["scenes"] == "builtin:ugriz"
 
 
+def test_files_that_settings_name_are_relative_to_the_file_too(tmp_path):
+    for name in ("mine.toml", "psf.fits", "g.txt"):
+        (tmp_path / name).touch()
+    read = run_file(
+        tmp_path,
+        '[simulate]\nsurvey = "mine.toml"\n[cutouts]\npsf = ["g=psf.fits", "r=0.8"]\n'
+        '[redshift]\nfilters = ["g.txt", "sdss2010-r"]\nphotometry = "fluxes.npz"\n',
+    )
+    assert read.sections["simulate"]["survey"] == f"{tmp_path}/mine.toml"
+    assert read.sections["cutouts"]["psf"] == [f"g={tmp_path}/psf.fits", "r=0.8"]
+    assert read.sections["redshift"]["filters"] == [f"{tmp_path}/g.txt", "sdss2010-r"]
+    assert read.sections["redshift"]["photometry"] == f"{tmp_path}/fluxes.npz"
+
+
+@pytest.mark.parametrize("text", ['[run]\nout = ""', '[run]\nmodel = ""', '[redshift]\nlabels = ""'])
+def test_an_empty_path_is_not_the_directory_of_the_file(tmp_path, text):
+    with pytest.raises(InputError, match=r"run\.toml: a path is empty"):
+        run_file(tmp_path, f'{text}\n[images]\npath = "coadds"\n')
+    with pytest.raises(InputError, match=r"run\.toml: a path is empty"):
+        run_file(tmp_path, '[images]\npath = [""]\n')
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "run.toml").write_bytes(b'\xef\xbb\xbf[images]\r\npath = "coadds"\r\n')
+    assert read_run_file(tmp_path / "run.toml").images == [f"{tmp_path}/coadds"]
+
+
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"run\.toml.*needs labels"):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')
@@ -75,6 +102,38 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
     assert list(calls) == ["cutouts", "fit", "inpaint", "redshift_predict", "report"]
     assert calls["fit"][0][1] == "builtin:ugriz"
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
+
+
+def test_only_exposures_are_stacked(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"run\.toml: \[stack\] needs exposures"):
+        run_file(tmp_path, "[simulate]\n[stack]\n")
+    read, calls = run_file(tmp_path, "[simulate]\nexposures = 2\n[stack]\n"), {}
+
+    def loaded(name):
+        def stage(*inputs, **options):
+            calls[name] = inputs
+            if name == "cutouts":
+                raise KeyboardInterrupt
+            return tmp_path / name
+
+        return stage
+
+    monkeypatch.setattr("deepfits.stages.run.load", loaded)
+    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
+    with pytest.raises(KeyboardInterrupt):
+        _run(read, silent)
+    sky = tmp_path / "run" / "sky"
+    assert calls["stack"] == (sky / "exposures", tmp_path / "run" / "coadds")
+    assert calls["cutouts"][0] == tmp_path / "stack"
+
+
+@pytest.mark.parametrize("name", ["config.json", "provenance.json"])
+def test_files_of_others_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    read = run_file(tmp_path, f'[run]\nout = "{tmp_path}"\n[images]\npath = "coadds"\n')
+    with pytest.raises(InputError, match=rf"{name}: was not written by"):
+        _run(read, silent)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "run.toml"}
 
 
 @pytest.mark.parametrize(("bands", "hidden"), [(("g", "u", "r"), "u"), (("g", "r"), "g")])

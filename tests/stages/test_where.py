@@ -1,6 +1,7 @@
 """Conditions on the catalogue's columns: the same choice in every stage, and part of what a result is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -107,6 +108,28 @@ def test_only_what_satisfies_the_conditions_is_cut(tmp_path):
     assert CutoutStore(tmp_path / "store").catalogue(["x"])["x"].tolist() == [5, 15, 25, 35, 45]
     with pytest.raises(InputError, match="where"):
         cutouts(sky, tmp_path / "store", **given)
+
+
+@pytest.mark.parametrize(
+    ("images", "option", "said"),
+    [
+        ("c.toml", {"zero_point": 25.0}, r"zero_point=25.0 has no effect on cutouts made elsewhere.*c\.toml"),
+        ("c.toml", {"bands": ["g"]}, "bands"),
+        (
+            "sky",
+            {"catalogue": "mine.csv", "min_snr": 5.0},
+            "min_snr=5.0 has no effect with a catalogue.*where",
+        ),
+        ("sky", {"catalogue": "mine.csv", "threshold": 2.0}, "threshold"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, monkeypatch, images, option, said):
+    monkeypatch.chdir(tmp_path)
+    np.savez("c.npz", image=np.ones((3, 1, 8, 8), np.float32))
+    Path("c.toml").write_text('file = "c.npz"\nbands = ["r"]\nzero_point = 31.4\npixel_scale_arcsec = 0.2\n')
+    with pytest.raises(InputError, match=said):
+        cutouts(images, "store", size=8, **option)
+    assert not Path("store").exists()
 
 
 def test_foreign_cutouts_are_chosen_too(tmp_path):

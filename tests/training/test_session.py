@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(store, tmp_path, monkey
     assert Model.load(out).card["steps"] == 5
 
 
-def test_max_time_stops_the_training_and_saves_a_model(store, tmp_path):
+def test_max_time_stops_the_training_and_saves_a_model(store, tmp_path, caplog):
     shown = StopAt(-1, 0)
     out = train(
         store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS, progress=shown
@@ -190,6 +190,11 @@ def test_max_time_stops_the_training_and_saves_a_model(store, tmp_path):
     assert shown.count == pytest.approx(model.card["seconds"], abs=0.1)  # the progress bar counts seconds
     assert 0 < model.card["steps"] < 10**6
     assert model.card["seconds"] < 10  # a step may be slow on a busy machine
+    for minutes, is_longer in ((1 / 60, False), (10.0, True)):
+        caplog.clear()
+        train(store, out, recipe="tiny", steps=10**6, max_time=minutes, options=OPTIONS)
+        assert ("is finished, after 0.0 minutes" in caplog.text) == is_longer
+    assert Model.load(out).fingerprint == model.fingerprint
 
 
 def test_training_works_outside_the_main_thread(store, tmp_path):

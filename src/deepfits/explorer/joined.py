@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import read_json
+from deepfits.files import contents, read_json
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
-from deepfits.results import read_record, require_finished
+from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import (
     SAME_PLACE_ARCSEC,
@@ -357,6 +357,12 @@ def find_predictions(home: Path) -> dict[str, Path]:
     return {path.stem: path for path in tables if read_record(path).get("stage") == "redshift predict"}
 
 
+def warn_of_other_features(home: Path, results: Iterable[Path]) -> None:
+    """Warn of results that were not made from any features of a run as they are now."""
+    made = sorted(path.parent for path in home.glob(f"*/{DESCRIPTION}"))
+    warn_of_other_inputs(results, "features", (contents(features) for features in made))
+
+
 def _find_column(table: JoinedTable, name: str) -> str:
     """Return a hint to the part of the run that has a column which was not joined; '' if none has."""
     with suppress(InputError):
@@ -408,6 +414,7 @@ def join(
     for part in (parts.features, parts.store, *results):
         if part is not None:
             require_finished(part, partial=partial)
+    warn_of_other_features(parts.home, results)
     opened = store if isinstance(store, CutoutStore) else None
     if opened is None and parts.store is not None:
         opened = CutoutStore(parts.store, skip_bad=True)

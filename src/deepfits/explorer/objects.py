@@ -7,6 +7,7 @@ Rows are those of the features; other tables are matched to them (`deepfits.expl
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -292,11 +293,18 @@ class Objects:
         return middle, (vectors * scale).T.astype(np.float32), out
 
     def load_map(self, path: Path) -> None:
-        """Load a map written by `make_umap`, if it is of these objects."""
-        position = read_arrays(path, what="map").get("position")
-        if position is not None and position.dtype.kind == "f" and position.shape == (len(self), 2):
+        """Load a map written by `make_umap`, if it is of these embeddings."""
+        arrays = read_arrays(path, what="map")
+        position = arrays.get("position")
+        is_current = str(arrays.get("made_from", "")) == self._made_from
+        if is_current and position is not None and position.shape == (len(self), 2):
             self.table.add("umap1", position[:, 0].astype(np.float32))
             self.table.add("umap2", position[:, 1].astype(np.float32))
+
+    @property
+    def _made_from(self) -> str:
+        """Fingerprint of the embeddings, by which an earlier map is recognised."""
+        return hashlib.sha256(self.embedding.tobytes()).hexdigest()[:16]
 
     def make_umap(self) -> None:
         """Compute a UMAP of the embeddings, save it with the features, and add it as two columns."""
@@ -307,7 +315,7 @@ class Objects:
             self.embedding[self.is_fitted]
         )
         with writing(self.directory / MAP_FILE) as temporary:
-            np.savez(temporary, position=position)
+            np.savez(temporary, position=position, made_from=np.array(self._made_from))
         self.load_map(self.directory / MAP_FILE)
 
     # Neighbours
@@ -401,13 +409,15 @@ class Objects:
         if tag is not None:
             require_known("tag", tag, TAGS)
         with self._lock:
+            tags = read_tags(self.directory)  # another explorer may have set some
             for row in rows:
                 key = str(self.object_id[row])
                 if tag is None:
-                    self.tags.pop(key, None)
+                    tags.pop(key, None)
                 else:
-                    self.tags[key] = tag
-            write_tags(self.directory, self.tags)
+                    tags[key] = tag
+            write_tags(self.directory, tags)
+            self.tags = tags
             self._offer_tags()
 
     def _offer_tags(self) -> None:

@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from deepfits.errors import InputError, require_known
+from deepfits.errors import InputError, explain, require_known
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
 from deepfits.explorer.objects import Objects, describe_column, json_value, unlike_warning
@@ -123,6 +123,8 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
             return JSONResponse({"error": str(error)}, status_code=400)
         except (ValueError, KeyError, TypeError) as error:
             return JSONResponse({"error": f"invalid request ({error})"}, status_code=400)
+        except OSError as error:  # a full disk, or the run of somebody else, which is only read
+            return JSONResponse({"error": explain(error)}, status_code=400)
         answer.headers["Content-Security-Policy"] = _POLICY
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers.setdefault("Cache-Control", "no-store")

@@ -32,10 +32,12 @@ def finish(
     settings: dict[str, Any],
     summary: dict[str, Any],
     *,
+    made_from: str,
     description: str = DESCRIPTION,
 ) -> None:
-    """Write the description, once all shards are done."""
+    """Write the description, once all shards are done; `made_from` is the key for `is_finished`."""
     content = {"schema_version": SCHEMA_VERSION, "settings": settings, "summary": summary}
+    content["made_from"] = made_from
     write_json(Path(directory) / description, content | {"provenance": provenance()})
 
 
@@ -46,9 +48,14 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
     return convert(settings, dict[str, Any], where=path, key="settings")
 
 
-def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:
-    """Return whether the description exists."""
-    return (Path(directory) / description).exists()
+def is_finished(
+    directory: str | Path, *, made_from: str | None = None, description: str = DESCRIPTION
+) -> bool:
+    """Return whether the description exists, and if `made_from` is given, whether it is of these shards."""
+    path = Path(directory) / description
+    if made_from is None or not path.exists():
+        return path.exists()
+    return read_json(path, what="description of features").get("made_from") == made_from
 
 
 def write_shard(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import contents, digest, read_arrays, writing
+from deepfits.files import contents, digest, named_contents, read_arrays, writing
 from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
+from deepfits.provenance import code
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
 from deepfits.redshifts.label_matching import match_labels
@@ -135,7 +136,7 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     )
     return _cached(
         None if path is None else Path(path).with_suffix(".templates.npz"),
-        lambda: digest(names, source.flux, source.flux_err, source.columns["object_id"]),
+        lambda: digest(named_contents(names), source.flux, source.flux_err, source.columns["object_id"]),
         lambda: {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)},
     )["quantiles"]
 
@@ -146,7 +147,7 @@ def _cached(
     """Return arrays from the cache where they were made from the same data, else measure and cache them."""
     if path is None:
         return measure()
-    expected = made_from()
+    expected = f"{made_from()} {code()}"
     if Path(path).exists():
         arrays = read_arrays(path, what="file of photometry")
         if str(arrays.pop("made_from", "")) == expected:

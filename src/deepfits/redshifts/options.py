@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from deepfits.config import Range
+from deepfits.config import NAMES_FILES, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class LearningOptions(Seeded):
     """
 
     model: str | Path | None = None
-    filters: Sequence[str] = ()
+    filters: Annotated[Sequence[str], NAMES_FILES] = ()
     distributions: bool = True
     tuning_trials: Annotated[int, Range(ge=1)] = 6
     tpot_minutes: Annotated[float, Range(gt=0)] = 1.0

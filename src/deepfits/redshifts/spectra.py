@@ -11,12 +11,12 @@ hydrogen after Madau (1995).
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import cached_by_files
 from deepfits.passbands import read_curve
 
 FILTERS = {
@@ -98,7 +98,7 @@ def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
     return np.array(spectra), np.array(places)
 
 
-@lru_cache(maxsize=4)
+@cached_by_files(maxsize=4)
 def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return template fluxes through filters, given by `speclite` names, and the templates' types.
 
@@ -121,7 +121,7 @@ def distance_modulus(redshift: np.ndarray) -> np.ndarray:
     return np.asarray(FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(redshift).value)
 
 
-@lru_cache(maxsize=8)
+@cached_by_files(maxsize=8)
 def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray:
     """Return the offsets to add to an observed magnitude to get each template's absolute one, ``(T, Z)``.
 
@@ -137,7 +137,7 @@ def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray
     return -2.5 * np.log10(flux / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - distance_modulus(z)
 
 
-@lru_cache(maxsize=8)
+@cached_by_files(maxsize=8)
 def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarray:
     """Return mean fluxes per unit frequency through filters, ``(T, Z, B)``, in a common arbitrary unit."""
     spectra, _ = rest_spectra()

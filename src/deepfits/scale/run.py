@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -226,14 +227,14 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
     """
     from distributed import wait
 
-    left, wanted = iter(todo), code()
+    left, wanted, run = iter(todo), code(), uuid.uuid4().hex
     pending: dict[Future, Shard] = {}
     while True:
         try:
             with client.as_current():
                 num_workers = max(1, len(client.nthreads()))
                 for shard in islice(left, max(0, AHEAD * num_workers - len(pending))):
-                    future = client.submit(attempt_in_worker, work, shard, wanted, pure=False)
+                    future = client.submit(attempt_in_worker, work, shard, wanted, run, pure=False)
                     pending[future] = shard
                 if not pending:
                     return

@@ -166,12 +166,15 @@ _one_at_a_time = Lock()
 
 
 @lru_cache(maxsize=1)
-def _opened(work: Work, threads: int) -> Process:
+def _opened(work: Work, threads: int, run: str) -> Process:
     return work.open(threads)
 
 
-def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
-    """Process one shard in a worker, which keeps the last work open so that the model is loaded only once.
+def attempt_in_worker(work: Work, shard: Shard, wanted: str, run: str) -> Outcome:
+    """Process one shard in a worker, which keeps the work open so that the model is loaded only once.
+
+    It is opened anew for each `run`, the name of a call of `run_shards`, since workers may live on while the
+    files at the paths of a work change.
 
     Only one shard at a time is processed in a worker, whatever its number of threads, because the fit itself
     uses them all.
@@ -187,7 +190,7 @@ def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
     require_code(wanted)
     threads = get_worker().state.nthreads
     with _one_at_a_time:
-        return attempt(lambda *given: _opened(work, threads)(*given), shard, lambda number: None)
+        return attempt(lambda *given: _opened(work, threads, run)(*given), shard, lambda number: None)
 
 
 class OtherCodeError(InputError):

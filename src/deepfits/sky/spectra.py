@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import cached_by_files
 from deepfits.passbands import load_filter
 from deepfits.sky.hydrogen import transmission
 
@@ -192,7 +193,7 @@ def _corners(
     ]
 
 
-@lru_cache(maxsize=8)
+@cached_by_files(maxsize=8)
 def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> ColourGrid:
     """Compute the colour grid of galaxies for filters and a template sequence (takes a second; cached).
 
@@ -216,7 +217,7 @@ def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> C
     )
 
 
-@lru_cache(maxsize=4096)
+@cached_by_files(maxsize=4096)
 def _log_fluxes(template: str, band: str) -> np.ndarray:
     """Return log₁₀ of a template's flux through a filter, ``(E, Z)``."""
     wavelength, spectra = galaxy_templates()
@@ -230,7 +231,7 @@ def quasar_grid(filters: tuple[str, ...]) -> np.ndarray:
     return np.stack([_quasar_log_fluxes(name) for name in filters], axis=1)
 
 
-@lru_cache(maxsize=64)
+@cached_by_files(maxsize=64)
 def _quasar_log_fluxes(band: str) -> np.ndarray:
     """Return log₁₀ of the mean quasar's flux through a filter, ``(Z,)``."""
     wavelength, _ = galaxy_templates()

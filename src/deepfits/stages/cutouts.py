@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,17 @@ from deepfits.files import contents
 from deepfits.results import Results, results
 from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
 from deepfits.stages.detect import Detection
-from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial, as_list, images_at
-from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.stages.parameters import (
+    Choosing,
+    Cutting,
+    Images,
+    OnCluster,
+    Partial,
+    as_list,
+    images_at,
+    refuse_detection,
+)
+from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
 from deepfits.survey.bands import require_bands
 from deepfits.survey.catalogue import read_catalogue, read_info
 
@@ -86,8 +95,12 @@ def cutouts(config: CutoutsConfig) -> Path:
     images = as_list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))
-    if config.catalogue is not None and not tables.exists(config.catalogue):
-        raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
+    if config.catalogue is not None:
+        refuse_detection(config)
+        if not tables.exists(config.catalogue):
+            raise InputError(
+                f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect"
+            )
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
@@ -104,6 +117,10 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     from deepfits.survey.psf import parse_psf_option
 
     description = read_description(path)
+    unused = {f.name for f in fields(Cutting)} - {"psf", "shard_size", "progress"}
+    refuse_given(
+        config, unused, f"on cutouts made elsewhere; leave it out, or say it in the description {path}"
+    )
     inputs = {"images": contents(path, description.path)}
     with claim(config, name="cutouts", version=FORMAT, inputs=inputs) as claimed:
         part_of(config, ingest, description_path=path, out=claimed.path, psf=parse_psf_option(config.psf))

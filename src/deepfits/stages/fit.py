@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from deepfits.config import NAMES_FILES
 from deepfits.errors import InputError
 from deepfits.files import digest
 from deepfits.fitting import features
@@ -56,7 +57,7 @@ class FitConfig(Solving, FitSettings):
 
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
-    cutting: Mapping[str, Any] | None = None
+    cutting: Annotated[Mapping[str, Any] | None, NAMES_FILES] = None
     start: Annotated[str | Path | None, INPUT] = None
     reconstructions: bool = False
 
@@ -127,13 +128,15 @@ def fit(config: FitConfig) -> Path:
             work = FitWork(store=absolute(config.store), **common)
         for caution in cautions:
             log.warning("%s: %s", config.store, caution)
-        is_changed = run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
-        if is_changed or not features.is_finished(results.path):
-            _finish(config, loaded, results, cautions)
+        run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
+        if not features.is_finished(results.path, made_from=selection.made_from):
+            _finish(config, loaded, results, cautions, selection.made_from)
     return results.path
 
 
-def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequence[str]) -> None:
+def _finish(
+    config: FitConfig, model: Model, results: Results, cautions: Sequence[str], made_from: str
+) -> None:
     """Write the description of all shards together, ``_features.json``."""
     summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
     if summary["num_objects"] and summary["median_reduced_chi2"] is None:  # all NaN: not a finished result
@@ -146,7 +149,7 @@ def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequenc
         error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
         Similarity.of(np.array(error.latent_nuisance)).save(results.path)
     described = {**results.content["settings"], "model_hash": model.fingerprint}
-    features.finish(results.path, described, summary)
+    features.finish(results.path, described, summary, made_from=made_from)
 
 
 def _check_start(config: FitConfig, model: Model) -> None:

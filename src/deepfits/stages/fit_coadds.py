@@ -22,7 +22,7 @@ from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
 from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fitted
-from deepfits.stages.parameters import Cutting
+from deepfits.stages.parameters import Cutting, refuse_detection
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
 from deepfits.survey.bands import given_for, places_of, sort_bands
@@ -65,8 +65,10 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     path = Path(config.catalogue or out / "catalogue.parquet")
     if config.catalogue is None:
         part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
-    elif not path.exists():
-        raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
+    else:
+        refuse_detection(options)
+        if not path.exists():
+            raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     columns, known = read_catalogue(path, where=config.where), read_info(path)
     plan = part_of(
         options,

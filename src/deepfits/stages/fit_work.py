@@ -45,6 +45,11 @@ class Selection:
     unreadable: dict[str, str]
 
     @property
+    def made_from(self) -> str:
+        """Digest of what all shards are made from."""
+        return digest([(shard.name, shard.made_from) for shard in self.shards])
+
+    @property
     def num_objects(self) -> int:
         """Number of selected objects in the readable shards."""
         return sum(shard.objects for shard in self.shards)
@@ -205,9 +210,9 @@ class FitWork(FittingWork):
         )
 
 
-def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> bool:
-    """Process the shards that are not done yet; return whether there were any."""
-    return run_shards(
+def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> None:
+    """Process the shards that are not done yet."""
+    run_shards(
         work,
         selection.shards,
         out,

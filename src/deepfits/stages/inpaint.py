@@ -137,15 +137,16 @@ def inpaint(config: InpaintConfig) -> Path:
             threads=pool.threads_each,
             device=config.device,
         )
-        is_changed = run_work(config, work, selection, loaded, results.path, f"inpaint {'-'.join(bands)}")
+        run_work(config, work, selection, loaded, results.path, f"inpaint {'-'.join(bands)}")
         if config.validate and not (results.path / "validation.json").exists():
             rows = validate(calibrations, cutouts, config.max_validation, config.truth, config.progress)
             write_json(results.path / "validation.json", {"definitions": DEFINITIONS, "bands": rows})
-        if is_changed or not features.is_finished(results.path, description=DESCRIPTION):
+        made_from = selection.made_from
+        if not features.is_finished(results.path, made_from=made_from, description=DESCRIPTION):
             about = {"num_objects": selection.num_objects, "store": str(cutouts.directory)}
             summary = {**about, "bands": list(bands)}
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
-            features.finish(results.path, described, summary, description=DESCRIPTION)
+            features.finish(results.path, described, summary, made_from=made_from, description=DESCRIPTION)
     return results.path
 
 

@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from deepfits.config import Range
+from deepfits.config import NAMES_FILES, Range
 from deepfits.fitting.settings import SolverSettings
 from deepfits.scale.cluster import Workers
-from deepfits.stages.stage import INPUT, NEUTRAL, Common
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, refuse_given
 from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
@@ -182,6 +182,12 @@ class Detecting(ReadingOnGrid, SourceOptions):
     min_snr: Annotated[float, Range(ge=0)] = 0.0
 
 
+def refuse_detection(config: Detecting) -> None:
+    """Raise `InputError` if options of detection are given together with a catalogue."""
+    names = {f.name for f in fields(Detecting)} - {f.name for f in fields(ReadingOnGrid)}
+    refuse_given(config, names, "with a catalogue; leave it out, or select the objects with where")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cutting(Detecting):
     """Cutouts.
@@ -204,7 +210,7 @@ class Cutting(Detecting):
 
     shard_size: Annotated[int, Range(ge=1)] = 2048
     survey: str = ""
-    psf: PerBand | Mapping[str, str] | None = None
+    psf: Annotated[PerBand | Mapping[str, str] | None, NAMES_FILES] = None
     keep_duplicates: bool = False
 
 

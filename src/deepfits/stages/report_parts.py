@@ -17,7 +17,7 @@ import pyarrow.dataset
 
 from deepfits.config import convert
 from deepfits.errors import InputError, naming
-from deepfits.explorer.joined import find_predictions
+from deepfits.explorer.joined import find_predictions, warn_of_other_features
 from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
@@ -30,7 +30,7 @@ from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
-from deepfits.results import read_record, require_finished
+from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
@@ -75,6 +75,9 @@ def write_report(config: Any) -> Path:
         opened = trained.open(opened)
     for reason in opened.bad.values():
         log.warning("%s", reason)
+    warn_of_other_features(run, [run / "redshift", *find_predictions(run).values()])
+    if trained is not None:
+        warn_of_other_inputs(run.glob("inpaint-*"), "model", [trained.fingerprint])
     with (
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
@@ -151,14 +154,30 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> HeldOut:
 def _load_model(run: Path, path: Path) -> Model | None:
     """Load the run's model, or the shipped model that made its features; None without either."""
     for features in sorted(run.glob("features-*")) if not path.exists() else ():
-        made_with = read_settings(features).get("model_hash") if is_finished(features) else None
-        if builtin := find_builtin(made_with or read_record(features).get("inputs", {}).get("model")):
+        if builtin := find_builtin(_model_of(features)):
             return builtin
     try:
         return Model.load(path)
     except InputError as error:
         log.warning("%s", error)
         return None
+
+
+def _model_of(features: Path) -> str | None:
+    """Return the fingerprint of the model that features were fitted with; None if it is not recorded."""
+    made_with = read_settings(features).get("model_hash") if is_finished(features) else None
+    return made_with or read_record(features).get("inputs", {}).get("model")
+
+
+def _is_of(model: Model, features: Path) -> bool:
+    """Return whether features were fitted with this model, without which their best fits cannot be drawn."""
+    if (made_with := _model_of(features)) in (None, model.fingerprint):
+        return True
+    log.warning(
+        "WARNING: %s: left out: fitted with another model (%s); fit again, or give that one (model=...)",
+        *(features, made_with),
+    )
+    return False
 
 
 _COUNTS = {
@@ -202,7 +221,9 @@ def _fits(
     fits = {
         mode: _read_fit(run / f"features-{mode}", model, held)
         for mode in MODES
-        if model is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
+        if model is not None
+        and any((run / f"features-{mode}").glob("shard-*.parquet"))
+        and _is_of(model, run / f"features-{mode}")
     }
     if not fits:
         return [_missing_section("Best fits", "no features", "deepfits fit")], {"fits": {}}

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, nearest
-from deepfits.files import write_json
+from deepfits.files import read_json, replace_files, write_json
 from deepfits.progress import Progress
 from deepfits.provenance import provenance
 from deepfits.stages import load
 from deepfits.stages.parameters import images_at
-from deepfits.stages.stage import INPUT, Common, field_names, stage
+from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ _WIRED = {
     "redshift": {"features", "out", "store", "embedder_features"},
     "report": {"run", "out"},
 }
+_PATHS = ("scenes", "photometry")  # paths that are not marked as inputs
 _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 
@@ -212,8 +213,12 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     sections["inpaint"].setdefault("bands", None)  # chosen when the store is there
     for name, section in sections.items():
         function: Any = load(name)
-        given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
+        given = {key: section.get(key) for key in (*_PATHS, *field_names(function.config, INPUT))}
         section.update({k: _resolve(path, value) for k, value in given.items() if isinstance(value, str)})
+        naming = {key: section[key] for key in field_names(function.config, NAMES_FILES) if key in section}
+        section.update(replace_files(naming, str, base=path.parent))
+    if images is None and "stack" in sections and not sections["simulate"].get("exposures"):
+        raise InputError(f"{path}: [stack] needs exposures; add exposures = 3, say, to [simulate]")
     if is_simulated:
         sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
     elif "redshift" in sections and "labels" not in sections["redshift"]:
@@ -253,12 +258,15 @@ def _stage_arguments(name: str, section: dict[str, Any]) -> dict[str, Any]:
 
 def _resolve(path: Path, name: str) -> str:
     """Resolve a path in a run file relative to the file; ``builtin:`` models are returned unchanged."""
+    if not name:
+        raise InputError(f'{path}: a path is empty (""); name one, or leave the key out')
     return name if name.startswith("builtin:") else str(path.parent / Path(name).expanduser())
 
 
 def _run(config: RunFile, progress: Progress) -> Path:
     out, sections = config.out, config.sections
     start = time.monotonic()
+    _refuse_foreign(out)
     write_json(out / "config.json", config.to_json())
     write_json(out / "provenance.json", provenance())
     seconds: dict[str, float] = {}
@@ -275,9 +283,9 @@ def _run(config: RunFile, progress: Progress) -> Path:
     images: Any = config.images
     if "simulate" in sections:
         call("simulate", out / "sky")
-        images = images or out / "sky"
     if "stack" in sections:
-        images = call("stack", images, out / "coadds")
+        images = call("stack", images or out / "sky" / "exposures", out / "coadds")
+    images = images or out / "sky"
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = config.model or call("train", store, out / "model")
@@ -298,6 +306,19 @@ def _run(config: RunFile, progress: Progress) -> Path:
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     return call("report", out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise `InputError` if a file that a run writes is there, but was not written by one."""
+    config = out / "config.json"
+    if config.exists() and "run" in read_json(config, what="configuration of a run"):
+        return
+    for path in (config, out / "provenance.json", out / "seconds.json"):
+        if path.exists():
+            raise InputError(
+                f"{path}: was not written by `deepfits run`, which would replace it; choose another run "
+                "directory"
+            )
 
 
 def _has_head(features: Path) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from deepfits.config import Range
+from deepfits.config import NAMES_FILES, Range
 from deepfits.errors import InputError
-from deepfits.files import remove_leftovers, write_json, writing
+from deepfits.files import named_contents, remove_leftovers, write_json, writing
 from deepfits.photometry import ab_magnitude
 from deepfits.processes import available_cores, torch_threads
 from deepfits.progress import Task
@@ -76,7 +76,7 @@ class SimulateConfig(Common):
 
     out: str | Path
     _: KW_ONLY
-    survey: str | Path = "clauds-hsc"
+    survey: Annotated[str | Path, NAMES_FILES] = "clauds-hsc"
     size: Annotated[int, Range(ge=64, le=30_000)] = 2000
     num_patches: Annotated[int, Range(ge=1, le=1000)] = 1
     seed: Annotated[int, Range(ge=0, lt=2**31)] = 1
@@ -139,7 +139,7 @@ def simulate(config: SimulateConfig) -> Path:
     elif config.columns or config.where:
         raise InputError("columns and where apply to a table: give catalogue too")
     laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
-    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
+    resolved = {"survey": named_contents(survey.to_json()), "num_patches": num_patches, "laws": asdict(laws)}
     size, exposures, alone = config.size, config.exposures, num_patches == 1
     tables = []
     each = len(strips(size)) * (1 + exposures * len(survey.bands))

@@ -19,8 +19,9 @@ from deepfits.files import contents_of, read_json, write_json, writing
 from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
+from deepfits.results import read_record
 from deepfits.stages.parameters import Images, Reading, as_list
-from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 from deepfits.survey.remarks import warnings_in
 
@@ -105,7 +106,9 @@ def stack(config: StackConfig) -> Path:
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
-    _refuse_out_among_images(config)
+    _refuse_coadds_among_images(config)
+    if config.grid is not None:
+        refuse_given(config, ["pixel_scale"], f"with the grid of {config.grid}; leave one of them out")
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # not stacked now
@@ -146,10 +149,12 @@ def stack(config: StackConfig) -> Path:
     return out
 
 
-def _refuse_out_among_images(config: StackConfig) -> None:
-    """Refuse to write coadds into the directory of the exposures, where the next run would stack them too."""
+def _refuse_coadds_among_images(config: StackConfig) -> None:
+    """Refuse coadds among the exposures: simulated ones, and those that the next run would stack too."""
     out = os.path.realpath(config.out)
     for place in as_list(config.images):
+        if (own := Path(place) / "exposures").is_dir() and read_record(place).get("stage") == "simulate":
+            raise InputError(f"{place}: holds the coadds of its exposures too; give {own}")
         if Path(place).is_dir() and Path(out).is_relative_to(os.path.realpath(place)):
             raise InputError(
                 f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "

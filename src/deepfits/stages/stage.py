@@ -27,7 +27,8 @@ line, the sections of a run file, and the record of what a result was made from.
 
 Users call `deepfits.fit(store, out, objective="paper")`. When deciding whether an existing result is still
 valid, paths marked `INPUT` are compared by their contents, fields marked `NEUTRAL` are ignored because they
-do not change the result, and all other fields are compared by value.
+do not change the result, and all other fields are compared by value; in those marked `NAMES_FILES`, which may
+name files (``g=PSF.fits``), the files are compared by their contents too.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
-from deepfits.config import INPUT, NEUTRAL, Mark, alternatives, as_json, check
+from deepfits.config import INPUT, NAMES_FILES, NEUTRAL, Mark, alternatives, as_json, check
 from deepfits.errors import InputError, nearest
-from deepfits.files import contents
+from deepfits.files import contents, named_contents
 from deepfits.progress import Progress, silent
 from deepfits.results import Results, require_finished, results
 
@@ -236,7 +237,15 @@ def claim(
 def settings_of(config: Any) -> dict[str, Any]:
     """Return the fields that affect the result, without inputs and `out`, ready for JSON."""
     left_out = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
-    return {f.name: as_json(getattr(config, f.name)) for f in fields(config) if f.name not in left_out}
+    settings = {f.name: as_json(getattr(config, f.name)) for f in fields(config) if f.name not in left_out}
+    return settings | {name: named_contents(settings[name]) for name in field_names(config, NAMES_FILES)}
+
+
+def refuse_given(config: Any, names: Iterable[str], why: str) -> None:
+    """Raise `InputError` if any of these fields, which have no effect here, differs from its default."""
+    defaults = {f.name: f.default for f in fields(config)}
+    if given := [name for name in sorted(names) if getattr(config, name) != defaults[name]]:
+        raise InputError(f"{given[0]}={getattr(config, given[0])!r} has no effect {why}")
 
 
 def field_names(config: Any, mark: Mark) -> list[str]:

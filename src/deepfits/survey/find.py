@@ -215,7 +215,10 @@ def _parsed(item: str | Path) -> _Item:
 def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
     found = _in_one_directory(directory, stated, field_name=None)
     there = {directory.resolve()}  # symbolic links may be duplicates or cycles
+    is_simulated = read_record(directory).get("stage") == "simulate"
     for leaf in _leaves(directory):
+        if is_simulated and leaf.is_relative_to(directory / "exposures"):
+            continue  # they show what the coadds show
         if leaf.resolve() in there:
             log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue

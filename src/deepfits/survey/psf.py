@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from astropy.wcs import WCS
 from scipy import ndimage
 
 from deepfits.errors import InputError, naming
+from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header
@@ -226,7 +226,7 @@ class Psfex:
         return np.stack([self.at(float(i), float(j), pixel_scale) for i, j in different])[back.reshape(-1)]
 
 
-@lru_cache(maxsize=16)
+@cached_by_files(maxsize=16)
 def find_psfex(path: str) -> Psfex | None:
     """Read a PSFEx model; None if the file does not exist or is not a PSFEx model.
 

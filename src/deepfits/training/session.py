@@ -7,6 +7,7 @@ During training the model's directory contains ``training.json`` (the settings),
 from __future__ import annotations
 
 import dataclasses
+import logging
 import signal
 import threading
 import time
@@ -51,6 +52,7 @@ from deepfits.training.teaching import teach_aids
 
 LEAST_AID_STEPS = 100  # fewer bring no benefit
 MEMORY_BYTES = 4e9  # of images held at once, over all stores
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ class Session:
         """Train to the end, or for at most `max_time` minutes, and write the model."""
         with torch_threads(self.plan.threads):
             if (self.out / "model.json").exists():  # finished; the stage has checked its inputs
+                self._warn_of_more_time(max_time)
                 return self.out
             surveys = self._measure_stores(progress)
             self.engine = make_engine(self.plan.engine)
@@ -139,6 +142,15 @@ class Session:
             step = self._train(batches.start(step), evaluator, step, max_time, progress)
             self._finish(surveys, evaluator, step, progress)
         return self.out
+
+    def _warn_of_more_time(self, max_time: float | None) -> None:
+        """Warn that a training that ended by its time limit is not continued with a longer one."""
+        card = Model.load(self.out).card
+        if max_time is not None and card["steps"] < self.config.steps and card["seconds"] < 60 * max_time:
+            log.warning(
+                "WARNING: %s: is finished, after %.1f minutes; to train longer, choose another output",
+                *(self.out, card["seconds"] / 60),
+            )
 
     def _measure_stores(self, progress: Progress) -> list[TrainingSet]:
         """Measure each store's training set; all get the same normalisation."""

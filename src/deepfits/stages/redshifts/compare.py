@@ -129,7 +129,7 @@ def redshift(config: CompareConfig) -> Path:
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
     photoz = photoz_column(config.photoz, dataset, config.match_radius_arcsec) if config.photoz else None
-    with claim(config, name="redshift compare", inputs=fingerprints(config, config.photoz)) as results:
+    with claim(config, name="redshift compare", inputs=fingerprints(config)) as results:
         out = results.path
         if any(read_row(row_directory(out, key)) is None for key in keys):
             filters = inputs.options.filters if config.template_features else None

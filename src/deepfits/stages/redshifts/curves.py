@@ -56,7 +56,7 @@ def redshift_curves(config: CurvesConfig) -> Path:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
     if not config.numbers:
         raise InputError("redshift_curves: give at least one number of labels (numbers)")
-    with claim(config, name="redshift curves", inputs=fingerprints(config, config.photoz)) as results:
+    with claim(config, name="redshift curves", inputs=fingerprints(config)) as results:
         out, numbers = results.path, sorted(set(config.numbers))
         tables: dict[int, dict[str, Any]] = {}
         with config.progress("label curves", total=len(numbers), unit="tables") as task:

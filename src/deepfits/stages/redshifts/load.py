@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.files import contents
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
@@ -118,16 +117,13 @@ def with_measurements(
     return replace(dataset, source=source)
 
 
-def fingerprints(config: Learning, photoz: str | None = None) -> dict[str, Any]:
-    """Return fingerprints of the model (a path or ``builtin:NAME``) and of the table in ``TABLE:COLUMN``."""
-    given: dict[str, Any] = {}
-    if config.model is not None:
-        from deepfits.models.bundle import Model
+def fingerprints(config: Learning) -> dict[str, Any]:
+    """Return the fingerprint of the model, a path or ``builtin:NAME``."""
+    if config.model is None:
+        return {}
+    from deepfits.models.bundle import Model
 
-        given["model"] = Model.load(config.model).fingerprint
-    if photoz and (path := photoz.rpartition(":")[0]):
-        given["photoz"] = contents(path)
-    return given
+    return {"model": Model.load(config.model).fingerprint}
 
 
 def parse_names(given: str | Sequence[str] | None) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepfits.config import NAMES_FILES
 from deepfits.errors import InputError
-from deepfits.files import contents, digest
+from deepfits.files import contents, digest, named_contents
 from deepfits.fitting.features import is_done, shard_paths, write_shard
 from deepfits.provenance import code
 from deepfits.redshifts import storage
@@ -63,7 +64,7 @@ class PredictConfig(FromFits, OnCluster):
     features: Annotated[str | Path | None, INPUT] = None
     out: str | Path | None = None
     _: KW_ONLY
-    filters: Sequence[str] = ()
+    filters: Annotated[Sequence[str], NAMES_FILES] = ()
 
 
 @stage(PredictConfig)
@@ -142,7 +143,7 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
         raise InputError(f"{out}: several workers write a directory; omit the extension {out.suffix!r}")
     load_predictor(config.model)  # report any problem once, not for every shard
     inputs = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
-    made_with = digest([contents(path) for path in inputs], list(config.filters), code())
+    made_with = digest([contents(path) for path in inputs], named_contents(config.filters), code())
     shards, unreadable = _find_shards(Path(config.features), made_with)
     if not shards and not unreadable:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")

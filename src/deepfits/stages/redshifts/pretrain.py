@@ -14,7 +14,7 @@ import numpy as np
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import write_text
+from deepfits.files import named_contents, write_text
 from deepfits.progress import Task, noted
 from deepfits.redshifts import storage
 from deepfits.sky.population import PopulationLaws
@@ -136,7 +136,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     ]
     if laws is not None:
         populations = [lambda _: laws]
-    described = {"survey": [survey.to_json() for survey in surveys]}
+    described = {"survey": named_contents([survey.to_json() for survey in surveys])}
     given = {"model": model.fingerprint}
     with claim(config, name="redshift pretrain", version=FORMAT, settings=described, inputs=given) as results:
         if results.is_finished:
