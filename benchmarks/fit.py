@@ -11,8 +11,7 @@ objects lack a band or a fifth of their pixels.
 
 A gate is a quality that a fit must reach. For each gate the benchmark finds the loosest tolerance that
 passes. The third gate is the quality that Adam reaches in 500 steps; if no tolerance passes the first gate,
-our fit and the plain loop are compared at the third. The cost of a fit includes the passes of a refiner,
-converted to evaluations by their number of operations, and in seconds.
+our fit and the plain loop are compared at the third.
 
 The last line is one JSON object. Its top level describes the first objective (by default that of the paper);
 all objectives are under ``objectives``.
@@ -23,23 +22,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import deepfits
 from deepfits.fitting import fit
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.measuring import measure
-from deepfits.fitting.metric import Metric, TrainedMetric
 from deepfits.fitting.objective import Objective
-from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.fitting.starts import random_starts
@@ -106,42 +101,17 @@ def timed(renderer: Any, image: Tensor, weight: Tensor, start: Tensor, **options
     return Run(found.loss, float(found.num_steps.float().mean()) + 1, seconds)
 
 
-@dataclass(frozen=True)
-class Way:
-    """Starting points, metric, and the cost of the refiner's passes to the starting points.
-
-    Attributes
-    ----------
-    worth
-        Cost of the passes, in evaluations per object.
-    seconds
-        Time of the passes.
-    """
-
-    start: Tensor
-    metric: Metric | TrainedMetric
-    worth: float = 0.0
-    seconds: float = 0.0
-
-    def fit(self, renderer: Any, image: Tensor, weight: Tensor, **options: Any) -> Run:
-        """Fit from these starts; the cost includes the passes."""
-        run = timed(renderer, image, weight, self.start, solver="lbfgs", metric=self.metric, **options)
-        return replace(run, evaluations=run.evaluations + self.worth, seconds=run.seconds + self.seconds)
-
-
 def compare_solvers(
     fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Run every solver on the trained generator; return results, the embedder's guesses and lowest losses."""
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     inner, strength = fitter.in_objective(fitter.inner), fitter.settings.strength
-    ways = ways_to_start(fitter, object_id, image, weight)
-    bare, best = ways["guess, affine metric"], list(ways.values())[-1]
-    start = bare.start
+    start, metric = fitter.starts(object_id, image, weight)[0], fitter.metric
     others = torch.from_numpy(random_starts(object_id, fitter.num_latents, num_starts=2))
-    long = LBFGS(metric=best.metric, num_steps=200, tolerance=0, memory=8)
-    begins = torch.cat((best.start[None], others))
-    same: dict[str, Any] = {"threads": threads, "prior_strength": strength}
+    long = LBFGS(metric=metric, num_steps=200, tolerance=0, memory=8)
+    begins = torch.cat((start[None], others))
+    same: dict[str, Any] = {"threads": threads, "prior_strength": strength, "metric": metric}
     reference = timed(inner, data, data_weight, begins, solver=long, **same)
     print("reference: 200 evaluations of L-BFGS, best of three starts", flush=True)
 
@@ -149,77 +119,32 @@ def compare_solvers(
         return timed(inner, data, data_weight, begin, solver=solver, **same, **options)
 
     runs = {
-        "lbfgs": best.fit(inner, data, data_weight, **same),
+        "lbfgs": run(start, "lbfgs"),
         "lbfgs-plain": run(start, "lbfgs-plain"),
         "lbfgs-plain, tolerance 1e-5": run(start, "lbfgs-plain", tolerance=1e-5, num_steps=300),
         "adam, 10 steps": run(start, "adam", num_steps=10),
-        "lbfgs, 10 steps": best.fit(inner, data, data_weight, num_steps=10, **same),
+        "lbfgs, 10 steps": run(start, "lbfgs", num_steps=10),
         "adam, 500 steps, folded": run(start, "adam"),
     }
     for draw in range(2):
-        runs[f"lbfgs, random start {draw + 1}"] = run(others[draw], "lbfgs", metric=best.metric)
+        runs[f"lbfgs, random start {draw + 1}"] = run(others[draw], "lbfgs")
     by_tolerance = {
-        name: {
-            tolerance: way.fit(inner, data, data_weight, tolerance=tolerance, num_steps=300, **same)
-            for tolerance in TOLERANCES
-        }
-        for name, way in ways.items()
+        tolerance: run(start, "lbfgs", tolerance=tolerance, num_steps=300) for tolerance in TOLERANCES
     }
     lowest = reference.loss
-    for found in (*runs.values(), *(found for these in by_tolerance.values() for found in these.values())):
+    for found in (*runs.values(), *by_tolerance.values()):
         lowest = torch.minimum(lowest, found.loss)
     figures: dict[str, Any] = {name: say(name, found, lowest) for name, found in runs.items()}
     adam = figures["adam, 500 steps, folded"]
     gates = {**GATES, ADAMS_OWN: (adam["mean_excess"], adam["within_1pct"])}
-    figures["at the gates"] = {}
-    for name, these in by_tolerance.items():
-        way = ways[name]
-        objective = Objective(inner, prior_strength=strength)
-        begins_at = objective.value_and_image(way.start, data, data_weight)[0] / lowest - 1
-        print(
-            f"{name}: passes cost {way.worth:.1f} evaluations and {way.seconds:.2f} s; median excess of the "
-            f"starts {float(begins_at.median()):.2%}",
-            flush=True,
-        )
-        figures["at the gates"][name] = {
-            "passes": {"evaluations": way.worth, "seconds": way.seconds},
-            "start_median_excess": float(begins_at.median()),
-            **at_the_gates(these, lowest, gates),
-        }
+    objective = Objective(inner, prior_strength=strength)
+    begins_at = objective.value(start, data, data_weight)[0] / lowest - 1
+    print(f"median excess of the embedder's estimates {float(begins_at.median()):.2%}", flush=True)
+    figures["at the gates"] = {
+        "start_median_excess": float(begins_at.median()),
+        **at_the_gates(by_tolerance, lowest, gates),
+    }
     return figures, start, lowest
-
-
-def ways_to_start(fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor) -> dict[str, Way]:
-    """Return the ways to start a fit: without the model's aids, and with them if it has any."""
-    model, settings, info = fitter.model, fitter.settings, fitter.info
-    bare = Fitter(replace(model, aids=None), replace(settings, passes=0), info, threads=fitter.threads)
-    guess = bare.starts(object_id, image, weight)[0]
-    assert bare.metric is not None
-    ways = {"guess, affine metric": Way(guess, bare.metric)}
-    if fitter.refinement is not None:
-        assert fitter.metric is not None
-        data, data_weight, _ = fitter.in_units_of_fit(image, weight)
-        assert isinstance(fitter.inner, FoldedGenerator)
-        ways["refined, taught metric"] = refined(fitter, fitter.inner, guess, data, data_weight, 64)
-    return ways
-
-
-def refined(
-    fitter: Fitter, renderer: FoldedGenerator, guess: Tensor, data: Tensor, weight: Tensor, batch_size: int
-) -> Way:
-    """Improve starts with the refiner's passes, using `renderer` in place of the model's generator."""
-    assert fitter.refinement is not None
-    assert fitter.metric is not None
-    passes = fitter.settings.passes or 0
-    objective = Objective(fitter.in_objective(renderer), prior_strength=fitter.settings.strength)
-    refinement = Refinement(fitter.refinement.network, objective, fitter.refinement.units)
-    parts = [slice(first, first + batch_size) for first in range(0, len(guess), batch_size)]
-    with FlopCounterMode(display=False) as counter:
-        refinement(guess[parts[0]], data[parts[0]], weight[parts[0]], passes)
-    worth = counter.get_total_flops() / len(guess[parts[0]]) / count_operations(renderer)
-    begin = time.perf_counter()
-    start = torch.cat([refinement(guess[part], data[part], weight[part], passes) for part in parts])
-    return Way(start, fitter.metric, worth, time.perf_counter() - begin)
 
 
 def at_the_gates(
@@ -259,13 +184,12 @@ def measure_width(
     part = slice(0, number)
     batch_size = min(16 if width > 256 else 64, number)
     assert fitter.metric is not None
-    way = Way(start[part], fitter.metric)
-    if fitter.refinement is not None:
-        way = refined(fitter, folded, start[part], data[part], weight[part], batch_size)
-    ours = way.fit(
+    ours = timed(
         renderer,
         data[part],
         weight[part],
+        start[part],
+        metric=fitter.metric,
         threads=options.threads,
         batch_size=batch_size,
         tolerance=tolerance,
@@ -431,7 +355,7 @@ def measure_objective(
         draw_curves(path, fitter, image, weight, start, lowest)
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     print("the same generator, and a wider one (repeated channels: the same images, more arithmetic)")
-    passed_at = list(solvers["at the gates"].values())[-1]
+    passed_at = solvers["at the gates"]
     compared_at = "gate" if passed_at["gate"] else ADAMS_OWN
     tolerance = passed_at[compared_at]["tolerance"] if passed_at[compared_at] else min(TOLERANCES)
     print(f"compared with the plain Adam loop at the gate {compared_at!r}, tolerance {tolerance:.0e}")

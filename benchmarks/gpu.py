@@ -356,7 +356,7 @@ def train_paper(bench: Bench) -> dict[str, Any]:
     shipped = load_builtin(torch.device("cpu"))
     small = recipe("small").training
     config = replace(
-        small, batch_size=sizes.batch, steps=10**9, symmetries=False, decay=0.5, aid_steps=0, evaluate_every=0
+        small, batch_size=sizes.batch, steps=10**9, symmetries=False, decay=0.5, evaluate_every=0
     )
     torch.manual_seed(0)
     model = Model.make(replace(shipped.config, width=sizes.width), shipped.info, shipped.normalisation)

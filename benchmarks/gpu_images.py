@@ -138,7 +138,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     base = load_builtin(torch.device("cpu"))
     masked = arguments.neighbours == "mask"
     config = replace(
-        recipe("small").training, batch_size=batch, steps=10**7, aid_steps=0, symmetries=False, ema=0.999,
+        recipe("small").training, batch_size=batch, steps=10**7, symmetries=False, ema=0.999,
         learning_rate=arguments.rate, neighbours=arguments.neighbours,
         reconstruction=arguments.reconstruction,
     )  # fmt: skip

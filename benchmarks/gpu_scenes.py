@@ -11,9 +11,7 @@ and there is half a neighbour on average; pixels in which the neighbour outshine
 object get weight 0. ``--store`` adds real cutouts, for a tenth of the batches. Shapes: N objects, B bands, S
 side of a stamp, K = S/2 + 1, D side of a cutout.
 
-Another run with the same ``--out`` continues from the last checkpoint. After the training, the fitting aids
-(refiner and metric network) are trained and the model is saved. ``--teach MODEL`` trains the aids of an image
-model of the simulated CLAUDS+HSC sky instead.
+Another run with the same ``--out`` continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -51,15 +49,12 @@ from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
 from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
-from deepfits.training.teaching import Teaching, TeachingSet, teach_aids  # noqa: E402
 from gpu_sky import (  # noqa: E402
     DISC_SCALE,
     FARTHEST,
     MAG_STEPS,
     NEAREST,
     NEIGHBOUR_CHANCE,
-    SIZE,
-    DeviceSky,
     describe_training,
     mag_steps,
     neighbour_pixels,
@@ -289,14 +284,14 @@ class Skies:
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Train and evaluate the model, train its aids, and save it."""
+    """Train and evaluate the model, and save it."""
     begin = time.monotonic()
     base = Model.load("builtin:ugriz")
     assert base.grid is not None
     small = recipe("scene")
     batch, out = arguments.batch, Path(arguments.out)
     config = replace(
-        small.training, batch_size=batch, steps=10**7, aid_steps=0, symmetries=False, ema=0.998,
+        small.training, batch_size=batch, steps=10**7, symmetries=False, ema=0.998,
         learning_rate=arguments.rate,
         hidden_bands=0.1,
     )  # fmt: skip
@@ -370,32 +365,8 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     finished.card["metrics"] = look(finished, skies)
     print(f"{arguments.width}: {json.dumps(finished.card['metrics'])}", flush=True)
     finished.save(out)
-    teaching_sets = []
-    for number in range(min(8, len(skies.surveys))):
-        drawn, others, _ = skies.draw(
-            number, arguments.examples, torch.Generator(device).manual_seed(77 + number)
-        )
-        teaching_sets.append(
-            TeachingSet(
-                drawn.image.cpu(), drawn.weight.cpu(), skies.surveys[number].noise, drawn.sight, others.cpu()
-            )
-        )
-    teach(finished, teaching_sets, arguments, out)
-
-
-def teach(model: Model, teaching_sets: list[TeachingSet], arguments: argparse.Namespace, out: Path) -> None:
-    """Train the refiner and the metric network, and save the model with them."""
-    begin = time.monotonic()
-    steps = arguments.aid_steps
-    teaching = Teaching(steps=steps, num_reference=min(8000, 2 * steps), batch_size=64)
-    model.aids, model.card["aids"] = teach_aids(model, teaching_sets, teaching, seed=arguments.seed)
-    print(
-        f"{out.name}: aids trained in {time.monotonic() - begin:.1f} s: {json.dumps(model.card['aids'])}",
-        flush=True,
-    )
-    (out / "README.md").write_text(describe(model, f"Model `{out.name}`"), encoding="utf-8")
-    model.save(out)
-    model.save(out / "half", dtype="float16")
+    (out / "README.md").write_text(describe(finished, f"Model `{out.name}`"), encoding="utf-8")
+    finished.save(out / "half", dtype="float16")
 
 
 def look(model: Model, skies: Skies) -> dict[str, Any]:
@@ -436,29 +407,14 @@ def look(model: Model, skies: Skies) -> dict[str, Any]:
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
 
 
-def teach_images(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Train the aids of an image model of the simulated CLAUDS+HSC sky."""
-    model, sky = Model.load(arguments.teach, device).eval(), DeviceSky(device)
-    batches = []
-    for number in range(arguments.examples * 8 // 256):
-        drawn = sky.draw(256, torch.Generator(device).manual_seed(number))
-        batches.append((drawn.image.cpu(), drawn.weight.cpu()))
-    image, weight = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    assert image.shape[-1] == SIZE
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    teach(model, [TeachingSet(image, weight, sky.noise)], arguments, out)
-
-
 def main() -> None:
-    """Prepare the table, train a model, or train the aids of one."""
+    """Prepare the table, or train a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prepare", type=Path)
     parser.add_argument("--number", type=int, default=60_000)
     parser.add_argument("--objects")
     parser.add_argument("--start", help="model of the same width to start from")
     parser.add_argument("--store", nargs="*", default=[])
-    parser.add_argument("--teach")
     parser.add_argument("--out")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
@@ -467,16 +423,12 @@ def main() -> None:
     parser.add_argument(
         "--total-minutes", type=float, help="of all runs; the learning rates fall to zero by then"
     )
-    parser.add_argument("--aid-steps", type=int, default=5000)
-    parser.add_argument("--examples", type=int, default=2048)
     parser.add_argument("--skies", type=int, default=NUM_SKIES)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(arguments.prepare, arguments.number, arguments.seed)
-    elif arguments.teach:
-        teach_images(arguments, torch.device(arguments.device))
     else:
         train(arguments, torch.device(arguments.device))
 

@@ -27,7 +27,7 @@ def test_sdss_frames_stage_by_stage(tmp_path):
         assert done.returncode == 0, done.stderr
 
     deepfits_command("cutouts", "frames", "--out", "run/cutouts")
-    small = ("--recipe", "tiny", "--steps", "60", "--set", "width=32", "--set", "aid_steps=0")
+    small = ("--recipe", "tiny", "--steps", "60", "--set", "width=32")
     deepfits_command("train", "run/cutouts", "--out", "run/model", *small)
     for mode in ("embedder", "both"):
         options = ["--mode", mode, "--held-out-only"]

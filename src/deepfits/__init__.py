@@ -1,7 +1,7 @@
 """deepfits: deep features of galaxies through best fits (after Murray, Fabbro & Yi 2019).
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
-same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `teach`, `fit`, `inpaint`,
+same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`,
 `redshift`, `export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. The
 package also gives access to their outputs (`Model`, `CutoutStore`, `read_features`, `join`) and makes figures
 (`plot`). Submodules are imported on first use.
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from deepfits.stages.show import similar as similar
     from deepfits.stages.simulate import simulate as simulate
     from deepfits.stages.stack import stack as stack
-    from deepfits.stages.teach import teach as teach
     from deepfits.stages.train import train as train
     from deepfits.survey.store import CutoutStore as CutoutStore
 

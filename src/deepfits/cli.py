@@ -33,7 +33,6 @@ INTERRUPTED = "interrupted; run the same command again to resume"
 BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
-    "teach": "model",
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
     "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
     "redshift_evaluate": "metrics", "redshift_pretrain": "redshift head", "export": "catalogue",

@@ -33,23 +33,23 @@ class Recipe:
 
 def paper() -> Recipe:
     """Return the recipe of M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training."""
-    return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000, aid_steps=5_000))
+    return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000))
 
 
 def small() -> Recipe:
     """Return the recipe for an hour on a CPU."""
-    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000, aid_steps=5_000))
+    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000))
 
 
 def tiny() -> Recipe:
     """Return the recipe for a few minutes on a CPU."""
-    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000, aid_steps=500))
+    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000))
 
 
 def scene() -> Recipe:
     """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixel scale."""
     training = dataclasses.replace(
-        _beyond_the_paper(steps=25_000, aid_steps=5_000),
+        _beyond_the_paper(steps=25_000),
         reference_fwhm_arcsec=0.4,
         neighbours="mask",
         reconstruction=1.0,
@@ -58,11 +58,10 @@ def scene() -> Recipe:
     return Recipe(model=ModelConfig(width=128, num_groups=0, sees_observation=True), training=training)
 
 
-def _beyond_the_paper(steps: int, aid_steps: int) -> TrainingConfig:
+def _beyond_the_paper(steps: int) -> TrainingConfig:
     """Return the training settings that performed best on small budgets (docs/log.md)."""
     return TrainingConfig(
         steps=steps,
-        aid_steps=aid_steps,
         batch_size=32,
         learning_rate=1e-3,
         shared_discriminator_pass=True,

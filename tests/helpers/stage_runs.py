@@ -87,9 +87,6 @@ RUNS: dict[str, Run] = {
     "train": lambda d, out, **options: deepfits.train(
         d / "store", out, **{"recipe": "tiny", "steps": 2, "threads": 1, "options": TINY, **options}
     ),
-    "teach": lambda d, out, **options: deepfits.teach(
-        d / "model", [d / "store"], out, **{"steps": 2, "num_reference": 16, "threads": 1, **options}
-    ),
     "fit": lambda d, out, **options: deepfits.fit(d / "store", d / "model", out, **{**QUICK, **options}),
     "fit-coadds": lambda d, out, **options: deepfits.fit(
         d / "sky",

@@ -163,9 +163,6 @@ CASES = [
     Again("redshift-evaluate", column("labels.parquet", "z_spec", shifted)),
     Again("redshift-evaluate", column("predicted.parquet", "z_phot", shifted)),
     Again("redshift-evaluate", options={"held_out_only": False}),
-    Again("teach", options={"seed": 5}, said="seed"),
-    Again("teach", pixels("store"), said="input 'store' has changed"),
-    Again("teach", other_model, said="input 'model' has changed"),
     Again("export", column("features-both", "chi2", shifted)),
     Again("export", options={"columns": ["object_id", "chi2"]}),
     Again("export", options={"where": "chi2 > 700"}),
@@ -249,7 +246,6 @@ def test_estimates_of_others_are_added_to_finished_rows(
 
 UNFINISHED = [
     ("train", "store"),
-    ("teach", "store"),
     ("fit", "store"),
     ("inpaint", "store"),
     ("redshift", "features"),

@@ -147,7 +147,7 @@ def test_an_error_about_a_table_is_one_line():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("stage", ["fit", "inpaint", "simulate", "redshift", "train", "teach"])
+@pytest.mark.parametrize("stage", ["fit", "inpaint", "simulate", "redshift", "train"])
 @pytest.mark.parametrize(
     ("device", "said"), [("cuda", "PyTorch finds no GPU on this machine"), ("gpu", "'gpu' is unknown")]
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 from deepfits.config import Range, convert
 from deepfits.errors import InputError, require_known
 from deepfits.fitting.engine import Advance, Fit, minimise
-from deepfits.fitting.metric import Metric, TrainedMetric, learn_metric
+from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.rendering import Differentiated, Observed, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
@@ -41,7 +41,7 @@ def fit(
     prior_strength: Annotated[float, Range(ge=0)] = 0.0,
     amplitudes: AmplitudePrior | bool = False,
     centre_fwhm_pixels: Annotated[float, Range(gt=0)] | None = None,
-    metric: Metric | TrainedMetric | None = None,
+    metric: Metric | None = None,
     metric_weight: Tensor | None = None,
     min_valid_pixels: Annotated[int, Range(ge=0)] | None = None,
     batch_size: Annotated[int, Range(ge=1)] = MAX_SLOTS,

@@ -2,17 +2,14 @@
 
 Shapes: N objects, S starts, L latent dimensions, B bands, H = W pixels.
 
-A fit starts from the embedder's estimate, improved by the model's refiner, or from draws of the prior;
-minimises χ² plus the prior term of the latent (`deepfits.fitting.objective`, `engine`); and solves for the
-amplitudes of the bands once, at the best latent. Fluxes and other measurements at the best fit are in
-`deepfits.fitting.measuring`.
+A fit starts from the embedder's estimate or from draws of the prior; minimises χ² plus the prior term of the
+latent (`deepfits.fitting.objective`, `engine`); and solves for the amplitudes of the bands once, at the best
+latent. Fluxes and other measurements at the best fit are in `deepfits.fitting.measuring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +21,8 @@ from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.forward import ForwardModel
-from deepfits.fitting.metric import Metric, TrainedMetric, learn_metric
+from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.rendering import InFlux, Observed, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
@@ -100,7 +96,7 @@ class Fitter(ForwardModel):
         threads: int | None = None,
     ) -> None:
         super().__init__(model, info, batch_size=settings.batch_size, threads=threads)
-        self.settings = settings = settings.resolved(model.aids is not None)
+        self.settings = settings
         if self.grid is not None and settings.objective != "flux":
             raise InputError(
                 f"fit: objective={settings.objective!r} compares images in a network's units, but "
@@ -115,7 +111,6 @@ class Fitter(ForwardModel):
             self.centre_fwhm_pixels = settings.centre_fwhm_arcsec / info.pixel_scale_arcsec
             self.centre = centre_weight(info.size, info.size, self.centre_fwhm_pixels)
         self.fast = self._make_fast()
-        self.refinement = self._make_refinement()
         needs_metric = settings.solver == "lbfgs" and settings.mode != "embedder"
         self.metric = self._make_metric() if needs_metric else None
 
@@ -135,24 +130,12 @@ class Fitter(ForwardModel):
             )
         return FoldedGenerator(self.model.generator, inner_dtype=PRECISIONS[name])
 
-    def _make_refinement(self) -> Refinement | None:
-        aids = self.model.aids
-        if aids is None or not self.settings.passes:
-            return None
-        if self.settings.objective == "flux":
-            return Refinement(aids.refiner, self.objective, self.model.normalisation)
-        return Refinement(aids.refiner, Objective(self.inner, prior_strength=self.settings.strength), None)
-
     def in_objective(self, inner: Renderer) -> Renderer:
         """Return the renderer in the units of the objective: `inner` itself, or `inner` converted to flux."""
         return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
 
-    def _make_metric(self) -> Metric | TrainedMetric:
+    def _make_metric(self) -> Metric:
         in_flux = self.settings.objective == "flux"
-        aids = self.model.aids
-        if aids is not None and self.prior is None and self.centre is None:
-            logarithm: Callable[[Tensor], Tensor] = partial(aids.metric, in_flux=in_flux)
-            return TrainedMetric(logarithm)
         renderer = self.in_objective(self.inner)
         if (nominal := self.nominal_sight(1)) is not None:
             renderer = Observed(renderer, nominal.observation().to(self.device))
@@ -255,17 +238,10 @@ class Fitter(ForwardModel):
     def starts(
         self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
     ) -> Tensor:
-        """Return the starts, ``(S, N, L)``, of fits to images in nJy with weights in nJy⁻²."""
-        starts = self._guesses(object_id, image, weight, sight)
-        if self.refinement is None:
-            return starts
-        data, data_weight, _ = self.in_units_of_fit(image, weight)
-        if self.centre is not None:
-            data_weight = data_weight * self.centre
-        return torch.stack([self._refine(start, data, data_weight, sight) for start in starts])
+        """Return the starts, ``(S, N, L)``, of fits to images in nJy with weights in nJy⁻².
 
-    def _guesses(self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Return the embedder's estimate, draws of the prior, or both, depending on the mode."""
+        They are the embedder's estimate, draws of the prior, or both, depending on the mode.
+        """
         mode, num_starts = self.settings.mode, self.settings.num_starts
         guess = torch.empty(0, len(image), self.num_latents)
         if mode != "optimise":
@@ -273,19 +249,6 @@ class Fitter(ForwardModel):
         num_draws = {"embedder": 0, "optimise": num_starts, "both": num_starts - 1}[mode]
         draws = random_starts(object_id, self.num_latents, seed=self.settings.seed, num_starts=num_draws)
         return torch.cat((guess, torch.from_numpy(draws)))
-
-    def _refine(self, start: Tensor, data: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Improve starts with the model's refiner."""
-        refinement, passes = self.refinement, self.settings.passes
-        assert refinement is not None
-        assert passes is not None
-
-        def refine(rows: Tensor) -> Tensor:
-            latent, image, used = (t[rows].to(self.device) for t in (start, data, weight))
-            seen = None if sight is None else sight[rows].to(self.device)
-            return refinement(latent, image, used, passes, seen, self.observation(sight, rows))
-
-        return self.in_batches(refine, len(start), self.num_latents)
 
     def _minimise(
         self,

@@ -7,13 +7,11 @@ matrix JᵀWJ measures. Fits converge fast in this metric, but at an object's ow
 some thirty steps of the fit. So it is computed at latents drawn from the prior, and its logarithm is modelled
 as an affine function of the latent, whose exponential is positive definite everywhere. The metric depends on
 the generator alone, never on the objects that are fitted, so that an object's result does not depend on the
-others. A trained model may include a small network for the logarithm instead (`TrainedMetric`), which is more
-accurate.
+others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -56,7 +54,16 @@ class Metric:
         the exact one, and close enough to it that no fit is affected.
         """
         centre, slopes = self._like(latent)
-        return _inverse(lambda near: centre + (near @ slopes).view(-1, *centre.shape), latent)
+        number, length = latent.shape
+        chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
+        radius = latent.square().mean(1, keepdim=True).sqrt()
+        near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
+        parts = []
+        for first in range(0, number, chunk):
+            rows = torch.arange(first, first + chunk, device=near.device).clamp_max(number - 1)
+            logarithm = centre + (near[rows] @ slopes).view(-1, *centre.shape)
+            parts.append(_exponential(-logarithm)[: number - first])
+        return torch.cat(parts) if parts else latent.new_zeros(0, length, length)
 
     def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return centre and flattened slopes with the dtype and device of `latent`, cached."""
@@ -64,34 +71,6 @@ class Metric:
         if key not in self._cache:
             self._cache[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
         return self._cache[key]
-
-
-@dataclass(frozen=True)
-class TrainedMetric:
-    """The logarithm of the Gauss–Newton half-Hessian from a network that is part of the model.
-
-    `logarithm` maps latents, ``(N, L)``, to symmetric matrices, ``(N, L, L)``.
-    """
-
-    logarithm: Callable[[Tensor], Tensor]
-
-    def inverse(self, latent: Tensor) -> Tensor:
-        """Return the inverse at each latent, ``(N, L, L)``, as `Metric.inverse` does."""
-        with torch.no_grad():
-            return _inverse(self.logarithm, latent)
-
-
-def _inverse(logarithm: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor:
-    """Return exp(−logarithm), in chunks of a fixed size, with latents clipped to `MAX_RADIUS`."""
-    number, length = latent.shape
-    chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
-    radius = latent.square().mean(1, keepdim=True).sqrt()
-    near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
-    parts = []
-    for first in range(0, number, chunk):
-        rows = torch.arange(first, first + chunk, device=near.device).clamp_max(number - 1)
-        parts.append(_exponential(-logarithm(near[rows]))[: number - first])
-    return torch.cat(parts) if parts else latent.new_zeros(0, length, length)
 
 
 def _exponential(matrix: Tensor) -> Tensor:
@@ -104,7 +83,7 @@ def _exponential(matrix: Tensor) -> Tensor:
     return (out + out.mT) / 2
 
 
-def logarithms_at(
+def _logarithms_at(
     latent: Tensor,
     renderer: Renderer,
     weight: Tensor | None = None,
@@ -181,7 +160,7 @@ def learn_metric(
     logarithms, used = [], []
     for part in latent.split(BATCH):
         at_part = part.to(dtype=dtype, device=device)
-        logarithm, usable = logarithms_at(at_part, renderer, weight, ridge=ridge, profiled=profiled)
+        logarithm, usable = _logarithms_at(at_part, renderer, weight, ridge=ridge, profiled=profiled)
         logarithms.append(logarithm)
         used.append(part[usable])
     target, reference = torch.cat(logarithms), torch.cat(used)

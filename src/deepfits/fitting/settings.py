@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_type_hints
 
 from deepfits.config import Range, convert
 from deepfits.errors import InputError
-
-PASSES = 2
-"""Default number of refiner passes, where a model has a refiner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +26,6 @@ class SolverSettings:
     tolerance
         L-BFGS has converged when the next step is predicted to lower the objective by less than this
         fraction, by default 7e-5; see `deepfits.fitting.fit`. Adam takes all its steps.
-    passes
-        Number of times that the model's refiner improves each start before the fit. By default 2 in mode
-        ``"both"`` with solver ``"lbfgs"`` if the model has a refiner (see `teach`), else 0. In mode
-        ``"embedder"`` the refined estimate is the result.
     num_starts
         Starts per object; the best result is kept. In mode ``"both"`` the first start is the embedder's
         estimate and the others are random.
@@ -56,7 +49,6 @@ class SolverSettings:
     solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
     num_steps: Annotated[int, Range(ge=1)] | None = None
     tolerance: Annotated[float, Range(ge=0)] | None = None
-    passes: Annotated[int, Range(ge=0)] | None = None
     num_starts: Annotated[int, Range(ge=1)] = 1
     prior_strength: Annotated[float, Range(ge=0)] | None = None
     amplitudes: Literal["after", "fit", "none"] | None = None
@@ -112,21 +104,3 @@ class FitSettings(SolverSettings):
         """`prior_strength`, after its default has been resolved."""
         assert self.prior_strength is not None
         return self.prior_strength
-
-    def resolved(self, has_refiner: bool) -> FitSettings:
-        """Resolve the default of `passes`, which depends on the model.
-
-        Raises
-        ------
-        InputError
-            Passes are requested of a model that has no refiner.
-        """
-        passes = self.passes
-        if passes is None:
-            passes = PASSES if has_refiner and (self.mode, self.solver) == ("both", "lbfgs") else 0
-        if passes and not has_refiner:
-            raise InputError(
-                f"fit: passes={passes}, but this model has no refiner; train one with `deepfits teach`, "
-                "or omit passes"
-            )
-        return replace(self, passes=passes)

@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from deepfits.fitting.metric import Metric, TrainedMetric
+from deepfits.fitting.metric import Metric
 
 State = dict[str, Tensor]
 MOVED_AT_ONCE = 256  # objects whose metric is recomputed in one step on a GPU; others wait for the next
@@ -109,7 +109,7 @@ class LBFGS:
     """
 
     num_steps: int = 100
-    metric: Metric | TrainedMetric | None = None
+    metric: Metric | None = None
     memory: int = 12
     tolerance: float = 7e-5
     sufficient_decrease: float = 1e-4

@@ -2,10 +2,9 @@
 
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
-A model is a directory with ``weights.safetensors`` and ``model.json``, and with ``aids.safetensors`` if
-networks that speed up a fit were trained (`deepfits.models.aids`). Reading them cannot execute code, and all
-sizes and types are checked against the description before memory is allocated. ``model.json`` is written last
-and holds the hashes of the weights, so a directory that has it is complete.
+A model is a directory with ``weights.safetensors`` and ``model.json``. Reading them cannot execute code, and
+all sizes and types are checked against the description before memory is allocated. ``model.json`` is written
+last and holds the hash of the weights, so a directory that has it is complete.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from torch import Tensor, nn
 from deepfits.config import Range, convert
 from deepfits.errors import InputError, naming
 from deepfits.files import fingerprint, read_json, require_regular, write_json, writing
-from deepfits.models.aids import Aids, AidsConfig
 from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
 from deepfits.models.generator import Generator
@@ -71,8 +69,6 @@ class Model:
         for models of images as observed.
     model_error
         Errors of the generator, as measured by `deepfits.fitting.error_measurement`, or None.
-    aids
-        Networks that speed up a fit, or None.
     """
 
     config: ModelConfig
@@ -84,7 +80,6 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     reference_fwhm_arcsec: float | None = None
     model_error: dict[str, Any] | None = None
-    aids: Aids | None = None
 
     @classmethod
     def make(
@@ -325,18 +320,15 @@ class Model:
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to a device, and return the model."""
-        for network in self._all_networks():
+        for network in self.networks.values():
             network.to(device)
         return self
 
     def eval(self) -> Model:
         """Switch the networks to evaluation mode, freeze their weights, and return the model."""
-        for network in self._all_networks():
+        for network in self.networks.values():
             network.eval().requires_grad_(False)
         return self
-
-    def _all_networks(self) -> list[nn.Module]:
-        return [*self.networks.values(), *([] if self.aids is None else [self.aids])]
 
     def check(self, info: StoreInfo, *, to_train: bool = False) -> list[str]:
         """Refuse cutouts for which the model was not made.
@@ -421,7 +413,7 @@ class Model:
         Cached: do not use it before the last change to the weights.
         """
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
-        for name, tensor in sorted((self.state_dict() | self._aids_state()).items()):
+        for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -437,26 +429,19 @@ class Model:
         """Return all tensors of the three networks, prefixed with the network's name."""
         return _state(self.networks)
 
-    def _aids_state(self) -> dict[str, Tensor]:
-        return {} if self.aids is None else _state({"aids": self.aids})
-
     def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
         """Write the model; ``model.json`` is written last, so that a directory that has it is complete."""
         from safetensors.torch import save as serialised
 
         directory = Path(directory)
-        to, hashes = getattr(torch, dtype), {}
-        for name, state in (("weights", self.state_dict()), ("aids", self._aids_state())):
-            if state:
-                tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in state.items()}
-                with writing(directory / f"{name}.safetensors") as path:
-                    path.write_bytes(serialised(tensors))  # save_file() makes files private to the user
-                hashes[f"{name}_sha256"] = fingerprint(directory / f"{name}.safetensors")
+        to, weights = getattr(torch, dtype), directory / "weights.safetensors"
+        tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in self.state_dict().items()}
+        with writing(weights) as path:
+            path.write_bytes(serialised(tensors))  # save_file() makes files private to the user
         content = {
             "schema_version": SCHEMA_VERSION if self.grid is None else SCENE_SCHEMA_VERSION,
             **self._identity(),
-            **({} if self.aids is None else {"aids": self.aids.config.to_json()}),
-            **hashes,
+            "weights_sha256": fingerprint(weights),
             "card": self.card,
         }
         write_json(directory / "model.json", content)
@@ -496,8 +481,6 @@ class Model:
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
-        if (aids := content.get("aids")) is not None:
-            aids = AidsConfig.from_json(aids, f"{where}: aids")
         width, key = Annotated[float, Range(gt=0, lt=20)] | None, "reference_fwhm_arcsec"
         reference = convert(content.get(key), width, where=where, key=key)
         if info.flux_unit != FLUX_UNIT:
@@ -507,9 +490,6 @@ class Model:
         model.card = dict(card) if isinstance(card, Mapping) else {}
         model.model_error = dict(measured) if isinstance(measured, Mapping) else None
         _read_into(model.networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
-        if aids is not None:
-            model.aids = without_allocating(lambda: Aids(config, aids))
-            _read_into({"aids": model.aids}, directory / "aids.safetensors", str(content.get("aids_sha256")))
         model.eval()._probe(directory)
         return model.to(device)
 

@@ -98,8 +98,7 @@ def fit(config: FitConfig) -> Path:
         raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
-    settings = part_of(config, FitSettings).resolved(loaded.aids is not None)
-    resolved = {"passes": settings.passes}
+    settings = part_of(config, FitSettings)
     common: dict[str, Any] = {
         "model": absolute(config.model),
         "model_hash": loaded.fingerprint,
@@ -117,7 +116,7 @@ def fit(config: FitConfig) -> Path:
     if not config.from_coadds:
         cutouts, cautions, selection = open_selected(config, loaded)
         inputs["store"] = digest(replace(cutouts.info, extra={}).to_json())
-    with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
+    with claim(config, name="fit", version=FORMAT, inputs=inputs) as results:
         work: ModelWork
         if config.from_coadds:
             from deepfits.stages.fit_coadds import prepare  # needs the dependencies of detection

@@ -72,9 +72,6 @@ class TrainingConfig(Stored):
         images directly, as in M19.
     scene_size, scene_pixel_arcsec
         Number of pixels on a side of the scenes, and their pixel scale.
-    aid_steps
-        Steps for training the networks that speed up fits (`deepfits.training.teaching`) once the model is
-        finished, at most as many as the training itself had; they are skipped if fewer than 100.
     log_every
         Steps between rows of ``metrics.jsonl``.
     checkpoint_seconds
@@ -113,7 +110,6 @@ class TrainingConfig(Stored):
     reference_fwhm_arcsec: Annotated[float, Range(ge=0, le=10)] = 0.0
     scene_size: Annotated[int, Range(ge=4, le=4096)] = 32
     scene_pixel_arcsec: Annotated[float, Range(gt=0, le=10)] = 0.18
-    aid_steps: Annotated[int, Range(ge=0, le=10_000_000)] = 0
     log_every: Annotated[int, Range(ge=1)] = 50
     checkpoint_seconds: Annotated[float, Range(ge=0)] = 60.0
     evaluate_every: Annotated[int, Range(ge=0)] = 0

@@ -47,10 +47,8 @@ from deepfits.training.loop import Trainer
 from deepfits.training.model_error import measure_model_error
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import Recorder
-from deepfits.training.settings import Teaching, TrainingSettings
-from deepfits.training.teaching import teach_aids
+from deepfits.training.settings import TrainingSettings
 
-LEAST_AID_STEPS = 100  # fewer bring no benefit
 MEMORY_BYTES = 4e9  # of images held at once, over all stores
 log = logging.getLogger(__name__)
 
@@ -365,11 +363,6 @@ class Session:
             "noise_autocovariance": self.trainer.noise.autocovariance.tolist(),
             "provenance": provenance(),
         }
-        if (steps := min(self.config.aid_steps, step)) >= LEAST_AID_STEPS:
-            teaching = Teaching(steps=steps, num_reference=min(Teaching.num_reference, 2 * steps))
-            model.aids, model.card["aids"] = teach_aids(
-                model.to(self.engine.device), self.stores, teaching, seed=self.plan.seed, progress=progress
-            )
         write_text(self.out / "README.md", describe(model, f"Model `{self.out.name}`"))
         model.save(self.out)
 

@@ -82,25 +82,3 @@ class TrainingSettings(Draws):
     embedder_only: Annotated[str | Path | None, INPUT] = None
     tensorboard: Annotated[bool, NEUTRAL] = True
     tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teaching:
-    """Training of the refiner and the metric network.
-
-    Parameters
-    ----------
-    steps
-        Number of training steps of the refiner, and of the metric network.
-    num_reference
-        Number of latents at which the metric is computed from a Jacobian.
-    batch_size
-        Objects per training step of the refiner.
-    learning_rate
-        Learning rate of Adam for the refiner.
-    """
-
-    steps: Annotated[int, Range(ge=1)] = 5000
-    num_reference: Annotated[int, Range(ge=1)] = 8000
-    batch_size: Annotated[int, Range(ge=1)] = 32
-    learning_rate: Annotated[float, Range(gt=0)] = 1e-3
