@@ -299,6 +299,11 @@ def test_placeholders_are_not_magnitudes(tmp_path):
         *((name, True) for name in ("photoz_best", "pz_best_dnnz", "specz_best", "lp_zp_2", "lp_zs", "ZB")),
         *((name, True) for name in ("zph", "zgal", "hetdex_z", "median_z", "SPE_Z_1", "BPZ_ZMC_SOF")),
         *((name, False) for name in ("photoz_risk", "pz_width", "radius_z", "zp", "lp_type", "size")),
+        *(
+            (name, True)
+            for name in ("ZPRIMUS", "zlegac", "annz_best", "DNF_ZN", "MEAN_Z_BPZ", "nsa_z", "ZDIST")
+        ),
+        *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),
         ("final_z", True),
         ("DNF_Z", True),
