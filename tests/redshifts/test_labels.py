@@ -248,6 +248,10 @@ def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
     assert not caplog.text
     with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
         read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")
+    with pytest.raises(
+        InputError, match=r"mine.csv: the median of column 'z_phot' is 1.05e\+03: .*not redshifts"
+    ):
+        read_estimates({"z_phot": 1000 * z}, "z_phot", "mine.csv")  # as Pan-STARRS's database holds them
 
 
 def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):

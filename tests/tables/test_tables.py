@@ -1465,6 +1465,14 @@ def test_row_names_of_r_need_no_header(tmp_path, header, row):
     np.testing.assert_allclose(labels.columns["ra"], 150 + np.arange(1, 9) / 10)
 
 
+def test_positions_of_manga_are_those_of_the_objects(tmp_path):
+    columns = {"plateifu": ["7443-1", "7443-2"], "ifura": [1.0, 2.0], "ifudec": [3.0, 4.0]}
+    Table({"objra": [150.1, 150.2], "objdec": [2.1, 2.2], **columns}).write(tmp_path / "drpall.fits")
+    found = read_catalogue(tmp_path / "drpall.fits")
+    assert found["ra"].tolist() == [150.1, 150.2]
+    assert found["dec"].tolist() == [2.1, 2.2]
+
+
 def test_an_entry_too_many_is_no_row_name(tmp_path):
     path = tmp_path / "labels.txt"
     for header in ("id ra dec z_spec", "ra dec z_spec mag"):

@@ -217,7 +217,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     Raises
     ------
     InputError
-        The column is absent, or holds no numbers.
+        The column is absent, or holds no numbers, or numbers too large for redshifts.
 
     Notes
     -----
@@ -233,6 +233,8 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
             *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
         )
         value[finite[is_code]] = np.nan
+    if is_redshift_name(column):
+        _require_no_magnitudes(value[np.isfinite(value)], columns, column, path)
     if (zeros := int((value == 0).sum())) > max(2, 0.01 * len(value)) and is_redshift_name(column):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
@@ -353,8 +355,8 @@ def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, pat
     if median > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
         beside = ", beside columns g, r and i" if is_among_bands else ""
         raise InputError(
-            f"{path}: the median of column {column!r} is {median:.3g}{beside}: magnitudes, not redshifts; "
-            "name the column of redshifts"
+            f"{path}: the median of column {column!r} is {median:.3g}{beside}: magnitudes or other "
+            "numbers, not redshifts; name the column of redshifts"
         )
 
 
