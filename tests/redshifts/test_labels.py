@@ -305,7 +305,16 @@ def test_placeholders_are_not_magnitudes(tmp_path):
         *((name, False) for name in ("photoz_risk", "pz_width", "radius_z", "zp", "lp_type", "size")),
         *(
             (name, True)
-            for name in ("ZPRIMUS", "zlegac", "annz_best", "DNF_ZN", "MEAN_Z_BPZ", "nsa_z", "ZDIST")
+            for name in (
+                "ZPRIMUS",
+                "zlegac",
+                "annz_best",
+                "zp_best",
+                "DNF_ZN",
+                "MEAN_Z_BPZ",
+                "nsa_z",
+                "ZDIST",
+            )
         ),
         *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),

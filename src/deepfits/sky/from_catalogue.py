@@ -55,7 +55,7 @@ _STARS = re.compile(
     r"|(\w_|ref_?)?extendedness(_value)?|((obj|lp|photo)_?)?(type|class)",
     re.IGNORECASE,
 )
-"""Names of columns that separate stars from galaxies: CLASS_STAR, star_flag, isStar, SG_FLAG, lp_type, type."""
+"""Names of columns that separate stars from galaxies: CLASS_STAR, star_flag, isStar, lp_type, type."""
 
 log = logging.getLogger(__name__)
 

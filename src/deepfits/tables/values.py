@@ -11,7 +11,7 @@ _REDSHIFT = re.compile(
     r"|(^|_)z_?(spec|best|phot|mean|med|mode|peak|pdf|ml$|mc(_|$))|(^|_)phz_(median|mode|mean)"
     r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio|nsa|demp)_?z(_\d+)?$"
     r"|(^|_)(photo|phot|spec|p|ann|dnf)z\d*_(best|mean|median|mode|peak|mc)\d*(_|$)|(^|_)lp_z|^z_?(ph|b|gal|qso)$"
-    r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^rvz_z?value$)"
+    r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"
 )
 _OF_A_BAND = re.compile(
