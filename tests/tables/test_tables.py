@@ -1438,6 +1438,11 @@ def test_probabilities_and_ranks_of_redshifts_are_named(tmp_path, caplog):
     read_labels(path, column="SPE_Z")
     assert "SPE_Z_REL: 0 to 0.95122; SPE_RANK: 0 (20 times), 1 (20 times)" in caplog.text
     assert "(--select 'SPE_Z_REL >= VALUE', or 'SPE_RANK == 0')" in caplog.text
+    caplog.clear()
+    for number in (np.nan, 0.5):
+        same = tables.write_table(tmp_path / "same.csv", {"z_spec": Z, "z_conf": np.full(len(Z), number)})
+        read_labels(same)
+        assert not caplog.text
 
 
 @pytest.mark.parametrize("name", ["V_HELIO", "HRV", "Velocity", "v", "rvz_radvel", "Vcmb"])

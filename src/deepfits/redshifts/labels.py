@@ -292,8 +292,8 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
             common = np.argsort(-counts)[:4]
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
-        elif values.dtype.kind == "f" and _CONFIDENCE.search(name) and np.nanmin(values) < np.nanmax(values):
-            summaries.append(f"{name}: {np.nanmin(values):g} to {np.nanmax(values):g}")
+        elif values.dtype.kind == "f" and _CONFIDENCE.search(name) and np.isfinite(unique[:2]).sum() == 2:
+            summaries.append(f"{name}: {unique[0]:g} to {np.nanmax(unique):g}")
         else:
             continue
         conditions.append(f"'{_example(name, values)}'")

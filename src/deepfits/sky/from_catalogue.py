@@ -344,8 +344,8 @@ class _CatalogueColumns:
         """Warn of a column that may say which of the objects are stars, unless all have the same value."""
         for name in filter(_STARS.fullmatch, self.columns):
             values = self.columns[name]
-            is_probability = values.dtype.kind == "f" and np.nanmax(values, initial=0) < 0.95
-            if values.ndim == 1 and not is_probability and len(np.unique(values)) > 1:
+            is_galaxy = values.dtype.kind == "f" and not (values >= 0.95).any()  # a probability of a star
+            if values.ndim == 1 and not is_galaxy and len(np.unique(values)) > 1:
                 log.warning(
                     "WARNING: %s: %s may distinguish stars, but objects are drawn as galaxies unless their "
                     "redshift is 0; select galaxies (--where '%s == VALUE'), or map a column of the "
