@@ -248,6 +248,10 @@ def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
     assert not caplog.text
     with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
         read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")
+    with pytest.raises(
+        InputError, match=r"mine.csv: the median of column 'z_phot' is 1.05e\+03: .*not redshifts"
+    ):
+        read_estimates({"z_phot": 1000 * z}, "z_phot", "mine.csv")  # as Pan-STARRS's database holds them
 
 
 def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
@@ -299,6 +303,20 @@ def test_placeholders_are_not_magnitudes(tmp_path):
         *((name, True) for name in ("photoz_best", "pz_best_dnnz", "specz_best", "lp_zp_2", "lp_zs", "ZB")),
         *((name, True) for name in ("zph", "zgal", "hetdex_z", "median_z", "SPE_Z_1", "BPZ_ZMC_SOF")),
         *((name, False) for name in ("photoz_risk", "pz_width", "radius_z", "zp", "lp_type", "size")),
+        *(
+            (name, True)
+            for name in (
+                "ZPRIMUS",
+                "zlegac",
+                "annz_best",
+                "zp_best",
+                "DNF_ZN",
+                "MEAN_Z_BPZ",
+                "nsa_z",
+                "ZDIST",
+            )
+        ),
+        *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),
         ("final_z", True),
         ("DNF_Z", True),

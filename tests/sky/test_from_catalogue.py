@@ -126,6 +126,20 @@ def test_kinds_in_a_surveys_own_code_are_refused(values):
         given(make_table() | {"kind": values})
 
 
+@pytest.mark.parametrize(
+    "name", ["isStar", "star_flag", "CLASS_STAR", "lp_type", "type", "i_extendedness_value"]
+)
+def test_columns_that_tell_stars_are_said(caplog, name):
+    table = make_table()
+    table[name] = np.arange(30) % 2 / 1.0
+    given(table)
+    assert f"{name} may distinguish stars" in caplog.text
+    caplog.clear()
+    given(table | {name: np.zeros(30)})
+    given(table | {"kind": np.full(30, "galaxy")})
+    assert "stars" not in caplog.text
+
+
 def test_stars_move_and_a_table_of_them_is_doubted(caplog):
     table = make_table()
     table["z_spec"][:20] = np.linspace(-4e-4, 4e-4, 20)

@@ -721,6 +721,15 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     )
 
 
+def test_flags_of_stars_and_single_lines_do_not_decide(tmp_path):
+    """VVDS's 9 is a single line, and OzDES's 6 a star: neither is more secure than 4."""
+    for flag in (6, 9):
+        table = Table({"object_id": [0, 0, 1], "z_spec": [0.5, 1.5, 0.3], "z_spec_flag": [4, flag, 4]})
+        table.write(tmp_path / "labels.fits", overwrite=True)
+        found = match_labels({"object_id": np.arange(3)}, read_labels(tmp_path / "labels.fits"))
+        assert found.rows.tolist() == [1]
+
+
 @pytest.mark.parametrize("code", [-99.0, -9.0, -1.0, 9.99, 99.0, 999.0, 9999.0, -99.9, 7.7])
 def test_codes_for_no_redshift_are_left_out_and_said(tmp_path, caplog, code):
     z = np.concatenate([Z, np.full(5, code)])
@@ -1240,10 +1249,17 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
     path.write_text("id,Z,ZWARN\n" + "".join(f"{i},{0.1 * i:.1f},{i % 2 * 4}\n" for i in range(1, 9)))
     read_labels(path, column="Z")
     assert "(--select 'ZWARN == 0')" in caplog.text
-    for flags, example in ((("1", "2"), ">= 3"), (("A", "B"), "== VALUE"), (("t", "f"), "== true")):
-        path.write_text("id,Z,z_flag\n" + "".join(f"{i},{0.1 * i:.1f},{flags[i % 2]}\n" for i in range(1, 9)))
+    for flags, example in (
+        ("AB", "z_flag == VALUE"),
+        ("tf", "z_flag == true"),
+        ("12", "z_flag >= VALUE"),
+        ("1235", "z_flag >= 3"),
+        ("346", "z_flag >= 3 and z_flag < 5"),
+    ):
+        entries = [flags[i % len(flags)] for i in range(1, 13)]
+        path.write_text("id,Z,z_flag\n" + "".join(f"{i},0.{i},{entry}\n" for i, entry in enumerate(entries)))
         read_labels(path, column="Z")
-        assert f"(--select 'COLUMN {example}')" in caplog.text
+        assert f"(--select '{example}')" in caplog.text
     path.write_text("id,Z,grade\n" + "".join(f"{i},{0.1 * i:.1f},{'ABC'[i % 3]}\n" for i in range(1, 9)))
     with pytest.raises(InputError, match="no order; use == or !=, for several values as in 'grade != C and"):
         read_labels(path, column="Z", select=["grade <= B"])
@@ -1395,6 +1411,96 @@ def test_places_in_six_or_seven_columns(tmp_path, names):
     path.write_text(",".join(["z_spec", *names.split()]) + "\n" + ",".join(["0.3", *numbers.split()]) + "\n")
     columns = read_labels(path).columns
     np.testing.assert_allclose([columns["ra"][0], columns["dec"][0]], [150.127083333, -0.51], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "secure"),
+    [
+        ([0, 1, 2, 3, 4, 9, 11, 12, 13, 21, 24, 29], [3, 4]),  # VVDS
+        ([1.5, 2.4, 3.5, 4.5, 9.5, 13.1, 18.5, 23.5], [3.5, 4.5]),  # zCOSMOS
+        ([1, 2, 3, 4, 6], [3, 4]),  # OzDES, in which 6 is a star
+        ([1, 2, 3, 4, 5], [3, 4, 5]),  # WiggleZ
+    ],
+)
+def test_the_condition_that_is_named_selects_secure_redshifts(tmp_path, caplog, flags, secure):
+    path = tmp_path / "labels.csv"
+    entries = [f"{number},{0.01 + 0.01 * number},{flags[number % len(flags)]}\n" for number in range(48)]
+    path.write_text("id,z_spec,zflags\n" + "".join(entries))
+    read_labels(path)
+    condition = re.search("--select '(.*)'", caplog.text)[1]
+    assert sorted(set(read_labels(path, select=[condition]).columns["zflags"])) == secure
+
+
+def test_probabilities_and_ranks_of_redshifts_are_named(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    entries = "".join(f"{number},{0.5 + 0.01 * number},{number / 41},{number % 2}\n" for number in range(40))
+    path.write_text("object_id,SPE_Z,SPE_Z_REL,SPE_RANK\n" + entries)
+    read_labels(path, column="SPE_Z")
+    assert "SPE_Z_REL: 0 to 0.95122; SPE_RANK: 0 (20 times), 1 (20 times)" in caplog.text
+    assert "(--select 'SPE_Z_REL >= VALUE', or 'SPE_RANK == 0')" in caplog.text
+    caplog.clear()
+    for number in (np.nan, 0.5):
+        same = tables.write_table(tmp_path / "same.csv", {"z_spec": Z, "z_conf": np.full(len(Z), number)})
+        read_labels(same)
+        assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["V_HELIO", "HRV", "Velocity", "v", "rvz_radvel", "Vcmb"])
+def test_velocities_by_any_name_are_no_redshifts(tmp_path, name):
+    path = tables.write_table(tmp_path / "labels.csv", {"ra": RA, "dec": DEC, name: Z * 299792.458})
+    with pytest.raises(InputError, match=f"'{name}' is in km/s: velocities, not redshifts"):
+        read_labels(path, column=name)
+    path = tables.write_table(tmp_path / "magnitudes.csv", {"ra": RA, "dec": DEC, name: Z + 22})
+    assert len(read_labels(path, column=name)) == len(Z)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ('"ra" "dec" "z_spec"', '"{0}" 150.{0} 2.1 0.{0}'),
+        ('"id" "ra" "dec" "z_spec"', '"J{0}" {0} 150.{0} 2.1 0.{0}'),
+        ("ra\tdec\tz_spec", "{0}\t150.{0}\t2.1\t0.{0}"),
+    ],
+)
+def test_row_names_of_r_need_no_header(tmp_path, header, row):
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join([header, *(row.format(number) for number in range(1, 9))]) + "\n")
+    labels = read_labels(path)
+    np.testing.assert_allclose(labels.value, np.arange(1, 9) / 10)
+    np.testing.assert_allclose(labels.columns["ra"], 150 + np.arange(1, 9) / 10)
+
+
+def test_positions_of_manga_are_those_of_the_objects(tmp_path):
+    columns = {"plateifu": ["7443-1", "7443-2"], "ifura": [1.0, 2.0], "ifudec": [3.0, 4.0]}
+    Table({"objra": [150.1, 150.2], "objdec": [2.1, 2.2], **columns}).write(tmp_path / "drpall.fits")
+    found = read_catalogue(tmp_path / "drpall.fits")
+    assert found["ra"].tolist() == [150.1, 150.2]
+    assert found["dec"].tolist() == [2.1, 2.2]
+
+
+def test_an_entry_too_many_is_no_row_name(tmp_path):
+    path = tmp_path / "labels.txt"
+    for header in ("id ra dec z_spec", "ra dec z_spec mag"):
+        first = "{0}" if header.startswith("id") else "150.{0}"
+        path.write_text(
+            header + "\n" + "".join(f"{first} 2.1 0.3 0.{{0}} 21\n".format(n) for n in range(1, 5))
+        )
+        with pytest.raises(InputError, match="line 2 has 5 entries, the header 4"):
+            read_labels(path)
+
+
+def test_dots_between_thousands_beside_decimal_commas(tmp_path, caplog):
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "id;z_spec;number;mass\n" + "".join(f"1.00{n};0,{n};2.34{n};1.234,5\n" for n in range(1, 7))
+    )
+    labels = read_labels(path)
+    assert labels.columns["id"].tolist() == [*range(1001, 1007)]
+    assert labels.columns["number"].tolist() == [*range(2341, 2347)]
+    assert set(labels.columns["mass"]) == {1234.5}
+    assert "dots in column 'number' are taken as separators of thousands" in caplog.text
+    path.write_text("id;z_spec;mag;size\n" + "".join(f"{n};0,{n};22.34{n};0.5\n" for n in range(1, 7)))
+    assert read_labels(path).columns["mag"][0] == 22.341  # decimal points elsewhere
 
 
 def test_velocities_are_no_redshifts(tmp_path):

@@ -241,8 +241,8 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
     for name in (f"{labels.target}_flag", *FLAGS):
         values = labels.columns.get(name)
-        # Two-digit flags (zCOSMOS, VIPERS) encode the kind of object, so larger is not more secure.
-        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
+        # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, so larger is not more secure.
+        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5:
             return name, values.astype(np.float64)
     return None
 

@@ -32,17 +32,26 @@ NO_MEDIAN_OF_Z = 8.0
 """A column z beside g, r and i contains magnitudes if its median is above this, which no sample exceeds."""
 MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
-_VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
+SLOWEST = 100.0
+"""A column named V that has a lower median than this does not contain velocities in km/s."""
+_VELOCITY = re.compile(
+    r"(cz|h?rv|v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(hel(io)?|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
+    r"(_?kms)?",
+    re.IGNORECASE,
+)
+"""Names of recession velocities, unless their values are below `SLOWEST`: V may be a magnitude."""
 _QUALITY = re.compile(
     r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf|prob|origin|secure|ok$)\w*"
-    r"|(spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
+    r"|(spe_|spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
     r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
-    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?z(_?sp(ec)?)?|(flag|q|qual(ity)?)_?spec_?z?"
+    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?(z(_?sp(ec)?)?|redshift)|(flag|q|qual(ity)?)_?spec_?z?"
     r"|(spec\w*|best|id|vi)_?(q|quality|class|flag)|use_zgrism|n?q_?sp|q_(flag|cz)|good_?spec|is_?specz?"
-    r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
+    r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank|use|qflag_z|zq_?spec|rvz_qual",
     re.IGNORECASE,
 )
 """Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
+_CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|confidence)$", re.IGNORECASE)
+"""Names of those whose values are continuous, such as probabilities."""
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +182,13 @@ def _target(
     names: tuple[str, ...] = ()
     if classes:
         value, names = _class_numbers(value, column, path)
+    number = _numbers(value, column, path)
+    if not classes and _VELOCITY.fullmatch(column) and not unit:
+        is_fast = np.isfinite(number) & (np.abs(number) > SLOWEST)
+        unit = "km/s" if is_fast.sum() > len(number) / 2 or column.lower().startswith("cz") else ""
     if is_redshift_name(column) or _VELOCITY.fullmatch(column):
         _require_no_unit(unit, column, path)
-    return _numbers(value, column, path), names
+    return number, names
 
 
 def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
@@ -204,7 +217,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     Raises
     ------
     InputError
-        The column is absent, or holds no numbers.
+        The column is absent, or holds no numbers, or numbers too large for redshifts.
 
     Notes
     -----
@@ -220,6 +233,8 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
             *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
         )
         value[finite[is_code]] = np.nan
+    if is_redshift_name(column):
+        _require_no_magnitudes(value[np.isfinite(value)], columns, column, path)
     if (zeros := int((value == 0).sum())) > max(2, 0.01 * len(value)) and is_redshift_name(column):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
@@ -270,23 +285,40 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
     flags = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
     if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in flags for condition in select):
         return
-    summaries, examples = [], set()
+    summaries, conditions = [], []
     for name, values in flags.items():
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
             summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
-            is_yes_or_no = tables.as_truth(values) is not None
-            examples.add("== true" if is_yes_or_no else "== VALUE" if is_text(values) else ">= 3")
+        elif values.dtype.kind == "f" and _CONFIDENCE.search(name) and np.isfinite(unique[:2]).sum() == 2:
+            summaries.append(f"{name}: {unique[0]:g} to {np.nanmax(unique):g}")
+        else:
+            continue
+        conditions.append(f"'{_example(name, values)}'")
     if summaries:
-        example = f"COLUMN {max(examples)}"  # numbers first, then truth values
-        condition = next((f"{name} == 0" for name in flags if "warn" in name.lower()), example)
         log.warning(
             "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
-            "the survey's documentation describes (--select '%s')",
-            *(path, "; ".join(summaries), condition),
+            "the survey's documentation describes (--select %s)",
+            *(path, "; ".join(summaries), ", or ".join(conditions)),
         )
+
+
+def _example(name: str, values: np.ndarray) -> str:
+    """Return a condition for secure redshifts; beyond 4, zCOSMOS, VVDS and others flag stars and doubts."""
+    if "warn" in name.lower():
+        return f"{name} == 0"
+    if "rank" in name.lower() and not is_text(values):
+        return f"{name} == {np.nanmin(values):g}"
+    if tables.as_truth(values) is not None:
+        return f"{name} == true"
+    if is_text(values):
+        return f"{name} == VALUE"
+    highest = np.nanmax(values)
+    if highest < 3 or len(np.unique(values)) > MOST_QUALITIES:
+        return f"{name} >= VALUE"
+    return f"{name} >= 3" + (f" and {name} < 5" if highest > 5 else "")
 
 
 def add_standard_names(table: tables.Table) -> Columns:
@@ -306,8 +338,6 @@ def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
     """Reject velocities."""
     from astropy import units
 
-    if _VELOCITY.fullmatch(column):
-        unit = unit or "km/s"
     try:
         is_velocity = units.Unit(unit).is_equivalent(units.km / units.s)
     except (ValueError, TypeError):
@@ -325,8 +355,8 @@ def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, pat
     if median > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
         beside = ", beside columns g, r and i" if is_among_bands else ""
         raise InputError(
-            f"{path}: the median of column {column!r} is {median:.3g}{beside}: magnitudes, not redshifts; "
-            "name the column of redshifts"
+            f"{path}: the median of column {column!r} is {median:.3g}{beside}: magnitudes or other "
+            "numbers, not redshifts; name the column of redshifts"
         )
 
 

@@ -50,6 +50,12 @@ OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 _KINDS = {"galaxy": "galaxy", "gal": "galaxy", "star": "star", "quasar": "quasar", "qso": "quasar"}
 _MAGNITUDE_UNIT = re.compile(r"|ab|.*mag(?!g).*", re.IGNORECASE)
 _OTHER_SYSTEM = re.compile(r"vega|st[_ ]?mag|mag[_ ]?\(?st\b", re.IGNORECASE)
+_STARS = re.compile(
+    r"(is_?)?stars?(_?(flag|class))?|sg_?(flag|class)|(class|prob)_?star|stellarity"
+    r"|(\w_|ref_?)?extendedness(_value)?|((obj|lp|photo)_?)?(type|class)",
+    re.IGNORECASE,
+)
+"""Names of columns that separate stars from galaxies: CLASS_STAR, star_flag, isStar, lp_type, type."""
 
 log = logging.getLogger(__name__)
 
@@ -312,6 +318,7 @@ class _CatalogueColumns:
         with np.errstate(invalid="ignore"):
             by_redshift = np.where(np.abs(redshift) < STAR_REDSHIFT, "star", "galaxy").astype("<U6")
         if "kind" not in self.names:
+            self._warn_of_stars()
             is_star = by_redshift == "star"
             if is_star.any():
                 known = np.isfinite(redshift).sum()
@@ -332,6 +339,19 @@ class _CatalogueColumns:
             log.warning("WARNING: %s: unknown kinds, drawn as galaxies: %s", self.where, listed)
         kind = np.array([_KINDS.get(word, "galaxy") for word in words.tolist()], dtype="<U6")
         return np.where(words == "", by_redshift, kind)
+
+    def _warn_of_stars(self) -> None:
+        """Warn of a column that may say which of the objects are stars, unless all have the same value."""
+        for name in filter(_STARS.fullmatch, self.columns):
+            values = self.columns[name]
+            is_galaxy = values.dtype.kind == "f" and not (values >= 0.95).any()  # a probability of a star
+            if values.ndim == 1 and not is_galaxy and len(np.unique(values)) > 1:
+                log.warning(
+                    "WARNING: %s: %s may distinguish stars, but objects are drawn as galaxies unless their "
+                    "redshift is 0; select galaxies (--where '%s == VALUE'), or map a column of the "
+                    "words galaxy, star and quasar with columns=['kind=...']",
+                    *(self.where, name, name),
+                )
 
     def identities(self) -> np.ndarray:
         """Return unique integer identifiers, ``(N,)``."""

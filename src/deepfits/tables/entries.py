@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +28,7 @@ WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?"
 _INTEGER = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign applies to the minutes that follow
 _FLOAT = rf"^({NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
+_THOUSANDS = r"^[+-]?([1-9]\d{0,2}(\.\d{3})*|0)(,\d+)?$"  # 12.345,6
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 
 
@@ -79,6 +82,19 @@ def shows_decimal_commas(column: pa.Array) -> bool:
     """Return whether a column is numeric and has commas that can only be decimal commas."""
     values = column.filter(pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(GAPS))))
     return _has_decimal_commas(values) and _all_match(values, _DECIMAL_COMMA)
+
+
+def with_thousands(columns: Mapping[str, pa.Array]) -> list[str]:
+    """Return the columns with dots between thousands; none if dots are decimal points in any column.
+
+    The table has decimal commas. Columns with other text do not count.
+    """
+    bare = {
+        name: c.filter(pc.invert(pc.is_in(pc.utf8_lower(c), pa.array(GAPS)))) for name, c in columns.items()
+    }
+    dotted = [name for name, values in bare.items() if any_match(values, r"\d\.\d")]
+    found = [name for name in dotted if _all_match(bare[name], _THOUSANDS)]
+    return [] if any(_all_match(bare[name], _FLOAT) for name in set(dotted) - set(found)) else found
 
 
 def _all_match(values: pa.Array, pattern: str) -> bool:

@@ -20,7 +20,7 @@ POSITIONS = (
     ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
     ("x_world", "y_world"), ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
-    ("ra_d", "dec_d"),
+    ("ra_d", "dec_d"), ("objra", "objdec"),
 )  # fmt: skip
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",

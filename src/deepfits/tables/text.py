@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfits.errors import InputError
-from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas
+from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
 from deepfits.tables.table import Columns, require_distinct
 from deepfits.tables.text_header import COMMENT, NOT_A_ROW, find_layout, split_line
@@ -121,6 +121,13 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     named = dict(zip(names, entries, strict=True))
     numbers = [column for name, column in named.items() if name.lower() not in (*IDENTITIES, *FIELDS)]
     has_commas = delimiter != "," and any(map(shows_decimal_commas, numbers))
+    for name in with_thousands(named) if has_commas else ():
+        log.warning(
+            "WARNING: %s: dots in column %r are taken as separators of thousands, because other columns have "
+            "decimal commas; write decimal points or commas in all columns",
+            *(where, name),
+        )
+        named[name] = pc.replace_substring(named[name], ".", "")
     return {name: _column(name, column, has_commas) for name, column in named.items()}, layout.units
 
 

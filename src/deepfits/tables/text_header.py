@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.tables.entries import GAPS, NUMBER
+from deepfits.tables.names import IDENTITIES, first_name
 
 MOST_TITLES = 5
 """Maximum number of title lines above the header."""
@@ -66,7 +67,8 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
             joined = re.findall(r"\S+(?:\s+[\[(][^\])]*[\])])?", lines[0])
             first = joined if len(joined) == len(second) else first
         if _is_header(first, second):
-            names, start = first, start + 1
+            names = ["", *first] if _has_row_names(lines, first, delimiter) else first
+            start += 1
             start += _below_header(head[start:], names, delimiter, units)
         else:
             names = _names_in_comments(comments, delimiter, len(first), units)
@@ -253,6 +255,19 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
         return False
     pairs = zip(first, is_number, second, strict=False)
     return any(not n and a.lower() not in GAPS and bool(_PLACE.match(b)) for a, n, b in pairs)
+
+
+def _has_row_names(lines: Sequence[str], names: Sequence[str], delimiter: str | None) -> bool:
+    """Return whether rows begin with an entry that the header lacks, as R's `write.table` writes row names.
+
+    They are in quotes, as is the header, or are running numbers in a table without identities.
+    """
+    rows = [split_line(line, delimiter) for line in lines[1:]]
+    if delimiter not in (None, "\t") or {len(row) for row in rows if row[-1]} != {len(names) + 1}:
+        return False
+    is_quoted = all(line.startswith('"') for line in lines) and lines[1].count('"') < 2 * len(rows[0])
+    is_numbered = [row[0] for row in rows] == [str(number) for number in range(1, len(lines))]
+    return is_quoted or (is_numbered and first_name(names, IDENTITIES) is None)
 
 
 def _names_in_comments(

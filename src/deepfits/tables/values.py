@@ -7,14 +7,16 @@ import re
 import numpy as np
 
 _REDSHIFT = re.compile(
-    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|abs$|em$)|redshift"
+    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|primus|legac|lya$|ha$|dist$|vi$|out$|abs$|em$)|redshift"
     r"|(^|_)z_?(spec|best|phot|mean|med|mode|peak|pdf|ml$|mc(_|$))|(^|_)phz_(median|mode|mean)"
-    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio)_?z(_\d+)?$"
-    r"|(^|_)(photo|phot|spec|p)z_(best|mean|median|mode|peak|mc)(_|$)|(^|_)lp_z|^z_?(ph|b|gal|qso)$"
-    r"|(median|mean|map|hetdex|mosfire|muse|grism)_z$)"
+    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio|nsa|demp)_?z(_\d+)?$"
+    r"|(^|_)(photo|phot|spec|p|ann|dnf)z\d*_(best|mean|median|mode|peak|mc)\d*(_|$)|(^|_)lp_z|^z_?(ph|b|gal|qso)$"
+    r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"
 )
-_OF_A_BAND = re.compile(r"mag|flux|err|flag|snr|fwhm|psf", re.IGNORECASE)
+_OF_A_BAND = re.compile(
+    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$", re.IGNORECASE
+)
 _CODES = np.array(
     [
         sign * code
