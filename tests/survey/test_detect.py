@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
+from deepfits.survey.detection import subtract_background
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE = (320, 360)
@@ -65,6 +66,14 @@ def test_fluxes_and_their_errors_are_right(catalogue, truth):
         faint = true < 2000  # bright ones scatter by their centroids and neighbours, not by the sky's noise
         assert 0.6 < 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint]))) < 1.5
         assert (error > 0).all()
+
+
+@pytest.mark.parametrize("level", [100.0, 100.25, 100.5])
+def test_background_of_integer_pixels_is_right_to_a_fraction_of_the_noise(level):
+    sigma = 3.0  # counts
+    counts = np.rint(np.random.default_rng(1).normal(level, sigma, (512, 512))).astype(np.float32)
+    subtract_background(counts, np.zeros(counts.shape, bool), 128)
+    assert abs(counts.mean()) < 0.02 * sigma  # the median's rounding makes 0.2 to 0.5
 
 
 def test_positions_seeing_and_star_score(catalogue, truth):
