@@ -12,7 +12,8 @@ from scipy.spatial import cKDTree
 import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
-from deepfits.survey.detection import subtract_background
+from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
+from deepfits.survey.photometry import make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE = (320, 360)
@@ -148,6 +149,20 @@ def test_sources_in_masked_pixels_get_nan_and_a_flag(truth, tmp_path):
     assert np.isnan(columns["flux_aper_g"][index[which]])
     assert columns["flags"][index[which]] & (1 << 16)
     assert np.isfinite(columns["flux_aper_r"][index[which]])
+
+
+def test_neighbours_and_masked_pixels_have_different_flags():
+    y, x = np.mgrid[:60, :150]
+    places = [(20.0, 30.0), (31.0, 30.0), (75.0, 30.0), (120.0, 30.0)]
+    image = np.sum([1000 * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in places], axis=0)
+    image = (image + np.random.default_rng(3).normal(0, 1, image.shape)).astype(np.float32)
+    weight = np.ones_like(image)
+    weight[30, 79] = 0  # beside the third source
+    sources, segmentation = find_sources(image, weight <= 0, DetectOptions())
+    apertures = make_apertures(sources, image, weight <= 0, segmentation)
+    flags = measure_band(image, weight, apertures, segmentation, radius=7.0)["flags"]
+    at = cKDTree(np.c_[apertures.x, apertures.y]).query(places)[1]
+    assert flags[at].tolist() == [1, 1, 32, 0]
 
 
 def test_columns_are_those_of_the_contract(catalogue):
