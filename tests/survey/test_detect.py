@@ -180,6 +180,24 @@ def test_fits_table_on_request(sky, tmp_path):
     assert columns["object_id"].dtype.kind == "i"
 
 
+def test_fits_table_states_units(sky, tmp_path):
+    table = Table.read(deepfits.detect(sky, tmp_path / "c.fits"))
+    names = ("flux_r", "flux_aper_err_r", "mag_auto_r", "theta", "kron_radius")
+    assert [str(table[name].unit) for name in names] == ["nJy", "nJy", "mag", "rad", "pix"]
+
+
+def test_empty_field_among_others_is_reported_and_kept(truth, tmp_path, caplog):
+    nothing = {name: values[:0] for name, values in truth.items()}
+    for name, sources in (("full", truth), ("empty", nothing)):
+        write_plain(tmp_path / "sky" / name, sources, SHAPE, rng=np.random.default_rng(6), bands="gri")
+    path = deepfits.detect(tmp_path / "sky", tmp_path / "c.parquet", threshold=6.0)
+    assert set(read_catalogue(path)["field"]) == {"full"}
+    assert read_info(path)["fields"]["empty"]["num_objects"] == 0
+    assert "field empty: nothing detected" in caplog.text
+    with pytest.raises(InputError, match="or the min_snr of 1000000000"):
+        deepfits.detect(tmp_path / "sky" / "full", tmp_path / "none.parquet", min_snr=1e9)
+
+
 def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, caplog):
     shape = (300, 320)
     truth = make_truth(np.random.default_rng(30), 55, shape)
