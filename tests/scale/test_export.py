@@ -141,8 +141,8 @@ def test_columns_are_described_by_the_table_they_are_from(columns, tmp_path):
     Table(sky | {"flux_u": np.ones(NUM)}).write(tmp_path / "mine.ecsv")
     path = export(tmp_path / "run", tmp_path / "all.vot", tables={"mine": str(tmp_path / "mine.ecsv")})
     table = Table.read(path)
-    assert table["mag_auto_i"].description == "Measured total AB magnitude, band i"
-    assert table["flux_g"].description == "Measured total flux, band g"
+    assert table["mag_auto_i"].description == "AB magnitude in the Kron ellipse, band i"
+    assert table["flux_g"].description == "Measured flux in the Kron ellipse, band g"
     assert str(table["flux_g"].unit) == "nJy"
     assert table["flux_model_g"].description.startswith("Total flux of the central galaxy")
     assert table["flux_u"].unit is None

@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
+from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
+from deepfits.survey.photometry import make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE = (320, 360)
@@ -65,6 +67,14 @@ def test_fluxes_and_their_errors_are_right(catalogue, truth):
         faint = true < 2000  # bright ones scatter by their centroids and neighbours, not by the sky's noise
         assert 0.6 < 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint]))) < 1.5
         assert (error > 0).all()
+
+
+@pytest.mark.parametrize("level", [100.0, 100.25, 100.5])
+def test_background_of_integer_pixels_is_right_to_a_fraction_of_the_noise(level):
+    sigma = 3.0  # counts
+    counts = np.rint(np.random.default_rng(1).normal(level, sigma, (512, 512))).astype(np.float32)
+    subtract_background(counts, np.zeros(counts.shape, bool), 128)
+    assert abs(counts.mean()) < 0.02 * sigma  # the median's rounding makes 0.2 to 0.5
 
 
 def test_positions_seeing_and_star_score(catalogue, truth):
@@ -141,6 +151,20 @@ def test_sources_in_masked_pixels_get_nan_and_a_flag(truth, tmp_path):
     assert np.isfinite(columns["flux_aper_r"][index[which]])
 
 
+def test_neighbours_and_masked_pixels_have_different_flags():
+    y, x = np.mgrid[:60, :150]
+    places = [(20.0, 30.0), (31.0, 30.0), (75.0, 30.0), (120.0, 30.0)]
+    image = np.sum([1000 * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in places], axis=0)
+    image = (image + np.random.default_rng(3).normal(0, 1, image.shape)).astype(np.float32)
+    weight = np.ones_like(image)
+    weight[30, 79] = 0  # beside the third source
+    sources, segmentation = find_sources(image, weight <= 0, DetectOptions())
+    apertures = make_apertures(sources, image, weight <= 0, segmentation)
+    flags = measure_band(image, weight, apertures, segmentation, radius=7.0)["flags"]
+    at = cKDTree(np.c_[apertures.x, apertures.y]).query(places)[1]
+    assert flags[at].tolist() == [1, 1, 32, 0]
+
+
 def test_columns_are_those_of_the_contract(catalogue):
     names = pq.read_schema(catalogue).names
     for name in ("object_id", "ra", "dec", "x", "y", "field", "star_score", "flags"):
@@ -154,6 +178,24 @@ def test_fits_table_on_request(sky, tmp_path):
     columns = read_catalogue(deepfits.detect(sky, tmp_path / "catalogue.fits", threshold=8.0))
     assert len(columns["object_id"]) > 20
     assert columns["object_id"].dtype.kind == "i"
+
+
+def test_fits_table_states_units(sky, tmp_path):
+    table = Table.read(deepfits.detect(sky, tmp_path / "c.fits"))
+    names = ("flux_r", "flux_aper_err_r", "mag_auto_r", "theta", "kron_radius")
+    assert [str(table[name].unit) for name in names] == ["nJy", "nJy", "mag", "rad", "pix"]
+
+
+def test_empty_field_among_others_is_reported_and_kept(truth, tmp_path, caplog):
+    nothing = {name: values[:0] for name, values in truth.items()}
+    for name, sources in (("full", truth), ("empty", nothing)):
+        write_plain(tmp_path / "sky" / name, sources, SHAPE, rng=np.random.default_rng(6), bands="gri")
+    path = deepfits.detect(tmp_path / "sky", tmp_path / "c.parquet", threshold=6.0)
+    assert set(read_catalogue(path)["field"]) == {"full"}
+    assert read_info(path)["fields"]["empty"]["num_objects"] == 0
+    assert "field empty: nothing detected" in caplog.text
+    with pytest.raises(InputError, match="or the min_snr of 1000000000"):
+        deepfits.detect(tmp_path / "sky" / "full", tmp_path / "none.parquet", min_snr=1e9)
 
 
 def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, caplog):

@@ -121,7 +121,12 @@ _PER_BAND = {
 _DETECTION = {
     "x": Column(unit="pix", ucd="pos.cartesian.x", words="Position on the detection grid, 0-based"),
     "y": Column(unit="pix", ucd="pos.cartesian.y", words="Position on the detection grid, 0-based"),
+    "a": Column(unit="pix", ucd="phys.angSize.smajAxis", words="Standard deviation along the major axis"),
+    "b": Column(unit="pix", ucd="phys.angSize.sminAxis", words="Standard deviation along the minor axis"),
+    "theta": Column(unit="rad", ucd="pos.posAng", words="Angle of the major axis, from x towards y"),
+    "kron_radius": Column(unit="pix", ucd="phys.angSize", words="Semi-major axis of the Kron ellipse"),
     "half_light_radius_arcsec": Column(unit="arcsec", ucd="phys.angSize", words="Measured half-light radius"),
+    "num_pixels": Column(ucd="meta.number", words="Pixels above the detection threshold"),
     "snr": Column(ucd="stat.snr", words="Signal-to-noise ratio of the detection"),
     "flags": Column(ucd="meta.code", words="Flags of the detection; 0 if there are none"),
     "star_score": Column(ucd="src.class.starGalaxy", words="Stellarity; 1 is a point source"),
@@ -129,9 +134,9 @@ _DETECTION = {
 _DETECTION_PER_BAND = {
     "flux_aper_err": (*_FLUX_ERR, "Error of the measured flux in an aperture"),
     "flux_aper": (*_FLUX_DATA, "Measured flux in an aperture, 2 arcsec by default"),
-    "flux_err": (*_FLUX_ERR, "Error of the measured total flux"),
-    "flux": (*_FLUX_DATA, "Measured total flux"),
-    "mag_auto": ("mag", "phot.mag", "Measured total AB magnitude"),
+    "flux_err": (*_FLUX_ERR, "Error of the measured flux in the Kron ellipse"),
+    "flux": (*_FLUX_DATA, "Measured flux in the Kron ellipse"),
+    "mag_auto": ("mag", "phot.mag", "AB magnitude in the Kron ellipse"),
     "fraction_valid": ("", "stat.filling", "Fraction of the cutout's pixels with data"),
 }
 

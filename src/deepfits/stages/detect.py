@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from deepfits.config import Range
 from deepfits.errors import InputError
+from deepfits.fitting.columns import describe
 from deepfits.progress import Progress
 from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
     out
         Output catalogue: Parquet, or a FITS table if the name ends in ``.fits``.
     background_mesh
-        Mesh size of the background estimate, in pixels.
+        Mesh size of the background estimate, in pixels; the light of larger galaxies is partly subtracted.
     aperture_arcsec
         Diameter of the circular aperture for aperture photometry.
     """
@@ -126,14 +130,22 @@ class Detection:
                 else in_processes(self._detect_field, remaining, workers)
             )
             for name, columns, info in detected:
-                if len(fields) > 1:
+                if len(fields) > 1 and len(columns["object_id"]):
                     about = {"settings": settings, "field": info}
                     write_table(parts / f"{name}.parquet", columns, info=about)
                 log_warnings(name, info)
                 done[name] = columns, info
                 task.advance(1, f"{name}: {len(columns['object_id'])} sources")
         columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields})
-        write_table(results.path, columns, info={"settings": settings, "fields": infos})
+        remedy = f"lower the threshold of {self.options.threshold}"
+        remedy += f" or the min_snr of {self.min_snr}" if self.min_snr > 0 else ""
+        empty = ", ".join(name for name, info in infos.items() if not info["num_objects"])
+        if not len(columns["object_id"]):
+            raise InputError(f"field {empty}: nothing detected; {remedy}")
+        if empty:
+            log.warning("WARNING: field %s: nothing detected; if it is not empty, %s", empty, remedy)
+        about = {"settings": settings, "fields": infos}
+        write_table(results.path, columns, info=about, describe=partial(describe, table="detections"))
         if parts.exists():
             shutil.rmtree(parts)
 
@@ -147,14 +159,9 @@ class Detection:
             if self.smoothing_arcsec is not None:
                 options = replace(options, smoothing_pixels=self.smoothing_arcsec / field.pixel_scale)
             extraction = part_of(self, extract, sky=field, options=options, bands=self.images.bands)
-            number = len(extraction.columns["object_id"])
-            if not number:
-                raise InputError(
-                    f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
-                )
             stellar = extraction.stellar_radius_arcsec
             info = describe_field(field, self.images, extraction) | {
-                "num_objects": number,
+                "num_objects": len(extraction.columns["object_id"]),
                 "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
             }
         return sources.name, extraction.columns, info

@@ -24,6 +24,8 @@ from deepfits.survey.sources import DeblendOptions
 # Initial and maximum size of sep's buffer of pixels above the threshold (64 bytes each); enlarged on demand.
 PIXSTACK = 1_000_000
 MOST_PIXSTACK = 64_000_000
+# Pixels from the middle of an image, in which values that repeat are counted.
+SAMPLE = 1 << 16
 
 
 class Readable(Protocol):
@@ -58,9 +60,18 @@ class DetectOptions(DeblendOptions):
 
 
 def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
-    """Subtract the smooth background (sep's mesh of clipped modes) from the image, in place."""
-    mesh = min(mesh, *image.shape)
-    sep.Background(image, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).subfrom(image)
+    """Subtract the smooth background (sep's mesh of clipped modes) from the image, in place.
+
+    Modes follow medians, which are rounded if pixels have few distinct values, as integers have: by 0.3σ for
+    a noise of three counts. So noise of half the pixels' own is added to such images for the estimate.
+    """
+    mesh, smooth = min(mesh, *image.shape), image
+    values = image[~is_bad]
+    values = values[max(len(values) - SAMPLE, 0) // 2 :][:SAMPLE]
+    if len(np.unique(values)) < len(values) / 2:
+        dither = np.random.default_rng(0).standard_normal(image.shape, np.float32)
+        smooth = image + np.float32(0.5 * clipped_statistics(values)[1]) * dither
+    sep.Background(smooth, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).subfrom(image)
 
 
 def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:

@@ -17,10 +17,11 @@ import sep
 
 KRON_FACTOR = 2.5
 MIN_RADIUS = 1.75
-# An additional flag beyond sep's (1 merged, 2 truncated, 16 aperture truncated, 32 with masked pixels, ...).
-FLAG_NO_DATA = 1 << 16
+# Flags as in sep (2 truncated, 16 aperture truncated, ...), and one more. sep sets 32 for masked pixels and
+# for those of other sources alike; here the latter are 1.
+FLAG_NEIGHBOUR, FLAG_MASKED, FLAG_NO_DATA = 1, 32, 1 << 16
 # Flags of objects with incomplete data in their field.
-FLAGS_LACKING = FLAG_NO_DATA | 16 | 32 | 64
+FLAGS_LACKING = FLAG_NO_DATA | 16 | FLAG_MASKED | 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,12 @@ def measure_band(
     total, error, flags = sep.sum_ellipse(image, p.x, p.y, p.a, p.b, p.theta, p.kron, subpix=5, **common)
     fixed, fixed_error, fixed_flags = sep.sum_circle(image, p.x, p.y, radius, subpix=5, **common)
     flags = (flags | fixed_flags).astype(np.int32)
+    rows = np.flatnonzero(flags & FLAG_MASKED)
+    ellipse = (values[rows] for values in (p.x, p.y, p.a, p.b, p.theta, p.kron))
+    bad = is_bad.astype(np.float32)
+    in_ellipse, in_circle = sep.sum_ellipse(bad, *ellipse), sep.sum_circle(bad, p.x[rows], p.y[rows], radius)
+    complete = rows[(in_ellipse[0] == 0) & (in_circle[0] == 0)]
+    flags[complete] = flags[complete] & ~FLAG_MASKED | FLAG_NEIGHBOUR
     out = {
         "flux": total,
         "flux_err": error * noise_correlation,
