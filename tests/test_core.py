@@ -289,6 +289,12 @@ def test_parts_of_the_package_are_loaded_on_first_use():
     assert not hasattr(deepfits, "nothing")
 
 
+def test_a_part_that_lacks_a_package_names_it():
+    code = "import sys; sys.modules['pyarrow'] = None; import deepfits; deepfits.tables"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pyarrow" in done.stderr.strip().splitlines()[-1]
+
+
 def test_every_path_that_the_readme_names_exists():
     root = Path(__file__).resolve().parents[1]
     links = re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ package also gives access to their outputs (`Model`, `CutoutStore`, `read_featur
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from deepfits.stages import MODULES, load
@@ -63,9 +63,8 @@ def __getattr__(name: str) -> Any:
         return load(name)
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
-    with suppress(ModuleNotFoundError):
-        if not name.startswith("_"):
-            return import_module(f"deepfits.{name}")
+    if not name.startswith("_") and find_spec(f"deepfits.{name}") is not None:
+        return import_module(f"deepfits.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -326,9 +326,8 @@ def warn_of_other_inputs(outputs: Iterable[Path], name: str, now: Iterable[Any])
     fingerprints = list(now) if known else []
     for path, record in known.items():
         made_from = record["inputs"][name]
-        if (
-            made_from not in fingerprints and CONTENTS not in made_from
-        ):  # a single file: one of several shards
+        is_of_shard = CONTENTS in made_from  # a single file, not all of the features
+        if made_from not in fingerprints and not is_of_shard:
             log.warning(
                 "WARNING: %s: its input %r has changed since it was made; run the same `deepfits %s` again",
                 *(path, name, record.get("stage")),

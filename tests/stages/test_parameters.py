@@ -195,6 +195,7 @@ def test_what_the_caller_set_does_not_reach_the_work(base, tmp_path, caller):
 
 def test_features_of_a_run_are_found_or_named(base):
     assert len(deepfits.read_features(base / "run" / "features-both", "latent")) == 1
+    assert len(deepfits.read_features(base / "run" / "features-both", ("latent", "chi2"))) == 2
     with pytest.raises(InputError, match="no column 'laten'; did you mean 'latent'"):
         deepfits.read_features(base / "run" / "features-both", ["laten"])
     with pytest.raises(InputError, match=r"no features there; give .*run/features-both$"):

@@ -27,6 +27,10 @@ def test_results_of_other_inputs_are_said_or_left_out(base, tmp_path, caplog):
     caplog.clear()
     assert read_json(deepfits.report(run, num_examples=1).with_name("summary.json"))["fits"]
     deepfits.join(run)
+    described = run / "features-both" / "_features.json"
+    described.rename(run / "kept.json")  # as in a fit that was interrupted
+    deepfits.report(run, num_examples=1, partial=True)
+    (run / "kept.json").rename(described)
     assert "has changed" not in caplog.text
     column("features-both", "chi2", lambda chi2: chi2 + 1)(run)
     for see in (lambda: deepfits.join(run), lambda: deepfits.report(run, num_examples=1)):

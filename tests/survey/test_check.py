@@ -157,6 +157,16 @@ def test_cutouts_need_not_be_square(tmp_path, stamps):
     assert found.rows[0].shape == (32, 24)
 
 
+def test_a_bright_neighbour_in_one_cutout_is_no_wrong_centre(tmp_path, stamps):
+    image = stamps["image"].copy()
+    image[0, :, :4, -4:] += 1e4 * image.max()
+    assert not [
+        w
+        for w in deepfits.check(describe(tmp_path, "zero_point = 31.4\n", image=image)).warnings
+        if "off the centre" in w
+    ]
+
+
 @pytest.mark.parametrize(
     ("keys", "change", "words"),
     [

@@ -359,7 +359,7 @@ def find_predictions(home: Path) -> dict[str, Path]:
 
 def warn_of_other_features(home: Path, results: Iterable[Path]) -> None:
     """Warn of results that were not made from any features of a run as they are now."""
-    made = sorted(path.parent for path in home.glob(f"*/{DESCRIPTION}"))
+    made = sorted({path.parent for path in home.glob("*/shard-*.parquet")})  # unfinished ones too
     warn_of_other_inputs(results, "features", (contents(features) for features in made))
 
 

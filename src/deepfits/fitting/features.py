@@ -86,7 +86,8 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
     InputError
         There are no features, or they lack a requested column.
     """
-    columns = [columns] if isinstance(columns, str) else columns
+    if columns is not None:
+        columns = [columns] if isinstance(columns, str) else list(columns)
     paths = shard_paths(directory)
     names = pq.read_schema(paths[0]).names
     for name in columns or []:

@@ -190,7 +190,7 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
 
 
 def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> list[str]:
-    """Stack the brighter cutouts, and warn if the flux does not peak at the centre in some band."""
+    """Take the median of the brighter cutouts, and warn if it does not peak at the centre in some band."""
     with np.errstate(invalid="ignore", divide="ignore"):
         snr = flux / error
     out = []
@@ -198,9 +198,9 @@ def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> li
         clear = np.flatnonzero(snr[:, index] > 10)
         if len(clear) < 20:
             continue
-        mean = (sample.image[clear, index] / flux[clear, index, None, None]).mean(axis=0)
-        y, x = np.unravel_index(int(np.argmax(mean)), mean.shape)
-        dx, dy = x - (mean.shape[1] - 1) / 2, y - (mean.shape[0] - 1) / 2
+        typical = np.median(sample.image[clear, index] / flux[clear, index, None, None], axis=0)
+        y, x = np.unravel_index(int(np.argmax(typical)), typical.shape)
+        dx, dy = x - (typical.shape[1] - 1) / 2, y - (typical.shape[0] - 1) / 2
         if math.hypot(dx, dy) > MAX_OFFSET_PIXELS:
             out.append(
                 f"in {band} the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts "
