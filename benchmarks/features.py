@@ -60,8 +60,7 @@ from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.knowledge import predictability, properties_of, r2, squared_distances, with_error
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
 from deepfits.survey.neighbours import neighbours_of

@@ -37,8 +37,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
 from deepfits.redshifts.head import Examples, Head, quantiles_of
 from deepfits.redshifts.head_training import train_head
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.metrics import delta_z
 from deepfits.redshifts.pdf import MEDIAN, pdf_metrics

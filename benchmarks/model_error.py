@@ -22,8 +22,7 @@ from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.models.bundle import Model
 from deepfits.photometry import flux_of_magnitude, robust_scatter
 from deepfits.provenance import provenance
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 from deepfits.training.model_error import measure_model_error

@@ -42,8 +42,7 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import FWHM_PER_SIGMA, flux_of_magnitude
 from deepfits.provenance import provenance
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 

@@ -18,8 +18,7 @@ import torch
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 from transfer import make_surveys

@@ -41,8 +41,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.plot.style import COLOURS, GRID, INK
 from deepfits.provenance import provenance
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.reporting.redshift_figures import all_figures, label_curves, label_of
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.survey.store import CutoutStore

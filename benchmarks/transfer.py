@@ -41,8 +41,7 @@ from deepfits.provenance import provenance
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.inputs import complete_source
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.method import Training
 from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble

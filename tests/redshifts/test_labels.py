@@ -6,8 +6,13 @@ from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.redshifts.dataset import make_dataset
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels, read_estimates, read_labels, read_table_of_estimates
+from deepfits.redshifts.labels import (
+    Labels,
+    match_labels,
+    read_estimates,
+    read_labels,
+    read_table_of_estimates,
+)
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
 from deepfits.tables import matches_conditions, read_table, write_table

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
 
 NUM = 24

@@ -14,8 +14,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
 from deepfits.redshifts.features import Source, band_names, is_usable
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels
+from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.split import MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
 from deepfits.tables.values import is_no_value

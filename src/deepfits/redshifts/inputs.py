@@ -18,8 +18,7 @@ from deepfits.progress import Progress, silent
 from deepfits.provenance import code
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_estimates, read_table_of_estimates
+from deepfits.redshifts.labels import match_labels, read_estimates, read_table_of_estimates
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry

@@ -15,8 +15,7 @@ from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.photometry import reference_band
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.knowledge import NEEDED, NUM_LABELS, predictability, properties_of, table_rows
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.photometry import aperture_photometry
 from deepfits.reporting.page import PageTable
 from deepfits.splits import is_held_out

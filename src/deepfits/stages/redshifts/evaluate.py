@@ -13,8 +13,7 @@ import numpy as np
 from deepfits.errors import InputError, nearest
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels, add_standard_names, read_estimates, read_labels
+from deepfits.redshifts.labels import Labels, add_standard_names, match_labels, read_estimates, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.pdf import LEVELS

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.labels import Labels
+from deepfits.redshifts.labels.reading import Labels
 from deepfits.tables import Columns, require_column
 
 log = logging.getLogger(__name__)
