@@ -311,9 +311,9 @@ def contents(*paths: str | Path) -> dict[str, str]:
 
     For a store, features or a model only the data files are included, without logs, reports or checkpoints;
     for a redshift model, its description, which holds the hashes of all parts; for any other directory, all
-    files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a
-    total of 2 GiB all bytes are hashed; beyond that, 32 blocks spread over each file. Sizes are always
-    included, modification times and locations are not: a copy is the same input.
+    files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a total of 2 GiB all bytes are
+    hashed; beyond that, 32 blocks spread over each file. Sizes are always included, modification times and
+    locations are not: a copy is the same input.
 
     Raises
     ------

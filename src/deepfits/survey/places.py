@@ -99,13 +99,10 @@ def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
 
 def grid_of(path: Path, hdu: int | None) -> tuple[Any, ...] | None:
     """Return what identifies the pixel grid of an image, to compare it with others; None without a WCS."""
-    headers = peek_headers(path)
-    own = headers[hdu] if hdu is not None and hdu < len(headers) else next(filter(has_image, headers), {})
-    source = own if "CTYPE1" in own else headers[0]
-    if "CTYPE1" not in source:
+    if (found := _cards_and_sides(path, hdu)) is None:
         return None
-    sides = (own.get(f"ZNAXIS{n}", own.get(f"NAXIS{n}")) for n in (1, 2))
-    return (*sides, *sorted((k, str(v)) for k, v in source.items() if _CARDS.fullmatch(k)))
+    cards, sides = found
+    return (*sides, *sorted((key, str(value)) for key, value in cards.items()))
 
 
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
@@ -126,18 +123,27 @@ def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]
     return [group for group in groups if len(group) > 1]
 
 
-def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
-    """Return the centre of an image as a unit vector, and its side in radians; None without a WCS."""
+def _cards_and_sides(path: Path, hdu: int | None) -> tuple[dict[str, Any], tuple[Any, Any]] | None:
+    """Return the cards of an image's linear WCS, and its width and height; None without a WCS."""
     headers = peek_headers(path)
     numbers = [hdu] if hdu is not None else [n for n, header in enumerate(headers) if has_image(header)]
     if not numbers or numbers[0] >= len(headers):
         return None
     own: Mapping[str, Any] = headers[numbers[0]]
     source = own if "CTYPE1" in own else headers[0]
-    cards = fits.Header([(k, v) for k, v in source.items() if _CARDS.fullmatch(k)])
-    for key in ("CTYPE1", "CTYPE2"):  # distortions hardly move the centre
-        cards[key] = re.sub(r"-(?:TPV|TNX|ZPX|ZPN|TAN-SIP)$", "-TAN", str(source.get(key, "")).strip())
+    if "CTYPE1" not in source:
+        return None
     width, height = (own.get(f"ZNAXIS{n}", own.get(f"NAXIS{n}")) for n in (1, 2))
+    return {k: v for k, v in source.items() if _CARDS.fullmatch(k)}, (width, height)
+
+
+def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
+    """Return the centre of an image as a unit vector, and its side in radians; None without a WCS."""
+    if (found := _cards_and_sides(path, hdu)) is None:
+        return None
+    cards, (width, height) = fits.Header(found[0].items()), found[1]
+    for key in ("CTYPE1", "CTYPE2"):  # distortions hardly move the centre
+        cards[key] = re.sub(r"-(?:TPV|TNX|ZPX|ZPN|TAN-SIP)$", "-TAN", str(cards.get(key, "")).strip())
     with warnings.catch_warnings(), quiet_log():
         warnings.simplefilter("ignore")
         try:
