@@ -125,6 +125,20 @@ def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):
     assert np.std(sums) == pytest.approx(header["NOISCORR"], rel=0.15)
 
 
+@pytest.mark.parametrize("level", [200.2, 200.7])
+def test_the_sky_level_of_integers_is_not_rounded(tmp_path, level):
+    wcs, rng = make_wcs(SHAPE), np.random.default_rng(5)
+    header = wcs.to_header()
+    header["FILTER"], header["BUNIT"] = "r", "nJy"
+    (tmp_path / "raw").mkdir()
+    for number in range(3):
+        counts = np.round(rng.normal(level, 2.0, SHAPE)).astype(np.int16)
+        fits.writeto(tmp_path / "raw" / f"exposure-{number}.fits", counts, header)
+    image, weight, _ = coadd(deepfits.stack(tmp_path / "raw", tmp_path / "out"))
+    error = 2.0 / np.sqrt(3 * np.prod(SHAPE))
+    assert abs(np.mean(image[weight > 0])) < 4 * 1.25 * error  # the error of a median; rounded: 0.2 and 0.3
+
+
 def test_residual_shifts_are_measured_and_taken_out(truth, tmp_path):
     lie = {1: (2.3, -1.1)}
     turns = [(0.0, (0, 0)), (0.0, (6.3, -4.2)), (0.0, (-3.7, 8.1))]

@@ -28,6 +28,8 @@ FEW_PIXELS = 64
 # Distance in pixels for the differences that measure noise; beyond the correlation in resampled images.
 LAG = 3
 CLIPPING_ROUNDS = 6
+# Fraction of values equal to the median above which they are quantised.
+COMMON = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +85,22 @@ def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float,
 
 
 def _middle_of(ordered: np.ndarray) -> float:
-    """Return the median of sorted values."""
-    half = len(ordered) // 2
-    return float(ordered[half - 1 + len(ordered) % 2 : half + 1].mean(dtype=np.float64))
+    """Return the median of sorted values; of quantised ones that before rounding (the grouped median).
+
+    Examples
+    --------
+    >>> _middle_of(np.array([1.0, 2.0, 5.0])), _middle_of(np.repeat([3.0, 4.0, 5.0], [2, 4, 6]))
+    (2.0, 4.5)
+    """
+    number = len(ordered)
+    middle = ordered[(number - 1) // 2 : number // 2 + 1].mean(dtype=np.float64)
+    first, last = (
+        int(np.searchsorted(ordered, ordered.dtype.type(middle), side)) for side in ("left", "right")
+    )
+    if last - first <= 1 + COMMON * number or first == 0 or last == number:
+        return float(middle)
+    below, above = 0.5 * (middle + ordered[[first - 1, last]].astype(np.float64))
+    return float(below + (above - below) * (number / 2 - first) / (last - first))
 
 
 def _clipped_width(clip: float) -> float:
