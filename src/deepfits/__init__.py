@@ -1,7 +1,7 @@
 """deepfits: deep features of galaxies through best fits (after Murray, Fabbro & Yi 2019).
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
-same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`,
+same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `calibrate`, `fit`, `inpaint`,
 `redshift`, `export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. The
 package also gives access to their outputs (`Model`, `CutoutStore`, `read_features`, `join`) and makes figures
 (`plot`). Submodules are imported on first use.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepfits.explorer.joined import join as join
     from deepfits.explorer.joined import read_features as read_features
     from deepfits.models.bundle import Model as Model
+    from deepfits.stages.calibrate import calibrate as calibrate
     from deepfits.stages.check import check as check
     from deepfits.stages.cutouts import cutouts as cutouts
     from deepfits.stages.detect import detect as detect

@@ -33,6 +33,7 @@ INTERRUPTED = "interrupted; run the same command again to resume"
 BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
+    "calibrate": "model",
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
     "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
     "redshift_evaluate": "metrics", "redshift_pretrain": "redshift head", "export": "catalogue",
@@ -56,7 +57,8 @@ On your own images, with one command per stage:
     deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts
     deepfits report   run
 
-Images in u g r i z need no training: give `builtin:ugriz` instead of `run/model`.
+Images in u g r i z need no training: `deepfits calibrate builtin:ugriz run/cutouts --out run/model`
+takes the place of `train`.
 
 Interrupted? Run the same command again: it resumes where it stopped.
 

@@ -27,6 +27,10 @@ class ShardsFailedError(InputError):
     """Some shards failed, all others are done; the message names them and says how to proceed."""
 
 
+class TooFewGalaxiesError(InputError):
+    """There are too few galaxies to measure the errors of a model on."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite; raised before the optimiser step."""
 

@@ -40,7 +40,9 @@ def make_base(base: Path) -> Path:
     deepfits.detect(base / "sky", base / "catalogue.parquet")
     pq.write_table(pa.table(make_table(6)), base / "given.parquet")
     make_model(base / "coadd-model", replace(INFO, pixel_scale_arcsec=SCALE))
-    make_store(base / "store", make_model(base / "model"), (20, 12))
+    model = make_model(base / "model")
+    make_store(base / "store", model, (20, 12))
+    make_store(base / "survey", model, (260,))
     deepfits.fit(base / "store", base / "model", base / "features-both", **QUICK)
     run = base / "run"
     run.mkdir()
@@ -86,6 +88,9 @@ RUNS: dict[str, Run] = {
     ),
     "train": lambda d, out, **options: deepfits.train(
         d / "store", out, **{"recipe": "tiny", "steps": 2, "threads": 1, "options": TINY, **options}
+    ),
+    "calibrate": lambda d, out, **options: deepfits.calibrate(
+        d / "model", d / "survey", out, **{"threads": 1, **options}
     ),
     "fit": lambda d, out, **options: deepfits.fit(d / "store", d / "model", out, **{**QUICK, **options}),
     "fit-coadds": lambda d, out, **options: deepfits.fit(

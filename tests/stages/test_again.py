@@ -121,6 +121,9 @@ CASES = [
     Again("train", pixels("store"), said="input 'store' has changed"),
     Again("train", options={"seed": 5}, said="seed"),
     Again("train", options={"where": "dec > 0.5"}, said="made without where = "),
+    Again("calibrate", other_model, said="input 'model' has changed"),
+    Again("calibrate", pixels("survey"), said="input 'store' has changed"),
+    Again("calibrate", options={"max_objects": 200}, said="max_objects = 3000, now 200"),
     Again("fit", pixels("store")),
     Again("fit", other_model, said="input 'model' has changed"),
     Again("fit", options={"num_steps": 3}, said="num_steps = 2, now 3"),
@@ -246,6 +249,7 @@ def test_estimates_of_others_are_added_to_finished_rows(
 
 UNFINISHED = [
     ("train", "store"),
+    ("calibrate", "survey"),
     ("fit", "store"),
     ("inpaint", "store"),
     ("redshift", "features"),

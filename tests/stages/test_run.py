@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, TooFewGalaxiesError
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.models.bundle import Model
 from deepfits.progress import silent
@@ -76,19 +76,23 @@ def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
     assert "redshift" not in run_file(tmp_path, '[images]\npath = "coadds"\n').to_json()
 
 
-def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
+def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog):
     text = '[run]\nmodel = "builtin:ugriz"\n[images]\npath = "coadds"\n'
     read = run_file(tmp_path, text)
     assert read.to_json()["run"]["model"] == "builtin:ugriz"
-    assert list(read.sections) == ["cutouts", "fit", "inpaint", "report"]
+    assert list(read.sections) == ["cutouts", "calibrate", "fit", "inpaint", "report"]
     with pytest.raises(InputError, match=r"run\.toml.*'builtin:ugriz'.*\[train\]"):
         run_file(tmp_path, text + "[train]\nsteps = 5\n")
+    with pytest.raises(InputError, match=r"run\.toml.*needs no \[calibrate\]"):
+        run_file(tmp_path, '[images]\npath = "coadds"\n[calibrate]\nmax_objects = 500\n')
 
-    calls = {}
+    calls, fails = {}, []
 
     def recorder(name):
         def call(*inputs, progress, **options):
             calls[name] = (inputs, options)
+            if name in fails:
+                raise TooFewGalaxiesError("2 of 9 objects are bright")
             return tmp_path / name
 
         return call
@@ -99,8 +103,13 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch):
     monkeypatch.setattr("deepfits.stages.run.load", recorder)
     monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: "u")
     assert _run(read, silent) == tmp_path / "report"
-    assert list(calls) == ["cutouts", "fit", "inpaint", "redshift_predict", "report"]
+    assert list(calls) == ["cutouts", "calibrate", "fit", "inpaint", "redshift_predict", "report"]
+    assert calls["calibrate"][0] == ("builtin:ugriz", tmp_path / "cutouts", read.out / "model")
+    assert calls["fit"][0][1] == tmp_path / "calibrate"
+    fails.append("calibrate")
+    assert _run(read, silent) == tmp_path / "report"
     assert calls["fit"][0][1] == "builtin:ugriz"
+    assert "2 of 9 objects are bright; those measured in training are used" in caplog.text
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepfits.errors import TooFewGalaxiesError
+from deepfits.fitting.engine import Advance
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
 from deepfits.fitting.measuring import OwnFluxes, measure, oddities, total_radius_pixels
@@ -37,6 +39,8 @@ FEWEST = 40
 BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
 """Signal to noise in 2 arcsec, all bands together, above which galaxies are bright, and its percentile."""
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
+NUM_FITS = MOST_BRIGHT + NUM_ORDINARY + NUM_DRAWN
+"""Maximum number of fits of a measurement."""
 PERCENTILES = (20.0, 97.0)
 """Percentiles of the signal to noise of all objects between which galaxies are injected."""
 LARGEST_UNSEEN = 20.0
@@ -52,13 +56,19 @@ def learn_model_error(
     *,
     sight: Sight | None,
     psf: np.ndarray | None,
-) -> ModelError | None:
-    """Measure the errors of a model on the galaxies of a survey; None with fewer than `FEWEST` bright ones.
+    advance: Advance | None = None,
+) -> ModelError:
+    """Measure the errors of a model on the galaxies of a survey.
 
     The fitter has the settings of the survey's fits, and no measured `model_error` yet. Images and weights,
     ``(N, B, H, W)`` in nJy and nJy⁻², are of objects that the model was not trained on; `find_neighbours`
     returns the pixels of their neighbours, ``(N, H, W)`` bool. Scene models need `sight`. PSFs, ``(N, B, K,
-    2)``, are by default those of the store's seeing.
+    2)``, are by default those of the store's seeing. `advance` is called with the number of fits newly done.
+
+    Raises
+    ------
+    TooFewGalaxiesError
+        There are fewer than `FEWEST` bright galaxies with data in all bands.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(
@@ -68,16 +78,17 @@ def learn_model_error(
         find_neighbours=find_neighbours,
         sight=sight,
         psf=psf_or_moffat(psf, fitter.info.fwhm_arcsec, len(image)),
+        advance=advance,
     )
     signal, is_whole = galaxies.signal()
     rows, is_bright = _choose(signal, is_whole, rng)
     if not len(rows):
-        return None
+        raise _too_few(signal, is_whole)
     fitted = galaxies.fit(image[rows], weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
-        return None
+        raise _too_few(signal, is_whole)
     injected, truth = _inject(galaxies, fitted, signal, is_whole, rows, good, rng)
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
     own = galaxies.fluxes(measured, rows)
@@ -109,6 +120,7 @@ class _Galaxies:
     find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray]
     sight: Sight | None
     psf: np.ndarray
+    advance: Advance | None = None
 
     def signal(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the signal to noise in the aperture, all bands together, and which have all bands."""
@@ -125,7 +137,12 @@ class _Galaxies:
         """Fit images that were observed like the objects of these rows."""
         is_neighbour = self.find_neighbours(image, weight)
         return self.fitter.fit(
-            np.arange(len(image)), image, weight, is_neighbour=is_neighbour, sight=self.seen(rows)
+            np.arange(len(image)),
+            image,
+            weight,
+            self.advance,
+            is_neighbour=is_neighbour,
+            sight=self.seen(rows),
         )
 
     def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
@@ -153,6 +170,14 @@ def _choose(
     ordinary = np.setdiff1d(np.flatnonzero(is_whole & (signal > 10)), bright)
     rows = np.concatenate([bright, rng.permutation(ordinary)[:NUM_ORDINARY]])
     return rows, np.arange(len(rows)) < len(bright)
+
+
+def _too_few(signal: np.ndarray, is_whole: np.ndarray) -> TooFewGalaxiesError:
+    bright = int((is_whole & (signal >= BRIGHT_SIGMA)).sum())
+    return TooFewGalaxiesError(
+        f"errors of the model: {bright} of {len(signal)} objects are bright (signal to noise above "
+        f"{BRIGHT_SIGMA:g}) and have data in all bands of the model; {FEWEST} are needed"
+    )
 
 
 def _inject(

@@ -61,7 +61,7 @@ class ForwardModel:
         if self.grid is not None:
             scene_arcsec = self.grid.size * self.grid.pixel_scale_arcsec
             self.edge_pixels = min(self.edge_pixels, scene_arcsec / info.pixel_scale_arcsec / 2)
-        content, bands = model.model_error, len(info.bands)
+        content, bands = model.errors, len(info.bands)
         self.model_error = (
             ModelError.unknown(bands)
             if content is None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deepfits.config import Range, convert
 from deepfits.errors import InputError, naming
-from deepfits.files import fingerprint, read_json, require_regular, write_json, writing
+from deepfits.files import digest, fingerprint, read_json, require_regular, write_json, writing
 from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
 from deepfits.models.generator import Generator
@@ -68,7 +68,9 @@ class Model:
         that `info` describes; the data may have any wider PSF and any pixels (`deepfits.observation`). None
         for models of images as observed.
     model_error
-        Errors of the generator, as measured by `deepfits.fitting.error_measurement`, or None.
+        Errors of the generator, as measured by `deepfits.fitting.error_measurement` in training, or None.
+    calibration
+        The same, measured on another survey by `deepfits.calibrate`, and that survey's name.
     """
 
     config: ModelConfig
@@ -80,6 +82,7 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     reference_fwhm_arcsec: float | None = None
     model_error: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
     @classmethod
     def make(
@@ -115,6 +118,11 @@ class Model:
             pixel_scale_arcsec=self.info.pixel_scale_arcsec,
             reference_fwhm_arcsec=self.reference_fwhm_arcsec,
         )
+
+    @property
+    def errors(self) -> dict[str, Any] | None:
+        """The errors to use: those of the calibration, or else of the training."""
+        return self.model_error if self.calibration is None else self.calibration.get("errors")
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -408,8 +416,9 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify weights, units and description.
+        """16 hexadecimal digits that identify weights, units and description, but not the calibration.
 
+        So calibrated models have the latents, redshift heads and predictors of the one they were made from.
         Cached: do not use it before the last change to the weights.
         """
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
@@ -424,6 +433,11 @@ class Model:
         return {name: part.to_json() for name, part in described.items()} | {
             name: value for name, value in known.items() if value is not None
         }
+
+    def made_from(self) -> dict[str, str]:
+        """Return what results record as their input: the fingerprint, and that of a calibration."""
+        known = {} if self.calibration is None else {"calibration": digest(self.calibration)}
+        return {"model": self.fingerprint, **known}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors of the three networks, prefixed with the network's name."""
@@ -443,6 +457,7 @@ class Model:
             **self._identity(),
             "weights_sha256": fingerprint(weights),
             "card": self.card,
+            **({} if self.calibration is None else {"calibration": self.calibration}),
         }
         write_json(directory / "model.json", content)
         return directory
@@ -486,9 +501,10 @@ class Model:
         if info.flux_unit != FLUX_UNIT:
             raise InputError(f"{where}: the model's unit is {info.flux_unit!r}, only {FLUX_UNIT} is known")
         model = without_allocating(lambda: cls.make(config, info, normalisation, reference))
-        card, measured = content.get("card"), content.get("model_error")
-        model.card = dict(card) if isinstance(card, Mapping) else {}
-        model.model_error = dict(measured) if isinstance(measured, Mapping) else None
+        parts = {name: content.get(name) for name in ("card", "model_error", "calibration")}
+        known = {name: dict(part) for name, part in parts.items() if isinstance(part, Mapping)}
+        model.card, model.model_error = known.get("card", {}), known.get("model_error")
+        model.calibration = known.get("calibration")
         _read_into(model.networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
         model.eval()._probe(directory)
         return model.to(device)

@@ -46,7 +46,11 @@ def _purpose(model: Model) -> str:
         lines = [f"- {info.size}×{info.size} {pixels}"]
         lines += [f"- seeing near that of the training images: {seeing}"] if seeing else []
     bands = f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}"
-    return "\n".join(["For cutouts with", "", bands, *lines, "", f"Fingerprint `{model.fingerprint}`."])
+    identity = f"Fingerprint `{model.fingerprint}`."
+    if model.calibration is not None:
+        survey = model.calibration.get("survey") or "another survey"
+        identity += f" Errors of fluxes and anomalies were measured on {survey} (`deepfits calibrate`)."
+    return "\n".join(["For cutouts with", "", bands, *lines, "", identity])
 
 
 def _networks(model: Model) -> str:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = (
-    "simulate", "stack", "check", "detect", "cutouts", "train", "fit", "inpaint", "redshift",
+    "simulate", "stack", "check", "detect", "cutouts", "train", "calibrate", "fit", "inpaint", "redshift",
     "redshift_curves", "redshift_classes", "redshift_train", "redshift_pretrain", "redshift_predict",
     "redshift_evaluate", "export", "explore", "show", "similar", "odd", "model", "plan", "report", "run",
     "demo",

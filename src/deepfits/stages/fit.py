@@ -92,7 +92,7 @@ def fit(config: FitConfig) -> Path:
 
     As in M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
-    from deepfits.models.bundle import Model
+    from deepfits.models.bundle import Model, find_builtin
 
     if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
         raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
@@ -112,7 +112,7 @@ def fit(config: FitConfig) -> Path:
     if config.start is not None:
         _check_start(config, loaded)
     # Each shard's digest covers the contents of its cutouts (or images), so only changed shards are refitted.
-    inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
+    inputs: dict[str, Any] = {**loaded.made_from(), "store": None}
     if not config.from_coadds:
         cutouts, cautions, selection = open_selected(config, loaded)
         inputs["store"] = digest(replace(cutouts.info, extra={}).to_json())
@@ -127,6 +127,12 @@ def fit(config: FitConfig) -> Path:
             work = FitWork(store=absolute(config.store), **common)
         for caution in cautions:
             log.warning("%s: %s", config.store, caution)
+        if find_builtin(loaded.fingerprint) and loaded.calibration is None:
+            log.info(
+                "errors and anomalies are those of the surveys that the model was trained on; "
+                "`deepfits calibrate %s STORE --out MODEL` measures them on yours",
+                config.model,
+            )
         run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
         if not features.is_finished(results.path, made_from=selection.made_from):
             _finish(config, loaded, results, cautions, selection.made_from)
@@ -144,8 +150,8 @@ def _finish(
             f"{results.path}: none of {summary['num_objects']} objects has a fit ({how}); check the weights "
             "and fluxes of the cutouts (`deepfits check`), and that the model was trained for such images"
         )
-    if model.model_error is not None:
-        error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
+    if model.errors is not None:
+        error = ModelError.from_json(model.errors, len(model.info.bands), str(config.model))
         Similarity.of(np.array(error.latent_nuisance)).save(results.path)
     described = {**results.content["settings"], "model_hash": model.fingerprint}
     features.finish(results.path, described, summary, made_from=made_from)

@@ -116,7 +116,7 @@ def inpaint(config: InpaintConfig) -> Path:
     failed = [entry.shard for entry in Manifest(config.out).failed()]
     unusable = [*failed, *(path.stem for path in cutouts.bad)]
     pixels = contents(config.store) | {f"{name}.h5": UNREADABLE for name in unusable}
-    inputs = {"model": loaded.fingerprint, "store": pixels}
+    inputs = {**loaded.made_from(), "store": pixels}
     with claim(config, name="inpaint", version=FORMAT, inputs=inputs) as results:
         calibrations = Calibrations(
             lambda: Fitter(loaded.to(config.device), settings, cutouts.info, threads=config.threads),

@@ -112,7 +112,7 @@ class PartitionFit:
             info=info,
             settings=FitSettings(**settings),
             model=absolute(model),
-            key=digest(chosen.settings(), loaded.fingerprint),
+            key=digest(chosen.settings(), loaded.made_from()),
             id_column=id_column,
             ra_column=ra_column,
             dec_column=dec_column,

@@ -201,13 +201,14 @@ def _training(path: Path, model: Model | None) -> Section:
         shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
         what = f"no finished model, and no features made with a model shipped with the package ({shipped})"
         return _missing_section("Training", what, "deepfits train and deepfits fit")
-    if not path.exists() and find_builtin(model.fingerprint):
+    record = path / "metrics.jsonl"
+    if not record.exists() and find_builtin(model.fingerprint):
         text = (
             "The model was shipped with the package, not trained on these images. It was trained on: "
             f"{model.info.survey}."
         )
-        return Section(title="Training", paragraphs=[text])
-    record = path / "metrics.jsonl"
+        calibrated = "Its errors of fluxes and its scale of anomalies were measured on these images."
+        return Section(title="Training", paragraphs=[text, *([calibrated] if model.calibration else [])])
     lines = read_text(record, what="record of the training").splitlines() if record.exists() else []
     metrics = [parse_json(line, where=record, what="record of the training") for line in lines]
     with reading_record(path, what="record of a training"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepfits.config import arguments, as_json, convert, read_toml
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, TooFewGalaxiesError, nearest
 from deepfits.files import read_json, replace_files, write_json
 from deepfits.progress import Progress
 from deepfits.provenance import provenance
@@ -28,7 +28,18 @@ from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
-STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
+STAGES = (
+    "simulate",
+    "stack",
+    "detect",
+    "cutouts",
+    "train",
+    "calibrate",
+    "fit",
+    "inpaint",
+    "redshift",
+    "report",
+)
 # Keys that are not arguments of a stage, and their types.
 _KEYS: dict[str, dict[str, Any]] = {
     "run": {"out": str, "model": str},
@@ -43,6 +54,7 @@ _WIRED = {
     "detect": {"images", "out"},
     "cutouts": {"images", "out", "catalogue"},
     "train": {"store", "out"},
+    "calibrate": {"model", "store", "out"},
     "fit": {"store", "model", "out", "mode", "held_out_only"},
     "inpaint": {"store", "model", "out"},
     "redshift": {"features", "out", "store", "embedder_features"},
@@ -126,8 +138,9 @@ def run(config: RunConfig) -> Path:
 
     The stages cutouts, train, fit, inpaint and report always run; the sections ``[simulate]``, ``[stack]``,
     ``[detect]`` and ``[redshift]`` add theirs, and a simulated sky always includes redshift. A model given in
-    ``[run]`` takes the place of train; if it has a head, redshifts are also predicted without labels. An
-    interrupted run continues when the same command is run again, since each stage keeps what it has finished.
+    ``[run]`` takes the place of train and is calibrated on the cutouts; if it has a head, redshifts are also
+    predicted without labels. An interrupted run continues when the same command is run again, since each
+    stage keeps what it has finished.
 
     Returns
     -------
@@ -208,7 +221,12 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         raise InputError(
             f"{path}: the model {model!r} of [run] takes the place of [train]; remove one of them"
         )
-    default = {*_DEFAULT_SECTIONS, *(["redshift"] if is_simulated else [])} - ({"train"} if model else set())
+    if model is None and "calibrate" in content:
+        raise InputError(
+            f'{path}: a model that is trained needs no [calibrate]; remove it, or give [run] model = "..."'
+        )
+    default = {*_DEFAULT_SECTIONS, *(["redshift"] if is_simulated else [])}
+    default = default - {"train"} | {"calibrate"} if model else default
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
     sections["inpaint"].setdefault("bands", None)  # chosen when the store is there
     for name, section in sections.items():
@@ -288,7 +306,14 @@ def _run(config: RunFile, progress: Progress) -> Path:
     images = images or out / "sky"
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
-    model = config.model or call("train", store, out / "model")
+    if config.model is None:
+        model = call("train", store, out / "model")
+    else:
+        model = config.model
+        try:
+            model = call("calibrate", config.model, store, out / "model")
+        except TooFewGalaxiesError as error:
+            log.warning("WARNING: %s; those measured in training are used", error)
     features = {}
     for mode in sections["fit"].get("modes") or ["both"]:
         # The other modes are for comparison only: no errors, and random starts for held-out objects only.

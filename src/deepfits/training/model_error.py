@@ -1,8 +1,9 @@
-"""Errors of a finished model, measured on the held-out objects of its stores."""
+"""Errors of a finished model, measured on objects of a store that it was not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.errors import TooFewGalaxiesError
+from deepfits.fitting.engine import Advance
 from deepfits.fitting.error_measurement import learn_model_error, median_of
 from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.splits import is_held_out
@@ -29,21 +33,40 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
     """
     errors = []
     for path in stores:
-        store = CutoutStore(path, skip_bad=True)
-        rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
-        chosen = np.sort(np.random.default_rng(0).permutation(rows)[:MAX_MEASURED])
-        if not len(chosen):
-            continue
-        cutouts = store.take(chosen)
-        fitter = Fitter(replace(model, model_error=None), FitSettings(), store.info)
-        error = learn_model_error(
-            fitter,
-            cutouts.image,
-            cutouts.weight,
-            partial(find_neighbours, noise_correlation=store.info.noise_correlation),
-            sight=fitter.sight(cutouts),
-            psf=cutouts.psf,
-        )
-        if error is not None:
-            errors.append(error)
+        with suppress(TooFewGalaxiesError):
+            errors.append(measure_on(model, CutoutStore(path, skip_bad=True)))
     return median_of(errors).to_json() if errors else None
+
+
+def measure_on(
+    model: Model,
+    store: CutoutStore,
+    *,
+    held_out_only: bool = True,
+    max_objects: int = MAX_MEASURED,
+    threads: int | None = None,
+    advance: Advance | None = None,
+) -> ModelError:
+    """Measure the model error on a store; `advance` is called with the number of galaxies newly fitted.
+
+    Raises
+    ------
+    TooFewGalaxiesError
+        There are not enough bright galaxies.
+    """
+    rows = np.arange(len(store))
+    if held_out_only:
+        rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
+    chosen = np.sort(np.random.default_rng(0).permutation(rows)[:max_objects])
+    cutouts = store.take(chosen)
+    uncalibrated = replace(model, model_error=None, calibration=None)
+    fitter = Fitter(uncalibrated, FitSettings(), store.info, threads=threads)
+    return learn_model_error(
+        fitter,
+        cutouts.image,
+        cutouts.weight,
+        partial(find_neighbours, noise_correlation=store.info.noise_correlation),
+        sight=fitter.sight(cutouts),
+        psf=cutouts.psf,
+        advance=advance,
+    )

@@ -1,0 +1,99 @@
+"""Stage `calibrate`: measure the errors of a finished model on a survey that it was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from deepfits.config import Range
+from deepfits.files import contents, write_text
+from deepfits.results import require_finished
+from deepfits.stages.parameters import Choosing, Partial
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, stage
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(Choosing, Partial):
+    """Parameters of `calibrate`.
+
+    Parameters
+    ----------
+    model
+        A model from `train`, or ``builtin:NAME``.
+    store
+        Cutout store of the survey. Of a model from `train` only held-out objects are used, since it may have
+        been trained on the others.
+    out
+        Output directory of the calibrated model.
+    max_objects
+        Maximum number of objects, drawn at random, among which bright and faint galaxies are chosen.
+    threads, device
+        As in `fit`.
+    """
+
+    model: str | Path
+    store: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    max_objects: Annotated[int, Range(ge=100)] = 3000
+    threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
+    device: Annotated[str, NEUTRAL] = "cpu"
+
+
+@stage(CalibrateConfig)
+def calibrate(config: CalibrateConfig) -> Path:
+    """Measure the errors of a model on your own survey: of its fluxes, and what counts as an anomaly.
+
+    How well a model draws galaxies, and how much other objects disturb a flux, differs between surveys. A
+    model that ships with the package, or was trained on another survey, has the values of the surveys that it
+    was trained on. This takes a minute and needs no truth: bright galaxies are compared with their images,
+    and dimmed copies of them are injected into the sky of other cutouts. The networks stay as they are, and
+    so do latents, fluxes and redshift heads; fit the cutouts with the calibrated model.
+
+    Returns
+    -------
+    Path
+        `out`, a model.
+
+    Raises
+    ------
+    TooFewGalaxiesError
+        There are not enough bright galaxies with data in all bands.
+    InputError
+        The model cannot be fitted to the store, the store is not finished, or there are other results in
+        `out`.
+
+    Examples
+    --------
+    `deepfits calibrate builtin:ugriz run/cutouts --out run/model`
+
+    `deepfits fit run/cutouts run/model --out run/features-both`
+    """
+    from deepfits.fitting.error_measurement import NUM_FITS
+    from deepfits.models.bundle import BUILTIN_PREFIX, Model
+    from deepfits.models.card import describe
+    from deepfits.survey.store import CutoutStore
+    from deepfits.training.model_error import measure_on
+
+    require_finished(config.store, partial=config.partial)
+    loaded = Model.load(config.model, config.device)
+    store = loaded.open(CutoutStore(config.store, skip_bad=True, where=config.where))
+    loaded.check(store.info)
+    inputs = {**loaded.made_from(), "store": contents(config.store)}
+    with claim(config, name="calibrate", inputs=inputs) as results:
+        if results.is_finished:
+            return results.path
+        with config.progress("calibrate", total=NUM_FITS, unit="galaxies") as task:
+            error = measure_on(
+                loaded,
+                store,
+                held_out_only=not str(config.model).startswith(BUILTIN_PREFIX),
+                max_objects=config.max_objects,
+                threads=config.threads,
+                advance=task.advance,
+            )
+        loaded.calibration = {"errors": error.to_json(), "survey": store.info.survey}
+        write_text(results.path / "README.md", describe(loaded, f"Model `{results.path.name}`"))
+        loaded.save(results.path)
+    return results.path

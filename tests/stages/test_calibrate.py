@@ -1,0 +1,44 @@
+"""Calibrating a model on a survey: other errors, the same networks and latents."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError, TooFewGalaxiesError
+from deepfits.models.bundle import Model
+from deepfits.models.card import describe
+from tests.helpers.stage_runs import RUNS
+
+
+def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
+    calibrated, plain = Model.load(first("calibrate")), Model.load(base / "model")
+    assert calibrated.fingerprint == plain.fingerprint
+    assert plain.errors is None
+    assert calibrated.errors is not None
+    assert 0 < min(calibrated.errors["light_fraction"]) < 1
+    assert "were measured on another survey" in describe(calibrated)
+    out = tmp_path / "features"
+    deepfits.fit(base / "survey", first("calibrate"), out, threads=1)
+    other = deepfits.fit(base / "survey", base / "model", tmp_path / "other", threads=1)
+    ours, theirs = deepfits.read_features(out), deepfits.read_features(other)
+    for name in ("latent", "flux_model_g", "chi2", "model_hash"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    bright = np.isfinite(ours["flux_model_err_g"])
+    assert bright.mean() > 0.5
+    assert (ours["flux_model_err_g"] > theirs["flux_model_err_g"])[bright].mean() > 0.9
+    assert np.nanmedian(ours["anomaly"]) < 1
+    assert (ours["anomaly"] != theirs["anomaly"])[bright].any()
+    with pytest.raises(InputError, match="calibration"):
+        deepfits.fit(base / "survey", base / "model", out, threads=1)
+
+
+def test_too_few_bright_galaxies(base, tmp_path):
+    shutil.copytree(base / "store", tmp_path / "survey")
+    shutil.copytree(base / "model", tmp_path / "model")
+    with pytest.raises(TooFewGalaxiesError, match=r"of \d objects are bright .* 40 are needed"):
+        RUNS["calibrate"](tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
