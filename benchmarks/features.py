@@ -76,7 +76,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "neighbours kept": {"neighbours": "keep"},
     "prior 0.3": {"prior_strength": 0.3},
     "prior 3": {"prior_strength": 3.0},
-    "centre 3 arcsec": {"centre_fwhm_arcsec": 3.0},
 }
 BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
 NUM_STARS = 60

@@ -115,13 +115,13 @@ def compare_solvers(
     reference = timed(inner, data, data_weight, begins, solver=long, **same)
     print("reference: 200 evaluations of L-BFGS, best of three starts", flush=True)
 
-    def run(begin: Tensor, solver: str, **options: Any) -> Run:
+    def run(begin: Tensor, solver: str | LBFGS, **options: Any) -> Run:
         return timed(inner, data, data_weight, begin, solver=solver, **same, **options)
 
     runs = {
         "lbfgs": run(start, "lbfgs"),
-        "lbfgs-plain": run(start, "lbfgs-plain"),
-        "lbfgs-plain, tolerance 1e-5": run(start, "lbfgs-plain", tolerance=1e-5, num_steps=300),
+        "lbfgs, no metric": run(start, LBFGS()),
+        "lbfgs, no metric, tolerance 1e-5": run(start, LBFGS(tolerance=1e-5, num_steps=300)),
         "adam, 10 steps": run(start, "adam", num_steps=10),
         "lbfgs, 10 steps": run(start, "lbfgs", num_steps=10),
         "adam, 500 steps, folded": run(start, "adam"),

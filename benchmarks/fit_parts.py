@@ -55,7 +55,7 @@ def widen(generator: Generator, factor: int) -> Generator:
 def count_operations(folded: FoldedGenerator) -> float:
     """Count the floating-point operations of one loss and gradient (forward and backward) per object."""
     total, side = folded.matrix.numel(), folded.side
-    for layer in (*folded.layers, folded.last):
+    for layer in folded.layers:
         total += layer.weight.numel() * side**2
         side *= 2
     return 2 * 2 * float(total)

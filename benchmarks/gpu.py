@@ -235,7 +235,7 @@ def fits(bench: Bench) -> dict[str, Any]:
         rows_out: dict[str, Any] = {"adam_objects_per_second": adam_rate}
         is_narrow = width == model.config.width
         for how in ("recorded", "plain", "compile"):
-            for precision in ("float32", "tf32", "float16", "bfloat16"):
+            for precision in ("float32", "tf32"):
                 if device.type != "cuda" and (precision, how) != ("float32", "recorded"):
                     continue
                 if how == "compile" and (not is_narrow or bench.seconds_left < TIME_TO_COMPILE):
@@ -244,7 +244,7 @@ def fits(bench: Bench) -> dict[str, Any]:
                 try:
                     with products(precision):
                         rows_out[name] = _one_fit(
-                            bench, generator, these, metric, best, slots, precision, how, adam_rate
+                            bench, generator, these, metric, best, slots, how, adam_rate
                         )
                 except Exception as error:  # one failure must not cost the other results
                     rows_out[name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
@@ -256,12 +256,11 @@ def fits(bench: Bench) -> dict[str, Any]:
 
 
 def _one_fit(
-    bench: Bench, generator: nn.Module, these: Any, metric: Any, best: Tensor, slots: int, precision: str,
-    how: str, adam_rate: float,
+    bench: Bench, generator: nn.Module, these: Any, metric: Any, best: Tensor, slots: int, how: str,
+    adam_rate: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit in one precision and compare with the best known losses; half-precision fits finish in float32."""
-    halves = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    folded = FoldedGenerator(generator, inner_dtype=halves.get(precision))
+    """Fit and compare with the best known losses."""
+    folded = FoldedGenerator(generator)
     solver = LBFGS(metric=metric)
     warm = slice(0, min(len(these[0]), slots))
     shim = Compiled if how == "compile" else None
@@ -269,22 +268,15 @@ def _one_fit(
 
     def work(part: slice) -> Any:
         data, weight, start = (t[part] for t in these)
-        found = _fit(folded, data, weight, start, solver, slots, shim)
-        steps = found.num_steps
-        if precision in halves:
-            again = _fit(
-                FoldedGenerator(generator), data, weight, found.latent.to(data.device), solver, slots, shim
-            )
-            found, steps = again, steps + again.num_steps
-        return found, steps
+        return _fit(folded, data, weight, start, solver, slots, shim)
 
     work(warm)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    (found, steps), seconds = bench.time(lambda: work(slice(None)))
+    found, seconds = bench.time(lambda: work(slice(None)))
     number = len(found.loss)
     excess = (found.loss[: len(best)] / best[: len(found.loss)] - 1).float()
-    evaluations = float(steps.float().mean()) + 1
+    evaluations = float(found.num_steps.float().mean()) + 1
     rate = count_operations(folded) * evaluations * number / seconds
     return {
         "objects": number,

@@ -293,7 +293,6 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     config = replace(
         small.training, batch_size=batch, steps=10**7, symmetries=False, ema=0.998,
         learning_rate=arguments.rate,
-        hidden_bands=0.1,
     )  # fmt: skip
     skies = Skies(Path(arguments.objects), base.grid, device, arguments.skies)
     torch.manual_seed(arguments.seed)

@@ -37,7 +37,6 @@ PLAIN: dict[str, Any] = {
     "decay": 0.0,
     "reconstruction": 0.0,
     "smoothness": 0.0,
-    "latent_gradient": 0.0,
     "shared_discriminator_pass": False,
 }
 ASINH = PLAIN | {"normalisation": "asinh"}
@@ -50,7 +49,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "asinh, symmetries": ASINH | {"symmetries": True},
     "asinh, incomplete": ASINH | {"incomplete": True},
     "asinh, rates decay": ASINH | {"decay": 0.5},
-    "asinh, latent gradient": ASINH | {"latent_gradient": 0.1},
     "white noise": ASINH | {"noise": "white"},
     "noise-aware": NOISE,
     "noise-aware, noisy embedder": NOISE | {"noisy_embedder": True},
@@ -60,11 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all, no symmetries": {"symmetries": False},
     "all, no decay": {"decay": 0.0},
     "all, incomplete": {"incomplete": True},
-    "all, latent gradient": {"latent_gradient": 0.1},
     "all, kernel 3": {"kernel_size": 3},
     "all, kernel 5": {"kernel_size": 5},
-    "all, weights normal": {"initialisation": "normal"},
-    "all, weights orthogonal": {"initialisation": "orthogonal"},
     "all, beta1 0": {"beta1": 0.0},
     "all, beta1 0.9": {"beta1": 0.9},
     "all, no smoothness": {"smoothness": 0.0},

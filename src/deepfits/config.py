@@ -138,12 +138,13 @@ def convert(value: Any, annotation: Any, *, where: str | Path, key: str = "") ->
     return _convert(value, annotation, f"{where}", key)
 
 
-def check(config: Any, *, where: str) -> None:
+def check(config: Any, *, where: str, fields_of: Any = None) -> None:
     """Check a dataclass constructed in Python against its type hints; call this in ``__post_init__``.
 
-    Lists become tuples, and integers floats, where these are declared.
+    Lists become tuples, and integers floats, where these are declared. With `fields_of`, a base class of
+    `config`, only its fields are checked.
     """
-    for name, annotation in _hints(cast(Any, type(config))).items():
+    for name, annotation in _hints(cast(Any, fields_of or type(config))).items():
         value = getattr(config, name)
         checked = _convert(value, annotation, where, name)
         if checked is not value:

@@ -38,6 +38,8 @@ WIDTHS_OF_WEIGHT = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
+MIN_SIGNAL_TO_NOISE = 5.0
+"""Least signal to noise of a measured flux that predictions of its band are compared with."""
 
 Number = TypeVar("Number", float, np.ndarray)
 

@@ -8,7 +8,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.fitter import Fitter
-from deepfits.fitting.scores import COMPARED_STRENGTH, as_compared
+from deepfits.fitting.scores import SHRINKAGE_STRENGTH, shrink_latents
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.redshifts.features import FeatureRecipe, Source
@@ -108,10 +108,10 @@ def test_compared_latents_are_those_of_a_narrower_prior():
     jacobian, data = rng.normal(size=(20, 3)), rng.normal(size=20)
     curvature, pull = jacobian.T @ jacobian, jacobian.T @ data
     covariance = np.linalg.inv(curvature + np.eye(3))
-    wanted = np.linalg.solve(curvature + COMPARED_STRENGTH * np.eye(3), pull)
-    found = as_compared((covariance @ pull)[None], covariance[None], 1.0)
+    wanted = np.linalg.solve(curvature + SHRINKAGE_STRENGTH * np.eye(3), pull)
+    found = shrink_latents((covariance @ pull)[None], covariance[None], 1.0)
     np.testing.assert_allclose(found[0], wanted, rtol=1e-12)
     latent, unknown = np.ones((2, 3)), np.full((2, 3, 3), np.nan)
-    np.testing.assert_array_equal(as_compared(latent, unknown, 1.0), latent)
-    np.testing.assert_array_equal(as_compared(latent, np.stack([covariance] * 2), 0.0), latent)
-    assert np.isnan(as_compared(np.full((1, 3), np.nan), covariance[None], 1.0)).all()
+    np.testing.assert_array_equal(shrink_latents(latent, unknown, 1.0), latent)
+    np.testing.assert_array_equal(shrink_latents(latent, np.stack([covariance] * 2), 0.0), latent)
+    assert np.isnan(shrink_latents(np.full((1, 3), np.nan), covariance[None], 1.0)).all()

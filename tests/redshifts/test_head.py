@@ -656,9 +656,9 @@ def test_features_of_other_models_are_refused(files, columns, tmp_path):
     shutil.copytree(BUILTIN_DIRECTORY / "ugriz", tmp_path / "model")
     shutil.copytree(directory / "head", tmp_path / "model" / "head", dirs_exist_ok=True)
     beside = Head.load(tmp_path / "model" / "head")
-    assert beside.serves(Model.load("builtin:ugriz").fingerprint)
+    assert beside.is_for(Model.load("builtin:ugriz").fingerprint)
     assert MODEL_HASH in disclaimer(beside)
-    assert not beside.serves("another")
+    assert not beside.is_for("another")
     for name in [name for name in other if "scene" in name]:
         other.pop(name)
     plain = write_scene_features(tmp_path / "plain", other)

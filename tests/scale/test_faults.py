@@ -22,7 +22,7 @@ from deepfits.provenance import code
 from deepfits.scale.cluster import Workers, _environments, connect
 from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import run_shards
-from deepfits.scale.work import OtherCodeError, Shard, call_in_worker
+from deepfits.scale.work import OtherCodeError, Shard, require_code
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
 from deepfits.survey.store import CutoutStore
@@ -213,7 +213,7 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_with_other_code_is_refused(client, sky, tmp_path, monkeypatch):
-    assert client.submit(call_in_worker, abs, -3, code(), pure=False).result() == 3
+    assert client.submit(require_code, code(), pure=False).result() is None
     monkeypatch.setattr("deepfits.scale.run.code", lambda: "0.0.1 (sources 0123456789ab)")
     with pytest.raises(
         OtherCodeError, match=r"worker at tcp://.* runs deepfits .* this command is deepfits 0.0.1"

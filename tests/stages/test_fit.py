@@ -250,6 +250,8 @@ def test_resumed_is_uninterrupted(fitted, sky, tmp_path):
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     fit(sky[0], sky[1], out, **options)
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+    fit(sky[0], sky[1], out, batch_size=8, **options)  # as where memory is short
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
 
 def test_selection_and_threads_change_no_number(fitted, sky, tmp_path):
@@ -293,7 +295,7 @@ def test_every_network_works_on_one_core_whatever_the_threads(sky, tmp_path, mon
     assert set(cores) == {1}
 
 
-@pytest.mark.parametrize("objective", ["flux", "stretched", "paper"])
+@pytest.mark.parametrize("objective", ["flux", "paper"])
 def test_objectives_fit(objective, sky, tmp_path):
     out = fit(
         sky[0],
@@ -321,7 +323,6 @@ def test_objectives_fit(objective, sky, tmp_path):
         ({"solver": "lbgfs"}, "did you mean 'lbfgs'"),
         ({"amplitudes": "fit", "objective": "paper"}, "scales fluxes and needs objective=.flux."),
         ({"object_ids": [7]}, "object_id 7"),
-        ({"centre_fwhm_arcsec": -1.0}, "centre_fwhm_arcsec"),
     ],
 )
 def test_wrong_options_are_refused(sky, tmp_path, options, message):
@@ -363,30 +364,6 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
     rows = json.loads((out / "validation.json").read_text())["bands"]
     assert [row["band"] for row in rows] == list(BANDS)
     assert all(row["methods"]["deepfits"]["num_objects"] > 0 for row in rows)
-
-
-def test_half_precision_is_for_gpus_and_ends_in_float32(sky, tmp_path):
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.folded import FoldedGenerator
-    from deepfits.fitting.settings import FitSettings
-    from deepfits.survey.store import CutoutStore
-
-    with pytest.raises(InputError, match="precision='float16' is for GPUs"):
-        fit(sky[0], sky[1], tmp_path / "out", precision="float16")
-    store, model = CutoutStore(sky[0]), Model.load(sky[1])
-    shard = store.read_shard(0)
-    for settings in (FitSettings(amplitudes="fit"), FitSettings(objective="paper", centre_fwhm_arcsec=2.0)):
-        fitter = Fitter(model, settings, store.info, threads=1)
-        fitter.fast = FoldedGenerator(model.generator, inner_dtype=torch.bfloat16)  # as on a GPU
-        found = fitter.fit(shard.object_id, shard.image, shard.weight)
-        exact = Fitter(model, settings, store.info, threads=1)
-        again = exact.fit(shard.object_id, shard.image, shard.weight)
-        good = torch.isfinite(found.fit.loss)
-        assert good.sum() > NUM // 2
-        # the loss is that of the float32 generator, and as low; a few end in another minimum
-        ratio = (found.fit.loss / again.fit.loss)[good]
-        assert (ratio < 1.02).float().mean() > 0.8
-        assert (found.fit.num_steps > 0)[good].all()
 
 
 def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):

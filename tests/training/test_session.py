@@ -20,7 +20,7 @@ from deepfits.training.config import TrainingConfig
 from deepfits.training.loop import Trainer
 from tests.helpers.trainings import INFO, OPTIONS, StopAt, losses
 
-ALL = {"reconstruction": 0.1, "latent_gradient": 0.1, "incomplete": True}
+ALL = {"reconstruction": 0.1, "incomplete": True}
 
 
 def test_training_writes_a_model_with_its_card(store, tmp_path):

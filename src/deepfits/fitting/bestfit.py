@@ -16,13 +16,13 @@ from deepfits.config import Range, convert
 from deepfits.errors import InputError, require_known
 from deepfits.fitting.engine import Advance, Fit, minimise
 from deepfits.fitting.metric import Metric, learn_metric
-from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.rendering import Differentiated, Observed, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.observation import Sight
 from deepfits.tensors import as_tensor, require_device
 
-SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
+SOLVERS = ("lbfgs", "adam")
 MAX_SLOTS = 64
 
 Array = np.ndarray | Tensor
@@ -40,7 +40,6 @@ def fit(
     tolerance: Annotated[float, Range(ge=0)] | None = None,
     prior_strength: Annotated[float, Range(ge=0)] = 0.0,
     amplitudes: AmplitudePrior | bool = False,
-    centre_fwhm_pixels: Annotated[float, Range(gt=0)] | None = None,
     metric: Metric | None = None,
     metric_weight: Tensor | None = None,
     min_valid_pixels: Annotated[int, Range(ge=0)] | None = None,
@@ -68,8 +67,9 @@ def fit(
         band, pixels, position). Scenes are then brought to the PSF and the pixels of each object before they
         are compared.
     solver
-        ``"lbfgs"`` (L-BFGS in the generator's Gauss–Newton metric), ``"lbfgs-plain"`` (without the metric),
-        ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a `deepfits.fitting.solvers.Solver`.
+        ``"lbfgs"`` (L-BFGS in the generator's Gauss–Newton metric), ``"adam"`` (the paper's: learning rate
+        0.25, all steps taken), or a `deepfits.fitting.solvers.Solver`: ``LBFGS()`` is without the metric, for
+        a `render` whose Jacobian cannot be computed.
     num_steps
         Maximum number of steps, each one gradient evaluation; by default 500 for Adam and 100 for L-BFGS.
     tolerance
@@ -80,9 +80,6 @@ def fit(
     amplitudes
         Fit an amplitude in each band, under this prior (True: the default one). The renderer must then draw
         fluxes: an amplitude has no meaning after a non-linear stretch.
-    centre_fwhm_pixels
-        Taper the weights with a Gaussian of this FWHM around the centre, so that neighbours do not affect the
-        fit.
     metric, metric_weight
         For ``"lbfgs"``: a metric that was computed before (`deepfits.fitting.metric.learn_metric`), or the
         pixel weights to compute one with, broadcastable to ``(B, H, W)``.
@@ -129,8 +126,6 @@ def fit(
     prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
     objective = Objective(renderer, prior_strength=prior_strength, amplitude_prior=prior)
     enough = (weight > 0).sum((1, 2, 3)) >= (num_latents if min_valid_pixels is None else min_valid_pixels)
-    if centre_fwhm_pixels is not None:
-        weight = weight * centre_weight(weight.shape[2], weight.shape[3], centre_fwhm_pixels).to(weight)
     used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
@@ -179,6 +174,11 @@ def make_solver(
 ) -> Solver:
     """Return the solver of this name, with those settings changed that are given."""
     if not isinstance(name, str):
+        if num_steps is not None or tolerance is not None:
+            raise InputError(
+                "fit: num_steps and tolerance belong to a solver given as an object; set them there, as in "
+                "solver=LBFGS(num_steps=300)"
+            )
         return name
     require_known("solver", name, SOLVERS)
     settings: dict[str, Any] = {} if num_steps is None else {"num_steps": num_steps}

@@ -14,7 +14,7 @@ from deepfits.fitting.extent import spread
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, oddities
 from deepfits.fitting.model_error import FLUXES
-from deepfits.fitting.scores import as_compared, latent_distance
+from deepfits.fitting.scores import latent_distance, shrink_latents
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.passbands import COLUMN
 from deepfits.photometry import aperture_names, growth_circles, growth_radii
@@ -39,7 +39,7 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     compared = best.latent
     if fitter.settings.uncertainty:
         posterior = best.latent.numpy(), measured["latent_covariance"]
-        compared = torch.from_numpy(as_compared(*posterior, fitter.settings.strength))
+        compared = torch.from_numpy(shrink_latents(*posterior, fitter.settings.strength))
     out["embedding"] = fitter.embedding(compared).numpy()
     out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
     out |= _per_band(info.bands, {name: measured[name] for name in ("chi2", "dof")})

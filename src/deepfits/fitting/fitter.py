@@ -19,10 +19,9 @@ from torch import Tensor
 from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status
-from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.forward import ForwardModel
 from deepfits.fitting.metric import Metric, learn_metric
-from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.rendering import InFlux, Observed, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
@@ -31,8 +30,6 @@ from deepfits.survey.store import Cutouts, StoreInfo
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
-
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -105,30 +102,8 @@ class Fitter(ForwardModel):
         self.prior = AmplitudePrior() if settings.amplitudes == "fit" else None
         self.prior_after = AmplitudePrior() if settings.amplitudes == "after" else None
         self.objective = Objective(self.in_flux, prior_strength=settings.strength, amplitude_prior=self.prior)
-        self.centre: Tensor | None = None
-        self.centre_fwhm_pixels: float | None = None
-        if settings.centre_fwhm_arcsec is not None:
-            self.centre_fwhm_pixels = settings.centre_fwhm_arcsec / info.pixel_scale_arcsec
-            self.centre = centre_weight(info.size, info.size, self.centre_fwhm_pixels)
-        self.fast = self._make_fast()
         needs_metric = settings.solver == "lbfgs" and settings.mode != "embedder"
         self.metric = self._make_metric() if needs_metric else None
-
-    def _make_fast(self) -> Renderer:
-        """Return the renderer of the fit: the generator in the requested precision."""
-        name = self.settings.precision
-        if name == "float32":
-            return self.inner
-        if self.device.type == "cpu":
-            raise InputError(
-                f"fit: precision={name!r} is for GPUs and slower than float32 on a CPU; use "
-                "precision='float32' or device='cuda'"
-            )
-        if not isinstance(self.inner, FoldedGenerator):
-            raise InputError(
-                f"fit: precision={name!r} needs a generator of the paper's structure; use 'float32'"
-            )
-        return FoldedGenerator(self.model.generator, inner_dtype=PRECISIONS[name])
 
     def in_objective(self, inner: Renderer) -> Renderer:
         """Return the renderer in the units of the objective: `inner` itself, or `inner` converted to flux."""
@@ -145,7 +120,7 @@ class Fitter(ForwardModel):
         return learn_metric(
             renderer,
             self.num_latents,
-            weight=weight if self.centre is None else weight * self.centre,
+            weight=weight,
             device=self.device,
             profiled=self.prior is not None,
         )
@@ -212,28 +187,18 @@ class Fitter(ForwardModel):
             if advance is not None:
                 advance(len(image))
         else:
-            best = self._minimise(self.fast, data, data_weight, begin, advance, sight)
-            if self.fast is not self.inner:  # complete the fit in float32
-                half, reached = best, torch.where(torch.isfinite(best.latent), best.latent, begin[0])
-                best = self._minimise(self.inner, data, data_weight, reached[None], None, sight)
-                best.num_steps += half.num_steps
-                best.loss_start = half.loss_start
+            best = self._minimise(data, data_weight, begin, advance, sight)
         if self.prior_after is not None:
             best.amplitude = self._amplitudes_after(best.latent, image, weight, sight)
         return Fitted(best, image, weight, fit_weight, masked, sight)
 
     def in_units_of_fit(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return data and weights in the objective's units, and the weights in nJy⁻² (None if unchanged)."""
-        objective, units = self.settings.objective, self.model.normalisation
-        in_centre = None if self.centre is None else weight * self.centre
-        if objective == "flux":
-            return image, weight, in_centre
-        slope = units.slope(image)
-        if objective == "stretched":
-            return units.normalise(image), weight / slope**2, in_centre
+        units = self.model.normalisation
+        if self.settings.objective == "flux":
+            return image, weight, None
         is_valid = (weight > 0).to(weight.dtype)
-        fit_weight = is_valid * slope**2 if self.centre is None else is_valid * slope**2 * self.centre
-        return units.normalise(image), is_valid, fit_weight
+        return units.normalise(image), is_valid, is_valid * units.slope(image) ** 2
 
     def starts(
         self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
@@ -252,17 +217,16 @@ class Fitter(ForwardModel):
 
     def _minimise(
         self,
-        inner: Renderer,
         data: Tensor,
         weight: Tensor,
         start: Tensor,
         advance: Advance | None,
         sight: Sight | None,
     ) -> Fit:
-        """Minimise the objective from each of the starts, ``(S, N, L)``, with images rendered by `inner`."""
+        """Minimise the objective from each of the starts, ``(S, N, L)``."""
         settings = self.settings
         return fit(
-            self.in_objective(inner),
+            self.in_objective(self.inner),
             data,
             weight,
             start,
@@ -272,7 +236,6 @@ class Fitter(ForwardModel):
             tolerance=settings.tolerance,
             prior_strength=settings.strength,
             amplitudes=self.prior or False,
-            centre_fwhm_pixels=self.centre_fwhm_pixels,
             metric=self.metric,
             batch_size=settings.batch_size,
             threads=self.threads,
@@ -284,12 +247,10 @@ class Fitter(ForwardModel):
         """Return the embedder's estimate as a `Fit`."""
         out = Fit.empty(len(latent), self.num_latents, image.shape[1])
         rows = ((weight > 0).sum((1, 2, 3)) >= self.num_latents).nonzero()[:, 0]
-        used = weight if self.centre is None else self.in_units_of_fit(image, weight)[2]
-        assert used is not None
 
         def evaluate(part: Tensor) -> Tensor:
             part = rows[part]
-            guess, data, data_weight = (t[part].to(self.device) for t in (latent, image, used))
+            guess, data, data_weight = (t[part].to(self.device) for t in (latent, image, weight))
             loss, amplitude = self.objective.value(guess, data, data_weight, self.observation(sight, part))
             return torch.cat((loss[:, None], amplitude), dim=1)
 

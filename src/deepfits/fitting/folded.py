@@ -10,16 +10,12 @@ together are one affine map of the latent.
 channels.
 3. In a fit the weights are constants, so the backward pass consists of the transposed maps alone.
 
-On a GPU the convolutions may run in half precision (``inner_dtype``): the affine map, the image and all sums
-over it stay in the outer precision, and each object's cotangent is scaled before it is rounded.
-
 Any module with the structure of `deepfits.models.generator.Generator` can be folded (attributes ``first``,
 ``blocks`` of ``main`` and ``pass_through``, ``last``), whatever its class.
 """
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import torch
@@ -50,12 +46,9 @@ class FoldedGenerator:
     ----------
     generator
         A module for which `can_fold` holds. Its weights are copied: later training has no effect here.
-    inner_dtype
-        Precision of the convolutions in `with_pullback`; by default the generator's own, in which everything
-        else is computed.
     """
 
-    def __init__(self, generator: nn.Module, *, inner_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, generator: nn.Module) -> None:
         if not can_fold(generator):
             raise ValueError(
                 f"{type(generator).__name__} lacks the structure of M19's generator; fit it unfolded"
@@ -68,46 +61,34 @@ class FoldedGenerator:
         # In the order (H, W, C), so that activations are channels-last, in which convolutions are fastest.
         self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()  # (L, H·W·2C)
         self.offset = offset.permute(1, 2, 0).flatten().to(dtype).contiguous()
-        self.layers = [_Up.merge(b.main, b.pass_through) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
-        self.last = _Up.merge(generator.last)  # type: ignore[arg-type]
+        blocks = list(generator.blocks)[1:]  # type: ignore[arg-type]
+        self.layers = [*(_Up.merge(b.main, b.pass_through) for b in blocks), _Up.merge(generator.last)]  # type: ignore[arg-type]
         self.can_record = True
-        self.inner_dtype = inner_dtype or dtype
-        self.inner = [layer.to(self.inner_dtype) for layer in (*self.layers, self.last)]
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Return the images, ``(N, B, H, W)``."""
-        return self._forward(latent, [*self.layers, self.last])[0]
+        return self._forward(latent)[0]
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
         """Return the images and their pullback, a hand-written backward pass."""
-        image, mains = self._forward(latent, self.inner)
+        image, mains = self._forward(latent)
 
         def pullback(cotangent: Tensor) -> Tensor:
             with torch.no_grad():
-                cotangent, size = self._rounded(cotangent)
-                g = self.inner[-1].transpose(cotangent)
-                for layer, main in zip(reversed(self.inner[:-1]), reversed(mains[1:]), strict=True):
-                    g = layer.transpose(_block_cotangent(g, main))
-                g = _block_cotangent(g, mains[0])  # (N, 2C, H, W)
-                g = g.permute(0, 2, 3, 1).flatten(1).to(self.matrix.dtype) @ self.matrix.T
-                return g if size is None else g * size
+                g = cotangent
+                for layer, main in zip(reversed(self.layers), reversed(mains), strict=True):
+                    g = _block_cotangent(layer.transpose(g), main)  # (N, 2C, H, W)
+                return g.permute(0, 2, 3, 1).flatten(1) @ self.matrix.T
 
         return image, pullback
 
-    def _rounded(self, cotangent: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Round to the inner precision, each object in units of its largest value, ``(N, 1)``."""
-        if self.inner_dtype == self.matrix.dtype:
-            return cotangent, None
-        size = cotangent.abs().amax((1, 2, 3)).clamp_min(torch.finfo(cotangent.dtype).tiny)
-        return (cotangent / size[:, None, None, None]).to(self.inner_dtype), size[:, None]
-
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images and their derivatives along all latent directions, ``(N, L, B, H, W)``."""
-        image, mains = self._forward(latent, [*self.layers, self.last])
+        image, mains = self._forward(latent)
         number, length = latent.shape
         with torch.no_grad():
             t = self._view(self.matrix)  # (L, 2C, H, W): the same tangents for every object
-            for layer, main in zip((*self.layers, self.last), mains, strict=True):
+            for layer, main in zip(self.layers, mains, strict=True):
                 is_on = (main > 0).to(t.dtype).permute(0, 2, 3, 1)[:, None]
                 half, t = main.shape[1], t.permute(0, 2, 3, 1).unflatten(0, (-1, length))
                 t = torch.addcmul(t[..., half:], t[..., :half], is_on)  # (N, L, H, W, C): channels last
@@ -117,15 +98,16 @@ class FoldedGenerator:
     def _view(self, flat: Tensor) -> Tensor:
         return flat.unflatten(1, (self.side, self.side, 2 * self.channels)).permute(0, 3, 1, 2)
 
-    def _forward(self, latent: Tensor, layers: list[_Up]) -> tuple[Tensor, list[Tensor]]:
+    def _forward(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the images, and what the ReLU of each block gets."""
         with torch.no_grad():
-            pre = self._view(torch.addmm(self.offset, latent, self.matrix)).to(layers[-1].weight.dtype)
+            pre = self._view(torch.addmm(self.offset, latent, self.matrix))
             mains = []
-            for layer in layers:
+            for layer in self.layers:
                 half = pre.shape[1] // 2
                 mains.append(pre[:, :half])
                 pre = layer(torch.relu(mains[-1]) + pre[:, half:])
-        return pre.to(latent.dtype), mains
+        return pre, mains
 
 
 def _block_cotangent(g: Tensor, main: Tensor) -> Tensor:
@@ -154,20 +136,12 @@ class _Up:
             self.quarters = _quarters(weight)
 
     @classmethod
-    def merge(cls, *both: nn.ConvTranspose2d) -> _Up:
+    def merge(cls, *both: nn.ConvTranspose2d, dtype: torch.dtype | None = None) -> _Up:
         """Merge convolutions of the same input into one with all their channels."""
         weight = torch.cat([c.weight.detach() for c in both], dim=1)  # (C, 2C', k, k)
         bias = torch.cat([c.bias.detach() for c in both if c.bias is not None])
-        return cls(weight, bias, both[0])
-
-    def to(self, dtype: torch.dtype) -> _Up:
-        """Return the convolution in another precision, or itself."""
-        if dtype == self.weight.dtype:
-            return self
-        out = copy(self)
-        out.weight, out.bias = self.weight.to(dtype), self.bias.to(dtype)
-        out.quarters = None if self.quarters is None else self.quarters.to(dtype)
-        return out
+        dtype = dtype or weight.dtype
+        return cls(weight.to(dtype), bias.to(dtype), both[0])
 
     def __call__(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
         if self.quarters is not None:
@@ -212,7 +186,7 @@ def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
     The offset is ``(2C, H, W)``, the matrix ``(L, 2C, H, W)``.
     """
     block, first = generator.blocks[0], generator.first
-    up = _Up.merge(block.main, block.pass_through).to(torch.float64)
+    up = _Up.merge(block.main, block.pass_through, dtype=torch.float64)
     base = int((first.out_features / block.main.in_channels) ** 0.5)
     shape = (block.main.in_channels, base, base)
     offset = up(first.bias.detach().double().view(1, *shape))[0]

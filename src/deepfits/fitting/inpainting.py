@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.photometry import SIGMA_PER_MAD, robust_scatter
+from deepfits.photometry import MIN_SIGNAL_TO_NOISE, SIGMA_PER_MAD, robust_scatter
 
-MIN_SIGNAL_TO_NOISE = 5.0
 MATCH_RADIUS_ARCSEC = 0.5
 MIN_CALIBRATION = 30  # minimum number of objects to measure a band's model error
 MAX_MODEL_ERROR = 3.0

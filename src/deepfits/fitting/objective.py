@@ -163,17 +163,3 @@ def _solve(matrix: Tensor, target: Tensor) -> Tensor:
     """Solve positive definite systems, ``(N, B, B)`` and ``(N, B)``; not finite where the input is not."""
     factor, _ = torch.linalg.cholesky_ex(matrix)
     return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]
-
-
-def centre_weight(height: int, width: int, fwhm_pixels: float) -> Tensor:
-    """Return a Gaussian taper, ``(H, W)``, that is 1 at the centre of the cutout.
-
-    The centre of an even side is the corner that four pixels share, half the side from the edge.
-    `astropy.nddata.Cutout2D` cuts such that objects lie within half a pixel of it along each axis.
-    """
-
-    def profile(size: int) -> Tensor:
-        offset = torch.arange(size) - (size - 1) / 2
-        return torch.exp(-4 * torch.log(torch.tensor(2.0)) * (offset / fwhm_pixels) ** 2)
-
-    return profile(height)[:, None] * profile(width)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
-from deepfits.config import Range, convert
+from deepfits.config import NEUTRAL, Range, check
 from deepfits.errors import InputError
 
 
@@ -16,11 +16,10 @@ class SolverSettings:
     Parameters
     ----------
     objective
-        ``"flux"`` (χ² in nJy), ``"stretched"`` (χ² in the network's units, with the noise propagated to
-        them), or ``"paper"`` (squared residuals in the network's units, all valid pixels weighted equally:
-        M19 eq. 2).
+        ``"flux"`` (χ² in nJy) or ``"paper"`` (squared residuals in the network's units, all valid pixels
+        weighted equally: M19 eq. 2).
     solver
-        ``"lbfgs"``, ``"lbfgs-plain"`` (without the Gauss–Newton metric) or ``"adam"`` (the paper's).
+        ``"lbfgs"`` or ``"adam"`` (the paper's).
     num_steps
         Maximum number of steps per object; by default 100 for L-BFGS and 500 for Adam.
     tolerance
@@ -37,23 +36,20 @@ class SolverSettings:
         in each band at the best latent and applied to the model fluxes. ``"fit"``: free in the fit, by
         variable projection; only with ``objective="flux"``. ``"none"``: fixed to 1 throughout, as in M19. By
         default ``"after"``, or ``"none"`` for the paper's objective.
-    centre_fwhm_arcsec
-        Taper the weights with a Gaussian of this FWHM around the centre of the cutout.
     batch_size
-        Number of objects that are fitted at once.
+        Number of objects that are fitted at once. Results depend on it in their last bits only.
     seed
         Seed of the random starts, which depend on seed and identity alone.
     """
 
-    objective: Literal["flux", "stretched", "paper"] = "flux"
-    solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
+    objective: Literal["flux", "paper"] = "flux"
+    solver: Literal["lbfgs", "adam"] = "lbfgs"
     num_steps: Annotated[int, Range(ge=1)] | None = None
     tolerance: Annotated[float, Range(ge=0)] | None = None
     num_starts: Annotated[int, Range(ge=1)] = 1
     prior_strength: Annotated[float, Range(ge=0)] | None = None
     amplitudes: Literal["after", "fit", "none"] | None = None
-    centre_fwhm_arcsec: Annotated[float, Range(gt=0)] | None = None
-    batch_size: Annotated[int, Range(ge=1)] = 64
+    batch_size: Annotated[int, NEUTRAL, Range(ge=1)] = 64
     seed: int = 0
 
 
@@ -72,20 +68,14 @@ class FitSettings(SolverSettings):
     uncertainty
         Compute ``latent_std`` and the errors of the model fluxes, which are NaN otherwise. By default on,
         except in mode ``"embedder"``, where it would take most of the time.
-    precision
-        Precision of the generator's convolutions during a fit on a GPU: ``"float32"``, ``"float16"`` or
-        ``"bfloat16"``. Residuals, sums and latents are always float32, and each fit in half precision is
-        completed in float32.
     """
 
     mode: Literal["embedder", "optimise", "both"] = "both"
     neighbours: Literal["mask", "keep"] = "mask"
     uncertainty: bool | None = None
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(FitSettings, include_extras=True).items():
-            convert(getattr(self, name), hint, where="fit", key=name)
+        check(self, where="fit", fields_of=FitSettings)
         is_paper = self.objective == "paper"
         if self.prior_strength is None:
             object.__setattr__(self, "prior_strength", 0.0 if is_paper else 1.0)

@@ -131,7 +131,7 @@ class Head:
     also_for: tuple[str, ...] = ()
     sharpness: float = SHARPNESS
 
-    def serves(self, model_hash: str) -> bool:
+    def is_for(self, model_hash: str) -> bool:
         """Return whether the head may be used with the fits of a model."""
         return model_hash in (self.model_hash, *self.also_for)
 
@@ -262,7 +262,7 @@ class Head:
         from deepfits.models.bundle import Model
 
         beside = Model.load(model).fingerprint
-        return head if head.serves(beside) else replace(head, also_for=(*head.also_for, beside))
+        return head if head.is_for(beside) else replace(head, also_for=(*head.also_for, beside))
 
 
 def head_directory(model_hash: str) -> Path:
@@ -276,7 +276,7 @@ def head_directory(model_hash: str) -> Path:
     from deepfits.models.bundle import BUILTIN_DIRECTORY
 
     for place in sorted(BUILTIN_DIRECTORY.glob(f"*/head/{HEAD}")):
-        if Head.load(place.parent).serves(model_hash):
+        if Head.load(place.parent).is_for(model_hash):
             return place.parent
     raise InputError(
         f"no head ships with model {model_hash}, which these features were fitted with; fit with "

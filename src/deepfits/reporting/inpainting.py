@@ -18,12 +18,10 @@ from deepfits import plot
 from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
-from deepfits.photometry import ab_magnitude, robust_scatter
+from deepfits.photometry import MIN_SIGNAL_TO_NOISE, ab_magnitude, robust_scatter
 from deepfits.reporting.held_out import RULE, UNSEEN, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.tables import match_identities
-
-MIN_SIGNAL_TO_NOISE = 5.0
 
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
@@ -107,7 +105,7 @@ def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Pict
         filter=pa.dataset.field("object_id").isin(held.object_id.tolist()),
     )
     flux = {kind: table[column].to_numpy().astype(float) for kind, column in columns.items()}
-    is_bright = flux["measured"] > MIN_SIGNAL_TO_NOISE * flux["error"]
+    is_bright = flux["measured"] >= MIN_SIGNAL_TO_NOISE * flux["error"]
     measured = np.where(is_bright, ab_magnitude(flux["measured"]), np.nan)
     predicted = ab_magnitude(flux["predicted"])
     difference = predicted - measured
@@ -117,7 +115,7 @@ def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Pict
     bias, scatter = float(np.median(difference)), float(robust_scatter(difference))
     caption = (
         f"Aperture magnitude in the {band} band, predicted without its data, against the measured one, for "
-        f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in this band: median "
+        f"{difference.size:,} held-out objects of at least {MIN_SIGNAL_TO_NOISE:g}σ in this band: median "
         f"difference {bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
     )
     figure = Figure(figsize=(4.2, 4.6), layout="constrained")

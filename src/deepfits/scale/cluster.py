@@ -10,15 +10,13 @@ import asyncio
 import concurrent.futures
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
 from deepfits.processes import THREAD_VARIABLES, available_cores, require_main_guard
-from deepfits.provenance import code
-from deepfits.scale.work import call_in_worker
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -136,19 +134,6 @@ def _gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
-
-
-def map_on_workers(function: Callable[[Any], Any], jobs: Iterable[Any], workers: Workers) -> Iterator[Any]:
-    """Yield results from workers as they complete; errors are raised."""
-    from distributed import as_completed
-
-    with connect(workers) as client, client.as_current():
-        futures = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except CANCELLED as error:
-            raise lost_scheduler() from error
 
 
 def lost_scheduler() -> InputError:

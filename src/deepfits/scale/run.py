@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 NAMED_IN_ERROR = 5
 POLL_SECONDS = 1.0
+HERE = Workers()
 AHEAD = 2  # tasks submitted per worker, including the one in progress
 
 IsDone = Callable[[Path, str], bool]
@@ -46,17 +47,15 @@ REMEDY = "Repair or remove these shards and run the same command again; it skips
 
 
 def run_shards(
-    work: Work | None,
+    work: Work | Execute,
     shards: Sequence[Shard],
     directory: Path,
     *,
     title: str,
     is_done: IsDone,
-    workers: Workers,
     progress: Progress,
+    workers: Workers = HERE,
     unreadable: Mapping[str, str] | None = None,
-    open_here: Callable[[], Process] | None = None,
-    execute: Execute | None = None,
     suffix: str = ".parquet",
     remedy: str = REMEDY,
 ) -> bool:
@@ -65,8 +64,8 @@ def run_shards(
     Parameters
     ----------
     work
-        How to process a shard; writes ``directory/NAME.parquet`` atomically. None if `open_here` or `execute`
-        is used instead.
+        How to process a shard; writes ``directory/NAME.parquet`` atomically. Or a function that processes the
+        shards in its own way (for instance all shards of a field together).
     shards
         The shards.
     directory
@@ -75,16 +74,12 @@ def run_shards(
         Title of the progress bar.
     is_done
         Whether a file is a complete result with the given digest; called if the manifest does not know.
-    workers
-        Where the work is done.
     progress
         Shows the progress.
+    workers
+        Where the work is done, by default in this process.
     unreadable
         Names of shards that cannot be opened, and the reasons.
-    open_here
-        Opens the work in this process, if that is cheaper than `Work.open`.
-    execute
-        Processes the shards in its own way (for instance all shards of a field together), instead of `work`.
     suffix
         Suffix of the result files.
     remedy
@@ -110,7 +105,7 @@ def run_shards(
     todo = [shard for shard in shards if not _is_done_already(manifest, shard, paths[shard.name], is_done)]
     for name, reason in unreadable.items():
         manifest.put(Entry(shard=name, state="failed", reason=reason))
-    outcomes = execute or partial(_outcomes, work, workers, open_here)
+    outcomes = partial(_outcomes, work, workers) if isinstance(work, Work) else work
     total, left = (sum(shard.objects for shard in part) for part in (shards, todo))
     try:
         manifest.save()
@@ -187,20 +182,10 @@ def _message(failed: list[Entry], total: int, directory: Path, remedy: str) -> s
     )
 
 
-def _outcomes(
-    work: Work | None,
-    workers: Workers,
-    open_here: Callable[[], Process] | None,
-    todo: list[Shard],
-    task: Task,
-) -> Iterator[tuple[Shard, Outcome]]:
+def _outcomes(work: Work, workers: Workers, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
     """Process the shards, and yield each with its outcome once it is known."""
     if not todo:
         return
-    if workers.is_here and open_here is not None:
-        yield from _in_this_process(open_here(), todo, task)
-        return
-    assert work is not None
     if workers.is_here:
         yield from _in_this_process(work.open(), todo, task)
         return

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from deepfits.errors import InputError, missing_extra, no_space
 from deepfits.provenance import code
@@ -77,11 +77,23 @@ class Parts:
         self.write(shard, self.work(shard, self.read(shard), advance))
 
 
+@runtime_checkable
 class Work(Hashable, Protocol):
     """Work to be done on every shard: hashable, and small when pickled."""
 
     def open(self, threads: int | None = None) -> Process:
         """Load what all shards need, once per process, and return the function that processes a shard."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """Work for this process only, where what all shards need is loaded already."""
+
+    make: Callable[[], Process]
+
+    def open(self, threads: int | None = None) -> Process:
+        """Return the function that processes a shard."""
+        return self.make()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +218,3 @@ def require_code(wanted: str) -> None:
             f"the worker at {get_worker().address} runs deepfits {here}, but this command is deepfits "
             f"{wanted}: install the same version there and restart the worker"
         )
-
-
-def call_in_worker(function: Callable[[Any], Any], job: Any, wanted: str) -> Any:
-    """Call a function in a worker, after checking that it runs the same code."""
-    require_code(wanted)
-    return function(job)

@@ -26,7 +26,7 @@ from deepfits.stages.parameters import Cutting, refuse_detection
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
 from deepfits.survey.bands import given_for, places_of, sort_bands
-from deepfits.survey.build import ShardTask, cut_task, lay_out
+from deepfits.survey.build import Part, ShardTask, cut_task, lay_out
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.describing import StorePlan
 from deepfits.survey.fields import ImageSet, OpenFields
@@ -35,14 +35,6 @@ from deepfits.survey.psf import parse_psf_option
 from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Some objects of a field: their positions and their catalogue columns, ``(N,)`` each."""
-
-    task: ShardTask
-    columns: dict[str, np.ndarray]
 
 
 def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> tuple[CoaddWork, Selection]:

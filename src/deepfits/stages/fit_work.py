@@ -17,7 +17,7 @@ from deepfits.fitting import features
 from deepfits.fitting.settings import FitSettings
 from deepfits.results import require_finished
 from deepfits.scale.run import run_shards
-from deepfits.scale.work import Advance, Parts, Process, Shard
+from deepfits.scale.work import Advance, Here, Parts, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.parameters import Solving
 from deepfits.tables.matching import match_identities, take_rows
@@ -212,16 +212,16 @@ class FitWork(FittingWork):
 
 def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> None:
     """Process the shards that are not done yet."""
+    workers = config.pool()
     run_shards(
-        work,
+        Here(lambda: work.open_with(model)) if workers.is_here else work,
         selection.shards,
         out,
         title=title,
         is_done=features.is_done,
-        workers=config.pool(),
         progress=config.progress,
+        workers=workers,
         unreadable=selection.unreadable,
-        open_here=lambda: work.open_with(model),
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, naming
 from deepfits.fitting import inpainting
-from deepfits.photometry import ab_magnitude, aperture_flux
+from deepfits.photometry import MIN_SIGNAL_TO_NOISE, ab_magnitude, aperture_flux
 from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
 from deepfits.splits import is_held_out
@@ -73,7 +73,7 @@ def _compare_band(
     is_known = np.arange(len(magnitudes)) >= num_tested
     predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
     measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
-    is_bright = measured >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err
+    is_bright = measured >= MIN_SIGNAL_TO_NOISE * measured_err
     target = np.where(is_bright, ab_magnitude(measured), np.nan)
     methods = {
         "deepfits": ab_magnitude(predicted),
@@ -109,7 +109,7 @@ def _compare_with_truth(
     is_used = row >= 0
     measured, measured_err = predicted["measured"], predicted["measured_err"]
     for place in (index, other):
-        is_used &= measured[:, place] >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err[:, place]
+        is_used &= measured[:, place] >= MIN_SIGNAL_TO_NOISE * measured_err[:, place]
     colour = columns[f"mag_aper_{band}"] - ab_magnitude(measured[:, other])
     expected = np.where(is_used, true[row] - true_beside[row], np.nan)
     return {"beside": beside, **inpainting.compare_magnitudes(colour, expected)}

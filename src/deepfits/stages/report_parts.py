@@ -51,7 +51,7 @@ MAX_DRAWN = 1000  # objects whose best-fit images are drawn again, to measure χ
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
 _SHOWN_SETTINGS = (
-    "solver", "objective", "num_steps", "prior_strength", "amplitudes", "centre_fwhm_arcsec", "neighbours",
+    "solver", "objective", "num_steps", "prior_strength", "amplitudes", "neighbours",
     "num_starts",
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ line, the sections of a run file, and the record of what a result was made from.
         store: Annotated[str | Path, INPUT]
         out: str | Path
         _: KW_ONLY
-        objective: Literal["flux", "stretched", "paper"] = "flux"
+        objective: Literal["flux", "paper"] = "flux"
         workers: Annotated[int, NEUTRAL] = 1
 
 

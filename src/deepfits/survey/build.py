@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN
 from deepfits.progress import Progress, Task
-from deepfits.scale.cluster import Workers, map_on_workers
+from deepfits.scale.cluster import Workers
 from deepfits.scale.manifest import read_manifest
-from deepfits.scale.run import run_shards
-from deepfits.scale.work import Advance, Outcome, Shard, attempt
+from deepfits.scale.run import Execute, run_shards
+from deepfits.scale.work import Advance, Here, Outcome, Process, Shard, Work, attempt
 from deepfits.splits import as_text
 from deepfits.survey.bands import given_for
 from deepfits.survey.coverage import valid_fractions, write_coverage
@@ -76,6 +76,20 @@ class ShardTask:
     y: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The objects of one shard with a catalogue: all of it, or only their rows."""
+
+    task: ShardTask
+    columns: dict[str, np.ndarray]
+
+    def alone(self) -> Part:
+        """Return the part with only its own rows of the catalogue, to be sent to other processes."""
+        rows = self.task.rows
+        few = {name: values[rows] for name, values in self.columns.items()}
+        return Part(task=replace(self.task, rows=np.arange(len(rows))), columns=few)
+
+
 def build_store(
     plan: StorePlan,
     columns: dict[str, np.ndarray],
@@ -104,32 +118,27 @@ def build_store(
             warn_of_doubtful_psfs(store_info)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
-        shards = [store_shard(task.number, columns["object_id"][task.rows], task) for task in tasks]
-
-        def execute(todo: list[Shard], bar: Task) -> Iterator[tuple[Shard, Outcome]]:
+        is_here = workers == 1 and scheduler is None
+        shards = []
+        for task in tasks:
+            part = Part(task=task, columns=columns)
+            identity = columns["object_id"][task.rows]
+            shards.append(store_shard(task.number, identity, part if is_here else part.alone()))
+        work = CutWork(plan=plan, info=store_info, out=out)
+        how: Work | Execute = work if scheduler is not None else partial(_in_processes, work, workers)
+        if is_here:
+            how = Here(lambda: partial(_cut_and_write, fields, work))
+        else:
             fields.close()
-            by_name = {shard.name: shard for shard in todo}
-            if scheduler is None:
-                jobs = _jobs(plan, todo, columns, store_info, out, workers)
-                results = in_processes(_run_job, jobs, workers)
-            else:
-                jobs = _jobs(plan, todo, columns, store_info, out, len(todo))
-                results = map_on_workers(_run_job, jobs, Workers(scheduler=scheduler))
-            for outcome in chain.from_iterable(results):
-                bar.advance(by_name[outcome.shard].objects)
-                yield by_name[outcome.shard], outcome
-
         try:
             run_shards(
-                None,
+                how,
                 shards,
                 out,
                 title="cut out",
                 is_done=partial(has_identities, store_info),
-                workers=Workers(),
                 progress=progress,
-                open_here=lambda: partial(_cut_and_write, fields, columns, plan, store_info, out),
-                execute=None if workers == 1 and scheduler is None else execute,
+                workers=Workers(scheduler=scheduler),
                 suffix=".h5",
                 remedy=_REMEDY,
             )
@@ -183,62 +192,44 @@ def _are_wanted(plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str,
     return columns["is_primary"].astype(bool)
 
 
-def _cut_and_write(
-    fields: OpenFields,
-    columns: dict[str, np.ndarray],
-    plan: StorePlan,
-    info: StoreInfo,
-    out: Path,
-    shard: Shard,
-    advance: Advance,
-) -> None:
+def _cut_and_write(fields: OpenFields, work: CutWork, shard: Shard, advance: Advance) -> None:
     """Cut and write one shard."""
-    task: ShardTask = shard.content
-    field = fields.open(task.field_index)
-    cutouts = with_neighbours(cut_task(field, task, columns, plan, info), info)
-    write_shard(out / shard_name(task.number), cutouts, info)
+    part: Part = shard.content
+    images = fields.open(part.task.field_index)
+    cutouts = cut_task(images, part.task, part.columns, work.plan, work.info)
+    write_shard(work.out / f"{shard.name}.h5", with_neighbours(cutouts, work.info), work.info)
     advance(shard.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Shards of one field for one process, with their rows of the catalogue."""
+class CutWork:
+    """Cut the objects of shards out of their fields; a field stays open for the next shard (a `Work`)."""
 
-    plan: StorePlan
-    shards: tuple[Shard, ...]
-    columns: dict[str, np.ndarray]
-    info: StoreInfo
+    plan: StorePlan = field(compare=False)
+    info: StoreInfo = field(compare=False)
     out: Path
 
-
-def _jobs(
-    plan: StorePlan,
-    todo: list[Shard],
-    columns: dict[str, np.ndarray],
-    info: StoreInfo,
-    out: Path,
-    workers: int,
-) -> Iterator[_Job]:
-    """Group consecutive shards of a field into jobs, at most 1/`workers` of all shards in each."""
-    length = max(1, -(-len(todo) // workers))
-    for index in sorted({shard.content.field_index for shard in todo}):
-        mine = [shard for shard in todo if shard.content.field_index == index]
-        for start in range(0, len(mine), length):
-            part = mine[start : start + length]
-            rows = np.concatenate([shard.content.rows for shard in part])
-            ends = np.cumsum([shard.objects for shard in part])
-            shards = tuple(
-                replace(shard, content=replace(shard.content, rows=np.arange(end - shard.objects, end)))
-                for shard, end in zip(part, ends, strict=True)
-            )
-            few = {name: values[rows] for name, values in columns.items()}
-            yield _Job(plan=plan, shards=shards, columns=few, info=info, out=out)
+    def open(self, threads: int | None = None) -> Process:
+        """Return the function that processes a shard, whose content is a `Part`."""
+        return partial(_cut_and_write, OpenFields(self.plan.images), self)
 
 
-def _run_job(job: _Job) -> list[Outcome]:
-    with closing(OpenFields(job.plan.images)) as fields:
-        process = partial(_cut_and_write, fields, job.columns, job.plan, job.info, job.out)
-        return [attempt(process, shard, lambda number: None) for shard in job.shards]
+def _in_processes(
+    work: CutWork, workers: int, todo: list[Shard], bar: Task
+) -> Iterator[tuple[Shard, Outcome]]:
+    """Process shards in several processes, consecutive ones of a field together."""
+    by_name, length = {shard.name: shard for shard in todo}, max(1, -(-len(todo) // workers))
+    groups = [list(group) for _, group in groupby(todo, lambda shard: shard.content.task.field_index)]
+    jobs = [group[start : start + length] for group in groups for start in range(0, len(group), length)]
+    for outcome in chain.from_iterable(in_processes(partial(_attempt_all, work), jobs, workers)):
+        bar.advance(by_name[outcome.shard].objects)
+        yield by_name[outcome.shard], outcome
+
+
+def _attempt_all(work: CutWork, shards: list[Shard]) -> list[Outcome]:
+    with closing(OpenFields(work.plan.images)) as fields:
+        process = partial(_cut_and_write, fields, work)
+        return [attempt(process, shard, lambda number: None) for shard in shards]
 
 
 @dataclass(frozen=True, kw_only=True)

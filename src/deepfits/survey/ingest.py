@@ -14,9 +14,8 @@ from deepfits.errors import InputError
 from deepfits.files import remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
 from deepfits.progress import Progress
-from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
-from deepfits.scale.work import Advance, Shard
+from deepfits.scale.work import Advance, Here, Shard
 from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.build import has_identities, store_shard
@@ -104,14 +103,12 @@ def ingest(
         parts = [chosen[start : start + shard_size] for start in range(0, len(chosen), shard_size)]
         shards = [store_shard(number, found.object_id[part], part) for number, part in enumerate(parts)]
         run_shards(
-            None,
+            Here(lambda: partial(_one_shard, found, read_psf, info, out)),
             shards,
             out,
             title="read",
             is_done=partial(has_identities, info),
-            workers=Workers(),
             progress=progress,
-            open_here=lambda: partial(_one_shard, found, read_psf, info, out),
             suffix=".h5",
         )
     write_coverage(out, info.bands, [out / f"{shard.name}.h5" for shard in shards], has_fields=False)

@@ -20,14 +20,10 @@ class TrainingConfig(Stored):
         Real images per step (over all devices), and number of steps.
     learning_rate, beta1, beta2
         Of Adam, the same for all three networks.
-    embedder_rate
-        The embedder's learning rate, in units of `learning_rate`.
     shared_discriminator_pass
         Evaluate the discriminator on the generated images once per step and use the result for both losses;
         the generator then follows the discriminator from before its update. Otherwise the generated images
         are evaluated again after that update.
-    initialisation
-        How the initial weights are drawn: see `deepfits.training.initialise`.
     decay
         Final fraction of the training over which the learning rates fall linearly to zero.
     normalisation, softening_sigmas
@@ -53,9 +49,6 @@ class TrainingConfig(Stored):
     reconstruction
         Weight of an additional loss for generator and embedder: the noise-weighted squared difference
         between real images and their reconstruction by embedder and generator.
-    hidden_bands
-        Probability that a band of an image is hidden from the embedder, as if the survey lacked that band.
-        The reconstruction loss still uses all bands, so that the embedder learns to fill in missing ones.
     refine
         When training only an embedder: start from the embedder of the finished model instead of a new one.
         With a large `reconstruction` its guesses move closer to the best fits.
@@ -63,9 +56,6 @@ class TrainingConfig(Stored):
         Weight of a penalty on structure in generated images that is finer than the PSF, in units of the
         noise; bands with an undersampled PSF (a known FWHM below 2.5 pixels) are exempt, unless scenes are
         drawn. Only for noise-aware training, because images with noise naturally have such structure.
-    latent_gradient
-        Weight with which the embedder's loss also trains the generator; with 0 it trains only the embedder,
-        as in M19.
     reference_fwhm_arcsec
         If positive, the generator draws scenes at a round Gaussian PSF of this FWHM, and each scene is
         observed with the PSF and the pixel grid of a real image (`deepfits.observation`); if 0, it draws
@@ -90,9 +80,7 @@ class TrainingConfig(Stored):
     learning_rate: Annotated[float, Range(ge=1e-20, le=1e3)] = 4e-4
     beta1: Annotated[float, Range(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
-    embedder_rate: Annotated[float, Range(ge=1e-20, le=1e6)] = 1.0
     shared_discriminator_pass: bool = False
-    initialisation: Literal["uniform", "normal", "orthogonal"] = "uniform"
     decay: Annotated[float, Range(ge=0, le=1)] = 0.0
     normalisation: Literal["standard", "asinh"] = "standard"
     softening_sigmas: Annotated[float, Range(ge=1e-6, le=1e6)] = 3.0
@@ -103,10 +91,8 @@ class TrainingConfig(Stored):
     neighbours: Literal["mask", "keep"] = "keep"
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
     reconstruction: Annotated[float, Range(ge=0, le=1e12)] = 0.0
-    hidden_bands: Annotated[float, Range(ge=0, lt=1)] = 0.0
     refine: bool = False
     smoothness: Annotated[float, Range(ge=0, le=1e12)] = 0.0
-    latent_gradient: Annotated[float, Range(ge=0, le=1e12)] = 0.0
     reference_fwhm_arcsec: Annotated[float, Range(ge=0, le=10)] = 0.0
     scene_size: Annotated[int, Range(ge=4, le=4096)] = 32
     scene_pixel_arcsec: Annotated[float, Range(gt=0, le=10)] = 0.18

@@ -79,12 +79,11 @@ class Trainer:
         self.generator, self.discriminator, self.embedder = (
             self.engine.wrap(network.requires_grad_(True)) for network in self.networks.values()
         )
-        self.rates = dict.fromkeys(self.networks, config.learning_rate)
-        self.rates["embedder"] *= config.embedder_rate
+        rate = config.learning_rate
         self.optimisers = {
             n: torch.optim.Adam(
                 network.parameters(),
-                torch.tensor(self.rates[n], device=self.device) if self.engine.can_record else self.rates[n],
+                torch.tensor(rate, device=self.device) if self.engine.can_record else rate,
                 (config.beta1, config.beta2),
                 fused=True,
                 capturable=self.engine.can_record,
@@ -119,8 +118,7 @@ class Trainer:
         self._set_rates(fraction)
         draw, latent = self._draw(number, step)
         noise = self._draw_noise(number, draw, store)
-        hidden = self._draw_hidden(number, draw), self._draw_hidden(number, draw)
-        arguments = (part(batch.image), part(batch.weight), latent, noise, *hidden)
+        arguments = (part(batch.image), part(batch.weight), latent, noise)
         if batch.sight is not None or not self.engine.can_record:
             return self._average(self._improve(*arguments, sight=self._part_of(batch.sight), step=step))
         if self.recording is None or not self.recording.accepts(arguments):
@@ -135,8 +133,6 @@ class Trainer:
         weight: Tensor,
         latent: Tensor,
         noise: Tensor | None,
-        hidden: Tensor | None,
-        hidden_again: Tensor | None,
         *,
         sight: Sight | None = None,
         step: int | None = None,
@@ -165,18 +161,11 @@ class Trainer:
             self._optimise(["discriminator"], losses["discriminator"], step)
             self.networks["discriminator"].requires_grad_(False)
             losses["generator"] = generator_loss(self.discriminator(observed))
-        embedder_input = observed if config.noisy_embedder or self.grid is not None else clean
-        frozen = embedder_input.detach()
-        if config.latent_gradient:  # the same values, with the gradient scaled
-            embedder_input = torch.lerp(frozen, embedder_input, config.latent_gradient)
-        else:
-            embedder_input = frozen
-        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(embedder_input, hidden)))
+        generated = observed if config.noisy_embedder or self.grid is not None else clean
+        losses["embedder"] = embedder_loss(latent, self.embedder(generated.detach()))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(
-                self._hide(real, hidden_again), image, weight, observation
-            )
+            losses["reconstruction"] = self._reconstruct(real, image, weight, observation)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
@@ -204,13 +193,12 @@ class Trainer:
             if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
                 generated = self.observe(generated, weight, noise, sight, observation)
-        hidden = [self._draw_hidden(len(batch.image), draw) for _ in range(2)]
-        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(generated, hidden[0])))}
+        losses = {"embedder": embedder_loss(latent, self.embedder(generated))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
-            real = self._hide(self._observe(image, weight, sight), hidden[1])
+            real = self._observe(image, weight, sight)
             losses["reconstruction"] = self._reconstruct(real, image, weight, observation)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._optimise(["embedder"], total, step)
@@ -234,22 +222,6 @@ class Trainer:
         if self.model.config.sees_observation:
             x = torch.cat((x, sight.described(weight, self.softening)), dim=1)
         return x
-
-    def _draw_hidden(self, number: int, draw: torch.Generator) -> Tensor | None:
-        """Draw which bands of this process's objects are hidden from the embedder, ``(N, B)``."""
-        if not self.config.hidden_bands:
-            return None
-        chance = torch.rand(number, self.model.config.num_bands, generator=draw, device=self.device)
-        return self.engine.part(chance) < self.config.hidden_bands
-
-    def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Blank the hidden bands of an embedder's input, as if they had no data."""
-        if hidden is None:
-            return x
-        bands = self.model.config.num_bands
-        blank = torch.zeros_like(x[:1])  # the noise and PSF channels are 0 for bands without data
-        blank[:, :bands] = normalise(self.model.normalisation, blank[:, :bands])
-        return torch.where(hidden.repeat(1, x.shape[1] // bands)[:, :, None, None], blank, x)
 
     def _reconstruct(
         self, real: Tensor, image: Tensor, weight: Tensor, observation: Observation | None
@@ -336,12 +308,13 @@ class Trainer:
     def _set_rates(self, fraction: float) -> None:
         decay = self.config.decay
         factor = min(1.0, (1 - fraction) / decay) if decay else 1.0
-        for name, optimiser in self.optimisers.items():
+        rate = self.config.learning_rate * factor
+        for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 if isinstance(group["lr"], Tensor):  # updated in place: a CUDA graph holds this tensor
-                    group["lr"].fill_(self.rates[name] * factor)
+                    group["lr"].fill_(rate)
                 else:
-                    group["lr"] = self.rates[name] * factor
+                    group["lr"] = rate
 
     def _update_average(self) -> None:
         """Update the moving average of the generator's weights."""

@@ -42,7 +42,6 @@ from deepfits.training.data import (
 )
 from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
-from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.model_error import measure_model_error
 from deepfits.training.noise import NoiseSource, white_autocovariance
@@ -200,8 +199,6 @@ class Session:
                 noise_correlation=(),
             )
         model = Model.make(self.architecture, info, surveys[0].normalisation, reference)
-        for network in model.networks.values():
-            initialise(network, self.config.initialisation)
         if self.base is not None:
             model.generator.load_state_dict(self.base.generator.state_dict())
             model.discriminator.load_state_dict(self.base.discriminator.state_dict())

@@ -235,7 +235,8 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
         value[finite[is_code]] = np.nan
     if is_redshift_name(column):
         _require_no_magnitudes(value[np.isfinite(value)], columns, column, path)
-    if (zeros := int((value == 0).sum())) > max(2, 0.01 * len(value)) and is_redshift_name(column):
+    zeros = int((value == 0).sum())
+    if is_redshift_name(column) and _are_many(zeros, len(value)):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
             "estimate, and are judged like all others; leave entries empty where there is no estimate",
@@ -260,11 +261,16 @@ def read_table_of_estimates(path: str | Path, column: str) -> Labels:
     return Labels(value=value[known], columns=left, where=str(path), target=column)
 
 
+def _are_many(zeros: int, number: int) -> bool:
+    """Return whether more of the values are 0 than may be by chance: over two, and over one per cent."""
+    return zeros > max(2, 0.01 * number)
+
+
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
     """Warn of many zeros among the selected values; `others` are the usable values other than 0."""
     is_redshift = is_redshift_name(column)
     zeros = int((np.abs(selected) < STAR_REDSHIFT if is_redshift else selected == 0).sum())
-    if zeros <= max(2, 0.01 * len(selected)):
+    if not _are_many(zeros, len(selected)):
         return
     if is_redshift:
         log.warning(

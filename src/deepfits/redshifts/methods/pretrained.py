@@ -84,7 +84,7 @@ def find_head(head: str | Path | None, model_hash: str) -> Head:
 
 def _require_model(head: Head, model_hash: str, name: str) -> None:
     """Raise `InputError` where the head does not serve the model of the features."""
-    if not head.serves(model_hash):
+    if not head.is_for(model_hash):
         raise InputError(
             f"{name}: trained on fits of model {head.model_hash}, the features are of model {model_hash}; "
             "fit with the former, or train a head for the latter (`deepfits redshift pretrain`)"
