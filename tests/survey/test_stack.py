@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from reproject import reproject_interp
@@ -14,6 +15,7 @@ from reproject import reproject_interp
 import deepfits
 from deepfits.errors import InputError
 from deepfits.passbands import wavelength_of
+from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -93,6 +95,44 @@ def test_agrees_with_reproject(truth, tmp_path):
     # Their splines end at the border, ours mirror there: a few pixels inside they are the same.
     np.testing.assert_allclose(image[valid], theirs[valid], atol=2e-3 * np.abs(theirs[valid]).max())
     assert np.median(np.abs(image[valid] - theirs[valid])) < 1e-3
+
+
+def distorted(ra):
+    """Return the header of an exposure of 120×120 pixels with a SIP distortion of 2% at its corners."""
+    header = make_wcs((120, 120), ra=ra).to_header()
+    cards = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 3, "B_ORDER": 3}
+    cards |= dict.fromkeys(("A_3_0", "A_1_2", "B_0_3", "B_2_1"), 1e-6)  # towards the optical axis
+    header.update(cards | {"FILTER": "r", "BUNIT": "nJy"})
+    return header
+
+
+def test_distorted_exposures_keep_their_fluxes_wherever_they_lie_on_the_grid(tmp_path):
+    """The distortion counts where an exposure has pixels: its polynomials grow without limit beyond."""
+    rng, number = np.random.default_rng(2), 9
+    x, y = (v.ravel().astype(float) for v in np.meshgrid([35, 60, 85], [35, 60, 85]))
+    flux, sky = rng.uniform(1e3, 1e4, (2, number)), []
+    for exposure, ra in enumerate((150.0, 150.04)):  # 850 pixels apart
+        image = draw((120, 120), x, y, flux[exposure], np.full(number, 4.0)) + rng.normal(0, 0.05, (120, 120))
+        fits.writeto(tmp_path / f"e{exposure}-r.fits", image.astype(np.float32), distorted(ra))
+        sky.append(WCS(distorted(ra)).all_pix2world(x, y, 0))
+    image, _, header = coadd(deepfits.stack(tmp_path, tmp_path.parent / "out-of-distorted"))
+    for exposure in (0, 1):
+        ratio = light(image, *WCS(header).all_world2pix(*sky[exposure], 0), 8.0) / flux[exposure]
+        assert np.abs(ratio - 1).max() < 0.02  # the pixels' size differs by 1% within an exposure
+
+
+def test_positions_far_from_a_distorted_image_do_not_lie_on_it():
+    cards = make_wcs((4094, 2046), scale=0.263).to_header()
+    cards.update({"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 3, "B_ORDER": 3})
+    cards.update({"A_2_0": 2e-6, "A_0_2": 1e-6, "B_0_2": -3e-6})
+    cards.update(dict.fromkeys(("A_3_0", "A_1_2", "B_0_3", "B_2_1"), 4e-10))
+    wcs = WCS(cards)
+    sky = SkyCoord(*np.random.default_rng(1).uniform([[145], [-3]], [[155], [7]], (2, 4000)), unit="deg")
+    x, y = pixels_at(wcs, sky)
+    is_known = np.isfinite(x)
+    assert not (is_known & (np.abs(x) < 5000) & (np.abs(y) < 5000) & (np.abs(sky.ra.deg - 150) > 1)).any()
+    inside = np.random.default_rng(2).uniform([[0], [0]], [[2046], [4094]], (2, 100))
+    np.testing.assert_allclose(pixels_at(wcs, wcs.pixel_to_world(*inside)), inside, atol=1e-3)
 
 
 def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):
