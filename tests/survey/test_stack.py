@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -15,6 +17,7 @@ from reproject import reproject_interp
 import deepfits
 from deepfits.errors import InputError
 from deepfits.passbands import wavelength_of
+from deepfits.survey import fitsfile
 from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
@@ -133,6 +136,39 @@ def test_positions_far_from_a_distorted_image_do_not_lie_on_it():
     assert not (is_known & (np.abs(x) < 5000) & (np.abs(y) < 5000) & (np.abs(sky.ra.deg - 150) > 1)).any()
     inside = np.random.default_rng(2).uniform([[0], [0]], [[2046], [4094]], (2, 100))
     np.testing.assert_allclose(pixels_at(wcs, wcs.pixel_to_world(*inside)), inside, atol=1e-3)
+
+
+def test_more_exposures_than_files_that_may_be_open(tmp_path):
+    rng, raw = np.random.default_rng(3), tmp_path / "raw"
+    raw.mkdir()
+    for number in range(40):
+        header = make_wcs((40, 40), shift=(0.3 * number, 0)).to_header()
+        header["BUNIT"] = "nJy"
+        fits.writeto(raw / f"e{number}-r.fits", rng.normal(0, 1, (40, 40)).astype(np.float32), header)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 30, limits[1]))
+    try:
+        deepfits.stack(raw, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_of_several_ccds_is_unpacked_once(tmp_path, monkeypatch):
+    rng, raw = np.random.default_rng(4), tmp_path / "raw"
+    raw.mkdir()
+    ccds = [
+        fits.ImageHDU(
+            rng.normal(0, 1, (60, 60)).astype(np.float32), make_wcs((60, 60), shift=(70 * n, 0)).to_header()
+        )
+        for n in range(4)
+    ]
+    first = fits.PrimaryHDU()
+    first.header["FILTER"], first.header["MAGZERO"] = "r", 30.0
+    fits.HDUList([first, *ccds]).writeto(raw / "mosaic.fits.gz")
+    unpack, opened = fitsfile._unpack, []
+    monkeypatch.setattr(fitsfile, "_unpack", lambda path, *more: opened.append(path) or unpack(path, *more))
+    deepfits.stack(raw, tmp_path / "out")
+    assert len(opened) == 2  # to count the CCDs, and to read them
 
 
 def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ import numpy as np
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import contents_of, read_json, write_json, writing
+from deepfits.files import allow_many_open_files, contents_of, read_json, write_json, writing
 from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
@@ -102,6 +101,7 @@ def stack(config: StackConfig) -> Path:
     --register apply`
     """
     from deepfits.survey.find import find_exposures
+    from deepfits.survey.fitsfile import OpenFiles
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
@@ -121,7 +121,7 @@ def stack(config: StackConfig) -> Path:
         for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
     }
     inputs = {"images": contents_of(files)}
-    with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:
+    with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, OpenFiles() as opened:
         out, report = results.path, {}
         if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
@@ -129,6 +129,7 @@ def stack(config: StackConfig) -> Path:
         left = [band for band in exposures if band not in report or not _is_stacked(out, band)]
         if not left:
             return out
+        allow_many_open_files()
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
         for band_planes in planes.values():
             _refuse_duplicates(band_planes)
