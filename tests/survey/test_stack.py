@@ -138,6 +138,31 @@ def test_positions_far_from_a_distorted_image_do_not_lie_on_it():
     np.testing.assert_allclose(pixels_at(wcs, wcs.pixel_to_world(*inside)), inside, atol=1e-3)
 
 
+def test_a_bright_sky_leaves_no_trace_beside_pixels_without_data(tmp_path):
+    """As in the infrared, where the sky is hundreds of times the noise of a pixel."""
+    raw, shape = tmp_path / "raw", (120, 120)
+    raw.mkdir()
+    image = np.random.default_rng(5).normal(2000, 1, shape).astype(np.float32)
+    image[:, 60] = np.nan
+    fits.writeto(raw / "e-r.fits", image, make_wcs(shape).to_header())
+    fits.setval(raw / "e-r.fits", "BUNIT", value="nJy")
+    grid = make_wcs(shape, shift=(0.4, 0.4)).to_header()
+    fits.writeto(tmp_path / "grid.fits", np.zeros(shape, np.float32), grid)
+    stacked, weight, _ = coadd(deepfits.stack(raw, tmp_path / "out", grid=tmp_path / "grid.fits"))
+    used = (weight[20:100] > 0).all(axis=0)
+    assert 3 <= (~used[50:70]).sum() <= 6
+    assert np.abs(stacked[20:100, used].mean(axis=0)).max() < 0.5  # the noise of these means is 0.1
+
+
+def test_a_sky_that_varies_over_an_exposure_is_said(truth, tmp_path, caplog):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=2.0)
+    with fits.open(raw / "exposure-2-r.fits", mode="update") as hdus:
+        hdus[0].data += np.linspace(0, 40, SHAPE[1], dtype=np.float32)
+    deepfits.stack(raw, tmp_path / "out")
+    assert [r for r in caplog.messages if "the sky differs" in r and "exposure-2" in r]
+    assert len([r for r in caplog.messages if "the sky" in r]) == 1
+
+
 def test_more_exposures_than_files_that_may_be_open(tmp_path):
     rng, raw = np.random.default_rng(3), tmp_path / "raw"
     raw.mkdir()

@@ -102,6 +102,7 @@ def stack(config: StackConfig) -> Path:
     """
     from deepfits.survey.find import find_exposures
     from deepfits.survey.fitsfile import OpenFiles
+    from deepfits.survey.noise import sky_doubts
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
@@ -135,7 +136,7 @@ def stack(config: StackConfig) -> Path:
             _refuse_duplicates(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane in every:
-            for text in warnings_in(plane.remarks):
+            for text in [*warnings_in(plane.remarks), *sky_doubts(plane, is_subtracted=True)]:
                 log.warning("WARNING: %s: %s", plane.path, text)
         grid = config.grid
         target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
@@ -275,12 +276,12 @@ def _stack_band(
     from deepfits.survey.stacking import stack_strip
 
     apply = config.register == "apply"
-    aligned, levels = [], []
+    aligned = []
     for plane in planes:
         shift = shifts.get(plane)
         offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
-        aligned.append(AlignedPlane(plane, target, offset))
-        levels.append(plane.noise.level if config.subtract_level else 0.0)
+        level = plane.noise.level if config.subtract_level else 0.0
+        aligned.append(AlignedPlane(plane, target, offset, level))
     image = np.zeros(target.shape, np.float32)
     weight = np.zeros(target.shape, np.float32)
     num_rejected = 0
@@ -289,7 +290,7 @@ def _stack_band(
         for start in range(0, target.shape[0], height):
             stop = min(start + height, target.shape[0])
             image[start:stop], weight[start:stop], rejected = stack_strip(
-                aligned, levels, start, stop, config.method, config.clip
+                aligned, start, stop, config.method, config.clip
             )
             num_rejected += int(rejected.sum())
             task.advance(stop - start)

@@ -63,6 +63,9 @@ class AlignedPlane:
         The plane or grid that defines the pixels.
     offset
         Apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
+    level
+        Sky level of the plane to subtract, nJy per pixel. Pixels without data are 0 when the others are
+        interpolated, so with the sky left in they would leave a trace beside them.
 
     Attributes
     ----------
@@ -82,9 +85,13 @@ class AlignedPlane:
     """
 
     def __init__(
-        self, plane: Plane, reference: Plane | Grid, offset: tuple[float, float] = (0.0, 0.0)
+        self,
+        plane: Plane,
+        reference: Plane | Grid,
+        offset: tuple[float, float] = (0.0, 0.0),
+        level: float = 0.0,
     ) -> None:
-        self.plane, self.shape = plane, reference.shape
+        self.plane, self.shape, self._level = plane, reference.shape, np.float32(level)
         self.kind, self.shift, self.area = "same", (0.0, 0.0), 1.0
         self.noise_correlation = plane.noise_correlation
         if plane is reference or plane.wcs is None or reference.wcs is None:
@@ -115,7 +122,7 @@ class AlignedPlane:
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read image and weight of rows of the grid, ``(stop − start, W)`` float32 each; see `Plane.rows`."""
         if self.kind == "same":
-            return self.plane.rows(start, stop)
+            return self._rows_of_plane(start, stop)
         if self.kind == "shifted":
             return self._shifted(start, stop)
         return self._resampled(start, stop)
@@ -124,6 +131,13 @@ class AlignedPlane:
         """Read image and weight of the whole grid, ``(H, W)``."""
         return read_all(self)
 
+    def _rows_of_plane(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of the plane, and subtract the sky level."""
+        image, weight = self.plane.rows(start, stop)
+        if self._level:
+            image = np.where(weight > 0, image - self._level, np.float32(0))
+        return image, weight
+
     def _shifted(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         image = np.zeros((stop - start, self.shape[1]), np.float32)
         weight = np.zeros_like(image)
@@ -131,7 +145,7 @@ class AlignedPlane:
         y0, y1 = max(start + dy, 0), min(stop + dy, self.plane.shape[0])
         x0, x1 = max(dx, 0), min(self.shape[1] + dx, self.plane.shape[1])
         if y0 < y1 and x0 < x1:
-            for target, values in zip((image, weight), self.plane.rows(y0, y1), strict=True):
+            for target, values in zip((image, weight), self._rows_of_plane(y0, y1), strict=True):
                 target[y0 - dy - start : y1 - dy - start, x0 - dx : x1 - dx] = values[:, x0:x1]
         return image, weight
 
@@ -150,7 +164,7 @@ class AlignedPlane:
         y1 = min(int(np.ceil(y.max())) + margin + 1, self.plane.shape[0])
         if y1 > y0:
             x = columns[None, :] + self._x(rows, columns)
-            source, source_weight = self.plane.rows(y0, y1)
+            source, source_weight = self._rows_of_plane(y0, y1)
             resample(
                 source,
                 source_weight,

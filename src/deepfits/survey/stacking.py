@@ -223,22 +223,12 @@ def combine(
 
 
 def stack_strip(
-    exposures: Sequence[AlignedPlane],
-    levels: Sequence[float],
-    start: int,
-    stop: int,
-    method: str,
-    clip: float,
+    exposures: Sequence[AlignedPlane], start: int, stop: int, method: str, clip: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the same rows of all exposures, subtract their sky levels, and combine them; see `combine`."""
-    images, weights = [], []
-    for exposure, level in zip(exposures, levels, strict=True):
-        image, weight = exposure.rows(start, stop)
-        if weight.any():
-            image = np.where(weight > 0, image - np.float32(level * exposure.area), np.float32(0))
-            images.append(image)
-            weights.append(weight)
-    if not images:
+    """Read the same rows of all exposures, and combine them; see `combine`."""
+    strips = [strip for exposure in exposures if (strip := exposure.rows(start, stop))[1].any()]
+    if not strips:
         shape = (stop - start, exposures[0].shape[1])
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    images, weights = zip(*strips, strict=True)
     return combine(np.stack(images), np.stack(weights), method, clip)
