@@ -17,6 +17,7 @@ from reproject import reproject_interp
 import deepfits
 from deepfits.errors import InputError
 from deepfits.passbands import wavelength_of
+from deepfits.stages import stack as stages_stack
 from deepfits.survey import fitsfile
 from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.catalogue import read_catalogue, read_info
@@ -136,6 +137,29 @@ def test_positions_far_from_a_distorted_image_do_not_lie_on_it():
     assert not (is_known & (np.abs(x) < 5000) & (np.abs(y) < 5000) & (np.abs(sky.ra.deg - 150) > 1)).any()
     inside = np.random.default_rng(2).uniform([[0], [0]], [[2046], [4094]], (2, 100))
     np.testing.assert_allclose(pixels_at(wcs, wcs.pixel_to_world(*inside)), inside, atol=1e-3)
+
+
+def test_exposures_of_different_seeing_keep_their_fluxes(tmp_path, monkeypatch):
+    """The peak of a star is four times as high in the best seeing here as in the worst."""
+    rng, raw = np.random.default_rng(6), tmp_path / "raw"
+    raw.mkdir()
+    x, y = (v.ravel().astype(float) for v in np.meshgrid(np.arange(35, 300, 46), np.arange(35, 280, 46)))
+    flux = 10 ** rng.uniform(3.5, 4.5, len(x))
+    for number, fwhm in enumerate((3.0, 3.8, 4.6, 5.4, 6.2)):
+        image = draw(SHAPE, x, y, flux, np.full(len(x), fwhm)) + rng.normal(0, 2, SHAPE)
+        if number == 1:
+            image[150, 10:300] += 300.0  # a satellite between the stars
+        fits.writeto(raw / f"e{number}-r.fits", image.astype(np.float32), make_wcs(SHAPE).to_header())
+        fits.setval(raw / f"e{number}-r.fits", "BUNIT", value="nJy")
+    grid = next(raw.iterdir())
+    stacked, _, _ = coadd(deepfits.stack(raw, tmp_path / "out", grid=grid))
+    ratio = light(stacked, x, y, 12) / flux
+    assert abs(np.median(ratio) - 1) < 0.003
+    assert np.abs(ratio - 1).max() < 0.06  # noise: 0.02 for the faintest
+    assert np.median(stacked[150, 12:298]) < 3
+    monkeypatch.setattr(stages_stack, "STRIP", 17)
+    in_strips, _, _ = coadd(deepfits.stack(raw, tmp_path / "strips", grid=grid))
+    np.testing.assert_array_equal(in_strips, stacked)
 
 
 def test_a_bright_sky_leaves_no_trace_beside_pixels_without_data(tmp_path):

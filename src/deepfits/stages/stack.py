@@ -26,7 +26,7 @@ from deepfits.survey.remarks import warnings_in
 
 # Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
-FORMAT = 2
+FORMAT = 3
 REPORT = "stack.json"
 # Offset in pixels, and fractional flux difference, from the other exposures of a band that cause a warning.
 FAR_OFF, UNLIKE_FLUX = 1.0, 0.1
@@ -48,10 +48,10 @@ class StackConfig(Reading):
         Output directory for the coadds.
     method
         How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted)
-        or ``"median"``.
+        or ``"median"``, which preserves fluxes only where the seeing is the same in all exposures.
     clip
         Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
-        of the median, which spares the cores of bright sources.
+        of the median, or more where the seeing differs, which spares bright sources.
     register
         Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
         ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them.
@@ -230,6 +230,7 @@ def _register_exposures(
     for p, (band, its) in lists.items():
         if band != reference:
             registered[p] = replace(registered[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
+        registered[p] = replace(registered[p], width=its.width)
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
         return registered
@@ -272,8 +273,9 @@ def _stack_band(
     """Stack one band strip by strip, write coadd and weights, and return its entry of the report."""
     from astropy.io import fits
 
+    from deepfits.survey.astrometry import pixel_scale_of
     from deepfits.survey.grids import AlignedPlane
-    from deepfits.survey.stacking import stack_strip
+    from deepfits.survey.stacking import seeing_tolerances, stack_strip
 
     apply = config.register == "apply"
     aligned = []
@@ -282,6 +284,8 @@ def _stack_band(
         offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
         level = plane.noise.level if config.subtract_level else 0.0
         aligned.append(AlignedPlane(plane, target, offset, level))
+    widths = [shifts[plane].width if plane in shifts else math.nan for plane in planes]
+    tolerance, reach = seeing_tolerances(widths, pixel_scale_of(target.wcs))
     image = np.zeros(target.shape, np.float32)
     weight = np.zeros(target.shape, np.float32)
     num_rejected = 0
@@ -290,7 +294,7 @@ def _stack_band(
         for start in range(0, target.shape[0], height):
             stop = min(start + height, target.shape[0])
             image[start:stop], weight[start:stop], rejected = stack_strip(
-                aligned, start, stop, config.method, config.clip
+                aligned, start, stop, config.method, config.clip, tolerance, reach
             )
             num_rejected += int(rejected.sum())
             task.advance(stop - start)
@@ -327,6 +331,7 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
             "scatter_pixels": number(shift.scatter),
             "num_matched": shift.num_matched,
             "flux_ratio": number(shift.flux_ratio),
+            "width_arcsec": number(shift.width),
         }
     return report
 
