@@ -145,6 +145,8 @@ def explain(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error)}); use fewer workers, or smaller batches or shards"
     if isinstance(error, OSError):
+        if error.errno == errno.EMFILE:
+            return "too many open files; permit more (`ulimit -n 10000`), or use fewer files at a time"
         if _names_file(error):
             where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
             return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"

@@ -20,7 +20,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -41,6 +41,7 @@ HASHED = ("head.json", "predictor.json", "classifier.json")  # descriptions of r
 CONTENTS = "contents"  # key of a single file, whose name does not matter
 MOST_DIGITS = 20  # of a 64-bit integer
 LONGEST_LINE = 1 << 20  # of a JSON Lines file
+MOST_OPEN_FILES = 10_000  # macOS permits 10,240
 NAMED_FILES = 1000  # a record of more files holds a single digest of them all
 
 
@@ -255,6 +256,19 @@ def _parse_float(text: str) -> float:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not valid JSON")
+
+
+def allow_many_open_files() -> None:
+    """Let this process open as many files as the system permits; by default it may be 256 or 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a lower limit of the kernel
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def refuse_broken_link(path: Path) -> None:

@@ -98,6 +98,7 @@ def test_no_space_is_found_in_what_led_to_an_error():
             "a: Read-only file system; write elsewhere, and",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; check the path"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "too many open files; permit more"),
         (OSError("half a file\nor less"), "cannot read or write: half a file or less"),
         (MemoryError(), "out of memory (MemoryError); use fewer"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (DefaultCPU"),

@@ -1088,7 +1088,7 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
             read(f"r={tmp_path}/b.fits[1]")
 
 
-@pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP", "1-1.E.RMS"])
+@pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP", "SRCMASK", "1-1.E.RMS"])
 def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name):
     image, extra = (
         fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"), name="SCI"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from reproject import reproject_interp
@@ -14,6 +17,9 @@ from reproject import reproject_interp
 import deepfits
 from deepfits.errors import InputError
 from deepfits.passbands import wavelength_of
+from deepfits.stages import stack as stages_stack
+from deepfits.survey import fitsfile
+from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -93,6 +99,125 @@ def test_agrees_with_reproject(truth, tmp_path):
     # Their splines end at the border, ours mirror there: a few pixels inside they are the same.
     np.testing.assert_allclose(image[valid], theirs[valid], atol=2e-3 * np.abs(theirs[valid]).max())
     assert np.median(np.abs(image[valid] - theirs[valid])) < 1e-3
+
+
+def distorted(ra):
+    """Return the header of an exposure of 120×120 pixels with a SIP distortion of 2% at its corners."""
+    header = make_wcs((120, 120), ra=ra).to_header()
+    cards = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 3, "B_ORDER": 3}
+    cards |= dict.fromkeys(("A_3_0", "A_1_2", "B_0_3", "B_2_1"), 1e-6)  # towards the optical axis
+    header.update(cards | {"FILTER": "r", "BUNIT": "nJy"})
+    return header
+
+
+def test_distorted_exposures_keep_their_fluxes_wherever_they_lie_on_the_grid(tmp_path):
+    """The distortion counts where an exposure has pixels: its polynomials grow without limit beyond."""
+    rng, number = np.random.default_rng(2), 9
+    x, y = (v.ravel().astype(float) for v in np.meshgrid([35, 60, 85], [35, 60, 85]))
+    flux, sky = rng.uniform(1e3, 1e4, (2, number)), []
+    for exposure, ra in enumerate((150.0, 150.04)):  # 850 pixels apart
+        image = draw((120, 120), x, y, flux[exposure], np.full(number, 4.0)) + rng.normal(0, 0.05, (120, 120))
+        fits.writeto(tmp_path / f"e{exposure}-r.fits", image.astype(np.float32), distorted(ra))
+        sky.append(WCS(distorted(ra)).all_pix2world(x, y, 0))
+    image, _, header = coadd(deepfits.stack(tmp_path, tmp_path.parent / "out-of-distorted"))
+    for exposure in (0, 1):
+        ratio = light(image, *WCS(header).all_world2pix(*sky[exposure], 0), 8.0) / flux[exposure]
+        assert np.abs(ratio - 1).max() < 0.02  # the pixels' size differs by 1% within an exposure
+
+
+def test_positions_far_from_a_distorted_image_do_not_lie_on_it():
+    cards = make_wcs((4094, 2046), scale=0.263).to_header()
+    cards.update({"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 3, "B_ORDER": 3})
+    cards.update({"A_2_0": 2e-6, "A_0_2": 1e-6, "B_0_2": -3e-6})
+    cards.update(dict.fromkeys(("A_3_0", "A_1_2", "B_0_3", "B_2_1"), 4e-10))
+    wcs = WCS(cards)
+    sky = SkyCoord(*np.random.default_rng(1).uniform([[145], [-3]], [[155], [7]], (2, 4000)), unit="deg")
+    x, y = pixels_at(wcs, sky)
+    is_known = np.isfinite(x)
+    assert not (is_known & (np.abs(x) < 5000) & (np.abs(y) < 5000) & (np.abs(sky.ra.deg - 150) > 1)).any()
+    inside = np.random.default_rng(2).uniform([[0], [0]], [[2046], [4094]], (2, 100))
+    np.testing.assert_allclose(pixels_at(wcs, wcs.pixel_to_world(*inside)), inside, atol=1e-3)
+
+
+def test_exposures_of_different_seeing_keep_their_fluxes(tmp_path, monkeypatch):
+    """The peak of a star is four times as high in the best seeing here as in the worst."""
+    rng, raw = np.random.default_rng(6), tmp_path / "raw"
+    raw.mkdir()
+    x, y = (v.ravel().astype(float) for v in np.meshgrid(np.arange(35, 300, 46), np.arange(35, 280, 46)))
+    flux = 10 ** rng.uniform(3.5, 4.5, len(x))
+    for number, fwhm in enumerate((3.0, 3.8, 4.6, 5.4, 6.2)):
+        image = draw(SHAPE, x, y, flux, np.full(len(x), fwhm)) + rng.normal(0, 2, SHAPE)
+        if number == 1:
+            image[150, 10:300] += 300.0  # a satellite between the stars
+        fits.writeto(raw / f"e{number}-r.fits", image.astype(np.float32), make_wcs(SHAPE).to_header())
+        fits.setval(raw / f"e{number}-r.fits", "BUNIT", value="nJy")
+    grid = next(raw.iterdir())
+    stacked, _, _ = coadd(deepfits.stack(raw, tmp_path / "out", grid=grid))
+    ratio = light(stacked, x, y, 12) / flux
+    assert abs(np.median(ratio) - 1) < 0.003
+    assert np.abs(ratio - 1).max() < 0.06  # noise: 0.02 for the faintest
+    assert np.median(stacked[150, 12:298]) < 3
+    monkeypatch.setattr(stages_stack, "STRIP", 17)
+    in_strips, _, _ = coadd(deepfits.stack(raw, tmp_path / "strips", grid=grid))
+    np.testing.assert_array_equal(in_strips, stacked)
+
+
+def test_a_bright_sky_leaves_no_trace_beside_pixels_without_data(tmp_path):
+    """As in the infrared, where the sky is hundreds of times the noise of a pixel."""
+    raw, shape = tmp_path / "raw", (120, 120)
+    raw.mkdir()
+    image = np.random.default_rng(5).normal(2000, 1, shape).astype(np.float32)
+    image[:, 60] = np.nan
+    fits.writeto(raw / "e-r.fits", image, make_wcs(shape).to_header())
+    fits.setval(raw / "e-r.fits", "BUNIT", value="nJy")
+    grid = make_wcs(shape, shift=(0.4, 0.4)).to_header()
+    fits.writeto(tmp_path / "grid.fits", np.zeros(shape, np.float32), grid)
+    stacked, weight, _ = coadd(deepfits.stack(raw, tmp_path / "out", grid=tmp_path / "grid.fits"))
+    used = (weight[20:100] > 0).all(axis=0)
+    assert 3 <= (~used[50:70]).sum() <= 6
+    assert np.abs(stacked[20:100, used].mean(axis=0)).max() < 0.5  # the noise of these means is 0.1
+
+
+def test_a_sky_that_varies_over_an_exposure_is_said(truth, tmp_path, caplog):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=2.0)
+    with fits.open(raw / "exposure-2-r.fits", mode="update") as hdus:
+        hdus[0].data += np.linspace(0, 40, SHAPE[1], dtype=np.float32)
+    deepfits.stack(raw, tmp_path / "out")
+    assert [r for r in caplog.messages if "the sky differs" in r and "exposure-2" in r]
+    assert len([r for r in caplog.messages if "the sky" in r]) == 1
+
+
+def test_more_exposures_than_files_that_may_be_open(tmp_path):
+    rng, raw = np.random.default_rng(3), tmp_path / "raw"
+    raw.mkdir()
+    for number in range(40):
+        header = make_wcs((40, 40), shift=(0.3 * number, 0)).to_header()
+        header["BUNIT"] = "nJy"
+        fits.writeto(raw / f"e{number}-r.fits", rng.normal(0, 1, (40, 40)).astype(np.float32), header)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 30, limits[1]))
+    try:
+        deepfits.stack(raw, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_of_several_ccds_is_unpacked_once(tmp_path, monkeypatch):
+    rng, raw = np.random.default_rng(4), tmp_path / "raw"
+    raw.mkdir()
+    ccds = [
+        fits.ImageHDU(
+            rng.normal(0, 1, (60, 60)).astype(np.float32), make_wcs((60, 60), shift=(70 * n, 0)).to_header()
+        )
+        for n in range(4)
+    ]
+    first = fits.PrimaryHDU()
+    first.header["FILTER"], first.header["MAGZERO"] = "r", 30.0
+    fits.HDUList([first, *ccds]).writeto(raw / "mosaic.fits.gz")
+    unpack, opened = fitsfile._unpack, []
+    monkeypatch.setattr(fitsfile, "_unpack", lambda path, *more: opened.append(path) or unpack(path, *more))
+    deepfits.stack(raw, tmp_path / "out")
+    assert len(opened) == 2  # to count the CCDs, and to read them
 
 
 def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):

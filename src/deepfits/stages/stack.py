@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ import numpy as np
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import contents_of, read_json, write_json, writing
+from deepfits.files import allow_many_open_files, contents_of, read_json, write_json, writing
 from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
@@ -27,7 +26,7 @@ from deepfits.survey.remarks import warnings_in
 
 # Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
-FORMAT = 2
+FORMAT = 3
 REPORT = "stack.json"
 # Offset in pixels, and fractional flux difference, from the other exposures of a band that cause a warning.
 FAR_OFF, UNLIKE_FLUX = 1.0, 0.1
@@ -49,10 +48,10 @@ class StackConfig(Reading):
         Output directory for the coadds.
     method
         How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted)
-        or ``"median"``.
+        or ``"median"``, which preserves fluxes only where the seeing is the same in all exposures.
     clip
         Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
-        of the median, which spares the cores of bright sources.
+        of the median, or more where the seeing differs, which spares bright sources.
     register
         Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
         ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them.
@@ -102,6 +101,8 @@ def stack(config: StackConfig) -> Path:
     --register apply`
     """
     from deepfits.survey.find import find_exposures
+    from deepfits.survey.fitsfile import OpenFiles
+    from deepfits.survey.noise import sky_doubts
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
@@ -121,7 +122,7 @@ def stack(config: StackConfig) -> Path:
         for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
     }
     inputs = {"images": contents_of(files)}
-    with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:
+    with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, OpenFiles() as opened:
         out, report = results.path, {}
         if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
@@ -129,12 +130,13 @@ def stack(config: StackConfig) -> Path:
         left = [band for band in exposures if band not in report or not _is_stacked(out, band)]
         if not left:
             return out
+        allow_many_open_files()
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
         for band_planes in planes.values():
             _refuse_duplicates(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane in every:
-            for text in warnings_in(plane.remarks):
+            for text in [*warnings_in(plane.remarks), *sky_doubts(plane, is_subtracted=True)]:
                 log.warning("WARNING: %s: %s", plane.path, text)
         grid = config.grid
         target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
@@ -228,6 +230,7 @@ def _register_exposures(
     for p, (band, its) in lists.items():
         if band != reference:
             registered[p] = replace(registered[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
+        registered[p] = replace(registered[p], width=its.width)
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
         return registered
@@ -270,16 +273,19 @@ def _stack_band(
     """Stack one band strip by strip, write coadd and weights, and return its entry of the report."""
     from astropy.io import fits
 
+    from deepfits.survey.astrometry import pixel_scale_of
     from deepfits.survey.grids import AlignedPlane
-    from deepfits.survey.stacking import stack_strip
+    from deepfits.survey.stacking import seeing_tolerances, stack_strip
 
     apply = config.register == "apply"
-    aligned, levels = [], []
+    aligned = []
     for plane in planes:
         shift = shifts.get(plane)
         offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
-        aligned.append(AlignedPlane(plane, target, offset))
-        levels.append(plane.noise.level if config.subtract_level else 0.0)
+        level = plane.noise.level if config.subtract_level else 0.0
+        aligned.append(AlignedPlane(plane, target, offset, level))
+    widths = [shifts[plane].width if plane in shifts else math.nan for plane in planes]
+    tolerance, reach = seeing_tolerances(widths, pixel_scale_of(target.wcs))
     image = np.zeros(target.shape, np.float32)
     weight = np.zeros(target.shape, np.float32)
     num_rejected = 0
@@ -288,7 +294,7 @@ def _stack_band(
         for start in range(0, target.shape[0], height):
             stop = min(start + height, target.shape[0])
             image[start:stop], weight[start:stop], rejected = stack_strip(
-                aligned, levels, start, stop, config.method, config.clip
+                aligned, start, stop, config.method, config.clip, tolerance, reach
             )
             num_rejected += int(rejected.sum())
             task.advance(stop - start)
@@ -325,6 +331,7 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
             "scatter_pixels": number(shift.scatter),
             "num_matched": shift.num_matched,
             "flux_ratio": number(shift.flux_ratio),
+            "width_arcsec": number(shift.width),
         }
     return report
 

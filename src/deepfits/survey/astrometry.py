@@ -12,9 +12,9 @@ from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import pixel_to_pixel
 
 from deepfits.survey.fitsfile import quiet, quiet_log
 
@@ -340,9 +340,23 @@ def offsets(one: WCS, other: WCS, centre: np.ndarray, other_centre: np.ndarray, 
 
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map pixels x, y of image `one` to the pixels of `other` at the same sky positions."""
+    """Map pixels x, y of image `one` to those of `other` at the same sky positions; NaN if there are none."""
     if not np.size(x):  # astropy rejects empty arrays
         return np.asarray(x, float), np.asarray(y, float)
     with quiet():
-        mapped = pixel_to_pixel(one.celestial, other.celestial, x, y)
-    return np.asarray(mapped[0], float), np.asarray(mapped[1], float)
+        sky = one.celestial.pixel_to_world(x, y)
+    return pixels_at(other.celestial, sky)
+
+
+def pixels_at(wcs: WCS, sky: SkyCoord) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels x, y of an image at sky positions; NaN if it has none there.
+
+    SIP and lookup-table distortions are inverted by iteration. Far from the image, where their polynomials
+    are meaningless, this may end at a pixel of another position, even within the image.
+    """
+    with quiet():
+        x, y = (np.array(values, float) for values in wcs.world_to_pixel(sky))
+        if wcs.has_distortion:
+            is_wrong = ~(wcs.pixel_to_world(x, y).separation(sky).arcsec < pixel_scale_of(wcs))
+            x[is_wrong] = y[is_wrong] = np.nan
+    return x, y

@@ -36,7 +36,8 @@ def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
     sigma = float(np.median(weight[~is_bad])) ** -0.5
     sep.set_extract_pixstack(1_000_000)
     found = find_bright(image, weight, sigma, deblend_nthresh=1)
-    return PixelPositions(**{name: found[name].astype(float) for name in ("x", "y", "flux")})
+    x, y, flux = (found[name].astype(float) for name in ("x", "y", "flux"))
+    return PixelPositions(x=x, y=y, flux=flux)
 
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:

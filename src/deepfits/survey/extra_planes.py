@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from astropy.io import fits
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import celestial_wcs, offsets
 from deepfits.survey.companions import SHARED, exposure_maps_of
-from deepfits.survey.fitsfile import image_hdus, opened, stem_of
+from deepfits.survey.fitsfile import OpenFiles, image_hdus, stem_of
 from deepfits.survey.hdu_roles import (
     ROLES,
     extras_of,
@@ -184,12 +183,12 @@ def find_extras(
     hdus: fits.HDUList,
     image: Any,
     companions: Iterable[tuple[Path, str]],
-    stack: ExitStack,
+    files: OpenFiles,
     unpacked: Path | None,
 ) -> ExtraPlanes:
     """Find the weights and mask of an image in its own file, `hdus`, and in companion files.
 
-    The companions stay open in `stack`; decompressed copies are kept in `unpacked`, if given.
+    The companions stay open in `files`; decompressed copies are kept in `unpacked`, if given.
     """
     out = ExtraPlanes(hdus=hdus, image=image, path=source.path)
     out.add_own(is_hsc=source.layout == "hsc")
@@ -197,7 +196,7 @@ def find_extras(
         kind = stated.removesuffix(SHARED)
         is_guess = stated != kind != "mask"  # shared weights, perhaps of another depth
         if not (is_guess and out.planes.keys() - {"mask"}):
-            beside = stack.enter_context(opened(path, unpacked))
+            beside = files.open(path, unpacked)
             out.add_companion(beside, path, kind, is_guess=is_guess)
     if not out.planes.keys() & {*WEIGHT_ROLES}:
         names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}

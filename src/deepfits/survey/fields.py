@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.files import contents_of, states_of
 from deepfits.photometry import reference_band
+from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import find_fields
 from deepfits.survey.fitsfile import quiet
@@ -198,9 +199,8 @@ class Field:
             )
         ok = np.isfinite(ra) & np.isfinite(dec) & (np.abs(np.nan_to_num(dec)) <= 90)
         x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-        with quiet():
-            if ok.any():
-                x[ok], y[ok] = self.reference.wcs.world_to_pixel(SkyCoord(ra[ok], dec[ok], unit="deg"))
+        if ok.any():
+            x[ok], y[ok] = pixels_at(self.reference.wcs, SkyCoord(ra[ok], dec[ok], unit="deg"))
         return x, y
 
 

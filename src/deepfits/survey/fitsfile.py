@@ -18,7 +18,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -86,6 +86,20 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
             raise InputError(f"{path}: not a FITS file (shorter than one block); fetch it again")
         with plain.open("rb") as handle, _open(path, plain, handle) as hdus:
             yield hdus
+
+
+class OpenFiles(ExitStack):
+    """FITS files that stay open until the end, each opened once, however many of its images are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[Path, fits.HDUList] = {}
+
+    def open(self, path: Path, unpacked: Path | None = None) -> fits.HDUList:
+        """Open a file, or return it if it is open; see `opened`."""
+        if path not in self._files:
+            self._files[path] = self.enter_context(opened(path, unpacked))
+        return self._files[path]
 
 
 def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:

@@ -29,11 +29,13 @@ from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import map_pixels
+from deepfits.survey.astrometry import map_pixels, pixel_scale_of
 from deepfits.survey.planes import Plane, read_all
 
 TOLERANCE = 0.02
 NODE_STEP = 64
+# Minimum number of nodes at which two WCS can be mapped onto each other.
+FEWEST_NODES = 6
 # The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
 GROW = 2
@@ -61,6 +63,9 @@ class AlignedPlane:
         The plane or grid that defines the pixels.
     offset
         Apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
+    level
+        Sky level of the plane to subtract, nJy per pixel. Pixels without data are 0 when the others are
+        interpolated, so with the sky left in they would leave a trace beside them.
 
     Attributes
     ----------
@@ -80,27 +85,30 @@ class AlignedPlane:
     """
 
     def __init__(
-        self, plane: Plane, reference: Plane | Grid, offset: tuple[float, float] = (0.0, 0.0)
+        self,
+        plane: Plane,
+        reference: Plane | Grid,
+        offset: tuple[float, float] = (0.0, 0.0),
+        level: float = 0.0,
     ) -> None:
-        self.plane, self.shape = plane, reference.shape
+        self.plane, self.shape, self._level = plane, reference.shape, np.float32(level)
         self.kind, self.shift, self.area = "same", (0.0, 0.0), 1.0
         self.noise_correlation = plane.noise_correlation
         if plane is reference or plane.wcs is None or reference.wcs is None:
             return
-        nodes_y, nodes_x = _nodes(self.shape[0]), _nodes(self.shape[1])
+        self._covered = _covered(plane, plane.wcs, reference, offset)
+        nodes_y, nodes_x = (_nodes(its.start, its.stop) for its in self._covered)
         x, y = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
         dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]
         self.shift = float(np.median(dx)), float(np.median(dy))
         whole = round(self.shift[0]), round(self.shift[1])
         spread = max(np.abs(dx - whole[0]).max(), np.abs(dy - whole[1]).max())
-        self._check_overlap(x, y, reference)
         if spread <= TOLERANCE:
             self.kind = "same" if whole == (0, 0) and plane.shape == self.shape else "shifted"
             self._whole = whole
             return
         self.kind = "resampled"
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
-        self._columns = _covered_columns(x, plane.shape[1], nodes_x)
         self.area = float(np.median(np.abs(_jacobian(x, y, nodes_x, nodes_y))))
         self._num_positions = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
         gain = _gain(dx, self._step) * _gain(dy, self._step)
@@ -114,7 +122,7 @@ class AlignedPlane:
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read image and weight of rows of the grid, ``(stop − start, W)`` float32 each; see `Plane.rows`."""
         if self.kind == "same":
-            return self.plane.rows(start, stop)
+            return self._rows_of_plane(start, stop)
         if self.kind == "shifted":
             return self._shifted(start, stop)
         return self._resampled(start, stop)
@@ -123,6 +131,13 @@ class AlignedPlane:
         """Read image and weight of the whole grid, ``(H, W)``."""
         return read_all(self)
 
+    def _rows_of_plane(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of the plane, and subtract the sky level."""
+        image, weight = self.plane.rows(start, stop)
+        if self._level:
+            image = np.where(weight > 0, image - self._level, np.float32(0))
+        return image, weight
+
     def _shifted(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         image = np.zeros((stop - start, self.shape[1]), np.float32)
         weight = np.zeros_like(image)
@@ -130,29 +145,32 @@ class AlignedPlane:
         y0, y1 = max(start + dy, 0), min(stop + dy, self.plane.shape[0])
         x0, x1 = max(dx, 0), min(self.shape[1] + dx, self.plane.shape[1])
         if y0 < y1 and x0 < x1:
-            for target, values in zip((image, weight), self.plane.rows(y0, y1), strict=True):
+            for target, values in zip((image, weight), self._rows_of_plane(y0, y1), strict=True):
                 target[y0 - dy - start : y1 - dy - start, x0 - dx : x1 - dx] = values[:, x0:x1]
         return image, weight
 
     def _resampled(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         image = np.zeros((stop - start, self.shape[1]), np.float32)
         weight = np.zeros_like(image)
-        covered = self._columns
-        rows = np.arange(start, stop, dtype=float)
-        columns = np.arange(covered.start, covered.stop, dtype=float)
+        first, last = max(start, self._covered[0].start), min(stop, self._covered[0].stop)
+        if first >= last:
+            return image, weight
+        covered = slice(first - start, last - start), self._covered[1]
+        rows = np.arange(first, last, dtype=float)
+        columns = np.arange(covered[1].start, covered[1].stop, dtype=float)
         y = rows[:, None] + self._y(rows, columns)
         margin = HALO + math.ceil(math.sqrt(2 * self.area))
         y0 = max(int(np.floor(y.min())) - margin, 0)
         y1 = min(int(np.ceil(y.max())) + margin + 1, self.plane.shape[0])
         if y1 > y0:
             x = columns[None, :] + self._x(rows, columns)
-            source, source_weight = self.plane.rows(y0, y1)
+            source, source_weight = self._rows_of_plane(y0, y1)
             resample(
                 source,
                 source_weight,
                 self._positions_within(y - y0, x, rows, columns),
-                image[:, covered],
-                weight[:, covered],
+                image[covered],
+                weight[covered],
                 area=self.area,
                 step=self._step,
             )
@@ -169,35 +187,57 @@ class AlignedPlane:
         offsets = (np.arange(self._num_positions) + 0.5) / self._num_positions - 0.5
         return [(y + b * y_y + a * y_x, x + b * x_y + a * x_x) for b in offsets for a in offsets]
 
-    def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane | Grid) -> None:
-        height, width = self.plane.shape
-        inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-        if not inside.any():
+
+def _covered(
+    plane: Plane, wcs: WCS, reference: Plane | Grid, offset: tuple[float, float]
+) -> tuple[slice, slice]:
+    """Return the rows and columns of the grid that a plane may cover; beyond, its distortion means nothing.
+
+    Where the reference's own distortion cannot be inverted, the plane covers none of it.
+    """
+    assert reference.wcs is not None
+    height, width = plane.shape
+    x, y = map_pixels(wcs, reference.wcs, *np.meshgrid(_nodes(0, width), _nodes(0, height)))
+    is_known = np.isfinite(x) & np.isfinite(y)
+    margin = 2.0
+    if not is_known.all():
+        margin = NODE_STEP * max(plane.pixel_scale / pixel_scale_of(reference.wcs), 1.0)
+    out = []
+    for places, length in (
+        (y[is_known] - offset[1], reference.shape[0]),
+        (x[is_known] - offset[0], reference.shape[1]),
+    ):
+        if not places.size or places.max() < -0.5 or places.min() > length - 0.5:
             raise InputError(
-                f"{self.plane.path}: does not overlap {reference.path.name} on the sky; put it into a "
-                "field of its own"
+                f"{plane.path}: does not overlap {reference.path.name} on the sky; put it into a field of "
+                "its own"
             )
+        first, last = math.floor(places.min() - margin), math.ceil(places.max() + margin) + 1
+        out.append(slice(max(first, 0), min(last, length)))
+    return out[0], out[1]
 
 
-def _covered_columns(x: np.ndarray, width: int, nodes_x: np.ndarray) -> slice:
-    """Return the columns of the grid that a plane may cover, with a margin of one node spacing."""
-    reached = np.flatnonzero(((x > -1) & (x < width)).any(axis=0))
-    step = float(nodes_x[1] - nodes_x[0])
-    low = int(max(nodes_x[reached[0]] - step, 0))
-    return slice(low, int(min(nodes_x[reached[-1]] + step, nodes_x[-1])) + 1)
-
-
-def _nodes(length: int) -> np.ndarray:
-    number = max(int(np.ceil((length - 1) / NODE_STEP)) + 1, 4)
-    return np.linspace(0, length - 1, number)
+def _nodes(start: int, stop: int) -> np.ndarray:
+    number = max(int(np.ceil((stop - 1 - start) / NODE_STEP)) + 1, 4)
+    return np.linspace(start, stop - 1, number)
 
 
 def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map the grid of pixels x, y of one WCS to another, via the sky: two ``(len(y), len(x))`` arrays."""
-    mapped = map_pixels(source, target, *np.meshgrid(x, y))
-    if not np.isfinite(mapped).all():
+    """Map the grid of pixels x, y of one WCS to another, via the sky: two ``(len(y), len(x))`` arrays.
+
+    Beside an image, where its distortion cannot be inverted, the map is continued linearly.
+    """
+    nodes = np.meshgrid(x, y)
+    mapped = map_pixels(source, target, *nodes)
+    is_known = np.isfinite(mapped).all(axis=0)
+    if is_known.all():
+        return mapped
+    if is_known.sum() < FEWEST_NODES:
         raise InputError("two WCS cannot be mapped onto each other; are both images of the same sky?")
-    return mapped
+    terms = np.stack([np.ones_like(nodes[0]), *nodes], axis=-1)
+    linear = (terms @ np.linalg.lstsq(terms[is_known], v[is_known], rcond=None)[0] for v in mapped)
+    first, second = (np.where(is_known, v, rest) for v, rest in zip(mapped, linear, strict=True))
+    return first, second
 
 
 def _jacobian(x: np.ndarray, y: np.ndarray, nodes_x: np.ndarray, nodes_y: np.ndarray) -> np.ndarray:

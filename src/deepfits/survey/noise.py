@@ -210,17 +210,17 @@ def depth_of(sigma_njy: float, pixel_scale: float) -> float:
     return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
-def sky_doubts(plane: Any) -> list[str]:
+def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
     """Warn of residual sky, and of weights that do not follow the noise.
 
-    `plane` is a `deepfits.survey.planes.Plane`.
+    `plane` is a `deepfits.survey.planes.Plane`; with `is_subtracted`, its mean sky does not matter.
     """
     out, blocks = [], _measured_blocks(plane)
     parts = [blocks[blocks[:, 0] == part] for part in np.unique(blocks[:, 0])]
     # The lower quartile represents a part, since galaxies affect it little.
     quiet = np.array([np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS])
     difference = float(np.ptp(quiet[:, 0]) / np.median(quiet[:, 1])) if len(quiet) else 0.0
-    if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
+    if not is_subtracted and abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
         out.append(
             f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
             "(`deepfits stack` does)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from deepfits.survey.fill import (
     find_fill_beside_weights,
     zeros_are_rare,
 )
-from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet, stem_of
+from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import (
     meaning_of_mask,
     sky_images,
@@ -111,11 +111,11 @@ class Plane:
         Messages on what was decided.
     """
 
-    def __init__(self, source: ImageSource, options: ReadOptions, stack: ExitStack) -> None:
+    def __init__(self, source: ImageSource, options: ReadOptions, files: OpenFiles) -> None:
         self.source, self.options = source, options
-        hdus = stack.enter_context(opened(source.path, options.unpacked))
+        hdus = files.open(source.path, options.unpacked)
         self._image = hdus[self._image_number(hdus)]
-        extras = find_extras(source, hdus, self._image, options.used_of(source), stack, options.unpacked)
+        extras = find_extras(source, hdus, self._image, options.used_of(source), files, options.unpacked)
         self._has_shared_weights = extras.has_shared_weights
         given = given_for(source.band, options.zero_point)
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
@@ -410,10 +410,10 @@ def read_all(plane: Rows) -> tuple[np.ndarray, np.ndarray]:
     return image, weight
 
 
-def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:
+def open_plane(source: ImageSource, options: ReadOptions, files: OpenFiles) -> Plane:
     """Open one plane; whatever astropy raises on damaged headers becomes an error that names the file."""
     with quiet(), naming(source.path, "damaged header"):  # cards are parsed lazily
-        return Plane(source, options, stack)
+        return Plane(source, options, files)
 
 
 @contextmanager
@@ -425,8 +425,8 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
     InputError
         A file is unusable, or images without WCS do not have the same shape.
     """
-    with ExitStack() as stack:
-        planes = {band: open_plane(source, options, stack) for band, source in sources.items()}
+    with OpenFiles() as files:
+        planes = {band: open_plane(source, options, files) for band, source in sources.items()}
         if options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
             raise InputError(

@@ -7,9 +7,12 @@ multiplied by the ratio of the pixel areas, which conserves the total flux of a 
 exposures are combined pixel by pixel:
 
 ``mean``     Σ w I / Σ w, with weight Σ w.
-``clipped``  the same without values too far from the median: |I − median| > clip · σ + 0.3 · |median|, as
-             in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects the cores of stars, whose
-             sharpness differs between exposures. Only pixels with at least three values are clipped.
+``clipped``  the same without values too far from the median: |I − median| > clip · σ + f · |median|, as
+             in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects stars, whose sharpness differs
+             between exposures. There f is 0.3; here the difference that the exposure's seeing makes to the
+             core of a star is added (a star in seeing of 0.7″ has twice the peak of one in 1″), and the
+             median is the largest within a star's width, where the wings of a blurred star lie. Only pixels
+             with at least three values are clipped.
 ``median``   the median, with weight (2/π) Σ w for three values or more.
 
 Strips that fewer than three exposures reach are combined by ``mean`` in any case.
@@ -17,6 +20,7 @@ Strips that fewer than three exposures reach are combined by ``mean`` in any cas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +28,7 @@ from typing import Any
 import numpy as np
 import sep
 from astropy.wcs import WCS
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
@@ -42,6 +47,8 @@ MAX_EMPTINESS = 50
 LEAST_SOURCES, MOST_SOURCES = 8, 400
 # Radius of the apertures in which the fluxes of exposures are compared.
 APERTURE_ARCSEC = 2.5
+# Percentile of the sources' widths taken as that of stars: some of the most compact are cosmic rays.
+COMPACT = 25.0
 # Largest measurable error of an exposure's WCS, pixels.
 FARTHEST = 15.0
 
@@ -81,11 +88,15 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
 
 @dataclass(frozen=True, kw_only=True)
 class PixelPositions:
-    """Bright sources of an exposure: positions in pixels of the grid, fluxes in nJy; ``(N,)`` each."""
+    """Bright sources of an exposure: positions in pixels of the grid, fluxes in nJy; ``(N,)`` each.
+
+    The width of stars, arcsec, is NaN if it is not measured.
+    """
 
     x: np.ndarray
     y: np.ndarray
     flux: np.ndarray
+    width: float = np.nan
 
 
 def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
@@ -96,7 +107,12 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     radius = APERTURE_ARCSEC / plane.pixel_scale
     flux = sep.sum_circle(image, sources["x"], sources["y"], radius, mask=weight <= 0)[0]
     x, y = _on_grid(plane, grid, sources["x"], sources["y"])
-    return PixelPositions(x=x, y=y, flux=flux.astype(float))
+    half, flags = sep.flux_radius(image, sources["x"], sources["y"], 6 * sources["a"], 0.5, mask=weight <= 0)
+    half = half[(flags == 0) & (half > 0)]
+    width = (
+        2 * float(np.percentile(half, COMPACT)) * plane.pixel_scale if len(half) >= LEAST_SOURCES else np.nan
+    )
+    return PixelPositions(x=x, y=y, flux=flux.astype(float), width=width)
 
 
 def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any) -> np.ndarray:
@@ -132,6 +148,8 @@ class Registration:
         Number of matched sources; 0 when there were too few.
     flux_ratio
         Its aperture fluxes over those of the reference; NaN if the bands differ.
+    width
+        Width of its stars, arcsec; NaN if not measured.
     """
 
     dx: float = 0.0
@@ -139,6 +157,7 @@ class Registration:
     scatter: float = np.nan
     num_matched: int = 0
     flux_ratio: float = np.nan
+    width: float = np.nan
 
 
 def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
@@ -174,8 +193,45 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
     )
 
 
+def seeing_tolerances(widths: Sequence[float], pixel_scale: float) -> tuple[np.ndarray, int]:
+    """Return the tolerance of each exposure for clipping, and its reach in pixels of the grid.
+
+    Parameters
+    ----------
+    widths
+        Widths of stars in the exposures, arcsec; NaN where unknown.
+    pixel_scale
+        Of the grid, arcsec.
+
+    Returns
+    -------
+    tolerance, reach
+        Fraction of the median by which an exposure's pixel may differ from it, ``(E,)``, and the distance
+        within which the largest median counts.
+
+    Examples
+    --------
+    >>> tolerance, reach = seeing_tolerances([0.7, 1.0, np.nan], 0.2)
+    >>> tolerance.round(2).tolist(), reach
+    ([1.34, 0.81, 0.68], 5)
+    """
+    known = np.array([width for width in widths if np.isfinite(width)])
+    if not known.size:
+        return np.full(len(widths), AMPLITUDE_FRACTION), 0
+    # The peak of a star over that of the same star in the exposures of the widest and narrowest stars.
+    own = np.nan_to_num(widths, nan=float(np.median(known)))
+    over_widest, over_narrowest = (known.max() / own) ** 2, (known.min() / own) ** 2
+    tolerance = AMPLITUDE_FRACTION + np.maximum(over_widest - 1, 1 - over_narrowest)
+    return tolerance, math.ceil(known.max() / pixel_scale)
+
+
 def combine(
-    image: np.ndarray, weight: np.ndarray, method: str, clip: float
+    image: np.ndarray,
+    weight: np.ndarray,
+    method: str,
+    clip: float,
+    tolerance: np.ndarray | float = AMPLITUDE_FRACTION,
+    reach: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Combine the strips of all exposures.
 
@@ -187,6 +243,8 @@ def combine(
         ``"clipped"``, ``"mean"`` or ``"median"``.
     clip
         Limit of clipping, standard deviations.
+    tolerance, reach
+        See `seeing_tolerances`.
 
     Returns
     -------
@@ -211,7 +269,10 @@ def combine(
             )
         with np.errstate(divide="ignore"):
             sigma = np.where(is_valid, 1 / np.sqrt(weight), 0)
-        is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + AMPLITUDE_FRACTION * np.abs(middle))
+        is_source = np.abs(middle) * np.sqrt(weight.sum(axis=0)) > clip
+        light = ndimage.maximum_filter(np.abs(middle) * is_source, 2 * reach + 1)
+        allowed = np.reshape(tolerance, (-1, 1, 1)) * np.maximum(light, np.abs(middle))
+        is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + allowed)
         is_outlier &= number > 2
         rejected = is_outlier.sum(axis=0).astype(np.int32)
         weight = np.where(is_outlier, np.float32(0), weight)
@@ -224,21 +285,23 @@ def combine(
 
 def stack_strip(
     exposures: Sequence[AlignedPlane],
-    levels: Sequence[float],
     start: int,
     stop: int,
     method: str,
     clip: float,
+    tolerance: np.ndarray,
+    reach: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the same rows of all exposures, subtract their sky levels, and combine them; see `combine`."""
-    images, weights = [], []
-    for exposure, level in zip(exposures, levels, strict=True):
-        image, weight = exposure.rows(start, stop)
-        if weight.any():
-            image = np.where(weight > 0, image - np.float32(level * exposure.area), np.float32(0))
-            images.append(image)
-            weights.append(weight)
-    if not images:
-        shape = (stop - start, exposures[0].shape[1])
-        return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.int32)
-    return combine(np.stack(images), np.stack(weights), method, clip)
+    """Read the same rows of all exposures, and combine them; see `combine`."""
+    shape = exposures[0].shape
+    margin = reach if method == "clipped" else 0
+    first, last = max(start - margin, 0), min(stop + margin, shape[0])
+    strips = [exposure.rows(first, last) for exposure in exposures]
+    used = [number for number, (_, weight) in enumerate(strips) if weight.any()]
+    if not used:
+        empty = np.zeros((stop - start, shape[1]), np.float32)
+        return empty, empty, empty.astype(np.int32)
+    image, weight = (np.stack([strips[number][k] for number in used]) for k in (0, 1))
+    rows = slice(start - first, stop - first)
+    mean, total, rejected = combine(image, weight, method, clip, tolerance[used], reach)
+    return mean[rows], total[rows], rejected[rows]
