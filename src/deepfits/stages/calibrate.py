@@ -28,8 +28,10 @@ class CalibrateConfig(Choosing, Partial):
         Output directory of the calibrated model.
     max_objects
         Maximum number of objects, drawn at random, among which bright and faint galaxies are chosen.
-    threads, device
-        As in `fit`.
+    threads
+        CPU threads; by default PyTorch decides.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one).
     """
 
     model: str | Path
