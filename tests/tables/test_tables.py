@@ -856,6 +856,17 @@ def test_structures_of_arrays_as_idl_writes_them(tmp_path):
     assert labels.columns["object_id"].tolist() == names.tolist()
 
 
+def test_fits_by_columns_as_topcat_writes_it_may_have_lists(tmp_path):
+    """TOPCAT's colfits is one row whose columns list all objects, in further dimensions for lists."""
+    columns = {"id": np.arange(NUM)[None], "ra": RA[None], "dec": DEC[None], "z_spec": Z[None]}
+    Table({**columns, "mags": np.arange(NUM * 3.0).reshape(1, NUM, 3)}).write(
+        tmp_path / "a.colfits", format="fits"
+    )
+    table = tables.read(tmp_path / "a.colfits")
+    np.testing.assert_array_equal(table.columns["z_spec"], Z)
+    np.testing.assert_array_equal(table.columns["mags"][:, 0], 3.0 * np.arange(NUM))
+
+
 def test_single_precision_is_said(tmp_path, caplog):
     Table({"ra": RA.astype(np.float32), "dec": DEC, "z_spec": Z}).write(tmp_path / "l.fits")
     labels = read_labels(tmp_path / "l.fits")
@@ -1758,6 +1769,19 @@ def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
         np.testing.assert_array_equal(labels.value[found.label_rows], Z[found.rows])
         assert found.rows.tolist() == list(range(0, NUM, 6))
         assert "positions are taken from FIBERMAP in the same file" in caplog.text
+
+
+def test_positions_beside_redshifts_without_identities(tmp_path, caplog):
+    """COSMOS-Web's catalogue is such a file: one table of photometry, and others row by row."""
+    photometry = Table({"id": np.arange(NUM) + 7, "ra": RA, "dec": DEC})
+    named = {"PHOTOMETRY": photometry, "LEPHARE": Table({"zfinal": Z}), "SHORT": Table({"zpdf": Z[:3]})}
+    hdus = [fits.BinTableHDU(table, name=name) for name, table in named.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "cosmos.fits")
+    labels = read_labels(tmp_path / "cosmos.fits", column="zfinal")
+    np.testing.assert_array_equal(labels.columns["ra"], RA)
+    assert labels.columns["object_id"].tolist() == list(range(7, NUM + 7))
+    assert "positions are taken from PHOTOMETRY in the same file" in caplog.text
+    assert "ra" not in read_labels(tmp_path / "cosmos.fits", column="zpdf").columns
 
 
 def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
