@@ -1754,6 +1754,15 @@ def test_columns_that_only_ucds_tell(tmp_path, caplog, name, ucds):
     assert read_catalogue(path)["object_id"].tolist() == list(range(1, NUM + 1))
 
 
+def test_the_centres_of_gama_come_before_its_brightest_pixels(tmp_path):
+    pixels = {"RAmax": RA + 1e-4, "Decmax": DEC}
+    columns = {"uberID": IDENTITIES["beyond 2^53"], **pixels, "RAcen": RA, "Deccen": DEC}
+    Table(columns).write(tmp_path / "gkv.fits")
+    catalogue = read_catalogue(tmp_path / "gkv.fits")
+    np.testing.assert_array_equal(catalogue["ra"], RA)
+    np.testing.assert_array_equal(catalogue["object_id"], columns["uberID"])
+
+
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
     ids, path = IDENTITIES["beyond 2^53"], tmp_path / "redrock.fits"
     redshifts = {"TARGETID": ids, "Z": Z, "ZWARN": np.arange(NUM) % 2 * 4}
@@ -1839,7 +1848,14 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
 
 @pytest.mark.parametrize(
     "names",
-    [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec"), ("RA_d", "DEC_d")],
+    [
+        ("X_WORLD", "Y_WORLD"),
+        ("R.A.", "Dec."),
+        ("Ra", "Decl"),
+        ("meanRA", "meanDec"),
+        ("RA_d", "DEC_d"),
+        ("RAcen", "Deccen"),
+    ],
 )
 def test_further_names_of_places(tmp_path, names):
     (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]},z\n7,150.1,2.2,0.5\n9,150.2,2.3,0.7\n")
