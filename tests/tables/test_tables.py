@@ -16,7 +16,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import FK4, FK5, Angle, SkyCoord
 from astropy.io import fits
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import MaskedColumn, QTable, Table, vstack
 from astropy.time import Time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -1761,6 +1761,18 @@ def test_the_centres_of_gama_come_before_its_brightest_pixels(tmp_path):
     catalogue = read_catalogue(tmp_path / "gkv.fits")
     np.testing.assert_array_equal(catalogue["ra"], RA)
     np.testing.assert_array_equal(catalogue["object_id"], columns["uberID"])
+
+
+def test_lists_are_no_identities(tmp_path):
+    """OBJID in BOSS's spAll lists run, rerun, camcol, field and id: repeated labels ended in a traceback."""
+    lists = np.tile(np.arange(NUM)[:, None], 5)
+    columns = {"SPECOBJID": IDENTITIES["beyond 2^53"].astype(str), "OBJID": lists, "Z": Z}
+    table = Table({**columns, "PLUG_RA": RA, "PLUG_DEC": DEC})
+    vstack([table, table[:3]]).write(tmp_path / "spAll.fits")
+    labels = read_labels(tmp_path / "spAll.fits", column="Z")
+    found = match_labels({"object_id": np.arange(NUM), "ra": RA, "dec": DEC}, labels)
+    assert found.counts == {"repeated": 3}
+    np.testing.assert_array_equal(labels.columns["object_id"][:NUM], columns["SPECOBJID"])
 
 
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
