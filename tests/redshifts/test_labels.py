@@ -276,6 +276,9 @@ def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
     np.testing.assert_array_equal(found.columns["object_id"], np.delete(np.arange(40), 6))
     assert "1 of 40 rows have no zb: -99" in caplog.text
     assert "select" not in caplog.text
+    Table({"ra": z, "dec": z, "zb": np.full(40, np.nan)}).write(tmp_path / "none.fits")
+    with pytest.raises(InputError, match=r"none\.fits: none of 40 rows has an estimate in 'zb'"):
+        read_table_of_estimates(tmp_path / "none.fits", "zb")
 
 
 def test_placeholders_are_not_magnitudes(tmp_path):

@@ -1775,6 +1775,24 @@ def test_lists_are_no_identities(tmp_path):
     np.testing.assert_array_equal(labels.columns["object_id"][:NUM], columns["SPECOBJID"])
 
 
+def test_lists_in_the_place_of_identities_and_classes_are_no_tracebacks(tmp_path):
+    places = {"ra": np.tile(RA, 2), "dec": np.tile(DEC, 2), "z_spec": np.tile(Z, 2)}
+    lists = np.tile(np.arange(2 * NUM)[:, None], 3)
+    Table({"object_id": lists, **places, "kind": lists % 2}).write(tmp_path / "l.fits")
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    assert match_labels(features, read_labels(tmp_path / "l.fits")).counts == {"repeated": NUM}
+    with pytest.raises(InputError, match="'kind' holds lists of 3 values"):
+        read_labels(tmp_path / "l.fits", column="kind", classes=True)
+
+
+def test_positions_as_text_that_are_all_empty_are_unknown(tmp_path):
+    Table({"id": np.arange(NUM), "ra": [""] * NUM, "dec": [""] * NUM, "z_spec": Z}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    assert np.isnan(labels.columns["ra"]).all()
+    found = match_labels({"object_id": np.arange(NUM)}, labels)
+    np.testing.assert_array_equal(labels.value[found.label_rows], Z)
+
+
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
     ids, path = IDENTITIES["beyond 2^53"], tmp_path / "redrock.fits"
     redshifts = {"TARGETID": ids, "Z": Z, "ZWARN": np.arange(NUM) % 2 * 4}
