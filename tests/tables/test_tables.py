@@ -1157,6 +1157,17 @@ def test_identities_with_an_e_are_no_numbers(tmp_path):
     assert read_catalogue(tmp_path / "b.csv")["object_id"].tolist() == ["12e5", "13e7"]
 
 
+@pytest.mark.parametrize("head", ["# id;note;ra;dec", "id;note;ra;dec\n;;deg;deg"])
+def test_rows_of_decimal_commas_are_no_header(tmp_path, head):
+    """The first row below a header in a comment was taken as the header, and a row of units as an object."""
+    rows = "7;b-c;150,1;2,5\n9;12;150,2;2,6\n"
+    (tmp_path / "a.csv").write_text(f"{head}\n{rows}")
+    found = read_catalogue(tmp_path / "a.csv")
+    assert found["object_id"].tolist() == [7, 9]
+    assert found["ra"].tolist() == [150.1, 150.2]
+    assert found["note"].tolist() == ["b-c", "12"]
+
+
 def test_commas_are_decimal_ones_in_all_columns_of_a_table_or_in_none(tmp_path):
     (tmp_path / "a.csv").write_text(
         "id;ra;dec;mag;near\n1;150,123;2,5;21,345;4,17\n2;150,223;2,6;22,123;a,b\n"
