@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from astropy.table import Table
 
@@ -152,3 +153,27 @@ def test_features_name_the_nearest_column_and_are_shown_in_a_line(features):
         columns["laten"]
     assert repr(columns).endswith(f"{NUM} objects, {len(columns)} columns>")
     assert f"{NUM} objects" in repr(JoinedTable(features))
+
+
+def test_a_table_keeps_the_names_of_its_columns_and_its_identities(features, sky, tmp_path):
+    ids = 39_627_000_000_000_000 + np.arange(NUM)
+    spectra = {"TARGETID": ids, "TARGET_RA": sky["ra"], "TARGET_DEC": sky["dec"]}
+    pixels = {"X_IMAGE": np.arange(NUM, dtype=float), "Y_IMAGE": np.zeros(NUM), "patch": np.full(NUM, "4,5")}
+    found = joined(features, tmp_path, **spectra, **pixels)
+    for name, values in {"TARGETID": ids, **pixels}.items():
+        np.testing.assert_array_equal(found[name], values)
+    np.testing.assert_allclose(found["mine.ra"], sky["ra"])
+    ours = joined(features, tmp_path, id=sky["object_id"], ra=sky["ra"], dec=sky["dec"], mass=sky["z_spec"])
+    assert "id" not in ours  # they are those of the objects
+
+
+@pytest.mark.parametrize("kind", ["polars", "arrow", "pandas with an index"])
+def test_tables_in_memory_of_other_libraries(features, sky, kind):
+    columns = {"object_id": sky["object_id"][::-1], "mass": sky["z_spec"][::-1]}
+    if kind == "polars":
+        table = pytest.importorskip("polars").DataFrame(columns)
+    elif kind == "arrow":
+        table = pa.table(columns)
+    else:
+        table = pd.DataFrame(columns).set_index("object_id")
+    np.testing.assert_array_equal(JoinedTable(features, tables={"mine": table})["mass"], sky["z_spec"])

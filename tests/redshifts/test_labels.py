@@ -1,9 +1,13 @@
 """Labels: file formats, conditions, matching by position and ID, and the split."""
 
+import json
+
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
+import deepfits
 from deepfits.errors import InputError
 from deepfits.redshifts.dataset import make_dataset
 from deepfits.redshifts.labels import (
@@ -272,6 +276,9 @@ def test_tables_of_estimates_are_read_as_estimates(tmp_path, caplog):
     np.testing.assert_array_equal(found.columns["object_id"], np.delete(np.arange(40), 6))
     assert "1 of 40 rows have no zb: -99" in caplog.text
     assert "select" not in caplog.text
+    Table({"ra": z, "dec": z, "zb": np.full(40, np.nan)}).write(tmp_path / "none.fits")
+    with pytest.raises(InputError, match=r"none\.fits: none of 40 rows has an estimate in 'zb'"):
+        read_table_of_estimates(tmp_path / "none.fits", "zb")
 
 
 def test_placeholders_are_not_magnitudes(tmp_path):
@@ -319,6 +326,9 @@ def test_placeholders_are_not_magnitudes(tmp_path):
                 "MEAN_Z_BPZ",
                 "nsa_z",
                 "ZDIST",
+                "zHD",
+                "zb_1",
+                "bpz_z",
             )
         ),
         *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
@@ -339,3 +349,16 @@ def test_placeholders_are_not_magnitudes(tmp_path):
 )
 def test_names_of_redshifts(name, expected):
     assert is_redshift_name(name) == expected
+
+
+def test_the_table_of_a_file_that_has_the_estimates_is_evaluated(tmp_path):
+    number = 40
+    z_spec = np.linspace(0.1, 1, number)
+    places = {"ra": np.linspace(150, 151, number), "dec": np.full(number, 2.0)}
+    Table({**places, "z_spec": z_spec}).write(tmp_path / "spectra.fits")
+    named = {"PHOTOMETRY": {"id": np.arange(number), **places}, "PHZ": {**places, "z_phot": z_spec}}
+    hdus = [fits.BinTableHDU(Table(columns), name=name) for name, columns in named.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "cat.fits")
+    spectra, out = tmp_path / "spectra.fits", tmp_path / "out"
+    deepfits.redshift_evaluate(tmp_path / "cat.fits", spectra, out, held_out_only=False)
+    assert json.loads((out / "metrics.json").read_text())["rows"][0]["num_test"] == number

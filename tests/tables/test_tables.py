@@ -16,7 +16,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import FK4, FK5, Angle, SkyCoord
 from astropy.io import fits
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import MaskedColumn, QTable, Table, vstack
 from astropy.time import Time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -856,6 +856,17 @@ def test_structures_of_arrays_as_idl_writes_them(tmp_path):
     assert labels.columns["object_id"].tolist() == names.tolist()
 
 
+def test_fits_by_columns_as_topcat_writes_it_may_have_lists(tmp_path):
+    """TOPCAT's colfits is one row whose columns list all objects, in further dimensions for lists."""
+    columns = {"id": np.arange(NUM)[None], "ra": RA[None], "dec": DEC[None], "z_spec": Z[None]}
+    Table({**columns, "mags": np.arange(NUM * 3.0).reshape(1, NUM, 3)}).write(
+        tmp_path / "a.colfits", format="fits"
+    )
+    table = tables.read(tmp_path / "a.colfits")
+    np.testing.assert_array_equal(table.columns["z_spec"], Z)
+    np.testing.assert_array_equal(table.columns["mags"][:, 0], 3.0 * np.arange(NUM))
+
+
 def test_single_precision_is_said(tmp_path, caplog):
     Table({"ra": RA.astype(np.float32), "dec": DEC, "z_spec": Z}).write(tmp_path / "l.fits")
     labels = read_labels(tmp_path / "l.fits")
@@ -1144,6 +1155,17 @@ def test_identities_with_an_e_are_no_numbers(tmp_path):
     assert read_catalogue(tmp_path / "a.csv")["object_id"].tolist() == ["12e5", "13e7", "0x1F"]
     (tmp_path / "b.csv").write_text("id,ra,dec\n12e5,150.1,2.0\n13e7,150.2,2.1\n")
     assert read_catalogue(tmp_path / "b.csv")["object_id"].tolist() == ["12e5", "13e7"]
+
+
+@pytest.mark.parametrize("head", ["# id;note;ra;dec", "id;note;ra;dec\n;;deg;deg"])
+def test_rows_of_decimal_commas_are_no_header(tmp_path, head):
+    """The first row below a header in a comment was taken as the header, and a row of units as an object."""
+    rows = "7;b-c;150,1;2,5\n9;12;150,2;2,6\n"
+    (tmp_path / "a.csv").write_text(f"{head}\n{rows}")
+    found = read_catalogue(tmp_path / "a.csv")
+    assert found["object_id"].tolist() == [7, 9]
+    assert found["ra"].tolist() == [150.1, 150.2]
+    assert found["note"].tolist() == ["b-c", "12"]
 
 
 def test_commas_are_decimal_ones_in_all_columns_of_a_table_or_in_none(tmp_path):
@@ -1743,6 +1765,45 @@ def test_columns_that_only_ucds_tell(tmp_path, caplog, name, ucds):
     assert read_catalogue(path)["object_id"].tolist() == list(range(1, NUM + 1))
 
 
+def test_the_centres_of_gama_come_before_its_brightest_pixels(tmp_path):
+    pixels = {"RAmax": RA + 1e-4, "Decmax": DEC}
+    columns = {"uberID": IDENTITIES["beyond 2^53"], **pixels, "RAcen": RA, "Deccen": DEC}
+    Table(columns).write(tmp_path / "gkv.fits")
+    catalogue = read_catalogue(tmp_path / "gkv.fits")
+    np.testing.assert_array_equal(catalogue["ra"], RA)
+    np.testing.assert_array_equal(catalogue["object_id"], columns["uberID"])
+
+
+def test_lists_are_no_identities(tmp_path):
+    """OBJID in BOSS's spAll lists run, rerun, camcol, field and id: repeated labels ended in a traceback."""
+    lists = np.tile(np.arange(NUM)[:, None], 5)
+    columns = {"SPECOBJID": IDENTITIES["beyond 2^53"].astype(str), "OBJID": lists, "Z": Z}
+    table = Table({**columns, "PLUG_RA": RA, "PLUG_DEC": DEC})
+    vstack([table, table[:3]]).write(tmp_path / "spAll.fits")
+    labels = read_labels(tmp_path / "spAll.fits", column="Z")
+    found = match_labels({"object_id": np.arange(NUM), "ra": RA, "dec": DEC}, labels)
+    assert found.counts == {"repeated": 3}
+    np.testing.assert_array_equal(labels.columns["object_id"][:NUM], columns["SPECOBJID"])
+
+
+def test_lists_in_the_place_of_identities_and_classes_are_no_tracebacks(tmp_path):
+    places = {"ra": np.tile(RA, 2), "dec": np.tile(DEC, 2), "z_spec": np.tile(Z, 2)}
+    lists = np.tile(np.arange(2 * NUM)[:, None], 3)
+    Table({"object_id": lists, **places, "kind": lists % 2}).write(tmp_path / "l.fits")
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    assert match_labels(features, read_labels(tmp_path / "l.fits")).counts == {"repeated": NUM}
+    with pytest.raises(InputError, match="'kind' holds lists of 3 values"):
+        read_labels(tmp_path / "l.fits", column="kind", classes=True)
+
+
+def test_positions_as_text_that_are_all_empty_are_unknown(tmp_path):
+    Table({"id": np.arange(NUM), "ra": [""] * NUM, "dec": [""] * NUM, "z_spec": Z}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    assert np.isnan(labels.columns["ra"]).all()
+    found = match_labels({"object_id": np.arange(NUM)}, labels)
+    np.testing.assert_array_equal(labels.value[found.label_rows], Z)
+
+
 def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
     ids, path = IDENTITIES["beyond 2^53"], tmp_path / "redrock.fits"
     redshifts = {"TARGETID": ids, "Z": Z, "ZWARN": np.arange(NUM) % 2 * 4}
@@ -1758,6 +1819,19 @@ def test_places_beside_the_redshifts_in_a_file_of_redrock(tmp_path, caplog):
         np.testing.assert_array_equal(labels.value[found.label_rows], Z[found.rows])
         assert found.rows.tolist() == list(range(0, NUM, 6))
         assert "positions are taken from FIBERMAP in the same file" in caplog.text
+
+
+def test_positions_beside_redshifts_without_identities(tmp_path, caplog):
+    """COSMOS-Web's catalogue is such a file: one table of photometry, and others row by row."""
+    photometry = Table({"id": np.arange(NUM) + 7, "ra": RA, "dec": DEC})
+    named = {"PHOTOMETRY": photometry, "LEPHARE": Table({"zfinal": Z}), "SHORT": Table({"zpdf": Z[:3]})}
+    hdus = [fits.BinTableHDU(table, name=name) for name, table in named.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "cosmos.fits")
+    labels = read_labels(tmp_path / "cosmos.fits", column="zfinal")
+    np.testing.assert_array_equal(labels.columns["ra"], RA)
+    assert labels.columns["object_id"].tolist() == list(range(7, NUM + 7))
+    assert "positions are taken from PHOTOMETRY in the same file" in caplog.text
+    assert "ra" not in read_labels(tmp_path / "cosmos.fits", column="zpdf").columns
 
 
 def test_angles_in_three_parts_are_those_of_astropy(tmp_path):
@@ -1815,7 +1889,14 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
 
 @pytest.mark.parametrize(
     "names",
-    [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec"), ("RA_d", "DEC_d")],
+    [
+        ("X_WORLD", "Y_WORLD"),
+        ("R.A.", "Dec."),
+        ("Ra", "Decl"),
+        ("meanRA", "meanDec"),
+        ("RA_d", "DEC_d"),
+        ("RAcen", "Deccen"),
+    ],
 )
 def test_further_names_of_places(tmp_path, names):
     (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]},z\n7,150.1,2.2,0.5\n9,150.2,2.3,0.7\n")

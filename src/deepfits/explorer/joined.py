@@ -41,6 +41,7 @@ from deepfits.tables import (
     read,
     take_rows,
     warn_of_running_numbers,
+    with_degrees,
     with_standard_names,
     without_lists,
 )
@@ -50,7 +51,7 @@ RADIUS_ARCSEC = 1.0
 TRUTH = Path("sky") / "truth.parquet"
 _KINDS = "fiubUS"
 TableLike: TypeAlias = str | Path | Any
-"""A file, an astropy table, a pandas data frame, or a mapping of columns."""
+"""A file, a table of astropy, pandas, Polars or Arrow, or a mapping of columns."""
 log = logging.getLogger(__name__)
 
 
@@ -184,12 +185,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
         and spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
         position; else by ``object_id``. If several rows match an object the first is used, with a warning;
         in tables made by the run (`of_run`) each row is a different object.
+
+        Columns keep their names, except for positions, which become ``ra`` and ``dec`` (degrees, ICRS). An
+        identity is added where it is the table's own, that is, if rows are matched by position.
         """
         table = read(path) if isinstance(path, str | Path) else from_memory(path, label)
         path = path if isinstance(path, str | Path) else label
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
-        columns = columns if of_run else without_lists(columns, path)
         has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
         rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
         by_position, hint = False, ""
@@ -207,8 +210,10 @@ class JoinedTable(Mapping[str, np.ndarray]):
             )
         if not of_run:
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
-        for name, values in columns.items():
-            if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
+        shared = None if by_position and not of_run else columns.get("object_id")
+        added = with_degrees(table.columns, sky)
+        for name, values in (added if of_run else without_lists(added, path)).items():
+            if values is not shared and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)
                 is_place = sky is not None and name in ("ra", "dec")
@@ -394,7 +399,7 @@ def join(
     store
         Their cutouts, if they are not in the run.
     tables
-        Further tables by name: files, or astropy tables and pandas data frames.
+        Further tables by name: files, or tables of astropy, pandas, Polars or Arrow.
     radius_arcsec
         Maximum separation of matching positions.
     partial

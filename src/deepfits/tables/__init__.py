@@ -18,6 +18,6 @@ from deepfits.tables.matching import (
 )
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.reading import exists, from_memory, read, read_table
-from deepfits.tables.sky import main_column, place_hint, positions, with_standard_names
+from deepfits.tables.sky import main_column, place_hint, positions, with_degrees, with_standard_names
 from deepfits.tables.table import Columns, Table, require_column, with_list, without_lists
 from deepfits.tables.writing import format_of, require_storable, write_table

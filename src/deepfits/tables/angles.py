@@ -67,9 +67,9 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
 
     out = np.full(len(text), np.nan)
     is_there = ~np.isin(np.char.lower(text), GAPS)
-    there = np.char.replace(text[is_there], "−", "-")
-    if not len(there):
+    if not is_there.any():
         return out
+    there = np.char.replace(text[is_there], "−", "-")
     try:  # numbers, with or without a sign for degrees
         bare = np.char.rstrip(there, "dD° ")
         number = bare.astype(np.float64)

@@ -70,27 +70,30 @@ def _with_positions_from_sibling(
 ) -> Table:
     """Add the columns of another table in the file that has the positions of the same objects, row by row.
 
-    DESI's redrock files are an example: REDSHIFTS has no positions, FIBERMAP does.
+    In DESI's redrock files REDSHIFTS has no positions, FIBERMAP does. A table without identities, as in
+    COSMOS-Web's catalogue, is taken to list the objects of one with as many rows.
     """
-    identity = identity_name(table.columns)
-    if identity is None or position_names(table.columns) is not None:
+    if position_names(table.columns) is not None:
         return table
+    identity, number = identity_name(table.columns), len(next(iter(table.columns.values()), ()))
     for sibling in siblings:
-        has_all = identity in sibling.names and position_names(sibling.names) is not None
-        if has_all and sibling.rows == len(table.columns[identity]):
-            other = read(sibling)
-            if np.array_equal(other.columns[identity], table.columns[identity]):
-                log.warning(
-                    "%s: positions are taken from %s in the same file, which lists the same objects",
-                    *(table.where, sibling.key),
-                )
-                return replace(
-                    table,
-                    columns=other.columns | table.columns,
-                    units=other.units | table.units,
-                    ucds=other.ucds | table.ucds,
-                    frames=other.frames | table.frames,
-                )
+        if sibling.rows != number or position_names(sibling.names) is None:
+            continue
+        if identity is not None and identity not in sibling.names:
+            continue
+        other = read(sibling)
+        if identity is None or np.array_equal(other.columns[identity], table.columns[identity]):
+            log.warning(
+                "%s: positions are taken from %s in the same file, which lists the same objects%s",
+                *(table.where, sibling.key, "" if identity else ", as far as its number of rows tells"),
+            )
+            return replace(
+                table,
+                columns=other.columns | table.columns,
+                units=other.units | table.units,
+                ucds=other.ucds | table.ucds,
+                frames=other.frames | table.frames,
+            )
     return table
 
 
@@ -120,7 +123,7 @@ def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
 
 def _one_row_to_many(table: Table) -> Table:
     """Unfold a structure of arrays, which IDL writes as one row whose columns list all objects."""
-    lengths = {values.shape[1] if values.ndim == 2 else 0 for values in table.columns.values()}
+    lengths = {values.shape[1] if values.ndim > 1 else 0 for values in table.columns.values()}
     if len(lengths) != 1 or lengths <= {0, 1} or any(len(values) != 1 for values in table.columns.values()):
         return table
     return replace(table, columns={name: values[0] for name, values in table.columns.items()})

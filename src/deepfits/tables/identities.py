@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from deepfits.tables.names import IDENTITIES, first_name
 from deepfits.tables.table import EXACT
 
 
-def identity_name(names: Iterable[str]) -> str | None:
-    """Return the column that identifies the objects, or None."""
+def identity_name(names: Iterable[str] | Mapping[str, np.ndarray]) -> str | None:
+    """Return the column that identifies the objects, or None; of a table's columns, none of lists."""
+    if isinstance(names, Mapping):  # OBJID of BOSS is the list run, rerun, camcol, field and id
+        names = [name for name, values in names.items() if values.ndim == 1]
     return first_name(names, IDENTITIES)
 
 

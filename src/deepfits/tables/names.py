@@ -20,12 +20,12 @@ POSITIONS = (
     ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
     ("x_world", "y_world"), ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
-    ("ra_d", "dec_d"), ("objra", "objdec"),
+    ("ra_d", "dec_d"), ("objra", "objdec"), ("racen", "deccen"),
 )  # fmt: skip
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
     "source_id", "sourceid", "number", "objid", "obj_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
-    "cosmos_id", "cataid", "objno", "specobjid", "ident",
+    "cosmos_id", "cataid", "objno", "specobjid", "ident", "uberid",
 )  # fmt: skip
 """Names of identity columns, the most reliable first; compared without regard to case."""
 FIELDS = ("field", "patch")

@@ -72,13 +72,21 @@ def read(
 
 
 def from_memory(given: Any, where: str) -> Table:
-    """Treat an astropy table, pandas data frame or mapping of columns like a file; errors name `where`."""
+    """Treat a table of astropy, pandas, Polars or Arrow, or a mapping of columns, like a file.
+
+    Errors name `where`.
+    """
+    import pyarrow as pa
     from astropy.table import Table as AstropyTable
 
-    is_frame = type(given).__name__ == "DataFrame"
+    is_pandas = hasattr(given, "reset_index")
     with naming(where, f"{type(given).__name__} is not a table", "give a table, or the path of one"):
-        table = AstropyTable.from_pandas(given) if is_frame else AstropyTable(given)
-    return _normalized(from_astropy(table, where))
+        if hasattr(given, "__arrow_c_stream__") and not is_pandas:
+            return _normalized(table_from_arrow(pa.table(given), Path(where)))
+        if is_pandas:
+            is_named = any(name is not None for name in given.index.names)
+            given = AstropyTable.from_pandas(given.reset_index() if is_named else given)
+        return _normalized(from_astropy(AstropyTable(given), where))
 
 
 def _normalized(table: Table) -> Table:

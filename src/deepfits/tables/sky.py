@@ -436,16 +436,20 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
     return ""
 
 
+def with_degrees(columns: Mapping[str, np.ndarray], sky: Positions | None) -> dict[str, np.ndarray]:
+    """Replace the columns from which `positions` has read `sky` by ``ra`` and ``dec`` in degrees (ICRS)."""
+    if sky is None:
+        return dict(columns)
+    left = {name: values for name, values in columns.items() if name not in sky.names}
+    return _with_equinox_2000(left) | {"ra": sky.ra, "dec": sky.dec}
+
+
 def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
     """Return the columns of a table with identity, position and field renamed to our names.
 
     `sky` is the result of `positions` for this table.
     """
-    columns = dict(table.columns)
-    if sky is not None:
-        for name in sky.names:
-            columns.pop(name, None)
-        columns = _with_equinox_2000(columns) | {"ra": sky.ra, "dec": sky.dec}
+    columns = with_degrees(table.columns, sky)
     pixels = pixel_positions(columns)
     if pixels is not None:
         x, y, names = pixels

@@ -15,7 +15,7 @@ from deepfits.tables.names import IDENTITIES, first_name
 MOST_TITLES = 5
 """Maximum number of title lines above the header."""
 _DELIMITERS = "\t;|,"
-_PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
+_PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")
 # A comment, or the last line of psql's output.
 NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(COMMENT)}|\(\d+ rows?\)\s*$)")
@@ -251,7 +251,8 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
     is_number = [bool(_PLACE.match(entry)) for entry in first]
     if not any(is_number):
         return any(entry.lower() not in GAPS for entry in first)
-    if second is None or any("." in entry for entry, number in zip(first, is_number, strict=True) if number):
+    numbers = [entry for entry, number in zip(first, is_number, strict=True) if number]
+    if second is None or any("." in entry or "," in entry for entry in numbers):
         return False
     pairs = zip(first, is_number, second, strict=False)
     return any(not n and a.lower() not in GAPS and bool(_PLACE.match(b)) for a, n, b in pairs)

@@ -7,9 +7,9 @@ import re
 import numpy as np
 
 _REDSHIFT = re.compile(
-    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|primus|legac|lya$|ha$|dist$|vi$|out$|abs$|em$)|redshift"
+    r"(?i:^z$|^z[_\d]|^z(s|pec|cos|hel|cmb|use|true|fin|red|obs|adopt|grism|primus|legac|lya$|ha$|dist$|vi$|out$|abs$|em$|hd$|host|neb|lambda|chi2|ml_\d|b_\d|eazy|ann)|redshift"
     r"|(^|_)z_?(spec|best|phot|mean|med|mode|peak|pdf|ml$|mc(_|$))|(^|_)phz_(median|mode|mean)"
-    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio|nsa|demp)_?z(_\d+)?$"
+    r"|(spec|phot|photo|true|ez|best|sp|spe|final|adopted|vi|dnf|helio|nsa|demp|bpz|ann)_?z(_\d+)?$"
     r"|(^|_)(photo|phot|spec|p|ann|dnf)z\d*_(best|mean|median|mode|peak|mc)\d*(_|$)|(^|_)lp_z|^z_?(ph|b|gal|qso)$"
     r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"

@@ -120,7 +120,7 @@ def _which_counts(labels: Labels) -> str:
 
 def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
     """Warn where two tables are matched only by running numbers, which may be unrelated."""
-    name = tables.identity_name(name for name in labels.columns if name != "object_id")
+    name = tables.identity_name({n: values for n, values in labels.columns.items() if n != "object_id"})
     if have_positions or name is None or "ra" not in features:
         return
     theirs, ours = labels.columns[name], features["object_id"]
@@ -178,7 +178,8 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tup
     others = np.flatnonzero(is_other)
     apart = tables.apart_arcsec(labels.columns, others, chosen[others])
     same_place = np.full(len(others), radius_arcsec / 4)
-    if (identity := labels.columns.get("object_id")) is not None:  # stricter where identities differ
+    identity = labels.columns.get("object_id")
+    if identity is not None and identity.ndim == 1:  # stricter where identities differ
         is_same = identity[others] == identity[chosen[others]]
         same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
     others = others[apart <= same_place]

@@ -179,6 +179,7 @@ def _target(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the values of all rows, ``(M,)`` float64; for classes, indices into the names also returned."""
     value = require_column(columns, column, path)
+    _require_one_value(value, column, path)
     names: tuple[str, ...] = ()
     if classes:
         value, names = _class_numbers(value, column, path)
@@ -194,8 +195,7 @@ def _target(
 def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return a column of numbers, possibly written as text, as float64 ``(M,)``."""
     where = f"{path}: column {column!r} holds"
-    if value.ndim != 1:
-        raise InputError(f"{where} lists of {value.shape[1]} values, not one value per object")
+    _require_one_value(value, column, path)
     number = numbers_in_text(value) if is_text(value) else value
     if is_text(number):
         entries = value.tolist()
@@ -209,6 +209,14 @@ def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     if number.dtype.kind not in "iufb":
         raise InputError(f"{where} no numbers")
     return number.astype(np.float64)
+
+
+def _require_one_value(value: np.ndarray, column: str, path: str | Path) -> None:
+    """Reject a column of lists."""
+    if value.ndim != 1:
+        raise InputError(
+            f"{path}: column {column!r} holds lists of {value.shape[1]} values, not one value per object"
+        )
 
 
 def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
@@ -257,6 +265,8 @@ def read_table_of_estimates(path: str | Path, column: str) -> Labels:
     columns = add_standard_names(table)
     value = read_estimates(columns, column, path)
     known = np.isfinite(value)
+    if not known.any():
+        raise InputError(f"{path}: none of {len(value)} rows has an estimate in {column!r}")
     left = {name: values[known] for name, values in columns.items()}
     return Labels(value=value[known], columns=left, where=str(path), target=column)
 

@@ -76,8 +76,9 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     Photometric redshifts from elsewhere: `deepfits redshift evaluate photoz.fits spectra.csv --out metrics
     --no-held-out-only`
     """
-    table, target = read(config.predictions, what="predictions"), config.label_column
-    columns, estimate = add_standard_names(table), written_name(ESTIMATE, target)
+    target, estimate = config.label_column, written_name(ESTIMATE, config.label_column)
+    table = read(config.predictions, what="predictions", wanted=(estimate,))
+    columns = add_standard_names(table)
     classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
     identity = _identities(columns, config)
