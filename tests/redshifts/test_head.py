@@ -400,6 +400,9 @@ def test_adapting_to_few_spectra(files, caplog):
     assert np.ptp(found["z_phot"]) > 0.2
     # intervals are as wide as those of the head alone
     alone = read_table(redshift_predict(directory / "head", features, directory / "alone.parquet"))
+    # and the estimate is the same number of p(z)
+    for table in (found, alone):
+        np.testing.assert_allclose(table["z_phot"], table["z_median"], rtol=1e-6)
     width, wanted = (table["z_err68_high"] - table["z_err68_low"] for table in (found, alone))
     assert np.median(width / wanted) == pytest.approx(1, abs=0.15)
     # a wrong redshift has little influence

@@ -398,6 +398,30 @@ def test_validation_against_truth(sky, tmp_path):
         inpaint(sky[0], sky[1], tmp_path / "u", bands=("i",), validate=True, truth=tmp_path / "none.parquet")
 
 
+def test_validation_compares_with_methods_that_use_the_bands_there_are(sky, tmp_path):
+    """A store that lacks one of the model's bands, as g r i z with a model of u g r i z."""
+    store = CutoutStore(sky[0])
+    create_store(tmp_path / "store", store.info)
+    for number in range(2):
+        shard = store.read_shard(number)
+        shard.weight[:, 0] = 0
+        write_shard(tmp_path / "store" / shard_name(number), shard, store.info)
+    with np.errstate(invalid="ignore"):
+        truth = {f"mag_{b}": ab_magnitude(sky[3][:, n].sum((1, 2))) for n, b in enumerate(BANDS) if n}
+    truth |= {"ra": np.arange(2.0 * NUM), "dec": np.zeros(2 * NUM)}
+    pq.write_table(pa.table(truth), tmp_path / "truth.parquet")
+    out = inpaint(
+        tmp_path / "store", sky[1], tmp_path / "out", bands=("r",), validate=True, num_calibration=12,
+        truth=tmp_path / "truth.parquet", images=False, held_out_only=True,
+    )  # fmt: skip
+    rows = json.loads((out / "validation.json").read_text())["bands"]
+    assert [row["band"] for row in rows] == list(BANDS[1:])
+    for row in rows:
+        assert {name for name, found in row["methods"].items() if found["num_objects"] == 0} == set()
+        assert row["truth"]["beside"] in BANDS[1:]
+        assert row["truth"]["num_objects"] > 0
+
+
 @pytest.mark.parametrize("bands", [(), ("q",), BANDS])
 def test_impossible_bands_are_refused(sky, tmp_path, bands):
     with pytest.raises(InputError, match="band"):

@@ -739,6 +739,26 @@ def test_bands_with_finer_pixels_keep_fluxes_and_noise(tmp_path):
         image_set(tmp_path, zero_point={"F605W": 26.5})
 
 
+@pytest.mark.parametrize(
+    ("stated", "card", "expected"),
+    [(None, {}, 1.63), (0.535, {}, 1.63), (1.0, {}, 1.0), (0.535, {"NOISCORR": 1.2}, 1.2)],
+)
+def test_the_correlation_of_resampled_noise_is_measured(tmp_path, stated, card, expected):
+    """[0.15, 0.7, 0.15] along both axes: pixels keep 0.535 of the noise, sums of 4×4 0.8725 (analytic)."""
+    noise = np.random.default_rng(6).normal(0, SIGMA, (402, 402))
+    noise = 0.15 * noise[:-2] + 0.7 * noise[1:-1] + 0.15 * noise[2:]
+    noise = 0.15 * noise[:, :-2] + 0.7 * noise[:, 1:-1] + 0.15 * noise[:, 2:]
+    head = header(0.2, BUNIT="nJy", FILTER="i", **card)
+    fits.writeto(tmp_path / "a-i.fits", noise.astype(np.float32), head)
+    if stated is not None:
+        weight = np.full(noise.shape, (stated * SIGMA) ** -2, np.float32)
+        fits.writeto(tmp_path / "a-i.ivar.fits", weight)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        # Medians over some twenty blocks of 256 sums each: 1% of the noise.
+        assert field.aligned["i"].noise_correlation == pytest.approx(expected, rel=0.04)
+
+
 def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
     mask = np.zeros(SHAPE, np.int16)
     mask[:20], mask[60:] = 2, 128

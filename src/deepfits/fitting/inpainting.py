@@ -55,7 +55,7 @@ def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np
     """Predict a band's magnitude, ``(N,)``, from the two nearest bands, linearly in log wavelength.
 
     Magnitudes are ``(N, B)``; the column of the hidden band is not used. At either end of the range this
-    extrapolates.
+    extrapolates. Without another band, all are NaN.
 
     Examples
     --------
@@ -67,6 +67,8 @@ def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np
     target = list(bands).index(hidden)
     others = [n for n in range(len(bands)) if n != target]
     others.sort(key=lambda n: abs(position[n] - position[target]))
+    if not others:
+        return np.full(len(magnitudes), np.nan)
     if len(others) == 1:
         return magnitudes[:, others[0]]
     below = [n for n in others if position[n] < position[target]]

@@ -173,6 +173,8 @@ class Method(ABC):
         Whether it learns from a feature set.
     has_loss
         Whether it depends on the loss, and has one row in the table for each.
+    usual_loss
+        The loss if none is asked for. A head's networks do not depend on it: it chooses the point estimate.
     flags_domain
         Whether objects outside the domain of the training objects' features are flagged.
     only_redshifts
@@ -186,6 +188,7 @@ class Method(ABC):
     name: ClassVar[str]
     takes_features: ClassVar[bool] = True
     has_loss: ClassVar[bool] = True
+    usual_loss: ClassVar[str] = "squared"
     flags_domain: ClassVar[bool] = True
     only_redshifts: ClassVar[bool] = False
     fewest_labels: ClassVar[int] = MIN_TRAIN

@@ -47,10 +47,10 @@ def validate(
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
             )
-            row = _compare_band(columns, magnitudes, bands, index)
+            row = _compare_band(columns, magnitudes[:, there], [bands[n] for n in there], bands[index])
             row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
             if truth is not None:
-                row["truth"] = _compare_with_truth(columns, predicted, bands, index, Path(truth))
+                row["truth"] = _compare_with_truth(columns, predicted, bands, there, index, Path(truth))
             rows.append(row)
     return rows
 
@@ -62,14 +62,14 @@ def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:
 
 
 def _compare_band(
-    columns: dict[str, np.ndarray], magnitudes: np.ndarray, bands: Sequence[str], index: int
+    columns: dict[str, np.ndarray], magnitudes: np.ndarray, bands: Sequence[str], band: str
 ) -> dict[str, Any]:
     """Return one row of the validation: bias and scatter of every method in a band, and pulls.
 
-    `columns` are the predictions for the tested objects, the first of those with `magnitudes`, ``(N, B)``;
-    the other methods learn from the rest.
+    `columns` are the predictions for the tested objects, the first of those with `magnitudes`, ``(N, B)``,
+    in the bands with data; the other methods learn from the rest.
     """
-    band, num_tested = bands[index], len(columns["object_id"])
+    num_tested = len(columns["object_id"])
     is_known = np.arange(len(magnitudes)) >= num_tested
     predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
     measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
@@ -79,7 +79,7 @@ def _compare_band(
         "deepfits": ab_magnitude(predicted),
         "generator alone": ab_magnitude(predicted) - columns[f"correction_mag_{band}"],
         "interpolation": inpainting.interpolate(magnitudes, bands, band)[:num_tested],
-        "regression": inpainting.regress(magnitudes, index, is_known)[:num_tested],
+        "regression": inpainting.regress(magnitudes, bands.index(band), is_known)[:num_tested],
     }
     compared = {name: inpainting.compare_magnitudes(values, target) for name, values in methods.items()}
     pulls = inpainting.compare_pulls(predicted, predicted_err, measured, measured_err)
@@ -90,14 +90,17 @@ def _compare_with_truth(
     columns: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     bands: Sequence[str],
+    there: Sequence[int],
     index: int,
     path: Path,
 ) -> dict[str, Any]:
     """Compare the colour, predicted minus measured in the adjacent band, with that of the true source.
 
-    Both magnitudes are measured in the aperture, so that flux losses and neighbours nearly cancel.
+    Both magnitudes are measured in the aperture, so that flux losses and neighbours nearly cancel. `there`
+    are the bands with data.
     """
-    other = 1 if index == 0 else index - 1
+    place = there.index(index)
+    other = there[place - 1] if place else there[min(1, len(there) - 1)]
     band, beside = bands[index], bands[other]
     names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]
     with naming(path, f"cannot read {names} from this table of true sources", "make it again"):

@@ -106,7 +106,8 @@ class Plane:
     noise
         Background level and noise in nJy, measured on a sample of rows.
     noise_correlation
-        Ratio of the noise in large apertures to that of independent pixels, from the header; 1 if not given.
+        Ratio of the noise in large apertures to that of independent pixels with these weights: from the
+        header (NOISCORR), else measured in sums over 4×4 pixels, and then at least 1.
     remarks
         Messages on what was decided.
     """
@@ -136,6 +137,7 @@ class Plane:
         self.pixel_scale = self._pixel_scale()
         self.zero_point = self._pixels.zero_point
         self._scale = 1.0
+        self._noise_over_stated = 1.0
         self._constant: float | None = None
         self._fill: Fill | None = None
         self._credible = 0.0, math.inf
@@ -143,7 +145,7 @@ class Plane:
         self.noise = self._measure()
         if given is None:
             self._check_depth(self._pixels.zero_point_source)
-        self.noise_correlation = self._stated_correlation(hdus)
+        self.noise_correlation = self._stated_correlation(hdus) or self._measured_correlation()
 
     @property
     def path(self) -> Any:
@@ -246,11 +248,19 @@ class Plane:
             doubts = (f"WARNING: {text}" for text in rate_doubts(self.header, self.zero_point, source))
             self.remarks += [text for text in doubts if text not in self.remarks]
 
-    def _stated_correlation(self, hdus: fits.HDUList) -> float:
-        """Return the header's noise correlation (NOISCORR, in simulated and stacked coadds), else 1."""
-        value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR", 1.0))
+    def _stated_correlation(self, hdus: fits.HDUList) -> float | None:
+        """Return the header's noise correlation (NOISCORR, in simulated and stacked coadds), else None."""
+        value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR"))
         is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
-        return float(value) if is_credible else 1.0
+        return float(value) if is_credible else None
+
+    def _measured_correlation(self) -> float:
+        """Return the noise correlation of the image.
+
+        Weights may state the noise that pixels would have without correlation, which is larger than their
+        scatter: then the correlation is in the weights already.
+        """
+        return max(1.0, self.noise.correlation * min(self._noise_over_stated, 1.0))
 
     def _measure(self) -> Noise:
         """Measure background and noise on a sample of rows, and determine the meaning of the weights."""
@@ -382,7 +392,9 @@ class Plane:
             self.remarks.append(
                 f"relative weights: the measured noise is {ratio:.3g} times what they imply; rescaled"
             )
-        elif is_off:
+            return
+        self._noise_over_stated = ratio
+        if is_off:
             self.remarks.append(
                 f"WARNING: measured noise is {ratio:.3g} times what the {self.weight_kind} plane implies; "
                 "check unit and polarity, or give weight_scale relative"

@@ -117,6 +117,7 @@ class Adapted(Method):
 
     name: ClassVar[str] = "adapted"
     takes_features: ClassVar[bool] = False
+    usual_loss: ClassVar[str] = "absolute"
     only_redshifts: ClassVar[bool] = True
     reads_scenes: ClassVar[bool] = True
     fewest_labels: ClassVar[int] = 1

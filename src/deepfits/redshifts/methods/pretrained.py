@@ -28,6 +28,7 @@ class Pretrained(Method):
 
     name: ClassVar[str] = "pretrained"
     takes_features: ClassVar[bool] = False
+    usual_loss: ClassVar[str] = "absolute"
     only_redshifts: ClassVar[bool] = True
     reads_scenes: ClassVar[bool] = True
     fewest_labels: ClassVar[int] = 1

@@ -42,13 +42,15 @@ class TrainPredictorConfig(Learning):
         Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
         ``templates`` for ``stack``. Other methods have no choice.
     loss
-        Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD).
+        Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD). By default ``squared``, but
+        ``absolute`` for ``adapted`` and ``pretrained``: the estimate is then the median of p(z), as it is
+        without labels, and not the mean.
     """
 
     _: KW_ONLY
     method: str = "boosting"
     feature_set: str = "extended"
-    loss: str = "squared"
+    loss: str | None = None
 
 
 @stage(TrainPredictorConfig)
@@ -74,11 +76,14 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
 
     Stars and galaxies: `deepfits property train run/features-both truth.csv --target kind --out run/kind`
     """
-    require_known("loss", config.loss, LOSSES)
+    if config.loss is not None:
+        require_known("loss", config.loss, LOSSES)
     if is_of_classes(config.labels, config.label_column):
         return _train_classes(config)
     require_known("method", config.method, METHODS)
     kind, templates = METHODS[config.method], uses_templates(config.method, config.feature_set)
+    loss = config.loss or kind.usual_loss
+    config = replace(config, loss=loss)
     dataset = load_dataset(config, fewest=kind.fewest_labels, fewest_to_test=0)
     inputs = inputs_of(dataset, config, templates=templates)
     kind.check(config.feature_set, inputs)
@@ -92,7 +97,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
             training = Training(
                 dataset=dataset,
                 feature_set=config.feature_set,
-                loss=config.loss,
+                loss=loss,
                 options=inputs.options,
                 progress=noted(config.progress, task, config.method),
             )
