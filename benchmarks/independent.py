@@ -1,6 +1,6 @@
 """Fluxes, colours and redshifts on skies that were simulated without this package.
 
-    python benchmarks/independent.py --out bench-independent [--surveys des kids ...] [--zcosmos FILE]
+    python benchmarks/independent.py --out bench-independent [--surveys des ...] [--zcosmos FILE] [--calibrate]
 
 GalSim draws fields of 2,400 pixels a side with the seeing, pixel scale and depth of four surveys. Galaxy
 counts follow a power law in i to 26.5; colours and redshifts are those of zCOSMOS galaxies with secure
@@ -13,8 +13,9 @@ labels.
 
 Results for detections within 0.6″ of a galaxy, by true i magnitude: the median of `flux_model_<band>` over
 truth and the width of its pulls; median error and scatter of the colours from `flux_gauss_<band>`, to which
-the red bulges contribute up to about 0.02 mag; and redshifts without labels. Errors are bootstrap errors. The
-last line is one JSON object.
+the red bulges contribute up to about 0.02 mag; redshifts without labels; and the median `anomaly`, which
+should not depend on brightness. With ``--calibrate`` the model is calibrated on each survey before the fit.
+Errors are bootstrap errors. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -96,9 +97,10 @@ def main() -> None:
     parser.add_argument("--out", default="bench-independent")
     parser.add_argument("--surveys", nargs="+", default=list(SURVEYS), choices=list(SURVEYS))
     parser.add_argument("--zcosmos", default=None, help="table of zCOSMOS-bright")
+    parser.add_argument("--calibrate", action="store_true", help="calibrate the model on each survey")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {}
+    found, suffix = {}, "-calibrated" if options.calibrate else ""
     for name in options.surveys:
         out = Path(options.out) / name
         out.mkdir(parents=True, exist_ok=True)
@@ -106,8 +108,11 @@ def main() -> None:
             print(f"{name}: simulating", flush=True)
             draw(SURVEYS[name], table1.zcosmos_catalogue(out, options), out, list(SURVEYS).index(name))
         store = deepfits.cutouts(out / "images", out / "cutouts")
-        features = deepfits.fit(store, "builtin:ugriz", out / "features", threads=1)
-        predicted = deepfits.redshift_predict(features, out=out / "redshifts.parquet")
+        model = "builtin:ugriz"
+        if options.calibrate:
+            model = deepfits.calibrate(model, store, out / "model", threads=1)
+        features = deepfits.fit(store, model, out / f"features{suffix}", threads=1)
+        predicted = deepfits.redshift_predict(features, out=out / f"redshifts{suffix}.parquet")
         found[name] = compare(
             read_features(features), read_table(predicted), read_table(out / "truth.parquet")
         )
@@ -246,6 +251,7 @@ def figures(
         flux, error = (features[f"flux_model{end}_{band}"][rows] for end in ("", "_err"))
         out[f"flux {band}"] = with_error(flux / expected, np.median)
         out[f"pulls {band}"] = with_error((flux - expected) / error, width)
+    out["anomaly median"] = with_error(features["anomaly"][rows], np.median)
     for blue, red in COLOURS:
         flux = [features[f"flux_gauss_{band}"][rows] for band in (blue, red)]
         both = (flux[0] > 0) & (flux[1] > 0)
@@ -283,7 +289,7 @@ def show(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}")
     for which, row in found.items():
         print(f"  {which}, {row['number']} objects")
-        for kind in ("flux", "pulls", "colour", "scatter", "redshift"):
+        for kind in ("flux", "pulls", "colour", "scatter", "redshift", "anomaly"):
             parts = [(key, value) for key, value in row.items() if key.split()[0] == kind]
             print(
                 "    "

@@ -15,6 +15,7 @@ from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text, writing
 from deepfits.photometry import reference_band
+from deepfits.results import read_record
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import claim, part_of, stage
 from deepfits.tables import require_column, write_table
@@ -220,6 +221,7 @@ def odd(config: OddConfig) -> Path:
     from deepfits.explorer.oddity import rank
 
     objects, drawer = _load(config)
+    _warn_if_not_calibrated(objects.directory)
     allowed = objects.satisfying(config.where)
     ranking = rank(objects, config.number, allowed, everything=config.everything)
     excluded = f"excluded: {ranking.left_out}; everything=True ranks them too"
@@ -233,6 +235,19 @@ def odd(config: OddConfig) -> Path:
     reasons = [words.replace(" − ", "\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}") for words in why]  # colours
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, reasons, strict=True)]
     return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
+
+
+def _warn_if_not_calibrated(features: Path) -> None:
+    """Warn if anomalies are measured on the scale of other surveys than that of the features."""
+    from deepfits.models.bundle import find_builtin
+
+    made_from = read_record(features).get("inputs", {})
+    if "calibration" not in made_from and find_builtin(made_from.get("model")):
+        log.warning(
+            "WARNING: %s: anomalies are on the scale of the surveys that the model was trained on, so bright "
+            "galaxies may lead; `deepfits calibrate MODEL STORE --out CALIBRATED`, and fit with that",
+            features,
+        )
 
 
 def _load(config: Any) -> tuple[Objects, Drawer]:
