@@ -1,6 +1,6 @@
 """Fluxes, colours and redshifts on skies that were simulated without this package.
 
-    python benchmarks/independent.py --out bench-independent [--surveys des ...] [--zcosmos FILE] [--calibrate]
+    python benchmarks/independent.py --out bench-independent [--surveys des ...] [--zcosmos F] [--calibrate]
 
 GalSim draws fields of 2,400 pixels a side with the seeing, pixel scale and depth of four surveys. Galaxy
 counts follow a power law in i to 26.5; colours and redshifts are those of zCOSMOS galaxies with secure
@@ -108,7 +108,7 @@ def main() -> None:
             print(f"{name}: simulating", flush=True)
             draw(SURVEYS[name], table1.zcosmos_catalogue(out, options), out, list(SURVEYS).index(name))
         store = deepfits.cutouts(out / "images", out / "cutouts")
-        model = "builtin:ugriz"
+        model: str | Path = "builtin:ugriz"
         if options.calibrate:
             model = deepfits.calibrate(model, store, out / "model", threads=1)
         features = deepfits.fit(store, model, out / f"features{suffix}", threads=1)

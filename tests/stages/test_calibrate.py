@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 
 import numpy as np
@@ -11,6 +13,8 @@ import deepfits
 from deepfits.errors import InputError, TooFewGalaxiesError
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
+from deepfits.results import RECORD
+from deepfits.stages.show import _warn_if_not_calibrated
 from tests.helpers.stage_runs import RUNS
 
 
@@ -42,3 +46,20 @@ def test_too_few_bright_galaxies(base, tmp_path):
     with pytest.raises(TooFewGalaxiesError, match=r"of \d objects are bright .* 40 are needed"):
         RUNS["calibrate"](tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("made_from", "is_warned"),
+    [
+        ({"model": "shipped"}, True),
+        ({"model": "shipped", "calibration": "0a"}, False),
+        ({"model": "1b"}, False),
+    ],
+)
+def test_anomalies_on_the_scale_of_other_surveys(tmp_path, caplog, made_from, is_warned):
+    fingerprint = Model.load("builtin:ugriz").fingerprint if made_from["model"] == "shipped" else "1b"
+    record = {"stage": "fit", "version": 1, "inputs": made_from | {"model": fingerprint}, "settings": {}}
+    (tmp_path / RECORD).write_text(json.dumps(record | {"finished": True}))
+    with caplog.at_level(logging.WARNING):
+        _warn_if_not_calibrated(tmp_path)
+    assert ("deepfits calibrate MODEL STORE" in caplog.text) == is_warned
