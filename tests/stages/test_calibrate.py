@@ -6,11 +6,13 @@ import json
 import logging
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
 import deepfits
 from deepfits.errors import InputError, TooFewGalaxiesError
+from deepfits.fitting.model_error import FLUXES
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.results import RECORD
@@ -38,6 +40,21 @@ def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
     assert (ours["anomaly"] != theirs["anomaly"])[bright].any()
     with pytest.raises(InputError, match="calibration"):
         deepfits.fit(base / "survey", base / "model", out, threads=1)
+
+
+def test_a_band_that_the_survey_lacks_keeps_its_values(base, first, tmp_path):
+    shutil.copytree(base / "survey", tmp_path / "survey")
+    with h5py.File(next((tmp_path / "survey").glob("*.h5")), "r+") as file:
+        file["weight"][:, 0] = 0
+    known = Model.load(first("calibrate"))
+    shipped = dict(known.errors, light_fraction=(0.77, 0.0, 0.0))
+    known.model_error, known.calibration = shipped, None
+    known.save(tmp_path / "model")
+    found = Model.load(RUNS["calibrate"](tmp_path, tmp_path / "out")).errors
+    assert found["light_fraction"][0] == 0.77
+    assert 0 < min(found["light_fraction"][1:]) < 0.77
+    assert all(found["flux_fraction"][kind][0] == shipped["flux_fraction"][kind][0] for kind in FLUXES)
+    assert np.isfinite(found["latent_nuisance"]).all()
 
 
 def test_too_few_bright_galaxies(base, tmp_path):

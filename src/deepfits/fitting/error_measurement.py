@@ -13,8 +13,10 @@ statistics of `deepfits.fitting.oddity`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ NUM_FITS = MOST_BRIGHT + NUM_ORDINARY + NUM_DRAWN
 """Maximum number of fits of a measurement."""
 PERCENTILES = (20.0, 97.0)
 """Percentiles of the signal to noise of all objects between which galaxies are injected."""
+LEAST_COVERED = 0.2
+"""Fraction of the objects above which a band counts as one of the survey."""
 LARGEST_UNSEEN = 20.0
 LARGEST_DIMMING = 3.0
 """Largest factor by which a galaxy is dimmed before it is injected: faint galaxies are smaller."""
@@ -56,6 +60,7 @@ def learn_model_error(
     *,
     sight: Sight | None,
     psf: np.ndarray | None,
+    otherwise: ModelError | None = None,
     advance: Advance | None = None,
 ) -> ModelError:
     """Measure the errors of a model on the galaxies of a survey.
@@ -63,12 +68,13 @@ def learn_model_error(
     The fitter has the settings of the survey's fits, and no measured `model_error` yet. Images and weights,
     ``(N, B, H, W)`` in nJy and nJy⁻², are of objects that the model was not trained on; `find_neighbours`
     returns the pixels of their neighbours, ``(N, H, W)`` bool. Scene models need `sight`. PSFs, ``(N, B, K,
-    2)``, are by default those of the store's seeing. `advance` is called with the number of fits newly done.
+    2)``, are by default those of the store's seeing. Bands that (nearly) no object has get the values of
+    `otherwise`. `advance` is called with the number of fits newly done.
 
     Raises
     ------
     TooFewGalaxiesError
-        There are fewer than `FEWEST` bright galaxies with data in all bands.
+        There are fewer than `FEWEST` bright galaxies with data in all bands that the survey has.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(
@@ -93,19 +99,22 @@ def learn_model_error(
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
     own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
-    latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
+    latent, brightness = fitted.fit.latent.numpy()[good], np.nansum(own.flux[good, :, 1], axis=1)
     covariance = measured["latent_covariance"][good]
     nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]))
+    bands = len(fitter.info.bands)
     learnt = ModelError(
         flux_fraction=fraction,
         flux_unseen={
             kind: _unseen(injected, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)
         },
-        usual=ModelError.unknown(len(fitter.info.bands)).usual,
+        usual=ModelError.unknown(bands).usual,
         light_fraction=_light_fractions(fitter, fitted, np.nan_to_num(drawn), is_bright & good),
         latent_trend=_trend(np.log(np.maximum(brightness, 1.0)), latent_distance(latent)),
         latent_nuisance=tuple(tuple(float(f"{value:.4g}") for value in row) for row in nuisance),
     )
+    if not galaxies.has_band.all():
+        learnt = _in_bands(galaxies.has_band, learnt, otherwise or ModelError.unknown(bands))
     figures = oddities(fitter, fitted, drawn, learnt)
     return replace(learnt, usual={part: _usual(figures[part][good]) for part in PARTS})
 
@@ -122,12 +131,22 @@ class _Galaxies:
     psf: np.ndarray
     advance: Advance | None = None
 
+    @cached_property
+    def aperture(self) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and error in the aperture, ``(N, B)``; NaN for bands without data."""
+        return aperture_flux(self.image, self.weight, self.fitter.sums[1])
+
+    @cached_property
+    def has_band(self) -> np.ndarray:
+        """Which bands the survey has, ``(B,)`` bool."""
+        return np.asarray(np.isfinite(self.aperture[0]).mean(axis=0) > LEAST_COVERED)
+
     def signal(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the signal to noise in the aperture, all bands together, and which have all bands."""
-        flux, error = aperture_flux(self.image, self.weight, self.fitter.sums[1])
+        flux, error = self.aperture
         is_known = np.isfinite(flux)
         signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(is_known.sum(1), 1))
-        return signal, is_known.all(1)
+        return signal, is_known[:, self.has_band].all(1) & is_known.any(1)
 
     def seen(self, rows: np.ndarray) -> Sight | None:
         """Return how objects were observed; None for a model of images."""
@@ -217,6 +236,20 @@ def _inject(
     return replace(fluxes, **{name: values[is_seen] for name, values in vars(fluxes).items()}), truth[is_seen]
 
 
+def _in_bands(which: np.ndarray, measured: ModelError, otherwise: ModelError) -> ModelError:
+    """Return what was measured, with the values of `otherwise` in bands that are not in `which`."""
+
+    def chosen(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:
+        return tuple(float(value) for value in np.where(which, first, second))
+
+    return replace(
+        measured,
+        flux_fraction={k: chosen(v, otherwise.flux_fraction[k]) for k, v in measured.flux_fraction.items()},
+        flux_unseen={k: chosen(v, otherwise.flux_unseen[k]) for k, v in measured.flux_unseen.items()},
+        light_fraction=chosen(measured.light_fraction, otherwise.light_fraction),
+    )
+
+
 def median_of(errors: Sequence[ModelError]) -> ModelError:
     """Combine the errors measured in several surveys: the median of each number, the mean of matrices."""
 
@@ -262,9 +295,15 @@ def _flux_fractions(
 
 
 def _typical_noise(weight: np.ndarray) -> np.ndarray:
-    """Return the pixel noise of each band, ``(B,)``: the median over pixels and then over objects."""
+    """Return the pixel noise of each band, ``(B,)``: the median over pixels and then over objects.
+
+    It is infinite for a band without data.
+    """
     known = np.where(weight > 0, weight, np.nan).reshape(*weight.shape[:2], -1)
-    return np.asarray(np.nanmedian(np.nanmedian(known, axis=2), axis=0) ** -0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
+        typical = np.nanmedian(np.nanmedian(known, axis=2), axis=0)
+    return np.asarray(np.where(np.isfinite(typical), typical**-0.5, np.inf))
 
 
 def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
@@ -318,6 +357,8 @@ def _light_fractions(
 
     def share(band: int) -> float:
         r, noise2, light = (values[:, band][inside[:, band]] for values in (residual, variance, flux))
+        if not len(r):
+            return 0.0
         # 4.55% of a normal distribution lie beyond two standard deviations.
         return smallest_wide_enough(
             lambda f: bool((np.abs(over(r, noise2 + (f * light) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0

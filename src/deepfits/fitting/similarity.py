@@ -52,16 +52,16 @@ def learn_nuisance(
     latent, covariance
         ``(N, L)`` and ``(N, L, L)``: best fits of galaxies, and their posterior covariances.
     noise
-        ``(B,)``: standard deviation of a pixel, nJy.
+        ``(B,)``: standard deviation of a pixel, nJy; infinite for a band without data.
     """
     import torch
 
     rng = torch.Generator().manual_seed(0)
     chosen = torch.from_numpy(np.ascontiguousarray(latent[:MOST_DRAWN], dtype=np.float32))
     sight = model.nominal_sight(len(chosen))
-    sigma = torch.from_numpy(noise.astype(np.float32))[:, None, None]
+    sigma = torch.from_numpy(np.where(np.isfinite(noise), noise, 0).astype(np.float32))[:, None, None]
     drawn = model.draw(chosen, sight)
-    weight = (sigma**-2).expand_as(drawn)
+    weight = torch.where(sigma > 0, sigma**-2, 0).expand_as(drawn)
     reference = model.embed(drawn, weight, sight)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for number in range(NUM_SYMMETRIES):

@@ -51,7 +51,8 @@ def calibrate(config: CalibrateConfig) -> Path:
     model that ships with the package, or was trained on another survey, has the values of the surveys that it
     was trained on. This takes a minute and needs no truth: bright galaxies are compared with their images,
     and dimmed copies of them are injected into the sky of other cutouts. The networks stay as they are, and
-    so do latents, fluxes and redshift heads; fit the cutouts with the calibrated model.
+    so do latents, fluxes and redshift heads; fit the cutouts with the calibrated model. Bands of the model
+    that the store lacks keep their values.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     Raises
     ------
     TooFewGalaxiesError
-        There are not enough bright galaxies with data in all bands.
+        There are not enough bright galaxies with data in all bands of the store.
     InputError
         The model cannot be fitted to the store, the store is not finished, or there are other results in
         `out`.

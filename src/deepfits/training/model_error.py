@@ -49,6 +49,8 @@ def measure_on(
 ) -> ModelError:
     """Measure the model error on a store; `advance` is called with the number of galaxies newly fitted.
 
+    Bands that the store lacks keep the values of the training.
+
     Raises
     ------
     TooFewGalaxiesError
@@ -59,6 +61,8 @@ def measure_on(
         rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:max_objects])
     cutouts = store.take(chosen)
+    trained = model.model_error
+    bands, name = len(model.info.bands), f"model {model.fingerprint}"
     uncalibrated = replace(model, model_error=None, calibration=None)
     fitter = Fitter(uncalibrated, FitSettings(), store.info, threads=threads)
     return learn_model_error(
@@ -68,5 +72,6 @@ def measure_on(
         partial(find_neighbours, noise_correlation=store.info.noise_correlation),
         sight=fitter.sight(cutouts),
         psf=cutouts.psf,
+        otherwise=None if trained is None else ModelError.from_json(trained, bands, name),
         advance=advance,
     )
