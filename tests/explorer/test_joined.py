@@ -167,7 +167,9 @@ def test_a_table_keeps_the_names_of_its_columns_and_its_identities(features, sky
     assert "id" not in ours  # they are those of the objects
 
 
-@pytest.mark.parametrize("kind", ["polars", "arrow", "pandas with an index"])
+@pytest.mark.parametrize(
+    "kind", ["polars", "arrow", "pandas with an index", "pandas with an index that is also a column"]
+)
 def test_tables_in_memory_of_other_libraries(features, sky, kind):
     columns = {"object_id": sky["object_id"][::-1], "mass": sky["z_spec"][::-1]}
     if kind == "polars":
@@ -175,5 +177,5 @@ def test_tables_in_memory_of_other_libraries(features, sky, kind):
     elif kind == "arrow":
         table = pa.table(columns)
     else:
-        table = pd.DataFrame(columns).set_index("object_id")
+        table = pd.DataFrame(columns).set_index("object_id", drop="column" not in kind)
     np.testing.assert_array_equal(JoinedTable(features, tables={"mine": table})["mass"], sky["z_spec"])

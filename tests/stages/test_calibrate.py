@@ -80,3 +80,19 @@ def test_anomalies_on_the_scale_of_other_surveys(tmp_path, caplog, made_from, is
     with caplog.at_level(logging.WARNING):
         _warn_if_not_calibrated(tmp_path)
     assert ("deepfits calibrate MODEL STORE" in caplog.text) == is_warned
+
+
+@pytest.mark.parametrize("ships", [False, True])
+def test_only_a_model_trained_here_may_have_seen_the_objects(base, tmp_path, monkeypatch, ships):
+    """A model that ships with the package has not, wherever it lies: calibrated before, or copied."""
+    asked = []
+
+    def measure_on(model, store, *, held_out_only, **more):
+        asked.append(held_out_only)
+        raise TooFewGalaxiesError("enough")
+
+    monkeypatch.setattr("deepfits.training.model_error.measure_on", measure_on)
+    monkeypatch.setattr("deepfits.models.bundle.find_builtin", lambda found: "a model" if ships else None)
+    with pytest.raises(TooFewGalaxiesError):
+        RUNS["calibrate"](base, tmp_path / "out")
+    assert asked == [not ships]

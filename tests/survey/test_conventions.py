@@ -748,11 +748,12 @@ def test_the_correlation_of_resampled_noise_is_measured(tmp_path, stated, card, 
     noise = np.random.default_rng(6).normal(0, SIGMA, (402, 402))
     noise = 0.15 * noise[:-2] + 0.7 * noise[1:-1] + 0.15 * noise[2:]
     noise = 0.15 * noise[:, :-2] + 0.7 * noise[:, 1:-1] + 0.15 * noise[:, 2:]
-    head = header(0.2, BUNIT="nJy", FILTER="i", **card)
-    fits.writeto(tmp_path / "a-i.fits", noise.astype(np.float32), head)
+    depth = np.ones(noise.shape)
     if stated is not None:
-        weight = np.full(noise.shape, (stated * SIGMA) ** -2, np.float32)
-        fits.writeto(tmp_path / "a-i.ivar.fits", weight)
+        depth[:256] = 3  # the quiet blocks are then not those of the median weight
+        fits.writeto(tmp_path / "a-i.ivar.fits", ((stated * SIGMA * depth) ** -2).astype(np.float32))
+    head = header(0.2, BUNIT="nJy", FILTER="i", **card)
+    fits.writeto(tmp_path / "a-i.fits", (noise * depth).astype(np.float32), head)
     images = image_set(tmp_path)
     with open_field(images.fields[0], images) as field:
         # Medians over some twenty blocks of 256 sums each: 1% of the noise.

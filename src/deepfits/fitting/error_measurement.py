@@ -89,12 +89,12 @@ def learn_model_error(
     signal, is_whole = galaxies.signal()
     rows, is_bright = _choose(signal, is_whole, rng)
     if not len(rows):
-        raise _too_few(signal, is_whole)
+        raise _too_few(galaxies, signal, is_whole)
     fitted = galaxies.fit(image[rows], weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
-        raise _too_few(signal, is_whole)
+        raise _too_few(galaxies, signal, is_whole)
     injected, truth = _inject(galaxies, fitted, signal, is_whole, rows, good, rng)
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
     own = galaxies.fluxes(measured, rows)
@@ -191,11 +191,14 @@ def _choose(
     return rows, np.arange(len(rows)) < len(bright)
 
 
-def _too_few(signal: np.ndarray, is_whole: np.ndarray) -> TooFewGalaxiesError:
+def _too_few(galaxies: _Galaxies, signal: np.ndarray, is_whole: np.ndarray) -> TooFewGalaxiesError:
     bright = int((is_whole & (signal >= BRIGHT_SIGMA)).sum())
+    names = zip(galaxies.fitter.info.bands, galaxies.has_band, strict=True)
+    bands = ", ".join(band for band, is_there in names if is_there)
     return TooFewGalaxiesError(
         f"errors of the model: {bright} of {len(signal)} objects are bright (signal to noise above "
-        f"{BRIGHT_SIGMA:g}) and have data in all bands of the model; {FEWEST} are needed"
+        f"{BRIGHT_SIGMA:g}) and have data in all of {bands}; {FEWEST} are needed. Give more objects, or fit "
+        "with the model as it is"
     )
 
 

@@ -74,7 +74,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     `deepfits fit run/cutouts run/model --out run/features-both`
     """
     from deepfits.fitting.error_measurement import NUM_FITS
-    from deepfits.models.bundle import BUILTIN_PREFIX, Model
+    from deepfits.models.bundle import Model, find_builtin
     from deepfits.models.card import describe
     from deepfits.survey.store import CutoutStore
     from deepfits.training.model_error import measure_on
@@ -91,7 +91,7 @@ def calibrate(config: CalibrateConfig) -> Path:
             error = measure_on(
                 loaded,
                 store,
-                held_out_only=not str(config.model).startswith(BUILTIN_PREFIX),
+                held_out_only=find_builtin(loaded.fingerprint) is None,
                 max_objects=config.max_objects,
                 threads=config.threads,
                 advance=task.advance,

@@ -376,8 +376,10 @@ class Plane:
             )
 
     def _settle_scale(self, noise: Noise, image: np.ndarray, weight: np.ndarray) -> None:
-        stated = float(np.median(weight[weight > 0])) ** -0.5
-        ratio = noise.sigma / stated
+        # Not the ratio of the medians: if the depth varies, they refer to different pixels.
+        normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
+        ratio = noise.sigma * float(np.median(weight[weight > 0])) ** 0.5
+        ratio = ratio if normalised is None else normalised.sigma
         mode = self.options.weight_scale
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
@@ -385,9 +387,6 @@ class Plane:
             may_be_relative and (is_off or self._pixels.are_exposure_times(weight))
         )
         if mode == "relative" or (mode == "auto" and is_relative):
-            # If the depth varies, the noise and the median weight above refer to different pixels.
-            normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
-            ratio = normalised.sigma if normalised is not None else ratio
             self._scale = ratio**-2
             self.remarks.append(
                 f"relative weights: the measured noise is {ratio:.3g} times what they imply; rescaled"

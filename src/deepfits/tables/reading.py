@@ -84,8 +84,8 @@ def from_memory(given: Any, where: str) -> Table:
         if hasattr(given, "__arrow_c_stream__") and not is_pandas:
             return _normalized(table_from_arrow(pa.table(given), Path(where)))
         if is_pandas:
-            is_named = any(name is not None for name in given.index.names)
-            given = AstropyTable.from_pandas(given.reset_index() if is_named else given)
+            further = [n for n in given.index.names if n is not None and n not in given.columns]
+            given = AstropyTable.from_pandas(given.reset_index(further) if further else given)
         return _normalized(from_astropy(AstropyTable(given), where))
 
 
