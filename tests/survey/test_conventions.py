@@ -692,6 +692,26 @@ def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, 
     assert any("whatever their weights" in text for text in remarks)
 
 
+@pytest.mark.parametrize("has_weights", [False, True])
+@pytest.mark.parametrize("values", [(0.0, -99.0), (-99.0, 1e30), (0.0, -9999.0, 1e30)])
+def test_several_values_may_stand_for_no_data_in_one_image(tmp_path, sky, values, has_weights):
+    """0 beyond the edge and -99 in bad pixels; of the latter, columns of single pixels count too."""
+    image, expected = sky.astype(np.float32), np.ones(SHAPE, bool)
+    for row, value in enumerate(values):
+        image[20 * row : 20 * row + 20, :60] = value
+        expected[20 * row : 20 * row + 20, :60] = False
+    image[90:, 100] = image[90:, 120] = values[-1]
+    image[80:90, 130:140] = 0  # rare
+    expected[90:, [100, 120]] = expected[80:90, 130:140] = False
+    if has_weights:
+        coadd(tmp_path, image, role="rms", values=full(SIGMA))
+    else:
+        coadd(tmp_path, image)
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_array_equal(weight > 0, expected)
+    assert any(f"{values[-1]:g}" in text and "treated as no data" in text for text in remarks)
+
+
 def test_blank_of_unsigned_integers_is_no_data(tmp_path, sky):
     stored = np.clip(20 * sky + 2000, 0, 65_000).astype(np.uint16)
     stored[:20] = 65_535

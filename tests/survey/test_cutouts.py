@@ -216,6 +216,20 @@ def test_own_catalogue_with_sky_positions(sky, truth, tmp_path):
     assert "outside every image" in (out / "incomplete.csv").read_text()
 
 
+def test_objects_of_a_catalogue_of_pixel_positions_get_sky_positions(sky, truth, tmp_path):
+    """As SExtractor's default catalogues: without ra and dec, labels could not be matched by position."""
+    rows = "".join(
+        f"{n} {x + 1} {y + 1}\n" for n, (x, y) in enumerate(zip(truth["x"], truth["y"], strict=True))
+    )
+    (tmp_path / "mine.txt").write_text("NUMBER X_IMAGE Y_IMAGE\n" + rows)
+    found = CutoutStore(
+        deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "mine.txt")
+    ).catalogue()
+    ra, dec = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    np.testing.assert_allclose(found["ra"], ra[found["object_id"]], atol=1e-8)
+    np.testing.assert_allclose(found["dec"], dec[found["object_id"]], atol=1e-8)
+
+
 def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
     path = write_table(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])})
     with pytest.raises(InputError, match="no object lies on any"):

@@ -13,6 +13,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
+from deepfits.survey.noise import clipped_statistics, measure_noise
 from deepfits.survey.photometry import make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
@@ -67,6 +68,19 @@ def test_fluxes_and_their_errors_are_right(catalogue, truth):
         faint = true < 2000  # bright ones scatter by their centroids and neighbours, not by the sky's noise
         assert 0.6 < 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint]))) < 1.5
         assert (error > 0).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 0.8])
+def test_noise_below_the_step_of_integers_is_measured_beside_bright_pixels(sigma, offset):
+    """Where most pixels have one value, so that their median deviation is 0 or nearly so."""
+    image = np.rint(np.random.default_rng(1).normal(100 + offset, sigma, (128, 128))).astype(np.float32)
+    expected = float(image.std())
+    image[:2] += 50
+    assert clipped_statistics(image)[1] == pytest.approx(expected, rel=0.06)
+    noise = measure_noise(image, np.ones(image.shape, bool))
+    assert noise is not None
+    assert noise.sigma == pytest.approx(expected, rel=0.06)
 
 
 @pytest.mark.parametrize("level", [100.0, 100.25, 100.5])

@@ -366,6 +366,7 @@ def cut_task(
     if "ra" in columns:
         _check_places(field, task, ours, plan)
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
+    ours |= _sky_positions(field, task, ours)
     ours |= valid_fractions(weight, bands)
     seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
     for band, wavelength in seen.items():
@@ -384,6 +385,14 @@ def cut_task(
         catalogue=ours,
         psf=psf,
     )
+
+
+def _sky_positions(field: Field, task: ShardTask, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return ra and dec, from the WCS where the catalogue has pixel positions only."""
+    ra, dec = (ours.get(name, np.full(len(task.x), np.nan)).astype(float) for name in ("ra", "dec"))
+    is_missing = ~(np.isfinite(ra) & np.isfinite(dec))
+    ra[is_missing], dec[is_missing] = field.sky(task.x[is_missing], task.y[is_missing])
+    return {"ra": ra, "dec": dec}
 
 
 def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], plan: StorePlan) -> None:

@@ -1,13 +1,14 @@
-"""Values that mark pixels without data that weights do not flag: 0, or a repeated value far from all others.
+"""Values that mark pixels without data that weights do not flag: 0, or repeated values far from all others.
 
-Any other value that fills whole blocks counts too, unless the counts are quantised.
+Any other value that fills whole blocks counts too, unless the counts are quantised. An image may have
+several, such as 0 beyond its edge and -9999 in bad pixels.
 
 Shapes: H, W pixels; any number of axes before them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -39,15 +40,28 @@ class Fill:
     in_blocks
         Whether only blocks of `BLOCK` pixels a side count, because single pixels may hold the value by
         chance.
+    further
+        The next value that marks pixels without data, if there are several.
     """
 
     value: float
     half_step: np.ndarray | None = None
     within: float = 0.0
     in_blocks: bool = False
+    further: Fill | None = None
+
+    @property
+    def margin(self) -> int:
+        """Number of rows before and after a strip that decide which of its pixels have no data."""
+        own = BLOCK - 1 if self.in_blocks else 0
+        return max(own, self.further.margin) if self.further else own
 
     def holds(self, counts: np.ndarray, first: int = 0) -> np.ndarray:
         """Return which pixels of rows ``(..., H, W)``, starting at row `first` of the image, have no data."""
+        own = self._holds_own(counts, first)
+        return own | self.further.holds(counts, first) if self.further else own
+
+    def _holds_own(self, counts: np.ndarray, first: int) -> np.ndarray:
         if self.half_step is None:
             is_fill = np.abs(counts - self.value) <= self.within if self.within else counts == self.value
         else:
@@ -63,8 +77,12 @@ class Fill:
 
     def words(self, share: float) -> str:
         """Describe the pixels without data, a fraction `share` of all, to the user."""
-        how = ", in blocks" if self.in_blocks else ""
-        return f"{share:.1%} of the pixels are exactly {self.value:g}{how}: treated as no data"
+        return f"{share:.1%} of the pixels are exactly {self._values()}: treated as no data"
+
+    def _values(self) -> str:
+        own = f"{self.value:g}" + ", in blocks" * self.in_blocks
+        more = None if self.further is HOLES else self.further
+        return f"{own}, or {more._values()}" if more else own
 
 
 HOLES = Fill(value=0.0, in_blocks=True)
@@ -77,7 +95,7 @@ def zeros_are_rare(counts: np.ndarray) -> bool:
 
 
 def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> Fill | None:
-    """Find the value that marks pixels without data; None if there is none.
+    """Find the values that mark pixels without data; None if there is none.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros
     that fill blocks count. Dithering moves zeros by up to half a step.
@@ -91,42 +109,64 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     is_dithered
         Whether the quantisation was dithered.
     """
-    finite = counts[np.isfinite(counts)]
-    if not finite.size:
+    is_known = np.isfinite(counts)
+    number, zeros = int(is_known.sum()), int((counts == 0).sum())
+    if steps is None and zeros <= FILL_SHARE * number and _repeats_little(counts[is_known]):
         return None
+    tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
+    dithered = None
     if steps is not None and is_dithered:
         dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
-        if dithered.holds(counts).mean() > FILL_SHARE:
-            return dithered
-    zeros = float((finite == 0).mean())
-    if steps is None and zeros <= FILL_SHARE and _repeats_little(finite):
-        return None
-    values, numbers = np.unique(finite[finite != 0] if steps is None else finite[:0], return_counts=True)
-    max_count = float(numbers.max(initial=0))
-    zero = None
-    if zeros > FILL_SHARE:
-        zero = Fill(value=0.0, in_blocks=max_count > STEPPED_SHARE * finite.size or steps is not None)
-        if not zero.in_blocks or zero.holds(counts).mean() > FILL_SHARE:
-            return zero
-    tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
-    if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], tolerance)) is not None:
+    is_zero = dithered.holds(counts) if dithered is not None else counts == 0
+    others = counts[is_known & ~is_zero]
+    holes = HOLES if zeros_are_rare(counts) else None
+    far: Fill | None = holes
+    while (found := _far_value(others, tolerance, FILL_SHARE * number)) is not None:
+        others = others[np.abs(others - found.value) > found.within]
+        found.further, far = far, found
+    first = dithered
+    if dithered is None or is_zero.sum() <= FILL_SHARE * number:
+        first = _find_near(counts, zeros, number, others if steps is None else None)
+    if far is holes:
+        return first
+    if first is None or (first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
         return far
-    if zero is not None or steps is not None or not FILL_SHARE * finite.size < max_count < finite.size:
-        return zero
+    return replace(first, further=far)
+
+
+def _find_near(counts: np.ndarray, zeros: int, number: int, others: np.ndarray | None) -> Fill | None:
+    """Find a value not far from all others that marks pixels without data: 0, or one that fills blocks.
+
+    Parameters
+    ----------
+    counts, zeros, number
+        A sample of pixels, and how many of them are 0, and not NaN.
+    others
+        The pixels that are neither 0 nor far from all others; None if values are quantised.
+    """
+    values, numbers = np.unique(counts[:0] if others is None else others, return_counts=True)
+    max_count = int(numbers.max(initial=0))
+    if zeros > FILL_SHARE * number:
+        # Single zeros are values if other values are as common, as among integers.
+        return Fill(value=0.0, in_blocks=max_count > STEPPED_SHARE * number or others is None)
+    if not FILL_SHARE * number < max_count < number:
+        return None
     # For example a border of zeros after sky subtraction. Saturated pixels do not form blocks.
     next_common = np.partition(numbers, -2)[-2] if numbers.size > 1 else 0
-    is_stepped = next_common > STEPPED_SHARE * finite.size
+    is_stepped = next_common > STEPPED_SHARE * number
     return None if is_stepped else Fill(value=float(values[np.argmax(numbers)]), in_blocks=True)
 
 
-def _far_value(values: np.ndarray, within: float) -> Fill | None:
-    """Find a repeated value far from all others: -9999, 1e30, or the level at which pixels saturate.
+def _far_value(values: np.ndarray, within: float, least: float) -> Fill | None:
+    """Find a value, of more than `least` pixels, far from all others: -9999, 1e30, or that of saturation.
 
     In quantised floats it differs between tiles by less than `within`, because their steps differ.
     """
+    every = max(values.size // ENOUGH, 1)
+    values = values[::every]
     rounded = values if not within else np.rint(values / within) * within
     distinct, numbers = np.unique(rounded, return_counts=True)
-    repeated = distinct[(numbers > FILL_SHARE * values.size) & (distinct != 0)]
+    repeated = distinct[(numbers > least / every) & (distinct != 0)]
     for value in repeated[[0, -1]].tolist() if repeated.size else ():
         is_fill = np.abs(values - value) <= within
         others = values[~is_fill].astype(float)
@@ -142,7 +182,7 @@ def _far_value(values: np.ndarray, within: float) -> Fill | None:
 def far_below(values: np.ndarray) -> Fill | None:
     """Find a negative value that stands for no data in a single cutout, as its zero point makes it."""
     finite = values[np.isfinite(values)]
-    found = None if _repeats_little(finite) else _far_value(finite, 0.0)
+    found = None if _repeats_little(finite) else _far_value(finite, 0.0, FILL_SHARE * finite.size)
     return found if found is not None and found.value < 0 else None
 
 
@@ -160,7 +200,7 @@ def _repeats_little(values: np.ndarray) -> bool:
 def find_fill_beside_weights(
     counts: np.ndarray, weight: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False
 ) -> tuple[Fill | None, float]:
-    """Find the value that marks missing data among pixels of positive weight, and the fraction of these.
+    """Find the values that mark missing data among pixels of positive weight, and the fraction of these.
 
     Zeros count only if they fill blocks and are rare elsewhere, since in sparse photon counts they are real
     values. Counts and weights are ``(..., H, W)``; see `find_fill` for the other parameters.
@@ -175,8 +215,8 @@ def find_fill_beside_weights(
     if fill is None:
         return None, 0.0
     fill.in_blocks |= fill.value == 0
-    marked = fill.holds(counts) & np.isfinite(used)
-    single = int((used == fill.value).sum() - marked.sum())
-    if not marked.any() or (fill.in_blocks and single > marked.sum()):
-        return None, 0.0
-    return fill, float(marked.mean())
+    marked = int(replace(fill, further=None).holds(used).sum())
+    single = int((used == fill.value).sum()) - marked
+    kept = fill.further if not marked or (fill.in_blocks and single > marked) else fill
+    share = float(kept.holds(used).mean()) if kept is not None else 0.0
+    return (kept, share) if share else (None, 0.0)

@@ -71,10 +71,13 @@ def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float,
         return np.nan, np.nan
     level = _middle_of(values)
     spread = SIGMA_PER_MAD * float(np.median(np.abs(values - level)))
+    if step := _step_of_most(values):
+        spread = step
     for _ in range(CLIPPING_ROUNDS):
         kept = values
         if spread > 0:
-            ends = np.asarray([level - clip * spread, level + clip * spread], values.dtype)
+            reach = max(clip * spread, 2.5 * step)
+            ends = np.asarray([level - reach, level + reach], values.dtype)
             first = int(np.searchsorted(values, ends[0], side="left"))
             kept = values[first : int(np.searchsorted(values, ends[1], side="right"))]
         level, spread = _middle_of(kept), float(np.std(kept, dtype=np.float64)) / _clipped_width(clip)
@@ -82,6 +85,18 @@ def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float,
             break
         values = kept
     return level, spread
+
+
+def _step_of_most(ordered: np.ndarray) -> float:
+    """Return the step from the value of more than half of sorted values to the next one; 0 if none is that.
+
+    Such values are quantised more coarsely than their noise, so that the median deviation is not its scale.
+    """
+    number, middle = len(ordered), ordered[len(ordered) // 2]
+    first, last = (int(np.searchsorted(ordered, middle, side)) for side in ("left", "right"))
+    if last - first <= number / 2 or last - first == number:
+        return 0.0
+    return float(np.abs(ordered[[max(first - 1, 0), min(last, number - 1)]] - middle).max())
 
 
 def _middle_of(ordered: np.ndarray) -> float:

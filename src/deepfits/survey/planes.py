@@ -27,7 +27,6 @@ from deepfits.survey.companions import SHARED
 from deepfits.survey.cutting import Rows
 from deepfits.survey.extra_planes import find_extras, shortened
 from deepfits.survey.fill import (
-    BLOCK,
     HALF_STEP,
     HOLES,
     Fill,
@@ -190,8 +189,7 @@ class Plane:
 
     def _fill_rows(self, fill: Fill, start: int, stop: int) -> np.ndarray:
         """Return which pixels hold the fill value, ``(stop − start, W)`` bool."""
-        margin = BLOCK - 1 if fill.in_blocks else 0
-        first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
+        first, last = max(start - fill.margin, 0), min(stop + fill.margin, self.shape[0])
         counts = self._pixels.image.rows(first, last)
         return fill.holds(counts, first)[start - first : stop - first]
 
