@@ -93,6 +93,15 @@ def test_without_a_catalogue_objects_are_detected(images, model, through_a_store
     assert pq.read_metadata(out / "catalogue.parquet").num_rows == len(expected)
 
 
+def test_psfs_too_sharp_for_the_scenes_are_refused_before_any_object_is_cut(images, model, tmp_path):
+    of_images = Model.load(model)
+    parts = of_images.config, of_images.info, of_images.normalisation
+    scenes = Model.make(*parts, reference_fwhm_arcsec=5.0).save(tmp_path / "scenes")
+    with pytest.raises(InputError, match=r"band u: a PSF of .* is too sharp.*; smooth the images"):
+        fit(images, scenes, tmp_path / "f", from_coadds=True, **QUICK)
+    assert not list((tmp_path / "f").glob("shard*"))
+
+
 def test_a_damaged_field_stops_no_other(images, model, through_a_store, tmp_path):
     bad = tmp_path / "sky"
     bad.mkdir()

@@ -261,20 +261,30 @@ def test_unknown_and_sharp_psfs_are_refused(stores, trained):
             model.sight(replace(cutouts, psf=wrong), store.info)
 
 
-@pytest.mark.parametrize("is_nan", [False, True])
-def test_a_store_without_psf_is_refused_before_any_work(stores, trained, tmp_path, is_nan):
+@pytest.mark.parametrize(
+    ("psf", "message"),
+    [
+        (None, "the PSF is unknown.*--psf g=0.8"),
+        (np.nan, "the PSF is unknown.*--psf g=0.8"),
+        (0.3, "a PSF of 0.30 arcsec.*smooth the images"),
+    ],
+)
+def test_a_store_of_unusable_psfs_is_refused_before_any_work(stores, trained, tmp_path, psf, message):
     cutouts = CutoutStore(stores[0]).take(np.arange(6))
     info = CutoutStore(stores[0]).info
     store = create_store(tmp_path / "store", info)
-    psf = np.full_like(cutouts.psf, np.nan) if is_nan else None
+    if psf is not None:
+        psf = np.broadcast_to(moffat_psf(psf), cutouts.psf.shape).astype(np.float32)
     write_shard(store / shard_name(0), replace(cutouts, psf=psf), info)
     for stage, more in ((deepfits.fit, {}), (deepfits.inpaint, {"bands": "r"})):
-        with pytest.raises(InputError, match=r"^band g: the PSF is unknown.*--psf g=0.8"):
+        with pytest.raises(InputError, match=f"^band g: {message}"):
             stage(store, trained, tmp_path / "out", threads=1, **more)
         assert not (tmp_path / "out").exists()
     # A band without data does not need a PSF.
     cutouts.weight[:, 0] = 0
     known = replace(info, fwhm_arcsec=(np.nan, 0.9))
+    if psf is not None:
+        psf[:, 1] = moffat_psf(0.9)
     store = create_store(tmp_path / "other", known)
     write_shard(store / shard_name(0), replace(cutouts, psf=psf), known)
     features = deepfits.read_features(deepfits.fit(store, trained, tmp_path / "out", threads=1))

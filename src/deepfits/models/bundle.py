@@ -30,7 +30,7 @@ from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
 from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, without_allocating
-from deepfits.models.sight import sight_of
+from deepfits.models.sight import require_psf, sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.photometry import bands_of
 from deepfits.splits import evenly_spaced
@@ -161,24 +161,21 @@ class Model:
         return store if self.grid is None else store.in_bands(self.info.bands)
 
     def require_psf(self, store: CutoutStore) -> None:
-        """Refuse a store, opened for the model, that lacks the PSF of a band with data.
+        """Refuse a store, opened for the model, of whose objects none has PSFs that `sight` accepts.
 
         Raises
         ------
         InputError
             The error of `sight`, before any object is fitted.
         """
-        is_unknown = np.isnan(store.info.fwhm_arcsec)
-        if self.grid is None or not is_unknown.any() or not len(store):
+        if self.grid is None:
             return
         try:
             sample = store.take(evenly_spaced(len(store), 16))
         except InputError:  # a damaged shard, which raises an error when its turn comes
             return
-        if sample.psf is not None:
-            is_unknown &= ~np.isfinite(sample.psf).all(axis=(2, 3)).any(axis=0)
-        if (is_unknown & (sample.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
-            self.sight(sample, store.info)
+        used = np.asarray((sample.weight > 0).any(axis=(2, 3)))
+        require_psf(sample.psf, used, store.info, self.grid)
 
     def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
         """Render images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.

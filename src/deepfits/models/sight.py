@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from deepfits.errors import InputError
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.observation import SceneGrid, Sight, all_above_reference, centre_shift
 from deepfits.survey.store import Cutouts, StoreInfo
@@ -36,6 +37,28 @@ def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
         size=info.size,
         pixel_scale_arcsec=info.pixel_scale_arcsec,
     )
+
+
+def require_psf(psf: np.ndarray | None, used: np.ndarray, info: StoreInfo, grid: SceneGrid) -> None:
+    """Refuse objects (or fields) of which not one can be described, before any is fitted.
+
+    `psf`, ``(N, B, K, 2)`` or None, is as in a store; `used`, ``(N, B)`` bool, says which bands have data.
+
+    Raises
+    ------
+    InputError
+        The error of `sight_of` for the first.
+    """
+    reason = None
+    for one, is_used in zip(psf_or_moffat(psf, info.fwhm_arcsec, len(used)), used, strict=True):
+        try:
+            all_above_reference(one[None], grid, info.bands, is_used[None])
+        except InputError as error:
+            reason = reason or error
+        else:
+            return
+    if reason is not None:
+        raise reason
 
 
 def join_sights(parts: list[Sight]) -> Sight:

@@ -17,7 +17,9 @@ import numpy as np
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
 from deepfits.files import digest, read_json, write_json
+from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.models.bundle import Model
+from deepfits.models.sight import require_psf
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
@@ -31,7 +33,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.describing import StorePlan
 from deepfits.survey.fields import ImageSet, OpenFields
 from deepfits.survey.find import find_fields
-from deepfits.survey.psf import parse_psf_option
+from deepfits.survey.psf import gaussians_of, parse_psf_option
 from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
@@ -73,6 +75,7 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     with closing(OpenFields(chosen)) as fields:
         tasks = lay_out(plan, columns, known, fields).tasks
         info = _describe(plan, known, tasks, fields, columns, out / DESCRIPTION)
+    _require_psf(model, info, chosen)
     widths = [given_for(b, plan.psf) or f"psfsize_{b}" for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
     parts = [_part(task, columns, widths, config) for task in tasks]
@@ -143,6 +146,19 @@ def _with_field_properties(
     kept = replace(info, extra={"psf": psf, "fields": seen})
     describing.warn_of_doubtful_psfs(kept)
     return kept
+
+
+def _require_psf(model: Model, info: StoreInfo, images: ImageSet) -> None:
+    """Refuse images of which no field has PSFs that the model accepts, before any object is cut out."""
+    fields = [field for field in images.fields if field.name in info.extra["psf"]]
+    if model.grid is None or not fields:
+        return
+    psf = [
+        [gaussians_of(info.extra["psf"][field.name].get(band), NUM_GAUSSIANS) for band in info.bands]
+        for field in fields
+    ]
+    used = np.array([[band in field.bands for band in info.bands] for field in fields])
+    require_psf(np.array(psf), used, info, model.grid)
 
 
 def cutout_size(model: Model, images: ImageSet) -> int:
