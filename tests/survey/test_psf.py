@@ -54,6 +54,21 @@ def test_the_psf_of_stars_has_the_wings_beyond_their_stamps(beta: float, fwhm: f
     assert (alone * apertures(61, scale, found[None])[-1][0]).sum() == pytest.approx(1, abs=0.007)
 
 
+def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
+    """The plain median of these has 1.8 times the noise."""
+    rng = np.random.default_rng(0)
+    image, places = np.zeros((400, 400)), np.arange(30, 371, 68)
+    x, y = (place.ravel() for place in np.meshgrid(places, places))
+    flux = np.geomspace(5e4, 5e2, len(x))
+    for cx, cy, light in zip(x, y, flux, strict=True):
+        image[cy - 12 : cy + 13, cx - 12 : cx + 13] += light * star(0.8, 0.2)
+    noise, weight = rng.normal(0, 1, image.shape), np.ones_like(image)
+    exact, noisy = (star_image(pixels, weight, x, y) for pixels in (image, image + noise))
+    assert exact is not None
+    assert noisy is not None
+    assert np.std(noisy - exact) < 1.8e-5
+
+
 def test_the_header_is_read_where_there_are_no_stars() -> None:
     in_pixels = fits.Header([("FWHM", 5.5, "Median FWHM in pixels")])
     assert find_psf(None, in_pixels, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)

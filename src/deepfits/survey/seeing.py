@@ -13,6 +13,8 @@ from deepfits.survey.stars import Locus
 
 SIDE, LEAST_SIDE = 25, 9
 """Side of the stamps of stars, and its minimum for small cutouts, pixels."""
+LEAST_NOISE = 1e-5
+"""Noise of a pixel, in units of a star's flux, below which stars count the same."""
 WIDER = 3
 """Side of the image of a star with its wings, in units of that of its stamp."""
 FEWEST = 3
@@ -45,7 +47,7 @@ def choose_stars(
 
 
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Return the median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
+    """Return the weighted median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
 
     None if fewer than three stars have data in all pixels.
     """
@@ -54,7 +56,25 @@ def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarr
 
 
 def _median_of(stamps: list[np.ndarray]) -> np.ndarray | None:
-    return np.median(stamps, axis=0) if len(stamps) >= FEWEST else None
+    return _weighted_median(np.stack(stamps)) if len(stamps) >= FEWEST else None
+
+
+def _weighted_median(stamps: np.ndarray) -> np.ndarray:
+    """Return the median of stamps ``(N, S, S)``, weighted by the inverse of their noise at the edge.
+
+    This is the maximum of the likelihood for errors with exponential tails, so that faint stars do not add
+    noise to the image of bright ones.
+    """
+    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
+    weight = 1 / np.maximum(robust_scatter(edge), LEAST_NOISE)
+    order = np.argsort(stamps, axis=0)
+    value, weight = np.take_along_axis(stamps, order, axis=0), weight[order]
+    place = (np.cumsum(weight, axis=0) - weight / 2) / weight.sum(axis=0)
+    after = np.clip((place < 0.5).sum(axis=0), 1, len(stamps) - 1)[None]
+    (low, high), (left, right) = (
+        [np.take_along_axis(values, at, axis=0)[0] for at in (after - 1, after)] for values in (value, place)
+    )
+    return np.asarray(low + (high - low) * np.clip((0.5 - left) / (right - left), 0, 1))
 
 
 def _edge_level(image: np.ndarray) -> float:
