@@ -15,8 +15,10 @@ from astropy.table import Table
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.photometry import apertures
 from deepfits.survey.describing import settled_psf, warn_of_doubtful_psfs
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
+from deepfits.survey.seeing import star_image
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex
@@ -32,6 +34,39 @@ def test_stars_are_believed_before_the_header() -> None:
     found = find_psf(star(0.8, 0.168), {"FWHM": 1.5}, 0.168)
     assert abs(found["fwhm_arcsec"] / 0.8 - 1) < 0.03  # the pixel is taken out
     assert "stars" in found["source"]
+
+
+@pytest.mark.parametrize(("beta", "fwhm"), [(2.5, 0.8), (2.8, 1.35), (3.5, 1.35)])
+def test_the_psf_of_stars_has_the_wings_beyond_their_stamps(beta: float, fwhm: float) -> None:
+    """So that matched weights return the total flux of a star; 2 to 5% of it was lost, by band."""
+    galsim = pytest.importorskip("galsim")
+    image, scale = galsim.ImageD(400, 400, scale=0.26), 0.26
+    x, y = (place.ravel() for place in np.meshgrid(*2 * [np.arange(80, 321, 80)]))
+    psf = galsim.Moffat(beta=beta, fwhm=fwhm)
+    for cx, cy in zip(x, y, strict=True):
+        stamp = psf.drawImage(nx=61, ny=61, scale=scale)
+        stamp.setCenter(int(cx) + 1, int(cy) + 1)
+        image[stamp.bounds] += stamp
+    level = 0.003  # of a background that remains in the image
+    stars = star_image(image.array + level, np.ones((400, 400)), x, y)
+    found = gaussians_of(find_psf(stars, {}, scale), NUM_GAUSSIANS)
+    alone = psf.drawImage(nx=61, ny=61, scale=scale).array
+    assert (alone * apertures(61, scale, found[None])[-1][0]).sum() == pytest.approx(1, abs=0.007)
+
+
+def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
+    """The plain median of these has 1.8 times the noise."""
+    rng = np.random.default_rng(0)
+    image, places = np.zeros((400, 400)), np.arange(30, 371, 68)
+    x, y = (place.ravel() for place in np.meshgrid(places, places))
+    flux = np.geomspace(5e4, 5e2, len(x))
+    for cx, cy, light in zip(x, y, flux, strict=True):
+        image[cy - 12 : cy + 13, cx - 12 : cx + 13] += light * star(0.8, 0.2)
+    noise, weight = rng.normal(0, 1, image.shape), np.ones_like(image)
+    exact, noisy = (star_image(pixels, weight, x, y) for pixels in (image, image + noise))
+    assert exact is not None
+    assert noisy is not None
+    assert np.std(noisy - exact) < 1.8e-5
 
 
 def test_the_header_is_read_where_there_are_no_stars() -> None:

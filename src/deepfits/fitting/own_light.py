@@ -240,7 +240,7 @@ def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
 def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
     """Return the fraction of a point source's flux inside circles, ``(N, B)``; 1 where the seeing is unknown.
 
-    It uses each band's seeing and a Moffat profile: a measured PSF is truncated by its stamp, before its
+    It uses each band's seeing and a Moffat profile: a PSF image is truncated by its stamp, before its
     wings end. No aperture loses less than this. Seeing is ``(N, B)``, NaN where unknown; radii are ``(N,)``.
 
     Examples

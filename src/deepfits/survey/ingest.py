@@ -28,7 +28,7 @@ from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option, with_psf_of_objects
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.remarks import WARNING, warnings_in
-from deepfits.survey.seeing import star_among_cutouts
+from deepfits.survey.seeing import star_among_cutouts, with_wings
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import choose, match_identities
 from deepfits.tables.sky import positions_agree
@@ -212,7 +212,7 @@ def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dic
         star = star_among_cutouts(image[:, place], weight[:, place], found.pixel_scale_arcsec)
         if star is None:
             continue
-        out[band] = expand_image(star[0], found.pixel_scale_arcsec)
+        out[band] = expand_image(with_wings(star[0]), found.pixel_scale_arcsec)
         text = (
             f"the PSF of band {band} is not given: estimated from the {star[1]} most compact of {len(rows)} "
             f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), narrower if none of them is a star; "

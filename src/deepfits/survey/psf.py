@@ -25,7 +25,7 @@ from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header
 from deepfits.survey.fitsfile import quiet
-from deepfits.survey.seeing import width_at
+from deepfits.survey.seeing import width_at, with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
@@ -100,7 +100,7 @@ def find_psf(
     stated = _stated(header, pixel_scale)
     if stars is None:
         return stated
-    found = record(expand_image(stars, pixel_scale), STARS if stars_stand_out else MOST_COMPACT)
+    found = record(expand_image(with_wings(stars), pixel_scale), STARS if stars_stand_out else MOST_COMPACT)
     is_known = not stars_stand_out and stated["source"] != UNKNOWN
     if is_known and stated["fwhm_arcsec"] < ABOUT * found["fwhm_arcsec"]:
         return stated

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage, optimize, stats
 
-from deepfits.gaussian_psf import centre_of_light
+from deepfits.gaussian_psf import centre_of_light, moffat_radius
 from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
 from deepfits.survey.stars import Locus
 
 SIDE, LEAST_SIDE = 25, 9
 """Side of the stamps of stars, and its minimum for small cutouts, pixels."""
+LEAST_NOISE = 1e-5
+"""Noise of a pixel, in units of a star's flux, below which stars count the same."""
+WIDER = 3
+"""Side of the image of a star with its wings, in units of that of its stamp."""
 FEWEST = 3
 """Minimum number of stars for a PSF."""
 FEW = 25
@@ -43,7 +47,7 @@ def choose_stars(
 
 
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Return the median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
+    """Return the weighted median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
 
     None if fewer than three stars have data in all pixels.
     """
@@ -52,7 +56,29 @@ def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarr
 
 
 def _median_of(stamps: list[np.ndarray]) -> np.ndarray | None:
-    return np.median(stamps, axis=0) if len(stamps) >= FEWEST else None
+    return _weighted_median(np.stack(stamps)) if len(stamps) >= FEWEST else None
+
+
+def _weighted_median(stamps: np.ndarray) -> np.ndarray:
+    """Return the median of stamps ``(N, S, S)``, weighted by the inverse of their noise at the edge.
+
+    This is the maximum of the likelihood for errors with exponential tails, so that faint stars do not add
+    noise to the image of bright ones.
+    """
+    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
+    weight = 1 / np.maximum(robust_scatter(edge), LEAST_NOISE)
+    order = np.argsort(stamps, axis=0)
+    value, weight = np.take_along_axis(stamps, order, axis=0), weight[order]
+    place = (np.cumsum(weight, axis=0) - weight / 2) / weight.sum(axis=0)
+    after = np.clip((place < 0.5).sum(axis=0), 1, len(stamps) - 1)[None]
+    (low, high), (left, right) = (
+        [np.take_along_axis(values, at, axis=0)[0] for at in (after - 1, after)] for values in (value, place)
+    )
+    return np.asarray(low + (high - low) * np.clip((0.5 - left) / (right - left), 0, 1))
+
+
+def _edge_level(image: np.ndarray) -> float:
+    return float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
 
 
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
@@ -67,7 +93,7 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
     stamp = image[window].astype(float)
     if not (weight[window] > 0).all():
         return None
-    stamp = stamp - np.median(np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]]))
+    stamp = stamp - _edge_level(stamp)
     centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
     core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
     return np.asarray(centred / core) if core > 0 else None
@@ -209,27 +235,67 @@ def star_among_cutouts(
     return None if median is None else (median, len(complete))
 
 
-def moffat_fwhm(stamp: np.ndarray) -> float:
-    """Fit a circular Moffat profile with a constant background, and return its FWHM in pixels.
+def with_wings(star: np.ndarray) -> np.ndarray:
+    """Return the image of a star with the wings that its stamp lacks, on a field `WIDER` times as wide.
+
+    The background that is subtracted from a stamp includes the wings of the star itself. Their level at the
+    edge is added again, and the image is continued outwards, as in the Moffat profile that best fits the
+    stamp after the same subtraction.
+
+    Parameters
+    ----------
+    star
+        ``(S, S)`` with S odd: from `star_image` or `star_among_cutouts`.
+
+    Examples
+    --------
+    A star of unit flux, of which the stamp lacks 3%:
+
+    >>> y, x = np.mgrid[-12:13, -12:13]
+    >>> star = 1.8 / (np.pi * 16) * (1 + (x**2 + y**2) / 16) ** -2.8
+    >>> stamp = star - np.median([star[0], star[-1], star[:, 0], star[:, -1]])
+    >>> round(float(stamp.sum()), 3), round(float(with_wings(stamp).sum()), 3)
+    (0.97, 1.0)
+    """
+    half = star.shape[0] // 2
+    out = _moffat(_fit_moffat(star), WIDER * half)
+    middle = np.s_[(WIDER - 1) * half : (WIDER + 1) * half + 1]
+    out[middle, middle] = star + _edge_level(out[middle, middle])
+    return out
+
+
+def moffat_fwhm(star: np.ndarray) -> float:
+    """Return the FWHM, in pixels, of the Moffat profile that fits the image of a star best.
 
     Examples
     --------
     >>> y, x = np.mgrid[-12:13, -12:13]
     >>> alpha = 4.0 / (2 * np.sqrt(2 ** (1 / 3) - 1))
-    >>> round(moffat_fwhm((1 + (x**2 + y**2) / alpha**2) ** -3.0), 3)
+    >>> star = (1 + (x**2 + y**2) / alpha**2) ** -3.0
+    >>> round(moffat_fwhm(star - np.median([star[0], star[-1], star[:, 0], star[:, -1]])), 3)
     4.0
     """
-    half = stamp.shape[0] // 2
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
-    peak = float(stamp.max())
+    return float(_fit_moffat(star)[1])
 
-    def residual(p: np.ndarray) -> np.ndarray:
-        height, fwhm, beta, x0, y0, sky = p
-        alpha2 = fwhm**2 / (4 * (2 ** (1 / beta) - 1))
-        return (height * (1 + ((x - x0) ** 2 + (y - y0) ** 2) / alpha2) ** -beta + sky - stamp / peak).ravel()
 
-    above = (stamp > 0.5 * peak).sum()
-    start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 3.0, 0.0, 0.0, 0.0]
-    bounds = ([0.2, 0.5, 1.2, -2, -2, -0.2], [5, stamp.shape[0], 30, 2, 2, 0.2])
+def _fit_moffat(star: np.ndarray) -> np.ndarray:
+    """Fit the parameters of `_moffat`, whose median at the edge is subtracted as in the stamp of a star."""
+    half, peak = star.shape[0] // 2, float(star.max())
+
+    def residual(parameters: np.ndarray) -> np.ndarray:
+        model = _moffat(parameters, half)
+        return (model - _edge_level(model) - star / peak).ravel()
+
+    above = (star > 0.5 * peak).sum()
+    start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 3.0, 0.0, 0.0]
+    bounds = ([0.2, 0.5, 1.2, -2, -2], [5, star.shape[0], 30, 2, 2])
     fit = optimize.least_squares(residual, np.clip(start, *bounds), bounds=bounds)
-    return float(fit.x[1])
+    return np.asarray(fit.x * [peak, 1, 1, 1, 1])
+
+
+def _moffat(parameters: np.ndarray, half: int) -> np.ndarray:
+    """Return a Moffat profile of this height, FWHM, index and centre on 2 `half` + 1 pixels squared."""
+    height, fwhm, beta, x0, y0 = parameters
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    radius2 = ((x - x0) ** 2 + (y - y0) ** 2) / moffat_radius(float(fwhm), float(beta)) ** 2
+    return np.asarray(height * (1 + radius2) ** -beta)
