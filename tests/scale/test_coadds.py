@@ -32,12 +32,17 @@ QUICK = {"num_steps": 3, "uncertainty": False, "threads": 1}
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Write two fields of five bands."""
+    """Write two fields of five bands.
+
+    The correlation of the noise is stated, since that of a set of fields is measured once, on the first ones.
+    """
     directory = tmp_path_factory.mktemp("sky")
     for number in range(2):
         rng = np.random.default_rng(15 + number)
         truth = make_truth(rng, 25, SHAPE, margin=4)
         write_plain(directory / f"field-{number}", truth, SHAPE, rng=rng)
+        for path in (directory / f"field-{number}").glob("coadd-?.fits"):
+            fits.setval(path, "NOISCORR", value=1.0)
     return directory
 
 
@@ -97,7 +102,7 @@ def test_psfs_too_sharp_for_the_scenes_are_refused_before_any_object_is_cut(imag
     of_images = Model.load(model)
     parts = of_images.config, of_images.info, of_images.normalisation
     scenes = Model.make(*parts, reference_fwhm_arcsec=5.0).save(tmp_path / "scenes")
-    with pytest.raises(InputError, match=r"band u: a PSF of .* is too sharp.*; smooth the images"):
+    with pytest.raises(InputError, match=r"band [ugriz]: a PSF of .* is too sharp.*; smooth the images"):
         fit(images, scenes, tmp_path / "f", from_coadds=True, **QUICK)
     assert not list((tmp_path / "f").glob("shard*"))
 
