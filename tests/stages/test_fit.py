@@ -366,15 +366,18 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
     assert all(row["methods"]["deepfits"]["num_objects"] > 0 for row in rows)
 
 
-def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):
-    from deepfits.survey.store import CutoutStore
-
-    store = CutoutStore(sky[0])
-    create_store(tmp_path / "store", store.info)
+def copy_store(source, out, change):
+    """Copy a store of two shards, each changed in place by `change`."""
+    store = CutoutStore(source)
+    create_store(out, store.info)
     for number in range(2):
         shard = store.read_shard(number)
-        shard.image[:, 1] = 1e6
-        write_shard(tmp_path / "store" / shard_name(number), shard, store.info)
+        change(shard)
+        write_shard(out / shard_name(number), shard, store.info)
+
+
+def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):
+    copy_store(sky[0], tmp_path / "store", lambda shard: shard.image[:, 1].fill(1e6))
     one = read_features(inpaint(sky[0], sky[1], tmp_path / "a", bands=("r",), images=False))
     two = read_features(inpaint(tmp_path / "store", sky[1], tmp_path / "b", bands=("r",), images=False))
     np.testing.assert_array_equal(one["flux_r"], two["flux_r"])
@@ -400,12 +403,7 @@ def test_validation_against_truth(sky, tmp_path):
 
 def test_validation_compares_with_methods_that_use_the_bands_there_are(sky, tmp_path):
     """A store that lacks one of the model's bands, as g r i z with a model of u g r i z."""
-    store = CutoutStore(sky[0])
-    create_store(tmp_path / "store", store.info)
-    for number in range(2):
-        shard = store.read_shard(number)
-        shard.weight[:, 0] = 0
-        write_shard(tmp_path / "store" / shard_name(number), shard, store.info)
+    copy_store(sky[0], tmp_path / "store", lambda shard: shard.weight[:, 0].fill(0))
     with np.errstate(invalid="ignore"):
         truth = {f"mag_{b}": ab_magnitude(sky[3][:, n].sum((1, 2))) for n, b in enumerate(BANDS) if n}
     truth |= {"ra": np.arange(2.0 * NUM), "dec": np.zeros(2 * NUM)}

@@ -127,7 +127,7 @@ def fit(config: FitConfig) -> Path:
             work = FitWork(store=absolute(config.store), **common)
         for caution in cautions:
             log.warning("%s: %s", config.store, caution)
-        if find_builtin(loaded.fingerprint) and loaded.calibration is None:
+        if loaded.calibration is None and find_builtin(loaded.fingerprint):
             log.info(
                 "errors and anomalies are those of the surveys that the model was trained on; "
                 "`deepfits calibrate %s STORE --out MODEL` measures them on yours",
