@@ -418,11 +418,11 @@ class Model:
         So calibrated models have the latents, redshift heads and predictors of the one they were made from.
         Cached: do not use it before the last change to the weights.
         """
-        digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
+        hashed = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+            hashed.update(name.encode())
+            hashed.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return hashed.hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
         described = {"architecture": self.config, "info": self.info, "normalisation": self.normalisation}
