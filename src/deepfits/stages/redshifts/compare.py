@@ -72,7 +72,9 @@ class CompareConfig(Learning):
         ``stack:templates``, ``stack:fits`` and ``stack:deep``. Give a list, or text such as
         ``latents,model``.
     losses
-        Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both.
+        Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both. By default
+        each method's own, as in `redshift_train`: ``"absolute"`` for ``"adapted"`` and ``"pretrained"``,
+        ``"squared"`` for the others.
     photoz
         Your own photometric redshifts to compare with: a column of the labels, or ``TABLE:COLUMN``.
     template_features
@@ -83,7 +85,7 @@ class CompareConfig(Learning):
     _: KW_ONLY
     methods: Annotated[Sequence[str], NEUTRAL] = ("boosting", "tpot")
     feature_sets: Annotated[Sequence[str] | None, NEUTRAL] = None
-    losses: Annotated[Sequence[str], NEUTRAL] = ("squared",)
+    losses: Annotated[Sequence[str] | None, NEUTRAL] = None
     photoz: Annotated[str | None, NEUTRAL] = None
     template_features: bool = False
 
@@ -190,7 +192,7 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
 
 
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
-    """List the rows: the constant, then for each loss the methods in the order of `METHODS`.
+    """List the rows: the constant, then the methods in the order of `METHODS`, each with its losses.
 
     Raises
     ------
@@ -206,9 +208,9 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
         RowKey(method=method.name, features=name, loss=loss)
-        for loss in losses
         for method in chosen
         if method.has_loss
+        for loss in losses or [method.usual_loss]
         for name in method.rows(inputs, _feature_sets_for(method.name, feature_sets))
     ]
     keys += [RowKey(method=method.name) for method in chosen if not method.has_loss]
