@@ -72,6 +72,22 @@ def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_p
     assert "matched by id alone, since positions are not known in both" in caplog.text
 
 
+def test_rows_of_the_same_identity_that_lie_elsewhere_are_not_used(features, sky, tmp_path, caplog):
+    """A table of two fields, each of which counts its objects anew."""
+    half = NUM // 2
+    ra = np.concatenate([sky["ra"][:half], sky["ra"][half:] + 100])
+    found = joined(features, tmp_path, id=sky["object_id"], ra=ra, dec=sky["dec"], mass=sky["z_spec"])
+    np.testing.assert_array_equal(found["mass"], np.where(np.arange(NUM) < half, sky["z_spec"], np.nan))
+    assert f"{half} rows have the object_id of an object that is more than 1″ away" in caplog.text
+
+
+def test_tables_offset_by_more_than_the_radius_are_refused(features, sky, tmp_path):
+    with pytest.raises(
+        InputError, match=r"mine\.ecsv: most positions are offset by .* \+1\.50″ in declination"
+    ):
+        joined(features, tmp_path, ra=sky["ra"], dec=sky["dec"] + 1.5 / 3600, mass=sky["z_spec"])
+
+
 def test_without_known_positions_identities_decide(sky, tmp_path, caplog):
     """Images without WCS have NaN in ra and dec, and so have the predictions made from their features."""
     nowhere = np.full(NUM, np.nan)

@@ -760,6 +760,7 @@ def test_other_targets_may_be_negative(tmp_path):
         (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
         (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
         (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
+        (np.array([str(2**60), "", str(2**60 + 1)]), f"q == {2**60 + 1}", [False, False, True]),
         (np.array(["4.0", "4", "4a", ""]), "q != 4", [False, False, True, False]),
         (np.array(["T", "F", ""]), "q != 1", [False, True, False]),
         (np.array(["Y", "N", ""]), "q == true", [True, False, False]),

@@ -13,6 +13,7 @@ from deepfits.tables.matching import (
     apart_arcsec,
     match_identities,
     match_one_to_one,
+    require_aligned,
     take_rows,
     warn_of_running_numbers,
 )
