@@ -9,6 +9,7 @@ import warnings
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -2112,3 +2113,77 @@ def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
     assert np.flatnonzero(np.isnan(table["z_spec"])).tolist() == [3]
     np.testing.assert_allclose(np.delete(table["z_spec"], 3), np.delete(Z, 3))
     assert len(read_labels(tmp_path / "t.fits", select=["q >= 0"])) == NUM - 1
+
+
+def test_text_in_fits_ends_at_the_first_nul(tmp_path):
+    """What follows it is undefined: programs in C write what the memory held before."""
+    path = tmp_path / "t.fits"
+    Table({"NAME": [b"abcdefgh", b"ijklmnop"], "z_spec": [0.1, 0.2]}).write(path)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"ab\0defgh").replace(b"ijklmnop", b"\0jklmnop"))
+    assert tables.read_table(path)["NAME"].tolist() == ["ab", ""]
+
+
+def test_data_frames_keep_columns_of_objects():
+    """As read from a database: numbers, truth values and text, some of which are None."""
+    frame = pd.DataFrame(
+        {
+            "id": pd.Series([2**62 + 1, None, 3], dtype=object),
+            "z": pd.Series([0.1, None, 0.3], dtype=object),
+            "good": pd.Series([True, None, False], dtype=object),
+            "kind": ["a", None, np.nan],
+            "mixed": pd.Series(["a", 1, None], dtype=object),
+            "flux": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        }
+    )
+    found = tables.from_memory(frame, "frame")
+    np.testing.assert_array_equal(found.columns.pop("z"), [0.1, np.nan, 0.3])
+    assert {name: values.tolist() for name, values in found.columns.items()} == {
+        "id": [str(2**62 + 1), "", "3"],
+        "good": ["true", "", "false"],
+        "kind": ["a", "", ""],
+        "mixed": ["a", "1", ""],
+        "flux": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+    }
+    with pytest.raises(InputError, match="frame: two columns are named 'id'"):
+        tables.from_memory(frame[["id", "id"]], "frame")
+
+
+def test_json_as_python_writes_it(tmp_path):
+    rows = [{"id": 1, "z": float("nan"), "name": "a"}, {"id": 2, "z": 0.5, "name": 7}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    found = tables.read_table(tmp_path / "t.json")
+    np.testing.assert_array_equal(found["z"], [np.nan, 0.5])
+    assert found["name"].tolist() == ["a", "7"]
+
+
+def test_text_of_fixed_length_in_parquet(tmp_path):
+    pq.write_table(pa.table({"id": pa.array([b"ab", b"cd"], pa.binary(2))}), tmp_path / "t.parquet")
+    assert tables.read_table(tmp_path / "t.parquet")["id"].tolist() == ["ab", "cd"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name,ra,z\nlong,char(8),double,float\n1,a,150.1,0.1\n2,b,150.2,0.2\n",
+        "id,name,ra,z\nBIGINT,varchar(255),DOUBLE PRECISION,numeric(5,3)\n1,a,150.1,0.1\n2,b,150.2,0.2\n",
+        "id\tname\tra\tz\nint64\t<U8\tfloat64\tfloat32\n1\ta\t150.1\t0.1\n2\tb\t150.2\t0.2\n",
+        "=== ==== ===== ===\n id name    ra   z\n=== ==== ===== ===\n  1 a    150.1 0.1\n  2 b    150.2 0.2\n"
+        "=== ==== ===== ===\n",
+    ],
+)
+def test_types_below_a_header_and_rules_of_restructuredtext(tmp_path, text):
+    (tmp_path / "t.txt").write_text(text)
+    found = tables.read_table(tmp_path / "t.txt")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "id": [1, 2],
+        "name": ["a", "b"],
+        "ra": [150.1, 150.2],
+        "z": [0.1, 0.2],
+    }
+
+
+def test_columns_of_unsupported_types_are_named(tmp_path, caplog):
+    columns = {"id": [1, 2], "ra": [150.1, 150.2], "dec": [2.1, 2.2], "spectrum": [[1.0], [1.0, 2.0]]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert "spectrum" not in read_catalogue(tmp_path / "t.parquet")
+    assert "columns whose type is not supported are left out: spectrum (list<" in caplog.text

@@ -219,7 +219,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         shared = None if by_position and not of_run else columns.get("object_id")
         added = with_degrees(table.columns, sky)
-        for name, values in (added if of_run else without_lists(added, path)).items():
+        for name, values in (added if of_run else without_lists(added, path, table.unused)).items():
             if values is not shared and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)

@@ -66,7 +66,9 @@ def read_catalogue(
     sky = tables.positions(table.columns, table.units, path)
     columns = {
         name: values
-        for name, values in tables.without_lists(tables.with_standard_names(table, sky), path).items()
+        for name, values in tables.without_lists(
+            tables.with_standard_names(table, sky), path, table.unused
+        ).items()
         if values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):

@@ -21,7 +21,7 @@ from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import with_file_conventions
-from deepfits.tables.table import Columns, Table, from_astropy, plain_array
+from deepfits.tables.table import Columns, Table, from_astropy, plain_array, require_distinct
 from deepfits.tables.text import PACKED, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
@@ -85,7 +85,11 @@ def from_memory(given: Any, where: str) -> Table:
             return _normalized(table_from_arrow(pa.table(given), Path(where)))
         if is_pandas:
             further = [n for n in given.index.names if n is not None and n not in given.columns]
-            given = AstropyTable.from_pandas(given.reset_index(further) if further else given)
+            given = given.reset_index(further) if further else given
+            names = [str(name) for name in given.columns]
+            require_distinct(names, where)
+            arrays = [_arrow_array(given.iloc[:, number]) for number in range(len(names))]
+            return _normalized(table_from_arrow(pa.table(arrays, names), Path(where)))
         return _normalized(from_astropy(AstropyTable(given), where))
 
 
@@ -168,7 +172,8 @@ def _read_json(path: Path, text: str) -> Table:
 
     lines = text.splitlines()
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
-    content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
+    text = f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text
+    content = parse_json(text, where=path, allow_nan=True)
     rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
     if rows is not None:
         if not all(isinstance(row, dict) for row in rows):
@@ -177,17 +182,17 @@ def _read_json(path: Path, text: str) -> Table:
         content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
-    return table_from_arrow(pa.table({name: _json_array(values) for name, values in content.items()}), path)
+    return table_from_arrow(pa.table({name: _arrow_array(values) for name, values in content.items()}), path)
 
 
-def _json_array(values: list[Any]) -> Any:
-    """Convert a column to Arrow; integers above int64 become text, in which they stay exact."""
+def _arrow_array(values: Any) -> Any:
+    """Convert a column to Arrow; numbers among text, and integers above int64, become text."""
     import pyarrow as pa
 
     try:
-        return pa.array(values)
-    except OverflowError:
-        return pa.array([None if value is None else str(value) for value in values])
+        return pa.array(values, from_pandas=True)
+    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None or value != value else str(value) for value in values])
 
 
 def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
