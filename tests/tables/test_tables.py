@@ -1898,6 +1898,7 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
         ("meanRA", "meanDec"),
         ("RA_d", "DEC_d"),
         ("RAcen", "Deccen"),
+        ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"),
     ],
 )
 def test_further_names_of_places(tmp_path, names):
@@ -2187,3 +2188,31 @@ def test_columns_of_unsupported_types_are_named(tmp_path, caplog):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     assert "spectrum" not in read_catalogue(tmp_path / "t.parquet")
     assert "columns whose type is not supported are left out: spectrum (list<" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
+def test_blanks_and_quotes_around_names_do_not_count(tmp_path, ending):
+    """As pandas keeps them from ``id, ra, dec``."""
+    names = {"id": "id", "ra": " ra", "dec": "'dec'", "z_spec": ' "z_spec" '}
+    columns = {"id": IDENTITIES["small"], "ra": RA, "dec": DEC, "z_spec": Z}
+    path = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        rows = zip(*columns.values(), strict=True)
+        lines = [",".join(names.values()), *(",".join(map(repr, map(float, row))) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        write(tmp_path, ending, {names[name]: values for name, values in columns.items()}, {" ra": "deg"})
+        path = next(tmp_path.glob("table.*"))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    assert len(match_labels({"object_id": IDENTITIES["names"], "ra": RA, "dec": DEC}, labels).rows) == NUM
+
+
+@pytest.mark.parametrize("separator", [",", ";", " "])
+def test_entries_in_single_quotes(tmp_path, separator):
+    rows = [["'id'", "'name'", "'z'"], ["'1'", "'a b'", "'0.1'"], ["'2'", "'c d'", "'0.2'"]]
+    (tmp_path / "t.csv").write_text("\n".join(map(separator.join, rows)) + "\n")
+    found = tables.read_table(tmp_path / "t.csv")
+    assert found["id"].tolist() == [1, 2]
+    assert found["name"].tolist() == ["a b", "c d"]
+    assert found["z"].tolist() == [0.1, 0.2]

@@ -29,6 +29,7 @@ TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
     "out", "zout", "bpz", "tex",
 )  # fmt: skip
+_QUOTED_NAME = re.compile(r"""\A\s*(["'`]?)(.*?)\1\s*\Z""", re.DOTALL)
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
 
 
@@ -96,9 +97,10 @@ def from_memory(given: Any, where: str) -> Table:
 def _normalized(table: Table) -> Table:
     """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 
-    Units that mean none (``-``, ``None``, ``unitless``) are dropped; for positions and identities see
-    `with_file_conventions`.
+    Names lose blanks and quotes around them, and units that mean none (``-``, ``None``, ``unitless``) are
+    dropped; for positions and identities see `with_file_conventions`.
     """
+    table = _with_bare_names(table)
     for name, values in table.columns.items():
         for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
             is_gap = None if mark is None else as_truth(mark)
@@ -106,6 +108,18 @@ def _normalized(table: Table) -> Table:
                 table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
     units = {name: unit for name, unit in table.units.items() if unit.strip().lower() not in _NO_UNITS}
     return with_file_conventions(replace(table, units=units))
+
+
+def _with_bare_names(table: Table) -> Table:
+    """Remove blanks and quotes around names, unless two then agree; pandas keeps those of ``id, ra``."""
+    bare = {name: _QUOTED_NAME.sub(r"\2", name) or name for name in (*table.columns, *table.unused)}
+    if len(set(bare.values())) < len(bare) or all(name == new for name, new in bare.items()):
+        return table
+    parts = ("columns", "units", "ucds", "frames", "unused")
+    renamed: dict[str, Any] = {
+        part: {bare.get(name, name): value for name, value in getattr(table, part).items()} for part in parts
+    }
+    return replace(table, **renamed)
 
 
 def exists(path: str | Path) -> bool:
