@@ -173,6 +173,15 @@ def test_labels_of_the_same_identity_elsewhere_are_left_out(caplog):
     )
 
 
+def test_identities_that_start_anew_in_each_field_are_told(caplog):
+    labels = as_labels({"object_id": np.tile(np.arange(20), 2)}, np.linspace(0.1, 2.0, 40))
+    labels.columns["object_id"][:2] = 50, 51
+    features = {"object_id": np.arange(60)}
+    assert match_labels(features, labels).rows.tolist() == [0, 1, 50, 51]
+    assert "36 disagreeing; these are left out: " in caplog.text
+    assert "or the labels of one field if object_id starts anew in each" in caplog.text
+
+
 @pytest.mark.parametrize("is_blend", [True, False])
 def test_further_labels_within_the_radius_that_disagree_cause_a_warning(caplog, is_blend):
     sky = make_sky(50, 2)

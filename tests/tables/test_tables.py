@@ -464,6 +464,14 @@ def test_identities_that_a_spreadsheet_rounded_are_refused(tmp_path):
     assert taken.tolist() == [str(2**53 + 1), ""]
 
 
+def test_text_in_quotes_below_the_header_of_sextractor(tmp_path):
+    text = '# 1 NUMBER Running number\n# 2 CLASS Words\n# 3 Z Redshift\n1 "A B" 0.1\n2 C 0.2\n'
+    (tmp_path / "t.cat").write_text(text)
+    found = tables.read_table(tmp_path / "t.cat")
+    assert found["CLASS"].tolist() == ["A B", "C"]
+    assert found["Z"].tolist() == [0.1, 0.2]
+
+
 def test_several_tables_in_a_file(tmp_path):
     path = tmp_path / "zcat.fits"
     places = Table({"TARGETID": IDENTITIES["small"], "TARGET_RA": RA, "TARGET_DEC": DEC, "Z_SPEC": Z})
@@ -2216,3 +2224,16 @@ def test_entries_in_single_quotes(tmp_path, separator):
     assert found["id"].tolist() == [1, 2]
     assert found["name"].tolist() == ["a b", "c d"]
     assert found["z"].tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("I", 2.0**15), ("J", 2.0**31), ("K", 2.0**63)])
+def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, zero):
+    """TZERO is a real number by the FITS standard, although most programs write an integer."""
+    values = np.array([0, 7, 2 * int(zero) - 1], dtype=f"u{2 * {'I': 1, 'J': 2, 'K': 4}[kind]}")
+    hdu = fits.BinTableHDU.from_columns([fits.Column("id", kind, bzero=int(zero), array=values)])
+    hdu.writeto(tmp_path / "t.fits")
+    content = (tmp_path / "t.fits").read_bytes()
+    place = content.index(b"TZERO1  =")
+    card = f"TZERO1  = {zero:>20.14E}".encode().ljust(80)
+    (tmp_path / "t.fits").write_bytes(content[:place] + card + content[place + 80 :])
+    assert tables.read_table(tmp_path / "t.fits")["id"].tolist() == values.tolist()

@@ -57,7 +57,7 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
     if not lines:
         raise InputError(f"{where}: contains no rows")
     units: dict[str, str] = {}
-    names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
+    names = _sextractor_names(_as_sextractor(comments), units, len(split_line(lines[0], None)))
     if names is None and (titles := _num_titles(lines)):
         start = head.index(lines[titles], start)
         lines = lines[titles:]

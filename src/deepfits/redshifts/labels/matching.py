@@ -96,6 +96,8 @@ def match_labels(
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in counts.items())
     if reasons:
         remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in counts else ""
+        if match == "id" and counts.get("disagreeing", 0) > 2 * counts.get("repeated", 0):
+            remedy += ", or the labels of one field if object_id starts anew in each"
         if "elsewhere" in counts:
             remedy += f"; those elsewhere lie more than {radius_arcsec}″ from the object of their object_id"
         log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
