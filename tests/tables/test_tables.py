@@ -2237,3 +2237,29 @@ def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, 
     card = f"TZERO1  = {zero:>20.14E}".encode().ljust(80)
     (tmp_path / "t.fits").write_bytes(content[:place] + card + content[place + 80 :])
     assert tables.read_table(tmp_path / "t.fits")["id"].tolist() == values.tolist()
+
+
+def test_columns_of_variable_length_whose_entries_are_alike(tmp_path):
+    """One number each, or text, or as many numbers, in FITS and in VOTables of services."""
+    parts = {
+        "PD()": [np.array([0.1]), np.zeros(0), np.array([0.3])],
+        "PK()": [np.array([2**62 + n]) for n in range(3)],
+        "PA()": ["abc", "", "de"],
+        "PE()": [np.arange(2.0) + n for n in range(3)],
+        "PJ()": [np.arange(n) for n in range(3)],
+    }
+    columns = [fits.Column(n, n, array=np.array([*v, None], object)[:-1]) for n, v in parts.items()]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    found = tables.read(tmp_path / "t.fits")
+    np.testing.assert_array_equal(found.columns["PD()"], [0.1, np.nan, 0.3])
+    assert found.columns["PK()"].tolist() == [2**62, 2**62 + 1, 2**62 + 2]
+    assert found.columns["PA()"].tolist() == ["abc", "", "de"]
+    assert found.columns["PE()"].tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert found.unused == {"PJ()": "object"}
+    (tmp_path / "t.xml").write_text(
+        '<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>'
+        '<TABLE><FIELD name="id" datatype="long"/><FIELD name="z" datatype="double" arraysize="*"/><DATA>'
+        "<TABLEDATA><TR><TD>1</TD><TD>0.5</TD></TR><TR><TD>2</TD><TD/></TR></TABLEDATA></DATA></TABLE>"
+        "</RESOURCE></VOTABLE>"
+    )
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "t.xml")["z"], [0.5, np.nan])

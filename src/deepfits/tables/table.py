@@ -133,6 +133,8 @@ def plain_array(values: Any) -> np.ndarray:
         return array if is_gap is None or not is_gap.any() else np.where(is_gap, np.nan, array.astype(float))
     if array.ndim != 1:
         raise TypeError
+    if kind == "O" and len(array) and all(isinstance(value, np.ndarray) for value in array):
+        return plain_array(_stacked(array.tolist()))
     if kind == "O":
         if not all(value is None or isinstance(value, (str, bytes)) for value in array):
             raise TypeError
@@ -152,6 +154,23 @@ def plain_array(values: Any) -> np.ndarray:
     if kind == "f":
         return np.where(is_gap, np.nan, array)
     return truth_with_gaps(array, is_gap) if kind == "b" else whole_with_gaps(array, is_gap)
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Convert a column of variable length whose entries are text, or lists of equal length if not empty.
+
+    Raises
+    ------
+    TypeError
+        The lengths differ, or the lists do not contain numbers.
+    """
+    if all(part.dtype.kind in "US" for part in parts):
+        return np.array(["".join(map(decoded, part.ravel().tolist())) for part in parts])
+    lengths = {part.shape for part in parts if part.size}
+    if len(lengths) != 1 or any(part.dtype.kind not in "iuf" for part in parts):
+        raise TypeError
+    missing: Any = np.ma.masked_all(lengths.pop(), max(part.dtype for part in parts))
+    return np.ma.stack([part if part.size else missing for part in parts])
 
 
 def decoded(value: str | bytes) -> str:
