@@ -1604,6 +1604,16 @@ def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
     assert not caplog.text
 
 
+def test_objects_listed_twice_by_overlapping_tiles_are_told(tmp_path, caplog):
+    for number, is_told in ((0, False), (1, False), (12, True)):
+        ra = np.concatenate([np.tile(RA, 10) + np.repeat(np.arange(10.0), NUM), RA[:number] + 0.03 / 3600])
+        dec = np.concatenate([np.tile(DEC, 10), DEC[:number]])
+        Table({"ra": ra, "dec": dec}).write(tmp_path / "c.fits", overwrite=True)
+        caplog.clear()
+        read_catalogue(tmp_path / "c.fits")
+        assert ("24 of 252 objects are within 0.1″ of another" in caplog.text) is is_told
+
+
 def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
     """As in DESI's catalogues, which have a row for each survey and program."""
     columns = {

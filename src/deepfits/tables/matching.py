@@ -88,6 +88,28 @@ def match_positions(
     return index, separation
 
 
+def has_neighbour(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> np.ndarray:
+    """Return a mask ``(N,)`` of the positions, in degrees, that have another within a radius.
+
+    Examples
+    --------
+    >>> has_neighbour(np.array([10.0, 10.0, 20.0, np.nan]), np.zeros(4), 0.1).tolist()
+    [True, True, False, False]
+    """
+    from scipy.spatial import cKDTree
+
+    known = np.isfinite(ra) & np.isfinite(dec)
+    alpha, delta = np.radians(ra[known]), np.radians(dec[known])
+    places = np.stack([np.cos(alpha) * np.cos(delta), np.sin(alpha) * np.cos(delta), np.sin(delta)], axis=1)
+    out = np.zeros(len(ra), dtype=bool)
+    if len(places):
+        distance, _ = cKDTree(places).query(
+            places, k=2, distance_upper_bound=np.radians(radius_arcsec / 3600)
+        )
+        out[known] = np.isfinite(distance[:, 1])
+    return out
+
+
 def match_one_to_one(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
