@@ -59,6 +59,14 @@ def test_a_neighbour_within_the_radius_is_no_further_row(features, sky, tmp_path
     assert not caplog.text
 
 
+def test_several_rows_of_an_identity_near_an_object_are_told(features, sky, tmp_path, caplog):
+    """Spectra of one object have slightly different positions."""
+    ra = np.concatenate([sky["ra"], sky["ra"] + 0.4 / 3600])
+    ids = 39_627_000_000_000_000 + np.tile(np.arange(NUM), 2)
+    joined(features, tmp_path, TARGETID=ids, ra=ra, dec=np.tile(sky["dec"], 2), mass=ra)
+    assert f"of {2 * NUM} rows are duplicates of an object whose nearest row is used" in caplog.text
+
+
 def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_path, caplog):
     found = joined(features, tmp_path, object_id=sky["object_id"].astype(float), mass=sky["z_spec"])
     np.testing.assert_allclose(found["mass"], sky["z_spec"])

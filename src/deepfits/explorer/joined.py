@@ -286,13 +286,17 @@ def _warn_of_duplicates(
     """Warn if objects have several rows; `rows` are the rows of objects, `nearest` the objects of rows."""
     extra = np.flatnonzero(nearest >= 0)
     extra = extra[(rows[nearest[extra]] >= 0) & (rows[nearest[extra]] != extra)]
-    if by_position:  # rows farther away are neighbours, not duplicates
-        extra = extra[apart_arcsec(columns, extra, rows[nearest[extra]]) < SAME_PLACE_ARCSEC]
+    if by_position:  # rows farther away are neighbours, not duplicates, unless they have the same identity
+        first = rows[nearest[extra]]
+        is_double = apart_arcsec(columns, extra, first) < SAME_PLACE_ARCSEC
+        if "object_id" in columns:
+            is_double |= columns["object_id"][extra] == columns["object_id"][first]
+        extra = extra[is_double]
     if len(extra):
         log.warning(
-            "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
-            "another, remove the first",
-            *(path, len(extra), len(nearest)),
+            "WARNING: %s: %d of %d rows are duplicates of an object whose %s row is used; to use "
+            "another, remove that one",
+            *(path, len(extra), len(nearest), "nearest" if by_position else "first"),
         )
 
 
