@@ -2273,3 +2273,18 @@ def test_columns_of_variable_length_whose_entries_are_alike(tmp_path):
         "</RESOURCE></VOTABLE>"
     )
     np.testing.assert_array_equal(tables.read_table(tmp_path / "t.xml")["z"], [0.5, np.nan])
+
+
+def test_a_second_line_in_the_header_of_aastex(tmp_path):
+    (tmp_path / "t.tex").write_text(
+        "\\begin{deluxetable}{lccc}\n\\tablecaption{Redshifts}\n\\tablehead{\n"
+        "\\colhead{ID} & \\colhead{R.A.} & \\colhead{Decl.} & \\colhead{$z_{spec}$} \\\\\n"
+        "\\colhead{} & \\colhead{(deg)} & \\colhead{(deg)} & \\colhead{}\n}\n\\startdata\n"
+        "7 & 150.1 & $-$2.1 & 0.1 \\\\\n9 & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
+    )
+    found = tables.read(tmp_path / "t.tex")
+    assert found.units == {"R.A.": "deg", "Decl.": "deg"}
+    np.testing.assert_array_equal(found.columns["z_spec"], [0.1, np.nan])
+    catalogue = read_catalogue(tmp_path / "t.tex")
+    assert catalogue["object_id"].tolist() == [7, 9]
+    assert catalogue["dec"].tolist() == [-2.1, -2.2]
