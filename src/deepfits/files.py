@@ -171,8 +171,10 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
         raise InputError(f"{path}: cannot read this {what} ({error}); write it again") from error
 
 
-def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
-    """Parse untrusted JSON, with limits on the size of numbers and on nesting, and without NaN.
+def parse_json(text: str, *, where: str | Path, what: str = "file", allow_nan: bool = False) -> Any:
+    """Parse untrusted JSON, with limits on the size of numbers and on nesting.
+
+    NaN, which JSON does not have, but Python writes, is refused unless `allow_nan` is set.
 
     Raises
     ------
@@ -181,7 +183,10 @@ def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
     """
     try:
         content = json.loads(
-            text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
+            text,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            parse_constant=float if allow_nan else _refuse_constant,
         )
         if "\\ud" in text.lower():  # a lone surrogate is invalid and would fail when printed
             json.dumps(content, ensure_ascii=False).encode()

@@ -59,6 +59,14 @@ def test_a_neighbour_within_the_radius_is_no_further_row(features, sky, tmp_path
     assert not caplog.text
 
 
+def test_several_rows_of_an_identity_near_an_object_are_told(features, sky, tmp_path, caplog):
+    """Spectra of one object have slightly different positions."""
+    ra = np.concatenate([sky["ra"], sky["ra"] + 0.4 / 3600])
+    ids = 39_627_000_000_000_000 + np.tile(np.arange(NUM), 2)
+    joined(features, tmp_path, TARGETID=ids, ra=ra, dec=np.tile(sky["dec"], 2), mass=ra)
+    assert f"of {2 * NUM} rows are duplicates of an object whose nearest row is used" in caplog.text
+
+
 def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_path, caplog):
     found = joined(features, tmp_path, object_id=sky["object_id"].astype(float), mass=sky["z_spec"])
     np.testing.assert_allclose(found["mass"], sky["z_spec"])
@@ -70,6 +78,22 @@ def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_p
     assert not caplog.text
     joined(features, tmp_path, id=sky["object_id"], mass=sky["z_spec"])
     assert "matched by id alone, since positions are not known in both" in caplog.text
+
+
+def test_rows_of_the_same_identity_that_lie_elsewhere_are_not_used(features, sky, tmp_path, caplog):
+    """A table of two fields, each of which counts its objects anew."""
+    half = NUM // 2
+    ra = np.concatenate([sky["ra"][:half], sky["ra"][half:] + 100])
+    found = joined(features, tmp_path, id=sky["object_id"], ra=ra, dec=sky["dec"], mass=sky["z_spec"])
+    np.testing.assert_array_equal(found["mass"], np.where(np.arange(NUM) < half, sky["z_spec"], np.nan))
+    assert f"{half} rows have the object_id of an object that is more than 1″ away" in caplog.text
+
+
+def test_tables_offset_by_more_than_the_radius_are_refused(features, sky, tmp_path):
+    with pytest.raises(
+        InputError, match=r"mine\.ecsv: most positions are offset by .* \+1\.50″ in declination"
+    ):
+        joined(features, tmp_path, ra=sky["ra"], dec=sky["dec"] + 1.5 / 3600, mass=sky["z_spec"])
 
 
 def test_without_known_positions_identities_decide(sky, tmp_path, caplog):

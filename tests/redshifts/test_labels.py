@@ -81,6 +81,13 @@ def test_errors_for_wrong_labels(table, tmp_path, column, select, word):
         read_labels(tmp_path / "labels.ecsv", column=column, select=select)
 
 
+@pytest.mark.parametrize("values", [[True, False, True], [1, 0, 1], [1.0, 0.0, np.nan]])
+def test_a_column_that_tells_which_objects_have_a_redshift_is_refused(tmp_path, values):
+    Table({"object_id": [1, 2, 3], "z_spec": values}).write(tmp_path / "labels.fits")
+    with pytest.raises(InputError, match="'z_spec' holds only 0 and 1, or true and false"):
+        read_labels(tmp_path / "labels.fits")
+
+
 def test_errors_for_unreadable_files(tmp_path):
     with pytest.raises(InputError, match="no such table"):
         read_table(tmp_path / "absent.csv")
@@ -132,8 +139,59 @@ def test_match_respects_the_radius():
     sky = make_sky(50, 2)
     near, far = (as_labels(make_sky(50, 2, shift)) for shift in (0.9, 1.1))
     assert len(match_labels(sky, near, match="position").rows) == 50
-    with pytest.raises(InputError, match="no overlap"):
+    with pytest.raises(InputError, match=r"offset by .* more than the radius"):
         match_labels(sky, far, match="position")
+
+
+def test_labels_offset_by_more_than_the_radius_are_refused(caplog):
+    """In a dense field a third of them match a wrong object within the radius."""
+    sky = make_sky(60_000, 2)
+    few = {name: values[::100] for name, values in sky.items()}
+    east = 1.2 / 3600 / np.cos(np.radians(few["dec"]))
+    shifted = as_labels({"ra": few["ra"] + east, "dec": few["dec"] - 0.8 / 3600})
+    with pytest.raises(InputError, match=r"by \+1\.20″ in right ascension and \-0\.80″ in declination"):
+        match_labels(sky, shifted)
+    elsewhere = make_sky(600, 9)
+    match_labels(sky, as_labels({name: elsewhere[name] for name in ("ra", "dec")}))  # not offset
+    caplog.clear()
+    apart = np.random.default_rng(4).normal(0, 0.1 / 3600, (2, 600))
+    found = match_labels(sky, as_labels({"ra": few["ra"] + apart[0], "dec": few["dec"] + apart[1]}))
+    assert (found.rows != 100 * found.label_rows).mean() < 0.05
+    assert "offset" not in caplog.text
+
+
+def test_labels_of_the_same_identity_elsewhere_are_left_out(caplog):
+    """Such as those of another field, in which the same numbers are those of other objects."""
+    sky, other = make_sky(60, 2), make_sky(60, 3)
+    of_two = {name: np.concatenate([sky[name][:40], other[name][30:50]]) for name in sky}
+    labels = as_labels(of_two)
+    found = match_labels(sky, labels, match="id")
+    assert found.label_rows.tolist() == list(range(40))
+    assert found.counts == {"elsewhere": 20}
+    assert (
+        "20 elsewhere; those elsewhere lie more than 1.0″ from the object of their object_id" in caplog.text
+    )
+
+
+def test_identities_that_start_anew_in_each_field_are_told(caplog):
+    labels = as_labels({"object_id": np.tile(np.arange(20), 2)}, np.linspace(0.1, 2.0, 40))
+    labels.columns["object_id"][:2] = 50, 51
+    features = {"object_id": np.arange(60)}
+    assert match_labels(features, labels).rows.tolist() == [0, 1, 50, 51]
+    assert "36 disagreeing; these are left out: " in caplog.text
+    assert "or the labels of one field if object_id starts anew in each" in caplog.text
+
+
+@pytest.mark.parametrize("is_blend", [True, False])
+def test_further_labels_within_the_radius_that_disagree_cause_a_warning(caplog, is_blend):
+    sky = make_sky(50, 2)
+    twice = {"object_id": np.arange(100), "ra": np.tile(sky["ra"], 2)}
+    twice["dec"] = np.concatenate([sky["dec"], sky["dec"] + 0.5 / 3600])
+    value = np.linspace(0.1, 1.0, 50)
+    labels = as_labels(twice, np.concatenate([value, value + (0.4 if is_blend else 0)]))
+    assert match_labels(sky, labels).label_rows.tolist() == list(range(50))
+    said = "50 of 100 labels are within 1″ of an object, but disagree with its nearest label"
+    assert (said in caplog.text) is is_blend
 
 
 def test_match_by_id_joins_text_and_numbers():

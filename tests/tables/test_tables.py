@@ -9,6 +9,7 @@ import warnings
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -463,6 +464,14 @@ def test_identities_that_a_spreadsheet_rounded_are_refused(tmp_path):
     assert taken.tolist() == [str(2**53 + 1), ""]
 
 
+def test_text_in_quotes_below_the_header_of_sextractor(tmp_path):
+    text = '# 1 NUMBER Running number\n# 2 CLASS Words\n# 3 Z Redshift\n1 "A B" 0.1\n2 C 0.2\n'
+    (tmp_path / "t.cat").write_text(text)
+    found = tables.read_table(tmp_path / "t.cat")
+    assert found["CLASS"].tolist() == ["A B", "C"]
+    assert found["Z"].tolist() == [0.1, 0.2]
+
+
 def test_several_tables_in_a_file(tmp_path):
     path = tmp_path / "zcat.fits"
     places = Table({"TARGETID": IDENTITIES["small"], "TARGET_RA": RA, "TARGET_DEC": DEC, "Z_SPEC": Z})
@@ -760,6 +769,7 @@ def test_other_targets_may_be_negative(tmp_path):
         (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
         (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
         (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
+        (np.array([str(2**60), "", str(2**60 + 1)]), f"q == {2**60 + 1}", [False, False, True]),
         (np.array(["4.0", "4", "4a", ""]), "q != 4", [False, False, True, False]),
         (np.array(["T", "F", ""]), "q != 1", [False, True, False]),
         (np.array(["Y", "N", ""]), "q == true", [True, False, False]),
@@ -1594,6 +1604,16 @@ def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
     assert not caplog.text
 
 
+def test_objects_listed_twice_by_overlapping_tiles_are_told(tmp_path, caplog):
+    for number, is_told in ((0, False), (1, False), (12, True)):
+        ra = np.concatenate([np.tile(RA, 10) + np.repeat(np.arange(10.0), NUM), RA[:number] + 0.03 / 3600])
+        dec = np.concatenate([np.tile(DEC, 10), DEC[:number]])
+        Table({"ra": ra, "dec": dec}).write(tmp_path / "c.fits", overwrite=True)
+        caplog.clear()
+        read_catalogue(tmp_path / "c.fits")
+        assert ("24 of 252 objects are within 0.1″ of another" in caplog.text) is is_told
+
+
 def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
     """As in DESI's catalogues, which have a row for each survey and program."""
     columns = {
@@ -1896,6 +1916,7 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
         ("meanRA", "meanDec"),
         ("RA_d", "DEC_d"),
         ("RAcen", "Deccen"),
+        ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"),
     ],
 )
 def test_further_names_of_places(tmp_path, names):
@@ -2111,3 +2132,159 @@ def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
     assert np.flatnonzero(np.isnan(table["z_spec"])).tolist() == [3]
     np.testing.assert_allclose(np.delete(table["z_spec"], 3), np.delete(Z, 3))
     assert len(read_labels(tmp_path / "t.fits", select=["q >= 0"])) == NUM - 1
+
+
+def test_text_in_fits_ends_at_the_first_nul(tmp_path):
+    """What follows it is undefined: programs in C write what the memory held before."""
+    path = tmp_path / "t.fits"
+    Table({"NAME": [b"abcdefgh", b"ijklmnop"], "z_spec": [0.1, 0.2]}).write(path)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"ab\0defgh").replace(b"ijklmnop", b"\0jklmnop"))
+    assert tables.read_table(path)["NAME"].tolist() == ["ab", ""]
+
+
+def test_data_frames_keep_columns_of_objects():
+    """As read from a database: numbers, truth values and text, some of which are None."""
+    frame = pd.DataFrame(
+        {
+            "id": pd.Series([2**62 + 1, None, 3], dtype=object),
+            "z": pd.Series([0.1, None, 0.3], dtype=object),
+            "good": pd.Series([True, None, False], dtype=object),
+            "kind": ["a", None, np.nan],
+            "mixed": pd.Series(["a", 1, None], dtype=object),
+            "flux": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        }
+    )
+    found = tables.from_memory(frame, "frame")
+    np.testing.assert_array_equal(found.columns.pop("z"), [0.1, np.nan, 0.3])
+    assert {name: values.tolist() for name, values in found.columns.items()} == {
+        "id": [str(2**62 + 1), "", "3"],
+        "good": ["true", "", "false"],
+        "kind": ["a", "", ""],
+        "mixed": ["a", "1", ""],
+        "flux": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+    }
+    with pytest.raises(InputError, match="frame: two columns are named 'id'"):
+        tables.from_memory(frame[["id", "id"]], "frame")
+
+
+def test_json_as_python_writes_it(tmp_path):
+    rows = [{"id": 1, "z": float("nan"), "name": "a"}, {"id": 2, "z": 0.5, "name": 7}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    found = tables.read_table(tmp_path / "t.json")
+    np.testing.assert_array_equal(found["z"], [np.nan, 0.5])
+    assert found["name"].tolist() == ["a", "7"]
+
+
+def test_text_of_fixed_length_in_parquet(tmp_path):
+    pq.write_table(pa.table({"id": pa.array([b"ab", b"cd"], pa.binary(2))}), tmp_path / "t.parquet")
+    assert tables.read_table(tmp_path / "t.parquet")["id"].tolist() == ["ab", "cd"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name,ra,z\nlong,char(8),double,float\n1,a,150.1,0.1\n2,b,150.2,0.2\n",
+        "id,name,ra,z\nBIGINT,varchar(255),DOUBLE PRECISION,numeric(5,3)\n1,a,150.1,0.1\n2,b,150.2,0.2\n",
+        "id\tname\tra\tz\nint64\t<U8\tfloat64\tfloat32\n1\ta\t150.1\t0.1\n2\tb\t150.2\t0.2\n",
+        "=== ==== ===== ===\n id name    ra   z\n=== ==== ===== ===\n  1 a    150.1 0.1\n  2 b    150.2 0.2\n"
+        "=== ==== ===== ===\n",
+    ],
+)
+def test_types_below_a_header_and_rules_of_restructuredtext(tmp_path, text):
+    (tmp_path / "t.txt").write_text(text)
+    found = tables.read_table(tmp_path / "t.txt")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "id": [1, 2],
+        "name": ["a", "b"],
+        "ra": [150.1, 150.2],
+        "z": [0.1, 0.2],
+    }
+
+
+def test_columns_of_unsupported_types_are_named(tmp_path, caplog):
+    columns = {"id": [1, 2], "ra": [150.1, 150.2], "dec": [2.1, 2.2], "spectrum": [[1.0], [1.0, 2.0]]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert "spectrum" not in read_catalogue(tmp_path / "t.parquet")
+    assert "columns whose type is not supported are left out: spectrum (list<" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
+def test_blanks_and_quotes_around_names_do_not_count(tmp_path, ending):
+    """As pandas keeps them from ``id, ra, dec``."""
+    names = {"id": "id", "ra": " ra", "dec": "'dec'", "z_spec": ' "z_spec" '}
+    columns = {"id": IDENTITIES["small"], "ra": RA, "dec": DEC, "z_spec": Z}
+    path = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        rows = zip(*columns.values(), strict=True)
+        lines = [",".join(names.values()), *(",".join(map(repr, map(float, row))) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        write(tmp_path, ending, {names[name]: values for name, values in columns.items()}, {" ra": "deg"})
+        path = next(tmp_path.glob("table.*"))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    assert len(match_labels({"object_id": IDENTITIES["names"], "ra": RA, "dec": DEC}, labels).rows) == NUM
+
+
+@pytest.mark.parametrize("separator", [",", ";", " "])
+def test_entries_in_single_quotes(tmp_path, separator):
+    rows = [["'id'", "'name'", "'z'"], ["'1'", "'a b'", "'0.1'"], ["'2'", "'c d'", "'0.2'"]]
+    (tmp_path / "t.csv").write_text("\n".join(map(separator.join, rows)) + "\n")
+    found = tables.read_table(tmp_path / "t.csv")
+    assert found["id"].tolist() == [1, 2]
+    assert found["name"].tolist() == ["a b", "c d"]
+    assert found["z"].tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("I", 2.0**15), ("J", 2.0**31), ("K", 2.0**63)])
+def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, zero):
+    """TZERO is a real number by the FITS standard, although most programs write an integer."""
+    values = np.array([0, 7, 2 * int(zero) - 1], dtype=f"u{2 * {'I': 1, 'J': 2, 'K': 4}[kind]}")
+    hdu = fits.BinTableHDU.from_columns([fits.Column("id", kind, bzero=int(zero), array=values)])
+    hdu.writeto(tmp_path / "t.fits")
+    content = (tmp_path / "t.fits").read_bytes()
+    place = content.index(b"TZERO1  =")
+    card = f"TZERO1  = {zero:>20.14E}".encode().ljust(80)
+    (tmp_path / "t.fits").write_bytes(content[:place] + card + content[place + 80 :])
+    assert tables.read_table(tmp_path / "t.fits")["id"].tolist() == values.tolist()
+
+
+def test_columns_of_variable_length_whose_entries_are_alike(tmp_path):
+    """One number each, or text, or as many numbers, in FITS and in VOTables of services."""
+    parts = {
+        "PD()": [np.array([0.1]), np.zeros(0), np.array([0.3])],
+        "PK()": [np.array([2**62 + n]) for n in range(3)],
+        "PA()": ["abc", "", "de"],
+        "PE()": [np.arange(2.0) + n for n in range(3)],
+        "PJ()": [np.arange(n) for n in range(3)],
+    }
+    columns = [fits.Column(n, n, array=np.array([*v, None], object)[:-1]) for n, v in parts.items()]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    found = tables.read(tmp_path / "t.fits")
+    np.testing.assert_array_equal(found.columns["PD()"], [0.1, np.nan, 0.3])
+    assert found.columns["PK()"].tolist() == [2**62, 2**62 + 1, 2**62 + 2]
+    assert found.columns["PA()"].tolist() == ["abc", "", "de"]
+    assert found.columns["PE()"].tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert found.unused == {"PJ()": "object"}
+    (tmp_path / "t.xml").write_text(
+        '<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>'
+        '<TABLE><FIELD name="id" datatype="long"/><FIELD name="z" datatype="double" arraysize="*"/><DATA>'
+        "<TABLEDATA><TR><TD>1</TD><TD>0.5</TD></TR><TR><TD>2</TD><TD/></TR></TABLEDATA></DATA></TABLE>"
+        "</RESOURCE></VOTABLE>"
+    )
+    np.testing.assert_array_equal(tables.read_table(tmp_path / "t.xml")["z"], [0.5, np.nan])
+
+
+def test_a_second_line_in_the_header_of_aastex(tmp_path):
+    (tmp_path / "t.tex").write_text(
+        "\\begin{deluxetable}{lccc}\n\\tablecaption{Redshifts}\n\\tablehead{\n"
+        "\\colhead{ID} & \\colhead{R.A.} & \\colhead{Decl.} & \\colhead{$z_{spec}$} \\\\\n"
+        "\\colhead{} & \\colhead{(deg)} & \\colhead{(deg)} & \\colhead{}\n}\n\\startdata\n"
+        "7 & 150.1 & $-$2.1 & 0.1 \\\\\n9 & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
+    )
+    found = tables.read(tmp_path / "t.tex")
+    assert found.units == {"R.A.": "deg", "Decl.": "deg"}
+    np.testing.assert_array_equal(found.columns["z_spec"], [0.1, np.nan])
+    catalogue = read_catalogue(tmp_path / "t.tex")
+    assert catalogue["object_id"].tolist() == [7, 9]
+    assert catalogue["dec"].tolist() == [-2.1, -2.2]

@@ -39,6 +39,7 @@ from deepfits.tables import (
     place_hint,
     positions,
     read,
+    require_aligned,
     take_rows,
     warn_of_running_numbers,
     with_degrees,
@@ -182,9 +183,10 @@ class JoinedTable(Mapping[str, np.ndarray]):
         """Match the rows of another table, in a file or in memory, to the objects, and add its columns.
 
         Rows are matched by position, one to one, if positions are known in both tables (detection catalogues
-        and spectroscopic ones rarely share identities), unless rows of the same ``object_id`` are at the same
-        position; else by ``object_id``. If several rows match an object the first is used, with a warning;
-        in tables made by the run (`of_run`) each row is a different object.
+        and spectroscopic ones rarely share identities), unless most rows of the same ``object_id`` are at the
+        same position; else by ``object_id``, without those that lie elsewhere. If several rows match an
+        object the first is used, with a warning; in tables made by the run (`of_run`) each row is a different
+        object.
 
         Columns keep their names, except for positions, which become ``ra`` and ``dec`` (degrees, ICRS). An
         identity is added where it is the table's own, that is, if rows are matched by position.
@@ -198,12 +200,17 @@ class JoinedTable(Mapping[str, np.ndarray]):
         by_position, hint = False, ""
         if sky is not None and has_positions:
             hint = place_hint(sky.ra, self["ra"])
-            matched, _, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
+            places = self["ra"], self["dec"], sky.ra, sky.dec
+            matched, apart, near = match_one_to_one(*places, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
             if by_position and not is_pair.any() and (rows >= 0).any():
                 hint = f", although {(rows >= 0).sum()} have the same object_id: they lie elsewhere{hint}"
-            rows, nearest = (matched, near) if by_position else (rows, nearest)
+            if by_position:
+                rows, nearest = matched, near
+                require_aligned(path, apart[is_pair], *places, radius_arcsec)
+            else:
+                rows = self._without_far(rows, columns, path, radius_arcsec)
         if (rows < 0).all():
             raise InputError(
                 f"{path}: no row matches an object of {self.directory}, by object_id or position{hint}"
@@ -212,7 +219,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         shared = None if by_position and not of_run else columns.get("object_id")
         added = with_degrees(table.columns, sky)
-        for name, values in (added if of_run else without_lists(added, path)).items():
+        for name, values in (added if of_run else without_lists(added, path, table.unused)).items():
             if values is not shared and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)
@@ -250,6 +257,22 @@ class JoinedTable(Mapping[str, np.ndarray]):
             warn_of_running_numbers(table.where, name, ours, theirs)
         return match_identities(ours, theirs), match_identities(theirs, ours)
 
+    def _without_far(
+        self, rows: np.ndarray, columns: Columns, path: str | Path, radius_arcsec: float
+    ) -> np.ndarray:
+        """Leave out rows of the same identity as an object that lie elsewhere, with a warning."""
+        found = np.flatnonzero(rows >= 0)
+        is_far = apart_arcsec(self, found, rows[found], columns) > radius_arcsec
+        if is_far.any():
+            log.warning(
+                "WARNING: %s: %d rows have the object_id of an object that is more than %g″ away, and are "
+                "not used",
+                *(path, is_far.sum(), radius_arcsec),
+            )
+        out = rows.copy()
+        out[found[is_far]] = -1
+        return out
+
     def __repr__(self) -> str:
         return f"<JoinedTable of {self.directory}: {self.num_rows} objects, {len(self)} columns>"
 
@@ -263,13 +286,17 @@ def _warn_of_duplicates(
     """Warn if objects have several rows; `rows` are the rows of objects, `nearest` the objects of rows."""
     extra = np.flatnonzero(nearest >= 0)
     extra = extra[(rows[nearest[extra]] >= 0) & (rows[nearest[extra]] != extra)]
-    if by_position:  # rows farther away are neighbours, not duplicates
-        extra = extra[apart_arcsec(columns, extra, rows[nearest[extra]]) < SAME_PLACE_ARCSEC]
+    if by_position:  # rows farther away are neighbours, not duplicates, unless they have the same identity
+        first = rows[nearest[extra]]
+        is_double = apart_arcsec(columns, extra, first) < SAME_PLACE_ARCSEC
+        if "object_id" in columns:
+            is_double |= columns["object_id"][extra] == columns["object_id"][first]
+        extra = extra[is_double]
     if len(extra):
         log.warning(
-            "WARNING: %s: %d of %d rows are duplicates of an object whose first row is used; to use "
-            "another, remove the first",
-            *(path, len(extra), len(nearest)),
+            "WARNING: %s: %d of %d rows are duplicates of an object whose %s row is used; to use "
+            "another, remove that one",
+            *(path, len(extra), len(nearest), "nearest" if by_position else "first"),
         )
 
 

@@ -17,6 +17,8 @@ from deepfits import tables
 from deepfits.errors import InputError, naming
 from deepfits.files import parse_json
 
+MOST_CLOSE = 0.01
+"""Larger fractions of objects within `tables.SAME_PLACE_ARCSEC` of another are not blends but duplicates."""
 log = logging.getLogger(__name__)
 _PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
 """Columns by which surveys flag duplicates in overlapping tiles: brick_primary, detect_isPrimary."""
@@ -66,7 +68,9 @@ def read_catalogue(
     sky = tables.positions(table.columns, table.units, path)
     columns = {
         name: values
-        for name, values in tables.without_lists(tables.with_standard_names(table, sky), path).items()
+        for name, values in tables.without_lists(
+            tables.with_standard_names(table, sky), path, table.unused
+        ).items()
         if values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
@@ -97,7 +101,18 @@ def read_catalogue(
 
 
 def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Warn of duplicates flagged in a survey's own column; our `is_primary` is applied later."""
+    """Warn of duplicates, flagged in a survey's own column or at the same positions.
+
+    Our `is_primary` is applied later.
+    """
+    if "ra" in columns and "is_primary" not in columns:
+        is_double = tables.has_neighbour(columns["ra"], columns["dec"], tables.SAME_PLACE_ARCSEC)
+        if is_double.mean() > MOST_CLOSE:
+            log.warning(
+                "WARNING: %s: %d of %d objects are within %g″ of another: if overlapping tiles list them "
+                "twice, leave out the duplicates",
+                *(path, is_double.sum(), len(is_double), tables.SAME_PLACE_ARCSEC),
+            )
     for name, values in columns.items():
         if _PRIMARY.fullmatch(name) and values.dtype.kind in "biuf" and set(np.unique(values)) == {0, 1}:
             log.warning(

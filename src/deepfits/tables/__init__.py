@@ -11,8 +11,10 @@ from deepfits.tables.identities import identities, identity_name, require_unique
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
+    has_neighbour,
     match_identities,
     match_one_to_one,
+    require_aligned,
     take_rows,
     warn_of_running_numbers,
 )

@@ -22,7 +22,7 @@ _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
-_INTEGER = re.compile(r"^[+-]?\d+$")
+_INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
@@ -132,7 +132,7 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
 
 def _number(text: str) -> int | float | None:
     try:
-        return int(text) if _INTEGER.match(text) else float(text)
+        return int(text) if _INTEGER.match(text.strip()) else float(text)
     except ValueError:
         return None
 
@@ -156,10 +156,11 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
                 f"{where}: condition {condition!r}: the column contains {entry!r}, which is not a number; "
                 "remove such entries from the table, or select values with =="
             )
-        if not entry or np.isfinite(number).any():
-            is_there = ~is_gap if sign == "!=" else np.isfinite(number)
+        is_number = np.isfinite(number.astype(np.float64))
+        if not entry or is_number.any():
+            is_there = ~is_gap if sign == "!=" else is_number
             with np.errstate(invalid="ignore"):
-                return np.asarray(_OPERATORS[sign](number, value) & is_there, dtype=bool)
+                return np.asarray(_OPERATORS[sign](number, value), dtype=bool) & is_there
     if not quoted and bare.lower() in _TRUTH and np.isin(lower[~is_gap], list(_TRUTH)).all():
         is_true = np.isin(lower, _TRUE)
         return np.asarray(_OPERATORS[sign](is_true, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
@@ -179,12 +180,16 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
 
 
 def _numbers_in(column: np.ndarray, is_gap: np.ndarray) -> tuple[np.ndarray, str]:
-    """Parse text as numbers, NaN where that fails; return also the first entry that is not a number."""
-    number = np.full(len(column), np.nan)
+    """Parse text as Python's numbers, in which integers are exact, with NaN where that fails.
+
+    The first entry that is not a number is returned, too.
+    """
+    number = np.full(len(column), np.nan, dtype=object)
     entry = ""
     for row in np.flatnonzero(~is_gap):
-        try:
-            number[row] = float(column[row])
-        except ValueError:
+        parsed = _number(str(column[row]))
+        if parsed is None:
             entry = entry or str(column[row])
+        else:
+            number[row] = parsed
     return number, entry

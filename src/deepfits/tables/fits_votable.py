@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -35,6 +36,10 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             rows, width = int(hdu.header["NAXIS2"]), int(hdu.header["NAXIS1"])
             if rows * width > 1000 * size:
                 raise InputError(f"{path}: HDU {number} declares {rows * width} bytes in a file of {size}")
+            for card in hdu.header["TZERO*"].cards:  # astropy fails on unsigned integers marked by 32768.0
+                if isinstance(card.value, float) and card.value.is_integer():
+                    is_highest = math.isclose(card.value, 2**63, rel_tol=1e-14)  # 9.22337203685478E+18
+                    hdu.header[card.keyword] = 2**63 if is_highest else int(card.value)
             names = list(hdu.columns.names)
             if hdu.name == "LDAC_IMHEAD" or names == ["Field Header Card"]:
                 continue  # SExtractor's copy of the image header

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.errors import InputError
 from deepfits.tables.table import whole_with_gaps
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,10 @@ MAX_RUNNING_NUMBER = 100_000_000
 """Integers up to this may be running numbers, which mean nothing outside their catalogue."""
 SAME_PLACE_ARCSEC = 0.1
 """Rows closer than this are the same object, whatever their identities."""
+OFFSET_ARCSEC = 5.0
+"""Largest offset between two catalogues that is looked for."""
+WIDTH_ARCSEC = 0.4
+"""Positions of the same objects scatter by less than this around the offset."""
 
 
 def warn_of_running_numbers(where: str | Path, name: str, *identities: np.ndarray) -> None:
@@ -83,6 +88,28 @@ def match_positions(
     return index, separation
 
 
+def has_neighbour(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> np.ndarray:
+    """Return a mask ``(N,)`` of the positions, in degrees, that have another within a radius.
+
+    Examples
+    --------
+    >>> has_neighbour(np.array([10.0, 10.0, 20.0, np.nan]), np.zeros(4), 0.1).tolist()
+    [True, True, False, False]
+    """
+    from scipy.spatial import cKDTree
+
+    known = np.isfinite(ra) & np.isfinite(dec)
+    alpha, delta = np.radians(ra[known]), np.radians(dec[known])
+    places = np.stack([np.cos(alpha) * np.cos(delta), np.sin(alpha) * np.cos(delta), np.sin(delta)], axis=1)
+    out = np.zeros(len(ra), dtype=bool)
+    if len(places):
+        distance, _ = cKDTree(places).query(
+            places, k=2, distance_upper_bound=np.radians(radius_arcsec / 3600)
+        )
+        out[known] = np.isfinite(distance[:, 1])
+    return out
+
+
 def match_one_to_one(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,6 +130,76 @@ def match_one_to_one(
     return np.where(is_pair, rows, -1), np.where(is_pair, separations, np.nan), nearest
 
 
+def require_aligned(
+    where: str | Path,
+    separations: np.ndarray,
+    ra: np.ndarray,
+    dec: np.ndarray,
+    other_ra: np.ndarray,
+    other_dec: np.ndarray,
+    radius_arcsec: float,
+) -> None:
+    """Warn if half of the matched positions, ``(K,)`` `separations`, are far apart for the radius.
+
+    Raises
+    ------
+    InputError
+        The second catalogue, in `where`, is offset by more than the radius, so that matches are accidental.
+    """
+    is_far = len(separations) > 0 and np.median(separations) > radius_arcsec / 2
+    if not is_far and 2 * len(separations) >= min(np.isfinite(ra).sum(), np.isfinite(other_ra).sum()):
+        return
+    offset = typical_offset(ra, dec, other_ra, other_dec)
+    said = (
+        "" if offset is None else f"{offset[0]:+.2f}″ in right ascension and {offset[1]:+.2f}″ in declination"
+    )
+    if offset is not None and np.hypot(*offset) > radius_arcsec:
+        raise InputError(
+            f"{where}: most positions are offset by {said} from the objects, more than the radius of "
+            f"{radius_arcsec}″, so that matches would be accidental: subtract the offset from them"
+        )
+    if is_far:
+        log.warning(
+            "WARNING: %s: half of the positions lie more than %.2f″ from their objects; %s",
+            *(where, np.median(separations)),
+            f"they are offset by {said}" if said else "is one astrometry off, or the radius too small?",
+        )
+
+
+def typical_offset(
+    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray
+) -> tuple[float, float] | None:
+    """Return by how much most positions of a second catalogue are offset from those of the first, arcsec.
+
+    The offset, to the east and to the north, is that of the most pairs; None if it is not significant, or if
+    at least a third as many pairs have none.
+    """
+    from astropy.coordinates import SkyCoord, search_around_sky
+    from astropy.units import arcsec
+
+    known, others = np.flatnonzero(np.isfinite(ra)), np.flatnonzero(np.isfinite(other_ra))
+    others = others[:: max(1, len(others) // 10_000)]
+    if not len(known) or not len(others):
+        return None
+    here = SkyCoord(ra[known], dec[known], unit="deg")
+    there = SkyCoord(other_ra[others], other_dec[others], unit="deg")
+    row, other, _, _ = search_around_sky(here, there, OFFSET_ARCSEC * arcsec)
+    if not len(row):
+        return None
+    apart = np.stack([part.arcsec for part in here[row].spherical_offsets_to(there[other])])
+    edges = np.arange(-OFFSET_ARCSEC, OFFSET_ARCSEC + WIDTH_ARCSEC, WIDTH_ARCSEC)
+    counts = np.histogram2d(apart[0], apart[1], bins=[edges, edges])[0]
+    peak = edges[list(np.unravel_index(counts.argmax(), counts.shape))] + WIDTH_ARCSEC / 2
+    for _ in range(3):  # it may lie on the edge of a bin
+        peak = np.median(apart[:, np.hypot(*(apart - peak[:, None])) < WIDTH_ARCSEC], axis=1)
+    number, without = (
+        int((np.hypot(*(apart - place[:, None])) < WIDTH_ARCSEC).sum()) for place in (peak, np.zeros(2))
+    )
+    by_chance = len(row) * (WIDTH_ARCSEC / OFFSET_ARCSEC) ** 2
+    is_significant = number > max(10, 3 * without, by_chance + 6 * np.sqrt(by_chance))
+    return (float(peak[0]), float(peak[1])) if is_significant else None
+
+
 def apart_arcsec(
     columns: Mapping[str, np.ndarray],
     rows: np.ndarray,
@@ -111,15 +208,19 @@ def apart_arcsec(
 ) -> np.ndarray:
     """Return the separations ``(K,)``, arcsec, of rows from rows of the same or another table.
 
-    Both tables have ``ra`` and ``dec`` in degrees.
+    Both tables have ``ra`` and ``dec`` in degrees; separations from unknown positions are NaN.
     """
     from astropy.coordinates import SkyCoord
 
+    other = columns if other is None else other
+    known = np.isfinite(columns["ra"][rows]) & np.isfinite(other["ra"][other_rows])
     here, there = (
-        SkyCoord(table["ra"][index], table["dec"][index], unit="deg")
-        for table, index in ((columns, rows), (other or columns, other_rows))
+        SkyCoord(table["ra"][index[known]], table["dec"][index[known]], unit="deg")
+        for table, index in ((columns, rows), (other, other_rows))
     )
-    return np.asarray(here.separation(there).arcsec)
+    apart = np.full(len(rows), np.nan)
+    apart[known] = here.separation(there).arcsec
+    return apart
 
 
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

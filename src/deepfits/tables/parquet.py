@@ -26,7 +26,13 @@ from deepfits.tables.table import (
     whole_with_gaps,
 )
 
-_IS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+_IS_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+)
 STREAM = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which Polars and Hugging Face's datasets write."""
 MOST_OF_SMALL_FILES = 4 << 30

@@ -21,7 +21,7 @@ from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import with_file_conventions
-from deepfits.tables.table import Columns, Table, from_astropy, plain_array
+from deepfits.tables.table import Columns, Table, from_astropy, plain_array, require_distinct
 from deepfits.tables.text import PACKED, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
@@ -29,6 +29,7 @@ TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
     "out", "zout", "bpz", "tex",
 )  # fmt: skip
+_QUOTED_NAME = re.compile(r"""\A\s*(["'`]?)(.*?)\1\s*\Z""", re.DOTALL)
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
 
 
@@ -85,16 +86,21 @@ def from_memory(given: Any, where: str) -> Table:
             return _normalized(table_from_arrow(pa.table(given), Path(where)))
         if is_pandas:
             further = [n for n in given.index.names if n is not None and n not in given.columns]
-            given = AstropyTable.from_pandas(given.reset_index(further) if further else given)
+            given = given.reset_index(further) if further else given
+            names = [str(name) for name in given.columns]
+            require_distinct(names, where)
+            arrays = [_arrow_array(given.iloc[:, number]) for number in range(len(names))]
+            return _normalized(table_from_arrow(pa.table(arrays, names), Path(where)))
         return _normalized(from_astropy(AstropyTable(given), where))
 
 
 def _normalized(table: Table) -> Table:
     """Apply masks stored as columns: HSC's ``NAME_isnull``, and astropy's ``NAME.mask`` in HDF5.
 
-    Units that mean none (``-``, ``None``, ``unitless``) are dropped; for positions and identities see
-    `with_file_conventions`.
+    Names lose blanks and quotes around them, and units that mean none (``-``, ``None``, ``unitless``) are
+    dropped; for positions and identities see `with_file_conventions`.
     """
+    table = _with_bare_names(table)
     for name, values in table.columns.items():
         for mark in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
             is_gap = None if mark is None else as_truth(mark)
@@ -102,6 +108,18 @@ def _normalized(table: Table) -> Table:
                 table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
     units = {name: unit for name, unit in table.units.items() if unit.strip().lower() not in _NO_UNITS}
     return with_file_conventions(replace(table, units=units))
+
+
+def _with_bare_names(table: Table) -> Table:
+    """Remove blanks and quotes around names, unless two then agree; pandas keeps those of ``id, ra``."""
+    bare = {name: _QUOTED_NAME.sub(r"\2", name) or name for name in (*table.columns, *table.unused)}
+    if len(set(bare.values())) < len(bare) or all(name == new for name, new in bare.items()):
+        return table
+    parts = ("columns", "units", "ucds", "frames", "unused")
+    renamed: dict[str, Any] = {
+        part: {bare.get(name, name): value for name, value in getattr(table, part).items()} for part in parts
+    }
+    return replace(table, **renamed)
 
 
 def exists(path: str | Path) -> bool:
@@ -168,7 +186,8 @@ def _read_json(path: Path, text: str) -> Table:
 
     lines = text.splitlines()
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
-    content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
+    text = f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text
+    content = parse_json(text, where=path, allow_nan=True)
     rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
     if rows is not None:
         if not all(isinstance(row, dict) for row in rows):
@@ -177,17 +196,17 @@ def _read_json(path: Path, text: str) -> Table:
         content = {name: [row.get(name) for row in rows] for name in names}
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
-    return table_from_arrow(pa.table({name: _json_array(values) for name, values in content.items()}), path)
+    return table_from_arrow(pa.table({name: _arrow_array(values) for name, values in content.items()}), path)
 
 
-def _json_array(values: list[Any]) -> Any:
-    """Convert a column to Arrow; integers above int64 become text, in which they stay exact."""
+def _arrow_array(values: Any) -> Any:
+    """Convert a column to Arrow; numbers among text, and integers above int64, become text."""
     import pyarrow as pa
 
     try:
-        return pa.array(values)
-    except OverflowError:
-        return pa.array([None if value is None else str(value) for value in values])
+        return pa.array(values, from_pandas=True)
+    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None or value != value else str(value) for value in values])
 
 
 def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:

@@ -23,6 +23,8 @@ LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 B1950 = "fk4 B1950"
+SKY = "sky coordinates"
+"""Type of columns whose content is in others, right ascension and declination."""
 log = logging.getLogger(__name__)
 
 _MENTIONS_B1950 = re.compile(
@@ -38,8 +40,9 @@ class Table:
     Attributes
     ----------
     columns
-        Numbers, booleans or text, ``(N,)``, or lists of equal length, ``(N, L)``. Missing values are NaN in
-        floats and ``""`` in text; integers with missing values become floats if these are exact, else text.
+        Numbers, booleans or text, ``(N,)``, or lists of equal length, ``(N, L)``. Text ends at the first NUL.
+        Missing values are NaN in floats and ``""`` in text; integers with missing values become floats if
+        these are exact, else text.
     units
         Units of columns as stated by the file.
     ucds
@@ -79,7 +82,7 @@ def from_astropy(table: Any, where: str) -> Table:
             frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
-            unused[name] = "sky coordinates"
+            unused[name] = SKY
             is_main = not {"ra", "dec"} & set(table.colnames) and "ra" not in columns
             ra, dec = ("ra", "dec") if is_main else (f"{name}_ra", f"{name}_dec")
             columns[ra], columns[dec] = np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
@@ -130,6 +133,8 @@ def plain_array(values: Any) -> np.ndarray:
         return array if is_gap is None or not is_gap.any() else np.where(is_gap, np.nan, array.astype(float))
     if array.ndim != 1:
         raise TypeError
+    if kind == "O" and len(array) and all(isinstance(value, np.ndarray) for value in array):
+        return plain_array(_stacked(array.tolist()))
     if kind == "O":
         if not all(value is None or isinstance(value, (str, bytes)) for value in array):
             raise TypeError
@@ -137,6 +142,8 @@ def plain_array(values: Any) -> np.ndarray:
     elif kind == "S":
         array = np.array([decoded(value) for value in array.tolist()], dtype=str)
     if array.dtype.kind == "U":
+        if "\0" in "".join(array.tolist()):
+            array = np.array([text.partition("\0")[0] for text in array.tolist()], dtype=str)
         array = np.char.strip(array) if len(array) else array
         return array if is_gap is None else np.where(is_gap, "", array)
     if kind not in "iufb":
@@ -147,6 +154,23 @@ def plain_array(values: Any) -> np.ndarray:
     if kind == "f":
         return np.where(is_gap, np.nan, array)
     return truth_with_gaps(array, is_gap) if kind == "b" else whole_with_gaps(array, is_gap)
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Convert a column of variable length whose entries are text, or lists of equal length if not empty.
+
+    Raises
+    ------
+    TypeError
+        The lengths differ, or the lists do not contain numbers.
+    """
+    if all(part.dtype.kind in "US" for part in parts):
+        return np.array(["".join(map(decoded, part.ravel().tolist())) for part in parts])
+    lengths = {part.shape for part in parts if part.size}
+    if len(lengths) != 1 or any(part.dtype.kind not in "iuf" for part in parts):
+        raise TypeError
+    missing: Any = np.ma.masked_all(lengths.pop(), max(part.dtype for part in parts))
+    return np.ma.stack([part if part.size else missing for part in parts])
 
 
 def decoded(value: str | bytes) -> str:
@@ -202,9 +226,17 @@ def with_list(columns: Columns, name: str) -> Columns:
     return left | {name: np.stack([columns[part] for part in parts], axis=1)}
 
 
-def without_lists(columns: Mapping[str, np.ndarray], where: str | Path) -> Columns:
-    """Return the columns that have one value per row; the names of the others are logged."""
+def without_lists(
+    columns: Mapping[str, np.ndarray], where: str | Path, unused: Mapping[str, str] | None = None
+) -> Columns:
+    """Return the columns of one value per row; the names of the others, and of `unused`, are logged."""
     lists = [f"{name} ({values.shape[1]} values)" for name, values in columns.items() if values.ndim > 1]
+    others = [f"{name} ({kind})" for name, kind in (unused or {}).items() if kind != SKY]
+    if others:
+        log.warning(
+            "WARNING: %s: columns whose type is not supported are left out: %s%s",
+            *(where, ", ".join(others[:8]), ", …" if len(others) > 8 else ""),
+        )
     if lists:
         log.info(
             "%s: columns of several values per object are left out: %s%s; to use them, write each value as a "

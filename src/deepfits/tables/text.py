@@ -39,6 +39,8 @@ MAX_RATIO = 300
 log = logging.getLogger(__name__)
 
 _HEAD = 1 << 17
+_IN_SINGLE_QUOTES = re.compile(r"(?:\s*#.*\n)*\s*'[^'\n]+'(?:[\s,;|]+'[^'\n]+')+[ \t\r]*\n")
+"""The beginning of a text table whose header has single quotes around each name."""
 
 
 def unpack(path: Path) -> bytes:
@@ -93,6 +95,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         raise InputError(
             f"{where}: a web page, not a table, possibly an error or log-in page; download it again"
         )
+    if _IN_SINGLE_QUOTES.match(text) and '"' not in text:
+        text = text.replace("'", '"')
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()

@@ -25,6 +25,7 @@ def read_text_table(path: Path, text: str) -> Table:
         from astropy.table import Table as AstropyTable
 
         return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
+    text = re.sub(r"(?m)^[ \t]*=+(?:[ \t]+=+)*[ \t\r]*(?:\n|\Z)", "", text)  # rules of reStructuredText
     unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # frames drawn by MySQL
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
@@ -67,6 +68,12 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
             f"{path}: contains {len(kinds)} LaTeX tables; save the one you need in a file of its own"
         )
     text = re.sub(r"\\(?:[hc]line(?:\{[^}]*\})?|(?:top|mid|bottom)rule)(?![A-Za-z])", "", text)
+    units: list[str] = []
+    if (head := re.search(r"\\tablehead\s*\{(.*?)\}\s*\\startdata", text, re.DOTALL)) is not None:
+        lines = [line for line in " ".join(head[1].split()).split(r"\\") if r"\colhead" in line]
+        units = lines[1].replace(r"\colhead", "").split("&") if len(lines) == 2 else []
+        if lines[:1]:  # as astropy reads it: one line, of names
+            text = text.replace(head[0], f"\\tablehead{{{lines[0]}}}\n\\startdata")
     with naming(path, "cannot read this LaTeX table", "write a header line and one row per line, or use CSV"):
         table = AstropyTable.read(
             text.replace("longtable", "tabular").splitlines(),
@@ -81,7 +88,8 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
         there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
         return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
 
-    return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *table.iterrows()))
+    below = [[words(unit).strip("() ") or "-" for unit in units]] if units else []
+    return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *below, *table.iterrows()))
 
 
 def _from_astropy_text(path: Path, text: str, format: str) -> Table:

@@ -20,7 +20,10 @@ COMMENT = ("#", "%", "!", "//")
 # A comment, or the last line of psql's output.
 NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(COMMENT)}|\(\d+ rows?\)\s*$)")
 _TYPE = re.compile(
-    r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
+    r"^(?:\d*[NSD]|[<>|=]?[USfiu]\d+|(?:u?int|float|string)\d*|integer|(?:big|small|tiny)int|long|short|byte|"
+    r"double(?: precision)?|real|numeric|decimal|(?:var|unicode)?char|str|text|object|category|bool.*)"
+    r"(?: ?[(\[][\d, *]*[)\]])?$",
+    re.IGNORECASE,
 )
 _SEXTRACTOR = re.compile(r"^#\s*(\d+)\s+([A-Za-z_]\S*)(?:\s.*?)?(?:\[([^\]]*)\])?\s*$")
 # Informal variants of it: "# (3) RA", "# 3: RA", "# Column 3: RA (deg)".
@@ -54,7 +57,7 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
     if not lines:
         raise InputError(f"{where}: contains no rows")
     units: dict[str, str] = {}
-    names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
+    names = _sextractor_names(_as_sextractor(comments), units, len(split_line(lines[0], None)))
     if names is None and (titles := _num_titles(lines)):
         start = head.index(lines[titles], start)
         lines = lines[titles:]

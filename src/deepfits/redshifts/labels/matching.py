@@ -37,7 +37,8 @@ class Match:
         ``"id"`` or ``"position"``.
     counts
         Numbers of labels that are `repeated` (further labels of an object, dropped), `disagreeing` (left out
-        with their object), `without_position` or `without_identity`.
+        with their object), `elsewhere` (of the same identity, but farther than the radius),
+        `without_position` or `without_identity`.
     """
 
     rows: np.ndarray
@@ -52,9 +53,9 @@ def match_labels(
 ) -> Match:
     """Find the label of each object; features have `object_id`, and `ra` and `dec` (degrees) where known.
 
-    Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"``, or ``"auto"``:
-    by position where positions are known in both tables, because a detection catalogue and a spectroscopic
-    one rarely share a numbering.
+    Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"`` (within the
+    radius where both positions are known), or ``"auto"``: by position where positions are known in both
+    tables, because a detection catalogue and a spectroscopic one rarely share a numbering.
 
     Raises
     ------
@@ -73,6 +74,8 @@ def match_labels(
         pairs, lost = _by_position(features, labels, radius_arcsec)
     else:
         pairs, lost = _by_id(features, labels)
+        if have_positions:
+            pairs, lost["elsewhere"] = _within(pairs, features, labels, radius_arcsec)
     rows, label_rows, joined = _join(*pairs, labels)
     counts = {name: number for name, number in (lost | joined).items() if number}
     if not len(rows) and "disagreeing" in counts:
@@ -89,24 +92,15 @@ def match_labels(
         )
     separation = np.full(len(rows), np.nan)
     if have_positions:
-        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
-    apart = np.nanmedian(separation) if np.isfinite(separation).any() else 0.0
-    if match == "id" and apart > radius_arcsec:
-        raise InputError(
-            f"{labels.where}: objects with the same object_id lie {apart:.1f}″ "
-            "apart (median), so this is another numbering; match by position instead"
-        )
+        separation = tables.apart_arcsec(features, rows, label_rows, labels.columns)
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in counts.items())
     if reasons:
         remedy = f"; these are left out: {_which_counts(labels)}" if "disagreeing" in counts else ""
+        if match == "id" and counts.get("disagreeing", 0) > 2 * counts.get("repeated", 0):
+            remedy += ", or the labels of one field if object_id starts anew in each"
+        if "elsewhere" in counts:
+            remedy += f"; those elsewhere lie more than {radius_arcsec}″ from the object of their object_id"
         log.warning("WARNING: %s: of %d labels: %s%s", labels.where, len(labels), reasons, remedy)
-    if match == "position" and apart > radius_arcsec / 2:
-        log.warning(
-            "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
-            "one catalogue off, or the radius too small?",
-            *(labels.where, apart),
-        )
     return Match(rows=rows, label_rows=label_rows, separation_arcsec=separation, by=match, counts=counts)
 
 
@@ -170,8 +164,9 @@ Pairs = tuple[np.ndarray, np.ndarray]
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, dict[str, int]]:
     """Return pairs, and the number of labels without a position."""
     ours, theirs = _coordinates(features), _coordinates(labels.columns)
-    nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
+    nearest_label, apart, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
+    tables.require_aligned(labels.where, apart[keep], *ours, *theirs, radius_arcsec)
     # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
@@ -182,10 +177,43 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tup
     if identity is not None and identity.ndim == 1:  # stricter where identities differ
         is_same = identity[others] == identity[chosen[others]]
         same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
+    _warn_of_neighbours(others[apart > same_place], chosen, labels, radius_arcsec)
     others = others[apart <= same_place]
     of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
     pairs = of_object, np.concatenate([nearest_label[keep], others])
     return pairs, {"without_position": int(np.isnan(theirs[0]).sum())}
+
+
+def _warn_of_neighbours(others: np.ndarray, chosen: np.ndarray, labels: Labels, radius_arcsec: float) -> None:
+    """Warn if further labels near an object, `others`, differ from the one `chosen` by `_by_position`."""
+    differ = [row for row in others.tolist() if not _agree(labels.value[[chosen[row], row]], labels)]
+    if differ:
+        log.warning(
+            "WARNING: %s: %d of %d labels are within %g″ of an object, but disagree with its nearest label, "
+            "which is used; if they are spectra of the same objects, give these one object_id or position, "
+            "or select the secure ones",
+            *(labels.where, len(differ), len(labels), radius_arcsec),
+        )
+
+
+def _within(pairs: Pairs, features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, int]:
+    """Keep pairs of the same identity within the radius, and count the others.
+
+    Raises
+    ------
+    InputError
+        Most lie farther apart: the identities are those of another catalogue.
+    """
+    objects, label_rows = pairs
+    apart = tables.apart_arcsec(features, objects, label_rows, labels.columns)
+    median = float(np.median(apart[np.isfinite(apart)])) if np.isfinite(apart).any() else 0.0
+    if median > radius_arcsec:
+        raise InputError(
+            f"{labels.where}: objects with the same object_id lie {median:.1f}″ "
+            "apart (median), so this is another numbering; match by position instead"
+        )
+    is_near = ~(apart > radius_arcsec)
+    return (objects[is_near], label_rows[is_near]), int((~is_near).sum())
 
 
 def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:

@@ -27,7 +27,7 @@ class Matching(Common):
         How labels and objects are matched: ``"position"``, ``"id"`` (`object_id`) or ``"auto"`` (by position
         if both tables have one).
     match_radius_arcsec
-        Maximum separation of a match by position.
+        Maximum separation of a match, also of one by `object_id` if both positions are known.
     """
 
     label_column: str = "z_spec"
