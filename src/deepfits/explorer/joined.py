@@ -22,7 +22,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import contents, read_json
 from deepfits.fitting.columns import Column, describe
-from deepfits.fitting.features import DESCRIPTION, shard_paths
+from deepfits.fitting.features import DESCRIPTION, column_names, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.survey.store import CutoutStore, shard_catalogue
@@ -100,7 +100,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
 
-        for name in pq.read_schema(shard_paths(features)[0]).names:
+        for name in column_names(shard_paths(features)[0]):
             self.add(name, partial(read, name), "features")
         if tags := read_tags(self.directory):
             self.add("tag", lambda: tag_column(tags, self["object_id"]), "tags")
