@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
@@ -373,7 +372,7 @@ def _find_column(table: JoinedTable, name: str) -> str:
     with suppress(InputError):
         parts = find_parts(table.directory)
         tables = [path for path in parts.tables.values() if path.suffix == ".parquet"]
-        has = {path: pq.read_schema(path).names for path in tables}
+        has = {path: column_names(path) for path in tables}
         if parts.store is not None and table.store is None:
             has[parts.store] = list(shard_catalogue(CutoutStore(parts.store, skip_bad=True).shards[0]))
         for path, names in has.items():
