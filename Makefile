@@ -61,7 +61,7 @@ bench-%: $(READY)  ## Run a benchmark: make bench-fit, bench-train, ...; JSON on
 	$(BIN)/python benchmarks/$*.py
 
 table1: $(READY)  ## Reproduce the redshift table (M19 Table 1) on both skies; one to two hours on two cores
-	$(BIN)/python -m pip install --no-input --quiet --constraint constraints.txt --editable '.[lephare]'
+	$(BIN)/python -m pip install --no-input --quiet --constraint constraints.txt lephare
 	$(BIN)/python benchmarks/table1.py
 
 bench-table1: table1

@@ -42,15 +42,18 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.plot.style import COLOURS, GRID, INK
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.methods import METHODS as KNOWN_METHODS
 from deepfits.reporting.redshift_figures import all_figures, label_curves, label_of
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.survey.store import CutoutStore
 from deepfits.tables import read_table
+from lephare_fit import LephareFit
 from paired import paired_differences, paired_table, paper_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+KNOWN_METHODS[LephareFit.name] = LephareFit
 ZCOSMOS_COLUMNS = {band: f"{band}_photzi25" for band in "ugriz"}
 METHODS = (
     "boosting",

@@ -421,7 +421,7 @@ def states_of(files: Mapping[str, Path], *, is_sample: bool = False) -> dict[str
             raise InputError(f"{path}: is not a regular file; check the path")
     is_whole = not is_sample and sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
     return {
-        name: f"{path.stat().st_size} {fingerprint(path) if is_whole else _sample(path)}"
+        name: f"{path.stat().st_size} {fingerprint(path) if is_whole else _sample(str(path))}"
         for name, path in sorted(files.items())
     }
 
@@ -442,15 +442,10 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _sample(path: Path) -> str:
-    status = path.stat()
-    return _sampled(path, status.st_size, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
-
-
-@lru_cache(maxsize=1 << 14)
-def _sampled(path: Path, size: int, stamp: tuple[int, ...]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
+@cached_by_files(maxsize=1 << 14)
+def _sample(path: str) -> str:
+    digest, size = hashlib.sha256(), os.path.getsize(path)
+    with open(path, "rb") as handle:
         for number in range(SAMPLES):
             handle.seek(max(size - SAMPLE_BYTES, 0) * number // (SAMPLES - 1))
             digest.update(handle.read(SAMPLE_BYTES))

@@ -1,5 +1,7 @@
 """Tables joined to the objects of a run: which row is of which object, and what is said where several are."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -32,6 +34,18 @@ def table_of(directory, **columns):
 
 def joined(features, directory, **columns):
     return JoinedTable(features, tables={"mine": table_of(directory, **columns)})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_file_of_features_is_named(features, tmp_path, number):
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        shutil.copy(features / "shard-00000.parquet", tmp_path / name)
+    damaged = tmp_path / f"shard-0000{number}.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(InputError, match=rf"{damaged.name}: cannot read these features .*; fit again"):
+        read_features(tmp_path)
+    with pytest.raises(InputError, match=rf"{damaged.name}: cannot read these features .*; fit again"):
+        JoinedTable(tmp_path)["object_id"]
 
 
 @pytest.mark.parametrize("by", ["identity", "place"])

@@ -307,7 +307,7 @@ def test_unknown_filters_are_refused():
 @pytest.mark.slow
 def test_lephare_recovers_redshifts_of_simulated_photometry():
     pytest.importorskip("lephare")
-    from deepfits.redshifts.methods.lephare import LephareFit
+    from benchmarks.lephare_fit import LephareFit
 
     photometry, value = make_photometry(120)
     fit = LephareFit.learn(photometry, value, BANDS)
@@ -321,8 +321,8 @@ def test_lephare_recovers_redshifts_of_simulated_photometry():
 
 
 def test_errors_without_lephare_say_how_to_install_it(monkeypatch):
-    from deepfits.redshifts.methods import lephare
+    from benchmarks import lephare_fit
 
-    monkeypatch.setattr(lephare.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(lephare_fit.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install"):
-        lephare.LephareFit.learn(*make_photometry(30), BANDS)
+        lephare_fit.LephareFit.learn(*make_photometry(30), BANDS)

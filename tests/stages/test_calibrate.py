@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -55,6 +56,19 @@ def test_a_band_that_the_survey_lacks_keeps_its_values(base, first, tmp_path):
     assert 0 < min(found["light_fraction"][1:]) < 0.77
     assert all(found["flux_fraction"][kind][0] == shipped["flux_fraction"][kind][0] for kind in FLUXES)
     assert np.isfinite(found["latent_nuisance"]).all()
+
+
+def test_seeing_that_the_model_was_not_trained_at_is_said(base, tmp_path, caplog):
+    model = Model.load(base / "model")
+    model.info = dataclasses.replace(model.info, fwhm_arcsec=(0.7,) * len(model.info.bands))
+    model.save(tmp_path / "model")
+    shutil.copytree(base / "survey", tmp_path / "survey")
+    content = json.loads((tmp_path / "survey" / "store.json").read_text())
+    content["fwhm_arcsec"] = [2.0] * len(content["bands"])
+    (tmp_path / "survey" / "store.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        RUNS["calibrate"](tmp_path, tmp_path / "out")
+    assert "seeing 2.00 arcsec, the model was trained at 0.70" in caplog.text
 
 
 def test_too_few_bright_galaxies(base, tmp_path):

@@ -76,6 +76,19 @@ def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, 
     assert len(set(shown)) == len(shown)
 
 
+@pytest.mark.parametrize("what", ["features-both", "truth.parquet"])
+def test_damaged_files_are_named(base, tmp_path, what):
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    damaged = run / "sky" / "truth.parquet"
+    if what == "features-both":
+        damaged = min((run / "features-both").glob("shard-*.parquet"))
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=rf"{what}: cannot read .*(again|remove it)"):
+        deepfits.report(run, num_examples=1)
+
+
 @pytest.mark.parametrize("column", ["chi2", "object_id"])
 def test_features_without_a_column_or_of_other_identities_are_named(base, tmp_path, column):
     run = tmp_path / "run"

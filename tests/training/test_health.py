@@ -11,7 +11,6 @@ from deepfits.survey.store import StoreInfo
 from deepfits.training.data import Batch
 from deepfits.training.health import (
     NUM_RINGS,
-    colour_panel,
     examine,
     kernel_distance,
     make_panel,
@@ -151,11 +150,6 @@ def test_panel_rows(model):
     assert np.ptp(panel[2], axis=0).max() == pytest.approx(0, abs=1e-4)  # one latent, one picture
     assert make_panel(model, held_out, seed=1).shape[0] == 3
     np.testing.assert_array_equal(make_panel(model, held_out, seed=1)[-1], panel[-1])
-    picture = colour_panel(panel, np.full(3, 3.0))
-    assert picture.shape == (4 * 17, 8 * 17, 3)
-    assert picture.dtype == np.uint8
-    assert picture[:16, :16].std() > 0
-    assert picture[16].max() == 0
 
 
 def test_health_is_repeatable_and_depends_on_the_seed(model):

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import contents, read_json
 from deepfits.fitting.columns import Column, describe
-from deepfits.fitting.features import DESCRIPTION, shard_paths
+from deepfits.fitting.features import DESCRIPTION, column_names, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.survey.store import CutoutStore, shard_catalogue
@@ -101,7 +100,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
 
-        for name in pq.read_schema(shard_paths(features)[0]).names:
+        for name in column_names(shard_paths(features)[0]):
             self.add(name, partial(read, name), "features")
         if tags := read_tags(self.directory):
             self.add("tag", lambda: tag_column(tags, self["object_id"]), "tags")
@@ -400,7 +399,7 @@ def _find_column(table: JoinedTable, name: str) -> str:
     with suppress(InputError):
         parts = find_parts(table.directory)
         tables = [path for path in parts.tables.values() if path.suffix == ".parquet"]
-        has = {path: pq.read_schema(path).names for path in tables}
+        has = {path: column_names(path) for path in tables}
         if parts.store is not None and table.store is None:
             has[parts.store] = list(shard_catalogue(CutoutStore(parts.store, skip_bad=True).shards[0]))
         for path, names in has.items():

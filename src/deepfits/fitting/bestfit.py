@@ -17,7 +17,7 @@ from deepfits.errors import InputError, require_known
 from deepfits.fitting.engine import Advance, Fit, minimise
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective
-from deepfits.fitting.rendering import Differentiated, Observed, Render, Renderer, as_renderer
+from deepfits.fitting.rendering import Differentiated, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.observation import Sight
 from deepfits.tensors import as_tensor, require_device
@@ -129,10 +129,14 @@ def fit(
     used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
+            nominal = None
+            if sight is not None:
+                nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
             metric = learn_metric(
-                _at_nominal_psf(renderer, sight, num_bands, device),
+                renderer,
                 num_latents,
                 weight=metric_weight,
+                observation=None if nominal is None else nominal.observation().to(device),
                 dtype=begin.dtype,
                 device=device,
                 profiled=prior is not None,
@@ -157,16 +161,6 @@ def fit(
         for latent in begin
     ]
     return _scatter_to_rows(_best_of(results), enough, num_latents, num_bands, begin.dtype)
-
-
-def _at_nominal_psf(
-    renderer: Renderer, sight: Sight | None, num_bands: int, device: torch.device
-) -> Renderer:
-    """Return the renderer, of scenes at a nominal PSF and these pixels, the same for all objects."""
-    if sight is None:
-        return renderer
-    nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-    return Observed(renderer, nominal.observation().to(device))
 
 
 def make_solver(

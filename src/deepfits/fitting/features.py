@@ -25,6 +25,7 @@ from deepfits.tables.parquet import to_arrow
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
+_UNREADABLE = "cannot read these features", "fit again"
 
 
 def finish(
@@ -84,17 +85,18 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
     Raises
     ------
     InputError
-        There are no features, or they lack a requested column.
+        There are no features, a file is damaged, or they lack a requested column.
     """
     if columns is not None:
         columns = [columns] if isinstance(columns, str) else list(columns)
     paths = shard_paths(directory)
-    names = pq.read_schema(paths[0]).names
+    names = column_names(paths[0])
     for name in columns or []:
         if name not in names:
             raise InputError(f"{paths[0]}: no column {name!r}; {nearest(name, names)}")
+    tables = [_read_table(path, columns) for path in paths]
     try:
-        table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
+        table = pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
         raise InputError(f"{directory}: the shards have different columns ({error}); fit again") from error
     return {name: to_numpy(table[name]) for name in table.column_names}
@@ -113,11 +115,21 @@ def shard_paths(directory: str | Path) -> list[Path]:
     return paths
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a feature file."""
+    with naming(path, *_UNREADABLE):
+        return list(pq.read_schema(path).names)
+
+
 def read_shard(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read one feature file as NumPy columns."""
-    with naming(path, "cannot read these features", "fit again"):
-        table = pq.read_table(path, columns=columns)
+    table = _read_table(path, columns)
     return {name: to_numpy(table[name]) for name in table.column_names}
+
+
+def _read_table(path: str | Path, columns: list[str] | None) -> pa.Table:
+    with naming(path, *_UNREADABLE):
+        return pq.read_table(path, columns=columns)
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:

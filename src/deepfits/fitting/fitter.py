@@ -22,7 +22,7 @@ from deepfits.fitting.engine import Advance, Fit, Status
 from deepfits.fitting.forward import ForwardModel
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective
-from deepfits.fitting.rendering import InFlux, Observed, Renderer
+from deepfits.fitting.rendering import InFlux, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
 from deepfits.observation import Sight
@@ -110,17 +110,15 @@ class Fitter(ForwardModel):
         return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
 
     def _make_metric(self) -> Metric:
-        in_flux = self.settings.objective == "flux"
-        renderer = self.in_objective(self.inner)
-        if (nominal := self.nominal_sight(1)) is not None:
-            renderer = Observed(renderer, nominal.observation().to(self.device))
+        nominal = self.nominal_sight(1)
         weight = torch.ones(len(self.info.bands), 1, 1)
-        if in_flux:  # the softening is proportional to the noise of each band
+        if self.settings.objective == "flux":  # the softening is proportional to the noise of each band
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
         return learn_metric(
-            renderer,
+            self.in_objective(self.inner),
             self.num_latents,
             weight=weight,
+            observation=None if nominal is None else nominal.observation().to(self.device),
             device=self.device,
             profiled=self.prior is not None,
         )

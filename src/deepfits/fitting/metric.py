@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deepfits.errors import InputError
 from deepfits.fitting.rendering import Renderer
+from deepfits.observation import Observation
 
 REFERENCES_PER_LATENT = 8
 BATCH = 8
@@ -88,15 +89,18 @@ def _logarithms_at(
     renderer: Renderer,
     weight: Tensor | None = None,
     *,
+    observation: Observation | None = None,
     ridge: float = RIDGE,
     profiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the logarithms of Gauss–Newton matrices, and at which latents, ``(N,)`` bool, one exists.
 
-    Logarithms are float64 and on the CPU, for these latents only. `weight`, `ridge` and `profiled` are those
-    of `learn_metric`.
+    Logarithms are float64 and on the CPU, for these latents only. `weight`, `observation`, `ridge` and
+    `profiled` are those of `learn_metric`.
     """
     image, derivative = renderer.jacobian(latent)
+    if observation is not None:
+        image, derivative = observation(image), observation.tangents(derivative)
     pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
     if profiled:
         derivative = project_out(derivative, image, pixels)
@@ -125,6 +129,7 @@ def learn_metric(
     num_latents: int,
     *,
     weight: Tensor | None = None,
+    observation: Observation | None = None,
     num_reference: int | None = None,
     ridge: float = RIDGE,
     dtype: torch.dtype = torch.float32,
@@ -141,6 +146,8 @@ def learn_metric(
         L.
     weight
         Pixel weights, broadcastable to ``(B, H, W)``; 1 by default. Only the ratios between bands matter.
+    observation
+        If the renderer draws scenes: how a typical object is observed.
     num_reference
         Number of latents drawn from the prior, each of which costs a Jacobian; by default eight per latent
         dimension and at least 64.
@@ -160,7 +167,9 @@ def learn_metric(
     logarithms, used = [], []
     for part in latent.split(BATCH):
         at_part = part.to(dtype=dtype, device=device)
-        logarithm, usable = _logarithms_at(at_part, renderer, weight, ridge=ridge, profiled=profiled)
+        logarithm, usable = _logarithms_at(
+            at_part, renderer, weight, observation=observation, ridge=ridge, profiled=profiled
+        )
         logarithms.append(logarithm)
         used.append(part[usable])
     target, reference = torch.cat(logarithms), torch.cat(used)

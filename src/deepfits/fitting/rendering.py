@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from deepfits.observation import Observation
 from deepfits.survey.normalise import Normalisation, per_band
 
 Render = Callable[[Tensor], Tensor]
@@ -81,30 +80,6 @@ class Differentiated:
             derivative = torch.zeros_like(image)
         shape = (number, length, *image.shape[1:])
         return image.view(shape)[:, 0], derivative.reshape(shape)
-
-
-class Observed:
-    """A renderer of scenes in flux, seen through one fixed observation.
-
-    Fits do not use it: there every object has its own observation (`Objective`).
-    """
-
-    def __init__(self, renderer: Renderer, observation: Observation) -> None:
-        self.renderer, self.observation = renderer, observation
-
-    def __call__(self, latent: Tensor) -> Tensor:
-        """Return the images at the observation's PSF and pixels."""
-        return self.observation(self.renderer(latent))
-
-    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
-        """Return the images and their pullback."""
-        scene, inner = self.renderer.with_pullback(latent)
-        return self.observation(scene), lambda cotangent: inner(self.observation.transpose(cotangent))
-
-    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and their derivatives."""
-        scene, derivative = self.renderer.jacobian(latent)
-        return self.observation(scene), self.observation.tangents(derivative)
 
 
 class InFlux:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from deepfits.config import NAMES_FILES, Range
+from deepfits.config import INPUT, NAMES_FILES, NEUTRAL, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Seeded:
     """
 
     seed: Annotated[int, Range(ge=0, lt=2**31)] = 0
-    num_threads: int = 1
+    num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class LearningOptions(Seeded):
         the model of the features.
     """
 
-    model: str | Path | None = None
+    model: Annotated[str | Path | None, INPUT] = None
     filters: Annotated[Sequence[str], NAMES_FILES] = ()
     distributions: bool = True
     tuning_trials: Annotated[int, Range(ge=1)] = 6
@@ -66,5 +66,5 @@ class LearningOptions(Seeded):
     wide_resnet_width: Annotated[int, Range(ge=1)] = 64
     network_epochs: Annotated[int, Range(ge=1)] = 60
     network_minutes: Annotated[float, Range(gt=0)] = 60.0
-    device: str = "cpu"
-    head: str | Path | None = None
+    device: Annotated[str, NEUTRAL] = "cpu"
+    head: Annotated[str | Path | None, INPUT] = None

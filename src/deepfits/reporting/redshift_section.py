@@ -22,7 +22,6 @@ METHODS = {
     "tpot": "pipelines found by TPOT, as in M19",
     "neighbours": "the nearest labelled objects in colour space",
     "templates": "template fitting, with zero points calibrated on the labels",
-    "lephare": "template fitting with LePHARE, using the same spectra",
     "stack": "a combination of several methods",
     "column": "your own estimates",
     "wide_resnet": "a Wide ResNet trained on the images from scratch",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from deepfits.config import Range
 from deepfits.files import contents, write_text
-from deepfits.results import require_finished
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, stage
+from deepfits.training.settings import MAX_MEASURED
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class CalibrateConfig(Choosing, Partial):
     store: Annotated[str | Path, INPUT]
     out: str | Path
     _: KW_ONLY
-    max_objects: Annotated[int, Range(ge=100)] = 3000
+    max_objects: Annotated[int, Range(ge=100)] = MAX_MEASURED
     threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
     device: Annotated[str, NEUTRAL] = "cpu"
 
@@ -76,13 +79,13 @@ def calibrate(config: CalibrateConfig) -> Path:
     from deepfits.fitting.error_measurement import NUM_FITS
     from deepfits.models.bundle import Model, find_builtin
     from deepfits.models.card import describe
-    from deepfits.survey.store import CutoutStore
+    from deepfits.stages.fit_work import open_store
     from deepfits.training.model_error import measure_on
 
-    require_finished(config.store, partial=config.partial)
     loaded = Model.load(config.model, config.device)
-    store = loaded.open(CutoutStore(config.store, skip_bad=True, where=config.where))
-    loaded.check(store.info)
+    store, cautions = open_store(config, loaded)
+    for caution in cautions:
+        log.warning("%s: %s", config.store, caution)
     inputs = {**loaded.made_from(), "store": contents(config.store)}
     with claim(config, name="calibrate", inputs=inputs) as results:
         if results.is_finished:

@@ -92,19 +92,31 @@ def select(
     return Selection(shards=shards, unreadable=unreadable)
 
 
-def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str], Selection]:
-    """Open a store in the bands and order of a model; return it, cautions, and the selected objects.
+def open_store(config: Any, model: Model) -> tuple[CutoutStore, list[str]]:
+    """Open a stage's store in the bands and order of a model; return it and cautions.
 
     Raises
     ------
     InputError
-        A store that is not finished or that the model cannot be fitted to, or an empty selection.
+        A store that is not finished, or that the model cannot be fitted to.
     """
     from deepfits.survey.store import CutoutStore
 
     require_finished(config.store, partial=config.partial)
     stored = CutoutStore(config.store, skip_bad=True, where=config.where)
-    cautions, store = model.check(stored.info), model.open(stored)
+    cautions = model.check(stored.info)
+    return model.open(stored), cautions
+
+
+def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str], Selection]:
+    """Open a store to fit; return it, cautions, and the selected objects.
+
+    Raises
+    ------
+    InputError
+        As for `open_store`; or PSFs too sharp for the model, or an empty selection.
+    """
+    store, cautions = open_store(config, model)
     model.require_psf(store)
     return store, cautions, select(store, held_out_only=config.held_out_only, object_ids=config.object_ids)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from deepfits.errors import naming
 from deepfits.explorer.joined import TRUTH
 from deepfits.fitting.features import read_features
 from deepfits.fitting.similarity import Similarity
@@ -29,7 +30,11 @@ MIN_JUDGED, MOST_JUDGED = 50, 2000
 def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
     """Return tables and figures of how well features predict true properties; empty without a truth table."""
     path, magnitude = run / TRUTH, f"mag_{reference_band(store.info.bands)}"
-    if not path.exists() or not {*NEEDED, magnitude} <= set(pq.read_schema(path).names):
+    if not path.exists():
+        return [], []
+    with naming(path, "cannot read this table of true objects", "simulate the sky again, or remove it"):
+        names = pq.read_schema(path).names
+    if not {*NEEDED, magnitude} <= set(names):
         return [], []
     columns = read_features(features)
     identity = store.catalogue([])["object_id"]

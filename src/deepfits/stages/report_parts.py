@@ -237,10 +237,11 @@ def _fits(
 def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
-    files = pa.dataset.dataset(shard_paths(directory))
     is_selected = pa.dataset.field("object_id").isin(held.object_id.tolist())
     with naming(directory, "cannot read these features of this store", "fit again"):
-        table = files.to_table(columns=[*columns, *per_band], filter=is_selected)
+        table = pa.dataset.dataset(shard_paths(directory)).to_table(
+            columns=[*columns, *per_band], filter=is_selected
+        )
     rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: has none of the held-out objects; fit the same store again")

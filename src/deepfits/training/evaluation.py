@@ -13,12 +13,13 @@ import numpy as np
 
 from deepfits.files import writing
 from deepfits.models.bundle import Model
+from deepfits.pictures import noise_per_band, png, strip
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts
 from deepfits.training.checkpoint import cut_metrics, kept_rows
 from deepfits.training.data import Batch
-from deepfits.training.health import colour_panel, draw_observed, examine, fit_briefly, make_panel
+from deepfits.training.health import draw_observed, examine, fit_briefly, make_panel
 from deepfits.training.loop import Trainer
 from deepfits.training.shapes import compare_shapes, measure_shapes
 
@@ -32,7 +33,7 @@ class Evaluator:
         Store whose held-out cutouts are used.
     out
         The model's directory, which receives ``evaluations.jsonl``, images ``panels/step-00001000.png`` (if
-        Matplotlib is installed) and, with patience, the best model so far in ``best/``.
+        Pillow is installed) and, with patience, the best model so far in ``best/``.
     trainer
         The training whose model is evaluated.
     step
@@ -107,14 +108,13 @@ class Evaluator:
 
     def _save_panel(self, model: Model, step: int) -> None:
         assert self.held_out is not None
-        try:
-            from matplotlib.image import imsave
-        except ImportError:
+        if importlib.util.find_spec("PIL") is None:
             return  # optional dependency; the numbers are recorded anyway
         panel = make_panel(model, self.held_out, seed=self.trainer.seed, fit=fit_briefly)
-        picture = colour_panel(panel, np.asarray(model.normalisation.softening))
+        noise = noise_per_band(self.held_out.weight.cpu().numpy())
+        picture = strip(panel.reshape(-1, *panel.shape[2:]), noise, panel.shape[1])
         with writing(self.out / "panels" / f"step-{step:08d}.png") as path:
-            imsave(path, np.kron(picture, np.ones((3, 3, 1), dtype=np.uint8)), format="png")
+            path.write_bytes(png(picture, zoom=3))
 
     def choose_model(self, step: int) -> tuple[Model, int, dict[str, Any] | None]:
         """Return the model to keep, its number of training steps, and its metrics."""

@@ -198,20 +198,3 @@ def make_panel(model: Model, held_out: Batch, *, seed: int = 0, fit: FitFunction
         rows.append(model.render(best, sight))
     rows.append(model.render(_draw_latents(model, image, seed)[0], sight))
     return torch.stack(rows).cpu().numpy()
-
-
-def colour_panel(panel: np.ndarray, softening: np.ndarray) -> np.ndarray:
-    """Render a panel as an RGB picture, from the reddest, the middle and the bluest band.
-
-    The panel is ``(rows, columns, B, H, W)`` in nJy; the softening has one value per band. The picture is
-    ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, with a dark line between images.
-    """
-    num_bands = panel.shape[2]
-    which = [num_bands - 1, num_bands // 2, 0]
-    x = np.arcsinh(panel[:, :, which] / softening[which, None, None])
-    top = np.quantile(x[0], 0.995)
-    x = np.clip((x + 0.5) / (top + 0.5), 0, 1)
-    x = np.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 1)))
-    rows, columns, _, height, width = x.shape
-    picture = x.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
-    return (255 * picture).astype(np.uint8)

@@ -21,9 +21,7 @@ from deepfits.models.bundle import Model
 from deepfits.splits import is_held_out
 from deepfits.survey.neighbours import find_neighbours
 from deepfits.survey.store import CutoutStore
-
-MAX_MEASURED = 3000
-"""Maximum number of objects of a store from which the errors are measured."""
+from deepfits.training.settings import MAX_MEASURED
 
 
 def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.boosting import Boosting
 from deepfits.redshifts.methods.constant import Constant
 from deepfits.redshifts.methods.images import Hybrid, Scratch, SemiSupervised, WideResNetOnImages
-from deepfits.redshifts.methods.lephare import LephareFit
 from deepfits.redshifts.methods.neighbours import Neighbours
 from deepfits.redshifts.methods.network import MLPEnsemble
 from deepfits.redshifts.methods.pretrained import Pretrained
@@ -31,7 +30,6 @@ METHODS: dict[str, type[Method]] = {
         Hybrid,
         Stack,
         TemplateFit,
-        LephareFit,
         Pretrained,
         Adapted,
     )

@@ -57,13 +57,12 @@ class CompareConfig(Learning):
     methods
         Methods to compare. On feature sets: ``"boosting"`` (tuned XGBoost) and ``"network"`` (small neural
         networks). On the latents: ``"tpot"``. On photometry: ``"neighbours"`` (nearest neighbours in colour
-        space), ``"templates"`` (template fitting) and ``"lephare"`` (the same templates in LePHARE). On
-        images: ``"wide_resnet"`` (50 layers, trained from scratch; slow without a GPU), ``"semi_supervised"``
-        (the model's embedder, fine-tuned on the labels), ``"scratch"`` (the same network without the model's
-        weights) and ``"hybrid"`` (the embedder combined with aperture magnitudes). ``"stack"`` combines
-        several methods. For fits with a scene model: ``"pretrained"`` (trained on simulated galaxies, uses no
-        labels) and ``"adapted"`` (the same, adapted to the labels). A constant is always included as the
-        baseline.
+        space) and ``"templates"`` (template fitting). On images: ``"wide_resnet"`` (50 layers, trained from
+        scratch; slow without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned on the labels),
+        ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder combined
+        with aperture magnitudes). ``"stack"`` combines several methods. For fits with a scene model:
+        ``"pretrained"`` (trained on simulated galaxies, uses no labels) and ``"adapted"`` (the same, adapted
+        to the labels). A constant is always included as the baseline.
     feature_sets
         Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
         other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,

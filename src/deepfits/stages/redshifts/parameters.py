@@ -86,14 +86,8 @@ class Labelled(Matching, FromFits, Seeded):
     max_labels: Annotated[int, Range(ge=1)] | None = None
     block_arcmin: Annotated[float, Range(gt=0)] | None = None
     photometry: Annotated[str | Path | None, NEUTRAL] = None
-    num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
 
 
 @dataclass(frozen=True)
 class Learning(Labelled, LearningOptions):
-    """Trained models and device."""
-
-    _: KW_ONLY
-    model: Annotated[str | Path | None, INPUT] = None
-    device: Annotated[str, NEUTRAL] = "cpu"
-    head: Annotated[str | Path | None, INPUT] = None
+    """Training data, and how redshifts are learned from them."""

@@ -1,11 +1,11 @@
-"""LePHARE (Arnouts & Ilbert) as a baseline: the code behind the photometric redshifts of CLAUDS.
+"""LePHARE (Arnouts & Ilbert), the code behind the photometric redshifts of CLAUDS, as a redshift method.
 
 Shapes: N objects, B bands, Z redshifts.
 
-LePHARE is an optional dependency, ``pip install "deepfits[lephare]"``. Its own data (filters, spectra,
-opacities: a gigabyte from GitHub) are not used. Its input files are written from the inputs of our template
-fitting instead, the spectra of `deepfits.redshifts.spectra` with their dust and hydrogen absorption, so that
-the two template rows of a table differ only in the code, and nothing is downloaded.
+It needs LePHARE itself (``pip install lephare``), but not its data (filters, spectra, opacities: a gigabyte
+from GitHub): its input files are written from the inputs of our template fitting, the spectra of
+`deepfits.redshifts.spectra` with their dust and hydrogen absorption, so that the two template rows of a table
+differ only in the code. ``table1.py`` adds it to the methods of `deepfits redshift`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class LephareFit(TemplateFit):
 def require_lephare() -> None:
     """Raise `InputError` if LePHARE is not installed."""
     if importlib.util.find_spec("lephare") is None:
-        raise InputError('the method lephare needs LePHARE: pip install "deepfits[lephare]"')
+        raise InputError("the method lephare needs LePHARE: pip install lephare")
 
 
 def run_lephare(fit: LephareFit, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,8 @@ def run_lephare(fit: LephareFit, photometry: Photometry) -> tuple[np.ndarray, np
         np.savez(job / "photometry.npz", flux=flux, flux_err=flux_err)
         given = {"num_plain": num_plain, "error_floor": fit.error_floor, "step": STEP}
         write_json(job / "job.json", {"bands": list(fit.bands), **given})
-        command = [sys.executable, "-m", "deepfits.redshifts.methods.lephare_worker", folder]
+        worker = Path(__file__).with_name("lephare_worker.py")
+        command = [sys.executable, str(worker), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         result = job / "posterior.npz"
         if done.returncode or not result.exists():

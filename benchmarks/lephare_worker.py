@@ -1,9 +1,9 @@
-"""The process in which LePHARE runs: ``python -m deepfits.redshifts.methods.lephare_worker JOB``.
+"""The process in which LePHARE runs: ``python lephare_worker.py JOB``.
 
 LePHARE reads its directories from the environment at import, prints to the terminal, and may abort the
 process on bad input; hence the separate process. JOB holds ``job.json`` (bands, templates, options),
 ``photometry.npz`` (``flux`` and ``flux_err``, ``(N, B)``, erg s⁻¹ cm⁻² Hz⁻¹) and ``data/``, written by
-`deepfits.redshifts.methods.lephare`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
+`lephare_fit`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
 ``(N, Z)``). Nothing is downloaded.
 """
 
