@@ -115,7 +115,7 @@ def test_that_the_psf_may_be_that_of_galaxies_is_said_unless_somebody_gives_it(c
     assert psf["g"] == doubtful
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)), {"x": known})
     assert "field x, band g: the PSF is that of the most compact objects" in caplog.text
     assert "band r" not in caplog.text
 
@@ -143,12 +143,34 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)), {"x": known})
     assert "field x, band g: the PSF is unknown" in caplog.text
     assert "cannot use this band until it is given, in arcsec, as psf=g=0.8" in caplog.text
     assert "band r" not in caplog.text
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)), {"x": known})
     assert "that of the other fields, 0.90 arcsec, is used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "stars_stand_out", "is_said"),
+    [
+        ("3.2", True, True),
+        ("0.85", True, False),
+        ("0.4", True, True),
+        ("1.6", False, True),
+        ("0.5", False, False),
+    ],
+)
+def test_a_given_psf_that_the_stars_contradict_is_said(given, stars_stand_out, is_said, caplog) -> None:
+    """As of an oversampled image of a PSF without its scale, which was used without a word."""
+    measured = find_psf(star(0.8, 0.2), {}, 0.2, stars_stand_out=stars_stand_out)
+    known = {"psf": {"g": measured}, "pixel_scale_arcsec": 0.2}
+    plan = SimpleNamespace(images=SimpleNamespace(bands=("g",)), psf={"g": given})
+    psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
+    info = StoreInfo(bands=("g",), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(float(given),)), {"x": known})
+    said = f"has a FWHM of {float(given):.2f} arcsec, but the field's "
+    assert (said in caplog.text and "one of 0.8" in caplog.text) == is_said
 
 
 def test_given_psfs(tmp_path) -> None:

@@ -115,7 +115,7 @@ def build_store(
         if store_info is None:
             described = describe_fields(plan.images, (task.field_index for task in tasks), info, fields)
             store_info = describe_store(plan, described, columns)
-            warn_of_doubtful_psfs(store_info)
+            warn_of_doubtful_psfs(store_info, described)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
         is_here = workers == 1 and scheduler is None
