@@ -21,6 +21,7 @@ from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of
 from deepfits.survey.seeing import star_image
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
+from tests.helpers.gaussian_sky import make_wcs
 from tests.helpers.psfex import write_psfex
 
 
@@ -281,6 +282,38 @@ def test_psfex_models_vary_over_the_field(tmp_path) -> None:
     write_psfex(tmp_path / "odd.psf", planes.astype("f4"), 2, names=("X_IMAGE", "MAG_AUTO"))
     with pytest.raises(InputError, match="MAG_AUTO"):
         read_psf_option(str(tmp_path / "odd.psf"), 0.2)
+
+
+def test_given_psfs_refer_to_the_pixels_of_their_own_band(tmp_path) -> None:
+    """As of near-infrared images beside optical ones; the pixels of the common grid were taken."""
+    pixel, place = {"g": 0.3, "i": 0.2}, np.array([[70.0, 60.0], [230.0, 190.0]])
+    (tmp_path / "sky").mkdir()
+    for band, side in (("g", 200), ("i", 300)):
+        header = make_wcs((side, side), scale=pixel[band]).to_header()
+        header["FILTER"], header["MAGZERO"] = band, 31.4
+        values = np.random.default_rng(side).normal(0, 1, (side, side)).astype("f4")
+        fits.writeto(tmp_path / f"sky/{band}.fits", values, header)
+    Table({"x": place[:, 0], "y": place[:, 1]}).write(tmp_path / "c.csv")
+    narrow, wide = star(0.9, 0.15, 41), star(1.3, 0.15, 41)
+    zero, slope = np.zeros_like(narrow), 0.5 * (wide - narrow)
+    write_psfex(
+        tmp_path / "g.psf", np.stack([narrow + slope, slope, zero]).astype("f4"), 1, zero=100, scale=100
+    )
+    fits.writeto(tmp_path / "one.fits", star(0.9, 0.3))
+
+    def widths(psf):
+        given = {"g": str(tmp_path / psf)}
+        out = deepfits.cutouts(
+            tmp_path / "sky", tmp_path / f"{psf}-store", catalogue=tmp_path / "c.csv", size=16, psf=given
+        )
+        store = CutoutStore(out)
+        return fwhm_of(store.take(np.arange(2)).psf[:, 0])
+
+    assert widths("one.fits") == pytest.approx([0.9, 0.9], rel=0.03)
+    own = {"x": (place[:, 0] + 0.5) / 1.5 - 0.5, "y": (place[:, 1] + 0.5) / 1.5 - 0.5}
+    expected = fwhm_of(psf_of_objects(str(tmp_path / "g.psf"), "g", own, 0.3))
+    assert expected[1] > expected[0] + 0.1
+    assert widths("g.psf") == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_column_says_the_width_at_each_object() -> None:

@@ -161,7 +161,8 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
         if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
-            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"], band)
+            own = known.get("own_scale_arcsec", {}).get(band) or known["pixel_scale_arcsec"]
+            psf[band] = read_psf_option(given, own, band)
     return psf
 
 
@@ -242,6 +243,7 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
         "made_from": images.made_from(field.sources),
         "shape": shape,
         "pixel_scale_arcsec": field.pixel_scale,
+        "own_scale_arcsec": {b: p.plane.pixel_scale for b, p in field.aligned.items()},
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in found.fwhm_arcsec.items()},
         "psf": {
             band: find_psf(

@@ -127,7 +127,7 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
     """Parse the user's PSF of a band, and return its record.
 
     It is a FWHM in arcseconds, optionally with the index of its Moffat profile (``0.8:2.5``; default 3), or
-    the path of a PSF image (with the data's pixel scale, unless its header gives another) or of a PSFEx model
+    the path of a PSF image (with the band's pixel scale, unless its header gives another) or of a PSFEx model
     (``.psf``). From a file with PSFs of several bands, the one with this band in its header is used.
     """
     width, _, index = str(given).partition(":")
@@ -217,10 +217,12 @@ class Psfex:
         return expand_image(plane, self.step * pixel_scale, pixel_side=1 / self.step)
 
     def of(self, x: np.ndarray, y: np.ndarray, pixel_scale: float) -> np.ndarray:
-        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field."""
+        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field.
+
+        Where positions are NaN, they are those of the centre.
+        """
         places = np.stack([x + 1, y + 1], axis=1)
-        if not self.degree:
-            places = np.broadcast_to(self.zero, places.shape)
+        places = np.where(np.isfinite(places) & (self.degree > 0), places, self.zero)
         cells = np.round(((places - self.zero) / self.scale).clip(-2, 2) * CELLS) / CELLS
         different, back = np.unique(cells, axis=0, return_inverse=True)
         return np.stack([self.at(float(i), float(j), pixel_scale) for i, j in different])[back.reshape(-1)]
