@@ -73,6 +73,12 @@ def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
 def test_the_header_is_read_where_there_are_no_stars() -> None:
     in_pixels = fits.Header([("FWHM", 5.5, "Median FWHM in pixels")])
     assert find_psf(None, in_pixels, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
+    of_eso = fits.Header([("PSF_FWHM", 1.1, "Spatial resolution (arcsec)")])
+    of_casu = fits.Header([("SEEING", 5.5, "[pixels] Average FWHM")])
+    for header in (of_eso, of_casu, {"PSF_FWHM": 1.1}):
+        assert find_psf(None, header, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
+    for header in ({"SEEING": 1.1}, fits.Header([("SEEING", 1.1, "DIMM seeing")]), {"PSF_FWHM": "unknown"}):
+        assert find_psf(None, header, 0.2)["fwhm_arcsec"] is None
     found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2)
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
 
