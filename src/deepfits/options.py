@@ -44,6 +44,7 @@ MORE_NAMES = {
 OFF = {
     "subtract_level": ["--keep-level"], "held_out_only": ["--all"], "open_browser": ["--no-browser"],
 }  # fmt: skip
+_NEXT_PAIR = re.compile(r",(?=\s*\w+\s*=)")
 _BRACKETS, _QUOTES = re.compile(r"\[([^][]*)\]"), re.compile(r"(['\"])(.*)\1")
 MAPPINGS = (dict, collections.abc.Mapping)
 
@@ -119,7 +120,15 @@ def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
 
 
 def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
-    """Parse ``name=value`` pairs, with values as TOML if possible, else as text."""
+    """Parse ``name=value`` pairs, with values as TOML if possible, else as text.
+
+    Several pairs may be separated by commas, which otherwise belong to the value.
+
+    Examples
+    --------
+    >>> name_value(["psf=0.8:2.5,allow_missing=true", "zero_point=g=27,r=26"], "--cutting")
+    {'psf': '0.8:2.5', 'allow_missing': True, 'zero_point': 'g=27,r=26'}
+    """
     settings: dict[str, Any] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -128,7 +137,11 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
         try:
             settings[name.strip()] = parse_toml(f"value = {value}", where=option, what="value")["value"]
         except InputError:  # plain text
-            settings[name.strip()] = value
+            first, *more = _NEXT_PAIR.split(value, maxsplit=1)
+            if "=" in first or not more:
+                settings[name.strip()] = value
+            else:
+                settings |= name_value([f"{name}={first}", more[0]], option)
     return settings
 
 

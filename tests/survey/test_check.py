@@ -98,6 +98,18 @@ def test_a_sky_that_was_not_subtracted(sky):
     assert any("coadd i: the sky lies at 8" in w for w in deepfits.check(sky).warnings)
 
 
+def test_bad_columns_and_rows_that_nothing_marks(sky):
+    path = sky / "coadd-r.fits"
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].data[:, 60] += 5000
+        hdus[0].data[:, 61] += np.random.default_rng(0).normal(5000, 900, len(hdus[0].data))
+        hdus[0].data[70] -= 40
+    said = [text for text in deepfits.check(sky).warnings if "differ from those beside" in text]
+    assert len(said) == 2
+    assert "r: columns 61, 62 (counted from 1)" in said[0]
+    assert "r: rows 71 (counted from 1)" in said[1]
+
+
 def test_a_swapped_mask(sky):
     change(sky / "coadd-r.weight.fits", lambda hdu: hdu.data.__imul__(np.arange(320) % 8 == 0))
     assert any("coadd r: 88% of the pixels have no data" in w for w in deepfits.check(sky).warnings)

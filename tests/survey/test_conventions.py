@@ -20,7 +20,7 @@ from deepfits.survey.file_names import split_name
 from deepfits.survey.find import find_exposures, find_fields
 from deepfits.survey.hdu_roles import role_of
 from deepfits.survey.store import CutoutStore
-from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header
+from deepfits.survey.zeropoint import given_doubts, zero_point_doubts, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs
 
 SHAPE, SIGMA = (160, 180), 2.0
@@ -712,6 +712,34 @@ def test_several_values_may_stand_for_no_data_in_one_image(tmp_path, sky, values
     assert any(f"{values[-1]:g}" in text and "treated as no data" in text for text in remarks)
 
 
+@pytest.mark.parametrize("role", [None, "rms"])
+@pytest.mark.parametrize(("value", "level"), [(-9999.0, 0.0), (-99.0, 0.0), (0.0, 500.0)])
+@pytest.mark.parametrize("stored", ["f4", "i4"])
+def test_a_few_pixels_far_below_the_sky_that_share_a_value_are_no_data(
+    tmp_path, sky, value, level, role, stored
+):
+    """Dead pixels, 0 below a sky that was not subtracted; fluxes of objects beside them were arbitrary."""
+    is_dead = np.random.default_rng(0).random(SHAPE) < 0.002
+    values = np.where(is_dead, value, sky + level)
+    coadd(
+        tmp_path,
+        (values if stored == "f4" else np.rint(values)).astype(stored),
+        role=role,
+        values=full(SIGMA),
+    )
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_array_equal(weight == 0, is_dead)
+    assert any(f"0.2% of the pixels are exactly {value:g}" in text for text in remarks)
+
+
+def test_single_pixels_far_below_the_sky_and_saturated_ones_are_values(tmp_path, sky):
+    values = sky.astype(np.float32)
+    values[10, 5:100:10] = -100 - np.arange(10)
+    values[20, 5:100:10] = 65_535
+    coadd(tmp_path, values)
+    assert (read(tmp_path)[1] > 0).all()
+
+
 def test_blank_of_unsigned_integers_is_no_data(tmp_path, sky):
     stored = np.clip(20 * sky + 2000, 0, 65_000).astype(np.uint16)
     stored[:20] = 65_535
@@ -1252,10 +1280,20 @@ def test_a_preview_before_the_image_is_no_image(tmp_path, sky):
         assert field.reference.shape == SHAPE
 
 
-@pytest.mark.parametrize("unit", ["mag(AB)", "ABmag", "mag"])
-def test_magnitudes_are_no_fluxes(unit):
-    with pytest.raises(InputError, match="magnitudes, not fluxes"):
+@pytest.mark.parametrize(
+    ("unit", "kind"),
+    [
+        *((unit, "magnitudes") for unit in ("mag(AB)", "ABmag", "mag")),
+        *(
+            (unit, "logarithms or the like")
+            for unit in ("log10(nJy)", "log(counts)", "dex(Jy)", "asinh flux")
+        ),
+    ],
+)
+def test_magnitudes_and_logarithms_are_no_fluxes(unit, kind):
+    with pytest.raises(InputError, match=f"{kind}, not fluxes"):
         zero_point_of_header({"BUNIT": unit, "MAGZERO": 27.0})
+    assert kind in "".join(given_doubts({"BUNIT": unit}, 27.0))
 
 
 @pytest.mark.parametrize("first", [None, "LINEAR", "RA---TAN"])

@@ -83,6 +83,7 @@ def test_the_choice_does_not_depend_on_order_and_needs_no_sky():
         "dec": np.tile(dec, 3),
         "x": rng.uniform(0, 99, 120),
         "y": rng.uniform(0, 99, 120),
+        "kron_radius": np.full(120, 8.0),
         "flags": np.zeros(120, np.int32),
     }
     infos = {n: {"shape": [100, 100], "pixel_scale_arcsec": 0.05} for n in "abc"}
@@ -93,6 +94,22 @@ def test_the_choice_does_not_depend_on_order_and_needs_no_sky():
     np.testing.assert_array_equal(first[order], second)
     without = primary_detections(columns | {"ra": np.full(120, np.nan)}, infos)
     assert without.all()
+
+
+def test_what_the_edge_of_a_field_left_of_an_object_is_no_object(tmp_path):
+    """Its centre is too far from that of the whole object, in another field, to be the same detection."""
+    shape, edge = (200, 200), 100
+    truth = {"x": np.array([edge - 0.5, 60.0]), "y": np.array([100.0, 60.0]), "fwhm": np.array([8.0, 4.0])}
+    for name, start in (("p1", 0), ("p2", edge)):
+        mine = truth | {"x": truth["x"] - start} | {f"flux_{band}": np.full(2, 3e4) for band in "gri"}
+        write_plain(tmp_path / name, mine, shape, rng=np.random.default_rng(start), bands="gri", sigma=1.0)
+        for path in (tmp_path / name).iterdir():
+            with fits.open(path, mode="update") as hdus:
+                hdus[0].header["CRPIX1"] -= start
+    columns = read_catalogue(deepfits.detect(tmp_path, tmp_path / "c.parquet", min_snr=20))
+    assert (columns["field"] == "p2").sum() == 1
+    assert set(columns["field"][columns["is_primary"]]) == {"p1"}
+    assert columns["is_primary"].sum() == 2
 
 
 def test_what_lies_where_a_field_has_no_data_is_taken_from_one_that_shows_it(patches, tmp_path):

@@ -21,6 +21,7 @@ from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of
 from deepfits.survey.seeing import star_image
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
+from tests.helpers.gaussian_sky import make_wcs
 from tests.helpers.psfex import write_psfex
 
 
@@ -72,6 +73,12 @@ def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
 def test_the_header_is_read_where_there_are_no_stars() -> None:
     in_pixels = fits.Header([("FWHM", 5.5, "Median FWHM in pixels")])
     assert find_psf(None, in_pixels, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
+    of_eso = fits.Header([("PSF_FWHM", 1.1, "Spatial resolution (arcsec)")])
+    of_casu = fits.Header([("SEEING", 5.5, "[pixels] Average FWHM")])
+    for header in (of_eso, of_casu, {"PSF_FWHM": 1.1}):
+        assert find_psf(None, header, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
+    for header in ({"SEEING": 1.1}, fits.Header([("SEEING", 1.1, "DIMM seeing")]), {"PSF_FWHM": "unknown"}):
+        assert find_psf(None, header, 0.2)["fwhm_arcsec"] is None
     found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2)
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
 
@@ -115,7 +122,7 @@ def test_that_the_psf_may_be_that_of_galaxies_is_said_unless_somebody_gives_it(c
     assert psf["g"] == doubtful
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)), {"x": known})
     assert "field x, band g: the PSF is that of the most compact objects" in caplog.text
     assert "band r" not in caplog.text
 
@@ -143,12 +150,34 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)), {"x": known})
     assert "field x, band g: the PSF is unknown" in caplog.text
     assert "cannot use this band until it is given, in arcsec, as psf=g=0.8" in caplog.text
     assert "band r" not in caplog.text
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)), {"x": known})
     assert "that of the other fields, 0.90 arcsec, is used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "stars_stand_out", "is_said"),
+    [
+        ("3.2", True, True),
+        ("0.85", True, False),
+        ("0.4", True, True),
+        ("1.6", False, True),
+        ("0.5", False, False),
+    ],
+)
+def test_a_given_psf_that_the_stars_contradict_is_said(given, stars_stand_out, is_said, caplog) -> None:
+    """As of an oversampled image of a PSF without its scale, which was used without a word."""
+    measured = find_psf(star(0.8, 0.2), {}, 0.2, stars_stand_out=stars_stand_out)
+    known = {"psf": {"g": measured}, "pixel_scale_arcsec": 0.2}
+    plan = SimpleNamespace(images=SimpleNamespace(bands=("g",)), psf={"g": given})
+    psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
+    info = StoreInfo(bands=("g",), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(float(given),)), {"x": known})
+    said = f"has a FWHM of {float(given):.2f} arcsec, but the field's "
+    assert (said in caplog.text and "one of 0.8" in caplog.text) == is_said
 
 
 def test_given_psfs(tmp_path) -> None:
@@ -259,6 +288,38 @@ def test_psfex_models_vary_over_the_field(tmp_path) -> None:
     write_psfex(tmp_path / "odd.psf", planes.astype("f4"), 2, names=("X_IMAGE", "MAG_AUTO"))
     with pytest.raises(InputError, match="MAG_AUTO"):
         read_psf_option(str(tmp_path / "odd.psf"), 0.2)
+
+
+def test_given_psfs_refer_to_the_pixels_of_their_own_band(tmp_path) -> None:
+    """As of near-infrared images beside optical ones; the pixels of the common grid were taken."""
+    pixel, place = {"g": 0.3, "i": 0.2}, np.array([[70.0, 60.0], [230.0, 190.0]])
+    (tmp_path / "sky").mkdir()
+    for band, side in (("g", 200), ("i", 300)):
+        header = make_wcs((side, side), scale=pixel[band]).to_header()
+        header["FILTER"], header["MAGZERO"] = band, 31.4
+        values = np.random.default_rng(side).normal(0, 1, (side, side)).astype("f4")
+        fits.writeto(tmp_path / f"sky/{band}.fits", values, header)
+    Table({"x": place[:, 0], "y": place[:, 1]}).write(tmp_path / "c.csv")
+    narrow, wide = star(0.9, 0.15, 41), star(1.3, 0.15, 41)
+    zero, slope = np.zeros_like(narrow), 0.5 * (wide - narrow)
+    write_psfex(
+        tmp_path / "g.psf", np.stack([narrow + slope, slope, zero]).astype("f4"), 1, zero=100, scale=100
+    )
+    fits.writeto(tmp_path / "one.fits", star(0.9, 0.3))
+
+    def widths(psf):
+        given = {"g": str(tmp_path / psf)}
+        out = deepfits.cutouts(
+            tmp_path / "sky", tmp_path / f"{psf}-store", catalogue=tmp_path / "c.csv", size=16, psf=given
+        )
+        store = CutoutStore(out)
+        return fwhm_of(store.take(np.arange(2)).psf[:, 0])
+
+    assert widths("one.fits") == pytest.approx([0.9, 0.9], rel=0.03)
+    own = {"x": (place[:, 0] + 0.5) / 1.5 - 0.5, "y": (place[:, 1] + 0.5) / 1.5 - 0.5}
+    expected = fwhm_of(psf_of_objects(str(tmp_path / "g.psf"), "g", own, 0.3))
+    assert expected[1] > expected[0] + 0.1
+    assert widths("g.psf") == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_column_says_the_width_at_each_object() -> None:

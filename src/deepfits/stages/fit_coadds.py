@@ -144,7 +144,7 @@ def _with_field_properties(
     psf = {name: describing.settled_psf(known, plan, columns) for name, known in described.items()}
     seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
     kept = replace(info, extra={"psf": psf, "fields": seen})
-    describing.warn_of_doubtful_psfs(kept)
+    describing.warn_of_doubtful_psfs(kept, described)
     return kept
 
 

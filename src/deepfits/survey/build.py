@@ -115,7 +115,7 @@ def build_store(
         if store_info is None:
             described = describe_fields(plan.images, (task.field_index for task in tasks), info, fields)
             store_info = describe_store(plan, described, columns)
-            warn_of_doubtful_psfs(store_info)
+            warn_of_doubtful_psfs(store_info, described)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
         is_here = workers == 1 and scheduler is None
@@ -376,8 +376,12 @@ def cut_task(
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
         of_field = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
-        given = given_for(band, plan.psf)
-        psf[:, index] = with_psf_of_objects(of_field, given, band, ours, field.pixel_scale)
+        given, there, scale = given_for(band, plan.psf), ours, field.pixel_scale
+        if band in field.aligned:  # models refer to the pixels of the band's own image
+            x, y = field.aligned[band].own_pixels(task.x, task.y)
+            there = ours | {"x": x, "y": y}
+            scale = field.aligned[band].plane.pixel_scale
+        psf[:, index] = with_psf_of_objects(of_field, given, band, there, scale)
     return Cutouts(
         object_id=columns["object_id"][task.rows],
         image=image,

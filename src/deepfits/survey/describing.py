@@ -33,6 +33,8 @@ from deepfits.survey.remarks import warnings_in
 from deepfits.survey.store import StoreInfo
 
 SCALE_TOLERANCE = 0.01
+SAME_WIDTH = 1.2
+"""Ratio of the FWHM of given PSFs and of stars above which there is a warning."""
 log = logging.getLogger(__name__)
 _POLICY = (
     "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
@@ -159,15 +161,26 @@ def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np
         if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
-            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"], band)
+            own = known.get("own_scale_arcsec", {}).get(band) or known["pixel_scale_arcsec"]
+            psf[band] = read_psf_option(given, own, band)
     return psf
 
 
-def warn_of_doubtful_psfs(info: StoreInfo) -> None:
-    """Warn of fields and bands whose PSF is unknown or may be measured on galaxies, and say what is used."""
+def warn_of_doubtful_psfs(info: StoreInfo, fields: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn of fields and bands whose PSF is unknown, or may be measured on galaxies, and say what is used.
+
+    Given PSFs are compared with those measured on the fields, whose descriptions are `fields`.
+    """
     for name, psf in info.extra["psf"].items():
         for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
-            source = _source(psf, band)
+            source, measured = _source(psf, band), fields[name]["psf"].get(band)
+            if measured is not None and _contradicts(psf[band], measured, info.pixel_scale_arcsec):
+                log.warning(
+                    "WARNING: field %s, band %s: the PSF (%s) has a FWHM of %.2f arcsec, but %s one of %.2f; "
+                    "is it that of this image, and its pixel scale right (PIXSCALE, OVERSAMP)?",
+                    *(name, band, source, psf[band]["fwhm_arcsec"]),
+                    *(measured["source"].partition(",")[0], measured["fwhm_arcsec"]),
+                )
             if source == MOST_COMPACT:
                 why = "the PSF is that of the most compact objects, as no stars stand out"
                 then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec is too wide if these are galaxies: give it"
@@ -181,6 +194,15 @@ def warn_of_doubtful_psfs(info: StoreInfo) -> None:
             log.warning(
                 "WARNING: field %s, band %s: %s; %s, in arcsec, as psf=%s=0.8", *(name, band, why, then, band)
             )
+
+
+def _contradicts(psf: Mapping[str, Any], measured: Mapping[str, Any], pixel_scale: float) -> bool:
+    """Return whether a PSF is wider than its field's most compact objects, or narrower than its stars."""
+    if measured["source"] not in (STARS, MOST_COMPACT) or psf["source"] == UNKNOWN:
+        return False
+    ratio = psf["fwhm_arcsec"] / measured["fwhm_arcsec"]
+    is_resolved = measured["source"] == STARS and measured["fwhm_arcsec"] > 2 * pixel_scale
+    return bool(ratio > SAME_WIDTH or (is_resolved and ratio < 1 / SAME_WIDTH))
 
 
 def _width(known: dict[str, Any], psf: dict[str, Any], band: str) -> float | None:
@@ -221,6 +243,7 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
         "made_from": images.made_from(field.sources),
         "shape": shape,
         "pixel_scale_arcsec": field.pixel_scale,
+        "own_scale_arcsec": {b: p.plane.pixel_scale for b, p in field.aligned.items()},
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in found.fwhm_arcsec.items()},
         "psf": {
             band: find_psf(

@@ -1,7 +1,8 @@
 """Values that mark pixels without data that weights do not flag: 0, or repeated values far from all others.
 
-Any other value that fills whole blocks counts too, unless the counts are quantised. An image may have
-several, such as 0 beyond its edge and -9999 in bad pixels.
+Far below all others a few pixels suffice, since no noise repeats a value there. Any other value that fills
+whole blocks counts too, unless the counts are quantised. An image may have several, such as 0 beyond its edge
+and -9999 in bad pixels.
 
 Shapes: H, W pixels; any number of axes before them.
 """
@@ -21,6 +22,8 @@ STEPPED_SHARE = 2e-3
 ENOUGH = 200_000
 # Largest shift of a zero by dithering, in quantisation steps, with a margin for rounding.
 HALF_STEP = 0.5001
+# Minimum number of pixels with a fill value far below all others, and minimum fraction of such pixels.
+FEWEST, FEWEST_SHARE = 5, 0.2
 # Side of the smallest blocks without data, pixels, where single zeros may be real values.
 BLOCK = 5
 
@@ -77,7 +80,8 @@ class Fill:
 
     def words(self, share: float) -> str:
         """Describe the pixels without data, a fraction `share` of all, to the user."""
-        return f"{share:.1%} of the pixels are exactly {self._values()}: treated as no data"
+        part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
+        return f"{part} of the pixels are exactly {self._values()}: treated as no data"
 
     def _values(self) -> str:
         own = f"{self.value:g}" + ", in blocks" * self.in_blocks
@@ -111,7 +115,8 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     """
     is_known = np.isfinite(counts)
     number, zeros = int(is_known.sum()), int((counts == 0).sum())
-    if steps is None and zeros <= FILL_SHARE * number and _repeats_little(counts[is_known]):
+    is_plain = steps is None and zeros <= FILL_SHARE * number and _repeats_little(counts[is_known])
+    if is_plain and not (counts < _floor(counts[is_known])).any():
         return None
     tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
     dithered = None
@@ -121,7 +126,9 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     others = counts[is_known & ~is_zero]
     holes = HOLES if zeros_are_rare(counts) else None
     far: Fill | None = holes
-    while (found := _far_value(others, tolerance, FILL_SHARE * number)) is not None:
+    if steps is None and zeros and _floor(others) > 0:  # below a sky that was not subtracted
+        far = Fill(value=0.0)
+    while found := _far_value(others, tolerance, FILL_SHARE * number) or _low_value(others, tolerance):
         others = others[np.abs(others - found.value) > found.within]
         found.further, far = far, found
     first = dithered
@@ -179,6 +186,29 @@ def _far_value(values: np.ndarray, within: float, least: float) -> Fill | None:
     return None
 
 
+def _floor(values: np.ndarray) -> float:
+    """Return the value 16σ below the median, which noise does not reach; -inf for constant values."""
+    if not values.size:
+        return -np.inf
+    middle, low = (float(v) for v in np.percentile(values[:: max(values.size // ENOUGH, 1)], (50, 5)))
+    return middle - 10 * (middle - low) if middle > low else -np.inf
+
+
+def _low_value(values: np.ndarray, within: float) -> Fill | None:
+    """Find a value far below all others that repeats, however few pixels hold it: dead ones, or -9999."""
+    low = values[values < _floor(values)]
+    if low.size < FEWEST:
+        return None
+    rounded = low if not within else np.rint(low / within) * within
+    distinct, numbers = np.unique(rounded, return_counts=True)
+    if numbers.max() < max(FEWEST, FEWEST_SHARE * low.size):
+        return None
+    value = float(distinct[np.argmax(numbers)])
+    if within:
+        value = float(np.median(low[np.abs(low - value) <= within]))
+    return Fill(value=value, within=within)
+
+
 def far_below(values: np.ndarray) -> Fill | None:
     """Find a negative value that stands for no data in a single cutout, as its zero point makes it."""
     finite = values[np.isfinite(values)]
@@ -214,7 +244,7 @@ def find_fill_beside_weights(
     fill = find_fill(used, steps, is_dithered)
     if fill is None:
         return None, 0.0
-    fill.in_blocks |= fill.value == 0
+    fill.in_blocks |= fill.value == 0 and not _floor(used[np.isfinite(used) & (used != 0)]) > 0
     marked = int(replace(fill, further=None).holds(used).sum())
     single = int((used == fill.value).sum()) - marked
     kept = fill.further if not marked or (fill.in_blocks and single > marked) else fill

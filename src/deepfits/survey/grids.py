@@ -92,6 +92,7 @@ class AlignedPlane:
         level: float = 0.0,
     ) -> None:
         self.plane, self.shape, self._level = plane, reference.shape, np.float32(level)
+        self._wcs = reference.wcs
         self.kind, self.shift, self.area = "same", (0.0, 0.0), 1.0
         self.noise_correlation = plane.noise_correlation
         if plane is reference or plane.wcs is None or reference.wcs is None:
@@ -118,6 +119,12 @@ class AlignedPlane:
     def _step(self) -> tuple[int, float]:
         """Number of positions per pixel along a side, and their spacing in pixels of the plane."""
         return self._num_positions, math.sqrt(self.area) / self._num_positions
+
+    def own_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the plane's pixels at pixels of the grid, ``(N,)`` each; NaN where there are none."""
+        if self.kind == "same" or self.plane.wcs is None or self._wcs is None:
+            return x, y
+        return map_pixels(self._wcs, self.plane.wcs, x, y)
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read image and weight of rows of the grid, ``(stop − start, W)`` float32 each; see `Plane.rows`."""

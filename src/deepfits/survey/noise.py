@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from deepfits.photometry import NJY_ZERO_POINT, SIGMA_PER_MAD
 from deepfits.splits import evenly_spaced
@@ -21,6 +22,8 @@ MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
 UNEVEN = 2.0
 """Ratio of the noise between parts of an image above which constant weights are inadequate."""
+LINE, ODD_SIGMAS = 128, 5
+"""Length of the parts of columns and rows that are compared, and by how much bad ones differ at least."""
 # Pixel value in units of the noise above which it cannot be that of a source.
 BRIGHTEST = 1e12
 # Minimum number of pixels for a measurement of noise.
@@ -251,8 +254,72 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
             f"the noise differs by a factor {ratio:.1f} between parts of the image, which constant weights "
             "ignore; give weights (.weight.fits, .rms.fits)"
         )
+    out += line_doubts(plane)
     remedies = {"rms": "name the file .rms.fits", "variance": "name the file .var.fits"}
     return out + weight_doubts(blocks[:, 1], blocks[:, 3], remedies)
+
+
+def line_doubts(plane: Any) -> list[str]:
+    """Warn of bad columns and rows that nothing marks as such; of large images only some rows are inspected.
+
+    They stand out in a quarter of their parts, and at least two: the trails of saturated stars are shorter.
+    """
+    height, width = plane.shape
+    columns, rows, sigma = np.zeros(width, int), np.zeros(height, int), plane.noise.sigma
+    num_down, starts = 0, range(0, width - MESH // 2, LINE)
+    for start, stop in sample_rows(height, 16, 599):
+        image, weight = plane.rows(start, stop)
+        values = np.where(weight > 0, image, np.nan)
+        for first in range(0, stop - start - MESH // 2, LINE):
+            columns += odd_columns(values[first : first + LINE], sigma)
+            num_down += 1
+        for first in starts:
+            rows[start:stop] += odd_columns(values[:, first : first + LINE].T, sigma)
+    out = []
+    for what, counted, parts in (("columns", columns, num_down), ("rows", rows, len(starts))):
+        if (odd := counted >= max(parts / 4, 2)).any():
+            which = _listed(np.flatnonzero(odd) + 1)
+            out.append(
+                f"{what} {which} (counted from 1) differ from those beside by more than "
+                f"{ODD_SIGMAS} σ of a pixel; if bad, mark them as having no data (NaN, weight 0, a mask)"
+            )
+    return out
+
+
+def odd_columns(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Return which columns of ``(H, W)`` stand out, one or two at a time, over half their length, ``(W,)``.
+
+    Sources as narrow as that are shorter, and the light of longer ones spreads over more columns.
+
+    Parameters
+    ----------
+    values
+        Pixels; NaN where there are no data.
+    sigma
+        Noise of a pixel.
+    """
+    is_finite = np.isfinite(values)
+    is_known = is_finite.mean(axis=0) > 0.5
+    if is_known.sum() < LINE // 8:
+        return np.zeros(values.shape[1], bool)
+    median = np.median if is_finite.all() else np.nanmedian  # much faster
+    profile = median(values[:, is_known], axis=0)
+    excess, from_far = (np.abs(profile - ndimage.median_filter(profile, side)) for side in (5, 15))
+    out = np.zeros(values.shape[1], bool)
+    out[is_known] = (excess > ODD_SIGMAS * sigma) & (excess > 0.7 * from_far)
+    return out
+
+
+def _listed(numbers: np.ndarray, most: int = 5) -> str:
+    """List numbers, at most a few of them.
+
+    Examples
+    --------
+    >>> _listed(np.array([3, 5])), _listed(np.arange(9))
+    ('3, 5', '0, 1, 2, 3, 4 and 4 more')
+    """
+    rest = len(numbers) - most
+    return ", ".join(map(str, numbers[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def weight_doubts(stated: np.ndarray, spread: np.ndarray, remedies: Mapping[str, str]) -> list[str]:

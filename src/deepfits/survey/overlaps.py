@@ -25,17 +25,21 @@ def primary_detections(
     Detections in two fields are the same object if they are mutual nearest neighbours within the larger of
     `MATCH_PIXELS` and `MATCH_ARCSEC`. The primary one is the one whose apertures are complete according to
     its flags; if both or neither are, the one farther from the edges of its field; if equal, the one in the
-    first field by name. Objects detected in a single field are primary.
+    first field by name. Objects detected in a single field are primary, unless their apertures are incomplete
+    and they lie within the Kron ellipse's major axis of a complete detection in another field: they are what
+    the edge of their field left of it.
 
     Parameters
     ----------
     columns
-        ``field``, ``ra``, ``dec`` (degrees), ``x``, ``y`` (pixels) and ``flags``, ``(N,)`` each.
+        ``field``, ``ra``, ``dec`` (degrees), ``x``, ``y``, ``kron_radius`` (pixels) and ``flags``, ``(N,)``
+        each.
     infos
         ``shape``, ``(H, W)``, and ``pixel_scale_arcsec`` of each field, by name.
     """
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = _unit_vectors(columns["ra"], columns["dec"])
+    is_lacking = (columns["flags"] & FLAGS_LACKING) > 0
     parts = {}
     for name in sorted(infos):
         rows = np.flatnonzero((columns["field"] == name) & np.isfinite(vectors).all(axis=1))
@@ -43,7 +47,7 @@ def primary_detections(
             height, width = infos[name]["shape"]
             x, y = columns["x"][rows], columns["y"][rows]
             margin = np.minimum.reduce([x, y, width - 1 - x, height - 1 - y])
-            margin = margin + np.where(columns["flags"][rows] & FLAGS_LACKING, 0.0, height + width)
+            margin = margin + np.where(is_lacking[rows], 0.0, height + width)
             parts[name] = rows, cKDTree(vectors[rows]), margin
     names = list(parts)
     for index, field in enumerate(names):
@@ -51,13 +55,27 @@ def primary_detections(
             scale = max(infos[n]["pixel_scale_arcsec"] for n in (field, other))
             radius = np.deg2rad(max(MATCH_PIXELS * scale, MATCH_ARCSEC) / 3600)
             (rows, tree, margin), (other_rows, other_tree, other_margin) = parts[field], parts[other]
-            if (tree.mins - other_tree.maxes > radius).any() or (other_tree.mins - tree.maxes > radius).any():
+            reach = np.deg2rad(columns["kron_radius"] * scale / 3600)
+            far = max(radius, *(float(np.nanmax(reach[its], initial=0)) for its in (rows, other_rows)))
+            if (tree.mins - other_tree.maxes > far).any() or (other_tree.mins - tree.maxes > far).any():
                 continue  # fields far from each other
             first, second = _mutual_nearest(tree, other_tree, radius)
             loses = margin[first] < other_margin[second]
             is_primary[rows[first[loses]]] = False
             is_primary[other_rows[second[~loses]]] = False
+            for cut, whole in ((rows, other_rows), (other_rows, rows)):
+                cut, whole = cut[is_lacking[cut]], whole[~is_lacking[whole]]
+                is_primary[cut[_lie_within(vectors[cut], vectors[whole], reach[whole])]] = False
     return is_primary
+
+
+def _lie_within(places: np.ndarray, centres: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Return which of some places, unit vectors, lie within reach of one of the centres, ``(N,)`` bool."""
+    out, known = np.zeros(len(places), bool), np.isfinite(reach)
+    if len(places) and known.any():
+        for found in cKDTree(places).query_ball_point(centres[known], reach[known]):
+            out[found] = True
+    return out
 
 
 def _unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

@@ -29,6 +29,10 @@ from deepfits.survey.seeing import width_at, with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
+WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")
+"""Cards with the FWHM, in the unit that the comment names."""
+IN_ARCSEC = ("FWHM", "PSF_FWHM")
+"""Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
 MAX_SIDE = 1024
 ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
 CELLS = 4  # number of grid cells per half field on which a varying PSF is evaluated
@@ -88,7 +92,8 @@ def find_psf(
     stars
         Image of the stars, from `deepfits.survey.seeing.star_image`; None if there are too few.
     header
-        Header of the image, with ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA``.
+        Header of the image, with one of `WIDTHS` (arcseconds, or pixels if its comment says so) and
+        ``PSFBETA``.
     pixel_scale
         Arcseconds.
     varies
@@ -109,12 +114,17 @@ def find_psf(
 
 def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
     """Return the record of the PSF in a header; its source is `UNKNOWN` if there is none."""
-    fwhm = _number(header.get("FWHM"))
-    if fwhm is not None and "pix" in str(getattr(header, "comments", {"FWHM": ""})["FWHM"]).lower():
-        fwhm *= pixel_scale  # as in DECam's pipeline
-    if fwhm is not None and 0.05 < fwhm < 20:
-        beta = _number(header.get("PSFBETA"))
-        return record(moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA), "FWHM, header")
+    comments = getattr(header, "comments", {})
+    for key in (key for key in WIDTHS if key in header):
+        fwhm, comment = _number(header[key]), str(comments[key] if comments else "").lower()
+        if "pix" in comment and fwhm is not None:
+            fwhm *= pixel_scale  # as in DECam's pipeline
+        elif "arcsec" not in comment and key not in IN_ARCSEC:
+            continue
+        if fwhm is not None and 0.05 < fwhm < 20:
+            beta = _number(header.get("PSFBETA"))
+            psf = moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA)
+            return record(psf, f"{key}, header")
     return {"gaussians": [], "fwhm_arcsec": None, "source": UNKNOWN}
 
 
@@ -127,7 +137,7 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
     """Parse the user's PSF of a band, and return its record.
 
     It is a FWHM in arcseconds, optionally with the index of its Moffat profile (``0.8:2.5``; default 3), or
-    the path of a PSF image (with the data's pixel scale, unless its header gives another) or of a PSFEx model
+    the path of a PSF image (with the band's pixel scale, unless its header gives another) or of a PSFEx model
     (``.psf``). From a file with PSFs of several bands, the one with this band in its header is used.
     """
     width, _, index = str(given).partition(":")
@@ -217,10 +227,12 @@ class Psfex:
         return expand_image(plane, self.step * pixel_scale, pixel_side=1 / self.step)
 
     def of(self, x: np.ndarray, y: np.ndarray, pixel_scale: float) -> np.ndarray:
-        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field."""
+        """Return the PSFs at 0-based pixels, ``(N, K, 2)``, evaluated on a grid of 1/8 of the field.
+
+        Where positions are NaN, they are those of the centre.
+        """
         places = np.stack([x + 1, y + 1], axis=1)
-        if not self.degree:
-            places = np.broadcast_to(self.zero, places.shape)
+        places = np.where(np.isfinite(places) & (self.degree > 0), places, self.zero)
         cells = np.round(((places - self.zero) / self.scale).clip(-2, 2) * CELLS) / CELLS
         different, back = np.unique(cells, axis=0, return_inverse=True)
         return np.stack([self.at(float(i), float(j), pixel_scale) for i, j in different])[back.reshape(-1)]

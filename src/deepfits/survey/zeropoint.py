@@ -43,6 +43,7 @@ _MAGGIES = re.compile(
 _JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
 _PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "µ": "u", "μ": "u"}
 _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
+_LOGARITHM = re.compile(r"(?<![a-z])(?:log(?:10)?|ln|dex|a(?:rc)?sinh|sqrt)(?![a-z])", re.IGNORECASE)
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
 )
@@ -102,9 +103,11 @@ def zero_point_of_header(
 
 
 def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None) -> list[str]:
-    """Return a warning if the user's zero point differs from that of the unit."""
+    """Return a warning if the user's zero point differs from that of the unit, or the unit is not a flux."""
     unit = unit_of(header)
     try:
+        if not _COUNTS.match(unit) and (kind := _not_linear(unit)):
+            return [f"BUNIT {unit!r}: {kind}, not fluxes; convert the image first, unless BUNIT is wrong"]
         expected = zero_point_of_unit(unit, header, pixel_sr)
     except InputError:
         return []
@@ -332,9 +335,9 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     text = _MAGGIES.sub(r"\g<prefix>Jy", text)
     if not text or _COUNTS.match(text):
         return None
+    if kind := _not_linear(text):
+        raise InputError(f"BUNIT {unit!r}: {kind}, not fluxes; convert the image first")
     parsed = _parsed(text)
-    if isinstance(parsed, units.function.FunctionUnitBase) or _MAGNITUDES.search(text):
-        raise InputError(f"BUNIT {unit!r}: magnitudes, not fluxes; convert the image first")
     if parsed is None:
         return None
     jansky, steradian = units.Jy, units.Jy / units.sr
@@ -394,6 +397,14 @@ def _parsed(text: str) -> Any:
         except (ValueError, TypeError):
             return None  # text that is not a unit
     return None if isinstance(parsed, units.StructuredUnit) else parsed  # from text with a comma
+
+
+def _not_linear(unit: str) -> str:
+    """Return what the values of a unit are that are not proportional to flux; '' for other units."""
+    if _LOGARITHM.search(unit):
+        return "logarithms or the like"
+    is_function = isinstance(_parsed(unit), units.function.FunctionUnitBase)
+    return "magnitudes" if is_function or _MAGNITUDES.search(unit) else ""
 
 
 def _per_wavelength() -> Any:
