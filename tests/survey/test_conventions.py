@@ -1479,7 +1479,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         head["FILTER"] = "g"
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
     assert len(find_fields(tmp_path)) == 2
-    assert ("as tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
+    assert ("tile_g.fits and tile_g_skysub.fits show the same piece of sky" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -1522,8 +1522,7 @@ def test_two_releases_of_one_tile_side_by_side_are_warned_of(tmp_path, sky, capl
         head = make_wcs(SHAPE, ra=151 if release == "dr10-elsewhere" else 150).to_header()
         fits.writeto(where / f"{name}.fits", sky.astype(np.float32), head)
     find_fields(tmp_path)
-    assert ("give only one" in caplog.text) == (second == "dr10")
-    assert ("whose name lacks 'v2'" in caplog.text) == (second == "sky")  # this is said once
+    assert caplog.text.count("give only one") == (second in ("dr10", "sky"))
 
 
 def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
@@ -1838,7 +1837,7 @@ def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, 
             head = header(FILTER=band, BUNIT="nJy")
             fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
     assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
-    assert "x_gsci.fits and x_gwht.fits show the same piece of sky in the same band" in caplog.text
+    assert "x_rsci.fits and x_rwht.fits show the same piece of sky in the same band" in caplog.text
 
 
 def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):
