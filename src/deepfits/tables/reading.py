@@ -17,8 +17,6 @@ from deepfits.tables.conditions import as_truth
 from deepfits.tables.entries import GAPS
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
-from deepfits.tables.identities import identity_name
-from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
@@ -163,18 +161,25 @@ def _read_file(
 
 
 def _read_json(path: Path, text: str) -> Table:
-    """Read JSON as pandas and web services write it: rows, in a list or one per line, or columns."""
+    """Read JSON: rows, in a list or one per line; columns; or rows called ``data`` beside their names."""
     import pyarrow as pa
 
-    lines = text.splitlines()
+    lines, labels = text.splitlines(), []
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
     content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
-    rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
-    if rows is not None:
-        if not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{path}: rows without column names; write them as records, or as CSV")
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        content = {name: [row.get(name) for row in rows] for name in names}
+    heads = content.get("columns", content.get("metadata")) if isinstance(content, dict) else None
+    if isinstance(heads, list) and isinstance(content.get("data"), list):  # pandas' split, Gaia's archive
+        names = [head["name"] if isinstance(head, dict) else head for head in heads]
+        labels = content.get("index", [])
+        content = [dict(zip(names, row, strict=True)) for row in content["data"]]
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        names = list(dict.fromkeys(name for row in content for name in row))
+        content = {name: [row.get(name) for row in content] for name in names}
+    elif isinstance(content, dict) and all(isinstance(values, dict) for values in content.values()):
+        labels = list(dict.fromkeys(label for values in content.values() for label in values))
+        content = {name: [values.get(label) for label in labels] for name, values in content.items()}
+    if not isinstance(content, dict) or not all(isinstance(values, list) for values in content.values()):
+        raise InputError(f"{path}: neither rows with names of columns nor columns; write records, or CSV")
     if "index" not in content and [str(label) for label in labels] != [str(n) for n in range(len(labels))]:
         content["index"] = labels
     return table_from_arrow(pa.table({name: _json_array(values) for name, values in content.items()}), path)
@@ -188,38 +193,3 @@ def _json_array(values: list[Any]) -> Any:
         return pa.array(values)
     except OverflowError:
         return pa.array([None if value is None else str(value) for value in values])
-
-
-def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
-    """Return the rows of a JSON object and their labels; None for the rows if it contains columns."""
-    if heads := _heads(content):
-        names = [head["name"] if isinstance(head, dict) else head for head in heads]
-        rows = content["data"]
-        named = [dict(zip(names, row, strict=True)) if isinstance(row, list) else row for row in rows]
-        return named, content.get("index", [])
-    if content and all(isinstance(value, dict) for value in content.values()):
-        outer, inner = list(content), list(dict.fromkeys(key for part in content.values() for key in part))
-        if _are_rows(outer, inner):
-            return list(content.values()), outer
-        return [{name: content[name].get(row) for name in outer} for row in inner], inner
-    lists = [value for value in content.values() if isinstance(value, list)]
-    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside metadata
-        return lists[0], []
-    return None, []
-
-
-def _heads(content: dict[str, Any]) -> list[Any]:
-    """Return the headings of the columns of rows called ``data``; empty if ``data`` is itself a column."""
-    rows, schema = content.get("data"), content.get("schema")
-    if not isinstance(rows, list) or not all(isinstance(row, (list, dict)) for row in rows):
-        return []
-    stated = [content.get(key) for key in ("columns", "fields", "metadata")]
-    stated += [schema.get("fields")] if isinstance(schema, dict) else []
-    return next((heads for heads in stated if isinstance(heads, list)), [])
-
-
-def _are_rows(outer: list[str], inner: list[str]) -> bool:
-    """Return whether the outer keys of nested objects are rows and the inner ones are columns."""
-    if any(position_names(keys) or identity_name(keys) for keys in (outer, inner)):
-        return bool(position_names(inner) or identity_name(inner))
-    return all(map(str.isdigit, outer)) and not all(map(str.isdigit, inner))
