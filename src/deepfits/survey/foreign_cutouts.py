@@ -28,6 +28,7 @@ from deepfits.survey.noise import (
     rim_pixels,
     weight_doubts,
 )
+from deepfits.survey.store import BandOrder
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 from deepfits.tables import identities, require_unique
 
@@ -166,11 +167,9 @@ class ForeignCutouts:
         image, weight = self.read(start, stop, size)
         if not self.absent_bands:
             return image, weight
-        bands = self.store_bands
-        places = [bands.index(b) for b in self.bands]
-        out = np.zeros((2, len(image), len(bands), size, size), np.float32)
-        out[0][:, places], out[1][:, places] = image, weight
-        return out[0], out[1]
+        places = tuple(self.bands.index(b) if b in self.bands else None for b in self.store_bands)
+        order = BandOrder(bands=self.store_bands, places=places)
+        return order.take(image, 0), order.take(weight, 0)
 
     def per_store_band(self, values: tuple[float, ...], default: float) -> tuple[float, ...]:
         """Reorder values for the file's bands into the store's bands, with `default` for absent ones."""

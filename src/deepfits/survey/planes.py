@@ -442,19 +442,13 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
                 f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "
                 f"mask; put the masks next to the images (NAME.mask.fits), or leave {option} out"
             )
-        shapes = {band: p.shape for band, p in planes.items() if p.wcs is None}
-        if (
-            shapes
-            and len(shapes) < len(planes)
-            and not all(p.shape == next(iter(shapes.values())) for p in planes.values())
-        ):
-            odd = next(iter(shapes))
-            raise InputError(f"{planes[odd].path}: no WCS, and its shape differs from that of other bands")
-        if len(set(shapes.values())) > 1:
-            first, *others = shapes
-            odd = next(b for b in others if shapes[b] != shapes[first])
+        one = next((plane for plane in planes.values() if plane.wcs is None), None)
+        other = next(
+            (plane for plane in planes.values() if one is not None and plane.shape != one.shape), None
+        )
+        if one is not None and other is not None:
             raise InputError(
-                f"{planes[odd].path}: shape {shapes[odd]}, but {planes[first].path.name} has "
-                f"{shapes[first]}; images without WCS must be aligned, pixel to pixel"
+                f"{other.path}: shape {other.shape}, but {one.path.name}, which has no WCS, has {one.shape}; "
+                "images without WCS must be aligned with the other bands, pixel to pixel"
             )
         yield planes

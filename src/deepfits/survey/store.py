@@ -129,12 +129,13 @@ class BandOrder:
 
     def cutouts(self, cutouts: Cutouts) -> Cutouts:
         """Return cutouts in these bands."""
-        psf = None if cutouts.psf is None else self._take(cutouts.psf, np.nan)
+        psf = None if cutouts.psf is None else self.take(cutouts.psf, np.nan)
         return replace(
-            cutouts, image=self._take(cutouts.image, 0), weight=self._take(cutouts.weight, 0), psf=psf
+            cutouts, image=self.take(cutouts.image, 0), weight=self.take(cutouts.weight, 0), psf=psf
         )
 
-    def _take(self, array: np.ndarray, absent: float) -> np.ndarray:
+    def take(self, array: np.ndarray, absent: float) -> np.ndarray:
+        """Return an array ``(N, B, ...)`` in these bands, with the value `absent` for missing ones."""
         out = np.full((len(array), len(self.places), *array.shape[2:]), absent, array.dtype)
         for index, place in enumerate(self.places):
             if place is not None:

@@ -17,7 +17,7 @@ from astropy import units
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header
+from deepfits.survey.bands import band_of_header, by_band
 
 HSC_COADD_ZERO_POINT = 27.0
 # Zero points of one count per second in GALEX intensity maps, whose headers have none (Morrissey et al. 2007,
@@ -453,31 +453,13 @@ def _plausible(value: float, key: str) -> float:
 
 
 def parse_per_band(values: object, what: str) -> dict[str, float]:
-    """Parse a number for all bands or one for each; errors name the option, `what`.
-
-    Values are None, a number, a mapping of bands to numbers, or a list such as ``["27"]`` or ``["u=30",
-    "g=27"]``. The key ``""`` of the result applies to all bands that are not listed.
-
-    Examples
-    --------
-    >>> parse_per_band(["27", "u=30"], "zero_point")
-    {'': 27.0, 'u': 30.0}
-    """
-    if values is None:
-        return {}
-    if isinstance(values, Mapping):
-        items = [(str(k), v) for k, v in values.items()]
-    else:
-        parts = values if isinstance(values, (list, tuple)) else [values]
-        split = [str(p).rpartition("=") for p in parts]
-        items = [(key.strip(), value) for key, _, value in split]
+    """Parse numbers as `by_band` does; errors name the option, `what`."""
     out = {}
-    for name, value in items:
-        key = band_name(name) if name else ""
+    for band, value in by_band(values).items():
         try:
-            out[key] = float(value)
+            out[band] = float(value)
         except (TypeError, ValueError):
             raise InputError(f"{what}: {value!r} is not a number; write for example 27 or u=30") from None
-        if not math.isfinite(out[key]):
+        if not math.isfinite(out[band]):
             raise InputError(f"{what}: {value!r} is not finite")
     return out
