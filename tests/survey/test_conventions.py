@@ -689,7 +689,7 @@ def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, 
     _, weight, remarks = read(tmp_path)
     assert (weight[:19] == 0).all()
     np.testing.assert_allclose(weight[21:], SIGMA**-2, rtol=0.01)
-    assert any("whatever their weights" in text for text in remarks)
+    assert any("exactly" in text and "treated as no data" in text for text in remarks)
 
 
 @pytest.mark.parametrize("has_weights", [False, True])

@@ -420,7 +420,7 @@ def test_objects_with_zero_points_of_their_own(tmp_path, caplog):
     assert (weight > 0).mean() == pytest.approx(0.8 - 1 / SIDE**2)
     assert np.std(found.image[:, 0] * np.sqrt(weight)) == pytest.approx(0.8**0.5, rel=0.02)
     assert "r: MAGZERO = 25.40 is in Vega magnitudes, by MAGSYS" in caplog.text
-    assert "r: 24 pixels of 24 cutouts are more than 1e+12 times the noise" in caplog.text
+    assert "r: 24 of 38400 sampled pixels are more than 1e+12 times the noise" in caplog.text
     assert len(store.info.extra["remarks"]) == 4
 
 

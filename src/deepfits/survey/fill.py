@@ -197,26 +197,39 @@ def _repeats_little(values: np.ndarray) -> bool:
     return int(np.bincount(last).max()) <= FILL_SHARE * values.size
 
 
-def find_fill_beside_weights(
-    counts: np.ndarray, weight: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False
-) -> tuple[Fill | None, float]:
-    """Find the values that mark missing data among pixels of positive weight, and the fraction of these.
+def find_marks(
+    counts: np.ndarray,
+    weight: np.ndarray | None = None,
+    steps: np.ndarray | None = None,
+    is_dithered: bool = False,
+) -> tuple[Fill | None, list[str]]:
+    """Find the values that mark pixels without data in a sample of an image, ``(..., H, W)``.
 
-    Zeros count only if they fill blocks and are rare elsewhere, since in sparse photon counts they are real
-    values. Counts and weights are ``(..., H, W)``; see `find_fill` for the other parameters.
+    Beside weights, only pixels of positive weight matter, and zeros count only if they fill blocks and are
+    rare elsewhere, since in sparse photon counts they are real values. See `find_fill` for the other
+    parameters.
 
     Returns
     -------
-    fill, fraction
-        None and 0 if there is no such value.
+    fill, remarks
+        `HOLES` if no value is common but zeros are rare; None if zeros are data.
     """
-    used = np.where(weight > 0, counts, np.nan)
-    fill = find_fill(used, steps, is_dithered)
-    if fill is None:
-        return None, 0.0
-    fill.in_blocks |= fill.value == 0
-    marked = int(replace(fill, further=None).holds(used).sum())
-    single = int((used == fill.value).sum()) - marked
-    kept = fill.further if not marked or (fill.in_blocks and single > marked) else fill
-    share = float(kept.holds(used).mean()) if kept is not None else 0.0
-    return (kept, share) if share else (None, 0.0)
+    used = counts if weight is None else np.where(weight > 0, counts, np.nan)
+    fill, remarks = find_fill(used, steps, is_dithered), []
+    if fill is not None and (weight is not None or steps is None):
+        fill.in_blocks |= weight is not None and fill.value == 0
+        marked = int(replace(fill, further=None).holds(used).sum())
+        single = int((used == fill.value).sum()) - marked
+        if weight is not None:
+            fill = fill.further if not marked or (fill.in_blocks and single > marked) else fill
+        else:
+            common = np.unique(counts[counts != 0], return_counts=True)[1]
+            if fill.value == 0 and single > 0.01 * counts.size + 1.5 * max(common, default=0):
+                remarks.append(
+                    f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than rounding of "
+                    "the counts explains; if they have no data, give a weight or a mask"
+                )
+    share = float(fill.holds(used).mean()) if fill is not None else 0.0
+    if fill is None or not share:
+        return HOLES if zeros_are_rare(counts) else None, remarks
+    return fill, [*remarks, fill.words(share)]

@@ -31,6 +31,7 @@ from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
@@ -472,9 +473,8 @@ class _FitsCutouts:
         self.has_relative |= pixels.weight_role == "weight"
         if pixels.mask is not None:
             self.mask_words = pixels.mask.words
-        for text in (text for text in pixels.remarks if not text.startswith("zero point")):
-            mark = "WARNING: " * text.startswith("WARNING: ")
-            self._remark(f"{mark}{band}: {text.removeprefix(mark)}")
+        for text in of_band(band, (text for text in pixels.remarks if not text.startswith("zero point"))):
+            self._remark(text)
         flux, weight = pixels.rows(0, image.shape[0])
         self.has_exposure_times |= weight is not None and pixels.are_exposure_times(weight)
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects

@@ -17,19 +17,20 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
-from deepfits.survey.fill import HOLES, Fill, find_fill_beside_weights, zeros_are_rare
+from deepfits.survey.fill import Fill, find_marks
 from deepfits.survey.noise import (
-    BRIGHTEST,
     FEW_PIXELS,
     MAX_LEVEL_SIGMAS,
+    brightest_flux,
     clipped_statistics,
     difference_noise,
     rim,
     rim_pixels,
     weight_doubts,
 )
+from deepfits.survey.remarks import of_band
 from deepfits.survey.store import BandOrder
-from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
+from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, inverse_variance, usable_range
 from deepfits.tables import identities, require_unique
 
 SAMPLE = 200
@@ -259,7 +260,10 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     cutouts.brightest = np.full(num_bands, np.inf)
     for band in range(num_bands):
         if cutouts.has_weights:
-            _settle_range(cutouts, band, weight[:, band])
+            cutouts.credible[band], remarks = usable_range(weight[:, band], cutouts.weight_is)
+            cutouts.remarks += of_band(cutouts.bands[band], remarks)
+            low, high = cutouts.credible[band]
+            weight[:, band] *= (weight[:, band] > low) & (weight[:, band] < high)
         _measure_noise(cutouts, band, image[:, band], weight[:, band])
     if cutouts.has_weights:
         _compare_objects(cutouts, sample)
@@ -280,12 +284,9 @@ def _measure_noise(cutouts: ForeignCutouts, band: int, image: np.ndarray, weight
     if not sigma > 0:
         return
     stated = float(np.median(weights)) ** -0.5
-    cutouts.brightest[band] = BRIGHTEST * max(sigma, stated if cutouts.has_weights else 0.0)
-    if is_beyond := int((np.abs(image) > cutouts.brightest[band]).sum()):
-        cutouts.remarks.append(
-            f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(image)} cutouts are more than "
-            f"{BRIGHTEST:.0e} times the noise: treated as no data"
-        )
+    expected = max(sigma, stated if cutouts.has_weights else 0.0)
+    cutouts.brightest[band], remarks = brightest_flux(image, expected)
+    cutouts.remarks += of_band(cutouts.bands[band], remarks)
     if cutouts.has_weights:
         _compare_weights(cutouts, band, stated)
 
@@ -350,25 +351,10 @@ def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
 def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray) -> None:
     """Find fill values: pixels without data, whatever their weights."""
     for band, name in enumerate(cutouts.bands):
-        fill, share = find_fill_beside_weights(counts[:, band], weight[:, band])
-        if fill is None and zeros_are_rare(counts[:, band]):
-            cutouts.fill[band] = HOLES
-        elif fill is not None:
+        fill, remarks = find_marks(counts[:, band], weight[:, band])
+        cutouts.remarks += of_band(name, remarks)
+        if fill is not None:
             cutouts.fill[band] = fill
-            cutouts.remarks.append(f"{name}: {fill.words(share)}")
-
-
-def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
-    """Set `weight` to 0, in place, where the error map has extreme values that mark missing data."""
-    low, high = credible_range(weight)
-    cutouts.credible[band] = low, high
-    is_beyond = (weight > 0) & ~((weight > low) & (weight < high))
-    if is_beyond.any():
-        weight[is_beyond] = 0
-        cutouts.remarks.append(
-            f"{cutouts.bands[band]}: {is_beyond.mean():.1%} of the pixels have a {cutouts.weight_is} far "
-            "beyond all others: treated as no data"
-        )
 
 
 def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:
