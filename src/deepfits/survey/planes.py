@@ -103,9 +103,9 @@ class Plane:
 
     def __init__(self, source: ImageSource, options: ReadOptions, files: OpenFiles) -> None:
         self.source, self.options = source, options
-        hdus = files.open(source.path, options.unpacked)
+        hdus = files.open(source.path)
         self._image = hdus[self._image_number(hdus)]
-        extras = find_extras(source, hdus, self._image, options.used_of(source), files, options.unpacked)
+        extras = find_extras(source, hdus, self._image, options.used_of(source), files)
         self._has_shared_weights = extras.has_shared_weights
         given = given_for(source.band, options.zero_point)
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
@@ -379,7 +379,7 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
     InputError
         A file is unusable, or images without WCS do not have the same shape.
     """
-    with OpenFiles() as files:
+    with OpenFiles(options.unpacked) as files:
         planes = {band: open_plane(source, options, files) for band, source in sources.items()}
         if options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
