@@ -201,7 +201,8 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
         raise InputError(f"{where}: cannot read this text ({str(error)[:160]})") from error
     if errors:
         raise InputError(
-            f"{where}: {errors[0]}; quote entries that contain {delimiter!r}, or correct the line"
+            f"{where}: {errors[0]}; quote entries that contain {delimiter!r}, name every column, or correct "
+            "the line"
         )
     columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
     is_comment = pc.match_substring_regex(columns[0], f"^({'|'.join(COMMENT)})")
@@ -223,7 +224,7 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
         if len(entries) != len(names):
             raise InputError(
                 f"{where}: line {number} has {len(entries)} entries, the header {len(names)}; write "
-                "missing entries as nan and put quotes around text with blanks, or use CSV"
+                "missing entries as nan, put quotes around text with blanks, name every column, or use CSV"
             )
         rows.append(entries)
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)

@@ -1,13 +1,12 @@
-"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, IPAC, LaTeX, Markdown."""
+"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, IPAC, Markdown."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from deepfits.errors import InputError, naming
+from deepfits.errors import InputError
 from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
 from deepfits.tables.table import Table, from_astropy
@@ -26,9 +25,13 @@ def read_text_table(path: Path, text: str) -> Table:
 
         return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
     unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # frames drawn by MySQL
-    if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
-        text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # fixed width, Markdown, or framed
+    if kind := re.search(r"\\begin\{(tabular|deluxetable|longtable)", text):
+        format = "aastex" if kind[1] == "deluxetable" else "latex"
+        raise InputError(
+            f"{path}: a LaTeX table; convert it to CSV, as with astropy: Table.read({path.name!r}, "
+            f"format='ascii.{format}').write('{path.stem}.csv')"
+        )
+    if re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # fixed width, Markdown, or framed
         text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
@@ -55,33 +58,6 @@ def _readme_for(path: Path) -> Path | None:
     described = re.findall(r"(?mi)^Byte-by-byte Description of file: *(.+)$", text)
     patterns = [pattern for line in described for pattern in re.split("[, \r]+", line) if pattern]
     return readme if any(fnmatch(name, pattern) for pattern in patterns) else None
-
-
-def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
-    """Convert a LaTeX table to text separated by tabs, without typesetting commands."""
-    from astropy.io import ascii
-    from astropy.table import Table as AstropyTable
-
-    if len(kinds) > 1:
-        raise InputError(
-            f"{path}: contains {len(kinds)} LaTeX tables; save the one you need in a file of its own"
-        )
-    text = re.sub(r"\\(?:[hc]line(?:\{[^}]*\})?|(?:top|mid|bottom)rule)(?![A-Za-z])", "", text)
-    with naming(path, "cannot read this LaTeX table", "write a header line and one row per line, or use CSV"):
-        table = AstropyTable.read(
-            text.replace("longtable", "tabular").splitlines(),
-            format="ascii.aastex" if kinds[0] == "deluxetable" else "ascii.latex",
-            converters={"*": [ascii.convert_numpy(str)]},
-            fill_values=[],
-        )
-
-    def words(entry: object) -> str:
-        there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
-        there = re.sub(r"\^?\{?\\circ\}?", "°", there)
-        there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
-        return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
-
-    return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *table.iterrows()))
 
 
 def _from_astropy_text(path: Path, text: str, format: str) -> Table:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.tables.entries import GAPS, NUMBER
-from deepfits.tables.names import IDENTITIES, first_name
 
 MOST_TITLES = 5
 """Maximum number of title lines above the header."""
@@ -67,7 +66,7 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
             joined = re.findall(r"\S+(?:\s+[\[(][^\])]*[\])])?", lines[0])
             first = joined if len(joined) == len(second) else first
         if _is_header(first, second):
-            names = ["", *first] if _has_row_names(lines, first, delimiter) else first
+            names = first
             start += 1
             start += _below_header(head[start:], names, delimiter, units)
         else:
@@ -79,7 +78,6 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
         )
     if delimiter is None:  # names may have commas even if the entries are separated by blanks
         names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
-    names = _without_numbers(names)
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return TextLayout(names, delimiter, start, units)
 
@@ -189,22 +187,6 @@ def _sextractor_names(
     return names + [f"{names[-1]}_{k}" for k in range(1, number_of_entries - len(names) + 1)]
 
 
-def _without_numbers(names: list[str]) -> list[str]:
-    """Strip running numbers from names if all have them.
-
-    Examples
-    --------
-    >>> _without_numbers(["1:id", "2:ra", "3:dec"]), _without_numbers(["id(0)", "ra(1)"])
-    (['id', 'ra', 'dec'], ['id', 'ra'])
-    """
-    for pattern in (r"\(?(?P<number>\d+)[:.)](?P<name>\S.*)", r"(?P<name>.+?)\s*[\[(](?P<number>\d+)[\])]"):
-        found = [match for match in (re.fullmatch(pattern, name) for name in names) if match is not None]
-        numbers = [int(match["number"]) for match in found]
-        if 1 < len(found) == len(names) and numbers == list(range(numbers[0], numbers[0] + len(names))):
-            return [match["name"] for match in found]
-    return names
-
-
 def _with_parts(names: list[str], number: int) -> list[str]:
     """Expand the names of sexagesimal coordinates separated by blanks, such as 10 02 02.8 +02 16 26.
 
@@ -256,19 +238,6 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
         return False
     pairs = zip(first, is_number, second, strict=False)
     return any(not n and a.lower() not in GAPS and bool(_PLACE.match(b)) for a, n, b in pairs)
-
-
-def _has_row_names(lines: Sequence[str], names: Sequence[str], delimiter: str | None) -> bool:
-    """Return whether rows begin with an entry that the header lacks, as R's `write.table` writes row names.
-
-    They are in quotes, as is the header, or are running numbers in a table without identities.
-    """
-    rows = [split_line(line, delimiter) for line in lines[1:]]
-    if delimiter not in (None, "\t") or {len(row) for row in rows if row[-1]} != {len(names) + 1}:
-        return False
-    is_quoted = all(line.startswith('"') for line in lines) and lines[1].count('"') < 2 * len(rows[0])
-    is_numbered = [row[0] for row in rows] == [str(number) for number in range(1, len(lines))]
-    return is_quoted or (is_numbered and first_name(names, IDENTITIES) is None)
 
 
 def _names_in_comments(
