@@ -17,7 +17,7 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
-from deepfits.survey.fill import Fill, find_marks
+from deepfits.survey.fill import Fill, find_marks, without_data
 from deepfits.survey.noise import (
     FEW_PIXELS,
     MAX_LEVEL_SIGMAS,
@@ -116,7 +116,7 @@ class ForeignCutouts:
     are_exposure_times: bool = False
     weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
     credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
-    fill: dict[int, Fill] = field(default_factory=dict)
+    fill: dict[int, list[Fill]] = field(default_factory=dict)
     noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
     brightest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))
 
@@ -149,8 +149,9 @@ class ForeignCutouts:
                 low, high = (self.credible[:, i, None, None] for i in (0, 1))
                 out = np.where((out > low) & (out < high), out, np.float32(0))
             is_bad = ~np.isfinite(flux) | (np.abs(flux) > self.brightest[:, None, None])
-        for band, fill in self.fill.items():
-            is_bad[:, band] |= fill.holds(image[:, band])
+        for band, fills in self.fill.items():
+            if fills:
+                is_bad[:, band] |= without_data(fills, image[:, band])
         if mask is not None and self.mask is not None:
             is_bad |= np.broadcast_to(self.mask.is_bad(mask), flux.shape)
         out = np.where(is_bad, np.float32(0), out)
@@ -351,10 +352,8 @@ def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
 def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray) -> None:
     """Find fill values: pixels without data, whatever their weights."""
     for band, name in enumerate(cutouts.bands):
-        fill, remarks = find_marks(counts[:, band], weight[:, band])
+        cutouts.fill[band], remarks = find_marks(counts[:, band], weight[:, band])
         cutouts.remarks += of_band(name, remarks)
-        if fill is not None:
-            cutouts.fill[band] = fill
 
 
 def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:

@@ -26,7 +26,7 @@ from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED
 from deepfits.survey.cutting import Rows
 from deepfits.survey.extra_planes import find_extras, shortened
-from deepfits.survey.fill import HALF_STEP, HOLES, Fill, find_marks
+from deepfits.survey.fill import HALF_STEP, HOLES, Fill, find_marks, without_data
 from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import meaning_of_mask, sky_images
 from deepfits.survey.image_source import ImageSource
@@ -128,7 +128,7 @@ class Plane:
         self._scale = 1.0
         self._noise_over_stated = 1.0
         self._constant: float | None = None
-        self._fill: Fill | None = None
+        self._fills: list[Fill] = []
         self._credible = 0.0, math.inf
         self._brightest = math.inf
         self.noise = self._measure()
@@ -160,28 +160,25 @@ class Plane:
         image, weight = self._pixels.rows(start, stop, self._scale)
         if weight is None:
             weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
-        fill = self._fill
-        if fill is HOLES and not (image == 0).any():
-            fill = None
+        fills = self._fills
+        if len(fills) == 1 and fills[0] is HOLES and not (image == 0).any():
+            fills = []
         low, high = self._credible
         most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
             is_usual = -most < image.min() and image.max() < most  # False if there is a NaN
-            if fill is None and is_usual and weight.min() > low and weight.max() < high:
+            if not fills and is_usual and weight.min() > low and weight.max() < high:
                 return image, weight  # the fast path for most blocks
             is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
-        if fill is not None:
-            is_valid &= ~self._fill_rows(fill, start, stop)
+        if fills:
+            margin = max(fill.margin for fill in fills)
+            first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
+            is_fill = without_data(fills, self._pixels.image.rows(first, last), first)
+            is_valid &= ~is_fill[start - first : stop - first]
         if not is_valid.all():
             weight[~is_valid] = 0
             image[~is_valid] = 0
         return image, weight
-
-    def _fill_rows(self, fill: Fill, start: int, stop: int) -> np.ndarray:
-        """Return which pixels hold the fill value, ``(stop − start, W)`` bool."""
-        first, last = max(start - fill.margin, 0), min(stop + fill.margin, self.shape[0])
-        counts = self._pixels.image.rows(first, last)
-        return fill.holds(counts, first)[start - first : stop - first]
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read the whole plane: image and weight, ``(H, W)``."""
@@ -306,9 +303,9 @@ class Plane:
             weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
         steps = None if step is None else np.concatenate([step[start:stop] for start, stop in rows])
-        self._fill, remarks = find_marks(counts, weight, steps, is_dithered)
-        if self._fill is not None and self._fill.half_step is not None and step is not None:
-            self._fill = replace(self._fill, half_step=step * HALF_STEP)
+        fills, remarks = find_marks(counts, weight, steps, is_dithered)
+        all_rows = None if step is None else step * HALF_STEP
+        self._fills = [f if f.half_step is None else replace(f, half_step=all_rows) for f in fills]
         self.remarks += remarks
         there = np.isfinite(counts) & (counts != 0)
         left = float((weight[there] > 0).mean()) if weight is not None and there.any() else 1.0
