@@ -74,15 +74,13 @@ def exposure_maps_of(path: Path) -> list[str]:
 
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
     """Return files of weights and masks whose name is that of an image without its band."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
+    families = _families_in(path.parent, stamp(path.parent))
     mine, _ = _key_and_kind(path)
     return [
         (other, kind)
-        for other, (key, kind) in kinds.items()
-        if kind in ROLES
-        and _is_for_all(key, mine)
-        and band_of_name(given_name(other))[0] is None
-        and not is_companion(other)
+        for key in dict.fromkeys(mine[:place] + mine[place + 1 :] for place in range(len(mine)))
+        for other, kind in families.get(key, ())
+        if kind in ROLES and band_of_name(given_name(other))[0] is None and not is_companion(other)
     ]
 
 

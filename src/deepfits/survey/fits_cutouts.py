@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import is_companion, kind_of, sister_directories
+from deepfits.survey.companions import SHARED, companions_of, is_companion
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
@@ -164,15 +164,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     if path.is_file():
         return [_Object(stem_of(path), {"": {"image": path}})]
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [p for where in (path, *subs) for p in fits_files(where)]
-    images = [p for p in files if not is_companion(p)]
-    files += [
-        p
-        for where in sister_directories(path)
-        if where not in subs
-        for p in fits_files(where)
-        if is_companion(p)
-    ]
+    images = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
     if not images:
         deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
         remedy = (
@@ -185,24 +177,16 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
-    for file in files:
-        kind = kind_of(file) if file not in images else None
-        if kind == "other":
-            continue
+    for file in images:
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
             key, band, name = _object_of(file, path, known)
-        there = objects.setdefault(key, _Object(name)).files.setdefault(band, {})
-        if (kind or "image") in there:
-            raise InputError(f"{file}: a second {kind or 'image'} of object {key!r}, band {band or '(all)'}")
-        there[kind or "image"] = file
-        if kind is None:
-            objects[key].name = name
-    for galaxy in objects.values():
-        for band, paths in galaxy.files.items():
-            if "image" not in paths:
-                raise InputError(f"{next(iter(paths.values()))}: no image of object {galaxy.name!r} {band}")
+        there = objects.setdefault(key, _Object(name)).files
+        if band in there:
+            raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
+        beside = {kind: other for other, kind in companions_of(file) if not kind.endswith(SHARED)}
+        there[band] = {"image": file, **beside}
     return [objects[key] for key in sorted(objects)]
 
 
