@@ -10,7 +10,6 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts re
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from deepfits.survey.cutout_description import Description, compare_bands, zero_
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import OpenFiles, is_fits_name, opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
@@ -295,19 +294,25 @@ class _FitsCutouts:
                 self.remarks.append(f"WARNING: {text}")
 
     def _read(self, galaxy: _Object) -> dict[str, _Band]:
-        if "" not in galaxy.files:
-            return {b: self._single(b, files) for b, files in galaxy.files.items()}
-        files = galaxy.files[""]
-        with opened(files["image"]) as hdus:
-            if not _images(hdus, 3):
-                return self._extensions(hdus, files["image"])
-            image = self._wanted(hdus, files["image"], 3)
-            with ExitStack() as stack:
-                planes = self._planes(hdus, image, files, 3, stack)
-                return self._split(hdus, image, planes, files["image"])
+        out: dict[str, _Band] = {}
+        for band, files in galaxy.files.items():
+            with OpenFiles() as opened_files:
+                path = files["image"]
+                hdus = opened_files.open(path)
+                is_cube = not band and bool(_images(hdus, 3))
+                if not band and not is_cube:
+                    out |= self._extensions(hdus, path)
+                    continue
+                image = self._wanted(hdus, path, 3 if is_cube else 2)
+                planes = self._planes(hdus, image, files, 3 if is_cube else 2, opened_files)
+                if is_cube:
+                    out |= self._split(hdus, image, planes, path)
+                else:
+                    out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
+        return out
 
     def _planes(
-        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, stack: ExitStack
+        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, opened_files: OpenFiles
     ) -> dict[str, HduPixels]:
         """Return weights and mask by kind, from the image's file and those beside it, which stay open."""
         path = files["image"]
@@ -315,7 +320,7 @@ class _FitsCutouts:
         planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
         for kind, other in files.items():
             if kind != "image":
-                beside = stack.enter_context(opened(other))
+                beside = opened_files.open(other)
                 if not (found := _images(beside, dimensions)):
                     what = f"cube in this {kind}" if dimensions == 3 else "two-dimensional image in this"
                     raise InputError(f"{other}: no {what} file")
@@ -370,14 +375,6 @@ class _FitsCutouts:
             return {role: hdus[number] for role, number in extras_of(hdus, image).items()}
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
-
-    def _single(self, band: str, files: dict[str, Path]) -> _Band:
-        """Read a file that holds one band."""
-        path = files["image"]
-        with opened(path) as hdus, ExitStack() as stack:
-            image = self._wanted(hdus, path, 2)
-            planes = self._planes(hdus, image, files, 2, stack)
-            return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
