@@ -118,10 +118,20 @@ def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float |
 def zero_point_doubts(
     header: Mapping[str, Any], zero_point: float, words: str, pixel_sr: float | None = None
 ) -> list[str]:
-    """Return warnings about a zero point found in a header, each with its remedy.
+    """Return warnings about a zero point, each with its remedy.
 
-    `pixel_sr` is the area of a pixel by the WCS, in steradian.
+    `words` is its source in the header, empty if the user gave it, and `pixel_sr` the area of a pixel by the
+    WCS, in steradian.
     """
+    stated = _header_doubts(header, zero_point, words, pixel_sr) if words else []
+    given = [] if words else given_doubts(header, zero_point, pixel_sr)
+    return stated + given + _resampling_doubts(header, zero_point, pixel_sr)
+
+
+def _header_doubts(
+    header: Mapping[str, Any], zero_point: float, words: str, pixel_sr: float | None
+) -> list[str]:
+    """Return warnings about a zero point found in a header."""
     problems = []
     unit = unit_of(header)
     is_stated = "unit" not in words
@@ -185,13 +195,8 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
     ]
 
 
-def resampling_doubts(
-    header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None
-) -> list[str]:
-    """Return a warning if a service has resampled an image without conserving flux.
-
-    `zero_point` is the one used, and `pixel_sr` the area of a pixel, in steradian.
-    """
+def _resampling_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None) -> list[str]:
+    """Return a warning if a service has resampled an image without conserving flux."""
     native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
     if native is not None and "BAND0" in header and pixel_sr is not None:
         side = math.degrees(math.sqrt(pixel_sr)) * 3600
