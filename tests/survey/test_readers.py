@@ -101,7 +101,7 @@ def test_multimodal_universe(arrays, tmp_path):
         file["object_id"] = np.array([f"obj{i}".encode() for i in range(N)])
         file["healpix"] = np.arange(N)
     keys = 'file = "001-of-001.hdf5"\nformat = "multimodal-universe"\nzero_point = [31.4, 27.0, 22.5]\n'
-    with pytest.raises(InputError, match=r"give the meaning of a non-zero image_mask: mask_nonzero_is"):
+    with pytest.raises(InputError, match=r"give the meaning of non-zero pixels: mask_nonzero_is"):
         read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
     keys += 'mask_nonzero_is = "bad"\n'
     store, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
@@ -330,7 +330,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
         ('file = "c.npz"\nbandz = ["g"]', "unknown key 'bandz'; did you mean 'bands'"),
         ('file = "c.npz"\nzero_point = 27.0\npixel_scale_arcsec = 0.2', "give the bands"),
         ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "give zero_point"),
-        ('file = "c.npz"\nmask = "mask"\n' + BANDS, "give the meaning of a non-zero mask"),
+        ('file = "c.npz"\nmask = "image"\n' + BANDS, "give the meaning of non-zero pixels: mask_nonzero_is"),
         ('file = "none.npz"\n' + BANDS, r"none\.npz: no such file"),
         ('file = "c.npz"\nimage = "picture"\n' + BANDS, "no array 'picture'; there are"),
         (

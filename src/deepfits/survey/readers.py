@@ -182,11 +182,6 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
 
 def _of_universe(d: Description, path: Path, content: Any) -> Description:
     """Return the description of a file of the Multimodal Universe, with what the file itself states."""
-    if "image_mask" in content and not d.has_mask:
-        raise InputError(
-            f"{d.where}: give the meaning of a non-zero image_mask: "
-            'mask_nonzero_is = "bad" or "good"; or its bad bits: bad_planes = [0, 3]'
-        )
     named = np.asarray(_array(content, "image_band", path)[()])
     first = named if named.ndim == 1 else named[0]
     if named.ndim == 2 and (named != first).any():
