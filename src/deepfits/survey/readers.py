@@ -63,20 +63,13 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         )
     if not path.is_dir():
         require_regular(path)
-    elif path.suffix == ".zarr" or any(
-        (path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")
-    ):
-        raise InputError(f"{path}: Zarr is not supported; {REMEDY}")
     if description.is_fits:
         yield _settled(open_fits_cutouts(description, path), description)
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
-        with path.open("rb") as handle:
-            is_parquet = handle.read(4) == b"PAR1"
-        if is_parquet or (path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path)):
-            what = "Parquet is not supported" if is_parquet else "not an HDF5, NumPy or FITS file"
-            raise InputError(f"{path}: {what}; {REMEDY}")
+        if path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path):
+            raise InputError(f"{path}: not an HDF5, NumPy or FITS file; {REMEDY}")
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
