@@ -54,7 +54,7 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
     for other, kind in [(p, kind) for p, kind in companions if kind in weights[1:]]:
-        log.warning("%s: not used, as the weights of this image are taken from its %s", other, weights[0])
+        _warn_of_kind(other.parent, kind, weights[0])
         companions.remove((other, kind))
     for roles in (("mask",), WEIGHT_ROLES):
         if not any(kind in roles for _, kind in companions):
@@ -64,6 +64,12 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     for other, _ in companions:
         require_regular(other)
     return tuple(companions)
+
+
+@cache
+def _warn_of_kind(directory: Path, unused: str, used: str) -> None:
+    """Warn, once for all images, of files of weights that are not used because there are better ones."""
+    log.warning("%s: files of %s are not used for images that have %s too", directory, unused, used)
 
 
 def exposure_maps_of(path: Path) -> list[str]:
