@@ -689,7 +689,7 @@ def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, 
     _, weight, remarks = read(tmp_path)
     assert (weight[:19] == 0).all()
     np.testing.assert_allclose(weight[21:], SIGMA**-2, rtol=0.01)
-    assert any("whatever their weights" in text for text in remarks)
+    assert any("exactly" in text and "treated as no data" in text for text in remarks)
 
 
 @pytest.mark.parametrize("has_weights", [False, True])
@@ -1517,7 +1517,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         head["FILTER"] = "g"
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
     assert len(find_fields(tmp_path)) == 2
-    assert ("as tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
+    assert ("tile_g.fits and tile_g_skysub.fits show the same piece of sky" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -1560,8 +1560,7 @@ def test_two_releases_of_one_tile_side_by_side_are_warned_of(tmp_path, sky, capl
         head = make_wcs(SHAPE, ra=151 if release == "dr10-elsewhere" else 150).to_header()
         fits.writeto(where / f"{name}.fits", sky.astype(np.float32), head)
     find_fields(tmp_path)
-    assert ("give only one" in caplog.text) == (second == "dr10")
-    assert ("whose name lacks 'v2'" in caplog.text) == (second == "sky")  # this is said once
+    assert caplog.text.count("give only one") == (second in ("dr10", "sky"))
 
 
 def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
@@ -1876,7 +1875,7 @@ def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, 
             head = header(FILTER=band, BUNIT="nJy")
             fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
     assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
-    assert "x_gsci.fits and x_gwht.fits show the same piece of sky in the same band" in caplog.text
+    assert "x_rsci.fits and x_rwht.fits show the same piece of sky in the same band" in caplog.text
 
 
 def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):

@@ -67,6 +67,16 @@ def in_extensions(directory, objects, named=True):
         fits.HDUList(hdus).writeto(directory / f"{name}.fits")
 
 
+def test_of_several_kinds_of_weights_one_is_used_and_this_is_said_once(objects, tmp_path, caplog):
+    directory = tmp_path / "stamps"
+    in_files(directory, objects, "{name}_{band}{end}.fits")
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            write(directory / f"{name}_{band}.rms.fits", 7 * planes["ivar"][index] ** -0.5)
+    check(*read(directory, tmp_path / "store"), objects)
+    assert caplog.text.count("files of rms are not used for images that have ivar too") == 1
+
+
 def test_pairs_of_image_and_weight_without_bands_in_their_names(objects, tmp_path):
     directory = tmp_path / "stamps"
     directory.mkdir()
@@ -420,7 +430,7 @@ def test_objects_with_zero_points_of_their_own(tmp_path, caplog):
     assert (weight > 0).mean() == pytest.approx(0.8 - 1 / SIDE**2)
     assert np.std(found.image[:, 0] * np.sqrt(weight)) == pytest.approx(0.8**0.5, rel=0.02)
     assert "r: MAGZERO = 25.40 is in Vega magnitudes, by MAGSYS" in caplog.text
-    assert "r: 24 pixels of 24 cutouts are more than 1e+12 times the noise" in caplog.text
+    assert "r: 24 of 38400 sampled pixels are more than 1e+12 times the noise" in caplog.text
     assert len(store.info.extra["remarks"]) == 4
 
 

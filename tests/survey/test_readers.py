@@ -101,7 +101,7 @@ def test_multimodal_universe(arrays, tmp_path):
         file["object_id"] = np.array([f"obj{i}".encode() for i in range(N)])
         file["healpix"] = np.arange(N)
     keys = 'file = "001-of-001.hdf5"\nformat = "multimodal-universe"\nzero_point = [31.4, 27.0, 22.5]\n'
-    with pytest.raises(InputError, match=r"give the meaning of a non-zero image_mask: mask_nonzero_is"):
+    with pytest.raises(InputError, match=r"give the meaning of non-zero pixels: mask_nonzero_is"):
         read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
     keys += 'mask_nonzero_is = "bad"\n'
     store, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
@@ -215,19 +215,14 @@ def test_larger_store_pads_with_weight_zero(arrays, tmp_path):
     np.testing.assert_allclose(found.image[..., 12:52, 12:52], arrays["image"] * FACTOR, rtol=1e-5)
 
 
-def test_cutouts_in_parquet_are_called_so(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    text = 'file = "a.parquet"\nbands = ["g"]\nzero_point = 22.5\npixel_scale_arcsec = 0.262\n'
-    (tmp_path / "a.toml").write_text(text)
-    with pytest.raises(InputError, match=r"a\.parquet: Parquet is not supported; .* into \.h5 or \.npz"):
-        deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
-
-
 def test_other_files_than_arrays_are_called_so(tmp_path, caplog):
     (tmp_path / "c.zarr").mkdir()
     (tmp_path / "c.pkl").write_bytes(b"\x80\x04 a pickle")
-    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "not an HDF5, NumPy or FITS file")):
-        with pytest.raises(InputError, match=f"{name}: {what}.* write the images as one array"):
+    (tmp_path / "c.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    other = "not an HDF5, NumPy or FITS file; write the images as one array .* into \\.h5 or \\.npz"
+    arrays = "no FITS file found .*; for arrays, give the \\.h5 or \\.npz file itself"
+    for name, words in (("c.zarr", arrays), ("c.pkl", other), ("c.parquet", other)):
+        with pytest.raises(InputError, match=f"{name}: {words}"):
             read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "store")
 
 
@@ -330,7 +325,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
         ('file = "c.npz"\nbandz = ["g"]', "unknown key 'bandz'; did you mean 'bands'"),
         ('file = "c.npz"\nzero_point = 27.0\npixel_scale_arcsec = 0.2', "give the bands"),
         ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "give zero_point"),
-        ('file = "c.npz"\nmask = "mask"\n' + BANDS, "give the meaning of a non-zero mask"),
+        ('file = "c.npz"\nmask = "image"\n' + BANDS, "give the meaning of non-zero pixels: mask_nonzero_is"),
         ('file = "none.npz"\n' + BANDS, r"none\.npz: no such file"),
         ('file = "c.npz"\nimage = "picture"\n' + BANDS, "no array 'picture'; there are"),
         (

@@ -204,7 +204,7 @@ def test_a_shard_of_another_store_is_refused(store):
     with h5py.File(store.shards[0], "a") as file:
         del file["weight"]
         file["weight"] = np.ones((5, 2, 9, 9), np.float32)
-    with pytest.raises(InputError, match=r"weight has shape \(5, 2, 9, 9\), the store's description says"):
+    with pytest.raises(InputError, match=r"weight has shape \(5, 2, 9, 9\), by the store's description"):
         CutoutStore(store.directory)
 
 

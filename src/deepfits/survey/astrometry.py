@@ -40,10 +40,6 @@ _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Maximum relative difference between the sides of a pixel before a warning.
 SQUARE = 0.02
 _OF_SKY = re.compile(r"\s*(?:RA|DEC|GLON|GLAT)-", re.IGNORECASE)
-_WCS_CARD = (
-    r"(?:(?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)[12]|(?:CD|PC|PV)[12]_\d+|RADESYS|EQUINOX|LONPOLE|LATPOLE|"
-    r"WCSAXES)"
-)
 _CTYPE = re.compile(r"(RA|DEC|GLON|GLAT)-+([A-Z]{3})(-SIP)?")
 _DEGREES = re.compile(r"deg(?:r|rees?)?", re.IGNORECASE)
 _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
@@ -68,22 +64,19 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         The WCS or None, and its problems (``WARNING: ...``) or the reason for None.
     """
     cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
-    alternate = _take_alternate(cards)
-    if "CTYPE1" not in cards or "CTYPE2" not in cards:
+    keys = (key for key in ("", *ascii_uppercase) if _OF_SKY.match(str(cards.get(f"CTYPE1{key}", ""))))
+    key = next(keys, "")
+    if f"CTYPE1{key}" not in cards or f"CTYPE2{key}" not in cards:
         return None, ["no WCS in the header"]
+    remarks = [f"alternate WCS {key} is used: the primary one is not celestial"] if key else []
     try:
-        _settle_numbers(cards)
-        _settle_spelling(cards)
-        _refuse_iraf(cards)
-        remarks = alternate + _without_left_over_distortion(cards)
-        remarks += _settle_frame(cards)
-        remarks += _settle_matrix(cards)
+        remarks += [] if key else _settled(cards)
     except _UnusableWCSError as error:
         return None, [f"the WCS in the header cannot be used ({error})"]
     with warnings.catch_warnings(record=True) as caught, quiet_log():
         warnings.simplefilter("always")
         try:
-            wcs = WCS(cards, fobj=hdus, naxis=2)
+            wcs = WCS(cards, fobj=hdus, naxis=2, key=key or " ")
             if not wcs.has_celestial:
                 return None, ["the WCS in the header is not celestial"]
             height, width = hdu.shape[-2:]
@@ -111,18 +104,13 @@ class _UnusableWCSError(ValueError):
     """The cards of a WCS are contradictory or unsupported."""
 
 
-def _take_alternate(cards: fits.Header) -> list[str]:
-    """Replace a primary WCS that is not celestial by a celestial alternate one (``CTYPE1A``)."""
-    if _OF_SKY.match(str(cards.get("CTYPE1", ""))):
-        return []
-    key = next((k for k in ascii_uppercase if _OF_SKY.match(str(cards.get(f"CTYPE1{k}", "")))), None)
-    if key is None:
-        return []
-    found = {card: value for card, value in cards.items() if re.fullmatch(_WCS_CARD + key, card)}
-    for card in [card for card in cards if re.fullmatch(_WCS_CARD, card)]:
-        cards.remove(card)
-    cards.update({card.removesuffix(key): value for card, value in found.items()})
-    return [f"alternate WCS {key} is used: the primary one is not celestial"]
+def _settled(cards: fits.Header) -> list[str]:
+    """Correct the cards of a WCS, in place, and return remarks on that."""
+    _settle_numbers(cards)
+    _settle_spelling(cards)
+    _refuse_iraf(cards)
+    remarks = _without_left_over_distortion(cards)
+    return remarks + _settle_frame(cards) + _settle_matrix(cards)
 
 
 def _settle_numbers(cards: fits.Header) -> None:
@@ -247,54 +235,42 @@ def _settle_frame(cards: fits.Header) -> list[str]:
 
 
 def _settle_matrix(cards: fits.Header) -> list[str]:
-    """Keep only the CD matrix if a header has a PC matrix too; raise if CDELT and PC contradict it."""
+    """Keep only the CD matrix if a header has a PC matrix too; raise if CDELT, PC and CROTA contradict it.
+
+    The rotation belongs to the latitude axis (Calabretta & Greisen 2002, section 6.1).
+    """
     for key in [k for k in cards if re.fullmatch("PC00[12]00[12]", k)]:  # how PC was written before 2002
         cards.setdefault(f"PC{key[4]}_{key[7]}", cards[key])
         del cards[key]
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
         raise _UnusableWCSError("neither CD nor CDELT gives the pixel scale")
-    if not cd:
-        _refuse_other_angle(cards, pc)
+    steps = np.array([float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)])
+    by_cd, by_pc = (
+        np.array([[float(cards.get(f"{name}{i}_{j}", unit and i == j)) for j in (1, 2)] for i in (1, 2)])
+        for name, unit in (("CD", 0), ("PC", 1))
+    )
+    by_pc *= steps[:, None]
+    latitude = 1 if str(cards["CTYPE1"]).upper().startswith(("DEC", "GLAT")) else 2
+    angle, other = (float(cards.get(f"CROTA{axis}", 0)) for axis in (latitude, 3 - latitude))
+    if other and not (angle or cd or pc):
+        raise _UnusableWCSError(f"CROTA{3 - latitude} = {other:g} without CROTA{latitude}, which is used")
+    sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    if pc and not cd and angle and not _alike(by_pc, np.array([[cos, -sin], [sin, cos]]) * steps):
+        raise _UnusableWCSError(f"the PC matrix and CROTA{latitude} = {angle:g} contradict each other")
     if not (cd and pc):
         return []
-    first = np.array([[float(cards.get(f"CD{i}_{j}", 0)) for j in (1, 2)] for i in (1, 2)])
-    steps = np.array([float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)])
-    second = steps[:, None] * _pc_matrix(cards)
     for key in pc:
         del cards[key]
-    if np.allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max()):
+    if _alike(by_cd, by_pc):
         return []
     if not np.allclose(steps, 1):
         raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
     return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
 
 
-def _pc_matrix(cards: fits.Header) -> np.ndarray:
-    return np.array([[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)])
-
-
-def _refuse_other_angle(cards: fits.Header, pc: list[str]) -> None:
-    """Raise for a CROTA that would be ignored: on the wrong axis, or contradicting a PC matrix.
-
-    The rotation belongs to the latitude axis (Calabretta & Greisen 2002, section 6.1).
-    """
-    latitude = 1 if str(cards["CTYPE1"]).upper().startswith(("DEC", "GLAT")) else 2
-    angles = {axis: float(cards.get(f"CROTA{axis}", 0)) for axis in (1, 2)}
-    if not pc:
-        if angles[3 - latitude] and not angles[latitude]:
-            raise _UnusableWCSError(
-                f"CROTA{3 - latitude} = {angles[3 - latitude]:g} without CROTA{latitude}, which is used"
-            )
-        return
-    angle = np.radians(angles[latitude])
-    steps = [float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)]
-    ratio = steps[1] / steps[0] if steps[0] else np.nan
-    turned = [[np.cos(angle), -np.sin(angle) * ratio], [np.sin(angle) / ratio, np.cos(angle)]]
-    if angle and not np.allclose(_pc_matrix(cards), turned, atol=1e-4):
-        raise _UnusableWCSError(
-            f"the PC matrix and CROTA{latitude} = {angles[latitude]:g} contradict each other"
-        )
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max()))
 
 
 def _line(error: object) -> str:

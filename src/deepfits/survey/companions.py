@@ -54,7 +54,7 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
     for other, kind in [(p, kind) for p, kind in companions if kind in weights[1:]]:
-        log.warning("%s: not used, as the weights of this image are taken from its %s", other, weights[0])
+        _warn_of_kind(other.parent, kind, weights[0])
         companions.remove((other, kind))
     for roles in (("mask",), WEIGHT_ROLES):
         if not any(kind in roles for _, kind in companions):
@@ -66,6 +66,12 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     return tuple(companions)
 
 
+@cache
+def _warn_of_kind(directory: Path, unused: str, used: str) -> None:
+    """Warn, once for all images, of files of weights that are not used because there are better ones."""
+    log.warning("%s: files of %s are not used for images that have %s too", directory, unused, used)
+
+
 def exposure_maps_of(path: Path) -> list[str]:
     """Return the names of files with exposure times or numbers of exposures of an image."""
     beside = [other.name for other, kind in _family(path) if kind == "other"]
@@ -74,15 +80,13 @@ def exposure_maps_of(path: Path) -> list[str]:
 
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
     """Return files of weights and masks whose name is that of an image without its band."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
+    families = _families_in(path.parent, stamp(path.parent))
     mine, _ = _key_and_kind(path)
     return [
         (other, kind)
-        for other, (key, kind) in kinds.items()
-        if kind in ROLES
-        and _is_for_all(key, mine)
-        and band_of_name(given_name(other))[0] is None
-        and not is_companion(other)
+        for key in dict.fromkeys(mine[:place] + mine[place + 1 :] for place in range(len(mine)))
+        for other, kind in families.get(key, ())
+        if kind in ROLES and band_of_name(given_name(other))[0] is None and not is_companion(other)
     ]
 
 

@@ -78,11 +78,6 @@ class Description:
         role = role_of(str(self.weight).rpartition("/")[2])
         return self.weight_is or (role if role in ("variance", "rms") else "ivar")
 
-    @property
-    def has_mask(self) -> bool:
-        """Whether the description states which pixels of a mask are bad."""
-        return self.mask_nonzero_is is not None or bool(self.bad_planes)
-
 
 def read_description(path: str | Path) -> Description:
     """Read and check a TOML description.
@@ -90,13 +85,13 @@ def read_description(path: str | Path) -> Description:
     Raises
     ------
     InputError
-        The file is not valid TOML, a key is unknown (the nearest valid one is named) or missing, a value has
-        the wrong type, or the meaning of a mask is not given.
+        The file is not valid TOML, a key is unknown (the nearest valid one is named) or missing, or a value
+        has the wrong type.
     """
     path = Path(path)
     out = from_mapping(Description, read_toml(path, what="description"), where=path)
     object.__setattr__(out, "where", path)
-    if out.mask is not None and not out.has_mask:
+    if out.mask is not None and out.mask_nonzero_is is None and not out.bad_planes:
         meaning = meaning_of_mask(str(out.mask).rpartition("/")[2])
         object.__setattr__(out, "mask_nonzero_is", meaning)
     _check(out)
@@ -104,11 +99,6 @@ def read_description(path: str | Path) -> Description:
 
 
 def _check(d: Description) -> None:
-    if d.mask is not None and not d.has_mask and not d.is_fits:
-        raise InputError(
-            f'{d.where}: give the meaning of a non-zero mask: mask_nonzero_is = "bad" or "good"; or its bad '
-            "bits: bad_planes = [0, 3]"
-        )
     if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW"), sorted("NHW")):
         raise InputError(f"{d.where}: axes = {d.axes!r} must be the letters N B H W in the file's order")
     named = [band_name(b) for b in (*d.bands, *d.absent_bands)]

@@ -184,19 +184,15 @@ def find_extras(
     image: Any,
     companions: Iterable[tuple[Path, str]],
     files: OpenFiles,
-    unpacked: Path | None,
 ) -> ExtraPlanes:
-    """Find the weights and mask of an image in its own file, `hdus`, and in companion files.
-
-    The companions stay open in `files`; decompressed copies are kept in `unpacked`, if given.
-    """
+    """Find the weights and mask of an image in its own file, `hdus`, and in companions, opened in `files`."""
     out = ExtraPlanes(hdus=hdus, image=image, path=source.path)
     out.add_own(is_hsc=source.layout == "hsc")
     for path, stated in companions:
         kind = stated.removesuffix(SHARED)
         is_guess = stated != kind != "mask"  # shared weights, perhaps of another depth
         if not (is_guess and out.planes.keys() - {"mask"}):
-            beside = files.open(path, unpacked)
+            beside = files.open(path)
             out.add_companion(beside, path, kind, is_guess=is_guess)
     if not out.planes.keys() & {*WEIGHT_ROLES}:
         names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}

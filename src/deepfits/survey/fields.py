@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +84,9 @@ class ImageSet:
         }
 
     def _reading(self) -> dict[str, Any]:
-        options = self.options
-        return {
-            "zero_point": dict(options.zero_point),
-            "pixel_scale": options.pixel_scale,
-            "assume_aligned": options.assume_aligned,
-            "bad_planes": list(options.bad_planes),
-            "mask_polarity": options.mask_polarity,
-            "weight_scale": options.weight_scale,
-        }
+        given = asdict(self.options) | {"bad_planes": list(self.options.bad_planes)}
+        del given["unpacked"]
+        return given
 
 
 def image_set(

@@ -9,7 +9,8 @@ Shapes: H, W pixels; any number of axes before them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -43,28 +44,20 @@ class Fill:
     in_blocks
         Whether only blocks of `BLOCK` pixels a side count, because single pixels may hold the value by
         chance.
-    further
-        The next value that marks pixels without data, if there are several.
     """
 
     value: float
     half_step: np.ndarray | None = None
     within: float = 0.0
     in_blocks: bool = False
-    further: Fill | None = None
 
     @property
     def margin(self) -> int:
         """Number of rows before and after a strip that decide which of its pixels have no data."""
-        own = BLOCK - 1 if self.in_blocks else 0
-        return max(own, self.further.margin) if self.further else own
+        return BLOCK - 1 if self.in_blocks else 0
 
     def holds(self, counts: np.ndarray, first: int = 0) -> np.ndarray:
         """Return which pixels of rows ``(..., H, W)``, starting at row `first` of the image, have no data."""
-        own = self._holds_own(counts, first)
-        return own | self.further.holds(counts, first) if self.further else own
-
-    def _holds_own(self, counts: np.ndarray, first: int) -> np.ndarray:
         if self.half_step is None:
             is_fill = np.abs(counts - self.value) <= self.within if self.within else counts == self.value
         else:
@@ -78,19 +71,14 @@ class Fill:
             is_fill = kept[..., half:-half, half:-half]
         return np.asarray(is_fill)
 
-    def words(self, share: float) -> str:
-        """Describe the pixels without data, a fraction `share` of all, to the user."""
-        part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
-        return f"{part} of the pixels are exactly {self._values()}: treated as no data"
-
-    def _values(self) -> str:
-        own = f"{self.value:g}" + ", in blocks" * self.in_blocks
-        more = None if self.further is HOLES else self.further
-        return f"{own}, or {more._values()}" if more else own
-
 
 HOLES = Fill(value=0.0, in_blocks=True)
 """Blocks of zeros, in images with so few zeros that no block arises by chance."""
+
+
+def without_data(fills: Sequence[Fill], counts: np.ndarray, first: int = 0) -> np.ndarray:
+    """Return which pixels hold any of these values, one at least; see `Fill.holds`."""
+    return np.asarray(np.logical_or.reduce([fill.holds(counts, first) for fill in fills]))
 
 
 def zeros_are_rare(counts: np.ndarray) -> bool:
@@ -98,8 +86,8 @@ def zeros_are_rare(counts: np.ndarray) -> bool:
     return bool((counts == 0).mean() <= FILL_SHARE)
 
 
-def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> Fill | None:
-    """Find the values that mark pixels without data; None if there is none.
+def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> list[Fill]:
+    """Find the values that mark pixels without data.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros
     that fill blocks count. Dithering moves zeros by up to half a step.
@@ -117,28 +105,27 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     number, zeros = int(is_known.sum()), int((counts == 0).sum())
     is_plain = steps is None and zeros <= FILL_SHARE * number and _repeats_little(counts[is_known])
     if is_plain and not (counts < _floor(counts[is_known])).any():
-        return None
+        return []
     tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
     dithered = None
     if steps is not None and is_dithered:
         dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
     is_zero = dithered.holds(counts) if dithered is not None else counts == 0
     others = counts[is_known & ~is_zero]
-    holes = HOLES if zeros_are_rare(counts) else None
-    far: Fill | None = holes
+    far: list[Fill] = []
     if steps is None and zeros and _floor(others) > 0:  # below a sky that was not subtracted
-        far = Fill(value=0.0)
+        far.append(Fill(value=0.0))
     while found := _far_value(others, tolerance, FILL_SHARE * number) or _low_value(others, tolerance):
         others = others[np.abs(others - found.value) > found.within]
-        found.further, far = far, found
+        far.insert(0, found)
     first = dithered
     if dithered is None or is_zero.sum() <= FILL_SHARE * number:
         first = _find_near(counts, zeros, number, others if steps is None else None)
-    if far is holes:
-        return first
-    if first is None or (first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
-        return far
-    return replace(first, further=far)
+    if not far:
+        return [] if first is None else [first]
+    if first is not None and not (first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
+        far.insert(0, first)
+    return [*far, HOLES] if zeros_are_rare(counts) else far
 
 
 def _find_near(counts: np.ndarray, zeros: int, number: int, others: np.ndarray | None) -> Fill | None:
@@ -227,26 +214,44 @@ def _repeats_little(values: np.ndarray) -> bool:
     return int(np.bincount(last).max()) <= FILL_SHARE * values.size
 
 
-def find_fill_beside_weights(
-    counts: np.ndarray, weight: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False
-) -> tuple[Fill | None, float]:
-    """Find the values that mark missing data among pixels of positive weight, and the fraction of these.
+def find_marks(
+    counts: np.ndarray,
+    weight: np.ndarray | None = None,
+    steps: np.ndarray | None = None,
+    is_dithered: bool = False,
+) -> tuple[list[Fill], list[str]]:
+    """Find the values that mark pixels without data in a sample of an image, ``(..., H, W)``.
 
-    Zeros count only if they fill blocks and are rare elsewhere, since in sparse photon counts they are real
-    values. Counts and weights are ``(..., H, W)``; see `find_fill` for the other parameters.
+    Beside weights, only pixels of positive weight matter, and zeros count only if they fill blocks and are
+    rare elsewhere, since in sparse photon counts they are real values. See `find_fill` for the other
+    parameters.
 
     Returns
     -------
-    fill, fraction
-        None and 0 if there is no such value.
+    fills, remarks
+        The values; `HOLES` if none is common but zeros are rare.
     """
-    used = np.where(weight > 0, counts, np.nan)
-    fill = find_fill(used, steps, is_dithered)
-    if fill is None:
-        return None, 0.0
-    fill.in_blocks |= fill.value == 0 and not _floor(used[np.isfinite(used) & (used != 0)]) > 0
-    marked = int(replace(fill, further=None).holds(used).sum())
-    single = int((used == fill.value).sum()) - marked
-    kept = fill.further if not marked or (fill.in_blocks and single > marked) else fill
-    share = float(kept.holds(used).mean()) if kept is not None else 0.0
-    return (kept, share) if share else (None, 0.0)
+    used = counts if weight is None else np.where(weight > 0, counts, np.nan)
+    fills, remarks = find_fill(used, steps, is_dithered), []
+    if fills and (weight is not None or steps is None):
+        first = fills[0]
+        if weight is not None and first.value == 0:
+            first.in_blocks |= not _floor(used[np.isfinite(used) & (used != 0)]) > 0
+        marked = int(first.holds(used).sum())
+        single = int((used == first.value).sum()) - marked
+        if weight is not None:
+            fills = fills[1:] if not marked or (first.in_blocks and single > marked) else fills
+        else:
+            common = np.unique(counts[counts != 0], return_counts=True)[1]
+            if first.value == 0 and single > 0.01 * counts.size + 1.5 * max(common, default=0):
+                remarks.append(
+                    f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than rounding of "
+                    "the counts explains; if they have no data, give a weight or a mask"
+                )
+    share = float(without_data(fills, used).mean()) if fills else 0.0
+    if not share:
+        return [HOLES] if zeros_are_rare(counts) else [], remarks
+    words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills if fill is not HOLES)
+    part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
+    remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")
+    return fills, remarks

@@ -26,11 +26,10 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
@@ -40,9 +39,9 @@ from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_b
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
 from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
-from deepfits.survey.hdu_roles import ROLES, name_of, sky_images, words_of
+from deepfits.survey.hdu_roles import ROLES, name_of, sky_images
 from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
-from deepfits.survey.places import fields_of_one_place, grid_of, groups_of_one_place, lie_in_one_place
+from deepfits.survey.places import fields_of_one_place, groups_of_one_place, place_of
 
 log = logging.getLogger(__name__)
 # Names of incomplete downloads, backups, and images in unsupported formats.
@@ -171,7 +170,8 @@ def _chips(source: ImageSource) -> list[ImageSource]:
         names = {n: name_of(hdus[n]) for n in numbers}
     first, *others = numbers or [0]
     for number in others:
-        if names[number] != names[first] and lie_in_one_place((source.path, first), (source.path, number)):
+        both = {str(n): (source.path, n) for n in (first, number)}
+        if names[number] != names[first] and groups_of_one_place(both):
             raise InputError(
                 f"{source.path}: HDUs {first} ({names[first]}) and {number} ({names[number]}) show the same "
                 f"piece of sky, so they are not CCDs of a camera; give the image: "
@@ -367,8 +367,8 @@ def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
     apart = set()
     for (name, _), files in alike.items():
         if len({path.parent for path, _ in files}) == len(files) > 1:
-            grids = [grid for grid in (grid_of(*file) for file in files) if grid is not None]
-            if len(set(grids)) == len(grids):
+            places = [(*place[0], place[1]) for file in files if (place := place_of(*file)) is not None]
+            if len(set(places)) == len(places):
                 apart.add(name)
     out = []
     for name in apart:
@@ -399,73 +399,34 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
             f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; {remedy}, "
             "move the unwanted image elsewhere, or stack exposures first with `deepfits stack`"
         )
-    said = _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)
     for first, *others in joined:
         for other in others:
             groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
-    _warn_of_maps(groups, [names[0] for names in joined])
-    _warn_of_copies(groups, said)
+    _warn_of_one_place(groups)
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
 
 
-def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[str]) -> None:
-    """Warn of fields with the same band and footprint: one may hold the other's weights (xgsci, xgwht)."""
-    first_of = {name: next(iter(groups[name].values())) for name in joined}
-    for alike in groups_of_one_place({name: (s.path, s.hdu) for name, s in first_of.items()}):
-        for first, second in pairwise(alike):
-            if common := sorted(groups[first].keys() & groups[second].keys()):
-                log.warning(
-                    "WARNING: %s and %s show the same piece of sky in the same band: if one of them holds "
-                    "weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
-                    *(groups[first][common[0]].path, groups[second][common[0]].path.name),
-                )
+def _warn_of_one_place(groups: Mapping[str, Mapping[str, ImageSource]]) -> None:
+    """Warn of fields that show the same area in the same band: one may hold the other's weights.
 
-
-def _warn_of_copies(groups: Mapping[str, Mapping[str, ImageSource]], said: Collection[Path]) -> None:
-    """Warn of fields on the same pixel grid, such as two releases; not of files in `said`.
-
-    The reference bands are compared, because reading the headers of all files again would take long.
+    Only bands that are the reference of some field are compared, because reading all headers takes long.
     """
-    first: dict[tuple[str, tuple[Any, ...]], ImageSource] = {}
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for name in sorted(groups):
-        band = reference_band(sort_bands(groups[name]))
-        source = groups[name][band]
-        if source.path in said or (grid := grid_of(source.path, source.hdu)) is None:
-            continue
-        if (other := first.setdefault((band, grid), source)) is not source:
-            pairs[name] = other.path, source.path
+    pairs = [
+        (images[first], images[second])
+        for band in sort_bands(reference_band(sort_bands(images)) for images in groups.values())
+        for images in [{name: groups[name][band] for name in sorted(groups) if band in groups[name]}]
+        for alike in groups_of_one_place({name: (s.path, s.hdu) for name, s in images.items()})
+        for first, second in pairwise(alike)
+    ]
     if pairs:
-        one, two = next(iter(pairs.values()))
         log.warning(
-            "WARNING: %s and %s%s: same band and same pixels of the sky: treated as separate fields, and "
-            "objects are taken from either; if they are two releases or versions, give only one; if "
+            "WARNING: %s and %s show the same piece of sky in the same band%s: treated as separate fields, "
+            "and objects are taken from either; if one holds weights, a mask or another map, name it so "
+            "(.weight, .rms, .mask) or move it away; if they are two releases or versions, give only one; if "
             "exposures, stack them first with `deepfits stack`",
-            *(one, two, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
+            *(pairs[0][0].path, pairs[0][1].path.name, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
         )
-
-
-def _warn_of_namesakes(sources: list[ImageSource]) -> set[Path]:
-    """Warn of images with the name, band and footprint of another but one more word; probably maps.
-
-    Returns their paths.
-    """
-    words = {s.path: frozenset(words_of(given_name(s.path))) for s in sources}
-    there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
-    found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
-    for source in sources:
-        for word in sorted(w for w in words[source.path] if not w.isdigit()):
-            other = there.get((source.path.parent, source.band, words[source.path] - {word}))
-            if other is not None and lie_in_one_place((source.path, source.hdu), (other.path, other.hdu)):
-                found[word].append((source.path, other.path))
-    for word, pairs in found.items():
-        log.warning(
-            "WARNING: %s%s: same band and place as %s, whose name lacks %r: treated as a separate field; if "
-            "it holds weights, a mask or another map, name it so (.weight, .rms, .mask), else move it away",
-            *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
-        )
-    return {path for pairs in found.values() for path, _ in pairs}

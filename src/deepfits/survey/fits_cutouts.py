@@ -10,7 +10,6 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts re
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,16 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import is_companion, kind_of, sister_directories
+from deepfits.survey.companions import SHARED, companions_of, is_companion
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import OpenFiles, is_fits_name, opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
 from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
@@ -163,15 +163,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     if path.is_file():
         return [_Object(stem_of(path), {"": {"image": path}})]
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [p for where in (path, *subs) for p in fits_files(where)]
-    images = [p for p in files if not is_companion(p)]
-    files += [
-        p
-        for where in sister_directories(path)
-        if where not in subs
-        for p in fits_files(where)
-        if is_companion(p)
-    ]
+    images = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
     if not images:
         deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
         remedy = (
@@ -184,24 +176,16 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
-    for file in files:
-        kind = kind_of(file) if file not in images else None
-        if kind == "other":
-            continue
+    for file in images:
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
             key, band, name = _object_of(file, path, known)
-        there = objects.setdefault(key, _Object(name)).files.setdefault(band, {})
-        if (kind or "image") in there:
-            raise InputError(f"{file}: a second {kind or 'image'} of object {key!r}, band {band or '(all)'}")
-        there[kind or "image"] = file
-        if kind is None:
-            objects[key].name = name
-    for galaxy in objects.values():
-        for band, paths in galaxy.files.items():
-            if "image" not in paths:
-                raise InputError(f"{next(iter(paths.values()))}: no image of object {galaxy.name!r} {band}")
+        there = objects.setdefault(key, _Object(name)).files
+        if band in there:
+            raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
+        beside = {kind: other for other, kind in companions_of(file) if not kind.endswith(SHARED)}
+        there[band] = {"image": file, **beside}
     return [objects[key] for key in sorted(objects)]
 
 
@@ -310,19 +294,25 @@ class _FitsCutouts:
                 self.remarks.append(f"WARNING: {text}")
 
     def _read(self, galaxy: _Object) -> dict[str, _Band]:
-        if "" not in galaxy.files:
-            return {b: self._single(b, files) for b, files in galaxy.files.items()}
-        files = galaxy.files[""]
-        with opened(files["image"]) as hdus:
-            if not _images(hdus, 3):
-                return self._extensions(hdus, files["image"])
-            image = self._wanted(hdus, files["image"], 3)
-            with ExitStack() as stack:
-                planes = self._planes(hdus, image, files, 3, stack)
-                return self._split(hdus, image, planes, files["image"])
+        out: dict[str, _Band] = {}
+        for band, files in galaxy.files.items():
+            with OpenFiles() as opened_files:
+                path = files["image"]
+                hdus = opened_files.open(path)
+                is_cube = not band and bool(_images(hdus, 3))
+                if not band and not is_cube:
+                    out |= self._extensions(hdus, path)
+                    continue
+                image = self._wanted(hdus, path, 3 if is_cube else 2)
+                planes = self._planes(hdus, image, files, 3 if is_cube else 2, opened_files)
+                if is_cube:
+                    out |= self._split(hdus, image, planes, path)
+                else:
+                    out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
+        return out
 
     def _planes(
-        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, stack: ExitStack
+        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, opened_files: OpenFiles
     ) -> dict[str, HduPixels]:
         """Return weights and mask by kind, from the image's file and those beside it, which stay open."""
         path = files["image"]
@@ -330,7 +320,7 @@ class _FitsCutouts:
         planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
         for kind, other in files.items():
             if kind != "image":
-                beside = stack.enter_context(opened(other))
+                beside = opened_files.open(other)
                 if not (found := _images(beside, dimensions)):
                     what = f"cube in this {kind}" if dimensions == 3 else "two-dimensional image in this"
                     raise InputError(f"{other}: no {what} file")
@@ -385,14 +375,6 @@ class _FitsCutouts:
             return {role: hdus[number] for role, number in extras_of(hdus, image).items()}
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
-
-    def _single(self, band: str, files: dict[str, Path]) -> _Band:
-        """Read a file that holds one band."""
-        path = files["image"]
-        with opened(path) as hdus, ExitStack() as stack:
-            image = self._wanted(hdus, path, 2)
-            planes = self._planes(hdus, image, files, 2, stack)
-            return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
@@ -472,9 +454,8 @@ class _FitsCutouts:
         self.has_relative |= pixels.weight_role == "weight"
         if pixels.mask is not None:
             self.mask_words = pixels.mask.words
-        for text in (text for text in pixels.remarks if not text.startswith("zero point")):
-            mark = "WARNING: " * text.startswith("WARNING: ")
-            self._remark(f"{mark}{band}: {text.removeprefix(mark)}")
+        for text in of_band(band, (text for text in pixels.remarks if not text.startswith("zero point"))):
+            self._remark(text)
         flux, weight = pixels.rows(0, image.shape[0])
         self.has_exposure_times |= weight is not None and pixels.are_exposure_times(weight)
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects

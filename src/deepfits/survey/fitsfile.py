@@ -89,16 +89,19 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
 
 
 class OpenFiles(ExitStack):
-    """FITS files that stay open until the end, each opened once, however many of its images are read."""
+    """FITS files that stay open until the end, each opened once, however many of its images are read.
 
-    def __init__(self) -> None:
+    Decompressed copies are kept in `unpacked`, if given; see `opened`.
+    """
+
+    def __init__(self, unpacked: Path | None = None) -> None:
         super().__init__()
-        self._files: dict[Path, fits.HDUList] = {}
+        self._unpacked, self._files = unpacked, dict[Path, fits.HDUList]()
 
-    def open(self, path: Path, unpacked: Path | None = None) -> fits.HDUList:
-        """Open a file, or return it if it is open; see `opened`."""
+    def open(self, path: Path) -> fits.HDUList:
+        """Open a file, or return it if it is open."""
         if path not in self._files:
-            self._files[path] = self.enter_context(opened(path, unpacked))
+            self._files[path] = self.enter_context(opened(path, self._unpacked))
         return self._files[path]
 
 

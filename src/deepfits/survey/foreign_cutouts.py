@@ -17,18 +17,20 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
-from deepfits.survey.fill import HOLES, Fill, find_fill_beside_weights, zeros_are_rare
+from deepfits.survey.fill import Fill, find_marks, without_data
 from deepfits.survey.noise import (
-    BRIGHTEST,
     FEW_PIXELS,
     MAX_LEVEL_SIGMAS,
+    brightest_flux,
     clipped_statistics,
     difference_noise,
     rim,
     rim_pixels,
     weight_doubts,
 )
-from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
+from deepfits.survey.remarks import of_band
+from deepfits.survey.store import BandOrder
+from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, inverse_variance, usable_range
 from deepfits.tables import identities, require_unique
 
 SAMPLE = 200
@@ -114,7 +116,7 @@ class ForeignCutouts:
     are_exposure_times: bool = False
     weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
     credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
-    fill: dict[int, Fill] = field(default_factory=dict)
+    fill: dict[int, list[Fill]] = field(default_factory=dict)
     noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
     brightest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))
 
@@ -147,8 +149,9 @@ class ForeignCutouts:
                 low, high = (self.credible[:, i, None, None] for i in (0, 1))
                 out = np.where((out > low) & (out < high), out, np.float32(0))
             is_bad = ~np.isfinite(flux) | (np.abs(flux) > self.brightest[:, None, None])
-        for band, fill in self.fill.items():
-            is_bad[:, band] |= fill.holds(image[:, band])
+        for band, fills in self.fill.items():
+            if fills:
+                is_bad[:, band] |= without_data(fills, image[:, band])
         if mask is not None and self.mask is not None:
             is_bad |= np.broadcast_to(self.mask.is_bad(mask), flux.shape)
         out = np.where(is_bad, np.float32(0), out)
@@ -166,11 +169,9 @@ class ForeignCutouts:
         image, weight = self.read(start, stop, size)
         if not self.absent_bands:
             return image, weight
-        bands = self.store_bands
-        places = [bands.index(b) for b in self.bands]
-        out = np.zeros((2, len(image), len(bands), size, size), np.float32)
-        out[0][:, places], out[1][:, places] = image, weight
-        return out[0], out[1]
+        places = tuple(self.bands.index(b) if b in self.bands else None for b in self.store_bands)
+        order = BandOrder(bands=self.store_bands, places=places)
+        return order.take(image, 0), order.take(weight, 0)
 
     def per_store_band(self, values: tuple[float, ...], default: float) -> tuple[float, ...]:
         """Reorder values for the file's bands into the store's bands, with `default` for absent ones."""
@@ -260,7 +261,10 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     cutouts.brightest = np.full(num_bands, np.inf)
     for band in range(num_bands):
         if cutouts.has_weights:
-            _settle_range(cutouts, band, weight[:, band])
+            cutouts.credible[band], remarks = usable_range(weight[:, band], cutouts.weight_is)
+            cutouts.remarks += of_band(cutouts.bands[band], remarks)
+            low, high = cutouts.credible[band]
+            weight[:, band] *= (weight[:, band] > low) & (weight[:, band] < high)
         _measure_noise(cutouts, band, image[:, band], weight[:, band])
     if cutouts.has_weights:
         _compare_objects(cutouts, sample)
@@ -281,12 +285,9 @@ def _measure_noise(cutouts: ForeignCutouts, band: int, image: np.ndarray, weight
     if not sigma > 0:
         return
     stated = float(np.median(weights)) ** -0.5
-    cutouts.brightest[band] = BRIGHTEST * max(sigma, stated if cutouts.has_weights else 0.0)
-    if is_beyond := int((np.abs(image) > cutouts.brightest[band]).sum()):
-        cutouts.remarks.append(
-            f"WARNING: {cutouts.bands[band]}: {is_beyond} pixels of {len(image)} cutouts are more than "
-            f"{BRIGHTEST:.0e} times the noise: treated as no data"
-        )
+    expected = max(sigma, stated if cutouts.has_weights else 0.0)
+    cutouts.brightest[band], remarks = brightest_flux(image, expected)
+    cutouts.remarks += of_band(cutouts.bands[band], remarks)
     if cutouts.has_weights:
         _compare_weights(cutouts, band, stated)
 
@@ -351,25 +352,8 @@ def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
 def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray) -> None:
     """Find fill values: pixels without data, whatever their weights."""
     for band, name in enumerate(cutouts.bands):
-        fill, share = find_fill_beside_weights(counts[:, band], weight[:, band])
-        if fill is None and zeros_are_rare(counts[:, band]):
-            cutouts.fill[band] = HOLES
-        elif fill is not None:
-            cutouts.fill[band] = fill
-            cutouts.remarks.append(f"{name}: {fill.words(share)}")
-
-
-def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
-    """Set `weight` to 0, in place, where the error map has extreme values that mark missing data."""
-    low, high = credible_range(weight)
-    cutouts.credible[band] = low, high
-    is_beyond = (weight > 0) & ~((weight > low) & (weight < high))
-    if is_beyond.any():
-        weight[is_beyond] = 0
-        cutouts.remarks.append(
-            f"{cutouts.bands[band]}: {is_beyond.mean():.1%} of the pixels have a {cutouts.weight_is} far "
-            "beyond all others: treated as no data"
-        )
+        cutouts.fill[band], remarks = find_marks(counts[:, band], weight[:, band])
+        cutouts.remarks += of_band(name, remarks)
 
 
 def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:

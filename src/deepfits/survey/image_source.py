@@ -17,7 +17,7 @@ from deepfits.survey.hdu_roles import band_of_plane, role_of
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
-_HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
+_HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<field>\d+-\d+,\d+)$")
 _UNIONS = re.compile(
     r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES|WHIGS|UNIONS)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
 )
@@ -84,22 +84,11 @@ def source_of(
     With `is_of_name`, the field is that of the file's name although the band is given.
     """
     stem = given_name(path)
-    if match := _SDSS.match(stem):
-        return ImageSource(
-            band=band or match["band"],
-            field=match["field"],
-            path=path,
-            hdu=0 if hdu is None else hdu,
-            layout="sdss",
-        )
-    if match := _HSC.match(stem):
-        return ImageSource(
-            band=band or band_name(match["band"]),
-            field=f"{match['tract']}-{match['patch']}",
-            path=path,
-            hdu=hdu,
-            layout="hsc",
-        )
+    for layout, pattern, number in (("sdss", _SDSS, 0), ("hsc", _HSC, None)):
+        if match := pattern.match(stem):
+            band = band or band_name(match["band"])
+            number = number if hdu is None else hdu
+            return ImageSource(band=band, field=match["field"], path=path, hdu=number, layout=layout)
     if (head := path.with_name(f"{stem}.head")).is_file():
         log.warning(
             "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "

@@ -54,7 +54,6 @@ class _Sample:
     weights: str
     image: np.ndarray
     weight: np.ndarray
-    number: int
 
 
 def is_cutouts(path: Path) -> bool:
@@ -122,7 +121,6 @@ def _sample_store(path: Path, findings: Findings) -> _Sample:
         weights="store",
         image=cutouts.image,
         weight=cutouts.weight,
-        number=len(store),
     )
 
 
@@ -140,7 +138,6 @@ def _sample_foreign(name: str, cutouts: ForeignCutouts, zero_points: tuple[float
         weights=("weight" if cutouts.may_be_relative else "given") if cutouts.has_weights else "measured",
         image=image,
         weight=weight,
-        number=cutouts.number,
     )
 
 
@@ -152,7 +149,6 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
         row = Row(
             field=sample.name,
             band=band,
-            file=sample.name,
             shape=(height, width),
             pixel_scale_arcsec=sample.scale,
             zero_point=sample.zero_points[index],

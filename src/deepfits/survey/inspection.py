@@ -41,7 +41,6 @@ class Row:
 
     field: str
     band: str
-    file: str
     shape: tuple[int, int]
     pixel_scale_arcsec: float
     zero_point: float
@@ -177,7 +176,6 @@ def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
     return Row(
         field=name,
         band=band,
-        file=plane.path.name,
         shape=plane.shape,
         pixel_scale_arcsec=plane.pixel_scale,
         zero_point=plane.zero_point,

@@ -222,6 +222,16 @@ def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
     return spread / (sigma * side)
 
 
+def brightest_flux(image: np.ndarray, sigma: float) -> tuple[float, list[str]]:
+    """Return the flux above which pixels have no data, and a warning if any of a sample exceed it."""
+    number = int((np.abs(image) > BRIGHTEST * sigma).sum())
+    text = (
+        f"WARNING: {number} of {image.size} sampled pixels are more than {BRIGHTEST:.0e} times the noise: "
+        "treated as no data; is the file damaged, or its byte order wrong?"
+    )
+    return BRIGHTEST * sigma, [text] if number else []
+
+
 def depth_of(sigma_njy: float, pixel_scale: float) -> float:
     """Return the 5σ depth in a circular aperture of 2″ diameter, AB, for white noise."""
     pixels = math.pi / pixel_scale**2

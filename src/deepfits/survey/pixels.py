@@ -33,8 +33,6 @@ from deepfits.survey.weights import (
 )
 from deepfits.survey.zeropoint import (
     exposure_of,
-    given_doubts,
-    resampling_doubts,
     unit_of,
     zero_point_doubts,
     zero_point_of_header,
@@ -286,11 +284,8 @@ def calibrated(
     words = ""
     if zero_point is None:
         zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
-        remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words, pixel_sr)]
         remarks.append(f"zero point {zero_point:.4g} from {words}")
-    else:
-        remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
-    remarks += [f"WARNING: {text}" for text in resampling_doubts(header, zero_point, pixel_sr)]
+    remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     masks: list[tuple[HduPixels, MaskRule]] = []

@@ -88,21 +88,9 @@ def _keys(name: str, bands: Collection[str]) -> list[str]:
 
 def groups_of_one_place(images: Mapping[str, tuple[Path, int | None]]) -> list[list[str]]:
     """Return groups of two or more images (file and HDU, by name) that show the same area of the sky."""
-    return _together({name: place for name, image in images.items() if (place := _place(*image)) is not None})
-
-
-def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
-    """Return whether all images (file and HDU) show the same area of the sky, by their headers."""
-    groups = groups_of_one_place({str(number): image for number, image in enumerate(images)})
-    return any(len(group) == len(images) for group in groups)
-
-
-def grid_of(path: Path, hdu: int | None) -> tuple[Any, ...] | None:
-    """Return what identifies the pixel grid of an image, to compare it with others; None without a WCS."""
-    if (found := _cards_and_sides(path, hdu)) is None:
-        return None
-    cards, sides = found
-    return (*sides, *sorted((key, str(value)) for key, value in cards.items()))
+    return _together(
+        {name: place for name, image in images.items() if (place := place_of(*image)) is not None}
+    )
 
 
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
@@ -123,8 +111,8 @@ def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]
     return [group for group in groups if len(group) > 1]
 
 
-def _cards_and_sides(path: Path, hdu: int | None) -> tuple[dict[str, Any], tuple[Any, Any]] | None:
-    """Return the cards of an image's linear WCS, and its width and height; None without a WCS."""
+def place_of(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
+    """Return the centre of an image as a unit vector, and its side in radians; None without a WCS."""
     headers = peek_headers(path)
     numbers = [hdu] if hdu is not None else [n for n, header in enumerate(headers) if has_image(header)]
     if not numbers or numbers[0] >= len(headers):
@@ -134,14 +122,7 @@ def _cards_and_sides(path: Path, hdu: int | None) -> tuple[dict[str, Any], tuple
     if "CTYPE1" not in source:
         return None
     width, height = (own.get(f"ZNAXIS{n}", own.get(f"NAXIS{n}")) for n in (1, 2))
-    return {k: v for k, v in source.items() if _CARDS.fullmatch(k)}, (width, height)
-
-
-def _place(path: Path, hdu: int | None) -> tuple[np.ndarray, float] | None:
-    """Return the centre of an image as a unit vector, and its side in radians; None without a WCS."""
-    if (found := _cards_and_sides(path, hdu)) is None:
-        return None
-    cards, (width, height) = fits.Header(found[0].items()), found[1]
+    cards = fits.Header([(key, value) for key, value in source.items() if _CARDS.fullmatch(key)])
     for key in ("CTYPE1", "CTYPE2"):  # distortions hardly move the centre
         cards[key] = re.sub(r"-(?:TPV|TNX|ZPX|ZPN|TAN-SIP)$", "-TAN", str(cards.get(key, "")).strip())
     with warnings.catch_warnings(), quiet_log():

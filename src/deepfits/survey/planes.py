@@ -26,24 +26,14 @@ from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED
 from deepfits.survey.cutting import Rows
 from deepfits.survey.extra_planes import find_extras, shortened
-from deepfits.survey.fill import (
-    HALF_STEP,
-    HOLES,
-    Fill,
-    find_fill,
-    find_fill_beside_weights,
-    zeros_are_rare,
-)
+from deepfits.survey.fill import HALF_STEP, HOLES, Fill, find_marks, without_data
 from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, quiet, stem_of
-from deepfits.survey.hdu_roles import (
-    meaning_of_mask,
-    sky_images,
-)
+from deepfits.survey.hdu_roles import meaning_of_mask, sky_images
 from deepfits.survey.image_source import ImageSource
-from deepfits.survey.noise import BRIGHTEST, FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
+from deepfits.survey.noise import FEW_PIXELS, Noise, brightest_flux, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.reading import FieldReadingOptions
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, usable_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
 # Rows read at a time.
@@ -113,9 +103,9 @@ class Plane:
 
     def __init__(self, source: ImageSource, options: ReadOptions, files: OpenFiles) -> None:
         self.source, self.options = source, options
-        hdus = files.open(source.path, options.unpacked)
+        hdus = files.open(source.path)
         self._image = hdus[self._image_number(hdus)]
-        extras = find_extras(source, hdus, self._image, options.used_of(source), files, options.unpacked)
+        extras = find_extras(source, hdus, self._image, options.used_of(source), files)
         self._has_shared_weights = extras.has_shared_weights
         given = given_for(source.band, options.zero_point)
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
@@ -138,7 +128,7 @@ class Plane:
         self._scale = 1.0
         self._noise_over_stated = 1.0
         self._constant: float | None = None
-        self._fill: Fill | None = None
+        self._fills: list[Fill] = []
         self._credible = 0.0, math.inf
         self._brightest = math.inf
         self.noise = self._measure()
@@ -170,28 +160,25 @@ class Plane:
         image, weight = self._pixels.rows(start, stop, self._scale)
         if weight is None:
             weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
-        fill = self._fill
-        if fill is HOLES and not (image == 0).any():
-            fill = None
+        fills = self._fills
+        if len(fills) == 1 and fills[0] is HOLES and not (image == 0).any():
+            fills = []
         low, high = self._credible
         most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
             is_usual = -most < image.min() and image.max() < most  # False if there is a NaN
-            if fill is None and is_usual and weight.min() > low and weight.max() < high:
+            if not fills and is_usual and weight.min() > low and weight.max() < high:
                 return image, weight  # the fast path for most blocks
             is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
-        if fill is not None:
-            is_valid &= ~self._fill_rows(fill, start, stop)
+        if fills:
+            margin = max(fill.margin for fill in fills)
+            first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
+            is_fill = without_data(fills, self._pixels.image.rows(first, last), first)
+            is_valid &= ~is_fill[start - first : stop - first]
         if not is_valid.all():
             weight[~is_valid] = 0
             image[~is_valid] = 0
         return image, weight
-
-    def _fill_rows(self, fill: Fill, start: int, stop: int) -> np.ndarray:
-        """Return which pixels hold the fill value, ``(stop − start, W)`` bool."""
-        first, last = max(start - fill.margin, 0), min(stop + fill.margin, self.shape[0])
-        counts = self._pixels.image.rows(first, last)
-        return fill.holds(counts, first)[start - first : stop - first]
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read the whole plane: image and weight, ``(H, W)``."""
@@ -266,9 +253,7 @@ class Plane:
         rows = sample_rows(self.shape[0])
         if has_weight:
             self._settle_range(rows)
-            self._settle_fill_beside_weights(rows)
-        else:
-            self._settle_fill(rows)
+        self._settle_fill(rows)
         blocks = [self.rows(start, stop) for start, stop in rows]
         image = np.concatenate([b[0] for b in blocks])
         weight = np.concatenate([b[1] for b in blocks])
@@ -288,12 +273,8 @@ class Plane:
                 f"{self.path}: the pixels do not vary, so no noise can be measured; not a survey image"
             )
         expected = max(noise.sigma, float(np.median(weight[weight > 0])) ** -0.5 if has_weight else 0.0)
-        self._brightest = BRIGHTEST * expected
-        if is_beyond := int((np.abs(image) > self._brightest).sum()):
-            self.remarks.append(
-                f"WARNING: {is_beyond} of {image.size} sampled pixels are more than {BRIGHTEST:.0e} times "
-                "the noise: treated as no data; is the file damaged, or its byte order wrong?"
-            )
+        self._brightest, remarks = brightest_flux(image, expected)
+        self.remarks += remarks
         if not has_weight:
             self._constant = noise.sigma**-2
             self.remarks.append(
@@ -309,52 +290,25 @@ class Plane:
         image, weight = (np.concatenate([np.asarray(block[k]) for block in blocks]) for k in (0, 1))
         is_absolute = self._pixels.weight_role != "weight"
         noise = measure_noise(image, np.isfinite(image)) if is_absolute else None
-        self._credible = credible_range(weight, None if noise is None else noise.sigma**-2)
-        is_beyond = (
-            (weight > 0) & (weight < np.inf) & ~((weight > self._credible[0]) & (weight < self._credible[1]))
+        self._credible, remarks = usable_range(
+            weight, str(self._pixels.weight_role), None if noise is None else noise.sigma**-2
         )
-        if is_beyond.any():
-            self.remarks.append(
-                f"{is_beyond.mean():.1%} of the pixels have a {self._pixels.weight_role} far beyond all "
-                "others: treated as no data"
-            )
+        self.remarks += remarks
 
     def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
-        """Find the fill value of an image without weights: 0, or an outlier that repeats."""
+        """Find the values that mark pixels without data."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
+        weight = None
+        if self._pixels.weight_role is not None:
+            weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
-        steps = None if step is None else _of_rows(step, rows)
-        self._fill = _on_all_rows(find_fill(counts, steps, is_dithered), step)
-        if self._fill is None:
-            self._fill = HOLES if zeros_are_rare(counts) else None
-            return
-        is_fill = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
-        share, common = float(is_fill.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
-        single = int(((counts == self._fill.value) & ~is_fill).sum())
-        if step is None and single > 0.01 * counts.size + 1.5 * max(common, default=0):
-            self.remarks.append(
-                f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than rounding of the "
-                "counts explains; if they have no data, give a weight or a mask"
-            )
-        if share == 0:
-            self._fill = None
-        else:
-            self.remarks.append(self._fill.words(share))
-
-    def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
-        """Find the fill value in pixels with positive weight."""
-        counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
-        weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
-        step, is_dithered = quantisation_step(self._image)
-        steps = None if step is None else _of_rows(step, rows)
-        fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
-        self._fill = _on_all_rows(fill, step)
-        if self._fill is not None:
-            self.remarks.append(f"{self._fill.words(share)}, whatever their weights")
-        elif zeros_are_rare(counts):
-            self._fill = HOLES
+        steps = None if step is None else np.concatenate([step[start:stop] for start, stop in rows])
+        fills, remarks = find_marks(counts, weight, steps, is_dithered)
+        all_rows = None if step is None else step * HALF_STEP
+        self._fills = [f if f.half_step is None else replace(f, half_step=all_rows) for f in fills]
+        self.remarks += remarks
         there = np.isfinite(counts) & (counts != 0)
-        left = float((weight[there] > 0).mean()) if there.any() else 1.0
+        left = float((weight[there] > 0).mean()) if weight is not None and there.any() else 1.0
         if left < 1 - MOSTLY_MASKED and not self.has_mask:
             self.remarks.append(
                 f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the non-zero pixels; is it a "
@@ -398,18 +352,6 @@ class Plane:
             )
 
 
-def _of_rows(step: np.ndarray, rows: list[tuple[int, int]]) -> np.ndarray:
-    """Return the quantisation steps of a sample of rows."""
-    return np.concatenate([step[start:stop] for start, stop in rows])
-
-
-def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
-    """Extend a fill found on a sample of rows to all rows, with these quantisation steps."""
-    if fill is None or fill.half_step is None or step is None:
-        return fill
-    return replace(fill, half_step=step * HALF_STEP)
-
-
 def read_all(plane: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Read image and weight of a whole plane, ``(H, W)`` float32, strip by strip."""
     image, weight = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
@@ -434,7 +376,7 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
     InputError
         A file is unusable, or images without WCS do not have the same shape.
     """
-    with OpenFiles() as files:
+    with OpenFiles(options.unpacked) as files:
         planes = {band: open_plane(source, options, files) for band, source in sources.items()}
         if options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
@@ -442,19 +384,13 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
                 f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "
                 f"mask; put the masks next to the images (NAME.mask.fits), or leave {option} out"
             )
-        shapes = {band: p.shape for band, p in planes.items() if p.wcs is None}
-        if (
-            shapes
-            and len(shapes) < len(planes)
-            and not all(p.shape == next(iter(shapes.values())) for p in planes.values())
-        ):
-            odd = next(iter(shapes))
-            raise InputError(f"{planes[odd].path}: no WCS, and its shape differs from that of other bands")
-        if len(set(shapes.values())) > 1:
-            first, *others = shapes
-            odd = next(b for b in others if shapes[b] != shapes[first])
+        one = next((plane for plane in planes.values() if plane.wcs is None), None)
+        other = next(
+            (plane for plane in planes.values() if one is not None and plane.shape != one.shape), None
+        )
+        if one is not None and other is not None:
             raise InputError(
-                f"{planes[odd].path}: shape {shapes[odd]}, but {planes[first].path.name} has "
-                f"{shapes[first]}; images without WCS must be aligned, pixel to pixel"
+                f"{other.path}: shape {other.shape}, but {one.path.name}, which has no WCS, has {one.shape}; "
+                "images without WCS must be aligned with the other bands, pixel to pixel"
             )
         yield planes

@@ -23,7 +23,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import band_name, band_of_header
+from deepfits.survey.bands import band_of_header, by_band
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.seeing import width_at, with_wings
 
@@ -338,13 +338,5 @@ def psf_column(given: str | None, band: str, columns: Mapping[str, np.ndarray]) 
 
 
 def parse_psf_option(psf: object) -> dict[str, str]:
-    """Parse ``["g=0.8", "r=psf-r.fits"]``, ``{"g": 0.8}`` or one value for all bands (key ``""``)."""
-    if psf is None:
-        return {}
-    if isinstance(psf, Mapping):
-        return {band_name(str(k)): str(v) for k, v in psf.items()}
-    out = {}
-    for entry in [psf] if isinstance(psf, (str, float, int, Path)) else list(psf):  # type: ignore[call-overload]
-        band, equals, value = str(entry).partition("=")
-        out[band_name(band) if equals else ""] = value if equals else str(entry)
-    return out
+    """Parse the user's PSFs, by band: see `by_band` and `read_psf_option`."""
+    return {band: str(value) for band, value in by_band(psf).items()}

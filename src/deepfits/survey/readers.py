@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,13 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         )
     if not path.is_dir():
         require_regular(path)
-    elif path.suffix == ".zarr" or any(
-        (path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")
-    ):
-        raise InputError(f"{path}: Zarr is not supported; {REMEDY}")
     if description.is_fits:
         yield _settled(open_fits_cutouts(description, path), description)
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
-        with path.open("rb") as handle:
-            is_parquet = handle.read(4) == b"PAR1"
-        if is_parquet or (path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path)):
-            what = "Parquet is not supported" if is_parquet else "not an HDF5, NumPy or FITS file"
-            raise InputError(f"{path}: {what}; {REMEDY}")
+        if path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path):
+            raise InputError(f"{path}: not an HDF5, NumPy or FITS file; {REMEDY}")
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
@@ -118,20 +112,16 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
 
 def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     """Read cutouts from named arrays, in a dictionary or an HDF5 file."""
-    is_universe = d.format == "multimodal-universe"
+    if d.format == "multimodal-universe":
+        d = _of_universe(d, path, content)
     names: dict[str, Any] = {"image": d.image, "weight": d.weight, "mask": d.mask}
-    if is_universe:
-        names = _universe_names(d, content)
     arrays = {role: _array(content, name, path) for role, name in names.items() if name is not None}
-    axes = "NBHW" if is_universe else d.axes
+    axes, bands, scale = d.axes, d.bands, float(d.pixel_scale_arcsec or 0)
     if "N" not in axes:
         arrays, axes = {role: np.asarray(array)[None] for role, array in arrays.items()}, f"N{axes}"
     image = arrays["image"]
     _check_images(d, path, names["image"], image, axes)
     number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")] if "B" in axes else 1
-    bands, scale, fwhm = (
-        _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
-    )
     if len(bands) != num_bands:
         hint = "; if the bands are the last axis, give axes = 'NHWB'" if image.shape[-1] == len(bands) else ""
         raise InputError(
@@ -167,34 +157,52 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     return ForeignCutouts(
         bands=tuple(band_name(b) for b in bands),
         number=number,
-        pixel_scale_arcsec=float(scale or 0),
-        fwhm_arcsec=fwhm,
+        pixel_scale_arcsec=scale,
+        fwhm_arcsec=d.fwhm_arcsec,
         object_id=identity,
         columns=columns,
         factor=np.array([njy_per_count(p) for p in zero_points(d, len(bands))]),
         has_identity=name is not None,
         has_weights="weight" in arrays,
         raw=raw,
-        psf=_psf_reader(d, content, path, (number, num_bands), float(scale or 0), is_universe=is_universe),
-        weight_is="ivar" if is_universe else d.weight_role,
-        may_be_relative=d.weight_is == "weight" and not is_universe,
+        psf=_psf_reader(d, content, path, (number, num_bands), scale),
+        weight_is=d.weight_role,
+        may_be_relative=d.weight_is == "weight",
         mask=rule,
         remarks=([rule.words] if rule is not None else []) + _doubts(d, path, content, image, bands),
     )
 
 
-def _universe_names(d: Description, content: Any) -> dict[str, Any]:
-    """Return the names of the arrays in a file of the Multimodal Universe, by role."""
-    if "image_mask" in content and not d.has_mask:
-        raise InputError(
-            f"{d.where}: give the meaning of a non-zero image_mask: "
-            'mask_nonzero_is = "bad" or "good"; or its bad bits: bad_planes = [0, 3]'
-        )
-    return {
-        "image": next((n for n in ("image_flux", "image_array") if n in content), "image_flux"),
-        "weight": "image_ivar" if "image_ivar" in content else None,
-        "mask": "image_mask" if "image_mask" in content else None,
-    }
+def _of_universe(d: Description, path: Path, content: Any) -> Description:
+    """Return the description of a file of the Multimodal Universe, with what the file itself states."""
+    named = np.asarray(_array(content, "image_band", path)[()])
+    first = named if named.ndim == 1 else named[0]
+    if named.ndim == 2 and (named != first).any():
+        raise InputError(f"{path}: the order of the bands differs between objects; write one file per order")
+    scales = np.asarray(_array(content, "image_scale", path)[()], dtype=float)
+    scale = float(np.nanmedian(scales)) if d.pixel_scale_arcsec is None else d.pixel_scale_arcsec
+    if not np.isfinite(scale) or (
+        d.pixel_scale_arcsec is None and np.nanmax(np.abs(scales / scale - 1)) > 0.01
+    ):
+        raise InputError(f"{path}: image_scale differs between objects or bands; one scale is needed")
+    fwhm, psf = d.fwhm_arcsec, d.psf
+    if "image_psf_fwhm" in content:
+        widths = np.asarray(content["image_psf_fwhm"][()], dtype=float).reshape(-1, len(first))
+        fwhm, psf = tuple(np.nanmedian(widths, axis=0).tolist()), psf or "image_psf_fwhm"
+    found = replace(
+        d,
+        bands=tuple(_texts(first)),
+        image=next((n for n in ("image_flux", "image_array") if n in content), "image_flux"),
+        weight="image_ivar" if "image_ivar" in content else None,
+        weight_is="ivar",
+        mask="image_mask" if "image_mask" in content else None,
+        pixel_scale_arcsec=scale,
+        fwhm_arcsec=fwhm,
+        psf=psf,
+        axes="NBHW",
+    )
+    object.__setattr__(found, "where", d.where)
+    return found
 
 
 def _check_images(d: Description, path: Path, name: str | int, image: Any, axes: str) -> None:
@@ -273,11 +281,10 @@ def _is_picture(values: np.ndarray) -> bool:
 
 
 def _psf_reader(
-    d: Description, content: Any, path: Path, shape: tuple[int, int], scale: float, *, is_universe: bool
+    d: Description, content: Any, path: Path, shape: tuple[int, int], scale: float
 ) -> Callable[[int, int], np.ndarray] | None:
     """Return a reader of the objects' PSFs from an array of widths or of images, told apart by its axes."""
-    name = d.psf or ("image_psf_fwhm" if is_universe and "image_psf_fwhm" in content else None)
-    if name is None or (d.psf is None and d.fwhm_arcsec):
+    if (name := d.psf) is None:
         return None
     array = _array(content, name, path)
     axes = array.shape
@@ -342,27 +349,6 @@ def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarra
     order = [letters.index(a) for a in "NBHW" if a in letters]
     part = part.transpose(order)
     return part if part.ndim == 4 else part[:, None]
-
-
-def _universe_facts(
-    d: Description, path: Path, content: Any
-) -> tuple[tuple[str, ...], float, tuple[float, ...]]:
-    named = np.asarray(_array(content, "image_band", path)[()])
-    first = named if named.ndim == 1 else named[0]
-    if named.ndim == 2 and (named != first).any():
-        raise InputError(f"{path}: the order of the bands differs between objects; write one file per order")
-    bands = tuple(b.decode() if isinstance(b, bytes) else str(b) for b in first.tolist())
-    scales = np.asarray(_array(content, "image_scale", path)[()], dtype=float)
-    scale = float(np.nanmedian(scales)) if d.pixel_scale_arcsec is None else float(d.pixel_scale_arcsec)
-    if not np.isfinite(scale) or (
-        d.pixel_scale_arcsec is None and np.nanmax(np.abs(scales / scale - 1)) > 0.01
-    ):
-        raise InputError(f"{path}: image_scale differs between objects or bands; one scale is needed")
-    fwhm: tuple[float, ...] = ()
-    if "image_psf_fwhm" in content:
-        widths = np.asarray(content["image_psf_fwhm"][()], dtype=float)
-        fwhm = tuple(float(v) for v in np.nanmedian(widths.reshape(-1, len(bands)), axis=0))
-    return bands, scale, fwhm
 
 
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:

@@ -12,6 +12,12 @@ def warnings_in(remarks: Iterable[str]) -> list[str]:
     return [text.removeprefix(WARNING) for text in remarks if text.startswith(WARNING)]
 
 
+def of_band(band: str, remarks: Iterable[str]) -> list[str]:
+    """Return remarks that name their band."""
+    marks = ((WARNING if text.startswith(WARNING) else "", text.removeprefix(WARNING)) for text in remarks)
+    return [f"{mark}{band}: {text}" for mark, text in marks]
+
+
 def describe(remarks: Mapping[str, list[str]]) -> list[str]:
     """Return remarks as lines, with one line for all bands that share a remark."""
     bands_of: dict[str, list[str]] = {}

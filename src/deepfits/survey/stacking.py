@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import sep
-from astropy.wcs import WCS
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -106,7 +105,9 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     # With depth and seeing, isophotal fluxes vary by up to a half, those in apertures by a few per cent.
     radius = APERTURE_ARCSEC / plane.pixel_scale
     flux = sep.sum_circle(image, sources["x"], sources["y"], radius, mask=weight <= 0)[0]
-    x, y = _on_grid(plane, grid, sources["x"], sources["y"])
+    x, y = sources["x"].astype(float), sources["y"].astype(float)
+    if plane.wcs is not None and grid.wcs is not None:
+        x, y = map_pixels(plane.wcs, grid.wcs, x, y)
     half, flags = sep.flux_radius(image, sources["x"], sources["y"], 6 * sources["a"], 0.5, mask=weight <= 0)
     half = half[(flags == 0) & (half > 0)]
     width = (
@@ -125,13 +126,6 @@ def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any
     sources = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
     sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
     return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]
-
-
-def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    wcs: WCS | None = plane.wcs
-    if wcs is None or grid.wcs is None:
-        return x.astype(float), y.astype(float)
-    return map_pixels(wcs, grid.wcs, x, y)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,12 +129,13 @@ class BandOrder:
 
     def cutouts(self, cutouts: Cutouts) -> Cutouts:
         """Return cutouts in these bands."""
-        psf = None if cutouts.psf is None else self._take(cutouts.psf, np.nan)
+        psf = None if cutouts.psf is None else self.take(cutouts.psf, np.nan)
         return replace(
-            cutouts, image=self._take(cutouts.image, 0), weight=self._take(cutouts.weight, 0), psf=psf
+            cutouts, image=self.take(cutouts.image, 0), weight=self.take(cutouts.weight, 0), psf=psf
         )
 
-    def _take(self, array: np.ndarray, absent: float) -> np.ndarray:
+    def take(self, array: np.ndarray, absent: float) -> np.ndarray:
+        """Return an array ``(N, B, ...)`` in these bands, with the value `absent` for missing ones."""
         out = np.full((len(array), len(self.places), *array.shape[2:]), absent, array.dtype)
         for index, place in enumerate(self.places):
             if place is not None:
@@ -261,15 +262,10 @@ def _packing(weight: np.ndarray) -> dict[str, Any]:
 def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
     """Validate cutouts against the store's description; see `write_shard` for the errors."""
     number = len(cutouts.object_id)
-    shape = (number, len(info.bands), info.size, info.size)
-    for name, array in (("image", cutouts.image), ("weight", cutouts.weight)):
-        if array.shape != shape:
-            raise InputError(f"{where}: {name} has shape {array.shape}, expected {shape}")
+    arrays = {"image": cutouts.image, "weight": cutouts.weight, "psf": cutouts.psf}
+    _require_shapes({**arrays, NEIGHBOURS: cutouts.is_neighbour}, number, info, where)
     if cutouts.psf is not None:
-        _check_psf(cutouts.psf, shape[:2], where)
-    others = cutouts.is_neighbour
-    if others is not None and others.shape != (number, *shape[2:]):
-        raise InputError(f"{where}: {NEIGHBOURS} has shape {others.shape}, expected {(number, *shape[2:])}")
+        _check_psf(cutouts.psf, where)
     for name, column in cutouts.catalogue.items():
         if np.shape(column) != (number,):
             raise InputError(f"{where}: column {name!r} has shape {np.shape(column)}, expected ({number},)")
@@ -286,9 +282,25 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
         )
 
 
-def _check_psf(psf: np.ndarray, shape: tuple[int, ...], where: str | Path) -> None:
-    if psf.ndim != 4 or psf.shape[:2] != shape or psf.shape[3] != 2 or not 1 <= psf.shape[2] <= MAX_GAUSSIANS:
-        raise InputError(f"{where}: psf has shape {psf.shape}, expected {(*shape, 'K', 2)}")
+def _require_shapes(arrays: Mapping[str, Any], number: int, info: StoreInfo, where: str | Path) -> None:
+    """Raise unless arrays or datasets, None if absent, fit to the store's description."""
+    of_band, pixels = (number, len(info.bands)), (info.size, info.size)
+    for name, array in arrays.items():
+        found = array.shape if isinstance(array, (np.ndarray, h5py.Dataset)) else None
+        expected: tuple[Any, ...] = {"psf": (*of_band, "K", 2), NEIGHBOURS: (number, *pixels)}.get(
+            name, (*of_band, *pixels)
+        )
+        if array is None and name in ("psf", NEIGHBOURS):
+            continue
+        if name == "psf" and found is not None and len(found) == 4 and 1 <= found[2] <= MAX_GAUSSIANS:
+            expected = (*of_band, found[2], 2)
+        if found != expected or array.dtype.kind not in "fiub":
+            raise InputError(
+                f"{where}: {name} has shape {found}, by the store's description {expected}; cut it again"
+            )
+
+
+def _check_psf(psf: np.ndarray, where: str | Path) -> None:
     known = psf[np.isfinite(psf).all((2, 3))]
     is_fine = (known[..., 0] >= 0).all() and (known[..., 1] > 0).all()
     if not (is_fine and np.allclose(known[..., 0].sum(-1), 1, atol=1e-3)):
@@ -596,25 +608,8 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
     if not isinstance(identity, h5py.Dataset):
         raise InputError(f"{path}: no catalogue/object_id in this shard; remove it and cut again")
     number = identity.shape[0] if identity.ndim == 1 else -1
-    shape = (number, len(info.bands), info.size, info.size)
-    for name in ("image", "weight"):
-        data = local_object(file, name, path)
-        if not isinstance(data, h5py.Dataset) or data.shape != shape or data.dtype.kind != "f":
-            found = getattr(data, "shape", None)
-            raise InputError(f"{path}: {name} has shape {found}, the store's description says {shape}")
-    psf = local_object(file, "psf", path)
-    if psf is not None:
-        is_psf = isinstance(psf, h5py.Dataset) and psf.ndim == 4 and psf.dtype.kind == "f"
-        if not is_psf or psf.shape[:2] != shape[:2] or psf.shape[2] > MAX_GAUSSIANS or psf.shape[3] != 2:
-            raise InputError(f"{path}: psf has shape {getattr(psf, 'shape', None)}; cut this store again")
-    data = local_object(file, NEIGHBOURS, path)
-    if data is not None and not (
-        isinstance(data, h5py.Dataset) and data.shape == (number, *shape[2:]) and data.dtype == np.uint8
-    ):
-        found = getattr(data, "shape", None), getattr(data, "dtype", None)
-        raise InputError(
-            f"{path}: {NEIGHBOURS} has shape and type {found}, expected uint8 with the images' shape"
-        )
+    datasets = {name: local_object(file, name, path) for name in ("image", "weight", "psf", NEIGHBOURS)}
+    _require_shapes(datasets, number, info, path)
     return number
 
 

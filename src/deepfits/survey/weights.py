@@ -109,6 +109,16 @@ def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[f
     return middle / ratio, middle * ratio
 
 
+def usable_range(
+    weight: np.ndarray, role: str, expected: float | None = None
+) -> tuple[tuple[float, float], list[str]]:
+    """Return the `credible_range` of weights of a role, and a remark if any of a sample lie beyond it."""
+    low, high = credible_range(weight, expected)
+    is_beyond = (weight > 0) & (weight < np.inf) & ~((weight > low) & (weight < high))
+    text = f"{is_beyond.mean():.1%} of the pixels have a {role} far beyond all others: treated as no data"
+    return (low, high), [text] if is_beyond.any() else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
     """Rule for the bad pixels of a mask: any of `bits` is set or, without bits, non-zero (or zero) pixels.

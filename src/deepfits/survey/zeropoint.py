@@ -17,7 +17,7 @@ from astropy import units
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header
+from deepfits.survey.bands import band_of_header, by_band
 
 HSC_COADD_ZERO_POINT = 27.0
 # Zero points of one count per second in GALEX intensity maps, whose headers have none (Morrissey et al. 2007,
@@ -121,10 +121,20 @@ def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float |
 def zero_point_doubts(
     header: Mapping[str, Any], zero_point: float, words: str, pixel_sr: float | None = None
 ) -> list[str]:
-    """Return warnings about a zero point found in a header, each with its remedy.
+    """Return warnings about a zero point, each with its remedy.
 
-    `pixel_sr` is the area of a pixel by the WCS, in steradian.
+    `words` is its source in the header, empty if the user gave it, and `pixel_sr` the area of a pixel by the
+    WCS, in steradian.
     """
+    stated = _header_doubts(header, zero_point, words, pixel_sr) if words else []
+    given = [] if words else given_doubts(header, zero_point, pixel_sr)
+    return stated + given + _resampling_doubts(header, zero_point, pixel_sr)
+
+
+def _header_doubts(
+    header: Mapping[str, Any], zero_point: float, words: str, pixel_sr: float | None
+) -> list[str]:
+    """Return warnings about a zero point found in a header."""
     problems = []
     unit = unit_of(header)
     is_stated = "unit" not in words
@@ -188,13 +198,8 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
     ]
 
 
-def resampling_doubts(
-    header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None
-) -> list[str]:
-    """Return a warning if a service has resampled an image without conserving flux.
-
-    `zero_point` is the one used, and `pixel_sr` the area of a pixel, in steradian.
-    """
+def _resampling_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None) -> list[str]:
+    """Return a warning if a service has resampled an image without conserving flux."""
     native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
     if native is not None and "BAND0" in header and pixel_sr is not None:
         side = math.degrees(math.sqrt(pixel_sr)) * 3600
@@ -464,31 +469,13 @@ def _plausible(value: float, key: str) -> float:
 
 
 def parse_per_band(values: object, what: str) -> dict[str, float]:
-    """Parse a number for all bands or one for each; errors name the option, `what`.
-
-    Values are None, a number, a mapping of bands to numbers, or a list such as ``["27"]`` or ``["u=30",
-    "g=27"]``. The key ``""`` of the result applies to all bands that are not listed.
-
-    Examples
-    --------
-    >>> parse_per_band(["27", "u=30"], "zero_point")
-    {'': 27.0, 'u': 30.0}
-    """
-    if values is None:
-        return {}
-    if isinstance(values, Mapping):
-        items = [(str(k), v) for k, v in values.items()]
-    else:
-        parts = values if isinstance(values, (list, tuple)) else [values]
-        split = [str(p).rpartition("=") for p in parts]
-        items = [(key.strip(), value) for key, _, value in split]
+    """Parse numbers as `by_band` does; errors name the option, `what`."""
     out = {}
-    for name, value in items:
-        key = band_name(name) if name else ""
+    for band, value in by_band(values).items():
         try:
-            out[key] = float(value)
+            out[band] = float(value)
         except (TypeError, ValueError):
             raise InputError(f"{what}: {value!r} is not a number; write for example 27 or u=30") from None
-        if not math.isfinite(out[key]):
+        if not math.isfinite(out[band]):
             raise InputError(f"{what}: {value!r} is not finite")
     return out
