@@ -213,6 +213,11 @@ def test_catalogues_are_looked_at(tmp_path):
     Table({**places, "z_spec": [0.3, 0.4, -99, -99, 1.1, 0.7, 9.99, 0.2, 0.1]}).write(tmp_path / "z.fits")
     found = deepfits.check(tmp_path / "z.fits")
     assert "3 of 9 z_spec are codes for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
+    # zCOSMOS calls the z magnitudes of its photometric catalogue so.
+    Table({**places, "z_photzi25": [18.5, 19.2, -99.9, 19.8, 20.4, 21.5, 19.1, 19.9, 18.8]}).write(
+        tmp_path / "magnitudes.fits"
+    )
+    assert "codes for no redshift" not in str(deepfits.check(tmp_path / "magnitudes.fits"))
     (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
     said = deepfits.check(tmp_path / "odd.csv").warnings
     assert [any(w in s for s in said) for w in ("1 objects without RA or DEC", "at most 2π")] == [True] * 2

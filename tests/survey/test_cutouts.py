@@ -230,6 +230,26 @@ def test_objects_of_a_catalogue_of_pixel_positions_get_sky_positions(sky, truth,
     np.testing.assert_allclose(found["dec"], dec[found["object_id"]], atol=1e-8)
 
 
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (1, 1), (-3, 7)])
+def test_a_catalogue_beside_the_sources_causes_a_warning(sky, truth, tmp_path, caplog, dx, dy):
+    """Pixels counted from 1 in columns x and y, or those of a band whose image is shifted, as by SDSS."""
+    path = write_table(tmp_path / "mine.parquet", {"x": truth["x"] + dx, "y": truth["y"] + dy})
+    deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
+    found = [text for text in caplog.messages if "off the sources" in text]
+    assert len(found) == (dx != 0)
+    if dx:
+        offset = [float(n) for n in found[0].partition("(")[2].partition(")")[0].split(",")]
+        np.testing.assert_allclose(offset, (dx, dy), atol=0.15)
+
+
+def test_positions_without_sources_cause_no_warning_of_an_offset(sky, tmp_path, caplog):
+    """Where nothing bright is there is no offset; what random places agree on is chance."""
+    places = np.random.default_rng(3).uniform(10, 300, (2, 3000))
+    path = write_table(tmp_path / "random.parquet", {"x": places[0], "y": places[1]})
+    deepfits.cutouts(sky, tmp_path / "store", catalogue=path, size=8)
+    assert "off the sources" not in caplog.text
+
+
 def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
     path = write_table(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])})
     with pytest.raises(InputError, match="no object lies on any"):

@@ -9,7 +9,7 @@ from astropy.wcs import WCS
 
 import deepfits
 from deepfits.gaussian_psf import fwhm_of, moffat_psf
-from deepfits.survey.seeing import width_at
+from deepfits.survey.seeing import _fit_polynomial, _terms, width_at
 from deepfits.survey.store import CutoutStore
 
 SIDE, SCALE, NOISE = 900, 0.2, 1.0
@@ -72,3 +72,15 @@ def test_beyond_the_stars_it_stays_what_it_is_at_the_edge():
     np.testing.assert_allclose(np.log(found), [-0.1, -0.1, 0.1 / 99, 0.1, 0.1], atol=1e-5)
     assert width_at([9.0, 0.0, 0.0], x, x, (100, 100)).max() < 1.5
     assert fwhm_of(moffat_psf(0.8)) == pytest.approx(0.8, rel=2e-3)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.6])
+def test_widths_with_outliers_that_do_not_vary_are_found_constant(fraction):
+    """As of faint stars in frames of SDSS, in which every fifth field and more seemed to vary."""
+    rng, found = np.random.default_rng(7), 0
+    for _ in range(300):
+        x, y = rng.uniform(0, SIDE, (2, 76))
+        is_odd = rng.uniform(size=76) < fraction
+        log_width = rng.normal(0, 0.05, 76) + is_odd * rng.exponential(0.5, 76)
+        found += len(_fit_polynomial(log_width, _terms(x, y, (SIDE, SIDE)))) > 1
+    assert found <= 3  # two tests with a chance of 0.001 each: more than 3 once in 300

@@ -1,4 +1,4 @@
-"""Checking that the bands of a field are aligned, by their sources.
+"""Checking that the bands of a field are aligned, and a catalogue with them, by their sources.
 
 Measured on the middle rows of each band on the common grid. Bands without WCS are compared pixel to pixel.
 """
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sep
 
-from deepfits.survey.stacking import PixelPositions, Registration, find_bright, register
+from deepfits.survey.fields import Field, MiddleOfField, middle_rows
+from deepfits.survey.stacking import AGREEING_PIXELS, PixelPositions, Registration, find_bright, register
 
 if TYPE_CHECKING:
     from deepfits.survey.extract import Sky
 
 MAX_SHIFT_PIXELS = 1.0
+OVER_CHANCE = 5
+"""A catalogue is offset if so many times more sources agree on the offset than would by chance."""
 
 
 def band_shifts(field: Sky, reference: str) -> dict[str, Registration]:
@@ -47,4 +50,22 @@ def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]
         f"{shift.num_matched} sources; correct its WCS, or use `deepfits stack --register apply`"
         for band, shift in shifts.items()
         if shift.num_matched and math.hypot(shift.dx, shift.dy) > MAX_SHIFT_PIXELS
+    ]
+
+
+def position_warnings(field: Field, x: np.ndarray, y: np.ndarray) -> list[str]:
+    """Return a warning if a catalogue's positions, ``(N,)`` pixels, lie beside the sources of the field."""
+    plane = MiddleOfField(field).planes[(band := field.reference.source.band)]
+    first, last = middle_rows(field)
+    inside = (y >= first) & (y < last)
+    sources = _bright(*plane.read())
+    objects = PixelPositions(x=x[inside], y=y[inside] - first, flux=np.ones(inside.sum()))
+    shift = register(objects, sources, same_band=False)
+    by_chance = len(objects.x) * len(sources.x) * math.pi * AGREEING_PIXELS**2 / math.prod(plane.shape)
+    if math.hypot(shift.dx, shift.dy) <= MAX_SHIFT_PIXELS or shift.num_matched < OVER_CHANCE * by_chance:
+        return []
+    return [
+        f"the objects lie ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off the sources on {field.name}, "
+        f"according to {shift.num_matched} of them; x and y must be pixels of {band}, counted from 0 (for "
+        "those of another band, give --reference-band), and ra and dec must fit the WCS of the image"
     ]

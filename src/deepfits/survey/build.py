@@ -29,6 +29,7 @@ from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import Execute, run_shards
 from deepfits.scale.work import Advance, Here, Outcome, Process, Shard, Work, attempt
 from deepfits.splits import as_text
+from deepfits.survey.band_registration import position_warnings
 from deepfits.survey.bands import given_for
 from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutting import cut
@@ -113,7 +114,13 @@ def build_store(
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
         if store_info is None:
-            described = describe_fields(plan.images, (task.field_index for task in tasks), info, fields)
+            described: dict[str, dict[str, Any]] = {}
+            for index, mine in groupby(tasks, lambda task: task.field_index):
+                described |= describe_fields(plan.images, [index], info, fields)
+                if not info.get("fields"):  # the catalogue is not ours
+                    x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
+                    for text in position_warnings(fields.open(index), x, y):
+                        log.warning("WARNING: %s: %s", plan.catalogue_path, text)
             store_info = describe_store(plan, described, columns)
             warn_of_doubtful_psfs(store_info, described)
         create_store(out, store_info)

@@ -222,13 +222,18 @@ class InMemory:
         return self._arrays
 
 
+def middle_rows(field: Field) -> tuple[int, int]:
+    """Return the first of the middle `MIDDLE_ROWS` rows of a field, and the one after the last."""
+    start = max((field.shape[0] - MIDDLE_ROWS) // 2, 0)
+    return start, min(start + MIDDLE_ROWS, field.shape[0])
+
+
 class MiddleOfField:
     """The middle `MIDDLE_ROWS` rows of a field, with a field's interface."""
 
     def __init__(self, field: Field) -> None:
         self.name, self.pixel_scale = field.name, field.pixel_scale
-        start = max((field.shape[0] - MIDDLE_ROWS) // 2, 0)
-        stop = min(start + MIDDLE_ROWS, field.shape[0])
+        start, stop = middle_rows(field)
         self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

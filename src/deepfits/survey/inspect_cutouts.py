@@ -27,7 +27,7 @@ from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.reading import TEXT_ENDINGS
-from deepfits.tables.values import is_no_value, is_redshift_name, list_values
+from deepfits.tables.values import HIGHEST_MEDIAN, is_no_value, is_redshift_name, list_values
 
 SAMPLE = 400
 APERTURE_PIXELS = 3.0
@@ -231,8 +231,10 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     for name in filter(is_redshift_name, columns):
         values = columns[name]
         finite = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
-        codes = finite[is_no_value(finite.astype(float), is_redshift=True)]
-        if len(codes):
+        is_code = is_no_value(finite.astype(float), is_redshift=True)
+        codes, others = finite[is_code], finite[~is_code]
+        is_magnitude = len(others) > 0 and np.median(others) > HIGHEST_MEDIAN
+        if len(codes) and not is_magnitude:
             findings.remarks.append(
                 f"{path.name}: {len(codes)} of {number} {name} are codes for no redshift: "
                 f"{list_values(codes)}; they are not used as labels"

@@ -148,25 +148,41 @@ def width_over_field(
 
 
 def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly."""
-    best = np.array([np.median(log_width)])
-    keep = np.abs(log_width - best[0]) < 5 * robust_scatter(log_width) + 1e-6
+    """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly.
+
+    Fits are compared by their residuals of all stars, each at most at the limit beyond which the larger fit
+    rejects stars: if those it rejected did not count, it would seem to improve what it merely leaves out.
+    """
+    best, _ = _fit_without_outliers(log_width, terms[:, :1])
+    if best is None:
+        return np.array([np.median(log_width)])
     for num_terms in (3, 6):
-        trial = best
-        for _ in range(4):
-            if keep.sum() < FEW * num_terms / 3:
-                return best
-            trial = np.linalg.lstsq(terms[keep, :num_terms], log_width[keep], rcond=None)[0]
-            residual = log_width - terms[:, :num_terms] @ trial
-            keep = np.abs(residual) < 3.5 * robust_scatter(residual[keep]) + 1e-6
+        trial, limit = _fit_without_outliers(log_width, terms[:, :num_terms])
+        if trial is None:
+            return best
         before, after = (
-            float(((log_width - terms[:, : len(fit)] @ fit)[keep] ** 2).sum()) for fit in (best, trial)
+            float(np.minimum((log_width - terms[:, : len(fit)] @ fit) ** 2, limit**2).sum())
+            for fit in (best, trial)
         )
         # F-test of the additional terms.
-        added, dof = num_terms - len(best), int(keep.sum()) - num_terms
+        added, dof = num_terms - len(best), len(log_width) - num_terms
         if stats.f.sf((before - after) / added / (after / dof + 1e-12), added, dof) < CHANCE:
             best = trial
     return best
+
+
+def _fit_without_outliers(log_width: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """Fit by least squares; also return the limit for outliers. None if too few stars are left."""
+    residual, fit, limit = log_width - np.median(log_width), None, np.inf
+    keep = np.abs(residual) < 5 * robust_scatter(residual) + 1e-6
+    for _ in range(4):
+        if keep.sum() < FEW * terms.shape[1] / 3:
+            return None, limit
+        fit = np.linalg.lstsq(terms[keep], log_width[keep], rcond=None)[0]
+        residual = log_width - terms @ fit
+        limit = float(3.5 * robust_scatter(residual[keep]) + 1e-6)
+        keep = np.abs(residual) < limit
+    return fit, limit
 
 
 def _relative_coefficients(

@@ -50,6 +50,8 @@ APERTURE_ARCSEC = 2.5
 COMPACT = 25.0
 # Largest measurable error of an exposure's WCS, pixels.
 FARTHEST = 15.0
+# Sources within this distance of the most common offset agree with it.
+AGREEING_PIXELS = 1.5
 
 
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
@@ -158,7 +160,7 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
     """Measure the shift between two lists of sources, which may be up to `FARTHEST` pixels.
 
     Each pair within that distance votes for its difference in position; the shift is the median of the pairs
-    within 1.5 pixels of the most common difference.
+    within `AGREEING_PIXELS` of the most common difference.
     """
     if len(sources.x) < LEAST_SOURCES or len(reference.x) < LEAST_SOURCES:
         return Registration()
@@ -171,7 +173,7 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
     difference = positions[first] - tree.data[second]
     votes = cKDTree(difference).query_ball_point(difference, 1.0, return_length=True)
     centre = difference[np.argmax(votes)]
-    near = np.hypot(*(difference - centre).T) < 1.5
+    near = np.hypot(*(difference - centre).T) < AGREEING_PIXELS
     if near.sum() < LEAST_SOURCES:
         return Registration()
     shift = np.median(difference[near], axis=0)
