@@ -14,6 +14,7 @@ from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.survey.astrometry import celestial_wcs
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.file_names import split_name
@@ -1314,6 +1315,28 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
     assert len(said) == (first != "RA---TAN")
     if said:
         np.testing.assert_allclose(np.ravel(found), np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"CUNIT1C": "degree", "CUNIT2C": "degree"}, ""),
+        ({"CTYPE1C": "ra---tan", "CTYPE2C": "dec--tan"}, ""),
+        ({"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-2, "B_0_2": 1e-2}, "left over from before a resampling"),
+        ({"CTYPE1C": "RA---TNX", "CTYPE2C": "DEC--TNX"}, "IRAF distortion"),
+    ],
+)
+def test_an_alternate_wcs_is_corrected_or_refused_as_a_primary_one_is(sky, cards, words):
+    wcs = make_wcs(SHAPE, scale=0.25)
+    head = wcs.to_header(key="C")
+    head.update({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"} | cards)
+    hdu = fits.PrimaryHDU(sky.astype(np.float32), head)
+    found, remarks = celestial_wcs(fits.HDUList([hdu]), hdu, hdu.header)
+    assert words in " ".join(remarks)
+    assert (found is None) == (words == "IRAF distortion")
+    if found is not None:
+        there = np.ravel(found.pixel_to_world_values(3, 5))
+        np.testing.assert_allclose(there, np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
 
 
 @pytest.mark.parametrize(
