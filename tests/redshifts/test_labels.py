@@ -81,10 +81,10 @@ def test_errors_for_wrong_labels(table, tmp_path, column, select, word):
         read_labels(tmp_path / "labels.ecsv", column=column, select=select)
 
 
-@pytest.mark.parametrize("values", [[True, False, True], [1, 0, 1], [1.0, 0.0, np.nan]])
+@pytest.mark.parametrize("values", [[True, False, True], [True, True, True], [1, 0, 1], [1.0, 0.0, np.nan]])
 def test_a_column_that_tells_which_objects_have_a_redshift_is_refused(tmp_path, values):
     Table({"object_id": [1, 2, 3], "z_spec": values}).write(tmp_path / "labels.fits")
-    with pytest.raises(InputError, match="'z_spec' holds only 0 and 1, or true and false"):
+    with pytest.raises(InputError, match="'z_spec' holds only true and false, or 0 and 1"):
         read_labels(tmp_path / "labels.fits")
 
 

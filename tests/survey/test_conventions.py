@@ -14,6 +14,7 @@ from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.survey.astrometry import celestial_wcs
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.file_names import split_name
@@ -1319,6 +1320,28 @@ def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
+        ({"CUNIT1C": "degree", "CUNIT2C": "degree"}, ""),
+        ({"CTYPE1C": "ra---tan", "CTYPE2C": "dec--tan"}, ""),
+        ({"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-2, "B_0_2": 1e-2}, "left over from before a resampling"),
+        ({"CTYPE1C": "RA---TNX", "CTYPE2C": "DEC--TNX"}, "IRAF distortion"),
+    ],
+)
+def test_an_alternate_wcs_is_corrected_or_refused_as_a_primary_one_is(sky, cards, words):
+    wcs = make_wcs(SHAPE, scale=0.25)
+    head = wcs.to_header(key="C")
+    head.update({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"} | cards)
+    hdu = fits.PrimaryHDU(sky.astype(np.float32), head)
+    found, remarks = celestial_wcs(fits.HDUList([hdu]), hdu, hdu.header)
+    assert words in " ".join(remarks)
+    assert (found is None) == (words == "IRAF distortion")
+    if found is not None:
+        there = np.ravel(found.pixel_to_world_values(3, 5))
+        np.testing.assert_allclose(there, np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
         ({"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"}, ""),
         ({"CTYPE1": "RA--TAN", "CTYPE2": "DEC---TAN"}, ""),
         ({"CUNIT1": "degrees", "CUNIT2": "DEGREE"}, ""),
@@ -1517,7 +1540,8 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         head["FILTER"] = "g"
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
     assert len(find_fields(tmp_path)) == 2
-    assert ("tile_g.fits and tile_g_skysub.fits show the same piece of sky" in caplog.text) == is_said
+    said = f"tile_g.fits and {tmp_path / 'tile_g_skysub.fits'} show the same piece of sky"
+    assert (said in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -1875,7 +1899,8 @@ def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, 
             head = header(FILTER=band, BUNIT="nJy")
             fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
     assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
-    assert "x_rsci.fits and x_rwht.fits show the same piece of sky in the same band" in caplog.text
+    said = f"x_rsci.fits and {tmp_path / 'x_rwht.fits'} show the same piece of sky in the same band"
+    assert said in caplog.text
 
 
 def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):

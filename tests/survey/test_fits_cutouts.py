@@ -183,6 +183,30 @@ def test_one_hdu_for_each_band(objects, tmp_path, named):
     check(store, found, objects, has_weights=named)
 
 
+def test_weights_and_masks_beside_files_with_one_hdu_for_each_band(objects, tmp_path):
+    """They were not used, without a word."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        for kind, end, order in (("image", "", 1), ("ivar", ".ivar", -1), ("mask", ".mask", 1)):
+            hdus = [fits.ImageHDU(planes[kind][i], header(), name=b) for i, b in enumerate(BANDS)]
+            fits.HDUList([fits.PrimaryHDU(), *hdus[::order]]).writeto(directory / f"{name}{end}.fits")
+    check(*read(directory, tmp_path / "store"), objects)
+    fits.writeto(directory / "A-1.mask.fits", objects["A-1"]["mask"][0], overwrite=True)
+    with pytest.raises(InputError, match=r"A-1.mask.fits: no two-dimensional image of band g in this mask"):
+        read(directory, tmp_path / "another")
+
+
+def test_weights_beside_images_of_the_only_band(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        write(directory / f"{name}.fits", planes["image"][0], header())
+        write(directory / f"{name}.ivar.fits", planes["ivar"][0])
+    _, found = read(directory, tmp_path / "store", 'bands = ["g"]\n', size=SIDE)
+    np.testing.assert_allclose(found.weight[0, 0], objects["A-1"]["ivar"][0] / NJY**2, rtol=1e-5)
+
+
 def test_one_cube_for_each_object(objects, tmp_path):
     directory = tmp_path / "stamps"
     directory.mkdir()

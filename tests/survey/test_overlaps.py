@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 import deepfits
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.overlaps import primary_detections
+from deepfits.survey.photometry import FLAG_MASKED
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import make_truth, write_plain
 
@@ -110,6 +111,22 @@ def test_what_the_edge_of_a_field_left_of_an_object_is_no_object(tmp_path):
     assert (columns["field"] == "p2").sum() == 1
     assert set(columns["field"][columns["is_primary"]]) == {"p1"}
     assert columns["is_primary"].sum() == 2
+
+
+def test_a_masked_neighbour_of_a_bright_galaxy_in_both_fields_is_kept_once():
+    """It is no piece of the galaxy, whose ellipse it lies in: the other field shows it at the same place."""
+    columns = {
+        "field": np.repeat(["a", "b"], 2),
+        "ra": np.tile([10.0, 10.0 + 3 / 3600], 2),
+        "dec": np.zeros(4),
+        "x": np.array([40.0, 55.0, 45.0, 60.0]),
+        "y": np.full(4, 50.0),
+        "kron_radius": np.tile([25.0, 5.0], 2),
+        "flags": np.tile([0, FLAG_MASKED], 2),
+    }
+    infos = {n: {"shape": [100, 100], "pixel_scale_arcsec": 0.2} for n in "ab"}
+    is_primary = primary_detections(columns, infos)
+    assert is_primary.reshape(2, 2).sum(axis=0).tolist() == [1, 1]
 
 
 def test_what_lies_where_a_field_has_no_data_is_taken_from_one_that_shows_it(patches, tmp_path):

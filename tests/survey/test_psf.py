@@ -174,8 +174,10 @@ def test_a_given_psf_that_the_stars_contradict_is_said(given, stars_stand_out, i
     known = {"psf": {"g": measured}, "pixel_scale_arcsec": 0.2}
     plan = SimpleNamespace(images=SimpleNamespace(bands=("g",)), psf={"g": given})
     psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
-    info = StoreInfo(bands=("g",), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
-    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(float(given),)), {"x": known})
+    info = StoreInfo(bands=("g",), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf, "y": psf}})
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(float(given),)), {"x": known, "y": known})
+    assert caplog.text.count("field x (and 1 more), band g") == is_said
+    assert "field y" not in caplog.text
     said = f"has a FWHM of {float(given):.2f} arcsec, but the field's "
     assert (said in caplog.text and "one of 0.8" in caplog.text) == is_said
 

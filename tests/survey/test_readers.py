@@ -110,6 +110,9 @@ def test_multimodal_universe(arrays, tmp_path):
     assert store.info.fwhm_arcsec == pytest.approx((0.8, 0.7, 0.6))
     assert found.object_id[3] == "obj3"
     assert "healpix" in found.catalogue
+    given = describe(tmp_path / "given.toml", keys + "fwhm_arcsec = [1.1, 1.2, 1.3]\n")
+    store, _ = read(given, tmp_path / "given")
+    assert store.info.fwhm_arcsec == pytest.approx((1.1, 1.2, 1.3))
 
 
 def test_directory_of_fits_cubes(arrays, tmp_path):

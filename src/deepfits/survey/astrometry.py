@@ -40,6 +40,10 @@ _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Maximum relative difference between the sides of a pixel before a warning.
 SQUARE = 0.02
 _OF_SKY = re.compile(r"\s*(?:RA|DEC|GLON|GLAT)-", re.IGNORECASE)
+_WCS_CARD = (
+    r"(?:(?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)[12]|(?:CD|PC|PV)[12]_\d+|RADESYS|EQUINOX|LONPOLE|LATPOLE|"
+    r"WCSAXES)"
+)
 _CTYPE = re.compile(r"(RA|DEC|GLON|GLAT)-+([A-Z]{3})(-SIP)?")
 _DEGREES = re.compile(r"deg(?:r|rees?)?", re.IGNORECASE)
 _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
@@ -64,19 +68,17 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         The WCS or None, and its problems (``WARNING: ...``) or the reason for None.
     """
     cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
-    keys = (key for key in ("", *ascii_uppercase) if _OF_SKY.match(str(cards.get(f"CTYPE1{key}", ""))))
-    key = next(keys, "")
-    if f"CTYPE1{key}" not in cards or f"CTYPE2{key}" not in cards:
+    alternate = _take_alternate(cards)
+    if "CTYPE1" not in cards or "CTYPE2" not in cards:
         return None, ["no WCS in the header"]
-    remarks = [f"alternate WCS {key} is used: the primary one is not celestial"] if key else []
     try:
-        remarks += [] if key else _settled(cards)
+        remarks = alternate + _settled(cards)
     except _UnusableWCSError as error:
         return None, [f"the WCS in the header cannot be used ({error})"]
     with warnings.catch_warnings(record=True) as caught, quiet_log():
         warnings.simplefilter("always")
         try:
-            wcs = WCS(cards, fobj=hdus, naxis=2, key=key or " ")
+            wcs = WCS(cards, fobj=hdus, naxis=2)
             if not wcs.has_celestial:
                 return None, ["the WCS in the header is not celestial"]
             height, width = hdu.shape[-2:]
@@ -102,6 +104,21 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
 
 class _UnusableWCSError(ValueError):
     """The cards of a WCS are contradictory or unsupported."""
+
+
+def _take_alternate(cards: fits.Header) -> list[str]:
+    """Replace a primary WCS that is not celestial by a celestial alternate one (``CTYPE1A``).
+
+    Under the primary one's names its cards are corrected too, which astropy's `key` would not allow.
+    """
+    keys = (key for key in ("", *ascii_uppercase) if _OF_SKY.match(str(cards.get(f"CTYPE1{key}", ""))))
+    if not (key := next(keys, "")):
+        return []
+    found = {card: value for card, value in cards.items() if re.fullmatch(_WCS_CARD + key, card)}
+    for card in [card for card in cards if re.fullmatch(f"{_WCS_CARD}{key}?", card)]:
+        del cards[card]
+    cards.update({card.removesuffix(key): value for card, value in found.items()})
+    return [f"alternate WCS {key} is used: the primary one is not celestial"]
 
 
 def _settled(cards: fits.Header) -> list[str]:

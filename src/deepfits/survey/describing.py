@@ -171,16 +171,24 @@ def warn_of_doubtful_psfs(info: StoreInfo, fields: Mapping[str, Mapping[str, Any
 
     Given PSFs are compared with those measured on the fields, whose descriptions are `fields`.
     """
+    for band in info.bands:
+        doubtful = [
+            (name, psf[band], measured)
+            for name, psf in info.extra["psf"].items()
+            if (measured := fields[name]["psf"].get(band)) is not None
+            and _contradicts(psf[band], measured, info.pixel_scale_arcsec)
+        ]
+        for name, given, measured in doubtful[:1]:
+            log.warning(
+                "WARNING: field %s%s, band %s: the PSF (%s) has a FWHM of %.2f arcsec, but %s one of %.2f; "
+                "is it that of this image, and its pixel scale right (PIXSCALE, OVERSAMP)?",
+                *(name, f" (and {len(doubtful) - 1} more)" * (len(doubtful) > 1), band),
+                *(given["source"], given["fwhm_arcsec"]),
+                *(measured["source"].partition(",")[0], measured["fwhm_arcsec"]),
+            )
     for name, psf in info.extra["psf"].items():
         for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
-            source, measured = _source(psf, band), fields[name]["psf"].get(band)
-            if measured is not None and _contradicts(psf[band], measured, info.pixel_scale_arcsec):
-                log.warning(
-                    "WARNING: field %s, band %s: the PSF (%s) has a FWHM of %.2f arcsec, but %s one of %.2f; "
-                    "is it that of this image, and its pixel scale right (PIXSCALE, OVERSAMP)?",
-                    *(name, band, source, psf[band]["fwhm_arcsec"]),
-                    *(measured["source"].partition(",")[0], measured["fwhm_arcsec"]),
-                )
+            source = _source(psf, band)
             if source == MOST_COMPACT:
                 why = "the PSF is that of the most compact objects, as no stars stand out"
                 then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec is too wide if these are galaxies: give it"

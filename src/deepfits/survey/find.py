@@ -428,5 +428,5 @@ def _warn_of_one_place(groups: Mapping[str, Mapping[str, ImageSource]]) -> None:
             "and objects are taken from either; if one holds weights, a mask or another map, name it so "
             "(.weight, .rms, .mask) or move it away; if they are two releases or versions, give only one; if "
             "exposures, stack them first with `deepfits stack`",
-            *(pairs[0][0].path, pairs[0][1].path.name, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
+            *(pairs[0][0].path, pairs[0][1].path, f" ({len(pairs)} such pairs)" * (len(pairs) > 1)),
         )

@@ -301,10 +301,11 @@ class _FitsCutouts:
                 hdus = opened_files.open(path)
                 is_cube = not band and bool(_images(hdus, 3))
                 if not band and not is_cube:
-                    out |= self._extensions(hdus, path)
+                    out |= self._extensions(hdus, files, opened_files)
                     continue
                 image = self._wanted(hdus, path, 3 if is_cube else 2)
-                planes = self._planes(hdus, image, files, 3 if is_cube else 2, opened_files)
+                extras = self._chosen(hdus, path) or self._extras(hdus, image)
+                planes = self._planes(extras, files, 3 if is_cube else 2, opened_files)
                 if is_cube:
                     out |= self._split(hdus, image, planes, path)
                 else:
@@ -312,18 +313,29 @@ class _FitsCutouts:
         return out
 
     def _planes(
-        self, hdus: fits.HDUList, image: Any, files: dict[str, Path], dimensions: int, opened_files: OpenFiles
+        self,
+        extras: dict[str, Any],
+        files: dict[str, Path],
+        dimensions: int,
+        opened_files: OpenFiles,
+        band: str | None = None,
     ) -> dict[str, HduPixels]:
-        """Return weights and mask by kind, from the image's file and those beside it, which stay open."""
-        path = files["image"]
-        extras = self._chosen(hdus, path) or self._extras(hdus, image)
-        planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
+        """Return weights and mask by kind: `extras` of the image's file, and those of the files beside it.
+
+        In files with an HDU for each band, they are those of `band`.
+        """
+        planes = {kind: HduPixels(hdu=hdu, path=files["image"]) for kind, hdu in extras.items()}
         for kind, other in files.items():
             if kind != "image":
                 beside = opened_files.open(other)
-                if not (found := _images(beside, dimensions)):
-                    what = f"cube in this {kind}" if dimensions == 3 else "two-dimensional image in this"
-                    raise InputError(f"{other}: no {what} file")
+                found = _images(beside, dimensions)
+                if band is not None:
+                    found = [hdu for hdu in found if _band_of_hdu(hdu) == band]
+                if not found:
+                    what = "cube" if dimensions == 3 else "two-dimensional image"
+                    which = f" of band {band}" if band is not None else ""
+                    remedy = "; set EXTNAME or FILTER in each HDU" if band is not None else ""
+                    raise InputError(f"{other}: no {what}{which} in this {kind} file{remedy}")
                 own = planes.get("mask") if kind == "mask" else None
                 planes[kind] = HduPixels(hdu=found[0], path=other, file=beside, own=own)
         return planes
@@ -376,8 +388,11 @@ class _FitsCutouts:
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
+    def _extensions(
+        self, hdus: fits.HDUList, files: dict[str, Path], opened_files: OpenFiles
+    ) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
+        path = files["image"]
         images = [h for h in _images(hdus, 2) if role_of_hdu(h) is None]
         if not images:
             raise InputError(
@@ -397,9 +412,9 @@ class _FitsCutouts:
                 continue
             if band in out:
                 raise InputError(f"{path}: two HDUs of band {band}; keep one")
-            extras = self._extras(hdus, hdu, band if len(images) > 1 else None)
-            extras = extras or self._unnamed_extras(hdus, hdu, path)
-            planes = {kind: HduPixels(hdu=h, path=path) for kind, h in extras.items()}
+            only = band if len(images) > 1 else None
+            extras = self._extras(hdus, hdu, only) or self._unnamed_extras(hdus, hdu, path)
+            planes = self._planes(extras, files, 2, opened_files, only)
             out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes)
         return out
 

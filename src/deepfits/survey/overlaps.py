@@ -25,9 +25,9 @@ def primary_detections(
     Detections in two fields are the same object if they are mutual nearest neighbours within the larger of
     `MATCH_PIXELS` and `MATCH_ARCSEC`. The primary one is the one whose apertures are complete according to
     its flags; if both or neither are, the one farther from the edges of its field; if equal, the one in the
-    first field by name. Objects detected in a single field are primary, unless their apertures are incomplete
-    and they lie within the Kron ellipse's major axis of a complete detection in another field: they are what
-    the edge of their field left of it.
+    first field by name. Other detections are primary, unless their apertures are incomplete and they lie
+    within the Kron ellipse's major axis of a complete detection in another field: they are what the edge of
+    their field left of it.
 
     Parameters
     ----------
@@ -63,7 +63,10 @@ def primary_detections(
             loses = margin[first] < other_margin[second]
             is_primary[rows[first[loses]]] = False
             is_primary[other_rows[second[~loses]]] = False
-            for cut, whole in ((rows, other_rows), (other_rows, rows)):
+            for cut, whole in (
+                (np.delete(rows, first), other_rows),
+                (np.delete(other_rows, second), rows),
+            ):
                 cut, whole = cut[is_lacking[cut]], whole[~is_lacking[whole]]
                 is_primary[cut[_lie_within(vectors[cut], vectors[whole], reach[whole])]] = False
     return is_primary

@@ -186,7 +186,7 @@ def _of_universe(d: Description, path: Path, content: Any) -> Description:
     ):
         raise InputError(f"{path}: image_scale differs between objects or bands; one scale is needed")
     fwhm, psf = d.fwhm_arcsec, d.psf
-    if "image_psf_fwhm" in content:
+    if "image_psf_fwhm" in content and not fwhm:
         widths = np.asarray(content["image_psf_fwhm"][()], dtype=float).reshape(-1, len(first))
         fwhm, psf = tuple(np.nanmedian(widths, axis=0).tolist()), psf or "image_psf_fwhm"
     found = replace(

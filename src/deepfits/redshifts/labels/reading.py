@@ -117,9 +117,9 @@ def read_labels(
     columns, unit = _read_columns(path, column)
     number, names = _target(columns, column, path, unit=unit, classes=classes)
     is_redshift = is_redshift_name(column) and not classes
-    if is_redshift and set(np.unique(number[np.isfinite(number)])) == {0, 1}:
+    if is_redshift and set(np.unique(number[np.isfinite(number)])) in ({1}, {0, 1}):
         raise InputError(
-            f"{path}: column {column!r} holds only 0 and 1, or true and false, so it tells which objects "
+            f"{path}: column {column!r} holds only true and false, or 0 and 1, so it tells which objects "
             "have a redshift; name the column of redshifts"
         )
     is_selected = matches_conditions(columns, select, path)
