@@ -235,6 +235,18 @@ def test_slots_are_refilled_until_all_objects_are_done():
     assert result.num_steps.unique().numel() > 1  # objects do finish at different times
 
 
+class Doubled(torch.autograd.Function):
+    """An operation without forward-mode derivatives, as in compiled and many hand-written ones."""
+
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, cotangent):
+        return 2 * cotangent
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -271,6 +283,9 @@ def test_wrong_input_is_refused(change, message):
         (lambda z: Decoder()(z).numpy(), "must return a tensor, not ndarray"),
         (lambda z: Decoder()(z).double(), "float64 for a start of torch.float32"),
         (lambda z: Decoder()(z.detach()).detach(), "must be differentiable"),
+        (torch.no_grad()(Decoder()), r"uses NumPy, detach\(\) or no_grad\(\)"),
+        (lambda z: Decoder().double()(z), r"\(64, 6\) and type torch.float32 .* give a start"),
+        (lambda z: Doubled.apply(Decoder()(z)), r"solver=LBFGS\(\), which needs gradients only"),
         (torch.nn.Sequential(Decoder(), torch.nn.Dropout(0.1)), r"call \.eval\(\)"),
         (torch.nn.Sequential(Decoder(), torch.nn.BatchNorm2d(B)), r"call \.eval\(\)"),
     ],
