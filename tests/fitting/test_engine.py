@@ -1,5 +1,7 @@
 """The fit: known minima, comparison with other implementations, and data without influence."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -245,6 +247,21 @@ class Doubled(torch.autograd.Function):
     @staticmethod
     def backward(context, cotangent):
         return 2 * cotangent
+
+
+def test_a_fit_with_one_thread_is_interrupted_at_once():
+    _, image, weight, start = make_problem()
+    calls = []
+
+    def render(latent):
+        calls.append(latent)
+        if len(calls) == 30:  # in the midst of the fit
+            signal.raise_signal(signal.SIGINT)
+        return Decoder()(latent)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(render, image, weight, start, solver="adam")
+    assert len(calls) == 30
 
 
 @pytest.mark.parametrize(
