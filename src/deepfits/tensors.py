@@ -36,7 +36,9 @@ def as_tensor(values: Any, name: str, **like: Any) -> Tensor:
         raise InputError(f"{name} in {unit}: give the plain numbers (`.value`), in the unit of the model")
     try:
         array = np.asarray(values)
-    except ValueError:  # lists of different lengths
+        if array.dtype == object and array.ndim == 1 and len(array):  # an array in each row, as from pandas
+            array = np.stack(list(array))
+    except (TypeError, ValueError):  # lists of different lengths
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "fiub":
         raise InputError(f"{name} must be an array of numbers, not {type(values).__name__}")

@@ -1,5 +1,7 @@
 """The fit: known minima, comparison with other implementations, and data without influence."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -235,6 +237,33 @@ def test_slots_are_refilled_until_all_objects_are_done():
     assert result.num_steps.unique().numel() > 1  # objects do finish at different times
 
 
+class Doubled(torch.autograd.Function):
+    """An operation without forward-mode derivatives, as in compiled and many hand-written ones."""
+
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, cotangent):
+        return 2 * cotangent
+
+
+def test_a_fit_with_one_thread_is_interrupted_at_once():
+    _, image, weight, start = make_problem()
+    calls = []
+
+    def render(latent):
+        calls.append(latent)
+        if len(calls) == 30:  # in the midst of the fit
+            signal.raise_signal(signal.SIGINT)
+        return Decoder()(latent)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(render, image, weight, start, solver="adam")
+    assert len(calls) == 30
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -271,6 +300,9 @@ def test_wrong_input_is_refused(change, message):
         (lambda z: Decoder()(z).numpy(), "must return a tensor, not ndarray"),
         (lambda z: Decoder()(z).double(), "float64 for a start of torch.float32"),
         (lambda z: Decoder()(z.detach()).detach(), "must be differentiable"),
+        (torch.no_grad()(Decoder()), r"uses NumPy, detach\(\) or no_grad\(\)"),
+        (lambda z: Decoder().double()(z), r"\(64, 6\) and type torch.float32 .* give a start"),
+        (lambda z: Doubled.apply(Decoder()(z)), r"solver=LBFGS\(\), which needs gradients only"),
         (torch.nn.Sequential(Decoder(), torch.nn.Dropout(0.1)), r"call \.eval\(\)"),
         (torch.nn.Sequential(Decoder(), torch.nn.BatchNorm2d(B)), r"call \.eval\(\)"),
     ],

@@ -307,3 +307,17 @@ def test_the_card_describes_the_model(model):
     assert "collapsed: train" in describe(model)
     model.card = {}
     assert "Training" not in describe(model)
+
+
+def test_best_fits_are_drawn_from_a_data_frame(model):
+    pandas = pytest.importorskip("pandas")
+    latent = np.random.default_rng(3).normal(size=(5, 5)).astype(np.float32)
+    frame = pandas.DataFrame({"latent": list(latent), "model_hash": model.fingerprint})
+    drawn = model.draw(frame[frame.index > 1], [0, 2])  # whose rows are still numbered from 2
+    np.testing.assert_array_equal(drawn, model.draw({"latent": latent}, [2, 4]))
+
+
+@pytest.mark.parametrize("features", ["run/features-both", np.zeros((3, 6))])
+def test_anything_but_columns_cannot_be_drawn(model, features):
+    with pytest.raises(InputError, match=r"must be columns, as from deepfits\.read_features, not"):
+        model.draw(features)

@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.redshifts.features import read_features
 from deepfits.redshifts.inputs import _cached
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.splits import is_held_out
@@ -326,6 +327,27 @@ def test_invalid_features_are_refused(inputs, tmp_path):
         deepfits.redshift(tmp_path / "empty", inputs[1], tmp_path / "out")
     with pytest.raises(InputError, match="no column 'latent'"):
         deepfits.redshift(inputs[1], inputs[1], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", [float, str])
+def test_the_same_objects_are_held_out_whatever_the_type_of_their_identities(sky, tmp_path, kind):
+    given = {**sky, "object_id": sky["object_id"].astype(kind)}
+    features = read_features(write_features(tmp_path / "features", given))
+    held_out = is_held_out(features["object_id"])
+    np.testing.assert_array_equal(held_out, is_held_out(sky["object_id"]))
+
+
+def test_own_features_of_one_number(inputs, sky, tmp_path):
+    rows = {"object_id": sky["object_id"], "ra": sky["ra"], "dec": sky["dec"]}
+    write_table(tmp_path / "one.parquet", {**rows, "latent": sky["z_spec"]})
+    model = redshift_train(
+        tmp_path / "one.parquet", inputs[1], tmp_path / "z", feature_set="latents", tuning_trials=1
+    )
+    found = read_table(redshift_predict(model, tmp_path / "one.parquet", tmp_path / "z.parquet"))
+    assert np.corrcoef(found["z_phot"], sky["z_spec"])[0, 1] > 0.95
+    write_table(tmp_path / "two.parquet", {**rows, "latent": np.stack([sky["z_spec"]] * 2, axis=1)})
+    with pytest.raises(InputError, match=r"trained on 1 features, not \(2,\)"):
+        redshift_predict(model, tmp_path / "two.parquet", tmp_path / "z2.parquet")
 
 
 @pytest.mark.slow

@@ -132,15 +132,21 @@ def fit(
             nominal = None
             if sight is not None:
                 nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-            metric = learn_metric(
-                renderer,
-                num_latents,
-                weight=metric_weight,
-                observation=None if nominal is None else nominal.observation().to(device),
-                dtype=begin.dtype,
-                device=device,
-                profiled=prior is not None,
-            )
+            try:
+                metric = learn_metric(
+                    renderer,
+                    num_latents,
+                    weight=metric_weight,
+                    observation=None if nominal is None else nominal.observation().to(device),
+                    dtype=begin.dtype,
+                    device=device,
+                    profiled=prior is not None,
+                )
+            except NotImplementedError as error:  # compiled decoders, operations of one's own
+                raise InputError(
+                    "PyTorch cannot compute the Jacobian of render in forward mode; give the decoder as it "
+                    f"was before torch.compile, or solver=LBFGS(), which needs gradients only: {error}"
+                ) from error
         used_solver = replace(used_solver, metric=metric)
     report = advance or (lambda number: None)
     if not enough.all():
@@ -194,7 +200,13 @@ def _check_images_of(render: Differentiated, start: Tensor, shape: tuple[int, ..
         raise InputError("a fit needs derivatives: call it outside torch.inference_mode()")
     draw = torch.Generator().manual_seed(0)
     latent = torch.randn(num_slots, start.shape[1], generator=draw).to(start)
-    image = render(latent)
+    try:
+        image = render(latent)
+    except RuntimeError as error:
+        raise InputError(
+            f"render fails for latents of shape {tuple(latent.shape)} and type {latent.dtype} ({error}); "
+            "give a start of the decoder's type and number of latents"
+        ) from error
     if not isinstance(image, Tensor):
         raise InputError(f"render must return a tensor, not {type(image).__name__}")
     if image.shape != (num_slots, *shape):

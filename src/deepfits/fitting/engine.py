@@ -254,9 +254,11 @@ def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int
         torch.set_num_threads(1)
         return work(part)
 
-    before = torch.get_num_threads()
+    before, threads = torch.get_num_threads(), min(threads, len(parts))
     try:
-        with ThreadPoolExecutor(max(1, min(threads, len(parts)))) as executor:
+        if threads <= 1:  # here, where Ctrl-C takes effect at once and not after the part
+            return [alone(part) for part in parts]
+        with ThreadPoolExecutor(threads) as executor:
             return list(executor.map(alone, parts))
     finally:
         torch.set_num_threads(before)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from deepfits.errors import InputError
 from deepfits.survey.normalise import Normalisation, per_band
 
 Render = Callable[[Tensor], Tensor]
@@ -60,6 +61,11 @@ class Differentiated:
         latent = latent.detach().requires_grad_(True)
         with torch.enable_grad():
             image = self.render(latent)
+        if not image.requires_grad:
+            raise InputError(
+                "PyTorch cannot differentiate render: its images do not depend on the latent, or it uses "
+                "NumPy, detach() or no_grad()"
+            )
 
         def pullback(cotangent: Tensor) -> Tensor:
             return torch.autograd.grad(image, latent, cotangent)[0]

@@ -223,11 +223,14 @@ class Model:
         InputError
             The features are of another model, or objects are not in the store.
         """
+        if not hasattr(features, "keys"):
+            kind = type(features).__name__
+            raise InputError(f"features must be columns, as from deepfits.read_features, not {kind}")
         chosen = np.arange(len(features["latent"]))
         if rows is not None:
             chosen = as_rows(rows, len(chosen), "features")
         columns = features.keys()  # of an astropy table too
-        known = features["model_hash"][chosen] if "model_hash" in columns else ()
+        known = np.asarray(features["model_hash"])[chosen] if "model_hash" in columns else ()
         for model_hash in np.unique(known).tolist():
             if model_hash != self.fingerprint:
                 raise InputError(

@@ -46,8 +46,9 @@ import numpy as np
 
 from deepfits.errors import InputError, require_known
 from deepfits.photometry import aperture_names, asinh_magnitude, bands_of
+from deepfits.redshifts.learning import check_width
 from deepfits.redshifts.photometry import matched_names, typical_error
-from deepfits.tables import Columns, read_table, require_column, require_unique
+from deepfits.tables import Columns, identities, read_table, require_column, require_unique
 
 FEATURE_SETS = {
     "latents": ("latents",),
@@ -276,12 +277,17 @@ def read_features(directory: str | Path) -> Columns:
     Raises
     ------
     InputError
-        No `object_id` or `latent`, no object, a repeated identity, or only one band.
+        No `object_id` or `latent`, a latent that is not numbers, no object, a missing or repeated
+        identity, or only one band.
     """
     columns = read_table(directory, what="features")
     identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
-    if latent.ndim != 2 or not len(identity):
+    if not len(identity):
         raise InputError(f"{directory}: these features contain no objects; run `deepfits fit` to the end")
+    if latent.dtype.kind not in "fiu" or latent.ndim > 2:
+        raise InputError(f"{directory}: latent must be numbers, or lists of numbers, not {latent.dtype}")
+    columns["latent"] = latent.reshape(len(latent), -1)  # readers flatten lists of one number
+    columns["object_id"] = identity = identities(identity, directory)  # held out whatever their type
     require_unique(identity, directory)
     bands = band_names(columns)
     if len(bands) == 1:
@@ -310,7 +316,10 @@ def latents(source: Source) -> Matrix:
 
 def _in_units(latent: np.ndarray, source: Source) -> np.ndarray:
     values = latent.astype(np.float32)
-    return values if source.similarity is None else values @ source.similarity
+    if source.similarity is None:
+        return values
+    check_width(values, len(source.similarity))
+    return values @ source.similarity
 
 
 def is_usable(columns: Columns) -> np.ndarray:

@@ -11,6 +11,8 @@ from boosted trees, recalibrated by cross-validation. Columns hold lists (``late
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,10 @@ from rail.estimation.informer import CatInformer
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.methods.quantiles import train_quantiles
-from deepfits.redshifts.pdf import LEVELS, as_qp, density
+from deepfits.redshifts.pdf import LEVELS, as_qp, point_estimates
+from deepfits.tables.values import is_no_value
+
+log = logging.getLogger(__name__)
 
 
 def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
@@ -36,19 +41,26 @@ def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
     """
     parts, names = [], []
     for name in columns:
-        if name not in table:
-            raise InputError(f"no column {name!r} in this table; it has {sorted(table)}")
-        values = np.asarray(table[name])
+        values = _column(table, name)
         if values.dtype == object:  # lists, as in pandas
             values = np.stack([np.asarray(value, dtype=np.float32) for value in values])
-        values = values.reshape(len(values), -1).astype(np.float32)
+        values = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float32)
         parts.append(values)
         names += [f"{name}_{n}" for n in range(values.shape[1])] if values.shape[1] > 1 else [name]
     return Matrix(values=np.concatenate(parts, axis=1), names=tuple(names))
 
 
+def _column(table: Mapping[str, Any], name: str) -> np.ndarray:
+    if name not in table:
+        raise InputError(f"no column {name!r} in this table; it has {sorted(table)}")
+    return np.asarray(table[name])
+
+
 class DeepfitsInformer(CatInformer):
-    """Learn p(z) from fitted latents or other columns."""
+    """Learn p(z) from fitted latents or other columns.
+
+    Redshifts that mark missing ones, such as -99, are left out, with a warning.
+    """
 
     name = "DeepfitsInformer"
     config_options = CatInformer.config_options.copy()
@@ -63,8 +75,15 @@ class DeepfitsInformer(CatInformer):
         """Train, and store the trees as the model."""
         table = self._convert_table_format(self.get_data("input"))
         features = matrix_of(table, self.config.columns)
-        redshift = np.asarray(table[self.config.redshift_col], dtype=np.float64)
-        usable = np.isfinite(features.values).all(axis=1) & np.isfinite(redshift)
+        redshift = _column(table, self.config.redshift_col).astype(np.float64)
+        known = np.isfinite(redshift)
+        known[known] = ~is_no_value(redshift[known], is_redshift=True)
+        if num_codes := int(np.isfinite(redshift).sum() - known.sum()):
+            log.warning(
+                "WARNING: %d of %d values of %r mark missing redshifts (such as -99) and are left out",
+                *(num_codes, len(redshift), self.config.redshift_col),
+            )
+        usable = np.isfinite(features.values).all(axis=1) & known
         if usable.sum() < 2 * len(features.names):
             raise InputError(f"{usable.sum()} objects with a redshift and a latent are too few to learn from")
         kept = Matrix(values=features.values[usable], names=features.names)
@@ -95,7 +114,5 @@ class DeepfitsEstimator(CatEstimator):
         quantiles = self.model["quantiles"].predict(features)
         quantiles[~np.isfinite(features.values).all(axis=1)] = self.model["prior"]
         ensemble = as_qp(quantiles)
-        grid = np.linspace(self.config.zmin, self.config.zmax, self.config.nzbins)
-        mode = grid[np.argmax(density(quantiles, grid), axis=1)]
-        ensemble.set_ancil({"zmode": mode[:, None]})
+        ensemble.set_ancil({"zmode": point_estimates(quantiles)["z_mode"][:, None]})
         self._do_chunk_output(ensemble, start, end, first, data=table)
