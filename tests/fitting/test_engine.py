@@ -259,8 +259,12 @@ def test_a_fit_with_one_thread_is_interrupted_at_once():
             signal.raise_signal(signal.SIGINT)
         return Decoder()(latent)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit(render, image, weight, start, solver="adam")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of the tests ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(render, image, weight, start, solver="adam")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(calls) == 30
 
 
