@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
+MOST_NEIGHBOURS = 0.05
+"""Fraction of labels beside an object's own up to which they are normal, as in a crowded field."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Quality flags, larger values being more secure, in addition to ``<target>_flag``."""
 
@@ -185,14 +187,16 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tup
 
 
 def _warn_of_neighbours(others: np.ndarray, chosen: np.ndarray, labels: Labels, radius_arcsec: float) -> None:
-    """Warn if further labels near an object, `others`, differ from the one `chosen` by `_by_position`."""
+    """Report further labels near an object, `others`, that differ from the one `chosen` by `_by_position`."""
     differ = [row for row in others.tolist() if not _agree(labels.value[[chosen[row], row]], labels)]
     if differ:
-        log.warning(
-            "WARNING: %s: %d of %d labels are within %g″ of an object, but disagree with its nearest label, "
-            "which is used; if they are spectra of the same objects, give these one object_id or position, "
-            "or select the secure ones",
-            *(labels.where, len(differ), len(labels), radius_arcsec),
+        are_many = len(differ) > MOST_NEIGHBOURS * len(labels)
+        log.log(
+            logging.WARNING if are_many else logging.INFO,
+            "%s%s: %d of %d labels are within %g″ of an object, but disagree with its nearest label, which "
+            "is used; if they are spectra of the same objects, give these one object_id or position, or "
+            "select the secure ones",
+            *("WARNING: " * are_many, labels.where, len(differ), len(labels), radius_arcsec),
         )
 
 
