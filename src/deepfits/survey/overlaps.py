@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from deepfits.survey.photometry import FLAGS_LACKING
+from deepfits.tables import unit_vectors
 
 # Maximum separation of two detections of the same object: the larger of these, in pixels and arcseconds.
 MATCH_PIXELS, MATCH_ARCSEC = 2.0, 0.3
@@ -38,7 +39,7 @@ def primary_detections(
         ``shape``, ``(H, W)``, and ``pixel_scale_arcsec`` of each field, by name.
     """
     is_primary = np.ones(len(columns["field"]), bool)
-    vectors = _unit_vectors(columns["ra"], columns["dec"])
+    vectors = unit_vectors(columns["ra"], columns["dec"])
     is_lacking = (columns["flags"] & FLAGS_LACKING) > 0
     parts = {}
     for name in sorted(infos):
@@ -79,11 +80,6 @@ def _lie_within(places: np.ndarray, centres: np.ndarray, reach: np.ndarray) -> n
         for found in cKDTree(places).query_ball_point(centres[known], reach[known]):
             out[found] = True
     return out
-
-
-def _unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    right, up = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
-    return np.stack([np.cos(up) * np.cos(right), np.cos(up) * np.sin(right), np.sin(up)], axis=1)
 
 
 def _mutual_nearest(tree: cKDTree, other: cKDTree, radius: float) -> tuple[np.ndarray, np.ndarray]:

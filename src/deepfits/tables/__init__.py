@@ -16,6 +16,7 @@ from deepfits.tables.matching import (
     match_one_to_one,
     require_aligned,
     take_rows,
+    unit_vectors,
     warn_of_running_numbers,
 )
 from deepfits.tables.parquet import from_arrow

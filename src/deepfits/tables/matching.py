@@ -88,6 +88,12 @@ def match_positions(
     return index, separation
 
 
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Return the unit vectors of positions in degrees, ``(N, 3)``; NaN where a coordinate is."""
+    right, up = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
+    return np.stack([np.cos(up) * np.cos(right), np.cos(up) * np.sin(right), np.sin(up)], axis=1)
+
+
 def has_neighbour(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> np.ndarray:
     """Return a mask ``(N,)`` of the positions, in degrees, that have another within a radius.
 
@@ -99,8 +105,7 @@ def has_neighbour(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> np.n
     from scipy.spatial import cKDTree
 
     known = np.isfinite(ra) & np.isfinite(dec)
-    alpha, delta = np.radians(ra[known]), np.radians(dec[known])
-    places = np.stack([np.cos(alpha) * np.cos(delta), np.sin(alpha) * np.cos(delta), np.sin(delta)], axis=1)
+    places = unit_vectors(ra[known], dec[known])
     out = np.zeros(len(ra), dtype=bool)
     if len(places):
         distance, _ = cKDTree(places).query(
