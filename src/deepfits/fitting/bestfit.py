@@ -129,15 +129,16 @@ def fit(
     used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
-            nominal = None
+            observation = None
             if sight is not None:
                 nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
+                observation = nominal.observation().to(device)
             try:
                 metric = learn_metric(
                     renderer,
                     num_latents,
                     weight=metric_weight,
-                    observation=None if nominal is None else nominal.observation().to(device),
+                    observation=observation,
                     dtype=begin.dtype,
                     device=device,
                     profiled=prior is not None,

@@ -303,9 +303,10 @@ class _FitsCutouts:
                 if not band and not is_cube:
                     out |= self._extensions(hdus, files, opened_files)
                     continue
-                image = self._wanted(hdus, path, 3 if is_cube else 2)
+                dimensions = 3 if is_cube else 2
+                image = self._wanted(hdus, path, dimensions)
                 extras = self._chosen(hdus, path) or self._extras(hdus, image)
-                planes = self._planes(extras, files, 3 if is_cube else 2, opened_files)
+                planes = self._planes(extras, files, dimensions, opened_files)
                 if is_cube:
                     out |= self._split(hdus, image, planes, path)
                 else:
