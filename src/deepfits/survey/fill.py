@@ -103,8 +103,9 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     """
     is_known = np.isfinite(counts)
     number, zeros = int(is_known.sum()), int((counts == 0).sum())
-    is_plain = steps is None and zeros <= FILL_SHARE * number and _repeats_little(counts[is_known])
-    if is_plain and not (counts < _floor(counts[is_known])).any():
+    known = counts[is_known]
+    is_plain = steps is None and zeros <= FILL_SHARE * number and _repeats_little(known)
+    if is_plain and not (known < _floor(known)).any():
         return []
     tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
     dithered = None
@@ -158,8 +159,7 @@ def _far_value(values: np.ndarray, within: float, least: float) -> Fill | None:
     """
     every = max(values.size // ENOUGH, 1)
     values = values[::every]
-    rounded = values if not within else np.rint(values / within) * within
-    distinct, numbers = np.unique(rounded, return_counts=True)
+    distinct, numbers = _count(values, within)
     repeated = distinct[(numbers > least / every) & (distinct != 0)]
     for value in repeated[[0, -1]].tolist() if repeated.size else ():
         is_fill = np.abs(values - value) <= within
@@ -171,6 +171,12 @@ def _far_value(values: np.ndarray, within: float, least: float) -> Fill | None:
         if is_far_below or abs(value - middle) > 20 * (high - low) > 0:
             return Fill(value=float(np.median(values[is_fill])) if within else value, within=within)
     return None
+
+
+def _count(values: np.ndarray, within: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct values and their numbers; those that differ by less than `within` are one."""
+    rounded = values if not within else np.rint(values / within) * within
+    return np.unique(rounded, return_counts=True)
 
 
 def _floor(values: np.ndarray) -> float:
@@ -186,8 +192,7 @@ def _low_value(values: np.ndarray, within: float) -> Fill | None:
     low = values[values < _floor(values)]
     if low.size < FEWEST:
         return None
-    rounded = low if not within else np.rint(low / within) * within
-    distinct, numbers = np.unique(rounded, return_counts=True)
+    distinct, numbers = _count(low, within)
     if numbers.max() < max(FEWEST, FEWEST_SHARE * low.size):
         return None
     value = float(distinct[np.argmax(numbers)])
