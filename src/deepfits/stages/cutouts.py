@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

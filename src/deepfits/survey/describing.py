@@ -32,6 +32,8 @@ from deepfits.survey.psf import (
 from deepfits.survey.remarks import warnings_in
 from deepfits.survey.store import StoreInfo
 
+FORMAT = 2
+"""Of the descriptions of fields in catalogues."""
 SCALE_TOLERANCE = 0.01
 SAME_WIDTH = 1.2
 """Ratio of the FWHM of given PSFs and of stars above which there is a warning."""
@@ -83,10 +85,11 @@ def known_or_described(
 ) -> dict[str, Any]:
     """Return the description of a field from `info` if it was made from these images; else describe it.
 
-    If the field cannot be read, `info` is used anyway: the error is raised when it is cut.
+    It is also described anew if its format is an earlier one. If it cannot be read, `info` is used anyway:
+    the error is raised when it is cut.
     """
     field, known = images.fields[index], known_field(images.fields[index], info)
-    if images.is_made_from(field, known.get("made_from", {})):
+    if known.get("format") == FORMAT and images.is_made_from(field, known.get("made_from", {})):
         return known
     try:
         now = describe_field(opened.open(index), images)
@@ -241,13 +244,14 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
     if found is None:
         found = extract(middle, DetectOptions(threshold=6.0), bands=images.bands, is_whole=False)
     shape = list(field.shape)
-    widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
+    widths = {b: {"log_width": w, "shape": shape} for b, w in found.widths.items() if w is not None}
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
     remarks = field.remarks()
     stated = [f"{b}: {text}" for b, texts in remarks.items() for text in warnings_in(texts)]
     stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
     return {
+        "format": FORMAT,
         "made_from": images.made_from(field.sources),
         "shape": shape,
         "pixel_scale_arcsec": field.pixel_scale,

@@ -20,7 +20,8 @@ from deepfits.survey.photometry import (
     measure_band,
     not_measured,
 )
-from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, width_over_field
+from deepfits.survey.psf_variation import width_over_field
+from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, stars_at
 from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius
 
 
@@ -53,8 +54,8 @@ class Extraction:
     star_images
         Background-subtracted median image of the stars per band; None where there are too few.
     widths
-        Coefficients of the variation of the PSF's width over the field, per band; None without a significant
-        variation (`width_over_field`).
+        Log of the PSF's width over the field, relative to that of its stars, on a grid, per band; None if it
+        does not vary significantly (`width_over_field`).
     stars_stand_out
         Whether the sources taken as stars form a peak (`deepfits.survey.stars.stellar_peak`) rather than
         being the most compact galaxies.
@@ -64,7 +65,7 @@ class Extraction:
     fwhm_arcsec: dict[str, float] = field(default_factory=dict)
     stellar_radius_arcsec: float = np.nan
     star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
-    widths: dict[str, list[float] | None] = field(default_factory=dict)
+    widths: dict[str, list[list[float]] | None] = field(default_factory=dict)
     stars_stand_out: bool = False
 
 
@@ -127,7 +128,7 @@ def extract(
             everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
-    widths: dict[str, list[float] | None] = {}
+    widths: dict[str, list[list[float]] | None] = {}
     for band in bands:
         if band in sky.planes:
             measured, star_images[band], widths[band] = _one_band(
@@ -181,13 +182,16 @@ def _one_band(
     stars: tuple[np.ndarray, np.ndarray],
     options: DetectOptions,
     aperture_arcsec: float,
-) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[float] | None]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
     best, everywhere = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
     star = star_image(image, weight, *best)
-    widths = width_over_field(image, weight, segmentation, *everywhere, among=best)
+    widths = None
+    if star is not None:
+        stamps, places = stars_at(image, weight, segmentation, *everywhere)
+        widths = width_over_field(stamps, star, *places, among=best, shape=image.shape)
     measured = measure_band(
         image,
         weight,

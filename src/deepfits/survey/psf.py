@@ -25,7 +25,8 @@ from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_of_header, by_band
 from deepfits.survey.fitsfile import quiet
-from deepfits.survey.seeing import width_at, with_wings
+from deepfits.survey.psf_variation import width_at
+from deepfits.survey.seeing import with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
@@ -69,7 +70,7 @@ def gaussians_at(
     """Return the PSFs of a `record` at 0-based pixels, ``(N, K, 2)``; NaN if the PSF is unknown."""
     out = np.repeat(gaussians_of(known, num_gaussians)[None], len(x), axis=0)
     if known and (varies := known.get("varies")):
-        out[:, :, 1] *= width_at(varies["coefficients"], x, y, varies["shape"])[:, None]
+        out[:, :, 1] *= width_at(varies["log_width"], x, y, varies["shape"])[:, None]
     return out
 
 
@@ -97,8 +98,8 @@ def find_psf(
     pixel_scale
         Arcseconds.
     varies
-        ``coefficients`` of `deepfits.survey.seeing.width_over_field` and ``shape`` of the field, for the
-        variation of the width; None for a constant PSF.
+        ``log_width`` of `deepfits.survey.psf_variation.width_over_field` and ``shape`` of the field; None for
+        a constant PSF.
     stars_stand_out
         Whether the stars are distinct from galaxies.
     """

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from scipy import ndimage, optimize, stats
+from scipy import ndimage, optimize
 
 from deepfits.gaussian_psf import centre_of_light, moffat_radius
-from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
+from deepfits.photometry import growth_circles, growth_radii, robust_scatter
 from deepfits.survey.stars import Locus
 
 SIDE, LEAST_SIDE = 25, 9
@@ -19,12 +17,6 @@ WIDER = 3
 """Side of the image of a star with its wings, in units of that of its stamp."""
 FEWEST = 3
 """Minimum number of stars for a PSF."""
-FEW = 25
-"""Minimum number of stars for a linear variation of the width over a field; twice as many for a parabola."""
-CHANCE, LEAST_VARIATION, MOST_VARIATION = 1e-3, 0.01, 0.4
-"""Limits on the variation of the log width: p-value, minimum standard deviation, maximum deviation."""
-PIXEL_SQUARE = 2 * np.log(2) / 12
-"""Contribution of the pixel to the square of a half-light radius, pixels²."""
 BRIGHT, COMPACT, LEAST = 50, 2, 8
 """Minimum signal-to-noise of the objects compared by size; percentage of these taken as the most compact, and
 the minimum number."""
@@ -65,8 +57,7 @@ def _weighted_median(stamps: np.ndarray) -> np.ndarray:
     This is the maximum of the likelihood for errors with exponential tails, so that faint stars do not add
     noise to the image of bright ones.
     """
-    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
-    weight = 1 / np.maximum(robust_scatter(edge), LEAST_NOISE)
+    weight = 1 / np.maximum(edge_noise(stamps), LEAST_NOISE)
     order = np.argsort(stamps, axis=0)
     value, weight = np.take_along_axis(stamps, order, axis=0), weight[order]
     place = (np.cumsum(weight, axis=0) - weight / 2) / weight.sum(axis=0)
@@ -75,6 +66,12 @@ def _weighted_median(stamps: np.ndarray) -> np.ndarray:
         [np.take_along_axis(values, at, axis=0)[0] for at in (after - 1, after)] for values in (value, place)
     )
     return np.asarray(low + (high - low) * np.clip((0.5 - left) / (right - left), 0, 1))
+
+
+def edge_noise(stamps: np.ndarray) -> np.ndarray:
+    """Return the noise of the pixels at the edges of stamps, ``(N,)``."""
+    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
+    return np.asarray(robust_scatter(edge))
 
 
 def _edge_level(image: np.ndarray) -> float:
@@ -99,120 +96,26 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
     return np.asarray(centred / core) if core > 0 else None
 
 
-def width_over_field(
-    image: np.ndarray,
-    weight: np.ndarray,
-    segmentation: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    among: tuple[np.ndarray, np.ndarray],
-) -> list[float] | None:
-    """Fit the variation of the PSF's width over a field, from its stars.
+def stars_at(
+    image: np.ndarray, weight: np.ndarray, segmentation: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stamps, ``(N, 25, 25)``, and positions, ``(2, N)``, of complete stars without close objects.
 
-    The logarithm of the stars' half-light radii, corrected for the pixel, is modelled as a plane over the
-    field, or as a paraboloid where that is significantly better, by least squares with outlier rejection.
-
-    Parameters
-    ----------
-    image, weight
-        ``(H, W)``, the image background-subtracted.
-    segmentation
-        ``(H, W)``, 0 where there is no object.
-    x, y
-        Positions of stars, ``(N,)``, 0-based pixels; stars with other objects nearby are excluded.
-    among
-        x and y of the stars whose median image is the field's PSF; the width is relative to theirs.
-
-    Returns
-    -------
-    coefficients
-        Three or six, for `width_at`; None with fewer than `FEW` stars, or if the variation is not significant
-        or its standard deviation is below 1%.
+    Stamps are centred, background-subtracted and normalised; `segmentation` is 0 where there is no object.
     """
-    circles, radius = growth_circles(SIDE, GROWTH_ARCSEC / SIDE)  # the largest circle fills the stamp
-    radius = radius * SIDE / GROWTH_ARCSEC  # pixels
-    is_alone = np.array([_is_alone(segmentation, cx, cy) for cx, cy in zip(x, y, strict=True)], dtype=bool)
-    x, y = x[is_alone], y[is_alone]
-    stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
-    is_complete = np.array([stamp is not None for stamp in stamps], dtype=bool)
-    if is_complete.sum() < FEW:
-        return None
-    complete = np.stack([stamp for stamp in stamps if stamp is not None])
-    growth = np.einsum("nhw,khw->nk", complete, circles)
-    square = growth_radii(growth, radius, [0.5])[:, 0] ** 2 - PIXEL_SQUARE
-    good = np.isfinite(square) & (square > 0)
-    log_width = 0.5 * np.log(square[good])
-    terms = _terms(x[is_complete][good], y[is_complete][good], image.shape)
-    coefficients = _fit_polynomial(log_width, terms)
-    return _relative_coefficients(coefficients, among, image.shape) if len(among[0]) else None
-
-
-def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly.
-
-    Fits are compared by their residuals of all stars, each at most at the limit beyond which the larger fit
-    rejects stars: if those it rejected did not count, it would seem to improve what it merely leaves out.
-    """
-    best, _ = _fit_without_outliers(log_width, terms[:, :1])
-    if best is None:
-        return np.array([np.median(log_width)])
-    for num_terms in (3, 6):
-        trial, limit = _fit_without_outliers(log_width, terms[:, :num_terms])
-        if trial is None:
-            return best
-        before, after = (
-            float(np.minimum((log_width - terms[:, : len(fit)] @ fit) ** 2, limit**2).sum())
-            for fit in (best, trial)
-        )
-        # F-test of the additional terms.
-        added, dof = num_terms - len(best), len(log_width) - num_terms
-        if stats.f.sf((before - after) / added / (after / dof + 1e-12), added, dof) < CHANCE:
-            best = trial
-    return best
-
-
-def _fit_without_outliers(log_width: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """Fit by least squares; also return the limit for outliers. None if too few stars are left."""
-    residual, fit, limit = log_width - np.median(log_width), None, np.inf
-    keep = np.abs(residual) < 5 * robust_scatter(residual) + 1e-6
-    for _ in range(4):
-        if keep.sum() < FEW * terms.shape[1] / 3:
-            return None, limit
-        fit = np.linalg.lstsq(terms[keep], log_width[keep], rcond=None)[0]
-        residual = log_width - terms @ fit
-        limit = float(3.5 * robust_scatter(residual[keep]) + 1e-6)
-        keep = np.abs(residual) < limit
-    return fit, limit
-
-
-def _relative_coefficients(
-    coefficients: np.ndarray, among: tuple[np.ndarray, np.ndarray], shape: Sequence[int]
-) -> list[float] | None:
-    """Return coefficients relative to the median at positions `among`; None if the width hardly varies."""
-    x, y = np.meshgrid(np.linspace(0, shape[1], 3), np.linspace(0, shape[0], 3))
-    over_field = _terms(x.ravel(), y.ravel(), shape)[:, : len(coefficients)] @ coefficients
-    if np.std(over_field) < LEAST_VARIATION:
-        return None
-    log_width = _terms(*among, shape)[:, : len(coefficients)] @ coefficients
-    return [float(coefficients[0] - np.median(log_width)), *coefficients[1:].tolist()]
+    stamps, places = [], []
+    for cx, cy in zip(x, y, strict=True):
+        stamp = _stamp(image, weight, cx, cy, SIDE) if _is_alone(segmentation, cx, cy) else None
+        if stamp is not None:
+            stamps.append(stamp)
+            places.append((cx, cy))
+    return np.array(stamps).reshape(-1, SIDE, SIDE), np.array(places, dtype=float).reshape(-1, 2).T
 
 
 def _is_alone(segmentation: np.ndarray, cx: float, cy: float) -> bool:
     half, ix, iy = SIDE // 2, round(float(cx)), round(float(cy))
     near = segmentation[max(iy - half, 0) : iy + half + 1, max(ix - half, 0) : ix + half + 1]
     return bool(near.size and len(np.unique(near[near > 0])) <= 1)
-
-
-def width_at(coefficients: Sequence[float], x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return the PSF's width at positions relative to that of the field, ``(N,)``; see `width_over_field`."""
-    log_ratio = _terms(x, y, shape)[:, : len(coefficients)] @ np.asarray(coefficients)
-    return np.asarray(np.exp(np.clip(log_ratio, -MOST_VARIATION, MOST_VARIATION)))
-
-
-def _terms(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return the monomials up to degree 2 of the position, scaled to −1…1 over the field: ``(N, 6)``."""
-    u, v = (np.clip(2 * at / max(side - 1, 1) - 1, -1, 1) for at, side in ((x, shape[1]), (y, shape[0])))
-    return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
 
 
 def star_among_cutouts(

@@ -1,0 +1,178 @@
+"""Variation of the PSF's width over a field.
+
+Shapes: N stars, S pixels on a side of their stamps, G nodes of a grid on a side.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from deepfits.survey.seeing import edge_noise
+
+FEW, MOST = 25, 300
+"""Minimum number of stars, and the number of the brightest that are used at most."""
+LEAST_VARIATION, MOST_VARIATION = 0.01, 0.4
+"""Limits on the variation of the log width: minimum standard deviation, maximum deviation."""
+LEAST_EVIDENCE = 5.0
+"""Minimum gain in the log marginal likelihood over a constant width."""
+OUTLIER = 3.0
+"""Stars whose width deviates by more standard deviations are left out (galaxies, blends)."""
+CORE = 15
+"""Side of the part of a stamp in which the width is measured, pixels."""
+LOG_RATIOS = np.linspace(-0.6, 0.6, 25)
+"""Log ratios of width at which a star is compared with the median star."""
+NUM_NODES = 17
+"""Nodes of the grid on a side of the field."""
+NUM_ROUNDS = 4
+"""Fits, each without the outliers of the one before."""
+# Bounds of the Gaussian process: variance of the log width, correlation length in units of half the longer
+# side of the field, and intrinsic variance of the stars. The length is also started from two values.
+VARIANCE, LENGTH, INTRINSIC, STARTS = (1e-7, 0.1), (0.25, 3.0), (1e-6, 0.1), (0.4, 1.2)
+
+
+def width_over_field(
+    stamps: np.ndarray,
+    star: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    among: tuple[np.ndarray, np.ndarray],
+    shape: Sequence[int],
+) -> list[list[float]] | None:
+    """Find the variation of the PSF's width over a field, from its stars.
+
+    The log widths of the stars are modelled as a Gaussian process of the position, with their errors and an
+    intrinsic scatter: where stars are far away, it returns to the mean. Outliers are left out.
+
+    Parameters
+    ----------
+    stamps
+        ``(N, S, S)``: stars, centred and background-subtracted.
+    star
+        ``(S, S)``: their median image.
+    x, y
+        ``(N,)``: positions of the stars, 0-based pixels.
+    among
+        x and y of the stars whose median image is the field's PSF; the width is relative to theirs.
+    shape
+        Height and width of the field, pixels.
+
+    Returns
+    -------
+    log_width
+        ``(G, G)``: log of the width relative to the field's on a grid of rows and columns, for `width_at`;
+        None with fewer than `FEW` stars, or if the width does not vary significantly and by at least 1%.
+    """
+    log_width, error = relative_widths(stamps, star)
+    brightest = np.argsort(error)[: min(MOST, int(np.isfinite(error).sum()))]
+    if len(brightest) < FEW:
+        return None
+    place = _scaled(x, y, shape)[brightest]
+    model = _without_outliers(place, log_width[brightest], error[brightest])
+    if model is None:
+        return None
+    rows, columns = (np.linspace(0, side - 1, NUM_NODES) for side in shape)
+    grid_x, grid_y = np.meshgrid(columns, rows)
+    nodes = model.predict(_scaled(grid_x.ravel(), grid_y.ravel(), shape))
+    nodes -= np.median(model.predict(_scaled(*among, shape)))
+    if np.std(nodes) < LEAST_VARIATION:
+        return None
+    nodes = np.clip(nodes, -MOST_VARIATION, MOST_VARIATION).reshape(NUM_NODES, NUM_NODES)
+    return [[round(float(value), 5) for value in row] for row in nodes]
+
+
+def width_at(
+    log_width: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray, shape: Sequence[int]
+) -> np.ndarray:
+    """Return the PSF's width at 0-based pixels relative to that of the field, ``(N,)``.
+
+    `log_width` is from `width_over_field`, `shape` that of the field; beyond its edges the width is that at
+    the edge.
+    """
+    nodes = np.asarray(log_width)
+    place = [at / max(side - 1, 1) * (NUM_NODES - 1) for at, side in zip((y, x), shape, strict=True)]
+    return np.exp(ndimage.map_coordinates(nodes, place, order=1, mode="nearest"))
+
+
+def relative_widths(stamps: np.ndarray, star: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure the widths of stars relative to their median image.
+
+    The median image is stretched by each of `LOG_RATIOS`, and its amplitude, shift and sky are fitted to each
+    star by least squares. The minimum and the curvature of χ² give the log width, and its error for the
+    noise at the edge of the stamp. Unlike radii of circles this does not depend on light far from the star.
+
+    Returns
+    -------
+    log_width, error
+        ``(N,)``; infinite errors where χ² has no minimum.
+    """
+    middle, half = star.shape[0] // 2, CORE // 2
+    core = np.s_[..., middle - half : middle + half + 1, middle - half : middle + half + 1]
+    flat = stamps[core].reshape(len(stamps), -1)
+    total = (flat**2).sum(axis=1)
+    chi2 = np.stack([total - ((flat @ _basis(star, ratio, core)) ** 2).sum(axis=1) for ratio in LOG_RATIOS])
+    step, every = LOG_RATIOS[1] - LOG_RATIOS[0], np.arange(len(stamps))
+    least = chi2.argmin(axis=0)
+    inside = np.clip(least, 1, len(LOG_RATIOS) - 2)
+    below, here, above = (chi2[inside + offset, every] for offset in (-1, 0, 1))
+    curvature = np.maximum(below - 2 * here + above, 1e-30) / step**2
+    log_width = LOG_RATIOS[inside] - np.clip((above - below) / (2 * step * curvature), -step, step)
+    noise = edge_noise(stamps)
+    return log_width, np.where(inside == least, noise * np.sqrt(2 / curvature), np.inf)
+
+
+def _basis(star: np.ndarray, log_ratio: float, core: tuple[object, ...]) -> np.ndarray:
+    """Return an orthonormal basis of a stretched star, a constant and shifts, ``(CORE², 4)``."""
+    middle = star.shape[0] // 2
+    place = middle + (np.arange(star.shape[0]) - middle) / np.exp(log_ratio)
+    rows, columns = np.meshgrid(place, place, indexing="ij")
+    stretched = ndimage.map_coordinates(star, [rows, columns], order=3, mode="nearest")
+    images = (stretched, np.ones_like(stretched), *np.gradient(stretched))
+    return np.linalg.qr(np.stack([image[core].ravel() for image in images], axis=1))[0]
+
+
+def _scaled(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return positions in units of half the longer side of the field, ``(N, 2)``."""
+    return 2 * np.stack([x, y], axis=1) / max(*shape, 2)
+
+
+def _without_outliers(place: np.ndarray, log_width: np.ndarray, error: np.ndarray) -> Any:
+    """Return the process fitted to the stars that are no outliers; None if the width does not vary."""
+    low, level, high = np.percentile(log_width, [16, 50, 84])  # not the MAD: widths may have two peaks
+    sigma = np.sqrt((high - low) ** 2 / 4 + error**2)
+    residual, process = log_width - level, None
+    for _ in range(NUM_ROUNDS):
+        good = np.abs(residual) < OUTLIER * sigma
+        if good.sum() < FEW:
+            return None
+        process = _fitted(place[good], log_width[good] - level, error[good])
+        if process is None:
+            return None
+        residual = log_width - level - process.predict(place)
+        sigma = np.sqrt(process.kernel_.k2.noise_level + error**2)
+    return process
+
+
+def _fitted(place: np.ndarray, log_width: np.ndarray, error: np.ndarray) -> Any:
+    """Fit variance, length and intrinsic scatter; None if a constant width is about as likely."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    def fit(kernel: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # at the bounds of the parameters
+            return GaussianProcessRegressor(kernel + scatter, alpha=error**2).fit(place, log_width)
+
+    level = ConstantKernel(1.0, "fixed")
+    scatter = WhiteKernel(1e-4, INTRINSIC)
+    constant = fit(level)
+    varying = [fit(level + ConstantKernel(1e-3, VARIANCE) * RBF(length, LENGTH)) for length in STARTS]
+    best = max(varying, key=lambda process: process.log_marginal_likelihood_value_)
+    gain = best.log_marginal_likelihood_value_ - constant.log_marginal_likelihood_value_
+    return best if gain > LEAST_EVIDENCE else None
