@@ -24,6 +24,8 @@ OUTLIER = 3.0
 """Stars whose width deviates by more standard deviations are left out (galaxies, blends)."""
 CORE = 15
 """Side of the part of a stamp in which the width is measured, pixels."""
+FLOOR = 0.02
+"""Light below which all pixels count the same, in units of the star's peak."""
 LOG_RATIOS = np.linspace(-0.6, 0.6, 25)
 """Log ratios of width at which a star is compared with the median star."""
 NUM_NODES = 17
@@ -103,37 +105,47 @@ def relative_widths(stamps: np.ndarray, star: np.ndarray) -> tuple[np.ndarray, n
     """Measure the widths of stars relative to their median image.
 
     The median image is stretched by each of `LOG_RATIOS`, and its amplitude, shift and sky are fitted to each
-    star by least squares. The minimum and the curvature of χ² give the log width, and its error for the
-    noise at the edge of the stamp. Unlike radii of circles this does not depend on light far from the star.
+    star by least squares; the width is at the minimum of χ². Residuals are divided by the root of the light
+    of a star above `FLOOR`: those of bright stars are due to the shape of the PSF, not to noise, and the core
+    alone would not tell how much light is in the wings.
 
     Returns
     -------
     log_width, error
-        ``(N,)``; infinite errors where χ² has no minimum.
+        ``(N,)``; errors are those by the noise at the edge of the stamp, infinite where χ² has no minimum.
     """
     middle, half = star.shape[0] // 2, CORE // 2
     core = np.s_[..., middle - half : middle + half + 1, middle - half : middle + half + 1]
-    flat = stamps[core].reshape(len(stamps), -1)
-    total = (flat**2).sum(axis=1)
-    chi2 = np.stack([total - ((flat @ _basis(star, ratio, core)) ** 2).sum(axis=1) for ratio in LOG_RATIOS])
-    step, every = LOG_RATIOS[1] - LOG_RATIOS[0], np.arange(len(stamps))
+    weight = 1 / np.sqrt(np.clip(star[core] / star.max(), 0, None) + FLOOR).ravel()
+    flat = stamps[core].reshape(len(stamps), -1) * weight
+    total, every, step = (flat**2).sum(axis=1), np.arange(len(stamps)), LOG_RATIOS[1] - LOG_RATIOS[0]
+    chi2 = np.empty((len(LOG_RATIOS), len(stamps)))
+    for number, ratio in enumerate(LOG_RATIOS):
+        basis = np.linalg.qr(_terms(_stretched(star, ratio), core) * weight[:, None])[0]
+        chi2[number] = total - ((flat @ basis) ** 2).sum(axis=1)
     least = chi2.argmin(axis=0)
     inside = np.clip(least, 1, len(LOG_RATIOS) - 2)
     below, here, above = (chi2[inside + offset, every] for offset in (-1, 0, 1))
-    curvature = np.maximum(below - 2 * here + above, 1e-30) / step**2
-    log_width = LOG_RATIOS[inside] - np.clip((above - below) / (2 * step * curvature), -step, step)
-    noise = edge_noise(stamps)
-    return log_width, np.where(inside == least, noise * np.sqrt(2 / curvature), np.inf)
+    curvature = np.maximum(below - 2 * here + above, 1e-30)
+    log_width = LOG_RATIOS[inside] - step * np.clip((above - below) / (2 * curvature), -1, 1)
+    # To first order the log width is linear in the pixels of a star of unit flux.
+    slope = (_stretched(star, step) - _stretched(star, -step)) / (2 * step)
+    terms = np.column_stack([slope[core].ravel(), _terms(star, core)])
+    linear = np.linalg.pinv(terms * weight[:, None])[0] * weight
+    return log_width, np.where(inside == least, edge_noise(stamps) * np.linalg.norm(linear), np.inf)
 
 
-def _basis(star: np.ndarray, log_ratio: float, core: tuple[object, ...]) -> np.ndarray:
-    """Return an orthonormal basis of a stretched star, a constant and shifts, ``(CORE², 4)``."""
+def _stretched(star: np.ndarray, log_ratio: float) -> np.ndarray:
+    """Return a star stretched about its middle; its flux is not conserved."""
     middle = star.shape[0] // 2
     place = middle + (np.arange(star.shape[0]) - middle) / np.exp(log_ratio)
     rows, columns = np.meshgrid(place, place, indexing="ij")
-    stretched = ndimage.map_coordinates(star, [rows, columns], order=3, mode="nearest")
-    images = (stretched, np.ones_like(stretched), *np.gradient(stretched))
-    return np.linalg.qr(np.stack([image[core].ravel() for image in images], axis=1))[0]
+    return np.asarray(ndimage.map_coordinates(star, [rows, columns], order=3, mode="nearest"))
+
+
+def _terms(star: np.ndarray, core: Any) -> np.ndarray:
+    """Return a star, a constant sky and the star's shifts in the core, ``(CORE², 4)``."""
+    return np.stack([image[core].ravel() for image in (star, np.ones_like(star), *np.gradient(star))], axis=1)
 
 
 def _scaled(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
