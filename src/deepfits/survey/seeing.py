@@ -9,7 +9,7 @@ from scipy import ndimage, optimize, stats
 
 from deepfits.gaussian_psf import centre_of_light, moffat_radius
 from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
-from deepfits.survey.stars import Locus
+from deepfits.survey.stars import SPREAD, Locus
 
 SIDE, LEAST_SIDE = 25, 9
 """Side of the stamps of stars, and its minimum for small cutouts, pixels."""
@@ -21,8 +21,15 @@ FEWEST = 3
 """Minimum number of stars for a PSF."""
 FEW = 25
 """Minimum number of stars for a linear variation of the width over a field; twice as many for a parabola."""
-CHANCE, LEAST_VARIATION, MOST_VARIATION = 1e-3, 0.01, 0.4
+CHANCE, LEAST_VARIATION, MOST_VARIATION = 2e-4, 0.01, 0.4
 """Limits on the variation of the log width: p-value, minimum standard deviation, maximum deviation."""
+ERROR_OF_WIDTH = 50
+"""Error of the log half-light radius of a stamp, in units of the noise of a pixel over the star's flux.
+
+It is mostly that of the level at the edge, 0.13 of a pixel's noise, which counts over 240 pixels, divided by
+the 0.6 by which the light inside a radius grows with its logarithm; a simulation gave 45 to 60."""
+MOST_ERROR = 0.3
+"""Stars with a larger error of the log width are not used: it is no longer Gaussian."""
 PIXEL_SQUARE = 2 * np.log(2) / 12
 """Contribution of the pixel to the square of a half-light radius, pixels²."""
 BRIGHT, COMPACT, LEAST = 50, 2, 8
@@ -65,8 +72,7 @@ def _weighted_median(stamps: np.ndarray) -> np.ndarray:
     This is the maximum of the likelihood for errors with exponential tails, so that faint stars do not add
     noise to the image of bright ones.
     """
-    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
-    weight = 1 / np.maximum(robust_scatter(edge), LEAST_NOISE)
+    weight = 1 / np.maximum(_edge_noise(stamps), LEAST_NOISE)
     order = np.argsort(stamps, axis=0)
     value, weight = np.take_along_axis(stamps, order, axis=0), weight[order]
     place = (np.cumsum(weight, axis=0) - weight / 2) / weight.sum(axis=0)
@@ -75,6 +81,11 @@ def _weighted_median(stamps: np.ndarray) -> np.ndarray:
         [np.take_along_axis(values, at, axis=0)[0] for at in (after - 1, after)] for values in (value, place)
     )
     return np.asarray(low + (high - low) * np.clip((0.5 - left) / (right - left), 0, 1))
+
+
+def _edge_noise(stamps: np.ndarray) -> np.ndarray:
+    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
+    return np.asarray(robust_scatter(edge))
 
 
 def _edge_level(image: np.ndarray) -> float:
@@ -111,6 +122,7 @@ def width_over_field(
 
     The logarithm of the stars' half-light radii, corrected for the pixel, is modelled as a plane over the
     field, or as a paraboloid where that is significantly better, by least squares with outlier rejection.
+    Each star counts by the error of its width, so that faint ones do not hide a variation of the bright ones.
 
     Parameters
     ----------
@@ -140,22 +152,26 @@ def width_over_field(
     complete = np.stack([stamp for stamp in stamps if stamp is not None])
     growth = np.einsum("nhw,khw->nk", complete, circles)
     square = growth_radii(growth, radius, [0.5])[:, 0] ** 2 - PIXEL_SQUARE
-    good = np.isfinite(square) & (square > 0)
-    log_width = 0.5 * np.log(square[good])
+    error = np.hypot(SPREAD, ERROR_OF_WIDTH * _edge_noise(complete))
+    good = np.isfinite(square) & (square > 0) & (error < MOST_ERROR)
+    if not good.any():
+        return None
+    log_width, error = 0.5 * np.log(square[good]), error[good]
     terms = _terms(x[is_complete][good], y[is_complete][good], image.shape)
-    coefficients = _fit_polynomial(log_width, terms)
+    coefficients = _fit_polynomial(log_width / error, terms / error[:, None])
     return _relative_coefficients(coefficients, among, image.shape) if len(among[0]) else None
 
 
 def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
     """Fit a constant, a plane and a paraboloid; return the last that improves the fit significantly.
 
-    Fits are compared by their residuals of all stars, each at most at the limit beyond which the larger fit
-    rejects stars: if those it rejected did not count, it would seem to improve what it merely leaves out.
+    Both arguments are divided by the errors of the widths. Fits are compared by their residuals of all stars,
+    each at most at the limit beyond which the larger fit rejects stars: if those it rejected did not count,
+    it would seem to improve what it merely leaves out.
     """
     best, _ = _fit_without_outliers(log_width, terms[:, :1])
     if best is None:
-        return np.array([np.median(log_width)])
+        return np.array([np.median(log_width / terms[:, 0])])
     for num_terms in (3, 6):
         trial, limit = _fit_without_outliers(log_width, terms[:, :num_terms])
         if trial is None:
@@ -173,7 +189,8 @@ def _fit_polynomial(log_width: np.ndarray, terms: np.ndarray) -> np.ndarray:
 
 def _fit_without_outliers(log_width: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray | None, float]:
     """Fit by least squares; also return the limit for outliers. None if too few stars are left."""
-    residual, fit, limit = log_width - np.median(log_width), None, np.inf
+    middle = float(np.median(log_width / terms[:, 0]))
+    residual, fit, limit = log_width - middle * terms[:, 0], None, np.inf
     keep = np.abs(residual) < 5 * robust_scatter(residual) + 1e-6
     for _ in range(4):
         if keep.sum() < FEW * terms.shape[1] / 3:
