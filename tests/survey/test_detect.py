@@ -15,7 +15,7 @@ from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
 from deepfits.survey.noise import clipped_statistics, measure_noise
-from deepfits.survey.photometry import make_apertures, measure_band
+from deepfits.survey.photometry import FLAG_SHARP, make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
 
 SHAPE = (320, 360)
@@ -203,6 +203,27 @@ def test_a_star_without_data_in_its_core_is_one_source(bands, tmp_path):
     assert found.all()
     assert len(columns["x"]) == 16
     assert (columns["flags"][index][flux > 2e5] & 32 == 32).all()
+
+
+@pytest.mark.parametrize("bands", ["gri", "r"])
+def test_hot_pixels_are_flagged_and_not_taken_for_stars(bands, tmp_path):
+    """As of single frames; many had the PSF measured from them, 0.2 times as wide as that of stars."""
+    rng, shape = np.random.default_rng(1), (500, 500)
+    truth = make_truth(rng, 150, shape, bands="gri", spacing=20)
+    for band in bands:
+        image = draw(shape, truth["x"], truth["y"], truth[f"flux_{band}"], truth["fwhm"])
+        image[tuple(rng.integers(5, 495, (2, 100)))] += 10 ** rng.uniform(1.8, 3, 100)
+        header = make_wcs(shape).to_header()
+        header["MAGZERO"], header["FILTER"] = 31.4, band
+        fits.writeto(tmp_path / f"{band}.fits", (image + rng.normal(0, 1, shape)).astype("f4"), header)
+    columns = read_catalogue(deepfits.detect(tmp_path, tmp_path / "c.parquet"))
+    distance = cKDTree(np.c_[truth["x"], truth["y"]]).query(np.c_[columns["x"], columns["y"]])[0]
+    is_flagged = columns["flags"] & FLAG_SHARP > 0
+    assert is_flagged[distance > 5].mean() > 0.7
+    assert not is_flagged[distance < 2].any()
+    (field,) = read_info(tmp_path / "c.parquet")["fields"].values()
+    for band in bands:
+        assert field["psf"][band]["fwhm_arcsec"] == pytest.approx(3.5 * SCALE, rel=0.05)
 
 
 def test_columns_are_those_of_the_contract(catalogue):
