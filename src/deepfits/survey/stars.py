@@ -57,7 +57,7 @@ def too_sharp(radius: np.ndarray, snr: np.ndarray, stellar: float) -> np.ndarray
 
     Half-light radii and signal-to-noise are ``(N,)``, and `stellar` is the radius of stars, NaN if unknown.
     """
-    limit = ONE_PIXEL if np.isnan(stellar) else max(SHARP * stellar, ONE_PIXEL)
+    limit = ONE_PIXEL if np.isnan(stellar) else SHARP * stellar
     return np.asarray((radius < limit) & (snr > SHARP_SNR))
 
 
