@@ -26,6 +26,7 @@ NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
 """Index of the Moffat profile (Moffat 1969) that is assumed if only the FWHM of a PSF is known."""
 NARROWEST, WIDEST = 0.25, 6.0  # range of standard deviations, in units of the FWHM
+NUM_GRIDS = 6  # sets of standard deviations that are tried for an image
 
 
 def moffat_psf(fwhm_arcsec: float, beta: float = USUAL_BETA) -> np.ndarray:
@@ -135,13 +136,22 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
     y0, x0 = centre_of_light(light.clip(min=0), fwhm)
     y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
-    sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
-    profiles = []
-    for width in sigma:
-        along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
-        profiles.append(np.outer(along_y, along_x)[is_known])
-    weight = non_negative(np.stack(profiles, axis=1) / scale, image[is_known] / scale)
-    if not weight.sum() > 0:
+    widest = min(WIDEST * fwhm, min(image.shape) / 2)
+    target, least = image[is_known] / scale, math.inf
+    # Between two widths a Gaussian would become a mixture, whose FWHM is up to 5% smaller.
+    for start in np.geomspace(
+        1, (WIDEST / NARROWEST) ** (1 / (NUM_GAUSSIANS - 1)), NUM_GRIDS, endpoint=False
+    ):
+        widths = np.geomspace(NARROWEST * fwhm * start, widest * start, NUM_GAUSSIANS)
+        profiles = []
+        for width in widths:
+            along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
+            profiles.append(np.outer(along_y, along_x)[is_known])
+        matrix = np.stack(profiles, axis=1) / scale
+        trial = non_negative(matrix, target)
+        if trial.sum() > 0 and (off := float(((matrix @ trial - target) ** 2).sum())) < least:
+            weight, sigma, least = trial, widths, off
+    if least == math.inf:
         raise InputError("a PSF image has no peak that Gaussians could describe")
     return np.stack([weight / weight.sum(), sigma * pixel_scale_arcsec], axis=1).astype(np.float32)
 

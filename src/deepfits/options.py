@@ -128,6 +128,8 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
     --------
     >>> name_value(["psf=0.8:2.5,allow_missing=true", "zero_point=g=27,r=26"], "--cutting")
     {'psf': '0.8:2.5', 'allow_missing': True, 'zero_point': 'g=27,r=26'}
+    >>> name_value(["zero_point=g=27", "zero_point=r=26"], "--cutting")
+    {'zero_point': 'g=27,r=26'}
     """
     settings: dict[str, Any] = {}
     for pair in given:
@@ -138,8 +140,10 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
             settings[name.strip()] = parse_toml(f"value = {value}", where=option, what="value")["value"]
         except InputError:  # plain text
             first, *more = _NEXT_PAIR.split(value, maxsplit=1)
-            if "=" in first or not more:
-                settings[name.strip()] = value
+            if "=" in first or not more:  # text; pairs of a repeated name, zero_point=g=27, add up
+                earlier = settings.get(name.strip())
+                is_pair = "=" in first and isinstance(earlier, str) and "=" in earlier
+                settings[name.strip()] = f"{earlier},{value}" if is_pair else value
             else:
                 settings |= name_value([f"{name}={first}", more[0]], option)
     return settings

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 import deepfits
@@ -14,8 +15,8 @@ from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
 from deepfits.survey.noise import clipped_statistics, measure_noise
-from deepfits.survey.photometry import make_apertures, measure_band
-from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
+from deepfits.survey.photometry import FLAG_SHARP, make_apertures, measure_band
+from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
 
 SHAPE = (320, 360)
 
@@ -177,6 +178,52 @@ def test_neighbours_and_masked_pixels_have_different_flags():
     flags = measure_band(image, weight, apertures, segmentation, radius=7.0)["flags"]
     at = cKDTree(np.c_[apertures.x, apertures.y]).query(places)[1]
     assert flags[at].tolist() == [1, 1, 32, 0]
+
+
+@pytest.mark.parametrize("bands", ["g", "gri"])
+def test_a_star_without_data_in_its_core_is_one_source(bands, tmp_path):
+    """Its core, a trail and a bad column are masked in some bands; what was left was several sources."""
+    rng, shape = np.random.default_rng(4), (400, 400)
+    x, y = (place.ravel() + rng.uniform(-3, 3, 16) for place in np.meshgrid(*[np.arange(50, 400, 95.0)] * 2))
+    flux = np.repeat([1e4, 1e5, 1e6, 1e7], 4)
+    for band in "gri":
+        image = draw(shape, x, y, flux, np.full(16, 5.0)) + rng.normal(0, 1, shape)
+        if band in bands:
+            is_bad = ndimage.binary_dilation(image > 5000)
+            for cx, cy, brightness in zip(np.rint(x).astype(int), np.rint(y).astype(int), flux, strict=True):
+                length = int(brightness > 2e5) * 30
+                is_bad[cy - length : cy + length, cx - 1 : cx + 1] = True
+            is_bad[:, int(x[5])] = True
+            image[is_bad] = np.nan
+        header = make_wcs(shape).to_header()
+        header["MAGZERO"], header["FILTER"] = 31.4, band
+        fits.PrimaryHDU(image.astype("f4"), header).writeto(tmp_path / f"{band}.fits")
+    columns = read_catalogue(deepfits.detect(tmp_path, tmp_path / "c.parquet"))
+    found, index = matched(columns, {"x": x, "y": y}, radius=0.5)
+    assert found.all()
+    assert len(columns["x"]) == 16
+    assert (columns["flags"][index][flux > 2e5] & 32 == 32).all()
+
+
+@pytest.mark.parametrize("bands", ["gri", "r"])
+def test_hot_pixels_are_flagged_and_not_taken_for_stars(bands, tmp_path):
+    """As of single frames; many had the PSF measured from them, 0.2 times as wide as that of stars."""
+    rng, shape = np.random.default_rng(1), (500, 500)
+    truth = make_truth(rng, 150, shape, bands="gri", spacing=20)
+    for band in bands:
+        image = draw(shape, truth["x"], truth["y"], truth[f"flux_{band}"], truth["fwhm"])
+        image[tuple(rng.integers(5, 495, (2, 100)))] += 10 ** rng.uniform(1.8, 3, 100)
+        header = make_wcs(shape).to_header()
+        header["MAGZERO"], header["FILTER"] = 31.4, band
+        fits.writeto(tmp_path / f"{band}.fits", (image + rng.normal(0, 1, shape)).astype("f4"), header)
+    columns = read_catalogue(deepfits.detect(tmp_path, tmp_path / "c.parquet"))
+    distance = cKDTree(np.c_[truth["x"], truth["y"]]).query(np.c_[columns["x"], columns["y"]])[0]
+    is_flagged = columns["flags"] & FLAG_SHARP > 0
+    assert is_flagged[distance > 5].mean() > 0.7
+    assert not is_flagged[distance < 2].any()
+    (field,) = read_info(tmp_path / "c.parquet")["fields"].values()
+    for band in bands:
+        assert field["psf"][band]["fwhm_arcsec"] == pytest.approx(3.5 * SCALE, rel=0.05)
 
 
 def test_columns_are_those_of_the_contract(catalogue):

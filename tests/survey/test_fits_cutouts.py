@@ -157,6 +157,21 @@ def test_one_file_for_each_band(objects, tmp_path, pattern):
     check(store, found, objects)
 
 
+def test_a_mask_of_all_bands_beside_files_of_single_bands(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    objects = {name: its for name, its in objects.items() if name != "B_2.5"}  # B is a band
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda name, band, kind: kind != "mask")
+    for name, planes in objects.items():
+        write(directory / f"{name}_mask.fits", planes["mask"][0])
+    same = {name: its | {"mask": np.repeat(its["mask"][:1], 3, axis=0)} for name, its in objects.items()}
+    check(*read(directory, tmp_path / "store"), same)
+    for path in directory.glob("C3_*.ivar.fits"):
+        path.unlink()
+    write(directory / "C3_ivar.fits", objects["C3"]["ivar"][0])
+    with pytest.raises(InputError, match=r"C3_ivar\.fits: weights of all bands"):
+        read(directory, tmp_path / "another")
+
+
 def test_weights_and_masks_in_directories_of_their_own(objects, tmp_path):
     directory = tmp_path / "stamps"
     directory.mkdir()

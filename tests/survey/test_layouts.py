@@ -102,6 +102,20 @@ def test_u_from_cfht_joins_the_patch_of_hsc(tmp_path):
     assert any(line.startswith("WARNING: measured noise") for line in remarks["u"])
 
 
+def test_relative_weights_far_from_inverse_variances(tmp_path):
+    """As numbers of exposures beside images in Jy: rescaled, they seemed to mark pixels without data."""
+    header = make_wcs(SHAPE).to_header()
+    header["FILTER"], header["BUNIT"] = "r", "Jy"
+    noise = np.random.default_rng(3).normal(0, 2e-9, SHAPE)
+    fits.writeto(tmp_path / "a-r.fits", noise.astype(np.float32), header)
+    weight = np.full(SHAPE, 100, np.float32)
+    weight[:8] = 0
+    fits.writeto(tmp_path / "a-r.weight.fits", weight, header)
+    planes, _, _ = read_all(tmp_path)
+    assert not planes["r"][1][:8].any()
+    np.testing.assert_allclose(planes["r"][1][8:] ** -0.5, 2.0, rtol=0.05)
+
+
 @pytest.mark.parametrize("seconds", [2028.0, 800.0])
 def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
     """As in drizzled images of HST, even where a second is by chance nearly the inverse variance."""
@@ -343,4 +357,5 @@ def test_zero_points_per_band():
     assert parse_per_band(27, "zero_point") == {"": 27.0}
     assert parse_per_band({"u": 30.0}, "zero_point") == {"u": 30.0}
     assert parse_per_band(["u=30", "27"], "zero_point") == {"u": 30.0, "": 27.0}
+    assert parse_per_band("u=30,g=27", "zero_point") == {"u": 30.0, "g": 27.0}
     assert njy_per_count(27.0) == pytest.approx(57.544, abs=1e-3)

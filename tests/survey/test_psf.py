@@ -219,6 +219,14 @@ def test_psf_images_of_any_side_place_and_norm(side, shift) -> None:
         expand_image(np.where(np.indices(image.shape)[0] > 3, np.nan, image), 0.2)
 
 
+@pytest.mark.parametrize("fwhm", [2.7, 3.7, 4.2, 5.6])
+def test_a_gaussian_psf_keeps_its_width(fwhm) -> None:
+    """As of coadds whose PSF was made Gaussian; with one set of widths it became up to 6% narrower."""
+    y, x = np.mgrid[-20:21, -20:21]
+    image = np.exp(-4 * np.log(2) * (x**2 + y**2) / fwhm**2)
+    assert fwhm_of(expand_image(image, 1.0, pixel_side=0)) == pytest.approx(fwhm, rel=0.02)
+
+
 def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
     fine = fits.PrimaryHDU(star(0.9, 0.05, 121))
     fine.header["PIXELSCL"] = 0.05

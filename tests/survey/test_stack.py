@@ -315,6 +315,20 @@ def test_an_exposure_that_is_unlike_the_others_is_said(truth, tmp_path, caplog, 
     np.testing.assert_allclose(shifts, [[-5 if "wcs" in case else 0, 0], [0, 0], [0, 0]], atol=0.1)
 
 
+def test_a_zero_point_given_for_exposures_that_differ_is_said(truth, tmp_path, caplog):
+    """As CCDs of CASU's pawprints, whose MAGZPT are Vega magnitudes, so that the user gives the AB one."""
+    sky = write_exposures(tmp_path / "sky", truth, sigma=1.0, turns=TURNS[:2])
+    for number, path in enumerate(sorted(sky.iterdir())):
+        with fits.open(path, mode="update") as hdus:
+            del hdus[0].header["BUNIT"]
+            hdus[0].header["MAGZPT"] = 31.4 + 0.05 * number
+    deepfits.stack(sky, tmp_path / "own", register="none")
+    assert "zero point" not in caplog.text
+    deepfits.stack(sky, tmp_path / "given", zero_point=31.4, register="none")
+    assert "zero point 31.4 is used for all exposures and CCDs of r" in caplog.text
+    assert "differ by 0.05 mag" in caplog.text
+
+
 def test_exposures_without_bright_sources_are_stacked_where_their_wcs_puts_them(truth, tmp_path):
     faint = {key: values * (1e-3 if key.startswith("flux") else 1) for key, values in truth.items()}
     write_exposures(tmp_path / "exposures", faint, sigma=5.0, turns=TURNS[:2])

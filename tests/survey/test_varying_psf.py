@@ -116,3 +116,18 @@ def test_steps_between_detectors_are_followed_where_stars_are():
     off = np.log(width_at(found, x, y, (SIDE, SIDE))) - truth
     off = (off - np.median(off))[np.abs(x - SIDE / 2) > SIDE / 10]
     assert np.sqrt(np.mean(off**2)) < 0.035
+
+
+def test_faint_stars_do_not_hide_a_variation_of_the_bright_ones():
+    """A plane of 9.5% from edge to edge, which widths without errors showed in no field."""
+    rng, found = np.random.default_rng(5), 0
+    for _ in range(10):
+        x, y = rng.uniform(0, SIDE, (2, 120))
+        stamps = stars(0.095 * (x / SIDE - 0.5), np.repeat([2e4, 300.0], [30, 90]), rng)
+        found += (
+            width_over_field(
+                stamps, stars(np.zeros(1), np.full(1, 1e9), rng)[0], x, y, among=(x, y), shape=(SIDE, SIDE)
+            )
+            is not None
+        )
+    assert found >= 9

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from deepfits.progress import Progress
 from deepfits.results import read_record
 from deepfits.stages.parameters import Images, Reading, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
-from deepfits.survey.bands import is_known_band, require_bands, sort_bands
+from deepfits.survey.bands import given_for, is_known_band, require_bands, sort_bands
 from deepfits.survey.remarks import warnings_in
 
 # Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
@@ -138,6 +139,8 @@ def stack(config: StackConfig) -> Path:
         for plane in every:
             for text in [*warnings_in(plane.remarks), *sky_doubts(plane, is_subtracted=True)]:
                 log.warning("WARNING: %s: %s", plane.path, text)
+        for band, its in planes.items():
+            _warn_of_zero_points(band, its, given_for(band, points))
         grid = config.grid
         target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}
@@ -241,6 +244,27 @@ def _register_exposures(
 def _median_place(measured: Sequence[Any]) -> tuple[float, float]:
     """Return the median shift of exposures along x and y, in pixels."""
     return float(np.median([s.dx for s in measured])), float(np.median([s.dy for s in measured]))
+
+
+def _warn_of_zero_points(band: str, planes: Sequence[Any], given: float | None) -> None:
+    """Warn if the zero points in the headers of a band's exposures differ, but one is given for all."""
+    from deepfits.survey.zeropoint import NOTABLE, zero_point_of_header
+
+    stated: list[tuple[float, Path]] = []
+    for plane in planes if given is not None else ():
+        with suppress(InputError):  # unusable ones may be why one is given
+            if (found := zero_point_of_header(plane.header)) is not None:
+                stated.append((found[0], plane.path))
+    if not stated:
+        return
+    (low, low_path), (high, high_path) = min(stated), max(stated)
+    if high - low > NOTABLE:
+        log.warning(
+            "WARNING: zero point %g is used for all exposures and CCDs of %s, though those in their headers "
+            "differ by %.2f mag, from %.2f (%s) to %.2f (%s); if the differences are real, write the AB zero "
+            "point of each into its header (MAGZERO), and give none",
+            *(given, band, high - low, low, low_path, high, high_path),
+        )
 
 
 def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -> None:

@@ -255,18 +255,22 @@ def given_for(band: str, values: Mapping[str, Value]) -> Value | None:
 
 
 def by_band(values: object) -> dict[str, Any]:
-    """Return values by band from one for all bands (key ``""``), a mapping, or ``["27", "u=30"]``.
+    """Return values by band from one for all bands (key ``""``), a mapping, a list of pairs, or text.
+
+    Text may hold several pairs, separated by commas.
 
     Examples
     --------
-    >>> by_band(["27", "HSC-G=30"]), by_band({"g": 0.8}), by_band(0.7)
-    ({'': '27', 'g': '30'}, {'g': 0.8}, {'': 0.7})
+    >>> by_band(["27", "HSC-G=30"]), by_band("g=27,r=26"), by_band({"g": 0.8}), by_band(0.7)
+    ({'': '27', 'g': '30'}, {'g': '27', 'r': '26'}, {'g': 0.8}, {'': 0.7})
     """
     if values is None:
         return {}
     if isinstance(values, Mapping):
         return {band_name(name) if name else "": value for name, value in values.items()}
     out = {}
+    if isinstance(values, str):
+        values = re.split(r",(?=[^,=]+=)", values)
     for entry in values if isinstance(values, (list, tuple)) else [values]:
         band, equals, value = str(entry).partition("=")
         out[band_name(band) if equals else ""] = value if equals else entry

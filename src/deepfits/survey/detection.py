@@ -26,6 +26,8 @@ PIXSTACK = 1_000_000
 MOST_PIXSTACK = 64_000_000
 # Pixels from the middle of an image, in which values that repeat are counted.
 SAMPLE = 1 << 16
+# Signal-to-noise of pixels between which others are filled, and the largest number of these in a row.
+CORE_SNR, WIDEST_CORE = 10, 64
 
 
 class Readable(Protocol):
@@ -87,6 +89,50 @@ def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray,
     weight[is_bright] = np.maximum(weight[is_bright], sky_weight[is_bright])
 
 
+def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
+    """Fill pixels without data between bright ones, in place; return which were filled, ``(H, W)`` bool.
+
+    Without the saturated core of a star, or a bad column through a galaxy, the rest would be detected in
+    several pieces. Pixels are filled from the border inwards, each with the largest of its neighbours, so
+    that nothing inside is a source of its own.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)``, the signal-to-noise.
+    is_bad
+        ``(H, W)`` bool, pixels without data.
+    """
+    is_bright = (image > CORE_SNR) & ~is_bad
+    filled = _runs_between(is_bright, is_bad) | _runs_between(is_bright.T, is_bad.T).T
+    labels, _ = ndimage.label(filled, np.ones((3, 3)))
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
+        is_left = labels[window] == number
+        values = np.where(is_bad[window], -np.inf, image[window])
+        while is_left.any():
+            inwards = ndimage.maximum_filter(values, 3)
+            layer = is_left & (inwards > -np.inf)
+            values[layer] = inwards[layer]
+            is_left &= ~layer
+        image[window] = np.where(labels[window] == number, values, image[window])
+    return filled
+
+
+def _runs_between(is_bright: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
+    """Return the runs of bad pixels within rows between bright ones, unless they are too long, ``(H, W)``."""
+    out, width = np.zeros_like(is_bad), is_bad.shape[1]
+    padded = np.pad(is_bad, ((0, 0), (1, 1)))
+    row, place = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run's first pixel, and the one after it
+    row, first, after = row[::2], place[::2], place[1::2]
+    inside = (first > 0) & (after < width) & (after - first <= WIDEST_CORE)
+    row, first, after = row[inside], first[inside], after[inside]
+    ends = is_bright[row, first - 1] & is_bright[row, after]
+    for y, start, stop in zip(row[ends], first[ends], after[ends], strict=True):
+        out[y, start:stop] = True
+    return out
+
+
 def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
     """Combine the bands into a signal-to-noise image.
 
@@ -106,6 +152,7 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
         drop_source_noise(image, weight, is_bad, options.mesh)
         np.sqrt(weight, out=weight)
         image *= weight
+        is_bad &= ~fill_cores(image, is_bad)
         if options.combine == "chi2":
             np.square(image, out=image)
             image -= ~is_bad

@@ -14,6 +14,7 @@ import numpy as np
 from deepfits.photometry import ab_magnitude
 from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
 from deepfits.survey.photometry import (
+    FLAG_SHARP,
     Apertures,
     half_light_radius,
     make_apertures,
@@ -22,7 +23,7 @@ from deepfits.survey.photometry import (
 )
 from deepfits.survey.psf_variation import width_over_field
 from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, stars_at
-from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius
+from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius, too_sharp
 
 
 class Sky(Protocol):
@@ -118,7 +119,7 @@ def extract(
         stellar = stellar_radius(compact, snr)
     score = star_score(compact, snr, stellar)
     del combined, is_empty
-    flags = sources["flag"].astype(np.int32)
+    flags = sources["flag"].astype(np.int32) | np.where(too_sharp(radius, snr, stellar), FLAG_SHARP, 0)
     stars = everywhere = np.empty(0, int)
     peak = stellar_peak(compact, snr, stellar)
     if np.isfinite(stellar):

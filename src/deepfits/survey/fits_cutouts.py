@@ -174,6 +174,9 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         )
         raise InputError(f"{path}: no FITS file found in it or its subdirectories; {remedy}")
     known = {band_name(b) for b in d.bands}
+    beside = {file: companions_of(file) for file in images}
+    of_all_bands = {other for found in beside.values() for other, kind in found if kind.endswith(SHARED)}
+    images = [file for file in images if file not in of_all_bands]
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     for file in images:
@@ -184,8 +187,14 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
         there = objects.setdefault(key, _Object(name)).files
         if band in there:
             raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
-        beside = {kind: other for other, kind in companions_of(file) if not kind.endswith(SHARED)}
-        there[band] = {"image": file, **beside}
+        extras = {kind.removesuffix(SHARED): other for other, kind in beside[file]}
+        for other, kind in beside[file]:
+            if kind.endswith(SHARED) and not kind.startswith("mask"):
+                raise InputError(
+                    f"{other}: weights of all bands, but each band has its own noise; write weights for "
+                    f"each, {stem_of(file)}.weight.fits, or move this file away"
+                )
+        there[band] = {"image": file, **extras}
     return [objects[key] for key in sorted(objects)]
 
 

@@ -340,6 +340,8 @@ class Plane:
         )
         if mode == "relative" or (mode == "auto" and is_relative):
             self._scale = ratio**-2
+            low, high = self._credible
+            self._credible = low * self._scale, high * self._scale
             self.remarks.append(
                 f"relative weights: the measured noise is {ratio:.3g} times what they imply; rescaled"
             )

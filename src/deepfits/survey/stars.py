@@ -18,6 +18,10 @@ NOISE_FACTOR = 1.5
 CLEAR_SNR = 60.0
 # Minimum number of well-measured sources for finding the stellar radius.
 LEAST = 8
+# Half-light radius, pixels, below which a source is one hot pixel (0.40), not a star, however sharp the PSF.
+ONE_PIXEL = 0.5
+# Sources above this signal-to-noise that are smaller than this fraction of stars are no images of the sky.
+SHARP, SHARP_SNR = 0.6, 15.0
 NUM_ROUNDS = 30  # of expectation maximisation
 # Grid of the search for the stellar peak: minimum signal-to-noise, half-width and offset in log radius.
 CUTS, HALF_WIDTHS = (30.0, 60.0, 150.0, 300.0, 600.0, 1200.0), (0.02, 0.03, 0.04)
@@ -32,7 +36,7 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     Half-light radii and signal-to-noise of the total flux are ``(N,)``; only sources with signal-to-noise
     above 30 are used. Returns NaN if there are too few of them.
     """
-    good = np.isfinite(radius) & (radius > 0.3) & (snr > 30)
+    good = np.isfinite(radius) & (radius > ONE_PIXEL) & (snr > 30)
     if good.sum() < LEAST:
         return np.nan
     values = np.sort(np.log(radius[good]))
@@ -46,6 +50,15 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     )
     start = first + int(np.argmax(counts[near]))
     return float(np.exp(np.median(values[start : start + counts[start]])))
+
+
+def too_sharp(radius: np.ndarray, snr: np.ndarray, stellar: float) -> np.ndarray:
+    """Return which sources are much smaller than stars, ``(N,)`` bool: hot pixels and cosmic rays.
+
+    Half-light radii and signal-to-noise are ``(N,)``, and `stellar` is the radius of stars, NaN if unknown.
+    """
+    limit = ONE_PIXEL if np.isnan(stellar) else SHARP * stellar
+    return np.asarray((radius < limit) & (snr > SHARP_SNR))
 
 
 @dataclass(frozen=True, kw_only=True)
