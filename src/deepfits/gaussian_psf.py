@@ -142,7 +142,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     for start in np.geomspace(
         1, (WIDEST / NARROWEST) ** (1 / (NUM_GAUSSIANS - 1)), NUM_GRIDS, endpoint=False
     ):
-        widths = np.geomspace(NARROWEST * fwhm * start, widest * start, NUM_GAUSSIANS)
+        widths = np.geomspace(NARROWEST * fwhm * start, widest, NUM_GAUSSIANS)
         profiles = []
         for width in widths:
             along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
