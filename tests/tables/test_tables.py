@@ -1377,6 +1377,30 @@ def test_what_programs_write_where_there_is_no_number(tmp_path, gap):
     np.testing.assert_array_equal(labels.columns["ra"], [150.1, np.nan])
 
 
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ({"RA": RA / 15, "DEC": DEC}, "RA_DEG and DEC_DEG, by which RA is in hours"),
+        ({"RA": np.radians(RA), "DEC": np.radians(DEC)}, "RA_DEG and DEC_DEG, by which RA is in radians"),
+        ({"RA": SKY.ra.to_string("hour", sep=":", precision=6), "DEC": DEC}, ""),
+        (
+            {"RA": np.full(NUM, 150.0), "DEC": np.full(NUM, 2.0)},
+            "and DEC; those in RA_DEG and DEC_DEG are 0.",
+        ),
+    ],
+    ids=["hours", "radians", "sexagesimal", "of the field"],
+)
+def test_two_pairs_of_positions_that_disagree(tmp_path, caplog, first, said):
+    """Hours without a unit were silently taken as degrees, although their degrees are there too."""
+    table = Table({"id": np.arange(NUM), **first, "RA_DEG": RA, "DEC_DEG": DEC})
+    table.write(tmp_path / "t.csv")
+    found = read_catalogue(tmp_path / "t.csv")
+    expected = first["RA"] if "those in" in said else RA
+    np.testing.assert_allclose(found["ra"], expected, atol=1e-7)
+    assert said in caplog.text
+    assert caplog.text.count("positions are taken") == (said != "")
+
+
 @pytest.mark.parametrize("lacks", [-999.0, np.nan, 0.0, -99.0])
 def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, caplog, lacks):
     """Pan-STARRS has -999 in raMean where an object is on stacks alone."""
@@ -1395,6 +1419,10 @@ def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, capl
         f"{(~is_there).sum()} of {NUM} objects without raMean and decMean take their positions from raStack"
         in caplog.text
     )
+    columns |= {"raMean": np.full(NUM, lacks), "decMean": np.full(NUM, lacks)}
+    found = read_catalogue(tables.write_table(tmp_path / "none.fits", columns))
+    np.testing.assert_allclose(found["ra"], RA, atol=2e-5)
+    columns |= {"raMean": np.where(is_there, RA, lacks), "decMean": np.where(is_there, DEC, lacks)}
     columns["raStack"] = RA + 0.1  # of other objects
     found = read_catalogue(tables.write_table(tmp_path / "other.fits", columns))
     np.testing.assert_array_equal(np.isfinite(found["ra"]), is_there)
