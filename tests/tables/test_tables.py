@@ -438,6 +438,10 @@ def test_what_stands_for_no_class_is_none(tmp_path, caplog):
     table.write(tmp_path / "l.fits", overwrite=True)
     assert read_labels(tmp_path / "l.fits", column="kind", classes=True).classes == ("GALAXY", "galaxy")
     assert "GALAXY, galaxy are separate classes of kind; spell them alike if they are the same" in caplog.text
+    table["kind"] = ["Unknown", *["galaxy"] * (NUM - 1)]
+    table.write(tmp_path / "l.fits", overwrite=True)
+    read_labels(tmp_path / "l.fits", column="kind", classes=True)
+    assert "Unknown counts as a class of kind, although such entries often mark" in caplog.text
 
 
 def test_labels_that_lie_beside_or_swapped_are_told(caplog):
@@ -1575,6 +1579,49 @@ def test_zeros_far_from_all_other_values_are_said(tmp_path, caplog, offset, is_s
         tables.write_table(tmp_path / "labels.csv", {"id": np.arange(NUM), "mass": values}), column="mass"
     )
     assert ("a mass of exactly 0, far from all others" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(("code", "is_said"), [(0.0, True), (-1.0, True), (0.99, True), (None, False)])
+def test_one_value_that_is_far_too_common_is_said(tmp_path, caplog, code, is_said):
+    """Logarithms of rates are 0 where there is none, which is an ordinary value of them; it was silent."""
+    values = np.round(np.random.default_rng(4).normal(0, 1, 300), 4)
+    values[:40] = values[:40] if code is None else code
+    path = tables.write_table(tmp_path / "labels.csv", {"id": np.arange(300), "logsfr": values})
+    assert len(read_labels(path, column="logsfr")) == 300
+    assert ("40 of 300 rows have a logsfr of exactly" in caplog.text) == is_said
+    if is_said:
+        assert len(read_labels(path, column="logsfr", select=[f"logsfr != {code:g}"])) == 260
+    path = tables.write_table(tmp_path / "two.csv", {"id": np.arange(300), "n": (values > 2).astype(float)})
+    caplog.clear()
+    read_labels(path, column="n")
+    assert not caplog.text
+
+
+def test_single_huge_values_are_placeholders(tmp_path):
+    """One 1e30 is enough to spoil what is learned; three were needed to be noticed."""
+    values = np.random.default_rng(4).uniform(1, 9, 50)
+    for code in (1e30, -2147483648.0, float(np.finfo(np.float32).max)):
+        path = tables.write_table(
+            tmp_path / "labels.csv", {"id": np.arange(51), "sfr": np.append(values, code)}
+        )
+        assert read_labels(path, column="sfr").value.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "said"),
+    [
+        ("reference", ["photo-z", "DESI", "SDSS"], "reference: DESI (8 times), SDSS (8 times), photo-z"),
+        ("method", ["spec", "phot", ""], "method:  (8 times), phot (8 times), spec"),
+        ("z_best_s", [1, 2, 3], "(--select 'z_best_s == VALUE')"),
+        ("morphology", ["E", "S", "Irr"], ""),
+    ],
+)
+def test_photometric_redshifts_among_others_are_said(tmp_path, caplog, name, kinds, said):
+    """In 3D-HST, z_best_s is 1 for spectra and 3 for photometry; z_best_s >= 3 was suggested."""
+    columns = {"id": np.arange(NUM), "z_best": Z, name: np.array(kinds * (NUM // 3))}
+    read_labels(tables.write_table(tmp_path / "labels.fits", columns), column="z_best")
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 HMS = "1 10 02 02.83 -00 16 26.5 0.7245\n2 10 03 48.11 +02 00 25.5 1.0156\n3 0 0 34.59 -12 38 44.5 0.4\n"
