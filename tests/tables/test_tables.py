@@ -1405,6 +1405,23 @@ def test_two_pairs_of_positions_that_disagree(tmp_path, caplog, first, said):
     assert caplog.text.count("positions are taken") == (said != "")
 
 
+@pytest.mark.parametrize(
+    ("ra", "said"),
+    [
+        ([f"{v:.6g}" for v in RA], "ra has too few digits: its values are rounded, so that .* up to 1.8″"),
+        ([f"{v:.4f}" for v in RA], None),
+        (SKY.ra.to_string("hour", sep=":", precision=0), "up to 7.5″"),
+        (SKY.ra.to_string("hour", sep=" ", precision=2), None),
+    ],
+)
+def test_positions_of_too_few_digits_are_said(tmp_path, caplog, ra, said):
+    """Programs in awk and C++ print six digits unless told otherwise: 150.123 is up to 1.8 arcseconds off."""
+    lines = [f"{n},{value},{d:.5f}\n" for n, (value, d) in enumerate(zip(ra, DEC, strict=True))]
+    (tmp_path / "t.csv").write_text("id,ra,dec\n" + "".join(lines))
+    read_catalogue(tmp_path / "t.csv")
+    assert (re.search(said, caplog.text) is not None) if said else not caplog.text
+
+
 @pytest.mark.parametrize("lacks", [-999.0, np.nan, 0.0, -99.0])
 def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, caplog, lacks):
     """Pan-STARRS has -999 in raMean where an object is on stacks alone."""

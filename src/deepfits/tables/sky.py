@@ -40,6 +40,11 @@ SAME_OBJECT_ARCSEC = 1.0
 """Two pairs of columns agree if the median separation of their positions is smaller."""
 ELSEWHERE_ARCSEC = 60.0
 """Two pairs of columns with a larger median separation are not both the positions of the objects."""
+COARSE_RA = (1e-1, 1e-2, 1e-3, 15e-2, 15e-3, 15e-4, 15 / 60, 15 / 3600, 1.5 / 3600)
+COARSE_DEC = (1e-1, 1e-2, 1e-3, 1 / 60)
+"""Steps, in degrees, of decimal degrees and hours and of sexagesimal angles with too few digits."""
+ROUNDED_ARCSEC, LEAST_POSITIONS = 0.5, 20
+"""There is a warning if rounding displaces positions by more, in a table of at least as many."""
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +119,7 @@ def positions(
     found = _from_pair(columns, units, where, pair, frame)
     if frame == "icrs":
         found = _compared(found, columns, units, where)
+        _warn_of_rounding(found, where)
         if not found.is_known.all():
             return _with_other_pair(found, columns, units, where)
     return found
@@ -308,6 +314,23 @@ def _compared(
         )
         break
     return found
+
+
+def _warn_of_rounding(found: Positions, where: str | Path) -> None:
+    """Warn of positions with too few digits, such as the six of awk and of C++: 150.123."""
+    dec = found.dec[found.is_known]
+    parts = ((found.ra[found.is_known], COARSE_RA), (dec, COARSE_DEC))
+    for (angle, steps), name in zip(parts, (found.names[0], found.names[-1]), strict=True):
+        if len(np.unique(angle)) < LEAST_POSITIONS:
+            continue
+        step = next((s for s in steps if (np.abs(angle / s - np.round(angle / s)) < 1e-5).all()), 0.0)
+        off = step / 2 * 3600 * (1.0 if steps is COARSE_DEC else float(np.cos(np.radians(np.median(dec)))))
+        if off > ROUNDED_ARCSEC:
+            log.warning(
+                "WARNING: %s: %s has too few digits: its values are rounded, so that positions are up to "
+                "%.2g″ off; write all digits",
+                *(where, name, off),
+            )
 
 
 def _other_pairs(
