@@ -19,7 +19,7 @@ from deepfits.errors import InputError, naming
 MOST_CLOSE = 0.01
 """Larger fractions of objects within `tables.SAME_PLACE_ARCSEC` of another are not blends but duplicates."""
 log = logging.getLogger(__name__)
-_PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
+_PRIMARY = re.compile(r".*primary(_?detection)?", re.IGNORECASE)
 """Columns by which surveys flag duplicates in overlapping tiles: brick_primary, detect_isPrimary."""
 
 
@@ -94,7 +94,7 @@ def read_catalogue(
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     chosen = tables.choose(table.columns | columns, where, path)  # by their names and ours
     columns = {name: chosen[name] for name in columns}
-    if needs_places:
+    if needs_places and not ("is_primary" in columns and table.info.get("fields")):  # of ours: used later
         _warn_of_doubles(columns, path)
     tables.require_unique(columns["object_id"], path, name)
     if "ra" in columns:
@@ -109,11 +109,8 @@ def read_catalogue(
 
 
 def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Warn of duplicates, flagged in a survey's own column or at the same positions.
-
-    Our `is_primary` is applied later.
-    """
-    if "ra" in columns and "is_primary" not in columns:
+    """Warn of duplicates, flagged in a column or at the same positions."""
+    if "ra" in columns:
         is_double = tables.has_neighbour(columns["ra"], columns["dec"], tables.SAME_PLACE_ARCSEC)
         if is_double.mean() > MOST_CLOSE:
             log.warning(
