@@ -393,6 +393,7 @@ def test_placeholders_are_not_magnitudes(tmp_path):
                 "bpz_z",
             )
         ),
+        *((name, False) for name in ("z_auto", "Z_PETRO", "z_cmodel_ab", "z_aper3")),
         *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),
         ("final_z", True),

@@ -15,7 +15,8 @@ _REDSHIFT = re.compile(
     r"|_z[A-Z]"
 )
 _OF_A_BAND = re.compile(
-    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$", re.IGNORECASE
+    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$",
+    re.IGNORECASE,
 )
 _SIGNED_CODES = (
     9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 9999.9, 99999, 999999, 1e20, 1e30,
