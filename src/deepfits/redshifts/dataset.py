@@ -5,6 +5,7 @@ Shapes: N labelled objects with a finite latent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,13 @@ from deepfits.tables.values import is_no_value, is_redshift_name
 
 PLAUSIBLE = (0.0, 50.0)
 """Range of valid magnitudes; values outside it count as missing."""
+MOST_CODES = 10
+"""Whole numbers of at most this many different values may be classes."""
 LEAST_SPREAD, LARGEST, LEAST_RATIO = 50 * LEAST_STEP, 1e30, 1e-5
 """Limits of the standard deviation of a property, and of its ratio to the largest value."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,7 @@ def make_dataset(
         )
     if not labels.classes and not is_redshift_name(labels.target):
         _require_scale(value, labels)
+        _warn_of_codes(value, labels)
     magnitude, magnitude_name = _reference_magnitude(columns, labels, pairs.label_rows)
     known = {name: values[pairs.label_rows] for name, values in labels.columns.items()}
     split = split_objects(
@@ -137,6 +144,17 @@ def _require_scale(value: np.ndarray, labels: Labels) -> None:
             f"{labels.where}: {labels.target} ranges from {value.min():.6g} to {value.max():.6g}, which "
             "distributions in steps of 0.0001 and in single precision do not resolve: give it in another "
             "unit (or its logarithm), less a constant if it is far from 0"
+        )
+
+
+def _warn_of_codes(value: np.ndarray, labels: Labels) -> None:
+    """Warn of a few whole numbers, which may be codes of classes."""
+    codes = np.unique(value)
+    if len(codes) <= MOST_CODES and (codes == np.round(codes)).all():
+        log.warning(
+            "WARNING: %s: %s is learned as a number although it has only %d values (%s); if they are "
+            "classes, write names in their place, or use `deepfits property classes`",
+            *(labels.where, labels.target, len(codes), ", ".join(f"{code:g}" for code in codes)),
         )
 
 
