@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from deepfits.errors import InputError
 from deepfits.redshifts import storage
@@ -21,7 +22,7 @@ from deepfits.redshifts.methods.templates import (
     filters_of,
 )
 from deepfits.redshifts.metrics import point_metrics
-from deepfits.redshifts.pdf import AS_PREDICTED, pdf_metrics
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pdf_metrics
 from deepfits.redshifts.spectra import (
     REST_WAVELENGTH,
     WAVELENGTH,
@@ -39,6 +40,15 @@ def make_problem(number, seed=0):
     scatter = 0.05 + 0.1 * (features[:, 1] > 0)
     value = 1 + 0.5 * np.tanh(features[:, 0]) + scatter * generator.normal(size=number)
     return Matrix(values=features, names=tuple("abcd")), value
+
+
+@pytest.mark.parametrize("shift", [0.0, -22.0, 60_000.0])
+def test_the_crps_does_not_depend_on_where_values_lie(shift):
+    """Of absolute magnitudes the grid ended before they did, and of dates its steps were wider than they."""
+    spread = np.random.default_rng(2).normal(size=4000)
+    quantiles = np.broadcast_to(norm.ppf(LEVELS) + shift, (4000, len(LEVELS)))
+    found = pdf_metrics(quantiles, spread + shift, num_resamples=5)
+    assert found["crps"]["value"] == pytest.approx(1 / np.sqrt(np.pi), rel=0.05)  # Gneiting & Raftery 2007
 
 
 def test_neighbours_agree_with_scikit_learn():

@@ -362,6 +362,18 @@ def test_placeholders_are_not_magnitudes(tmp_path):
     np.testing.assert_array_equal(dataset.magnitude, magnitude)
 
 
+@pytest.mark.parametrize(("name", "is_said"), [("kind", True), ("z_spec", False), ("size", False)])
+def test_codes_of_classes_that_are_learned_as_numbers_are_said(tmp_path, caplog, name, is_said):
+    """Of 0, 1 and 2, numbers such as 0.7 were predicted without a word."""
+    number = 200
+    value = np.arange(number) % 3 + (0.5 * np.arange(number) if name == "size" else 1)
+    Table({"object_id": np.arange(number), name: value}).write(tmp_path / "l.fits")
+    features = {"object_id": np.arange(number), "latent": np.ones((number, 2))}
+    make_dataset(features, read_labels(tmp_path / "l.fits", column=name))
+    said = "kind is learned as a number although it has only 3 values (1, 2, 3); if they are classes"
+    assert (said in caplog.text) == is_said
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -393,6 +405,7 @@ def test_placeholders_are_not_magnitudes(tmp_path):
                 "bpz_z",
             )
         ),
+        *((name, False) for name in ("z_auto", "Z_PETRO", "z_cmodel_ab", "z_aper3")),
         *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),
         ("final_z", True),

@@ -284,6 +284,13 @@ def test_shuffled_labels_give_no_information(sky, inputs, tmp_path):
     [
         ({"z_spec": np.full(NUMBER, 0.7)}, {}, "all 420 matched labels are 0.7"),
         ({"kind": np.full(NUMBER, "star")}, {"label_column": "kind"}, "all 420 matched labels are 'star'"),
+        ({"size": np.linspace(1, 5, NUMBER) * 1e-4}, {"label_column": "size"}, "size ranges from 0.0001 to"),
+        (
+            {"lum": np.linspace(1, 5, NUMBER) * 1e43},
+            {"label_column": "lum"},
+            r"lum ranges .* \(or its logarithm",
+        ),
+        ({"day": np.linspace(0, 1, NUMBER) + 1e6}, {"label_column": "day"}, "less a constant if it is far"),
         ({"z_spec": np.full(NUMBER, np.nan)}, {}, "420 have a 'z_spec' that is not finite"),
         ({"dec": np.full(NUMBER, -40.0)}, {}, "no overlap"),
         ({"dec": None}, {"match": "position"}, "needs ra and dec"),

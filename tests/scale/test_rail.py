@@ -48,6 +48,8 @@ def test_inform_and_estimate(tmp_path, monkeypatch, caplog):
     assert ((low < mode) & (mode < high))[good].mean() > 0.95  # inside the central interval
     expected = np.quantile(training["redshift"], [0.16, 0.5, 0.84])  # without a latent: as the labels are
     np.testing.assert_allclose([low[5], median[5], high[5]], expected, rtol=1e-5)
+    assert np.flatnonzero(np.isnan(mode)).tolist() == [5]
+    assert "1 of objects 0 to 400 lack a value in latent: their p(z) is the distribution" in caplog.text
 
 
 def test_columns_that_are_not_there_are_named(tmp_path, monkeypatch):

@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy import units
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.nddata.utils import NoOverlapError
+from astropy.table import QTable
 
 import deepfits
+from deepfits import tables
 from deepfits.errors import InputError
+from deepfits.fitting.features import write_shard as write_features
 from deepfits.gaussian_psf import fwhm_of
 from deepfits.scale.manifest import read_manifest
 from deepfits.survey import cutting
@@ -214,6 +218,25 @@ def test_own_catalogue_with_sky_positions(sky, truth, tmp_path):
     assert columns["x"][row] == pytest.approx(truth["x"][3], abs=1e-3)
     assert json.loads((out / "summary.json").read_text())["num_outside_every_image"] == 1
     assert "outside every image" in (out / "incomplete.csv").read_text()
+
+
+@pytest.mark.parametrize("ending", ["ecsv", "parquet"])
+def test_units_of_a_catalogue_are_kept_in_exports(sky, truth, tmp_path, ending):
+    ra, dec = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    table = QTable({"ra": ra / 15 * units.hourangle, "dec": dec * units.deg, "id": np.arange(len(ra))})
+    table["mass"], table["size"], table["flux_g"] = ra * units.Msun, ra * units.kpc, ra * 3
+    path = tmp_path / f"mine.{ending}"
+    table.write(path, format="ascii.ecsv" if ending == "ecsv" else "parquet")
+    store = CutoutStore(deepfits.cutouts(sky, tmp_path / "store", catalogue=path, size=16))
+    columns = store.catalogue(["ra", "dec"])
+    columns["flux_model_g"] = np.ones(len(store))
+    write_features(tmp_path / "features" / "shard-00000.parquet", columns, "test")
+    for name in ("all.fits", "all.vot", "all.parquet"):
+        out = tables.read(deepfits.export(tmp_path / "features", tmp_path / name, store=store.directory))
+        known = {name: units.Unit(unit) for name, unit in out.units.items()}
+        assert (known["mass"], known["size"], known["ra"]) == (units.Msun, units.kpc, units.deg)
+        assert not {"flux_g", "x"} & known.keys()
+        np.testing.assert_allclose(out.columns["mass"], out.columns["ra"])
 
 
 def test_objects_of_a_catalogue_of_pixel_positions_get_sky_positions(sky, truth, tmp_path):

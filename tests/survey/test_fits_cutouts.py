@@ -74,7 +74,10 @@ def test_of_several_kinds_of_weights_one_is_used_and_this_is_said_once(objects, 
         for index, band in enumerate(BANDS):
             write(directory / f"{name}_{band}.rms.fits", 7 * planes["ivar"][index] ** -0.5)
     check(*read(directory, tmp_path / "store"), objects)
-    assert caplog.text.count("files of rms are not used for images that have ivar too") == 1
+    said = "files of rms are not used for images that have ivar too"
+    assert caplog.text.count(said) == 1
+    read(directory, tmp_path / "again")  # in a notebook
+    assert caplog.text.count(said) == 2
 
 
 def test_pairs_of_image_and_weight_without_bands_in_their_names(objects, tmp_path):

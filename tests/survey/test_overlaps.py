@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -59,6 +60,21 @@ def test_each_object_has_one_primary_detection(patches, tmp_path):
     for place in places[inner]:
         row = np.flatnonzero(primary)[single.query_ball_point(place, 2)[0]]
         assert columns["field"][row] == ("p1" if place[0] < middle else "p2")
+
+
+def test_duplicates_are_said_of_a_catalogue_that_another_program_has_written_again(patches, tmp_path, caplog):
+    """Its metadata are lost, so that its is_primary was neither used nor mentioned."""
+    root, _ = patches
+    deepfits.detect(root, tmp_path / "c.parquet")
+    read_catalogue(tmp_path / "c.parquet")
+    assert "not primary" not in caplog.text
+    table = pd.read_parquet(tmp_path / "c.parquet")
+    table.to_parquet(tmp_path / "mine.parquet")
+    store = CutoutStore(deepfits.cutouts(root, tmp_path / "all", catalogue=tmp_path / "mine.parquet"))
+    assert len(store) == len(table)
+    number = (~table["is_primary"]).sum()
+    assert f"{number} of {len(table)} objects are not primary by is_primary, so probably" in caplog.text
+    assert "--where 'is_primary == true'" in caplog.text
 
 
 def test_cutouts_take_primary_detections_unless_told_otherwise(patches, tmp_path):

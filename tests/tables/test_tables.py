@@ -438,6 +438,10 @@ def test_what_stands_for_no_class_is_none(tmp_path, caplog):
     table.write(tmp_path / "l.fits", overwrite=True)
     assert read_labels(tmp_path / "l.fits", column="kind", classes=True).classes == ("GALAXY", "galaxy")
     assert "GALAXY, galaxy are separate classes of kind; spell them alike if they are the same" in caplog.text
+    table["kind"] = ["Unknown", *["galaxy"] * (NUM - 1)]
+    table.write(tmp_path / "l.fits", overwrite=True)
+    read_labels(tmp_path / "l.fits", column="kind", classes=True)
+    assert "Unknown counts as a class of kind, although such entries often mark" in caplog.text
 
 
 def test_labels_that_lie_beside_or_swapped_are_told(caplog):
@@ -1377,6 +1381,47 @@ def test_what_programs_write_where_there_is_no_number(tmp_path, gap):
     np.testing.assert_array_equal(labels.columns["ra"], [150.1, np.nan])
 
 
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ({"RA": RA / 15, "DEC": DEC}, "RA_DEG and DEC_DEG, by which RA is in hours"),
+        ({"RA": np.radians(RA), "DEC": np.radians(DEC)}, "RA_DEG and DEC_DEG, by which RA is in radians"),
+        ({"RA": SKY.ra.to_string("hour", sep=":", precision=6), "DEC": DEC}, ""),
+        (
+            {"RA": np.full(NUM, 150.0), "DEC": np.full(NUM, 2.0)},
+            "and DEC; those in RA_DEG and DEC_DEG are 0.",
+        ),
+    ],
+    ids=["hours", "radians", "sexagesimal", "of the field"],
+)
+def test_two_pairs_of_positions_that_disagree(tmp_path, caplog, first, said):
+    """Hours without a unit were silently taken as degrees, although their degrees are there too."""
+    table = Table({"id": np.arange(NUM), **first, "RA_DEG": RA, "DEC_DEG": DEC})
+    table.write(tmp_path / "t.csv")
+    found = read_catalogue(tmp_path / "t.csv")
+    expected = first["RA"] if "those in" in said else RA
+    np.testing.assert_allclose(found["ra"], expected, atol=1e-7)
+    assert said in caplog.text
+    assert caplog.text.count("positions are taken") == (said != "")
+
+
+@pytest.mark.parametrize(
+    ("ra", "said"),
+    [
+        ([f"{v:.6g}" for v in RA], "ra has too few digits: its values are rounded, so that .* up to 1.8″"),
+        ([f"{v:.4f}" for v in RA], None),
+        (SKY.ra.to_string("hour", sep=":", precision=0), "up to 7.5″"),
+        (SKY.ra.to_string("hour", sep=" ", precision=2), None),
+    ],
+)
+def test_positions_of_too_few_digits_are_said(tmp_path, caplog, ra, said):
+    """Programs in awk and C++ print six digits unless told otherwise: 150.123 is up to 1.8 arcseconds off."""
+    lines = [f"{n},{value},{d:.5f}\n" for n, (value, d) in enumerate(zip(ra, DEC, strict=True))]
+    (tmp_path / "t.csv").write_text("id,ra,dec\n" + "".join(lines))
+    read_catalogue(tmp_path / "t.csv")
+    assert (re.search(said, caplog.text) is not None) if said else not caplog.text
+
+
 @pytest.mark.parametrize("lacks", [-999.0, np.nan, 0.0, -99.0])
 def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, caplog, lacks):
     """Pan-STARRS has -999 in raMean where an object is on stacks alone."""
@@ -1395,6 +1440,10 @@ def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, capl
         f"{(~is_there).sum()} of {NUM} objects without raMean and decMean take their positions from raStack"
         in caplog.text
     )
+    columns |= {"raMean": np.full(NUM, lacks), "decMean": np.full(NUM, lacks)}
+    found = read_catalogue(tables.write_table(tmp_path / "none.fits", columns))
+    np.testing.assert_allclose(found["ra"], RA, atol=2e-5)
+    columns |= {"raMean": np.where(is_there, RA, lacks), "decMean": np.where(is_there, DEC, lacks)}
     columns["raStack"] = RA + 0.1  # of other objects
     found = read_catalogue(tables.write_table(tmp_path / "other.fits", columns))
     np.testing.assert_array_equal(np.isfinite(found["ra"]), is_there)
@@ -1547,6 +1596,49 @@ def test_zeros_far_from_all_other_values_are_said(tmp_path, caplog, offset, is_s
         tables.write_table(tmp_path / "labels.csv", {"id": np.arange(NUM), "mass": values}), column="mass"
     )
     assert ("a mass of exactly 0, far from all others" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(("code", "is_said"), [(0.0, True), (-1.0, True), (0.99, True), (None, False)])
+def test_one_value_that_is_far_too_common_is_said(tmp_path, caplog, code, is_said):
+    """Logarithms of rates are 0 where there is none, which is an ordinary value of them; it was silent."""
+    values = np.round(np.random.default_rng(4).normal(0, 1, 300), 4)
+    values[:40] = values[:40] if code is None else code
+    path = tables.write_table(tmp_path / "labels.csv", {"id": np.arange(300), "logsfr": values})
+    assert len(read_labels(path, column="logsfr")) == 300
+    assert ("40 of 300 rows have a logsfr of exactly" in caplog.text) == is_said
+    if is_said:
+        assert len(read_labels(path, column="logsfr", select=[f"logsfr != {code:g}"])) == 260
+    path = tables.write_table(tmp_path / "two.csv", {"id": np.arange(300), "n": (values > 2).astype(float)})
+    caplog.clear()
+    read_labels(path, column="n")
+    assert not caplog.text
+
+
+def test_single_huge_values_are_placeholders(tmp_path):
+    """One 1e30 is enough to spoil what is learned; three were needed to be noticed."""
+    values = np.random.default_rng(4).uniform(1, 9, 50)
+    for code in (1e30, -2147483648.0, float(np.finfo(np.float32).max)):
+        path = tables.write_table(
+            tmp_path / "labels.csv", {"id": np.arange(51), "sfr": np.append(values, code)}
+        )
+        assert read_labels(path, column="sfr").value.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "said"),
+    [
+        ("reference", ["photo-z", "DESI", "SDSS"], "reference: DESI (8 times), SDSS (8 times), photo-z"),
+        ("method", ["spec", "phot", ""], "method:  (8 times), phot (8 times), spec"),
+        ("z_best_s", [1, 2, 3], "(--select 'z_best_s == VALUE')"),
+        ("morphology", ["E", "S", "Irr"], ""),
+    ],
+)
+def test_photometric_redshifts_among_others_are_said(tmp_path, caplog, name, kinds, said):
+    """In 3D-HST, z_best_s is 1 for spectra and 3 for photometry; z_best_s >= 3 was suggested."""
+    columns = {"id": np.arange(NUM), "z_best": Z, name: np.array(kinds * (NUM // 3))}
+    read_labels(tables.write_table(tmp_path / "labels.fits", columns), column="z_best")
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 HMS = "1 10 02 02.83 -00 16 26.5 0.7245\n2 10 03 48.11 +02 00 25.5 1.0156\n3 0 0 34.59 -12 38 44.5 0.4\n"

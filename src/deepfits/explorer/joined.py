@@ -95,7 +95,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
-        self._joined: dict[str, str] = {}  # units of the columns of tables, as these state them
+        self._joined: dict[str, str] = {}  # units of columns, as a user's catalogue or table states them
 
         def read(name: str) -> np.ndarray:
             return read_columns(features, [name])[name]
@@ -173,7 +173,10 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
         for name in shard_catalogue(store.shards[0]):
             if name not in self._readers:
-                self.add(self._free_name(name, "catalogue"), partial(read, name), "catalogue")
+                key = self._free_name(name, "catalogue")
+                self.add(key, partial(read, name), "catalogue")
+                if unit := store.info.extra.get("units", {}).get(name):
+                    self._joined[key] = unit
         return rows
 
     def add_table(

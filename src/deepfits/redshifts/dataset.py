@@ -5,6 +5,7 @@ Shapes: N labelled objects with a finite latent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,20 @@ from deepfits.errors import InputError
 from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
 from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
+from deepfits.redshifts.pdf import LEAST_STEP
 from deepfits.redshifts.split import MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
-from deepfits.tables.values import is_no_value
+from deepfits.tables.values import is_no_value, is_redshift_name
 
 PLAUSIBLE = (0.0, 50.0)
 """Range of valid magnitudes; values outside it count as missing."""
+MOST_CODES = 10
+"""Whole numbers of at most this many different values may be classes."""
+LEAST_SPREAD, LARGEST, LEAST_RATIO = 50 * LEAST_STEP, 1e30, 1e-5
+"""Limits of the standard deviation of a property, and of its ratio to the largest value."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,9 @@ def make_dataset(
         raise InputError(
             f"{labels.where}: all {len(value)} matched labels are {same}; there is nothing to learn from them"
         )
+    if not labels.classes and not is_redshift_name(labels.target):
+        _require_scale(value, labels)
+        _warn_of_codes(value, labels)
     magnitude, magnitude_name = _reference_magnitude(columns, labels, pairs.label_rows)
     known = {name: values[pairs.label_rows] for name, values in labels.columns.items()}
     split = split_objects(
@@ -122,6 +134,28 @@ def make_dataset(
         counts=counts,
         classes=labels.classes,
     )
+
+
+def _require_scale(value: np.ndarray, labels: Labels) -> None:
+    """Reject values that differ by less than distributions and single precision resolve, or are too large."""
+    spread, largest = float(value.std()), float(np.abs(value).max())
+    if len(value) >= MIN_TRAIN and not (LEAST_SPREAD < spread < LARGEST and spread > LEAST_RATIO * largest):
+        raise InputError(
+            f"{labels.where}: {labels.target} ranges from {value.min():.6g} to {value.max():.6g}, which "
+            "distributions in steps of 0.0001 and in single precision do not resolve: give it in another "
+            "unit (or its logarithm), less a constant if it is far from 0"
+        )
+
+
+def _warn_of_codes(value: np.ndarray, labels: Labels) -> None:
+    """Warn of a few whole numbers, which may be codes of classes."""
+    codes = np.unique(value)
+    if len(codes) <= MOST_CODES and (codes == np.round(codes)).all():
+        log.warning(
+            "WARNING: %s: %s is learned as a number although it has only %d values (%s); if they are "
+            "classes, write names in their place, or use `deepfits property classes`",
+            *(labels.where, labels.target, len(codes), ", ".join(f"{code:g}" for code in codes)),
+        )
 
 
 def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarray) -> tuple[np.ndarray, str]:

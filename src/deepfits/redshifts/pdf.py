@@ -31,13 +31,14 @@ DEFINITIONS = {
     "crps": "mean of ∫ (F(z) − H(z − z_spec))² dz",
     "cde_loss": "mean of ∫ p(z)² dz − 2 p(z_spec)",
 }
-_MIN_WIDTH = 1e-4
+LEAST_STEP = 1e-4
+"""Least difference between quantiles of neighbouring levels."""
 
 
 def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
     """Sort crossing quantiles, ``(N, Q)``, so that they increase by at least 1e-4 from level to level."""
     out = np.sort(np.asarray(quantiles, dtype=np.float64), axis=1)
-    steps = np.arange(out.shape[1]) * _MIN_WIDTH
+    steps = np.arange(out.shape[1]) * LEAST_STEP
     return np.maximum.accumulate(out - steps, axis=1) + steps
 
 
@@ -166,9 +167,12 @@ def pdf_metrics(
     quantiles: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300
 ) -> dict[str, dict[str, float | None]]:
     """Return every metric of `DEFINITIONS` with its bootstrap error."""
-    top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
-    bottom = min(0.0, float(np.min(z_spec)), float(np.min(quantiles)))
-    grid = np.linspace(bottom, top, 601)
+    lowest = min(float(np.min(z_spec)), float(np.min(quantiles)))
+    highest = max(float(np.max(z_spec)), float(np.max(quantiles)))
+    grid = np.linspace(min(0.0, lowest), highest * 1.2 + 0.1, 601)
+    margin = 0.2 * (highest - lowest)
+    if highest < 0 or lowest > 10 * margin:  # absolute magnitudes, dates
+        grid = np.linspace(lowest - margin, highest + margin, 601)
     transform = pit(quantiles, z_spec)
     per_object = {
         "coverage_68": ((transform >= 0.16) & (transform <= 0.84)).astype(float),

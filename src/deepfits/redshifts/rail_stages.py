@@ -102,7 +102,7 @@ class DeepfitsEstimator(CatEstimator):
     """Estimate p(z) of each object as quantiles.
 
     Objects with a non-finite feature, such as those without a latent, have the redshift distribution of the
-    training labels.
+    training labels and no `zmode` (NaN). Their number is logged.
     """
 
     name = "DeepfitsEstimator"
@@ -112,7 +112,16 @@ class DeepfitsEstimator(CatEstimator):
         table = self._convert_table_format(data)
         features = matrix_of(table, self.model["columns"])
         quantiles = self.model["quantiles"].predict(features)
-        quantiles[~np.isfinite(features.values).all(axis=1)] = self.model["prior"]
+        is_unknown = ~np.isfinite(features.values).all(axis=1)
+        quantiles[is_unknown] = self.model["prior"]
+        if is_unknown.any():
+            names = ", ".join(self.model["columns"])
+            log.warning(
+                "WARNING: %d of objects %d to %d lack a value in %s: their p(z) is the distribution of all "
+                "training redshifts, and their zmode is NaN",
+                *(is_unknown.sum(), start, end, names),
+            )
         ensemble = as_qp(quantiles)
-        ensemble.set_ancil({"zmode": point_estimates(quantiles)["z_mode"][:, None]})
+        mode = np.where(is_unknown, np.nan, point_estimates(quantiles)["z_mode"])
+        ensemble.set_ancil({"zmode": mode[:, None]})
         self._do_chunk_output(ensemble, start, end, first, data=table)

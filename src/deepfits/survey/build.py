@@ -31,6 +31,7 @@ from deepfits.scale.work import Advance, Here, Outcome, Process, Shard, Work, at
 from deepfits.splits import as_text
 from deepfits.survey.band_registration import position_warnings
 from deepfits.survey.bands import given_for
+from deepfits.survey.catalogue import stored_units
 from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.describing import (
@@ -122,6 +123,7 @@ def build_store(
                     for text in position_warnings(fields.open(index), x, y):
                         log.warning("WARNING: %s: %s", plan.catalogue_path, text)
             store_info = describe_store(plan, described, columns)
+            store_info.extra["units"] = stored_units(columns, info)
             warn_of_doubtful_psfs(store_info, described)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,35 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError, naming
-from deepfits.files import parse_json
 
 MOST_CLOSE = 0.01
 """Larger fractions of objects within `tables.SAME_PLACE_ARCSEC` of another are not blends but duplicates."""
 log = logging.getLogger(__name__)
-_PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
+_PRIMARY = re.compile(r".*primary(_?detection)?", re.IGNORECASE)
 """Columns by which surveys flag duplicates in overlapping tiles: brick_primary, detect_isPrimary."""
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """Return a catalogue's metadata; empty for files not written by deepfits."""
-    if str(path).lower().endswith((".parquet", ".pq")):
+    """Return a catalogue's metadata, which only ours have, and the units of its columns (``"units"``)."""
+    file = tables.parquet_files(Path(path))[0] if Path(path).is_dir() else Path(path)
+    if file.name.lower().endswith((".parquet", ".pq")):
         import pyarrow.parquet as pq
 
         with naming(str(path), "not a readable Parquet file"):
-            text = (pq.read_schema(path).metadata or {}).get(b"deepfits", b"{}").decode()
-        content = parse_json(text, where=path, what="catalogue's metadata")
-        return content if isinstance(content, dict) else {}
-    if Path(path).is_dir():
-        return {}
-    return tables.read(path, what="catalogue").info
+            table = tables.from_memory(pq.read_schema(file).empty_table(), str(file))
+    else:
+        table = tables.read(path, what="catalogue")
+    return {**({} if Path(path).is_dir() else table.info), "units": table.units}
+
+
+def stored_units(columns: Iterable[str], info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the units of a catalogue's columns as its file states them (`read_info`).
+
+    Columns that are replaced in a store (positions), and catalogues of `detect`, have those of
+    `deepfits.fitting.columns`.
+    """
+    units = {} if info.get("fields") else info.get("units", {})
+    return {name: units[name] for name in columns if name in units and name not in ("ra", "dec", "x", "y")}
 
 
 def read_catalogue(
@@ -86,7 +94,7 @@ def read_catalogue(
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     chosen = tables.choose(table.columns | columns, where, path)  # by their names and ours
     columns = {name: chosen[name] for name in columns}
-    if needs_places:
+    if needs_places and not ("is_primary" in columns and table.info.get("fields")):  # of ours: used later
         _warn_of_doubles(columns, path)
     tables.require_unique(columns["object_id"], path, name)
     if "ra" in columns:
@@ -101,11 +109,8 @@ def read_catalogue(
 
 
 def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Warn of duplicates, flagged in a survey's own column or at the same positions.
-
-    Our `is_primary` is applied later.
-    """
-    if "ra" in columns and "is_primary" not in columns:
+    """Warn of duplicates, flagged in a column or at the same positions."""
+    if "ra" in columns:
         is_double = tables.has_neighbour(columns["ra"], columns["dec"], tables.SAME_PLACE_ARCSEC)
         if is_double.mean() > MOST_CLOSE:
             log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -46,16 +47,14 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     """Return the files with weights and mask of an image, and their roles."""
     if kind_of(path) is not None:
         return ()
-    companions = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [kind for role in WEIGHT_ROLES for _, kind in companions if kind == role]
+    companions = _beside(path)
+    weights = _weights_in(companions)
     for kind in (*weights[:1], "mask"):
         alike = [p.name for p, role in companions if role == kind]
         if len(alike) > 1:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
-    for other, kind in [(p, kind) for p, kind in companions if kind in weights[1:]]:
-        _warn_of_kind(other.parent, kind, weights[0])
-        companions.remove((other, kind))
+    companions = [(other, kind) for other, kind in companions if kind not in weights[1:]]
     for roles in (("mask",), WEIGHT_ROLES):
         if not any(kind in roles for _, kind in companions):
             shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
@@ -66,10 +65,32 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     return tuple(companions)
 
 
-@cache
-def _warn_of_kind(directory: Path, unused: str, used: str) -> None:
-    """Warn, once for all images, of files of weights that are not used because there are better ones."""
-    log.warning("%s: files of %s are not used for images that have %s too", directory, unused, used)
+def _beside(path: Path) -> list[tuple[Path, str]]:
+    """Return the files with weights and mask of an image, and their roles, of all kinds of weights."""
+    return [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+
+
+def _weights_in(companions: Iterable[tuple[Path, str]]) -> list[str]:
+    """Return the kinds of weights, the one that is used first."""
+    there = [kind for _, kind in companions]
+    return [kind for role in WEIGHT_ROLES for kind in there if kind == role]
+
+
+def log_remarks(images: Iterable[Path]) -> None:
+    """Log, once for all images, which files of weights are not used because there are better ones.
+
+    Also which files named in the headers of ESO's products are missing.
+    """
+    paths = dict.fromkeys(images)
+    for directory in dict.fromkeys(path.parent for path in paths):
+        for text in _kinds_in(directory, stamp(directory))[1]:
+            log.warning("WARNING: %s", text)
+    unused: dict[tuple[Path, str, str], None] = {}
+    for path in paths:
+        first, *others = _weights_in(_beside(path)) or [""]
+        unused |= {(other.parent, kind, first): None for other, kind in _beside(path) if kind in others}
+    for remark in unused:
+        log.warning("%s: files of %s are not used for images that have %s too", *remark)
 
 
 def exposure_maps_of(path: Path) -> list[str]:
@@ -114,7 +135,7 @@ def is_no_image_of_a_band(path: Path) -> bool:
         return True
     if kind is None or band_of_name(given_name(path))[0] is not None:
         return False
-    kinds = _kinds_in(path.parent, stamp(path.parent))
+    kinds, _ = _kinds_in(path.parent, stamp(path.parent))
     is_for_all = any(_is_for_all(key, other_key) for other, (other_key, _) in kinds.items() if other != path)
     is_alone = all(role is not None for other, (_, role) in kinds.items() if other != path)
     if not is_for_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
@@ -168,7 +189,8 @@ def _kind_of_all(directory: Path) -> str | None:
 
 def _key_and_kind(path: Path) -> tuple[tuple[str, ...], str | None]:
     """Return the name that a file shares with its weights, and its role; see `_kinds_in`."""
-    return _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))
+    kinds, _ = _kinds_in(path.parent, stamp(path.parent))
+    return kinds.get(path, split_name(given_name(path)))
 
 
 def _family(path: Path) -> list[_Member]:
@@ -184,14 +206,16 @@ def _family(path: Path) -> list[_Member]:
 def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
     """Return the files of a directory and their roles, by the name that they share."""
     out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
-    for path, (key, kind) in _kinds_in(directory, stamp).items():
+    for path, (key, kind) in _kinds_in(directory, stamp)[0].items():
         out[key].append((path, kind))
     return dict(out)
 
 
 @cache
-def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
+def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> tuple[_Kinds, list[str]]:
     """Return for each FITS file of a directory the name that it shares with its weights, and its role.
+
+    Warnings of files that headers name in vain are returned too.
 
     A word such as "psf" or "model", or one at the beginning of a name, is ignored if there is no image of the
     shared name: the file is an image itself. Headers of ESO's products (ASSON, PRODCATG) take precedence over
@@ -213,7 +237,7 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
         is_first = is_first and not any(w.lower() in KINDS for w in words[path][1:])
         if key not in images and (kind == "other" or (is_first and kind_of_folder(directory) is None)):
             kinds[path] = bare[path], None
-    stated, linked = {path: _phase3(path) for path in names}, set()
+    stated, linked, remarks = {path: _phase3(path) for path in names}, set(), []
     by_stem = {stem_of(path): path for path in names} | {given_name(path): path for path in names}
     for path, (own, _) in stated.items():
         kinds[path] = kinds[path][0], own or kinds[path][1]
@@ -221,15 +245,13 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
         for name, kind in links:
             if (other := by_stem.get(stem_of(name))) is not None:
                 if other in linked:
-                    log.warning(
-                        "WARNING: %s: its %s, %s, belongs to another image; not used", path, kind, name
-                    )
+                    remarks.append(f"{path}: its {kind}, {name}, belongs to another image; not used")
                 else:
                     kinds[other] = kinds[path][0], kind
                 linked.add(other)
             elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
-                log.warning("WARNING: %s: its %s, %s (ASSON), is missing; not used", path, kind, name)
-    return kinds
+                remarks.append(f"{path}: its {kind}, {name} (ASSON), is missing; not used")
+    return kinds, remarks
 
 
 def _split(stem: str) -> tuple[tuple[str, ...], str | None]:

@@ -36,7 +36,7 @@ from deepfits.files import require_regular
 from deepfits.photometry import reference_band
 from deepfits.results import read_record
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
-from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
+from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of, log_remarks
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
 from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images
@@ -103,6 +103,7 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             "%s%s: weights, a mask, a table or another map by name or header, not an image",
             *(maps[0], f" and {len(maps) - 1} more files" * (len(maps) > 1)),
         )
+    log_remarks(source.path for source in sources)
     found = [s for source in sources for s in _of_each_band(source)]
     if not found:
         if maps:

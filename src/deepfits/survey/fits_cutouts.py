@@ -21,7 +21,7 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import SHARED, companions_of, is_companion
+from deepfits.survey.companions import SHARED, companions_of, is_companion, log_remarks
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
@@ -179,6 +179,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     images = [file for file in images if file not in of_all_bands]
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
+    log_remarks(images)
     for file in images:
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)

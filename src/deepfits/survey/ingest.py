@@ -19,7 +19,7 @@ from deepfits.scale.work import Advance, Here, Shard
 from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.build import has_identities, store_shard
-from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.catalogue import read_catalogue, read_info, stored_units
 from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.describing import median_of_known
@@ -76,8 +76,10 @@ def ingest(
     with open_cutouts(description) as found:
         for text in warnings_in(found.remarks):
             log.warning("%s%s: %s", WARNING, description.where.name, text)
+        units: dict[str, str] = {}
         if catalogue is not None:
             _join(found, Path(catalogue))
+            units = stored_units(found.columns, read_info(catalogue))
         read_psf, widths = _psf_and_widths(found, psf or {}, size)
         info = StoreInfo(
             bands=found.store_bands,
@@ -85,7 +87,7 @@ def ingest(
             pixel_scale_arcsec=found.pixel_scale_arcsec,
             fwhm_arcsec=widths,
             survey=description.survey,
-            extra={"settings": settings, "remarks": found.remarks},
+            extra={"settings": settings, "remarks": found.remarks, "units": units},
         )
         named = zip(info.bands, widths, strict=True)
         if unknown := [band for band, width in named if band in found.bands and not width > 0]:

@@ -19,7 +19,7 @@ from deepfits.tables.matching import (
     unit_vectors,
     warn_of_running_numbers,
 )
-from deepfits.tables.parquet import from_arrow
+from deepfits.tables.parquet import from_arrow, parquet_files
 from deepfits.tables.reading import exists, from_memory, read, read_table
 from deepfits.tables.sky import main_column, place_hint, positions, with_degrees, with_standard_names
 from deepfits.tables.table import Columns, Table, require_column, with_list, without_lists

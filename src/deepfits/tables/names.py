@@ -22,6 +22,7 @@ POSITIONS = (
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
     ("ra_d", "dec_d"), ("objra", "objdec"), ("racen", "deccen"),
     ("mean_fiber_ra", "mean_fiber_dec"), ("fiber_ra", "fiber_dec"),
+    ("ra_deg", "dec"), ("radeg", "dec"),
 )  # fmt: skip
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_imag
 
 SAME_OBJECT_ARCSEC = 1.0
 """Two pairs of columns agree if the median separation of their positions is smaller."""
+ELSEWHERE_ARCSEC = 60.0
+"""Two pairs of columns with a larger median separation are not both the positions of the objects."""
+COARSE_RA = (1e-1, 1e-2, 1e-3, 15e-2, 15e-3, 15e-4, 15 / 60, 15 / 3600, 1.5 / 3600)
+COARSE_DEC = (1e-1, 1e-2, 1e-3, 1 / 60)
+"""Steps, in degrees, of decimal degrees and hours and of sexagesimal angles with too few digits."""
+ROUNDED_ARCSEC, LEAST_POSITIONS = 0.5, 20
+"""There is a warning if rounding displaces positions by more, in a table of at least as many."""
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +117,11 @@ def positions(
             "WARNING: %s: %s and %s are stored in single precision, accurate to about 0.03″", where, *pair
         )
     found = _from_pair(columns, units, where, pair, frame)
-    if frame == "icrs" and not found.is_known.all():
-        return _with_other_pair(found, columns, units, where)
+    if frame == "icrs":
+        found = _compared(found, columns, units, where)
+        _warn_of_rounding(found, where)
+        if not found.is_known.all():
+            return _with_other_pair(found, columns, units, where)
     return found
 
 
@@ -258,36 +269,98 @@ def _with_other_pair(
     found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> Positions:
     """Fill missing positions from other columns of the same objects, such as raStack beside raMean."""
-    used = {name.lower() for name in found.names}
-    for names in POSITIONS:
-        pair = first_pair(columns, [names])
-        if pair is None or used & {name.lower() for name in pair}:
-            continue
-        try:
-            other = _from_pair(columns, units, where, pair, "icrs")
-        except InputError:  # no angles
-            continue
+    for other in _other_pairs(found, columns, units, where):
         more = ~found.is_known & other.is_known
-        if not more.any() or not positions_agree(found, other):
+        if not more.any() or (found.is_known.any() and not positions_agree(found, other)):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s take their positions from %s and %s",
-            *(where, int(more.sum()), len(more), *found.names, *pair),
+            *(where, int(more.sum()), len(more), *found.names, *other.names),
         )
         ra, dec = np.where(more, other.ra, found.ra), np.where(more, other.dec, found.dec)
         left = int(np.isnan(ra).sum())
-        lost = f"{left} objects without {found.names[0]} or {pair[0]}" if left else ""
+        lost = f"{left} objects without {found.names[0]} or {other.names[0]}" if left else ""
         found = Positions(ra=ra, dec=dec, names=found.names, lost=lost)
     return found
 
 
+def _compared(
+    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> Positions:
+    """Compare positions with those in other columns, which are used if they show that these are no degrees.
+
+    Others that lie elsewhere cause a warning. Some rows are compared.
+    """
+    rows = np.flatnonzero(found.is_known)
+    rows = rows[:: max(1, len(rows) // 1000)]
+    ra, dec = found.ra[rows], found.dec[rows]
+    some = {name: values[rows] for name, values in columns.items()}
+    for other in _other_pairs(found, some, units, where):
+        apart = _separation(Positions(ra=ra, dec=dec, names=found.names), other)
+        if not apart > ELSEWHERE_ARCSEC:
+            continue
+        for unit, factors in (("hours", (15.0, 1.0)), ("radians", (np.degrees(1), np.degrees(1)))):
+            scaled = Positions(ra=ra * factors[0], dec=dec * factors[1], names=found.names)
+            if positions_agree(scaled, other):
+                log.warning(
+                    "WARNING: %s: positions are taken from %s and %s, by which %s is in %s",
+                    *(where, *other.names, found.names[0], unit),
+                )
+                return _from_pair(columns, units, where, (other.names[0], other.names[-1]), "icrs")
+        log.warning(
+            "WARNING: %s: positions are taken from %s and %s; those in %s and %s are %.3g° away (median): if "
+            "these are right, rename the former",
+            *(where, *found.names, *other.names, apart / 3600),
+        )
+        break
+    return found
+
+
+def _warn_of_rounding(found: Positions, where: str | Path) -> None:
+    """Warn of positions with too few digits, such as the six of awk and of C++: 150.123."""
+    rows = np.flatnonzero(found.is_known)
+    rows = rows[:: max(1, len(rows) // 10_000)]
+    dec = found.dec[rows]
+    parts = ((found.ra[rows], COARSE_RA), (dec, COARSE_DEC))
+    for (angle, steps), name in zip(parts, (found.names[0], found.names[-1]), strict=True):
+        if len(np.unique(angle)) < LEAST_POSITIONS:
+            continue
+        step = next((s for s in steps if (np.abs(angle / s - np.round(angle / s)) < 1e-5).all()), 0.0)
+        off = step / 2 * 3600 * (1.0 if steps is COARSE_DEC else float(np.cos(np.radians(np.median(dec)))))
+        if off > ROUNDED_ARCSEC:
+            log.warning(
+                "WARNING: %s: %s has too few digits: its values are rounded, so that positions are up to "
+                "%.2g″ off; write all digits",
+                *(where, name, off),
+            )
+
+
+def _other_pairs(
+    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> Iterator[Positions]:
+    """Yield the positions in other columns than those of `found`."""
+    done = [{name.lower() for name in found.names}]
+    for names in POSITIONS:
+        pair = first_pair(columns, [names])
+        if pair is None or (key := {name.lower() for name in pair}) in done:
+            continue
+        done.append(key)
+        with suppress(InputError):  # no angles
+            yield _from_pair(columns, units, where, pair, "icrs")
+
+
 def positions_agree(one: Positions, other: Positions) -> bool:
     """Return whether two sets of positions agree where both are known (see `SAME_OBJECT_ARCSEC`)."""
+    return _separation(one, other) < SAME_OBJECT_ARCSEC
+
+
+def _separation(one: Positions, other: Positions) -> float:
+    """Return the median separation of two sets of positions in arcsec; NaN where none is known in both."""
     both = one.is_known & other.is_known
     if not both.any():
-        return False
+        return np.nan
     east = ((one.ra - other.ra + 180) % 360 - 180)[both] * np.cos(np.radians(one.dec[both]))
-    return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600 < SAME_OBJECT_ARCSEC
+    return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600
 
 
 def _similar_pair(

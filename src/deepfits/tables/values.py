@@ -15,16 +15,14 @@ _REDSHIFT = re.compile(
     r"|_z[A-Z]"
 )
 _OF_A_BAND = re.compile(
-    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$", re.IGNORECASE
+    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$",
+    re.IGNORECASE,
 )
-_CODES = np.array(
-    [
-        sign * code
-        for sign in (-1, 1)
-        for code in (9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 99999)
-    ]
-    + [-1, -2, -9, -10, -42, -100, 9.0]
-)
+_SIGNED_CODES = (
+    9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 9999.9, 99999, 999999, 1e20, 1e30,
+    2**15 - 1, 2**15, 2**31 - 1, 2**31, float(np.finfo(np.float32).max),
+)  # fmt: skip
+_CODES = np.array([*_SIGNED_CODES, *(-code for code in _SIGNED_CODES), -1, -2, -9, -10, -42, -100, 9.0])
 LOWEST, HIGHEST = -0.01, 20.0
 """Range of possible redshifts: blueshifts of infall stay above, and nothing has been observed beyond."""
 STAR_REDSHIFT = 0.001

@@ -32,6 +32,8 @@ NO_MEDIAN_OF_Z = 8.0
 """A column z beside g, r and i contains magnitudes if its median is above this, which no sample exceeds."""
 MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
+LEAST_VALUES, MOST_REPEATS = 10, 10
+"""A value may mark missing ones if it is more than ten times as common as any other, of at least ten."""
 SLOWEST = 100.0
 """A column named V that has a lower median than this does not contain velocities in km/s."""
 _VELOCITY = re.compile(
@@ -50,6 +52,10 @@ _QUALITY = re.compile(
     re.IGNORECASE,
 )
 """Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
+_PHOTOMETRIC = re.compile(r"(?i)photo?([ _-]?z|metric|metry)?(redshifts?)?|z[ _-]?phot|photo[ _-]redshift")
+"""Entries by which a column tells photometric redshifts from spectroscopic ones."""
+_KIND = re.compile(r"(?i)(type|source|origin|class|best_s)$")
+"""Names of columns with the kind of a redshift, such as 1 for spectroscopic ones: none is larger."""
 _CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|confidence)$", re.IGNORECASE)
 """Names of those whose values are continuous, such as probabilities."""
 
@@ -141,11 +147,13 @@ def read_labels(
             "value is kept if it is written slightly differently (9.9901)",
             *(path, len(codes), len(number), column, list_values(codes)),
         )
-    if not classes:
-        _warn_of_zeros(number[is_selected], number[keep & (number != 0)], column, path)
     if is_redshift:
+        _warn_of_zeros(number[is_selected], column, path)
         _require_no_magnitudes(number[keep], columns, column, path)
         _warn_of_quality(left, select, path)
+    if not classes:
+        is_known = keep & (np.abs(number) >= STAR_REDSHIFT) if is_redshift else keep
+        _warn_of_repeats(number[is_known], column, path)
     if not keep.any():
         is_fast = is_finite & (np.abs(number) > HIGHEST)
         velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
@@ -281,29 +289,44 @@ def _are_many(zeros: int, number: int) -> bool:
     return zeros > max(2, 0.01 * number)
 
 
-def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
-    """Warn of many zeros among the selected values; `others` are the usable values other than 0."""
-    is_redshift = is_redshift_name(column)
-    zeros = int((np.abs(selected) < STAR_REDSHIFT if is_redshift else selected == 0).sum())
-    if not _are_many(zeros, len(selected)):
-        return
-    if is_redshift:
+def _warn_of_zeros(selected: np.ndarray, column: str, path: str | Path) -> None:
+    """Warn of many zeros among the selected redshifts."""
+    zeros = int((np.abs(selected) < STAR_REDSHIFT).sum())
+    if _are_many(zeros, len(selected)):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of 0, or within %g of it, which often marks a missing "
             "redshift or a star; --select '%s > %g' leaves them out",
             *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
         )
-    elif len(others) and np.abs(others).min() > np.ptp(others):
-        log.warning(
-            "WARNING: %s: %d of %d rows have a %s of exactly 0, far from all others (%g to %g), which "
-            "often marks a missing value; --select '%s != 0' leaves them out",
-            *(path, zeros, len(selected), column, others.min(), others.max(), column),
-        )
+
+
+def _warn_of_repeats(value: np.ndarray, column: str, path: str | Path) -> None:
+    """Warn of a value, ``(M,)``, that is far more common than all others, or is 0, far from all others."""
+    unique, counts = np.unique(value, return_counts=True)
+    for odd in (0.0, float(unique[counts.argmax()])) if len(unique) >= LEAST_VALUES else ():
+        number, left = int((value == odd).sum()), unique[unique != odd]
+        most = counts[unique != odd].max()
+        reason = ""
+        if odd == 0 and np.abs(left).min() > np.ptp(left):
+            reason = f"far from all others ({left.min():g} to {left.max():g})"
+        elif number >= MOST_REPEATS * most:
+            reason = f"but no other value more than {most} times"
+        if reason and _are_many(number, len(value)):
+            log.warning(
+                "WARNING: %s: %d of %d rows have a %s of exactly %.15g, %s, which often marks a missing "
+                "value or a limit; --select '%s != %.15g' leaves them out",
+                *(path, number, len(value), column, odd, reason, column, odd),
+            )
+            return
 
 
 def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) -> None:
     """Warn where there are columns of redshift quality, and none of them is used to select."""
-    flags = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
+    flags = {
+        name: values
+        for name, values in columns.items()
+        if values.ndim == 1 and (_QUALITY.fullmatch(name) or _are_kinds(values))
+    }
     if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in flags for condition in select):
         return
     summaries, conditions = [], []
@@ -326,15 +349,23 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
         )
 
 
+def _are_kinds(values: np.ndarray) -> bool:
+    """Return whether a column tells photometric redshifts from others, whatever its name."""
+    if not is_text(values):
+        return False
+    is_photometric = [bool(_PHOTOMETRIC.fullmatch(str(kind))) for kind in np.unique(values) if kind]
+    return any(is_photometric) and not all(is_photometric)
+
+
 def _example(name: str, values: np.ndarray) -> str:
     """Return a condition for secure redshifts; beyond 4, zCOSMOS, VVDS and others flag stars and doubts."""
     if "warn" in name.lower():
         return f"{name} == 0"
     if "rank" in name.lower() and not is_text(values):
         return f"{name} == {np.nanmin(values):g}"
-    if tables.as_truth(values) is not None:
+    if tables.as_truth(values) is not None and not _KIND.search(name):
         return f"{name} == true"
-    if is_text(values):
+    if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
     highest = np.nanmax(values)
     if highest < 3 or len(np.unique(values)) > MOST_QUALITIES:
@@ -403,10 +434,12 @@ def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np
             *(path, int(is_gap.sum()), len(text), column, listed),
         )
     names, indices = np.unique(text[~is_gap], return_inverse=True)
-    codes = [name for name in names.tolist() if re.fullmatch(r"-\d+|9{2,}", name)]
+    codes = [
+        name for name in names.tolist() if re.fullmatch(r"(?i)-\d+|9{2,}|unknown|unclass\w*|uncertain", name)
+    ]
     if codes and len(codes) < len(names):
         log.warning(
-            "WARNING: %s: %s counts as a class of %s, although such numbers often mark a missing class; "
+            "WARNING: %s: %s counts as a class of %s, although such entries often mark a missing class; "
             "--select '%s != %s' leaves them out",
             *(path, " and ".join(codes), column, column, codes[0]),
         )
