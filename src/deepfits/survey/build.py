@@ -9,6 +9,7 @@ The assignment of objects to shards is deterministic: fields in order of their n
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -400,9 +401,9 @@ def cut_task(
     ours |= _sky_positions(field, task, ours)
     ours |= valid_fractions(weight, bands)
     seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
-    for band, wavelength in seen.items():
-        if wavelength is not None:
-            ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
+    for band in bands:  # all of them, so that all shards have the same columns
+        wavelength = math.nan if seen.get(band) is None else seen[band]
+        ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
