@@ -12,7 +12,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 MOST_NAMES = 40
@@ -25,6 +25,10 @@ class InputError(ValueError):
 
 class ShardsFailedError(InputError):
     """Some shards failed, all others are done; the message names them and says how to proceed."""
+
+
+class DamagedFileError(InputError):
+    """A file that cannot be read; the others of a survey may be intact."""
 
 
 class TooFewGalaxiesError(InputError):
@@ -62,6 +66,25 @@ def one_line(error: object) -> str:
     """Return the message of an error on one line of at most 160 characters."""
     text = repr(error) if isinstance(error, KeyError) else str(error)  # its str() is the bare key
     return " ".join(text.split())[:160] or type(error).__name__
+
+
+NAMED_TOGETHER = 5
+"""Maximum number of errors quoted in one."""
+
+
+def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) -> InputError:
+    """Return one error for several of `total` parts (fields, files); the first if all failed, as if alike.
+
+    Examples
+    --------
+    >>> str(together([InputError("a: empty"), InputError("b: empty")], 9, "fields", "Repair them"))
+    '2 of 9 fields cannot be used: a: empty; b: empty. Repair them'
+    """
+    if len(errors) == total:
+        return errors[0]
+    more = f"; and {len(errors) - NAMED_TOGETHER} more" if len(errors) > NAMED_TOGETHER else ""
+    quoted = "; ".join(str(error) for error in errors[:NAMED_TOGETHER])
+    return InputError(f"{len(errors)} of {total} {parts} cannot be used: {quoted}{more}. {remedy}")
 
 
 @contextmanager

@@ -34,7 +34,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-RECORD = "_made_from.json"  # in an output directory; for an output file, NAME.made_from.json next to it
+RECORD = "_made_from.json"  # in an output directory
+SUFFIX = ".made_from.json"  # of the record of an output file, next to it
 UNREADABLE = "unreadable"  # replaces the fingerprint of an input that could not be read and may be repaired
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ def results(
     made_from = {"stage": stage, "version": version, "inputs": inputs, "settings": settings}
     wanted = json.loads(json.dumps(made_from))
     earlier = _read_record(record)
+    if earlier is not None and not earlier.get("finished") and _holds_nothing(out, is_file=is_file):
+        earlier = None  # killed before anything was written
     if earlier is None:
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
@@ -195,7 +198,7 @@ def read_record(out: str | Path) -> dict[str, Any]:
 
 
 def _record_of(out: Path, *, is_file: bool) -> Path:
-    return out.with_name(f"{out.name}.made_from.json") if is_file else out / RECORD
+    return out.with_name(f"{out.name}{SUFFIX}") if is_file else out / RECORD
 
 
 def _read_record(record: Path) -> dict[str, Any] | None:
@@ -217,7 +220,7 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a directory")
     others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
-    if others:
+    if others and not ((out / RECORD).exists() and _holds_nothing(out, is_file=False)):
         raise InputError(
             f"{out}: contains {others[0]}, but no record of how it was made ({RECORD}); "
             "choose an empty directory"
@@ -277,17 +280,27 @@ def _short(value: Any) -> str:
 
 def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
     """Remove the record of a result that is still empty, and the directories created for it."""
-    if is_file:
-        if not out.exists():
-            record.unlink(missing_ok=True)
-    elif out.is_dir():
-        ours = [path for path in out.iterdir() if not path.name.startswith(".")]  # others may not be ours
-        if all(path.is_file() and path.name.startswith("_") for path in ours):
-            for path in ours:
-                path.unlink(missing_ok=True)
+    if _holds_nothing(out, is_file=is_file):
+        for path in [record] if is_file else _visible(out):
+            path.unlink(missing_ok=True)
     for path in new_parents:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def _holds_nothing(out: Path, *, is_file: bool) -> bool:
+    """Return whether there are only records and notes about results, and hidden files, but no results."""
+    return not out.exists() if is_file else all(map(_is_about_results, _visible(out)))
+
+
+def _visible(directory: Path) -> list[Path]:
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return [path for path in paths if not path.name.startswith(".")]
+
+
+def _is_about_results(path: Path) -> bool:
+    of = path.with_name(path.name.removesuffix(SUFFIX))
+    return path.is_file() and (path.name.startswith("_") or (of != path and not of.exists()))
 
 
 def require_finished(path: str | Path, *, partial: bool = False) -> bool:

@@ -269,6 +269,9 @@ def test_known_filters_improve_redshifts():
     assert error(other) < 0.9 * error(FILTERS)
     assert known_filters(columns) == other
     assert known_filters({**columns, f"{COLUMN}_i": np.linspace(7500, 7800, 800)}) == ()
+    without = {f"{COLUMN}_u": np.where(np.arange(800) < 9, np.nan, columns[f"{COLUMN}_u"])}
+    assert known_filters({**columns, **without}) == ()
+    assert known_filters({**columns, **without, "dof_u": 30.0 * (np.arange(800) >= 9)}) == other
     with pytest.raises(InputError, match="4 filters for the 5 bands"):
         with_filters(columns, FILTERS[1:])
 

@@ -18,7 +18,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.head import HEAD
 from deepfits.redshifts.storage import PREDICTOR
-from deepfits.results import RECORD, require_finished, results
+from deepfits.results import _HELD, RECORD, require_finished, results
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, NAMES_FILES, NEUTRAL, documentation, field_names, settings_of
 
@@ -205,6 +205,22 @@ def test_unfinished_inputs_are_refused(tmp_path):
     (out / "_manifest.jsonl").write_text('{"state": "done"}\n{"state": "missing"}\n')
     with pytest.raises(InputError, match="1 of 2 shards"):
         require_finished(out)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_what_was_killed_before_it_wrote_anything_may_be_made_of_other_inputs(tmp_path, is_file):
+    out = tmp_path / "results"
+    for name in ("a", "b", "c"):
+        claim = results(out, "detect", inputs={"images": {name: "1"}}, settings={}, is_file=is_file)
+        claimed = claim.__enter__()  # and never left, as after a kill
+        assert not claimed.is_finished
+        if not is_file:
+            (out / "catalogue.parquet.made_from.json").write_text("{}")
+            (out / ".catalogue.parquet.parts").mkdir(exist_ok=True)
+            _HELD.clear()
+    (out if is_file else out / "catalogue.parquet").write_text("x")
+    with pytest.raises(InputError, match="its input 'images' has changed"):
+        results(out, "detect", inputs={"images": {"a": "1"}}, settings={}, is_file=is_file).__enter__()
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

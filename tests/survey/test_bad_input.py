@@ -123,6 +123,14 @@ def test_truncated_archives(sky, packer):
         read_all(sky)
 
 
+def test_all_unreadable_files_of_a_survey_are_named_together(sky):
+    (sky / "coadd-g.fits").write_bytes(b"")
+    (sky / "coadd-r.weight.fits").write_bytes(b"<html>no such file</html>" * 200)
+    both = r"2 of \d+ files cannot .*coadd-g.fits: an empty file.*; .*coadd-r.weight.fits: not a FITS"
+    with pytest.raises(InputError, match=both):
+        find_fields(sky)
+
+
 def test_all_nan_image(sky):
     rewrite(sky / "coadd-g.fits", data=np.full(SHAPE, np.nan, np.float32))
     with pytest.raises(InputError, match=r"coadd-g\.fits: no pixel with data"):

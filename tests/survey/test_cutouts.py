@@ -312,6 +312,23 @@ def test_duplicate_identities_are_refused(sky, tmp_path):
         deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
 
 
+def test_all_shards_have_the_same_columns_whichever_filters_a_field_has(truth, tmp_path):
+    for name, bands in (("a", "ugr"), ("b", "gr")):
+        sky = write_plain(tmp_path / "sky" / name, truth, SHAPE, rng=np.random.default_rng(16), bands=bands)
+        with fits.open(sky / "coadd-r.fits", mode="update") as file:
+            file[0].header["WAVELEN"] = 6200.0
+        if "u" in bands:
+            with fits.open(sky / "coadd-u.fits", mode="update") as file:
+                file[0].header["WAVELEN"] = 3600.0
+    store = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "store", allow_missing=True))
+    columns = store.take(np.arange(len(store))).catalogue  # a KeyError
+    is_first = columns["field"] == "a"
+    assert 0 < is_first.sum() < len(store)
+    assert (columns["filter_wavelength_r"] == 6200).all()
+    np.testing.assert_array_equal(columns["filter_wavelength_u"], np.where(is_first, 3600, np.nan))
+    assert np.isnan(columns["filter_wavelength_g"]).all()
+
+
 def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
     rng = np.random.default_rng(3)
     write_plain(tmp_path / "sky" / "patch-00", truth, SHAPE, rng=rng)

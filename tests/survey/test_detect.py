@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from scipy.spatial import cKDTree
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
 from deepfits.survey.noise import clipped_statistics, measure_noise
@@ -257,6 +260,39 @@ def test_empty_field_among_others_is_reported_and_kept(truth, tmp_path, caplog):
     assert "field empty: nothing detected" in caplog.text
     with pytest.raises(InputError, match="or the min_snr of 1000000000"):
         deepfits.detect(tmp_path / "sky" / "full", tmp_path / "none.parquet", min_snr=1e9)
+
+
+def test_damaged_fields_are_named_together_and_the_others_kept_until_they_are_repaired(
+    truth, tmp_path, caplog, monkeypatch
+):
+    for name in "abcd":
+        write_plain(tmp_path / "sky" / name, truth, SHAPE, rng=np.random.default_rng(6), bands="gr")
+    damaged = [tmp_path / "sky" / name / "coadd-g.fits" for name in "ac"]
+    whole = damaged[0].read_bytes()
+    for path in damaged:
+        path.write_bytes(whole[: len(whole) // 2])
+    own = tmp_path / "own.csv"
+    own.write_text("object_id,field,x,y\n" + "".join(f"{n},{f},99,99\n" for n, f in enumerate("abcd")))
+    both = r"2 of 4 fields cannot be used: .*a/coadd-g.fits: truncated.*c/coadd-g.fits: truncated"
+    with pytest.raises(InputError, match=both):
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "other", catalogue=own)
+    out = {"detect": tmp_path / "c.parquet", "cutouts": tmp_path / "store"}
+    for name, path in out.items():
+        with pytest.raises(InputError, match=both):
+            getattr(deepfits, name)(tmp_path / "sky", path)
+    damaged[0].write_bytes(whole)
+    shutil.rmtree(damaged[1].parent)
+    seen, once = [], Detection._detect_field
+    monkeypatch.setattr(
+        Detection, "_detect_field", lambda *given: [seen.append(given[1].name), once(*given)][1]
+    )
+    for name, path in out.items():
+        getattr(deepfits, name)(tmp_path / "sky", path)
+    assert seen == ["a", "a"]
+    found = read_catalogue(out["detect"])
+    assert list(dict.fromkeys(found["field"])) == ["a", "b", "d"]
+    assert (np.bincount(np.unique(found["field"], return_inverse=True)[1]) == len(found["field"]) // 3).all()
+    assert not [*tmp_path.rglob(".*")]
 
 
 def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, caplog):

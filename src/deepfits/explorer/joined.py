@@ -50,6 +50,7 @@ FEATURES = ("features-both", "features-optimise", "features-embedder")
 RADIUS_ARCSEC = 1.0
 TRUTH = Path("sky") / "truth.parquet"
 _KINDS = "fiubUS"
+ReadColumns: TypeAlias = Callable[[list[str]], Mapping[str, np.ndarray]]
 TableLike: TypeAlias = str | Path | Any
 """A file, a table of astropy, pandas, Polars or Arrow, or a mapping of columns."""
 log = logging.getLogger(__name__)
@@ -94,14 +95,15 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._lock = threading.RLock()
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        self._sharded: dict[str, tuple[ReadColumns, str]] = {}  # columns in shards, and their names there
         self.origin: dict[str, str] = {}
         self._joined: dict[str, str] = {}  # units of columns, as a user's catalogue or table states them
 
-        def read(name: str) -> np.ndarray:
-            return read_columns(features, [name])[name]
+        def read(names: list[str]) -> Mapping[str, np.ndarray]:
+            return read_columns(features, names)
 
         for name in column_names(shard_paths(features)[0]):
-            self.add(name, partial(read, name), "features")
+            self._add_sharded(name, read, name, "features")
         if tags := read_tags(self.directory):
             self.add("tag", lambda: tag_column(tags, self["object_id"]), "tags")
         self.store = CutoutStore(store) if isinstance(store, str | Path) else store
@@ -116,6 +118,18 @@ class JoinedTable(Mapping[str, np.ndarray]):
                     raise KeyError(self.missing(name))
                 self._read[name] = self._readers[name]()
             return self._read[name]
+
+    def load(self, names: Iterable[str]) -> None:
+        """Read several columns together: each shard is opened once, not once for each column."""
+        with self._lock:
+            wanted: dict[ReadColumns, dict[str, str]] = {}
+            for name in names:
+                if name in self._sharded and name not in self._read:
+                    read, there = self._sharded[name]
+                    wanted.setdefault(read, {})[name] = there
+            for read, columns in wanted.items():
+                values = read(list(columns.values()))
+                self._read |= {name: values[there] for name, there in columns.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -141,9 +155,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 )
         with self._lock:
             self._read.pop(name, None)
+            self._sharded.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
             self.origin[name] = origin
             self._joined.pop(name, None)
+
+    def _add_sharded(self, name: str, read: ReadColumns, there: str, origin: str) -> None:
+        self.add(name, lambda: read([there])[there], origin)
+        self._sharded[name] = read, there
 
     def describe(self, name: str) -> Column:
         """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
@@ -168,13 +187,13 @@ class JoinedTable(Mapping[str, np.ndarray]):
         if (rows < 0).all():
             raise InputError(f"{store.directory}: contains none of the objects of {self.directory}")
 
-        def read(name: str) -> np.ndarray:
-            return take_rows(store.catalogue([name])[name], rows)
+        def read(names: list[str]) -> Mapping[str, np.ndarray]:
+            return {name: take_rows(values, rows) for name, values in store.catalogue(names).items()}
 
         for name in shard_catalogue(store.shards[0]):
             if name not in self._readers:
                 key = self._free_name(name, "catalogue")
-                self.add(key, partial(read, name), "catalogue")
+                self._add_sharded(key, read, name, "catalogue")
                 if unit := store.info.extra.get("units", {}).get(name):
                     self._joined[key] = unit
         return rows

@@ -158,6 +158,7 @@ class Objects:
 
     def facts(self, row: int) -> dict[str, Any]:
         """Return all columns of one object, as JSON-compatible values."""
+        self.table.load(self.names)
         return {name: json_value(self.column(name)[row]) for name in self.names}
 
     def redshift(self, row: int) -> tuple[Mapping[str, Any] | None, str]:
@@ -211,6 +212,7 @@ class Objects:
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, including their tags, for saving."""
+        self.table.load(self.names)
         return {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
 
     def place(self, row: int) -> tuple[float, float]:

@@ -57,6 +57,7 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
     Flagged objects, stars, artefacts and objects whose centre is saturated or was not observed are excluded
     and counted, unless `everything` is set.
     """
+    objects.table.load(objects.names)
     score = np.nan_to_num(objects.column("anomaly").astype(np.float64), nan=-np.inf)
     pool, apart = allowed & np.isfinite(score), {}
     for what, is_apart in {} if everything else suspects(objects).items():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from threading import Event
 from typing import TypeVar
 
 import numpy as np
@@ -114,18 +115,19 @@ def minimise(
     L)``. `num_slots` objects are fitted at once (padded if there are fewer), and `advance` is called with the
     number of objects newly done. For a renderer of scenes, `sight` describes how the objects were observed.
     """
+    stop = Event()
 
     def work(rows: Tensor) -> Fit:
         out = Fit.empty(len(rows), start.shape[1], image.shape[1], start.dtype)
         if len(rows):
             data, seen = (image[rows], weight[rows], start[rows]), None if sight is None else sight[rows]
             pool = _Pool(objective, solver, *data, num_slots, device, seen)
-            while pool.is_busy:
+            while pool.is_busy and not stop.is_set():
                 advance(pool.collect(out, *pool.advance()))
         return out
 
     parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
-    results = in_threads(work, parts, threads)
+    results = in_threads(work, parts, threads, stop=stop)
     return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})
 
 
@@ -243,8 +245,12 @@ class _Pool:
         self.best["num_steps"][there] = 0
 
 
-def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int) -> list[Done]:
+def in_threads(
+    work: Callable[[Part], Done], parts: Sequence[Part], threads: int, *, stop: Event | None = None
+) -> list[Done]:
     """Apply `work` to independent parts, in threads of one core each; results do not depend on `threads`.
+
+    An error or Ctrl-C sets `stop`, so that parts in progress, which are waited for, can end early.
 
     Threads that each run small batches of their own keep two cores busier than one batch spread over both,
     and do not compete with other programs for cores as OpenMP's threads do.
@@ -259,6 +265,11 @@ def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int
         if threads <= 1:  # here, where Ctrl-C takes effect at once and not after the part
             return [alone(part) for part in parts]
         with ThreadPoolExecutor(threads) as executor:
-            return list(executor.map(alone, parts))
+            try:
+                return list(executor.map(alone, parts))
+            except BaseException:
+                if stop is not None:
+                    stop.set()
+                raise
     finally:
         torch.set_num_threads(before)

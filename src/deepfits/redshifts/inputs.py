@@ -89,15 +89,20 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
 
 def records_filters(columns: Columns) -> bool:
     """Return whether the features record the filter of any band."""
-    return any(name.startswith(f"{COLUMN}_") for name in columns)
+    return any(name.startswith(f"{COLUMN}_") and np.isfinite(columns[name]).any() for name in columns)
 
 
 def known_filters(columns: Columns) -> tuple[str, ...]:
-    """Return the filters of all bands where the features record them, the same for all objects; else ()."""
-    names = []
+    """Return the filters of all bands where the features record them, the same for all objects; else ().
+
+    Objects without data in a band do not count.
+    """
+    number, names = len(columns["object_id"]), []
     for band in band_names(columns):
-        wavelengths = np.unique(columns.get(f"{COLUMN}_{band}", np.empty(0)))
-        names.append(filter_at(float(wavelengths[0]), band) if len(wavelengths) == 1 else None)
+        wavelength = columns.get(f"{COLUMN}_{band}", np.full(number, np.nan))
+        told = np.unique(wavelength[columns.get(f"dof_{band}", np.ones(number)) > 0])
+        is_one = len(told) == 1 and bool(np.isfinite(told[0]))
+        names.append(filter_at(float(told[0]), band) if is_one else None)
     return tuple(name for name in names if name is not None) if all(names) else ()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from deepfits.config import Range
-from deepfits.errors import InputError
+from deepfits.errors import InputError, together
 from deepfits.fitting.columns import describe
 from deepfits.progress import Progress
 from deepfits.results import Results
@@ -108,7 +108,11 @@ class Detection:
     min_snr: float = 0.0
 
     def write(self, results: Results, *, workers: int, progress: Progress) -> None:
-        """Detect field by field, unless the catalogue is finished; finished fields are kept for a restart."""
+        """Detect field by field, unless the catalogue is finished.
+
+        A field that cannot be read does not stop the others, which are kept for the next run: each counts as
+        done as long as its own images and the settings are the same.
+        """
         from deepfits.survey.describing import log_warnings
 
         if results.is_finished:
@@ -116,26 +120,43 @@ class Detection:
         measuring = {"aperture_arcsec": self.aperture_arcsec, "min_snr": self.min_snr}
         detect = asdict(self.options) | {"smoothing_arcsec": self.smoothing_arcsec} | measuring
         settings, fields = self.images.settings() | {"detect": detect}, self.images.fields
-        parts = results.path.with_name(f"{results.path.name}.parts")
+        # Hidden, so that an output that holds nothing else yet may be made from other images.
+        parts = results.path.with_name(f".{results.path.name}.parts")
+        bands = list(self.images.bands)
+        made_from = {
+            sources.name: self.images.made_from(sources) | {"bands": bands, "detect": detect}
+            for sources in fields
+            if len(fields) > 1
+        }
         done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-        for sources in fields:
-            path = parts / f"{sources.name}.parquet"
-            if len(fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
-                done[sources.name] = read_catalogue(path), read_info(path)["field"]
-        remaining = [sources for sources in fields if sources.name not in done]
+        for name, wanted in made_from.items():
+            path = parts / f"{name}.parquet"
+            if path.exists() and read_info(path).get("settings") == wanted:
+                done[name] = read_catalogue(path), read_info(path)["field"]
+        remaining, failed = [sources for sources in fields if sources.name not in done], []
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
             detected = (
-                map(self._detect_field, remaining)
+                map(self._attempt, remaining)
                 if workers == 1
-                else in_processes(self._detect_field, remaining, workers)
+                else in_processes(self._attempt, remaining, workers)
             )
-            for name, columns, info in detected:
+            for name, result in detected:
+                if isinstance(result, InputError):
+                    failed.append(result)
+                    log.warning("WARNING: field %s left out for now: %s", name, result)
+                    continue
+                columns, info = done[name] = result
                 if len(fields) > 1 and len(columns["object_id"]):
-                    about = {"settings": settings, "field": info}
+                    about = {"settings": made_from[name], "field": info}
                     write_table(parts / f"{name}.parquet", columns, info=about)
                 log_warnings(name, info)
-                done[name] = columns, info
                 task.advance(1, f"{name}: {len(columns['object_id'])} sources")
+        if failed:
+            remedy = (
+                "Repair these images, or leave the fields out, and run the same command again, which keeps "
+                "the others"
+            )
+            raise together(failed, len(fields), "fields", remedy)
         columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields})
         remedy = f"lower the threshold of {self.options.threshold}"
         remedy += f" or the min_snr of {self.min_snr}" if self.min_snr > 0 else ""
@@ -149,7 +170,16 @@ class Detection:
         if parts.exists():
             shutil.rmtree(parts)
 
-    def _detect_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    def _attempt(
+        self, sources: FieldSources
+    ) -> tuple[str, tuple[dict[str, Any], dict[str, Any]] | InputError]:
+        """Return the name of a field and its catalogue and description, or the error."""
+        try:
+            return sources.name, self._detect_field(sources)
+        except InputError as error:
+            return sources.name, error
+
+    def _detect_field(self, sources: FieldSources) -> tuple[dict[str, Any], dict[str, Any]]:
         from deepfits.survey.describing import describe_field
         from deepfits.survey.extract import extract
         from deepfits.survey.fields import open_field
@@ -164,7 +194,7 @@ class Detection:
                 "num_objects": len(extraction.columns["object_id"]),
                 "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
             }
-        return sources.name, extraction.columns, info
+        return extraction.columns, info
 
 
 def _join_fields(

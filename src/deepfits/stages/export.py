@@ -180,6 +180,7 @@ def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Describing:
         rows = rows[matches_conditions(table, config.where, config.features)]
     if not len(rows):
         raise InputError(f"{config.features}: no object satisfies the conditions; loosen them")
+    table.load(names)
     write_table(path, {name: require_column(table, name, config.features)[rows] for name in names})
     return table.describe
 

@@ -176,9 +176,7 @@ class PartitionFit:
 
         none = np.zeros((0, len(info.bands), info.size, info.size), dtype=np.float32)
         nowhere = {name: columns[name][:0] for name in ("ra", "dec")}
-        known = [field["wavelength"] for field in info.extra["fields"].values()]
-        seen = [band for band in info.bands if any(of.get(band) is not None for of in known)]
-        nowhere |= {f"{COLUMN}_{band}": np.empty(0, np.float32) for band in seen}
+        nowhere |= {f"{COLUMN}_{band}": np.empty(0, np.float32) for band in info.bands}
         identity = columns["object_id"][:0]
         parts = [fitted(Cutouts(object_id=identity, image=none, weight=none, catalogue=nowhere))]
         rows = []

@@ -9,6 +9,7 @@ The assignment of objects to shards is deterministic: fields in order of their n
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, ShardsFailedError
+from deepfits.errors import InputError, ShardsFailedError, together
 from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN
@@ -65,6 +66,9 @@ _REMEDY = (
     "If this was a temporary problem, run the same command again: it does only what is missing or failed. "
     "Otherwise repair or leave out these images, and cut into another directory"
 )
+
+
+_LEAVE_OUT = "Repair these images, or leave the fields out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +119,7 @@ def build_store(
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
         if store_info is None:
-            described: dict[str, dict[str, Any]] = {}
-            for index, mine in groupby(tasks, lambda task: task.field_index):
-                described |= describe_fields(plan.images, [index], info, fields)
-                if not info.get("fields"):  # the catalogue is not ours
-                    x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
-                    for text in position_warnings(fields.open(index), x, y):
-                        log.warning("WARNING: %s: %s", plan.catalogue_path, text)
+            described = _describe(plan, tasks, info, fields)
             store_info = describe_store(plan, described, columns)
             store_info.extra["units"] = stored_units(columns, info)
             warn_of_doubtful_psfs(store_info, described)
@@ -155,6 +153,26 @@ def build_store(
             _count(out, layout, store_info, columns["object_id"])
             raise
     _count(out, layout, store_info, columns["object_id"])
+
+
+def _describe(
+    plan: StorePlan, tasks: list[ShardTask], info: dict[str, Any], fields: OpenFields
+) -> dict[str, dict[str, Any]]:
+    """Describe the fields with objects, by name; those that cannot be read are named together."""
+    described: dict[str, dict[str, Any]] = {}
+    failed: list[InputError] = []
+    for index, mine in groupby(tasks, lambda task: task.field_index):
+        try:
+            described |= describe_fields(plan.images, [index], info, fields)
+            if not info.get("fields"):  # the catalogue is not ours
+                x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
+                for text in position_warnings(fields.open(index), x, y):
+                    log.warning("WARNING: %s: %s", plan.catalogue_path, text)
+        except InputError as error:
+            failed.append(error)
+    if failed:
+        raise together(failed, len(described) + len(failed), "fields", _LEAVE_OUT)
+    return described
 
 
 def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) -> None:
@@ -324,20 +342,27 @@ def _assign(
             f"column field with the images' names, such as {names[0]!r}, or ra and dec"
         )
     shown: dict[int, tuple[np.ndarray, ...]] = {}
+    failed: list[InputError] = []
     for index, name in enumerate(names):
         mine = named == name if has_names else np.ones(number, bool)
         if not mine.any():
             continue
         known = known_field(plan.images.fields[index], info)
-        height, width = known["shape"] if known and has_pixels else fields.open(index).shape
-        if has_pixels:
-            x, y = columns["x"].astype(float), columns["y"].astype(float)
-        else:
-            x, y = fields.open(index).pixels(columns["ra"].astype(float), columns["dec"].astype(float))
+        try:
+            height, width = known["shape"] if known and has_pixels else fields.open(index).shape
+            if has_pixels:
+                x, y = columns["x"].astype(float), columns["y"].astype(float)
+            else:
+                x, y = fields.open(index).pixels(columns["ra"].astype(float), columns["dec"].astype(float))
+        except InputError as error:
+            failed.append(error)
+            continue
         with np.errstate(invalid="ignore"):
             margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
             rows = np.flatnonzero(mine & (margin >= 0))
         shown[index] = rows, x[rows], y[rows], margin[rows]
+    if failed:
+        raise together(failed, len(shown) + len(failed), "fields", _LEAVE_OUT)
     owner, x_of, y_of = np.full(number, -1), np.full(number, np.nan), np.full(number, np.nan)
     best, most = np.full(number, -np.inf), np.full(number, -np.inf)
     times = np.bincount(np.concatenate([rows for rows, *_ in shown.values()]), minlength=number)
@@ -378,9 +403,9 @@ def cut_task(
     ours |= _sky_positions(field, task, ours)
     ours |= valid_fractions(weight, bands)
     seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
-    for band, wavelength in seen.items():
-        if wavelength is not None:
-            ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
+    for band in bands:  # all of them, so that all shards have the same columns
+        wavelength = math.nan if seen.get(band) is None else seen[band]
+        ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deepfits.errors import InputError
 from deepfits.photometry import ab_magnitude
 from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
 from deepfits.survey.photometry import (
@@ -108,7 +109,10 @@ def extract(
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)
-    sources, segmentation = find_sources(combined, is_empty, options)
+    try:
+        sources, segmentation = find_sources(combined, is_empty, options)
+    except InputError as error:
+        raise InputError(f"field {sky.name}: {error}") from error
     apertures = make_apertures(sources, combined, is_empty, segmentation)
     radius = half_light_radius(combined, is_empty, apertures, segmentation)
     snr = _snr(combined, is_empty, apertures, segmentation)

@@ -31,7 +31,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from deepfits.errors import InputError
+from deepfits.errors import DamagedFileError, InputError, together
 from deepfits.files import require_regular
 from deepfits.photometry import reference_band
 from deepfits.results import read_record
@@ -71,9 +71,29 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     Raises
     ------
     InputError
-        Nothing found, a band cannot be determined, or two files for one band of a field.
+        Nothing found, a band cannot be determined, or two files for one band of a field. Files with
+        unreadable headers are named together.
     """
-    return _group(_all_sources(images))
+    images = _as_list(images)
+    try:
+        return _group(_all_sources(images))
+    except DamagedFileError as error:
+        raise _damaged(images) or error from error
+
+
+def _damaged(images: Iterable[str | Path]) -> InputError | None:
+    """Return an error that names the files with an unreadable header in the directories that are searched."""
+    files: list[Path] = []
+    for path, *_ in map(_parsed, images):
+        folders = [path, *_leaves(path)] if path.is_dir() else []
+        files += [name for folder in folders for name in fits_files(folder)] or [path]
+    errors: list[InputError] = []
+    for path in files:
+        try:
+            peek_headers(path)
+        except DamagedFileError as error:
+            errors.append(error)
+    return together(errors, len(files), "files", "Leave out what cannot be repaired") if errors else None
 
 
 def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:

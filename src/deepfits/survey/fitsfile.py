@@ -27,7 +27,7 @@ import numpy as np
 from astropy import log
 from astropy.io import fits
 
-from deepfits.errors import InputError, naming, one_line
+from deepfits.errors import DamagedFileError, InputError, naming, one_line
 from deepfits.files import require_regular
 
 _PACKED = ("", ".fz", ".gz", ".bz2", ".xz")
@@ -345,11 +345,13 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
                     break
                 stream.seek(-(-length // 2880) * 2880, os.SEEK_CUR)
     except InputError as error:
-        raise InputError(f"{path}: {error}; fetch it again") from None
+        raise DamagedFileError(f"{path}: {error}; fetch it again") from None
     except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: not a readable FITS file ({one_line(error)}); fetch it again") from error
+        raise DamagedFileError(
+            f"{path}: not a readable FITS file ({one_line(error)}); fetch it again"
+        ) from error
     if not headers:
-        raise InputError(f"{path}: an empty file; fetch it again")
+        raise DamagedFileError(f"{path}: an empty file; fetch it again")
     return headers
 
 
