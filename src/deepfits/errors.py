@@ -190,8 +190,8 @@ def missing_extra(error: BaseException) -> str | None:
     "this needs 'sep'; install it with `pip install 'deepfits[survey]'`"
     """
     extras = {
-        "sep": "survey", "reproject": "survey", "galsim": "sky", "speclite": "sky",
-        "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
+        "sep": "survey", "reproject": "survey", "sklearn": "survey", "galsim": "sky", "speclite": "sky",
+        "lightning": "training", "tensorboard": "training", "xgboost": "redshift",
         "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
         "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",
     }  # fmt: skip
