@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sep
 
-from deepfits.survey.fields import Field, MiddleOfField, middle_rows
+from deepfits.survey.fields import Field, middle_of, middle_rows
 from deepfits.survey.stacking import AGREEING_PIXELS, PixelPositions, Registration, find_bright, register
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]
 
 def position_warnings(field: Field, x: np.ndarray, y: np.ndarray) -> list[str]:
     """Return a warning if a catalogue's positions, ``(N,)`` pixels, lie beside the sources of the field."""
-    plane = MiddleOfField(field).planes[(band := field.reference.source.band)]
+    plane = middle_of(field).planes[(band := field.reference.source.band)]
     first, last = middle_rows(field)
     inside = (y >= first) & (y < last)
     sources = _bright(*plane.read())

@@ -17,7 +17,7 @@ from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import given_for, require_bands
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import Extraction, extract
-from deepfits.survey.fields import Field, ImageSet, MiddleOfField, OpenFields
+from deepfits.survey.fields import Field, ImageSet, OpenFields, middle_of, sample_of
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import sky_doubts
 from deepfits.survey.psf import (
@@ -237,12 +237,12 @@ def median_of_known(values: Iterable[float | None], default: float = math.nan) -
 def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
     """Describe a field of an image set, for JSON.
 
-    The PSF and its variation are taken from the extraction `found`; without it, a constant PSF is measured on
-    the middle `MIDDLE_ROWS` rows.
+    The PSF and its variation are taken from the extraction `found`; without it, they are measured on strips
+    spread over the field.
     """
-    middle = MiddleOfField(field)
+    middle = middle_of(field)
     if found is None:
-        found = extract(middle, DetectOptions(threshold=6.0), bands=images.bands, is_whole=False)
+        found = extract(sample_of(field), DetectOptions(threshold=6.0), bands=images.bands)
     shape = list(field.shape)
     widths = {b: {"log_width": w, "shape": shape} for b, w in found.widths.items() if w is not None}
     reference = field.reference.source.band

@@ -37,6 +37,13 @@ class Sky(Protocol):
     def pixel_scale(self) -> float:
         """Arcseconds."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)`` of the whole field."""
+
+    def row(self, y: np.ndarray) -> np.ndarray:
+        """Return the rows in the whole field of rows of its planes, which may show a part of it."""
+
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return right ascension and declination, degrees."""
 
@@ -88,7 +95,7 @@ def extract(
     bands: tuple[str, ...],
     aperture_arcsec: float = 2.0,
     min_snr: float = 0.0,
-    is_whole: bool = True,
+    find_variation: bool = True,
 ) -> Extraction:
     """Detect and measure all sources of a field.
 
@@ -104,8 +111,8 @@ def extract(
         Diameter of the photometric aperture.
     min_snr
         Sources with lower signal-to-noise are left out.
-    is_whole
-        False for part of a field, for which the variation of the PSF's width is not measured.
+    find_variation
+        Whether to measure the variation of the PSF's width.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)
@@ -129,7 +136,7 @@ def extract(
     if np.isfinite(stellar):
         around = Locus(radius=stellar, half_width=0.08, least_snr=40)
         stars = choose_stars(compact, snr, flags, peak or around)
-        if is_whole:
+        if find_variation:
             everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
@@ -196,7 +203,8 @@ def _one_band(
     widths = None
     if star is not None:
         stamps, places = stars_at(image, weight, segmentation, *everywhere)
-        widths = width_over_field(stamps, star, *places, among=best, shape=image.shape)
+        (x, y), among = places, (best[0], sky.row(best[1]))
+        widths = width_over_field(stamps, star, x, sky.row(y), among=among, shape=sky.shape)
     measured = measure_band(
         image,
         weight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 # Fields whose planes together are smaller than this are read once and kept in memory.
 CACHE_BYTES = 400 << 20
 MIDDLE_ROWS = 1024
+# Rows, and strips of rows, on which stars are found if the catalogue is not made by detection.
+SAMPLE_ROWS, NUM_STRIPS = 2560, 5
+# Rows without weight between strips: half the side of a star's stamp.
+GAP = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +177,10 @@ class Field:
             out[band] = texts
         return out
 
+    def row(self, y: np.ndarray) -> np.ndarray:
+        """Return the rows: those of its planes are its own (see `PartOfField`)."""
+        return y
+
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return right ascension and declination, degrees; NaN without a WCS."""
         wcs: WCS | None = self.reference.wcs
@@ -228,29 +236,54 @@ def middle_rows(field: Field) -> tuple[int, int]:
     return start, min(start + MIDDLE_ROWS, field.shape[0])
 
 
-class MiddleOfField:
-    """The middle `MIDDLE_ROWS` rows of a field, with a field's interface."""
+class PartOfField:
+    """Some strips of rows of a field, one above the other, with a field's interface.
 
-    def __init__(self, field: Field) -> None:
-        self.name, self.pixel_scale = field.name, field.pixel_scale
-        start, stop = middle_rows(field)
-        self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
+    Weights are 0 in the last `GAP` rows of each strip but the topmost, so that no object is joined to one of
+    the next strip.
+    """
+
+    def __init__(self, field: Field, strips: Sequence[tuple[int, int]]) -> None:
+        self.name, self.pixel_scale, self.shape = field.name, field.pixel_scale, field.shape
+        self.planes = {band: _Strips(plane, strips) for band, plane in field.planes.items()}
+        self._rows = np.concatenate([np.arange(start, stop) for start, stop in strips])
+
+    def row(self, y: np.ndarray) -> np.ndarray:
+        """Return the rows in the whole field."""
+        return np.interp(y, np.arange(len(self._rows)), self._rows)
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return NaN: positions are not needed."""
         return np.full(len(x), np.nan), np.full(len(y), np.nan)
 
 
-class _Strip:
-    def __init__(self, plane: Any, start: int, stop: int) -> None:
-        self._plane, self._start, self._stop = plane, start, stop
-        self.shape = (stop - start, plane.shape[1])
+class _Strips:
+    def __init__(self, plane: Any, strips: Sequence[tuple[int, int]]) -> None:
+        self._plane, self._strips = plane, strips
+        self.shape = (sum(stop - start for start, stop in strips), plane.shape[1])
         self.noise_correlation = plane.noise_correlation
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of image and weight."""
-        image, weight = self._plane.rows(self._start, self._stop)
-        return image.copy(), weight.copy()
+        images, weights = zip(*(self._plane.rows(*strip) for strip in self._strips), strict=True)
+        image, weight = np.concatenate(images), np.concatenate(weights)
+        for above in np.cumsum([len(part) for part in images])[:-1]:
+            weight[above - GAP : above] = 0
+        return image, weight
+
+
+def middle_of(field: Field) -> PartOfField:
+    """Return the middle rows of a field."""
+    return PartOfField(field, [middle_rows(field)])
+
+
+def sample_of(field: Field) -> Field | PartOfField:
+    """Return strips that are spread over a field, with `SAMPLE_ROWS` rows, or the field if it has no more."""
+    height, each = field.shape[0], SAMPLE_ROWS // NUM_STRIPS
+    if height <= SAMPLE_ROWS:
+        return field
+    starts = np.linspace(0, height - each, NUM_STRIPS).astype(int).tolist()
+    return PartOfField(field, [(start, start + each) for start in starts])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
-from deepfits.survey.fields import Field, ImageSet, MiddleOfField
+from deepfits.survey.fields import Field, ImageSet, middle_of
 from deepfits.survey.fitsfile import sums_that_fail
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
@@ -144,8 +144,8 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
 
 def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
-    middle = MiddleOfField(field)
-    extraction = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
+    middle = middle_of(field)
+    extraction = extract(middle, DetectOptions(threshold=6.0), bands=bands, find_variation=False)
     notes: dict[str, list[str]] = {}
     suspicious: dict[str, list[str]] = {}
     for band, plane in planes.items():
