@@ -126,6 +126,15 @@ def test_widths_with_outliers_that_do_not_vary_are_found_constant(fraction):
     assert found == 0
 
 
+@pytest.mark.parametrize("number", [0, 24])
+def test_few_stars_show_no_variation(number):
+    rng = np.random.default_rng(9)
+    x, y = rng.uniform(0, SIDE, (2, number))
+    stamps = stars(0.3 * (x / SIDE - 0.5), np.full(number, 1e4), rng)
+    star = stars(np.zeros(1), np.full(1, 1e9), rng)[0]
+    assert width_over_field(stamps, star, x, y, among=(x, y), shape=(SIDE, SIDE)) is None
+
+
 def test_steps_between_detectors_are_followed_where_stars_are():
     rng = np.random.default_rng(8)
     x, y = rng.uniform(0, SIDE, (2, 150))
