@@ -70,6 +70,8 @@ def width_over_field(
         ``(G, G)``: log of the width relative to the field's on a grid of rows and columns, for `width_at`;
         None with fewer than `FEW` stars, or if the width does not vary significantly and by at least 1%.
     """
+    if len(stamps) < FEW:
+        return None
     log_width, error = relative_widths(stamps, star)
     brightest = np.argsort(error)[: min(MOST, int(np.isfinite(error).sum()))]
     if len(brightest) < FEW:
