@@ -143,7 +143,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
         1, (WIDEST / NARROWEST) ** (1 / (NUM_GAUSSIANS - 1)), NUM_GRIDS, endpoint=False
     ):
         widths = np.geomspace(NARROWEST * fwhm * start, widest, NUM_GAUSSIANS)
-        along_y, along_x = (_pixel_mean(at, widths[:, None], pixel_side) for at in (y, x))
+        along_y, along_x = (pixel_mean(at, widths[:, None], pixel_side) for at in (y, x))
         matrix = (along_y[:, :, None] * along_x[:, None])[:, is_known].T / scale
         orthogonal, triangle = np.linalg.qr(matrix)  # the same problem with as many rows as Gaussians
         trial = non_negative(triangle, orthogonal.T @ target)
@@ -169,7 +169,7 @@ def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
     return float(at[0]), float(at[1])
 
 
-def _pixel_mean(at: np.ndarray, sigma: np.ndarray, side: float) -> np.ndarray:
+def pixel_mean(at: np.ndarray, sigma: np.ndarray, side: float) -> np.ndarray:
     """Average Gaussians over pixels of this side centred at `at`; for side 0, evaluate them there."""
     if not side:
         return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))

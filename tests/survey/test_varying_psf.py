@@ -150,3 +150,17 @@ def test_a_catalogue_of_others_is_cut_out_with_the_psf_of_the_fields_stars(tmp_p
     out = deepfits.cutouts(tmp_path / "sky", tmp_path / "store", catalogue=tmp_path / "mine.csv", size=27)
     found = fwhm_of(CutoutStore(out).read_shard(0).psf)
     np.testing.assert_allclose(found, 0.8, rtol=0.05)
+
+
+def test_the_width_without_the_pixel_varies_more_than_that_of_stars():
+    """By a fifth at a FWHM of two pixels, by which the variation was too small."""
+    galsim = pytest.importorskip("galsim")
+    rng = np.random.default_rng(9)
+    x, y = rng.uniform(0, SIDE, (2, 60))
+    truth = 0.15 * (2 * x / SIDE - 1)
+    profiles = [galsim.Moffat(beta=3, fwhm=2 * np.exp(change)) for change in truth]
+    stamps = np.stack([p.drawImage(nx=25, ny=25, scale=1).array for p in profiles]).astype(float)
+    stamps += rng.normal(0, 1e-4, stamps.shape)
+    found = width_over_field(stamps, np.median(stamps, axis=0), x, y, among=(x, y), shape=(SIDE, SIDE))
+    slope = np.polyfit(truth, np.log(width_at(found, x, y, (SIDE, SIDE))), 1)[0]
+    assert slope == pytest.approx(1, abs=0.05)
