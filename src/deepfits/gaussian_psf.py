@@ -143,12 +143,10 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
         1, (WIDEST / NARROWEST) ** (1 / (NUM_GAUSSIANS - 1)), NUM_GRIDS, endpoint=False
     ):
         widths = np.geomspace(NARROWEST * fwhm * start, widest, NUM_GAUSSIANS)
-        profiles = []
-        for width in widths:
-            along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
-            profiles.append(np.outer(along_y, along_x)[is_known])
-        matrix = np.stack(profiles, axis=1) / scale
-        trial = non_negative(matrix, target)
+        along_y, along_x = (pixel_mean(at, widths[:, None], pixel_side) for at in (y, x))
+        matrix = (along_y[:, :, None] * along_x[:, None])[:, is_known].T / scale
+        orthogonal, triangle = np.linalg.qr(matrix)  # the same problem with as many rows as Gaussians
+        trial = non_negative(triangle, orthogonal.T @ target)
         if trial.sum() > 0 and (off := float(((matrix @ trial - target) ** 2).sum())) < least:
             weight, sigma, least = trial, widths, off
     if least == math.inf:
@@ -171,12 +169,14 @@ def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
     return float(at[0]), float(at[1])
 
 
-def _pixel_mean(at: np.ndarray, sigma: float, side: float) -> np.ndarray:
-    """Average a Gaussian over pixels of this side centred at `at`; for side 0, evaluate it there."""
+def pixel_mean(at: np.ndarray, sigma: np.ndarray, side: float) -> np.ndarray:
+    """Average Gaussians over pixels of this side centred at `at`; for side 0, evaluate them there."""
     if not side:
         return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))
-    edge = torch.as_tensor(np.stack([at + side / 2, at - side / 2]) / (sigma * math.sqrt(2)))
-    upper, lower = torch.erf(edge).numpy()
+    upper, lower = (
+        torch.erf(torch.as_tensor(edge / (sigma * math.sqrt(2)))).numpy()
+        for edge in (at + side / 2, at - side / 2)
+    )
     return np.asarray((upper - lower) / (2 * side))
 
 

@@ -128,8 +128,8 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
     --------
     >>> name_value(["psf=0.8:2.5,allow_missing=true", "zero_point=g=27,r=26"], "--cutting")
     {'psf': '0.8:2.5', 'allow_missing': True, 'zero_point': 'g=27,r=26'}
-    >>> name_value(["zero_point=g=27", "zero_point=r=26"], "--cutting")
-    {'zero_point': 'g=27,r=26'}
+    >>> name_value(["zero_point=25", "zero_point=g=27", "zero_point=r=26"], "--cutting")
+    {'zero_point': '25,g=27,r=26'}
     """
     settings: dict[str, Any] = {}
     for pair in given:
@@ -142,8 +142,8 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
             first, *more = _NEXT_PAIR.split(value, maxsplit=1)
             if "=" in first or not more:  # text; pairs of a repeated name, zero_point=g=27, add up
                 earlier = settings.get(name.strip())
-                is_pair = "=" in first and isinstance(earlier, str) and "=" in earlier
-                settings[name.strip()] = f"{earlier},{value}" if is_pair else value
+                is_one_more = "=" in first and isinstance(earlier, (str, int, float))
+                settings[name.strip()] = f"{earlier},{value}" if is_one_more else value
             else:
                 settings |= name_value([f"{name}={first}", more[0]], option)
     return settings

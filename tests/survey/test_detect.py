@@ -16,7 +16,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
-from deepfits.survey.detection import DetectOptions, find_sources, subtract_background
+from deepfits.survey.detection import DetectOptions, fill_cores, find_sources, subtract_background
 from deepfits.survey.noise import clipped_statistics, measure_noise
 from deepfits.survey.photometry import FLAG_SHARP, make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
@@ -206,6 +206,19 @@ def test_a_star_without_data_in_its_core_is_one_source(bands, tmp_path):
     assert found.all()
     assert len(columns["x"]) == 16
     assert (columns["flags"][index][flux > 2e5] & 32 == 32).all()
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 60])
+def test_galaxies_on_both_sides_of_a_gap_between_detectors_keep_their_places(width):
+    """The gap between them was filled: one was found in its middle, up to 20 pixels off."""
+    y, x = np.mgrid[:300, :300]
+    places = 150 - width / 2 - 4, 150 + width / 2 + 4
+    image = sum(300 * (1 + ((x - at) ** 2 + (y - 150) ** 2) / 36) ** -3.0 for at in places)
+    is_bad = np.abs(x - 149.5) < width / 2
+    image = np.where(is_bad, 0, image + np.random.default_rng(1).normal(size=image.shape)).astype("f4")
+    assert not fill_cores(image, is_bad).any()
+    sources, _ = find_sources(image, is_bad, DetectOptions())
+    np.testing.assert_allclose(np.sort(sources["x"]), places, atol=2)
 
 
 @pytest.mark.parametrize("bands", ["gri", "r"])

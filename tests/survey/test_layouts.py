@@ -358,4 +358,5 @@ def test_zero_points_per_band():
     assert parse_per_band({"u": 30.0}, "zero_point") == {"u": 30.0}
     assert parse_per_band(["u=30", "27"], "zero_point") == {"u": 30.0, "": 27.0}
     assert parse_per_band("u=30,g=27", "zero_point") == {"u": 30.0, "g": 27.0}
+    assert parse_per_band(["25", "u=30,g=27"], "zero_point") == {"": 25.0, "u": 30.0, "g": 27.0}
     assert njy_per_count(27.0) == pytest.approx(57.544, abs=1e-3)

@@ -159,3 +159,36 @@ def test_faint_stars_do_not_hide_a_variation_of_the_bright_ones():
             is not None
         )
     assert found >= 9
+
+
+def test_without_stars_that_stand_alone_the_width_is_constant():
+    """As in crowded fields, and in parts of fields, where the variation is not measured."""
+    star = stars(np.zeros(1), np.full(1, 1e9), np.random.default_rng(0))[0]
+    for number in (0, 3):
+        x = np.linspace(0, SIDE, number)
+        stamps = np.repeat(star[None], number, axis=0)
+        assert width_over_field(stamps, star, x, x, among=(x, x), shape=(SIDE, SIDE)) is None
+
+
+def test_a_catalogue_of_others_is_cut_out_with_the_psf_of_the_fields_stars(tmp_path):
+    write_field(tmp_path / "sky", 0.0, 0.0)
+    wcs = WCS(fits.getheader(tmp_path / "sky" / "field-g.fits"))
+    ra, dec = wcs.all_pix2world(*np.random.default_rng(3).uniform(20, SIDE - 20, (420, 2))[:20].T, 0)
+    np.savetxt(tmp_path / "mine.csv", np.c_[ra, dec], "%.8f", ",", header="ra,dec", comments="")
+    out = deepfits.cutouts(tmp_path / "sky", tmp_path / "store", catalogue=tmp_path / "mine.csv", size=27)
+    found = fwhm_of(CutoutStore(out).read_shard(0).psf)
+    np.testing.assert_allclose(found, 0.8, rtol=0.05)
+
+
+def test_the_width_without_the_pixel_varies_more_than_that_of_stars():
+    """By a fifth at a FWHM of two pixels, by which the variation was too small."""
+    galsim = pytest.importorskip("galsim")
+    rng = np.random.default_rng(9)
+    x, y = rng.uniform(0, SIDE, (2, 60))
+    truth = 0.15 * (2 * x / SIDE - 1)
+    profiles = [galsim.Moffat(beta=3, fwhm=2 * np.exp(change)) for change in truth]
+    stamps = np.stack([p.drawImage(nx=25, ny=25, scale=1).array for p in profiles]).astype(float)
+    stamps += rng.normal(0, 1e-4, stamps.shape)
+    found = width_over_field(stamps, np.median(stamps, axis=0), x, y, among=(x, y), shape=(SIDE, SIDE))
+    slope = np.polyfit(truth, np.log(width_at(found, x, y, (SIDE, SIDE))), 1)[0]
+    assert slope == pytest.approx(1, abs=0.05)

@@ -255,7 +255,7 @@ def given_for(band: str, values: Mapping[str, Value]) -> Value | None:
 
 
 def by_band(values: object) -> dict[str, Any]:
-    """Return values by band from one for all bands (key ``""``), a mapping, a list of pairs, or text.
+    """Return values by band from one for all bands (key ``""``), a mapping, text, or a list of texts.
 
     Text may hold several pairs, separated by commas.
 
@@ -269,11 +269,10 @@ def by_band(values: object) -> dict[str, Any]:
     if isinstance(values, Mapping):
         return {band_name(name) if name else "": value for name, value in values.items()}
     out = {}
-    if isinstance(values, str):
-        values = re.split(r",(?=[^,=]+=)", values)
     for entry in values if isinstance(values, (list, tuple)) else [values]:
-        band, equals, value = str(entry).partition("=")
-        out[band_name(band) if equals else ""] = value if equals else entry
+        for part in re.split(r",(?=[^,=]+=)", entry) if isinstance(entry, str) else [entry]:
+            band, equals, value = str(part).partition("=")
+            out[band_name(band) if equals else ""] = value if equals else part
     return out
 
 

@@ -87,8 +87,9 @@ def log_remarks(images: Iterable[Path]) -> None:
             log.warning("WARNING: %s", text)
     unused: dict[tuple[Path, str, str], None] = {}
     for path in paths:
-        first, *others = _weights_in(_beside(path)) or [""]
-        unused |= {(other.parent, kind, first): None for other, kind in _beside(path) if kind in others}
+        beside = _beside(path)
+        first, *others = _weights_in(beside) or [""]
+        unused |= {(other.parent, kind, first): None for other, kind in beside if kind in others}
     for remark in unused:
         log.warning("%s: files of %s are not used for images that have %s too", *remark)
 

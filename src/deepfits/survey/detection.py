@@ -28,6 +28,8 @@ MOST_PIXSTACK = 64_000_000
 SAMPLE = 1 << 16
 # Signal-to-noise of pixels between which others are filled, and the largest number of these in a row.
 CORE_SNR, WIDEST_CORE = 10, 64
+# Bad pixels are a gap, not a core with a trail, if they are at least this wide and longer than a core.
+LEAST_GAP = 9
 
 
 class Readable(Protocol):
@@ -94,7 +96,8 @@ def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
 
     Without the saturated core of a star, or a bad column through a galaxy, the rest would be detected in
     several pieces. Pixels are filled from the border inwards, each with the largest of its neighbours, so
-    that nothing inside is a source of its own.
+    that nothing inside is a source of its own. Gaps between detectors are not filled: there are different
+    sources on their two sides.
 
     Parameters
     ----------
@@ -105,6 +108,8 @@ def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
     """
     is_bright = (image > CORE_SNR) & ~is_bad
     filled = _runs_between(is_bright, is_bad) | _runs_between(is_bright.T, is_bad.T).T
+    if filled.any():
+        filled &= ~_gaps(is_bad)
     labels, _ = ndimage.label(filled, np.ones((3, 3)))
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
@@ -117,6 +122,16 @@ def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
             is_left &= ~layer
         image[window] = np.where(labels[window] == number, values, image[window])
     return filled
+
+
+def _gaps(is_bad: np.ndarray) -> np.ndarray:
+    """Return the bad pixels in gaps (see `LEAST_GAP`), ``(H, W)`` bool."""
+    is_wide = ndimage.grey_opening(is_bad.view(np.uint8), (LEAST_GAP, LEAST_GAP))
+    labels, number = ndimage.label(is_wide)
+    is_gap = np.zeros(number + 1, bool)
+    for part, where in enumerate(ndimage.find_objects(labels), 1):
+        is_gap[part] = max(side.stop - side.start for side in where) > WIDEST_CORE
+    return np.asarray(is_gap[labels])
 
 
 def _runs_between(is_bright: np.ndarray, is_bad: np.ndarray) -> np.ndarray:

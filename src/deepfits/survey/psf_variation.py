@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from deepfits.survey.seeing import edge_noise
+from deepfits.gaussian_psf import expand_image, pixel_mean
+from deepfits.survey.seeing import edge_noise, with_wings
 
 FEW, MOST = 25, 300
 """Minimum number of stars, and the number of the brightest that are used at most."""
@@ -28,6 +29,8 @@ FLOOR = 0.02
 """Light below which all pixels count the same, in units of the star's peak."""
 LOG_RATIOS = np.linspace(-0.6, 0.6, 25)
 """Log ratios of width at which a star is compared with the median star."""
+SMALL, MOST_DILUTED = 0.05, 3.0
+"""Change of the log width by which the effect of the pixel is found, and the largest correction for it."""
 NUM_NODES = 17
 """Nodes of the grid on a side of the field."""
 NUM_ROUNDS = 4
@@ -49,7 +52,8 @@ def width_over_field(
     """Find the variation of the PSF's width over a field, from its stars.
 
     The log widths of the stars are modelled as a Gaussian process of the position, with their errors and an
-    intrinsic scatter: where stars are far away, it returns to the mean. Outliers are left out.
+    intrinsic scatter: where stars are far away, it returns to the mean. Outliers are left out. The width of
+    the PSF without the pixel, which is found, varies more than that of the stars.
 
     Parameters
     ----------
@@ -84,6 +88,7 @@ def width_over_field(
     grid_x, grid_y = np.meshgrid(columns, rows)
     nodes = model.predict(_scaled(grid_x.ravel(), grid_y.ravel(), shape))
     nodes -= np.median(model.predict(_scaled(*among, shape)))
+    nodes *= change_without_pixel(star)
     if np.std(nodes) < LEAST_VARIATION:
         return None
     nodes = np.clip(nodes, -MOST_VARIATION, MOST_VARIATION).reshape(NUM_NODES, NUM_NODES)
@@ -135,6 +140,16 @@ def relative_widths(stamps: np.ndarray, star: np.ndarray) -> tuple[np.ndarray, n
     terms = np.column_stack([slope[core].ravel(), _terms(star, core)])
     linear = np.linalg.pinv(terms * weight[:, None])[0] * weight
     return log_width, np.where(inside == least, edge_noise(stamps) * np.linalg.norm(linear), np.inf)
+
+
+def change_without_pixel(star: np.ndarray) -> float:
+    """Return how much the log width of the PSF without the pixel changes, in units of `relative_widths`."""
+    weight, sigma = expand_image(with_wings(star), 1.0).astype(float).T
+    at = np.arange(len(star)) - len(star) // 2
+    along = [pixel_mean(at, sigma[:, None] * np.exp(change), 1.0) for change in (-SMALL, 0, SMALL)]
+    narrower, same, wider = (np.einsum("k,ky,kx->yx", weight, each, each) for each in along)
+    (low, high), _ = relative_widths(np.stack([narrower, wider]), same)
+    return 1 / max(float(high - low) / (2 * SMALL), 1 / MOST_DILUTED)
 
 
 def _stretched(star: np.ndarray, log_ratio: float) -> np.ndarray:
