@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import (
     CONTENTS,
     MANIFEST,
@@ -142,6 +142,8 @@ def results(
             yield claimed
             if is_partial or not is_kept:
                 claimed.save(finished=not is_partial)
+        except ShardsFailedError:  # the manifest has the reasons, also if no shard is done
+            raise
         except BaseException:
             _remove_empty(out, record, new_parents, is_file=is_file)
             raise
