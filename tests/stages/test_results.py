@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields
 
@@ -236,6 +237,22 @@ def test_what_was_killed_before_it_wrote_anything_may_be_made_of_other_inputs(tm
     (out if is_file else out / "catalogue.parquet").write_text("x")
     with pytest.raises(InputError, match="its input 'images' has changed"):
         results(out, "detect", inputs={"images": {"a": "1"}}, settings={}, is_file=is_file).__enter__()
+
+
+def test_another_thread_in_the_same_directory_is_refused(tmp_path):
+    out = tmp_path / "features"
+
+    def claim_it():
+        with results(out, "fit", inputs={}, settings={}):
+            pass
+
+    with ThreadPoolExecutor(1) as other:
+        with (
+            results(out, "fit", inputs={}, settings={}),
+            pytest.raises(InputError, match="features: another thread is using this directory"),
+        ):
+            other.submit(claim_it).result()
+        other.submit(claim_it).result()
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
