@@ -65,23 +65,31 @@ def writing(path: str | Path) -> Iterator[Path]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(final.parent))
     temporary = final.absolute().with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
     try:
-        yield temporary
-        _flush(temporary)
-        if temporary.is_dir() and final.is_dir():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+        with naming_full_disk(final):
+            yield temporary
+            _flush(temporary)
+            if temporary.is_dir() and final.is_dir():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
     except InputError as error:  # the writer knows only the temporary name
         said = str(error).replace(f"{temporary}", f"{final}").replace(temporary.name, final.name)
         raise InputError(said) from error
-    except Exception as error:  # libraries report a full disk in different ways
-        if (number := no_space(error)) is None:
-            raise
-        raise OSError(number, os.strerror(number), str(final)) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(final: Path) -> Iterator[None]:
+    """Make a full disk, which libraries report in different ways, an `OSError` that names `final`."""
+    try:
+        yield
+    except Exception as error:
+        if (number := no_space(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(final)) from error
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import (
     CONTENTS,
     MANIFEST,
@@ -39,7 +40,7 @@ SUFFIX = ".made_from.json"  # of the record of an output file, next to it
 UNREADABLE = "unreadable"  # replaces the fingerprint of an input that could not be read and may be repaired
 
 log = logging.getLogger(__name__)
-_HELD: set[str] = set()  # directories locked by this process
+_HELD: dict[str, int] = {}  # directories locked by this process, and the thread that holds each
 
 
 class Results:
@@ -142,6 +143,8 @@ def results(
             yield claimed
             if is_partial or not is_kept:
                 claimed.save(finished=not is_partial)
+        except ShardsFailedError:  # the manifest has the reasons, also if no shard is done
+            raise
         except BaseException:
             _remove_empty(out, record, new_parents, is_file=is_file)
             raise
@@ -166,13 +169,19 @@ def _is_the_same(
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Lock a directory against other processes; proceed without a lock if its file system has none.
+    """Lock a directory against other processes and threads; without a lock if its file system has none.
 
     The lock is on the directory itself, so that it leaves no file behind, and ends with the process. Worker
     processes claim no outputs; a stage called by another one in the same directory shares its lock.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if fcntl is None or (name := os.path.realpath(out)) in _HELD:
+    name, thread = os.path.realpath(out), threading.get_ident()
+    holder = _HELD.get(name, thread)
+    if holder != thread:
+        raise InputError(
+            f"{out}: another thread is using this directory; wait until it ends, or choose another"
+        )
+    if fcntl is None or name in _HELD:
         yield
         return
     with ExitStack() as stack:
@@ -186,8 +195,8 @@ def _locked(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        _HELD.add(name)
-        stack.callback(_HELD.discard, name)
+        _HELD[name] = thread
+        stack.callback(_HELD.pop, name, None)
         yield
 
 

@@ -13,6 +13,7 @@ from deepfits.explorer.joined import JoinedTable, join, read_features
 from deepfits.fitting import features as features_module
 from deepfits.stages.export import export
 from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import match_one_to_one
 from tests.helpers.redshift_inputs import make_sky, write_features
 
@@ -48,6 +49,19 @@ def test_a_damaged_file_of_features_is_named(features, tmp_path, number):
         read_features(tmp_path)
     with pytest.raises(InputError, match=rf"{damaged.name}: cannot read these features .*; fit again"):
         JoinedTable(tmp_path)["object_id"]
+
+
+def test_a_store_of_other_objects_with_the_same_identities_is_refused(features, sky, tmp_path):
+    """Such as ``cutouts`` beside the features of another field, whose objects are numbered from 1 too."""
+    for name, shift in (("same", 0.0), ("other", 1.0)):
+        info = StoreInfo(bands=("g",), size=4, pixel_scale_arcsec=0.2)
+        pixels = np.ones((NUM, 1, 4, 4), np.float32)
+        place = {"ra": sky["ra"] + shift, "dec": sky["dec"]}
+        cutouts = Cutouts(object_id=sky["object_id"], image=pixels, weight=pixels, catalogue=place)
+        write_shard(create_store(tmp_path / name, info) / "shard-00000.h5", cutouts, info)
+    assert JoinedTable(features, store=tmp_path / "same").store_row is not None
+    with pytest.raises(InputError, match=rf"other: {NUM} objects of .*features lie elsewhere in this store"):
+        JoinedTable(features, store=tmp_path / "other")
 
 
 @pytest.mark.parametrize("by", ["identity", "place"])

@@ -23,6 +23,7 @@ from deepfits.photometry import GROWTH_ARCSEC, ab_magnitude, circular_aperture
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
+from deepfits.survey.coverage import valid_fractions
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
 from tests.helpers.small_model import BANDS, INFO, make_model
@@ -418,6 +419,48 @@ def test_validation_compares_with_methods_that_use_the_bands_there_are(sky, tmp_
         assert {name for name, found in row["methods"].items() if found["num_objects"] == 0} == set()
         assert row["truth"]["beside"] in BANDS[1:]
         assert row["truth"]["num_objects"] > 0
+
+
+def test_finished_predictions_can_be_validated(sky, tmp_path):
+    options = {"bands": ("i",), "images": False, "num_calibration": 0, "num_steps": 3}
+    out = inpaint(sky[0], sky[1], tmp_path / "out", **options)
+    before = (out / "shard-00000.parquet").stat().st_mtime_ns
+
+    def num_objects(max_validation):
+        inpaint(sky[0], sky[1], out, validate=True, max_validation=max_validation, **options)
+        rows = json.loads((out / "validation.json").read_text())["bands"]
+        return rows[2]["methods"]["deepfits"]["num_objects"]
+
+    assert num_objects(3) <= 3
+    written = (out / "validation.json").stat().st_mtime_ns
+    num_objects(3)
+    assert (out / "validation.json").stat().st_mtime_ns == written
+    assert num_objects(2000) > 3
+    assert (out / "shard-00000.parquet").stat().st_mtime_ns == before
+
+
+def test_predictions_are_calibrated_on_objects_that_have_the_band(sky, tmp_path):
+    """The first field of a store lacks the band that is predicted."""
+    store = CutoutStore(sky[0])
+    parts = [store.read_shard(number) for number in (1, 0, 1, 1)]
+    create_store(tmp_path / "store", store.info)
+    for number, part in enumerate(parts):
+        if not number:
+            part.weight[:, 2] = 0
+        columns = part.catalogue | valid_fractions(part.weight, BANDS)
+        ids = np.arange(NUM) + 1000 * number
+        write_shard(
+            tmp_path / "store" / shard_name(number),
+            replace(part, object_id=ids, catalogue=columns),
+            store.info,
+        )
+    out = inpaint(
+        tmp_path / "store", sky[1], tmp_path / "out", bands=("i",), num_calibration=40, images=False,
+        validate=True, max_validation=4,
+    )  # fmt: skip
+    found = json.loads((out / "calibration.json").read_text())
+    assert found["hidden"]["i"] != [None]
+    assert [row["band"] for row in json.loads((out / "validation.json").read_text())["bands"]] == list(BANDS)
 
 
 @pytest.mark.parametrize("bands", [(), ("q",), BANDS])

@@ -6,14 +6,15 @@ import math
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 
-from deepfits.errors import InputError
-from deepfits.files import contents, writing
+from deepfits.errors import InputError, ShardsFailedError
+from deepfits.files import MANIFEST, contents, writing
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.head import HEAD
@@ -85,6 +86,21 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     with pytest.raises(InputError, match="contains results of `deepfits fit`"):
         results(out, "inpaint", inputs={}, settings={}).__enter__()
     assert (out / "shard").read_text() == "x"
+
+
+def test_the_manifest_of_shards_that_all_failed_is_kept(tmp_path):
+    out = tmp_path / "out"
+
+    def fail():
+        with results(out, "fit", inputs={}, settings={"seed": 1}):
+            (out / MANIFEST).write_text("{}\n")
+            raise ShardsFailedError("all")
+
+    with pytest.raises(ShardsFailedError):
+        fail()
+    assert (out / MANIFEST).exists()
+    with results(out, "fit", inputs={}, settings={"seed": 2}) as made:  # nothing is lost by other settings
+        assert not made.is_finished
 
 
 def test_an_input_that_is_new_or_gone_is_said_to_be(tmp_path):
@@ -221,6 +237,22 @@ def test_what_was_killed_before_it_wrote_anything_may_be_made_of_other_inputs(tm
     (out if is_file else out / "catalogue.parquet").write_text("x")
     with pytest.raises(InputError, match="its input 'images' has changed"):
         results(out, "detect", inputs={"images": {"a": "1"}}, settings={}, is_file=is_file).__enter__()
+
+
+def test_another_thread_in_the_same_directory_is_refused(tmp_path):
+    out = tmp_path / "features"
+
+    def claim_it():
+        with results(out, "fit", inputs={}, settings={}):
+            pass
+
+    with ThreadPoolExecutor(1) as other:
+        with (
+            results(out, "fit", inputs={}, settings={}),
+            pytest.raises(InputError, match="features: another thread is using this directory"),
+        ):
+            other.submit(claim_it).result()
+        other.submit(claim_it).result()
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

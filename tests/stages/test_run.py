@@ -1,6 +1,7 @@
 """What a run file says, and what is made of it, before any stage runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,38 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     assert calls["fit"][0][1] == "builtin:ugriz"
     assert "2 of 9 objects are bright; those measured in training are used" in caplog.text
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
+
+
+def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):
+    """The configuration beside the results stays the one that they were made with."""
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "r.toml"
+
+    def run_with(num_steps, refused=""):
+        path.write_text(f'[images]\npath = "images"\n[fit]\nnum_steps = {num_steps}\n')
+        config = read_run_file(path)
+
+        def loaded(name):
+            def call(*given, **more):
+                if name == refused:
+                    raise InputError("made with num_steps = 4")
+                return Path("result")
+
+            return call
+
+        recorded = {"run": {}, "fit": {"num_steps": num_steps}}
+        with monkeypatch.context() as patched:
+            patched.setattr("deepfits.stages.run.load", loaded)
+            patched.setattr("deepfits.stages.run._band_to_hide", lambda store: "u")
+            patched.setattr("deepfits.stages.run.RunFile.to_json", lambda self: recorded)
+            _run(config, silent)
+
+    run_with(4)
+    with pytest.raises(InputError, match="made with"):
+        run_with(5, refused="fit")
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["fit"]["num_steps"] == 4
+    run_with(5)
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["fit"]["num_steps"] == 5
 
 
 def test_only_exposures_are_stacked(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from deepfits.results import require_finished
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
 from tests.helpers.drawn_run import NUM, load, make_run
+from tests.helpers.limits import largest_file
 from tests.helpers.results import assert_same_results
 
 FIRST = 2**60
@@ -186,6 +187,12 @@ def test_catalogue_and_spectra_are_exported_beside_the_features(run, tmp_path):
         assert (found["object_id"] - FIRST).tolist() == [6, 7, 8]
         np.testing.assert_allclose(found["z_spec"], np.array([6, 7, 8]) / 50)
         assert found["latent"].shape == (3, 8)
+
+
+def test_a_full_disk_is_named_with_the_export(run, tmp_path):
+    """Also while the joined columns are written, which lie in a temporary directory."""
+    with largest_file(4000), pytest.raises(OSError, match=r"File too large: '[^']*/x/all\.parquet'"):
+        deepfits.export(run, tmp_path / "x" / "all.parquet")
 
 
 def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):

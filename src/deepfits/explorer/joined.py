@@ -183,14 +183,27 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
         """Add the catalogue's columns, and return the rows of the objects in the store."""
-        rows = match_identities(self["object_id"], store.catalogue([])["object_id"])
+        there = shard_catalogue(store.shards[0])
+        place = [name for name in ("ra", "dec") if name in there and name in self._readers]
+        self.load(["object_id", *place])
+        catalogue = store.catalogue(place)
+        rows = match_identities(self["object_id"], catalogue["object_id"])
+        remedy = "give the store that they were fitted from"
         if (rows < 0).all():
-            raise InputError(f"{store.directory}: contains none of the objects of {self.directory}")
+            raise InputError(f"{store.directory}: contains none of the objects of {self.directory}; {remedy}")
+        if len(place) == 2:  # features have the positions of their store
+            found = np.flatnonzero(rows >= 0)
+            is_far = apart_arcsec(self, found, rows[found], catalogue) > RADIUS_ARCSEC
+            if is_far.any():
+                raise InputError(
+                    f"{store.directory}: {int(is_far.sum())} objects of {self.directory} lie elsewhere in "
+                    f"this store, object_id {self['object_id'][found[is_far]][0]} among them; {remedy}"
+                )
 
         def read(names: list[str]) -> Mapping[str, np.ndarray]:
             return {name: take_rows(values, rows) for name, values in store.catalogue(names).items()}
 
-        for name in shard_catalogue(store.shards[0]):
+        for name in there:
             if name not in self._readers:
                 key = self._free_name(name, "catalogue")
                 self._add_sharded(key, read, name, "catalogue")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from deepfits.config import Range
 from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import TEMPORARY_PREFIX, contents, digest, writing
+from deepfits.files import TEMPORARY_PREFIX, contents, digest, naming_full_disk, writing
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.progress import Progress, Task
@@ -141,6 +141,7 @@ def export(config: ExportConfig) -> Path:
         claim(
             config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
         ) as results,
+        naming_full_disk(out),
         ExitStack() as stack,
     ):
         if results.is_finished:

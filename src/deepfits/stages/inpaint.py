@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import contents, write_json
+from deepfits.files import contents, read_json, write_json
 from deepfits.fitting import features
 from deepfits.fitting.inpainting import DEFINITIONS
 from deepfits.fitting.settings import FitSettings
@@ -18,7 +18,7 @@ from deepfits.results import UNREADABLE
 from deepfits.scale.manifest import Manifest
 from deepfits.stages.fit_work import absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
-from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.survey.bands import places_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = 2
-DESCRIPTION = "inpaint.json"
+DESCRIPTION, VALIDATION = "inpaint.json", "validation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class InpaintConfig(Solving):
     validate
         Also validate on held-out objects: each observed band is hidden in turn, and its prediction is
         compared with the measurement, as are interpolation between and regression on the magnitudes of the
-        other bands. Writes ``validation.json``.
+        other bands. Writes ``validation.json``; finished predictions can be validated later.
     max_validation
         Maximum number of held-out objects for the validation.
     num_calibration
@@ -64,8 +64,8 @@ class InpaintConfig(Solving):
     """
 
     bands: Sequence[str] | str = ("u",)
-    validate: bool = False
-    max_validation: Annotated[int, Range(ge=1)] = 2000
+    validate: Annotated[bool, NEUTRAL] = False
+    max_validation: Annotated[int, NEUTRAL, Range(ge=1)] = 2000
     num_calibration: Annotated[int, Range(ge=0)] = 1500
     truth: Annotated[str | Path | None, INPUT] = None
     prior_strength: Annotated[float, Range(ge=0)] = 1.0
@@ -116,7 +116,10 @@ def inpaint(config: InpaintConfig) -> Path:
     failed = [entry.shard for entry in Manifest(config.out).failed()]
     unusable = [*failed, *(path.stem for path in cutouts.bad)]
     pixels = contents(config.store) | {f"{name}.h5": UNREADABLE for name in unusable}
-    inputs = {**loaded.made_from(), "store": pixels}
+    # The truth and the other settings of the validation are recorded in its file: predictions do not depend
+    # on them, so that finished ones can be validated, or validated again.
+    validated = {"max_validation": config.max_validation, "truth": config.truth and contents(config.truth)}
+    inputs = {**loaded.made_from(), "store": pixels, "truth": None}
     with claim(config, name="inpaint", version=FORMAT, inputs=inputs) as results:
         calibrations = Calibrations(
             lambda: Fitter(loaded.to(config.device), settings, cutouts.info, threads=config.threads),
@@ -138,9 +141,10 @@ def inpaint(config: InpaintConfig) -> Path:
             device=config.device,
         )
         run_work(config, work, selection, loaded, results.path, f"inpaint {'-'.join(bands)}")
-        if config.validate and not (results.path / "validation.json").exists():
+        if config.validate and _validated(results.path / VALIDATION) != validated:
             rows = validate(calibrations, cutouts, config.max_validation, config.truth, config.progress)
-            write_json(results.path / "validation.json", {"definitions": DEFINITIONS, "bands": rows})
+            content = {"definitions": DEFINITIONS, "made_from": validated, "bands": rows}
+            write_json(results.path / VALIDATION, content)
         made_from = selection.made_from
         if not features.is_finished(results.path, made_from=made_from, description=DESCRIPTION):
             about = {"num_objects": selection.num_objects, "store": str(cutouts.directory)}
@@ -148,6 +152,11 @@ def inpaint(config: InpaintConfig) -> Path:
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
             features.finish(results.path, described, summary, made_from=made_from, description=DESCRIPTION)
     return results.path
+
+
+def _validated(path: Path) -> Any:
+    """Return what a validation was made from; None if there is none."""
+    return read_json(path, what="validation").get("made_from") if path.exists() else None
 
 
 def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from deepfits.fitting import inpainting
 from deepfits.photometry import MIN_SIGNAL_TO_NOISE, ab_magnitude, aperture_flux
 from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
-from deepfits.splits import is_held_out
+from deepfits.splits import evenly_spaced, is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict
 from deepfits.survey.store import Cutouts, CutoutStore
+
+log = logging.getLogger(__name__)
 
 
 def validate(
@@ -34,12 +37,17 @@ def validate(
         raise InputError(
             f"{store.directory}: no held-out object among {len(store)} to validate with; use a larger store"
         )
-    tested = store.take(np.flatnonzero(held_out)[:max_objects])
-    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
+    tested = _some(store, held_out, max_objects)
+    known = _some(store, ~held_out, 10 * max_objects)
     magnitudes = _magnitudes([tested, known], fitter.sums[1])
     del known  # large
     rows = []
     there = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
+    log.info(
+        "validation: each of %s is hidden in turn, in up to %s objects to calibrate predictions and in %s "
+        "to compare them",
+        *("-".join(bands[index] for index in there), f"{calibrations.num_objects:,}", f"{len(tested):,}"),
+    )
     calibrated = [calibrations.of([bands[index]])[0] for index in there]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
         advance = thread_safe(task.advance)
@@ -53,6 +61,12 @@ def validate(
                 row["truth"] = _compare_with_truth(columns, predicted, bands, there, index, Path(truth))
             rows.append(row)
     return rows
+
+
+def _some(store: CutoutStore, which: np.ndarray, at_most: int) -> Cutouts:
+    """Read up to `at_most` of the selected objects, from all over the store."""
+    rows = np.flatnonzero(which)
+    return store.take(rows[evenly_spaced(len(rows), at_most)])
 
 
 def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Shapes: N objects, B bands, H, W pixels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,12 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard, thread_safe
-from deepfits.splits import is_held_out
+from deepfits.splits import evenly_spaced, is_held_out
 from deepfits.stages.fit_work import ModelWork, read_selected, write_images
+from deepfits.survey.coverage import have_data
 from deepfits.survey.store import Cutouts, CutoutStore, read_info
 
+log = logging.getLogger(__name__)
 CALIBRATION = "calibration.json"
 SUMS = ("", "_aper")  # total and aperture fluxes
 
@@ -175,6 +178,12 @@ class Calibrations:
         measured = self._measured(bands)
         largest = 0.0
         if None in measured:
+            absent = "-".join(b for b, found in zip(bands, measured, strict=True) if found is None)
+            log.warning(
+                "WARNING: %s: too few objects have %s to correct its predictions; their error is the largest "
+                "of those measured in the other bands",
+                *(self.store.directory, absent),
+            )
             uncorrected = [band for name in self.store.info.bands for band in self._measured([name])]
             largest = max((band["error_alone"] for band in uncorrected if band is not None), default=0.0)
         return tuple(
@@ -188,8 +197,9 @@ class Calibrations:
         """Return the measurement for each of the bands; None where there are too few data."""
         key = "-".join(bands)
         if key not in self.measured:
-            is_training = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
-            cutouts = self.store.take(np.flatnonzero(is_training)[: self.num_objects])
+            is_training = ~is_held_out(self.store.catalogue([])["object_id"])
+            rows = np.flatnonzero(is_training & have_data(self.store, bands))
+            cutouts = self.store.take(rows[evenly_spaced(len(rows), self.num_objects)])
             hidden = [self.store.info.bands.index(band) for band in bands]
             self.measured[key] = self._measure(cutouts, hidden)
             write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
@@ -198,7 +208,8 @@ class Calibrations:
     def _measure(self, cutouts: Cutouts, hidden: list[int]) -> list[dict[str, Any] | None]:
         if not (cutouts.weight[:, hidden] > 0).any():
             return [None] * len(hidden)
-        with self.progress("calibrate", total=len(cutouts), unit="objects") as task:
+        title = f"calibrate {'-'.join(self.store.info.bands[band] for band in hidden)}"
+        with self.progress(title, total=len(cutouts), unit="objects") as task:
             advance = thread_safe(task.advance)
             columns, predicted = predict(self.fitter, cutouts, hidden, advance, with_pixels=False)
         bands = self.store.info.bands

@@ -285,7 +285,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
     out, sections = config.out, config.sections
     start = time.monotonic()
     _refuse_foreign(out)
-    write_json(out / "config.json", config.to_json())
+    if not (out / "config.json").exists():
+        write_json(out / "config.json", config.to_json())
     write_json(out / "provenance.json", provenance())
     seconds: dict[str, float] = {}
 
@@ -321,7 +322,6 @@ def _run(config: RunFile, progress: Progress) -> Path:
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
     hidden = sections["inpaint"]["bands"] = sections["inpaint"]["bands"] or [_band_to_hide(store)]
-    write_json(out / "config.json", config.to_json())
     call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
     if config.model and _has_head(best):
         call("redshift_predict", best, out=out / "redshifts.parquet")
@@ -330,6 +330,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
         call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
+    write_json(out / "config.json", config.to_json())  # not before: a stage may refuse a changed setting
     return call("report", out)
 
 

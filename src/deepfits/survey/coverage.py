@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from deepfits.files import write_json, writing
-from deepfits.survey.store import shard_catalogue
+from deepfits.survey.store import CutoutStore, shard_catalogue
 
 VALID = "fraction_valid_"
 """Beginning of the names of columns with the fraction of a cutout's pixels that have data, per band."""
@@ -19,6 +19,20 @@ def valid_fractions(weight: np.ndarray, bands: tuple[str, ...]) -> dict[str, np.
     """Return the fraction of each cutout's pixels with data as columns, from weights ``(N, B, H, W)``."""
     valid = (weight > 0).mean(axis=(2, 3)).astype(np.float32)
     return {f"{VALID}{band}": valid[:, index] for index, band in enumerate(bands)}
+
+
+def have_data(store: CutoutStore, bands: Sequence[str]) -> np.ndarray:
+    """Return which objects of a store have data in any of these bands, ``(N,)`` bool.
+
+    Stores that were not written by `cutouts` lack these columns; all of their objects are taken to have data.
+    """
+    there = {name for name in shard_catalogue(store.shards[0]) if name.startswith(VALID)}
+    if not there:
+        return np.ones(len(store), dtype=bool)
+    out = np.zeros(len(store), dtype=bool)
+    for name in {f"{VALID}{band}" for band in bands} & there:
+        out |= store.catalogue([name])[name] > 0
+    return out
 
 
 def write_coverage(
