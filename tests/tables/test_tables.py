@@ -1405,6 +1405,15 @@ def test_two_pairs_of_positions_that_disagree(tmp_path, caplog, first, said):
     assert caplog.text.count("positions are taken") == (said != "")
 
 
+@pytest.mark.parametrize("place", [0.0, 150.0])
+def test_a_second_pair_with_one_place_for_most_objects_is_no_contradiction(tmp_path, caplog, place):
+    second = np.where(np.arange(NUM) > 0, place, RA), np.where(np.arange(NUM) > 0, place / 75, DEC)
+    table = Table({"id": np.arange(NUM), "RA": RA, "DEC": DEC, "RA_DEG": second[0], "DEC_DEG": second[1]})
+    table.write(tmp_path / "t.csv")
+    np.testing.assert_allclose(read_catalogue(tmp_path / "t.csv")["ra"], RA, atol=1e-7)
+    assert "positions are taken" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("ra", "said"),
     [

@@ -289,7 +289,8 @@ def _compared(
 ) -> Positions:
     """Compare positions with those in other columns, which are used if they show that these are no degrees.
 
-    Others that lie elsewhere cause a warning. Some rows are compared.
+    Others that lie elsewhere cause a warning, unless most share one place, such as the centre of a field or
+    (0, 0). Some rows are compared.
     """
     rows = np.flatnonzero(found.is_known)
     rows = rows[:: max(1, len(rows) // 1000)]
@@ -297,7 +298,7 @@ def _compared(
     some = {name: values[rows] for name, values in columns.items()}
     for other in _other_pairs(found, some, units, where):
         apart = _separation(Positions(ra=ra, dec=dec, names=found.names), other)
-        if not apart > ELSEWHERE_ARCSEC:
+        if not apart > ELSEWHERE_ARCSEC or len(np.unique(other.ra)) < len(rows) / 2:
             continue
         for unit, factors in (("hours", (15.0, 1.0)), ("radians", (np.degrees(1), np.degrees(1)))):
             scaled = Positions(ra=ra * factors[0], dec=dec * factors[1], names=found.names)
