@@ -99,9 +99,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self.origin: dict[str, str] = {}
         self._joined: dict[str, str] = {}  # units of columns, as a user's catalogue or table states them
 
-        def read(names: list[str]) -> Mapping[str, np.ndarray]:
-            return read_columns(features, names)
-
+        read = partial(read_columns, features)
         for name in column_names(shard_paths(features)[0]):
             self._add_sharded(name, read, name, "features")
         if tags := read_tags(self.directory):

@@ -15,8 +15,8 @@ from deepfits.fitting import inpainting
 from deepfits.photometry import MIN_SIGNAL_TO_NOISE, ab_magnitude, aperture_flux
 from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
-from deepfits.splits import evenly_spaced, is_held_out
-from deepfits.stages.inpaint_work import Calibrations, predict
+from deepfits.splits import is_held_out
+from deepfits.stages.inpaint_work import Calibrations, predict, some_of
 from deepfits.survey.store import Cutouts, CutoutStore
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def validate(
         raise InputError(
             f"{store.directory}: no held-out object among {len(store)} to validate with; use a larger store"
         )
-    tested = _some(store, held_out, max_objects)
-    known = _some(store, ~held_out, 10 * max_objects)
+    tested = some_of(store, held_out, max_objects)
+    known = some_of(store, ~held_out, 10 * max_objects)
     magnitudes = _magnitudes([tested, known], fitter.sums[1])
     del known  # large
     rows = []
@@ -61,12 +61,6 @@ def validate(
                 row["truth"] = _compare_with_truth(columns, predicted, bands, there, index, Path(truth))
             rows.append(row)
     return rows
-
-
-def _some(store: CutoutStore, which: np.ndarray, at_most: int) -> Cutouts:
-    """Read up to `at_most` of the selected objects, from all over the store."""
-    rows = np.flatnonzero(which)
-    return store.take(rows[evenly_spaced(len(rows), at_most)])
 
 
 def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:

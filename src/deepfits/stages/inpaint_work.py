@@ -142,6 +142,12 @@ def predict(
     return out, {**pixels, "drawn": drawn, "measured": measured, "measured_err": error}
 
 
+def some_of(store: CutoutStore, which: np.ndarray, at_most: int) -> Cutouts:
+    """Read up to `at_most` of the selected objects, from all over the store."""
+    rows = np.flatnonzero(which)
+    return store.take(rows[evenly_spaced(len(rows), at_most)])
+
+
 class Calibrations:
     """Calibrations of combinations of hidden bands, measured on demand from objects that have these bands.
 
@@ -198,8 +204,7 @@ class Calibrations:
         key = "-".join(bands)
         if key not in self.measured:
             is_training = ~is_held_out(self.store.catalogue([])["object_id"])
-            rows = np.flatnonzero(is_training & have_data(self.store, bands))
-            cutouts = self.store.take(rows[evenly_spaced(len(rows), self.num_objects)])
+            cutouts = some_of(self.store, is_training & have_data(self.store, bands), self.num_objects)
             hidden = [self.store.info.bands.index(band) for band in bands]
             self.measured[key] = self._measure(cutouts, hidden)
             write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
