@@ -224,6 +224,22 @@ def test_features_include_measurements_of_the_scene(stores, trained):
         Fitter(model, FitSettings(objective="paper"), store.info)
 
 
+def test_errors_for_colours_include_those_due_to_the_psf(stores, trained):
+    store = CutoutStore(stores[1])
+    fitter = Fitter(Model.load(trained), FitSettings(), store.info, threads=1)
+    cutouts = store.take(np.arange(8))
+    fitted = fitter.fit_cutouts(cutouts)
+    errors = []
+    for of_psf in (np.nan, 0.05):
+        of_g = {"psf_mismatch_g": np.full(8, of_psf, np.float32)}
+        columns = feature_table(fitter, fitted, replace(cutouts, catalogue=cutouts.catalogue | of_g))
+        errors.append((columns["flux_gauss_err_g"], columns["flux_gauss_err_r"]))
+    (usual, other), (larger, same) = errors
+    flux = columns["flux_gauss_g"]
+    np.testing.assert_allclose(larger**2 - usual**2, (0.05**2 - 0.007**2) * flux**2, rtol=1e-3)
+    np.testing.assert_array_equal(other, same)
+
+
 def test_pixels_beyond_the_scene_have_no_influence(stores, trained):
     model, store = Model.load(trained), CutoutStore(stores[1])
     cutouts = store.take(np.arange(8))

@@ -18,9 +18,12 @@ from deepfits.fitting.scores import latent_distance, shrink_latents
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.passbands import COLUMN
 from deepfits.photometry import aperture_names, growth_circles, growth_radii
-from deepfits.survey.store import Cutouts
+from deepfits.survey.store import PSF_MISMATCH, Cutouts
 
 Columns = dict[str, np.ndarray]
+MATCHED_ERROR = 0.007
+"""Minimum relative error of a PSF-matched flux due to errors of the PSF, and its value where these are
+unknown: fluxes of stars show 0.2 to 1% in simulations."""
 
 
 def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
@@ -53,6 +56,7 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     odd = oddities(fitter, fitted, drawn)
     out |= {name: odd[name] for name in ("anomaly", "artefact", "anomaly_reason")}
     out |= _fluxes(fitter, fitted, measured, psf)
+    out |= _colour_errors(out, cutouts.catalogue, info.bands)
     out |= _sizes(info.bands, measured["growth"], info.size, info.pixel_scale_arcsec)
     out["spread"], out["spread_err"] = spread(
         fitted.image.numpy(),
@@ -100,6 +104,20 @@ def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) 
     for number, name in enumerate(aperture_names()):
         flux, error = (measured[f"aperture_flux{end}"][:, :, number] for end in ("", "_err"))
         out |= _per_band(bands, {f"flux_{name}": flux, f"flux_{name}_err": error})
+    return out
+
+
+def _colour_errors(
+    features: Mapping[str, np.ndarray], catalogue: Mapping[str, np.ndarray], bands: Sequence[str]
+) -> Columns:
+    """Return the errors of ``flux_gauss_<band>`` with those due to the PSF, as measured on the survey."""
+    out: Columns = {}
+    for band in bands:
+        flux, noise = features[f"flux_gauss_{band}"], features[f"flux_gauss_err_{band}"]
+        of_psf = np.fmax(
+            catalogue.get(f"{PSF_MISMATCH}_{band}", np.float32(np.nan)), np.float32(MATCHED_ERROR)
+        )
+        out[f"flux_gauss_err_{band}"] = np.hypot(noise, of_psf * flux)
     return out
 
 

@@ -43,8 +43,6 @@ from deepfits.photometry import (
 )
 
 BATCH = 32
-MATCHED_ERROR = 0.007
-"""Relative error of a PSF-matched flux due to errors of the PSF: fluxes of stars show 0.2 to 1%."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +302,6 @@ class _Measurement:
             for number, aperture in enumerate(through)
         ]
         flux, error = (np.stack(values, axis=2) for values in zip(*joined, strict=True))
-        error[..., -1] = np.hypot(error[..., -1], MATCHED_ERROR * flux[..., -1])
         whole = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}
         return whole | {"aperture_flux": torch.from_numpy(flux), "aperture_flux_err": torch.from_numpy(error)}
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

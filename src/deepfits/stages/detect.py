@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deepfits.survey.image_source import FieldSources
 
 
-FORMAT = 3
+FORMAT = 4
 log = logging.getLogger(__name__)
 
 
@@ -126,7 +126,6 @@ class Detection:
         made_from = {
             sources.name: self.images.made_from(sources) | {"bands": bands, "detect": detect}
             for sources in fields
-            if len(fields) > 1
         }
         done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         for name, wanted in made_from.items():
@@ -146,7 +145,7 @@ class Detection:
                     log.warning("WARNING: field %s left out for now: %s", name, result)
                     continue
                 columns, info = done[name] = result
-                if len(fields) > 1 and len(columns["object_id"]):
+                if len(columns["object_id"]):
                     about = {"settings": made_from[name], "field": info}
                     write_table(parts / f"{name}.parquet", columns, info=about)
                 log_warnings(name, info)

@@ -47,6 +47,7 @@ from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.psf import gaussians_at, with_psf_of_objects
 from deepfits.survey.store import (
+    PSF_MISMATCH,
     Cutouts,
     StoreInfo,
     create_store,
@@ -409,7 +410,9 @@ def cut_task(
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
-        of_field = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
+        of_band = known.get(band) or {}
+        ours[f"{PSF_MISMATCH}_{band}"] = np.full(number, of_band.get("flux_error", np.nan), np.float32)
+        of_field = gaussians_at(of_band, task.x, task.y, NUM_GAUSSIANS)
         given, there, scale = given_for(band, plan.psf), ours, field.pixel_scale
         if band in field.aligned:  # models refer to the pixels of the band's own image
             x, y = field.aligned[band].own_pixels(task.x, task.y)

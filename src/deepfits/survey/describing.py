@@ -32,7 +32,7 @@ from deepfits.survey.psf import (
 from deepfits.survey.remarks import warnings_in
 from deepfits.survey.store import StoreInfo
 
-FORMAT = 2
+FORMAT = 3
 """Of the descriptions of fields in catalogues."""
 SCALE_TOLERANCE = 0.01
 SAME_WIDTH = 1.2
@@ -263,6 +263,7 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
                 plane.plane.header,
                 field.pixel_scale,
                 widths.get(band),
+                found.flux_errors.get(band),
                 stars_stand_out=found.stars_stand_out,
             )
             for band, plane in field.aligned.items()

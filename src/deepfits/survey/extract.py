@@ -22,6 +22,7 @@ from deepfits.survey.photometry import (
     measure_band,
     not_measured,
 )
+from deepfits.survey.psf_error import matched_flux_error
 from deepfits.survey.psf_variation import width_over_field
 from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, stars_at
 from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius, too_sharp
@@ -65,6 +66,9 @@ class Extraction:
     widths
         Log of the PSF's width over the field, relative to that of its stars, on a grid, per band; None if it
         does not vary significantly (`width_over_field`).
+    flux_errors
+        Relative error of PSF-matched fluxes of stars due to the PSF, per band; None if unknown
+        (`matched_flux_error`).
     stars_stand_out
         Whether the sources taken as stars form a peak (`deepfits.survey.stars.stellar_peak`) rather than
         being the most compact galaxies.
@@ -75,6 +79,7 @@ class Extraction:
     stellar_radius_arcsec: float = np.nan
     star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
     widths: dict[str, list[list[float]] | None] = field(default_factory=dict)
+    flux_errors: dict[str, float | None] = field(default_factory=dict)
     stars_stand_out: bool = False
 
 
@@ -141,9 +146,10 @@ def extract(
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
     widths: dict[str, list[list[float]] | None] = {}
+    flux_errors: dict[str, float | None] = {}
     for band in bands:
         if band in sky.planes:
-            measured, star_images[band], widths[band] = _one_band(
+            measured, star_images[band], widths[band], flux_errors[band] = _one_band(
                 sky, band, apertures, segmentation, (stars, everywhere), options, aperture_arcsec
             )
         else:
@@ -182,6 +188,7 @@ def extract(
         stellar_radius_arcsec=stellar * scale,
         star_images=star_images,
         widths=widths,
+        flux_errors=flux_errors,
         stars_stand_out=peak is not None,
     )
 
@@ -194,17 +201,18 @@ def _one_band(
     stars: tuple[np.ndarray, np.ndarray],
     options: DetectOptions,
     aperture_arcsec: float,
-) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None, float | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
     best, everywhere = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
     star = star_image(image, weight, *best)
-    widths = None
+    widths = error = None
     if star is not None:
         stamps, places = stars_at(image, weight, segmentation, *everywhere)
         (x, y), among = places, (best[0], sky.row(best[1]))
         widths = width_over_field(stamps, star, x, sky.row(y), among=among, shape=sky.shape)
+        error = matched_flux_error(stamps, star, x, sky.row(y), widths, sky.shape)
     measured = measure_band(
         image,
         weight,
@@ -213,7 +221,7 @@ def _one_band(
         radius=0.5 * aperture_arcsec / sky.pixel_scale,
         noise_correlation=plane.noise_correlation,
     )
-    return measured, star, widths
+    return measured, star, widths, error
 
 
 def _snr(

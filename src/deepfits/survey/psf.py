@@ -79,6 +79,7 @@ def find_psf(
     header: Mapping[str, Any],
     pixel_scale: float,
     varies: Mapping[str, Any] | None = None,
+    flux_error: float | None = None,
     *,
     stars_stand_out: bool = True,
 ) -> dict[str, Any]:
@@ -100,6 +101,8 @@ def find_psf(
     varies
         ``log_width`` of `deepfits.survey.psf_variation.width_over_field` and ``shape`` of the field; None for
         a constant PSF.
+    flux_error
+        Relative error of fluxes due to this PSF (`deepfits.survey.psf_error`); None if unknown.
     stars_stand_out
         Whether the stars are distinct from galaxies.
     """
@@ -110,6 +113,8 @@ def find_psf(
     is_known = not stars_stand_out and stated["source"] != UNKNOWN
     if is_known and stated["fwhm_arcsec"] < ABOUT * found["fwhm_arcsec"]:
         return stated
+    if stars_stand_out and flux_error is not None:
+        found["flux_error"] = flux_error
     return found | ({"varies": dict(varies)} if varies else {})
 
 

@@ -32,6 +32,8 @@ SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
 FLUX_UNIT = "nJy"
 NEIGHBOURS = "is_neighbour"
+PSF_MISMATCH = "psf_mismatch"
+"""Prefix, before the band, of the columns with the relative error of fluxes due to the PSF."""
 _SLASH = "%2F"  # escapes the slash in column names such as chi2/dof, which HDF5 would read as a group path
 MAX_SIDE = 4096
 MAX_BANDS = 64
