@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from deepfits.progress import Progress, silent
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import TargetScale, check_width, folds, train_until
 from deepfits.redshifts.method import Estimates, Method, OutOfFold, Trained, Training
@@ -74,7 +75,7 @@ class BoostedTrees:
 
 
 def train_boosting(
-    features: Matrix, value: np.ndarray, config: BoostingConfig
+    features: Matrix, value: np.ndarray, config: BoostingConfig, *, progress: Progress = silent
 ) -> tuple[BoostedTrees, np.ndarray]:
     """Tune by cross-validation, then train on all objects.
 
@@ -96,7 +97,11 @@ def train_boosting(
         "eval_metric": metric,
         **fixed_parameters(config.seed, config.num_threads),
     }
-    trials = [_cross_validate(features.values, target, parts, trial, fixed, config) for trial in settings]
+    trials = []
+    with progress("tune boosted trees", total=len(settings), unit="settings") as task:
+        for trial in settings:
+            trials.append(_cross_validate(features.values, target, parts, trial, fixed, config))
+            task.advance()
     best, out_of_fold = min(trials, key=lambda trial: trial[0]["loss"])
     parameters = {**best["settings"], **fixed}
     data = xgboost.DMatrix(features.values, label=target, nthread=config.num_threads)
@@ -178,11 +183,16 @@ class Boosting(Method):
             seed=options.seed,
             num_threads=options.num_threads,
         )
-        trees, point = train_boosting(training.matrix, training.value, config)
+        progress = training.progress
+        trees, point = train_boosting(training.matrix, training.value, config, progress=progress)
         quantiles = known = None
         if options.distributions:
             quantiles, known = train_quantiles(
-                training.matrix, training.value, seed=options.seed, num_threads=options.num_threads
+                training.matrix,
+                training.value,
+                seed=options.seed,
+                num_threads=options.num_threads,
+                progress=progress,
             )
         return Trained(
             method=cls(trees=trees, quantiles=quantiles),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.progress import Progress, silent
 from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.learning import check_width, folds, train_until
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, mixture, pit, recalibrated, sorted_quantiles
@@ -68,7 +69,12 @@ class BoostedQuantiles:
 
 
 def train_quantiles(
-    features: Matrix, value: np.ndarray, *, seed: int = 0, num_threads: int = 1
+    features: Matrix,
+    value: np.ndarray,
+    *,
+    seed: int = 0,
+    num_threads: int = 1,
+    progress: Progress = silent,
 ) -> tuple[BoostedQuantiles, np.ndarray]:
     """Train on all objects, and recalibrate by cross-validation.
 
@@ -89,18 +95,20 @@ def train_quantiles(
         )
 
     out_of_fold, rounds = np.empty((len(value), len(LEVELS))), 0
-    for train, test in folds(len(value), NUM_FOLDS, np.random.default_rng(seed)):
-        known = data(train)
-        if rounds:
-            booster = xgboost.train(parameters, known, num_boost_round=rounds)
-        else:
-            booster = train_until(
-                parameters, known, data(test, known), max_rounds=MAX_ROUNDS, patience=PATIENCE
-            )
-            rounds = booster.best_iteration + 1
-            booster = booster[:rounds]
-        trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
-        out_of_fold[test] = trees.predict(features.take(test), raw=True)
+    with progress("boosted quantiles", total=NUM_FOLDS, unit="folds") as task:
+        for train, test in folds(len(value), NUM_FOLDS, np.random.default_rng(seed)):
+            known = data(train)
+            if rounds:
+                booster = xgboost.train(parameters, known, num_boost_round=rounds)
+            else:
+                booster = train_until(
+                    parameters, known, data(test, known), max_rounds=MAX_ROUNDS, patience=PATIENCE
+                )
+                rounds = booster.best_iteration + 1
+                booster = booster[:rounds]
+            trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
+            out_of_fold[test] = trees.predict(features.take(test), raw=True)
+            task.advance()
     booster = xgboost.train(parameters, data(slice(None)), num_boost_round=round(rounds * 1.1))
     transform = np.sort(pit(out_of_fold, value))
     trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=transform)
