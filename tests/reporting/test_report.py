@@ -12,12 +12,12 @@ from PIL import Image
 from deepfits import plot
 from deepfits.photometry import aperture_flux, circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
-from deepfits.reporting import figures, redshift_section
+from deepfits.reporting import redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
 from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
-from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
+from deepfits.reporting.page import Page, PageTable, Picture, Section, single, write_page
 from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
 from deepfits.survey.store import Cutouts, StoreInfo
 
@@ -97,7 +97,7 @@ def test_a_stretch_of_its_own_shows_a_faint_galaxy_and_leaves_noise_dark():
 def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     picture = Picture(
         name="one",
-        figure=figures.single((3, 2), lambda ax: plot.magnitudes(np.array([20.0, 21.0]), "i", ax=ax)),
+        figure=single((3, 2), lambda ax: plot.magnitudes(np.array([20.0, 21.0]), "i", ax=ax)),
         caption="A caption",
     )
     table = PageTable(columns=["a", "b"], rows=[["<script>", "2"]])

@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deepfits import plot
-from deepfits.reporting import figures
 from deepfits.reporting.held_out import APERTURE_ARCSEC, MIN_IN_BIN, RULE, UNSEEN, FitResult, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section, format_number
 
@@ -38,10 +38,15 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
             )
         )
     reduced, central = _by_mode(held, fits)
+    figure = Figure(figsize=(10.2, 2.9), layout="constrained")
+    axes = figure.subplots(1, 3)
+    plot.chi2_histogram(reduced, ax=axes[0])
+    plot.chi2_by_signal(held.signal_to_noise, reduced, ax=axes[1], y_name="χ²ᵣ of the cutout")
+    plot.chi2_by_signal(held.signal_to_noise, central, ax=axes[2], y_name="χ²ᵣ of the centre")
     pictures.append(
         Picture(
             name="chi2",
-            figure=figures.chi2(held.signal_to_noise, reduced, central),
+            figure=figure,
             caption="Reduced χ² with inverse-variance weights: of all valid pixels of the cutout, and of "
             f"those {CENTRE} against signal-to-noise ratio (median, 16 to 84%). Blank: an empty image. Most "
             "pixels are empty, so χ² of the whole cutout says little about faint galaxies.",

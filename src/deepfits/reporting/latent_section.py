@@ -12,10 +12,9 @@ import numpy as np
 
 from deepfits import plot
 from deepfits.photometry import ab_magnitude, robust_scatter
-from deepfits.reporting import figures
 from deepfits.reporting.held_out import MIN_IN_BIN, UNSEEN, FitResult, HeldOut
 from deepfits.reporting.map import make_map
-from deepfits.reporting.page import PageTable, Picture, Section, format_number
+from deepfits.reporting.page import PageTable, Picture, Section, format_number, single
 
 MIN_COLOUR_SNR = 10.0
 
@@ -43,7 +42,7 @@ def latent_section(
     }
     picture = Picture(
         name="latent-map",
-        figure=figures.single(
+        figure=single(
             (6.4, 4.4),
             lambda ax: plot.latent_map(
                 last.embedding, colour=held.magnitude, name=held.magnitude_name, ax=ax

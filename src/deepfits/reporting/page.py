@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepfits.files import write_text, writing
@@ -32,6 +34,13 @@ class PageTable:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+
+def single(size: tuple[float, float], draw: Callable[[Axes], Any]) -> Figure:
+    """Return a figure with a single panel, drawn by `draw`."""
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure.add_subplot())
+    return figure
 
 
 def format_number(value: float | None, form: str = "{:.3f}") -> str:

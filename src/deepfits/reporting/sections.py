@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deepfits import plot
 from deepfits.photometry import ab_magnitude
-from deepfits.reporting import figures
 from deepfits.reporting.held_out import APERTURE_ARCSEC, HeldOut
-from deepfits.reporting.page import PageTable, Picture, Section
+from deepfits.reporting.page import PageTable, Picture, Section, single
 from deepfits.reporting.selection import choose_examples
 from deepfits.tables import as_conditions
 
-MAX_ON_SHEET = 160
+MAX_ON_SHEET, SHEET_COLUMNS = 160, 16
 HEALTH = {
     "answer_real": "discriminator's output for real images (target 1)",
     "answer_generated": "discriminator's output for generated images (target 0)",
@@ -41,17 +41,18 @@ def sky_section(
         f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were used for this page.",
     ]
     which = "All" if len(order) == len(held.object_id) else f"{len(order)} of the brighter half of the"
+    figure = Figure(figsize=(9, 9 * -(-len(order) // SHEET_COLUMNS) / SHEET_COLUMNS))
+    axes = figure.add_axes((0, 0, 1, 1))
+    plot.contact_sheet(held.observed[order], held.noise, columns=SHEET_COLUMNS, ax=axes)
     sheet = Picture(
         name="contact-sheet",
-        figure=figures.contact_sheet(held.observed[order], held.noise),
+        figure=figure,
         caption=f"{which} held-out objects, from high to low signal-to-noise ratio, as colour composites of "
         "all bands.",
     )
     histogram = Picture(
         name="magnitudes",
-        figure=figures.single(
-            (7.2, 2.4), lambda ax: plot.magnitudes(held.magnitude, held.magnitude_name, ax=ax)
-        ),
+        figure=single((7.2, 2.4), lambda ax: plot.magnitudes(held.magnitude, held.magnitude_name, ax=ax)),
         caption="Magnitudes of the held-out objects.",
     )
     table = _depth_table(held, counts)
@@ -94,7 +95,7 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
         pictures.append(
             Picture(
                 name="training",
-                figure=figures.single((7.2, 2.9), lambda ax: plot.losses(steps, curves, ax=ax)),
+                figure=single((7.2, 2.9), lambda ax: plot.losses(steps, curves, ax=ax)),
                 caption="Training losses (M19 §2.2): those of a least-squares GAN, and the embedder's mean "
                 "squared error of the latent (1 for a guess without any skill).",
             )
