@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,6 @@ from deepfits.files import contents, write_text
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, stage
 from deepfits.training.settings import MAX_MEASURED
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     from deepfits.training.model_error import measure_on
 
     loaded = Model.load(config.model, config.device)
-    store, cautions = open_store(config, loaded)
-    for caution in cautions:
-        log.warning("%s: %s", config.store, caution)
+    store, _ = open_store(config, loaded)
     inputs = {**loaded.made_from(), "store": contents(config.store)}
     with claim(config, name="calibrate", inputs=inputs) as results:
         if results.is_finished:

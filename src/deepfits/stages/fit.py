@@ -123,10 +123,10 @@ def fit(config: FitConfig) -> Path:
 
             work, selection = prepare(config, results.path, loaded, common)
             cautions = loaded.check(work.info)
+            for caution in cautions:
+                log.warning("%s: %s", config.store, caution)
         else:
             work = FitWork(store=absolute(config.store), **common)
-        for caution in cautions:
-            log.warning("%s: %s", config.store, caution)
         if loaded.calibration is None and find_builtin(loaded.fingerprint):
             log.info(
                 "errors and anomalies are those of the surveys that the model was trained on; "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
     from deepfits.models.bundle import Model
     from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
+
+    Reading = Callable[[Shard], Cutouts]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ def select(
 
 
 def open_store(config: Any, model: Model) -> tuple[CutoutStore, list[str]]:
-    """Open a stage's store in the bands and order of a model; return it and cautions.
+    """Open a stage's store in the bands and order of a model; log cautions, and return both.
 
     Raises
     ------
@@ -105,6 +110,8 @@ def open_store(config: Any, model: Model) -> tuple[CutoutStore, list[str]]:
     require_finished(config.store, partial=config.partial)
     stored = CutoutStore(config.store, skip_bad=True, where=config.where)
     cautions = model.check(stored.info)
+    for caution in cautions:
+        log.warning("%s: %s", config.store, caution)
     return model.open(stored), cautions
 
 
@@ -179,6 +186,15 @@ class ModelWork(ABC):
 
         return Fitter(model, self.settings, info, threads=self.threads or threads)
 
+    def of_store(self, store: str, model: Model, threads: int | None) -> tuple[Reading, Fitter]:
+        """Return the function that reads a shard of a store in the model's bands, and the fitter for it."""
+        from deepfits.survey.store import read_info
+
+        info = read_info(store)
+        order = model.order(info)
+        fitter = self.fitter(model, info if order is None else order.info(info), threads)
+        return lambda shard: read_selected(Path(store), info, shard, order), fitter
+
 
 @dataclass(frozen=True, kw_only=True)
 class FittingWork(ModelWork):
@@ -210,13 +226,9 @@ class FitWork(FittingWork):
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Return the three steps of a shard: read, fit, write."""
-        from deepfits.survey.store import read_info
-
-        info = read_info(self.store)
-        order = model.order(info)
-        fitter = self.fitter(model, info if order is None else order.info(info), threads)
+        read, fitter = self.of_store(self.store, model, threads)
         return Parts(
-            lambda shard: read_selected(Path(self.store), info, shard, order),
+            read,
             lambda shard, cutouts, advance: self.fitted(fitter, cutouts, shard, advance),
             lambda shard, fitted: write_fitted(fitted, Path(self.out), shard),
         )

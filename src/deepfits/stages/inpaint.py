@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from deepfits.survey.bands import places_of
 if TYPE_CHECKING:
     from deepfits.survey.store import CutoutStore
 
-log = logging.getLogger(__name__)
 FORMAT = 2
 DESCRIPTION, VALIDATION = "inpaint.json", "validation.json"
 
@@ -107,9 +105,7 @@ def inpaint(config: InpaintConfig) -> Path:
     # Neighbours are found in all bands including the hidden ones, which may not be used: mask no pixels.
     settings = part_of(config, FitSettings, neighbours="keep")
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
-    cutouts, cautions, selection = open_selected(config, loaded)
-    for caution in cautions:
-        log.warning("%s: %s", config.store, caution)
+    cutouts, _, selection = open_selected(config, loaded)
     bands = _bands_to_predict(config, cutouts)
     # Unlike a fit, predictions depend on the whole store, since they are calibrated on it. Only shards that
     # could not be read then may change (be repaired) without invalidating the others.

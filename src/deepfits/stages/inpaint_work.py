@@ -16,7 +16,6 @@ import numpy as np
 
 from deepfits.config import Stored, convert
 from deepfits.files import read_json, write_json
-from deepfits.fitting import features
 from deepfits.fitting.correction import Correction, cross_corrected, learn_correction
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.inpainting import model_error
@@ -26,9 +25,9 @@ from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard, thread_safe
 from deepfits.splits import evenly_spaced, is_held_out
-from deepfits.stages.fit_work import ModelWork, read_selected, write_images
+from deepfits.stages.fit_work import FittedShard, ModelWork, write_fitted
 from deepfits.survey.coverage import have_data
-from deepfits.survey.store import Cutouts, CutoutStore, read_info
+from deepfits.survey.store import Cutouts, CutoutStore
 
 log = logging.getLogger(__name__)
 CALIBRATION = "calibration.json"
@@ -62,20 +61,14 @@ class InpaintWork(ModelWork):
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Return the function that processes one shard, with a model that is already loaded."""
-        stored = read_info(self.store)
-        order = model.order(stored)
-        info = stored if order is None else order.info(stored)
-        hidden = [info.bands.index(band) for band in self.bands]
-        fitter = self.fitter(model, info, threads)
+        read, fitter = self.of_store(self.store, model, threads)
+        hidden = [fitter.info.bands.index(band) for band in self.bands]
 
         def process(shard: Shard, advance: Advance) -> None:
-            path = Path(self.out) / f"{shard.name}.parquet"
-            cutouts = read_selected(Path(self.store), stored, shard, order)
-            columns, predicted = predict(fitter, cutouts, hidden, advance, calibrations=self.calibrations)
-            if self.images:
-                planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
-                write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
-            features.write_shard(path, columns, shard.made_from)
+            calibrations = self.calibrations
+            columns, predicted = predict(fitter, read(shard), hidden, advance, calibrations=calibrations)
+            planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]} if self.images else {}
+            write_fitted(FittedShard(columns, planes, self.bands), Path(self.out), shard)
 
         return process
 
