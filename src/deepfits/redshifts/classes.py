@@ -17,9 +17,11 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import write_json, write_text
-from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
+from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
+from deepfits.redshifts.options import Seeded
 from deepfits.redshifts.results import caption, format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
@@ -85,33 +87,28 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
 
 
 def train_classifier(
-    features: Matrix,
-    label: np.ndarray,
-    names: Sequence[str],
-    recipe: FeatureRecipe,
-    *,
-    target: str,
-    seed: int,
-    num_threads: int,
+    target: str, feature_set: str, dataset: Dataset, label: np.ndarray, names: Sequence[str], options: Seeded
 ) -> Classifier:
-    """Choose among a few settings by cross-validation, then train on all objects.
+    """Choose among a few settings by cross-validation, then train on all training objects.
 
     `label`, ``(N,)``, holds class indices from 0 to C − 1.
     """
     import xgboost
 
+    recipe, fitted = FeatureRecipe.learn(feature_set, dataset.source), dataset.split.fitted
+    values, label = recipe.make(dataset.source).take(fitted).values, label[fitted]
     fixed = {
         "objective": "multi:softprob",
         "num_class": len(names),
         "eval_metric": "mlogloss",
-        **fixed_parameters(seed, num_threads),
+        **fixed_parameters(options.seed, options.num_threads),
     }
-    parts = folds(len(label), NUM_FOLDS, np.random.default_rng(seed))
+    parts = folds(len(label), NUM_FOLDS, np.random.default_rng(options.seed))
     trials = []
     for settings in _TRIALS:
         boosters = [
             train_with_early_stopping(
-                {**settings, **fixed}, features.values, label, train, test, max_rounds=600, patience=20
+                {**settings, **fixed}, values, label, train, test, max_rounds=600, patience=20
             )
             for train, test in parts
         ]
@@ -119,7 +116,7 @@ def train_classifier(
         rounds = [booster.best_iteration + 1 for booster in boosters]
         trials.append((float(np.mean(losses)), int(np.mean(rounds) * 1.1) + 1, settings))
     loss, total, settings = min(trials, key=lambda trial: trial[0])
-    data = xgboost.DMatrix(features.values, label=label)
+    data = xgboost.DMatrix(values, label=label)
     booster = xgboost.train({**settings, **fixed}, data, num_boost_round=total)
     about = {"num_train": len(label), "cross_validated_loss": loss, "settings": settings, "num_rounds": total}
     return Classifier(booster=booster, names=tuple(names), recipe=recipe, target=target, about=about)

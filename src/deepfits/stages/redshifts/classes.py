@@ -16,7 +16,6 @@ from deepfits.provenance import provenance
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import (
     CLASSIFIER,
-    Classifier,
     class_metrics_with_errors,
     class_numbers,
     confusion,
@@ -24,7 +23,6 @@ from deepfits.redshifts.classes import (
     write_classes,
 )
 from deepfits.redshifts.dataset import Dataset
-from deepfits.redshifts.features import FeatureRecipe
 from deepfits.redshifts.methods import Boosting
 from deepfits.redshifts.naming import class_columns
 from deepfits.redshifts.results import read_row, row_directory
@@ -112,22 +110,6 @@ def classes_of(dataset: Dataset, config: Labelled) -> tuple[np.ndarray, tuple[st
     return label, names
 
 
-def learn_classes(
-    config: Labelled, feature_set: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
-) -> Classifier:
-    """Train a classifier on one feature set."""
-    recipe, fitted = FeatureRecipe.learn(feature_set, dataset.source), dataset.split.fitted
-    return train_classifier(
-        recipe.make(dataset.source).take(fitted),
-        label[fitted],
-        names,
-        recipe,
-        target=config.label_column,
-        seed=config.seed,
-        num_threads=config.num_threads,
-    )
-
-
 def _row(
     config: ClassesConfig, out: Path, name: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
@@ -139,7 +121,7 @@ def _row(
         return done
     started = time.monotonic()
     fitted, test = dataset.split.fitted, dataset.split.test
-    classifier = learn_classes(config, name, dataset, label, names)
+    classifier = train_classifier(target, name, dataset, label, names, config)
     storage.save(classifier, directory, CLASSIFIER)
     probability = classifier.predict(dataset.source.take(test))
     row = {

@@ -9,13 +9,13 @@ from pathlib import Path
 from deepfits.errors import InputError, require_known
 from deepfits.progress import noted
 from deepfits.redshifts import storage
-from deepfits.redshifts.classes import CLASSIFIER
+from deepfits.redshifts.classes import CLASSIFIER, train_classifier
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Training
 from deepfits.redshifts.methods import METHODS, Boosting, uses_templates
 from deepfits.redshifts.predictor import Predictor, train_predictor
-from deepfits.stages.redshifts.classes import classes_of, learn_classes
+from deepfits.stages.redshifts.classes import classes_of
 from deepfits.stages.redshifts.load import (
     fingerprints,
     inputs_of,
@@ -135,7 +135,8 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
             _log_numbers(dataset)
             with config.progress("train classes", total=1, unit="methods") as task:
                 dataset = with_measurements(dataset, config)
-                classifier = learn_classes(config, config.feature_set, dataset, label, names)
+                target, features = config.label_column, config.feature_set
+                classifier = train_classifier(target, features, dataset, label, names, config)
                 storage.save(classifier, results.path, CLASSIFIER)
                 task.advance(1, config.method)
     return results.path
