@@ -28,18 +28,6 @@ from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
-STAGES = (
-    "simulate",
-    "stack",
-    "detect",
-    "cutouts",
-    "train",
-    "calibrate",
-    "fit",
-    "inpaint",
-    "redshift",
-    "report",
-)
 # Keys that are not arguments of a stage, and their types.
 _KEYS: dict[str, dict[str, Any]] = {
     "run": {"out": str, "model": str},
@@ -47,7 +35,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "fit": {"modes": Sequence[Literal["embedder", "optimise", "both"]]},
     "redshift": {"labels": str, "scenes": str, "scene_labels": int},
 }
-# Arguments that `run` itself sets for each stage, which a run file therefore cannot.
+# The stages in order, and the arguments of each that `run` itself sets, which a run file therefore cannot.
 _WIRED = {
     "simulate": {"out"},
     "stack": {"images", "out"},
@@ -60,6 +48,7 @@ _WIRED = {
     "redshift": {"features", "out", "store", "embedder_features"},
     "report": {"run", "out"},
 }
+STAGES = tuple(_WIRED)
 _PATHS = ("scenes", "photometry")  # paths that are not marked as inputs
 _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 

@@ -239,14 +239,8 @@ def _draw(scene: Scene, write: Writer, config: SimulateConfig, task: Task) -> No
         write(rows[0], *draw_strip(scene, rows, config.device))
 
     with ThreadPoolExecutor(config.workers or available_cores()) as pool:
-        futures = [pool.submit(draw, rows) for rows in strips(scene.size)]
-        try:
-            for future in futures:
-                future.result()
-                task.advance(1)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        for _ in pool.map(draw, strips(scene.size)):  # after an error, those not begun are cancelled
+            task.advance(1)
 
 
 def _draw_exposures(

@@ -9,14 +9,3 @@ from deepfits.redshifts.labels.reading import (
     read_labels,
     read_table_of_estimates,
 )
-
-__all__ = [
-    "Labels",
-    "Match",
-    "add_standard_names",
-    "is_text",
-    "match_labels",
-    "read_estimates",
-    "read_labels",
-    "read_table_of_estimates",
-]
