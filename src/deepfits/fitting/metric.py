@@ -84,31 +84,6 @@ def _exponential(matrix: Tensor) -> Tensor:
     return (out + out.mT) / 2
 
 
-def _logarithms_at(
-    latent: Tensor,
-    renderer: Renderer,
-    weight: Tensor | None = None,
-    *,
-    observation: Observation | None = None,
-    ridge: float = RIDGE,
-    profiled: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of Gauss–Newton matrices, and at which latents, ``(N,)`` bool, one exists.
-
-    Logarithms are float64 and on the CPU, for these latents only. `weight`, `observation`, `ridge` and
-    `profiled` are those of `learn_metric`.
-    """
-    image, derivative = renderer.jacobian(latent)
-    if observation is not None:
-        image, derivative = observation(image), observation.tangents(derivative)
-    pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
-    if profiled:
-        derivative = project_out(derivative, image, pixels)
-    matrix = gauss_newton(derivative, pixels).double().cpu()
-    usable = torch.isfinite(matrix).all((1, 2)) & (matrix.diagonal(dim1=1, dim2=2).mean(1) > 0)
-    return _logarithm_of(matrix[usable], ridge), usable
-
-
 def _logarithm_of(matrix: Tensor, ridge: float) -> Tensor:
     """Return the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge relative to their diagonals."""
     eye = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
@@ -166,11 +141,15 @@ def learn_metric(
     latent = torch.randn(number, num_latents, generator=generator, dtype=torch.float64)
     logarithms, used = [], []
     for part in latent.split(BATCH):
-        at_part = part.to(dtype=dtype, device=device)
-        logarithm, usable = _logarithms_at(
-            at_part, renderer, weight, observation=observation, ridge=ridge, profiled=profiled
-        )
-        logarithms.append(logarithm)
+        image, derivative = renderer.jacobian(part.to(dtype=dtype, device=device))
+        if observation is not None:
+            image, derivative = observation(image), observation.tangents(derivative)
+        pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
+        if profiled:
+            derivative = project_out(derivative, image, pixels)
+        matrix = gauss_newton(derivative, pixels).double().cpu()
+        usable = torch.isfinite(matrix).all((1, 2)) & (matrix.diagonal(dim1=1, dim2=2).mean(1) > 0)
+        logarithms.append(_logarithm_of(matrix[usable], ridge))
         used.append(part[usable])
     target, reference = torch.cat(logarithms), torch.cat(used)
     if not len(target):

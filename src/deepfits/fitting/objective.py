@@ -61,15 +61,11 @@ class Evaluation:
         ``(N,)`` and ``(N, L)``.
     amplitude
         ``(N, B)``; 1 where amplitudes are fixed.
-    drawn
-        ``(N, B, H, W)``: the model images at the data's PSF and pixels, before they are multiplied by the
-        amplitudes.
     """
 
     loss: Tensor
     gradient: Tensor
     amplitude: Tensor
-    drawn: Tensor
 
 
 class Objective:
@@ -114,23 +110,17 @@ class Objective:
         if self.prior_strength:
             loss = loss + self.prior_strength * (latent * latent).sum(1)
             gradient = gradient + 2 * self.prior_strength * latent
-        return Evaluation(loss, gradient, amplitude, model)
+        return Evaluation(loss, gradient, amplitude)
 
     def value(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
-        return self.value_and_image(latent, image, weight, observation)[:2]
-
-    def value_and_image(
-        self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate loss, amplitudes, and the images before amplitudes are applied, ``(N, B, H, W)``."""
         model = self.renderer(latent)
         if observation is not None:
             model = observation.show(model)
         loss, amplitude, _ = self._compare(model, image, weight)
-        return loss + self.prior_strength * (latent * latent).sum(1), amplitude, model
+        return loss + self.prior_strength * (latent * latent).sum(1), amplitude
 
     def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, amplitudes, and residuals times weights."""

@@ -337,7 +337,9 @@ class Batches:
             return batch
         which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch))
         index = torch.as_tensor(which, device=batch.image.device)
-        sight = None if batch.sight is None else turn_sight(batch.sight, index)
+        sight = batch.sight
+        if sight is not None:  # PSFs are round, so only the positions change
+            sight = replace(sight, shift_pixels=turn_shift(sight.shift_pixels, index))
         return Batch(turn(batch.image, index), turn(batch.weight, index), sight)
 
 
@@ -361,11 +363,6 @@ class MixedBatches:
         while True:
             chosen = min(int(np.searchsorted(self.ends, draw.random(), side="right")), last)
             yield chosen, next(each[chosen])
-
-
-def turn_sight(sight: Sight, which: Tensor) -> Sight:
-    """Apply the symmetries of `turn` to a sight: PSFs are round, so only the positions change."""
-    return replace(sight, shift_pixels=turn_shift(sight.shift_pixels, which.to(sight.shift_pixels.device)))
 
 
 def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
