@@ -137,6 +137,7 @@ _DETECTION_PER_BAND = {
     "flux_err": (*_FLUX_ERR, "Error of the measured flux in the Kron ellipse"),
     "flux": (*_FLUX_DATA, "Measured flux in the Kron ellipse"),
     "mag_auto": ("mag", "phot.mag", "AB magnitude in the Kron ellipse"),
+    "psf_mismatch": ("", "stat.error;arith.ratio", "Relative error of stars' matched fluxes due to the PSF"),
     "fraction_valid": ("", "stat.filling", "Fraction of the cutout's pixels with data"),
 }
 
