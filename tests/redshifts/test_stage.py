@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.fitting.columns import Column
 from deepfits.redshifts.features import read_features
 from deepfits.redshifts.inputs import _cached
 from deepfits.redshifts.pdf import LEVELS
@@ -18,7 +19,7 @@ from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.load import parse_names
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
-from deepfits.tables import read_table, write_table
+from deepfits.tables import read, read_table, write_table
 from tests.helpers.redshift_inputs import (
     NUMBER,
     make_sky,
@@ -590,12 +591,18 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
     features, _, _ = inputs
     size = 10 + 20 * np.sqrt(sky["z_spec"])  # larger than any redshift
     labels = write_labels(tmp_path / "sizes.parquet", sky, size=size)
+    write_table(labels, read_table(labels), describe=lambda name: Column(unit="kpc" * (name == "size")))
     asked = {"label_column": "size", "loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
     model = redshift_train(features, labels, tmp_path / "model", **asked)
     found = redshift_predict(model, features, tmp_path / "sizes.fits")
     predicted = read_table(found)
     assert {"size_predicted", "size_median", "size_err68_low", "quantiles"} <= set(predicted)
     assert not {name for name in predicted if name.startswith("z_")}
+    in_shards = redshift_predict(model, features, tmp_path / "shards")
+    for units in (read(found).units, read(in_shards).units):
+        assert {name for name, unit in units.items() if unit == "kpc"} == {
+            name for name in predicted if name.startswith(("size_", "quantiles"))
+        }
     test = is_held_out(sky["object_id"])
     error = predicted["size_predicted"][test] - size[test]
     metrics = metrics_of(redshift_evaluate(found, labels, tmp_path / "judged", label_column="size"))

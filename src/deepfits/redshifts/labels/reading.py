@@ -78,8 +78,8 @@ class Labels:
         Number of rows in the file, and of rows left out, by reason.
     classes
         Class names where the target is a class; `value` then holds indices into them.
-    target
-        Name of the target's column.
+    target, unit
+        Name of the target's column, and its unit as far as the table states it.
     """
 
     value: np.ndarray
@@ -88,6 +88,7 @@ class Labels:
     counts: dict[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     target: str = "z_spec"
+    unit: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -164,7 +165,13 @@ def read_labels(
             f"{number[is_code][0] if is_code.any() else -99:g}){velocities}"
         )
     return Labels(
-        value=number[keep], columns=left, where=str(path), counts=counts, classes=names, target=column
+        value=number[keep],
+        columns=left,
+        where=str(path),
+        counts=counts,
+        classes=names,
+        target=column,
+        unit=unit,
     )
 
 
