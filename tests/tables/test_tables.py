@@ -2350,6 +2350,26 @@ def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, 
     assert tables.read_table(tmp_path / "t.fits")["id"].tolist() == values.tolist()
 
 
+@pytest.mark.parametrize("dimension", ["(1)", "(3,5)", "none"])
+def test_dimensions_that_do_not_fit_their_column_are_ignored(tmp_path, dimension):
+    """CasJobs of SDSS writes (1) for all text: astropy reads a letter of it, and the row from there."""
+    columns = [
+        fits.Column("objID", "19A", array=IDENTITIES["beyond 2^53"].astype(str)),
+        fits.Column("ra", "D", array=RA),
+        fits.Column("bands", "6A", dim="(2,3)", array=np.full((NUM, 3), "gr")),
+        fits.Column("flux", "6E", dim="(2,3)", array=np.ones((NUM, 3, 2))),
+        fits.Column("dec", "D", array=DEC),
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    hdu.header["TDIM1"] = dimension
+    hdu.writeto(tmp_path / "t.fits")
+    found = tables.read_table(tmp_path / "t.fits")
+    assert found["objID"].tolist() == IDENTITIES["beyond 2^53"].astype(str).tolist()
+    np.testing.assert_array_equal(found["dec"], DEC)
+    assert found["bands"].tolist() == [["gr"] * 3] * NUM
+    assert found["flux"].shape == (NUM, 3, 2)
+
+
 def test_columns_of_variable_length_whose_entries_are_alike(tmp_path):
     """One number each, or text, or as many numbers, in FITS and in VOTables of services."""
     parts = {
