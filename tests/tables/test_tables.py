@@ -1289,7 +1289,9 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
         ("tf", "z_flag == true"),
         ("12", "z_flag >= VALUE"),
         ("1235", "z_flag >= 3"),
+        ("15", "z_flag >= 3"),
         ("346", "z_flag >= 3 and z_flag < 5"),
+        ("189", "z_flag >= VALUE"),
     ):
         entries = [flags[i % len(flags)] for i in range(1, 13)]
         path.write_text("id,Z,z_flag\n" + "".join(f"{i},0.{i},{entry}\n" for i, entry in enumerate(entries)))
@@ -2335,6 +2337,39 @@ def test_entries_in_single_quotes(tmp_path, separator):
     assert found["id"].tolist() == [1, 2]
     assert found["name"].tolist() == ["a b", "c d"]
     assert found["z"].tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("flags & 32 == 0", [1, 0, 0, 1]),
+        ("(flags & 131072) != 0", [0, 0, 0, 1]),
+        ("flags&32==0 and mag < 21", [1, 0, 0, 0]),
+        ("flags == 33 & mag > 20", [0, 0, 1, 0]),
+        ("big & 9223372036854775808 > 0", [0, 1, 0, 1]),
+        ("some & 4 == 0", [1, 0, 0, 1]),
+        ("some & 4 != 0", [0, 1, 0, 0]),
+        ("all & 64 != 0", [1, 0, 0, 0]),
+        ("a & 1 >= 2", [0, 0, 1, 1]),
+    ],
+)
+def test_conditions_on_bits(condition, expected):
+    columns = {
+        "flags": np.array([0, 32, 33, 2**17], np.int32),
+        "big": np.array([0, 2**63, 5, 2**63 + 1], np.uint64),
+        "some": np.array([0, 5, np.nan, 3]),
+        "all": np.array([-1, 0, 1, 2], np.int16),
+        "a & 1": np.arange(4),
+        "mag": np.array([20.0, 20.0, 22.0, 23.0]),
+    }
+    assert tables.matches_conditions(columns, condition, "t").tolist() == [bool(n) for n in expected]
+
+
+@pytest.mark.parametrize("name", ["fraction", "text", "truth"])
+def test_only_whole_numbers_have_bits(name):
+    columns = {"fraction": np.array([0.5]), "text": np.array(["a"]), "truth": np.array([True])}
+    with pytest.raises(InputError, match=f"'{name} & 1 == 0': only columns of whole numbers have bits"):
+        tables.matches_conditions(columns, f"{name} & 1 == 0", "t")
 
 
 @pytest.mark.parametrize(("kind", "zero"), [("I", 2.0**15), ("J", 2.0**31), ("K", 2.0**63)])

@@ -374,10 +374,10 @@ def _example(name: str, values: np.ndarray) -> str:
         return f"{name} == true"
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
-    highest = np.nanmax(values)
-    if highest < 3 or len(np.unique(values)) > MOST_QUALITIES:
+    secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
+    if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
         return f"{name} >= VALUE"
-    return f"{name} >= 3" + (f" and {name} < 5" if highest > 5 else "")
+    return f"{name} >= 3" + (f" and {name} < 5" if np.nanmax(values) > 5 else "")
 
 
 def add_standard_names(table: tables.Table) -> Columns:
