@@ -1137,6 +1137,28 @@ def test_columns_as_vaex_writes_them(tmp_path):
         tables.read_table(tmp_path / "t.hdf5")
 
 
+def test_text_as_vaex_writes_it(tmp_path):
+    """All letters in one array, and where each entry begins; identities were lost without a word."""
+    names = ["M 31", "", "NGC 5194é", *(f"J{n}" for n in range(6))]
+    letters = [name.encode() for name in names]
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        columns = file.create_group("table/columns")
+        columns["z_spec/data"] = Z[: len(names)]
+        for name, bitmap in (("id", None), ("note", [0b11111011, 0b1])):
+            columns[f"{name}/data"] = np.frombuffer(b"".join(letters), np.uint8)
+            columns[f"{name}/indices"] = np.cumsum([0, *map(len, letters)], dtype=np.int32)
+            if bitmap is not None:
+                columns[f"{name}/null_bitmap"] = np.array(bitmap, np.uint8)
+    found = tables.read_table(tmp_path / "t.hdf5")
+    assert found["id"].tolist() == names
+    assert found["note"].tolist() == [*names[:2], "", *names[3:]]
+    assert read_labels(tmp_path / "t.hdf5").columns["object_id"].tolist() == names
+    with h5py.File(tmp_path / "t.hdf5", "a") as file:
+        file["table/columns/id/indices"][-1] = 10**6
+    with pytest.raises(InputError, match=r"t\.hdf5: damaged HDF5 file"):
+        tables.read_table(tmp_path / "t.hdf5")
+
+
 def test_text_of_no_known_ending_that_names_no_objects_is_no_table(tmp_path):
     for number, text in enumerate(('{"id": 1, "ra": 150.1}', "import numpy\nprint(1)\n", "a b\n1 2\n")):
         path = tmp_path / f"{number}.py"
