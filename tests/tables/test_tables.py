@@ -1137,6 +1137,27 @@ def test_columns_as_vaex_writes_them(tmp_path):
         tables.read_table(tmp_path / "t.hdf5")
 
 
+@pytest.mark.parametrize(("unit", "is_named"), [(1e5, True), (30.0, False)])
+def test_only_large_values_may_be_velocities(tmp_path, unit, is_named):
+    """Magnitudes of 21 and more are neither redshifts nor velocities."""
+    tables.write_table(tmp_path / "t.fits", {"id": IDENTITIES["small"], "Z": unit * (1 + Z)})
+    with pytest.raises(InputError, match="none of 24 rows can be used as a label") as caught:
+        read_labels(tmp_path / "t.fits", column="Z")
+    assert ("velocities in km/s" in str(caught.value)) == is_named
+
+
+def test_right_ascensions_about_the_origin(tmp_path):
+    """They may go on beyond 360 or below 0; spread over more than a circle, they are no degrees."""
+    around = np.array([350.0, 359.5, 360.0, 360.5, 375.0])
+    for ra in (around, around - 360, around - 20):
+        found = tables.positions({"ra": ra, "dec": np.linspace(-1, 1, 5)}, {}, "t")
+        np.testing.assert_allclose(found.ra, np.where(ra == 360, 360, ra % 360))
+        assert not found.lost
+    found = tables.positions({"ra": np.append(around, 5.0), "dec": np.zeros(6) + 1.5}, {}, "t")
+    assert found.is_known.tolist() == [True, True, True, False, False, True]
+    assert "2 objects with dec beyond ±90 or ra beyond 360" in found.lost
+
+
 def test_text_as_vaex_writes_it(tmp_path):
     """All letters in one array, and where each entry begins; identities were lost without a word."""
     names = ["M 31", "", "NGC 5194é", *(f"J{n}" for n in range(6))]

@@ -18,7 +18,6 @@ from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.entries import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
-    HIGHEST,
     HIGHEST_MEDIAN,
     STAR_REDSHIFT,
     is_no_value,
@@ -156,8 +155,8 @@ def read_labels(
         is_known = keep & (np.abs(number) >= STAR_REDSHIFT) if is_redshift else keep
         _warn_of_repeats(number[is_known], column, path)
     if not keep.any():
-        is_fast = is_finite & (np.abs(number) > HIGHEST)
-        velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
+        median = float(np.median(number[is_finite])) if is_finite.any() else 0.0
+        velocities = "; are they velocities in km/s? divide by 299792.458" if median > SLOWEST else ""
         raise InputError(
             f"{path}: none of {len(number)} rows can be used as a label: {counts['not_selected']} do not "
             f"satisfy {list(select)}, {counts['not_finite']} have a {column!r} that is not finite, and "
