@@ -1515,6 +1515,7 @@ def test_hours_of_hyperleda(tmp_path):
 def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog, names):
     first, second = names.split()
     columns = {"z_spec": Z, first: RA, second: DEC, "e_ra": Z, "e_dec": Z, "pm_ra": Z, "pm_dec": Z}
+    columns |= {"sky_bbox_ll.ra": RA + 0.1, "sky_bbox_ll.dec": DEC}  # JWST's catalogues
     path = tables.write_table(tmp_path / "labels.csv", columns)
     labels = read_labels(path)
     np.testing.assert_allclose(labels.columns["ra"], RA)

@@ -57,7 +57,7 @@ _MINUS = ("-", "−", "–", "-1", "-1.0")
 _NOT_A_POSITION = re.compile(
     r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
     r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
-    r"pointing|boresight|fiber|fibre|star|nearest|plate)(?![a-z])|1950|err$|^[hdms]$"
+    r"pointing|boresight|fiber|fibre|star|nearest|plate|bbox)(?![a-z])|1950|err$|^[hdms]$"
 )
 
 
