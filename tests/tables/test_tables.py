@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from deepfits import tables
 from deepfits.errors import InputError
+from deepfits.fitting.columns import Column
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
 
@@ -1144,6 +1145,20 @@ def test_only_large_values_may_be_velocities(tmp_path, unit, is_named):
     with pytest.raises(InputError, match="none of 24 rows can be used as a label") as caught:
         read_labels(tmp_path / "t.fits", column="Z")
     assert ("velocities in km/s" in str(caught.value)) == is_named
+
+
+@pytest.mark.parametrize("ending", ["csv", "fits", "parquet"])
+def test_pointers_of_git_lfs_are_named(tmp_path, ending):
+    path = tmp_path / f"t.{ending}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(InputError, match=rf"t\.{ending}: a pointer of Git LFS.*git lfs pull"):
+        tables.read_table(path)
+
+
+@pytest.mark.parametrize(("unit", "written"), [("Å", "Angstrom"), ("μJy", "uJy"), ("mag(AB)", "mag(AB)")])
+def test_units_beyond_ascii_are_written_in_words_in_fits(tmp_path, unit, written):
+    path = tables.write_table(tmp_path / "t.fits", {"a": Z}, describe=lambda _: Column(unit=unit))
+    assert fits.getheader(path, 1)["TUNIT1"] == written
 
 
 def test_right_ascensions_about_the_origin(tmp_path):

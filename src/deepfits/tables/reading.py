@@ -152,6 +152,8 @@ def _read_file(
         is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
         what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
         raise InputError(f"{path}: {what}")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
     if head.startswith(b"\x1f\x9d"):
         raise InputError(f"{path}: packed by `compress`; unpack it first, with `gunzip`")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():

@@ -254,6 +254,7 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
 
 def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, described: Mapping[str, Any]) -> None:
     from astropy.io import fits
+    from astropy.units import Unit
 
     hdu = fits.table_to_hdu(table)
     for number, name in enumerate(table.colnames, start=1):
@@ -262,8 +263,11 @@ def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, describe
             hdu.header[f"TUCD{number}"] = about.ucd
         if about and about.words:
             hdu.header[f"TCOMM{number}"] = about.words
-        if about and about.unit.isascii():
-            hdu.columns[name].unit = about.unit or None
+        unit = about.unit if about else ""
+        if not unit.isascii():  # μJy, Å
+            unit = str(Unit(unit, parse_strict="silent"))
+        if unit.isascii():
+            hdu.columns[name].unit = unit or None
     if info is not None:
         hdu.header[INFO.upper()] = json.dumps(info)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
