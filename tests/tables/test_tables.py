@@ -19,6 +19,7 @@ from astropy.coordinates import FK4, FK5, Angle, SkyCoord
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table, vstack
 from astropy.time import Time
+from astropy.utils.masked import Masked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -1159,6 +1160,31 @@ def test_pointers_of_git_lfs_are_named(tmp_path, ending):
 def test_units_beyond_ascii_are_written_in_words_in_fits(tmp_path, unit, written):
     path = tables.write_table(tmp_path / "t.fits", {"a": Z}, describe=lambda _: Column(unit=unit))
     assert fits.getheader(path, 1)["TUNIT1"] == written
+
+
+@pytest.mark.parametrize("ending", ["ecsv", "h5", "memory"])
+def test_what_astropy_masks_is_missing(tmp_path, ending):
+    """Values behind the masks of its `Masked` arrays, and of positions made of them, were used."""
+    is_gap = np.arange(NUM) % 5 == 0
+    given = QTable(
+        {
+            "coord": SkyCoord(Masked(RA * u.deg, mask=is_gap), DEC * u.deg),
+            "z_spec": Masked(Z, mask=is_gap),
+            "number": Masked(np.arange(NUM), mask=is_gap),
+            "name": Masked(IDENTITIES["names"], mask=is_gap),
+            "observed": Time(Masked(59000 + Z, mask=is_gap), format="mjd"),
+        }
+    )
+    path = tmp_path / f"t.{ending}"
+    if ending == "ecsv":
+        given.write(path)
+    elif ending == "h5":
+        given.write(path, path="t", serialize_meta=True)
+    table = tables.from_memory(given, "t") if ending == "memory" else tables.read(path)
+    for name, values in {"z_spec": Z, "number": np.arange(NUM), "observed": 59000 + Z, "ra": RA}.items():
+        np.testing.assert_allclose(table.columns[name], np.where(is_gap, np.nan, values), rtol=1e-12)
+    assert table.columns["name"].tolist() == np.where(is_gap, "", IDENTITIES["names"]).tolist()
+    assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
 
 
 def test_right_ascensions_about_the_origin(tmp_path):
