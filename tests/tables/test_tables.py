@@ -1187,6 +1187,35 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
 
 
+def test_fits_tables_in_memory_are_as_in_their_files(tmp_path):
+    """What `fits.getdata` and `fits.open` give keeps TNULL, which `Table(...)` of it ignores."""
+    columns = [
+        fits.Column("id", "K", array=IDENTITIES["small"], null=7),
+        fits.Column("count", "I", array=np.arange(NUM, dtype=np.uint16), bzero=2**15),
+        fits.Column("name", "20A", array=IDENTITIES["names"]),
+        fits.Column("is_good", "L", array=np.arange(NUM) % 2 == 0),
+        fits.Column("mag", "E", array=Z, unit="mag"),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    expected = tables.read(tmp_path / "t.fits")
+    assert np.flatnonzero(np.isnan(expected.columns["id"])).tolist() == [6]
+    with fits.open(tmp_path / "t.fits") as hdus:
+        for given in (hdus[1], hdus[1].data, fits.getdata(tmp_path / "t.fits")):
+            for _ in range(2):  # it is left as it was
+                found = tables.from_memory(given, "t")
+                assert found.units == {"mag": "mag"}
+                assert found.columns.keys() == expected.columns.keys()
+                for name, values in expected.columns.items():
+                    np.testing.assert_array_equal(found.columns[name], values)
+
+
+def test_columns_of_pandas_that_arrow_lacks_are_named():
+    frame = pd.DataFrame({"id": [1, 2], "waves": [1j, 2j], "z": [0.1, None]})
+    found = tables.from_memory(frame, "t")
+    assert found.unused == {"waves": "complex128"}
+    np.testing.assert_array_equal(found.columns["z"], [0.1, np.nan])
+
+
 def test_right_ascensions_about_the_origin(tmp_path):
     """They may go on beyond 360 or below 0; spread over more than a circle, they are no degrees."""
     around = np.array([350.0, 359.5, 360.0, 360.5, 375.0])

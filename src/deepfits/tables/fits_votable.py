@@ -53,7 +53,7 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
         chosen = choose_table(candidates, path, selection, wanted)
 
         def read(candidate: Candidate) -> Table:
-            return _read_hdu(hdus[hdu_numbers[candidate.key]], path)
+            return read_hdu(hdus[hdu_numbers[candidate.key]], path)
 
         return _with_positions_from_sibling(read(chosen), [c for c in candidates if c is not chosen], read)
 
@@ -68,7 +68,8 @@ def _is_dimension(stated: Any, form: str) -> bool:
     return is_variable or math.prod(map(int, shape[1].split(","))) == int(repeat[1] or 1)
 
 
-def _read_hdu(hdu: Any, path: Path) -> Table:
+def read_hdu(hdu: Any, path: str | Path) -> Table:
+    """Read the table of an HDU; `path` is for messages."""
     from astropy.table import Table as AstropyTable
 
     if hdu.header.get("ZTABLE"):
