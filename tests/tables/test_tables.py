@@ -1675,6 +1675,22 @@ def test_row_names_of_r_need_no_header(tmp_path, header, row):
     np.testing.assert_allclose(labels.columns["ra"], 150 + np.arange(1, 9) / 10)
 
 
+@pytest.mark.parametrize("unit", ["deg", "rad"])
+def test_tables_as_astropy_and_pandas_print_them(tmp_path, unit):
+    table = QTable(
+        {"name": IDENTITIES["leading zeros"], "ra": (RA * u.deg).to(unit), "dec": (DEC * u.deg).to(unit)}
+    )
+    table["z_spec"] = Z
+    (tmp_path / "t.txt").write_text("\n".join([*table.pformat(max_lines=-1), f"Length = {NUM} rows"]) + "\n")
+    found = tables.read(tmp_path / "t.txt")
+    assert found.units == {"ra": unit, "dec": unit}
+    sky = tables.positions(found.columns, found.units, "t")
+    np.testing.assert_allclose(sky.ra, RA)
+    frame = pd.DataFrame({"ra": RA, "dec": DEC, "z_spec": Z})
+    (tmp_path / "p.txt").write_text(frame.to_string() + "\n")
+    np.testing.assert_allclose(tables.read_table(tmp_path / "p.txt")["ra"], RA, rtol=1e-6)
+
+
 def test_positions_of_manga_are_those_of_the_objects(tmp_path):
     columns = {"plateifu": ["7443-1", "7443-2"], "ifura": [1.0, 2.0], "ifudec": [3.0, 4.0]}
     Table({"objra": [150.1, 150.2], "objdec": [2.1, 2.2], **columns}).write(tmp_path / "drpall.fits")
@@ -2550,7 +2566,8 @@ def test_a_second_line_in_the_header_of_aastex(tmp_path):
         "\\begin{deluxetable}{lccc}\n\\tablecaption{Redshifts}\n\\tablehead{\n"
         "\\colhead{ID} & \\colhead{R.A.} & \\colhead{Decl.} & \\colhead{$z_{spec}$} \\\\\n"
         "\\colhead{} & \\colhead{(deg)} & \\colhead{(deg)} & \\colhead{}\n}\n\\startdata\n"
-        "7 & 150.1 & $-$2.1 & 0.1 \\\\\n9 & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
+        "7 & 150.1 & $-$2.1 & 0.1\\tablenotemark{a} \\\\\n"
+        "9\\tnote{b} & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
     )
     found = tables.read(tmp_path / "t.tex")
     assert found.units == {"R.A.": "deg", "Decl.": "deg"}
