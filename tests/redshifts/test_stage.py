@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import SkyCoord
 
@@ -603,6 +604,10 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
         assert {name for name, unit in units.items() if unit == "kpc"} == {
             name for name in predicted if name.startswith(("size_", "quantiles"))
         }
+    for path in in_shards.glob("*.parquet"):
+        assert (
+            b'"size_predicted" unit="kpc"' in pq.read_schema(path).metadata[b"IVOA.VOTable-Parquet.content"]
+        )
     test = is_held_out(sky["object_id"])
     error = predicted["size_predicted"][test] - size[test]
     metrics = metrics_of(redshift_evaluate(found, labels, tmp_path / "judged", label_column="size"))

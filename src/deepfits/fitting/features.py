@@ -70,7 +70,9 @@ def write_shard(
 
     `describe` returns the unit and the description of a column.
     """
-    table = to_arrow_table(columns, describe=describe).replace_schema_metadata({"made_from": made_from})
+    table = to_arrow_table(columns, describe=describe)
+    metadata = table.schema.metadata or {}
+    table = table.replace_schema_metadata({**metadata, b"made_from": made_from.encode()})
     with writing(path) as temporary:
         pq.write_table(table, temporary)
 
