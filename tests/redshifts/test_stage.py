@@ -618,8 +618,8 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
     assert "eta_15" not in row
     fast = FAST | {"label_column": "size", "feature_sets": ("latents",)}
     out = deepfits.redshift(features, labels, tmp_path / "out", **fast)
-    joined = read_table(out / "predictions.parquet")
-    assert {"size", "size_predicted_boosting_latents_squared"} <= set(joined)
+    units = read(out / "predictions.parquet").units
+    assert units["size"] == units["size_predicted_boosting_latents_squared"] == "kpc"
     for method in ("templates", "pretrained", "adapted"):
         with pytest.raises(InputError, match=f"{method} predicts redshifts only, not size"):
             deepfits.redshift(features, labels, tmp_path / "no", methods=[method], label_column="size")

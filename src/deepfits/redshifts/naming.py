@@ -50,7 +50,7 @@ def is_of_target(name: str, target: str) -> bool:
     (True, False)
     """
     names = (ESTIMATE, "quantiles", "z_mean", "z_median", "z_mode", "z_err68_", "z_err95_")
-    return name.startswith(tuple(written_name(own, target) for own in names))
+    return name == truth_name(target) or name.startswith(tuple(written_name(own, target) for own in names))
 
 
 def as_written(columns: Mapping[str, Any], target: str) -> dict[str, Any]:

@@ -120,13 +120,15 @@ def redshift_predict(config: PredictConfig) -> Path:
 
 
 def _describing(predictor: Predictor | Classifier) -> Callable[[str], Column]:
+    return describing(predictor.target, str(predictor.about.get("unit", "")))
+
+
+def describing(target: str, unit: str) -> Callable[[str], Column]:
     """Return the function that describes the columns of predictions, with the unit of the target."""
 
     def describe_prediction(name: str) -> Column:
         about = describe(name, table="predictions")
-        if isinstance(predictor, Predictor) and is_of_target(name, predictor.target):
-            return replace(about, unit=predictor.about.get("unit", ""))
-        return about
+        return replace(about, unit=unit) if is_of_target(name, target) else about
 
     return describe_prediction
 
