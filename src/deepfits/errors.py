@@ -181,20 +181,39 @@ def _names_file(error: OSError) -> bool:
     return error.filename is not None and error.strerror is not None
 
 
+_EXTRAS = {
+    "sep": ("survey",), "reproject": ("survey",), "sklearn": ("survey", "redshift"),
+    "galsim": ("sky",), "speclite": ("sky",), "lightning": ("training",), "tensorboard": ("training",),
+    "xgboost": ("redshift",), "tpot": ("redshift",), "pandas": ("lsdb", "redshift"),
+    "matplotlib": ("report",), "jinja2": ("report",), "PIL": ("explore", "report"),
+    "dask": ("scale", "redshift"), "distributed": ("scale", "redshift"),
+    "hats": ("lsdb",), "hats_import": ("lsdb",), "lsdb": ("lsdb",),
+}  # fmt: skip
+"""The package's extras that install each module, the most likely one first."""
+
+
 def missing_extra(error: BaseException) -> str | None:
     """Return how to install a missing module, or None if no extra of the package provides it.
+
+    Of several extras, the one named is that of the part of the package that needs the module.
 
     Examples
     --------
     >>> missing_extra(ModuleNotFoundError("No module named 'sep'", name="sep"))
     "this needs 'sep'; install it with `pip install 'deepfits[survey]'`"
     """
-    extras = {
-        "sep": "survey", "reproject": "survey", "sklearn": "survey", "galsim": "sky", "speclite": "sky",
-        "lightning": "training", "tensorboard": "training", "xgboost": "redshift",
-        "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
-        "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",
-    }  # fmt: skip
     name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-    extra = extras.get(name.split(".")[0])
-    return f"this needs {name!r}; install it with `pip install 'deepfits[{extra}]'`" if extra else None
+    if not (extras := _EXTRAS.get(name.split(".")[0], ())):
+        return None
+    parts = [part for module in _modules_in(error) for part in module.split(".")]
+    extra = next((extra for part in parts for extra in extras if part.startswith(extra)), extras[0])
+    return f"this needs {name!r}; install it with `pip install 'deepfits[{extra}]'`"
+
+
+def _modules_in(error: BaseException) -> list[str]:
+    """Return the names of the package's modules in an error's traceback, the innermost first."""
+    names, trace = [], error.__traceback__
+    while trace is not None:
+        names.append(str(trace.tb_frame.f_globals.get("__name__")))
+        trace = trace.tb_next
+    return [name for name in reversed(names) if name.startswith("deepfits.")]

@@ -272,6 +272,10 @@ def test_known_filters_improve_redshifts():
     without = {f"{COLUMN}_u": np.where(np.arange(800) < 9, np.nan, columns[f"{COLUMN}_u"])}
     assert known_filters({**columns, **without}) == ()
     assert known_filters({**columns, **without, "dof_u": 30.0 * (np.arange(800) >= 9)}) == other
+    nowhere = {f"{COLUMN}_u": np.full(800, np.nan), "dof_u": np.zeros(800)}
+    assert known_filters({**columns, **nowhere}) == (FILTERS[0], *other[1:])
+    unsaid = {f"{COLUMN}_{band}": np.full(800, np.nan) for band in BANDS}
+    assert known_filters({**columns, **unsaid, "dof_u": np.zeros(800)}) == ()
     with pytest.raises(InputError, match="4 filters for the 5 bands"):
         with_filters(columns, FILTERS[1:])
 

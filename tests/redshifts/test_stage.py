@@ -4,12 +4,14 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import SkyCoord
 
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.fitting.columns import Column
 from deepfits.redshifts.features import read_features
 from deepfits.redshifts.inputs import _cached
 from deepfits.redshifts.pdf import LEVELS
@@ -18,7 +20,7 @@ from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.load import parse_names
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
-from deepfits.tables import read_table, write_table
+from deepfits.tables import read, read_table, write_table
 from tests.helpers.redshift_inputs import (
     NUMBER,
     make_sky,
@@ -590,12 +592,22 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
     features, _, _ = inputs
     size = 10 + 20 * np.sqrt(sky["z_spec"])  # larger than any redshift
     labels = write_labels(tmp_path / "sizes.parquet", sky, size=size)
+    write_table(labels, read_table(labels), describe=lambda name: Column(unit="kpc" * (name == "size")))
     asked = {"label_column": "size", "loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
     model = redshift_train(features, labels, tmp_path / "model", **asked)
     found = redshift_predict(model, features, tmp_path / "sizes.fits")
     predicted = read_table(found)
     assert {"size_predicted", "size_median", "size_err68_low", "quantiles"} <= set(predicted)
     assert not {name for name in predicted if name.startswith("z_")}
+    in_shards = redshift_predict(model, features, tmp_path / "shards")
+    for units in (read(found).units, read(in_shards).units):
+        assert {name for name, unit in units.items() if unit == "kpc"} == {
+            name for name in predicted if name.startswith(("size_", "quantiles"))
+        }
+    for path in in_shards.glob("*.parquet"):
+        assert (
+            b'"size_predicted" unit="kpc"' in pq.read_schema(path).metadata[b"IVOA.VOTable-Parquet.content"]
+        )
     test = is_held_out(sky["object_id"])
     error = predicted["size_predicted"][test] - size[test]
     metrics = metrics_of(redshift_evaluate(found, labels, tmp_path / "judged", label_column="size"))
@@ -606,8 +618,8 @@ def test_targets_other_than_redshift(inputs, sky, tmp_path):
     assert "eta_15" not in row
     fast = FAST | {"label_column": "size", "feature_sets": ("latents",)}
     out = deepfits.redshift(features, labels, tmp_path / "out", **fast)
-    joined = read_table(out / "predictions.parquet")
-    assert {"size", "size_predicted_boosting_latents_squared"} <= set(joined)
+    units = read(out / "predictions.parquet").units
+    assert units["size"] == units["size_predicted_boosting_latents_squared"] == "kpc"
     for method in ("templates", "pretrained", "adapted"):
         with pytest.raises(InputError, match=f"{method} predicts redshifts only, not size"):
             deepfits.redshift(features, labels, tmp_path / "no", methods=[method], label_column="size")

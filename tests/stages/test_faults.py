@@ -112,6 +112,25 @@ def test_what_a_person_can_mend_is_explained(error: Exception, line: str | None)
     assert found is None if line is None else found is not None and found.startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("survey.psf_variation", "sklearn.gaussian_process", "survey"),
+        ("redshifts.learning", "sklearn.model_selection", "redshift"),
+        ("redshifts.methods.tpot_worker", "dask", "redshift"),
+        ("scale.cluster", "dask", "scale"),
+        ("stages.partitions", "pandas", "lsdb"),
+        ("reporting.map", "PIL", "report"),
+    ],
+)
+def test_a_missing_package_is_of_the_extra_that_is_used(module: str, package: str, extra: str):
+    part = {"__name__": f"deepfits.{module}"}
+    with pytest.raises(ModuleNotFoundError) as caught:
+        exec(f"raise ModuleNotFoundError('No module', name={package!r})", part)
+    command = f"pip install 'deepfits[{extra}]'"
+    assert explain(caught.value) == f"this needs {package!r}; install it with `{command}`"
+
+
 def test_features_that_are_all_nan_are_no_result(tmp_path: Path):
     model = make_model(tmp_path / "model")
     store = make_store(tmp_path / "store", model, (3,))

@@ -19,11 +19,13 @@ from astropy.coordinates import FK4, FK5, Angle, SkyCoord
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table, vstack
 from astropy.time import Time
+from astropy.utils.masked import Masked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepfits import tables
 from deepfits.errors import InputError
+from deepfits.fitting.columns import Column
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
 
@@ -1051,7 +1053,11 @@ def test_files_of_a_data_set_may_differ_in_the_width_of_numbers(tmp_path):
             pa.table({"id": pa.array([2**53 + 1 if name == "b" else 1], kind)}), tmp_path / f"{name}.parquet"
         )
     (tmp_path / "c.parquet").unlink()
-    with pytest.raises(InputError, match="cannot read"):
+    differ = r"a column has other types in other files .*; write all files with the same types"
+    with pytest.raises(InputError, match=differ):
+        tables.read_table(tmp_path)
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=differ):
         tables.read_table(tmp_path)
 
 
@@ -1134,6 +1140,117 @@ def test_columns_as_vaex_writes_them(tmp_path):
         del file["table/columns/ra/data"]
         file["table/columns/ra/data"] = h5py.ExternalLink("/etc/passwd", "x")
     with pytest.raises(InputError, match="only data of the file itself"):
+        tables.read_table(tmp_path / "t.hdf5")
+
+
+@pytest.mark.parametrize(("unit", "is_named"), [(1e5, True), (30.0, False)])
+def test_only_large_values_may_be_velocities(tmp_path, unit, is_named):
+    """Magnitudes of 21 and more are neither redshifts nor velocities."""
+    tables.write_table(tmp_path / "t.fits", {"id": IDENTITIES["small"], "Z": unit * (1 + Z)})
+    with pytest.raises(InputError, match="none of 24 rows can be used as a label") as caught:
+        read_labels(tmp_path / "t.fits", column="Z")
+    assert ("velocities in km/s" in str(caught.value)) == is_named
+
+
+@pytest.mark.parametrize("ending", ["csv", "fits", "parquet"])
+def test_pointers_of_git_lfs_are_named(tmp_path, ending):
+    path = tmp_path / f"t.{ending}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(InputError, match=rf"t\.{ending}: a pointer of Git LFS.*git lfs pull"):
+        tables.read_table(path)
+
+
+@pytest.mark.parametrize(("unit", "written"), [("Å", "Angstrom"), ("μJy", "uJy"), ("mag(AB)", "mag(AB)")])
+def test_units_beyond_ascii_are_written_in_words_in_fits(tmp_path, unit, written):
+    path = tables.write_table(tmp_path / "t.fits", {"a": Z}, describe=lambda _: Column(unit=unit))
+    assert fits.getheader(path, 1)["TUNIT1"] == written
+
+
+@pytest.mark.parametrize("ending", ["ecsv", "h5", "memory"])
+def test_what_astropy_masks_is_missing(tmp_path, ending):
+    """Values behind the masks of its `Masked` arrays, and of positions made of them, were used."""
+    is_gap = np.arange(NUM) % 5 == 0
+    given = QTable(
+        {
+            "coord": SkyCoord(Masked(RA * u.deg, mask=is_gap), DEC * u.deg),
+            "z_spec": Masked(Z, mask=is_gap),
+            "number": Masked(np.arange(NUM), mask=is_gap),
+            "name": Masked(IDENTITIES["names"], mask=is_gap),
+            "observed": Time(Masked(59000 + Z, mask=is_gap), format="mjd"),
+        }
+    )
+    path = tmp_path / f"t.{ending}"
+    if ending == "ecsv":
+        given.write(path)
+    elif ending == "h5":
+        given.write(path, path="t", serialize_meta=True)
+    table = tables.from_memory(given, "t") if ending == "memory" else tables.read(path)
+    for name, values in {"z_spec": Z, "number": np.arange(NUM), "observed": 59000 + Z, "ra": RA}.items():
+        np.testing.assert_allclose(table.columns[name], np.where(is_gap, np.nan, values), rtol=1e-12)
+    assert table.columns["name"].tolist() == np.where(is_gap, "", IDENTITIES["names"]).tolist()
+    assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
+
+
+def test_fits_tables_in_memory_are_as_in_their_files(tmp_path):
+    """What `fits.getdata` and `fits.open` give keeps TNULL, which `Table(...)` of it ignores."""
+    columns = [
+        fits.Column("id", "K", array=IDENTITIES["small"], null=7),
+        fits.Column("count", "I", array=np.arange(NUM, dtype=np.uint16), bzero=2**15),
+        fits.Column("name", "20A", array=IDENTITIES["names"]),
+        fits.Column("is_good", "L", array=np.arange(NUM) % 2 == 0),
+        fits.Column("mag", "E", array=Z, unit="mag"),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    expected = tables.read(tmp_path / "t.fits")
+    assert np.flatnonzero(np.isnan(expected.columns["id"])).tolist() == [6]
+    with fits.open(tmp_path / "t.fits") as hdus:
+        for given in (hdus[1], hdus[1].data, fits.getdata(tmp_path / "t.fits")):
+            for _ in range(2):  # it is left as it was
+                found = tables.from_memory(given, "t")
+                assert found.units == {"mag": "mag"}
+                assert found.columns.keys() == expected.columns.keys()
+                for name, values in expected.columns.items():
+                    np.testing.assert_array_equal(found.columns[name], values)
+
+
+def test_columns_of_pandas_that_arrow_lacks_are_named():
+    frame = pd.DataFrame({"id": [1, 2], "waves": [1j, 2j], "z": [0.1, None]})
+    found = tables.from_memory(frame, "t")
+    assert found.unused == {"waves": "complex128"}
+    np.testing.assert_array_equal(found.columns["z"], [0.1, np.nan])
+
+
+def test_right_ascensions_about_the_origin(tmp_path):
+    """They may go on beyond 360 or below 0; spread over more than a circle, they are no degrees."""
+    around = np.array([350.0, 359.5, 360.0, 360.5, 375.0])
+    for ra in (around, around - 360, around - 20):
+        found = tables.positions({"ra": ra, "dec": np.linspace(-1, 1, 5)}, {}, "t")
+        np.testing.assert_allclose(found.ra, np.where(ra == 360, 360, ra % 360))
+        assert not found.lost
+    found = tables.positions({"ra": np.append(around, 5.0), "dec": np.zeros(6) + 1.5}, {}, "t")
+    assert found.is_known.tolist() == [True, True, True, False, False, True]
+    assert "2 objects with dec beyond ±90 or ra beyond 360" in found.lost
+
+
+def test_text_as_vaex_writes_it(tmp_path):
+    """All letters in one array, and where each entry begins; identities were lost without a word."""
+    names = ["M 31", "", "NGC 5194é", *(f"J{n}" for n in range(6))]
+    letters = [name.encode() for name in names]
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        columns = file.create_group("table/columns")
+        columns["z_spec/data"] = Z[: len(names)]
+        for name, bitmap in (("id", None), ("note", [0b11111011, 0b1])):
+            columns[f"{name}/data"] = np.frombuffer(b"".join(letters), np.uint8)
+            columns[f"{name}/indices"] = np.cumsum([0, *map(len, letters)], dtype=np.int32)
+            if bitmap is not None:
+                columns[f"{name}/null_bitmap"] = np.array(bitmap, np.uint8)
+    found = tables.read_table(tmp_path / "t.hdf5")
+    assert found["id"].tolist() == names
+    assert found["note"].tolist() == [*names[:2], "", *names[3:]]
+    assert read_labels(tmp_path / "t.hdf5").columns["object_id"].tolist() == names
+    with h5py.File(tmp_path / "t.hdf5", "a") as file:
+        file["table/columns/id/indices"][-1] = 10**6
+    with pytest.raises(InputError, match=r"t\.hdf5: damaged HDF5 file"):
         tables.read_table(tmp_path / "t.hdf5")
 
 
@@ -1289,7 +1406,9 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
         ("tf", "z_flag == true"),
         ("12", "z_flag >= VALUE"),
         ("1235", "z_flag >= 3"),
+        ("15", "z_flag >= 3"),
         ("346", "z_flag >= 3 and z_flag < 5"),
+        ("189", "z_flag >= VALUE"),
     ):
         entries = [flags[i % len(flags)] for i in range(1, 13)]
         path.write_text("id,Z,z_flag\n" + "".join(f"{i},0.{i},{entry}\n" for i, entry in enumerate(entries)))
@@ -1470,6 +1589,7 @@ def test_hours_of_hyperleda(tmp_path):
 def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog, names):
     first, second = names.split()
     columns = {"z_spec": Z, first: RA, second: DEC, "e_ra": Z, "e_dec": Z, "pm_ra": Z, "pm_dec": Z}
+    columns |= {"sky_bbox_ll.ra": RA + 0.1, "sky_bbox_ll.dec": DEC}  # JWST's catalogues
     path = tables.write_table(tmp_path / "labels.csv", columns)
     labels = read_labels(path)
     np.testing.assert_allclose(labels.columns["ra"], RA)
@@ -1557,6 +1677,22 @@ def test_row_names_of_r_need_no_header(tmp_path, header, row):
     labels = read_labels(path)
     np.testing.assert_allclose(labels.value, np.arange(1, 9) / 10)
     np.testing.assert_allclose(labels.columns["ra"], 150 + np.arange(1, 9) / 10)
+
+
+@pytest.mark.parametrize("unit", ["deg", "rad"])
+def test_tables_as_astropy_and_pandas_print_them(tmp_path, unit):
+    table = QTable(
+        {"name": IDENTITIES["leading zeros"], "ra": (RA * u.deg).to(unit), "dec": (DEC * u.deg).to(unit)}
+    )
+    table["z_spec"] = Z
+    (tmp_path / "t.txt").write_text("\n".join([*table.pformat(max_lines=-1), f"Length = {NUM} rows"]) + "\n")
+    found = tables.read(tmp_path / "t.txt")
+    assert found.units == {"ra": unit, "dec": unit}
+    sky = tables.positions(found.columns, found.units, "t")
+    np.testing.assert_allclose(sky.ra, RA)
+    frame = pd.DataFrame({"ra": RA, "dec": DEC, "z_spec": Z})
+    (tmp_path / "p.txt").write_text(frame.to_string() + "\n")
+    np.testing.assert_allclose(tables.read_table(tmp_path / "p.txt")["ra"], RA, rtol=1e-6)
 
 
 def test_positions_of_manga_are_those_of_the_objects(tmp_path):
@@ -2337,6 +2473,39 @@ def test_entries_in_single_quotes(tmp_path, separator):
     assert found["z"].tolist() == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("flags & 32 == 0", [1, 0, 0, 1]),
+        ("(flags & 131072) != 0", [0, 0, 0, 1]),
+        ("flags&32==0 and mag < 21", [1, 0, 0, 0]),
+        ("flags == 33 & mag > 20", [0, 0, 1, 0]),
+        ("big & 9223372036854775808 > 0", [0, 1, 0, 1]),
+        ("some & 4 == 0", [1, 0, 0, 1]),
+        ("some & 4 != 0", [0, 1, 0, 0]),
+        ("all & 64 != 0", [1, 0, 0, 0]),
+        ("a & 1 >= 2", [0, 0, 1, 1]),
+    ],
+)
+def test_conditions_on_bits(condition, expected):
+    columns = {
+        "flags": np.array([0, 32, 33, 2**17], np.int32),
+        "big": np.array([0, 2**63, 5, 2**63 + 1], np.uint64),
+        "some": np.array([0, 5, np.nan, 3]),
+        "all": np.array([-1, 0, 1, 2], np.int16),
+        "a & 1": np.arange(4),
+        "mag": np.array([20.0, 20.0, 22.0, 23.0]),
+    }
+    assert tables.matches_conditions(columns, condition, "t").tolist() == [bool(n) for n in expected]
+
+
+@pytest.mark.parametrize("name", ["fraction", "text", "truth"])
+def test_only_whole_numbers_have_bits(name):
+    columns = {"fraction": np.array([0.5]), "text": np.array(["a"]), "truth": np.array([True])}
+    with pytest.raises(InputError, match=f"'{name} & 1 == 0': only columns of whole numbers have bits"):
+        tables.matches_conditions(columns, f"{name} & 1 == 0", "t")
+
+
 @pytest.mark.parametrize(("kind", "zero"), [("I", 2.0**15), ("J", 2.0**31), ("K", 2.0**63)])
 def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, zero):
     """TZERO is a real number by the FITS standard, although most programs write an integer."""
@@ -2348,6 +2517,26 @@ def test_unsigned_integers_whose_offset_is_written_with_a_point(tmp_path, kind, 
     card = f"TZERO1  = {zero:>20.14E}".encode().ljust(80)
     (tmp_path / "t.fits").write_bytes(content[:place] + card + content[place + 80 :])
     assert tables.read_table(tmp_path / "t.fits")["id"].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("dimension", ["(1)", "(3,5)", "none"])
+def test_dimensions_that_do_not_fit_their_column_are_ignored(tmp_path, dimension):
+    """CasJobs of SDSS writes (1) for all text: astropy reads a letter of it, and the row from there."""
+    columns = [
+        fits.Column("objID", "19A", array=IDENTITIES["beyond 2^53"].astype(str)),
+        fits.Column("ra", "D", array=RA),
+        fits.Column("bands", "6A", dim="(2,3)", array=np.full((NUM, 3), "gr")),
+        fits.Column("flux", "6E", dim="(2,3)", array=np.ones((NUM, 3, 2))),
+        fits.Column("dec", "D", array=DEC),
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    hdu.header["TDIM1"] = dimension
+    hdu.writeto(tmp_path / "t.fits")
+    found = tables.read_table(tmp_path / "t.fits")
+    assert found["objID"].tolist() == IDENTITIES["beyond 2^53"].astype(str).tolist()
+    np.testing.assert_array_equal(found["dec"], DEC)
+    assert found["bands"].tolist() == [["gr"] * 3] * NUM
+    assert found["flux"].shape == (NUM, 3, 2)
 
 
 def test_columns_of_variable_length_whose_entries_are_alike(tmp_path):
@@ -2381,7 +2570,8 @@ def test_a_second_line_in_the_header_of_aastex(tmp_path):
         "\\begin{deluxetable}{lccc}\n\\tablecaption{Redshifts}\n\\tablehead{\n"
         "\\colhead{ID} & \\colhead{R.A.} & \\colhead{Decl.} & \\colhead{$z_{spec}$} \\\\\n"
         "\\colhead{} & \\colhead{(deg)} & \\colhead{(deg)} & \\colhead{}\n}\n\\startdata\n"
-        "7 & 150.1 & $-$2.1 & 0.1 \\\\\n9 & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
+        "7 & 150.1 & $-$2.1 & 0.1\\tablenotemark{a} \\\\\n"
+        "9\\tnote{b} & 150.2 & $-$2.2 & \\nodata \\\\\n\\enddata\n\\end{deluxetable}\n"
     )
     found = tables.read(tmp_path / "t.tex")
     assert found.units == {"R.A.": "deg", "Decl.": "deg"}

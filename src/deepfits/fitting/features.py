@@ -9,7 +9,7 @@ interrupted run can resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from deepfits.config import convert
 from deepfits.errors import InputError, naming, nearest
 from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
-from deepfits.tables.parquet import to_arrow
+from deepfits.tables.writing import to_arrow_table
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
@@ -59,10 +59,20 @@ def is_finished(
     return read_json(path, what="description of features").get("made_from") == made_from
 
 
-def write_shard(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
-    """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet, with `made_from` as the key for `is_done`."""
-    arrays = {name: to_arrow(values) for name, values in columns.items()}
-    table = pa.table(arrays).replace_schema_metadata({"made_from": made_from})
+def write_shard(
+    path: str | Path,
+    columns: Mapping[str, np.ndarray],
+    made_from: str,
+    *,
+    describe: Callable[[str], Any] | None = None,
+) -> None:
+    """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet, with `made_from` as the key for `is_done`.
+
+    `describe` returns the unit and the description of a column.
+    """
+    table = to_arrow_table(columns, describe=describe)
+    metadata = table.schema.metadata or {}
+    table = table.replace_schema_metadata({**metadata, b"made_from": made_from.encode()})
     with writing(path) as temporary:
         pq.write_table(table, temporary)
 

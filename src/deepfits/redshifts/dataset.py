@@ -48,6 +48,8 @@ class Dataset:
         The other columns of the labels, N rows.
     classes
         Class names where the target is a class; `value` then holds class indices.
+    unit
+        Unit of `value` as far as the labels state it.
     counts
         Numbers of objects and labels, and of those lost at each step.
     """
@@ -62,6 +64,7 @@ class Dataset:
     label_columns: Columns
     counts: dict[str, int | str]
     classes: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def model_hash(self) -> str:
@@ -133,6 +136,7 @@ def make_dataset(
         label_columns=known,
         counts=counts,
         classes=labels.classes,
+        unit=labels.unit,
     )
 
 

@@ -22,6 +22,7 @@ from deepfits.redshifts.labels import match_labels, read_estimates, read_table_o
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
+from deepfits.redshifts.spectra import FILTERS
 from deepfits.survey.bands import places_of
 from deepfits.tables import Columns, match_identities, take_rows
 
@@ -95,15 +96,19 @@ def records_filters(columns: Columns) -> bool:
 def known_filters(columns: Columns) -> tuple[str, ...]:
     """Return the filters of all bands where the features record them, the same for all objects; else ().
 
-    Objects without data in a band do not count.
+    Objects without data in a band do not count. If no object has data in it, as where a model of u g r i z
+    is fitted to g r i z, its default filter stands for it.
     """
-    number, names = len(columns["object_id"]), []
+    names: list[str | None] = []
+    is_known = False
     for band in band_names(columns):
-        wavelength = columns.get(f"{COLUMN}_{band}", np.full(number, np.nan))
-        told = np.unique(wavelength[columns.get(f"dof_{band}", np.ones(number)) > 0])
+        number = columns.get(f"dof_{band}", np.ones(len(columns["object_id"])))
+        wavelength = columns.get(f"{COLUMN}_{band}", np.full(len(number), np.nan))
+        told = np.unique(wavelength[number > 0])
         is_one = len(told) == 1 and bool(np.isfinite(told[0]))
-        names.append(filter_at(float(told[0]), band) if is_one else None)
-    return tuple(name for name in names if name is not None) if all(names) else ()
+        names.append(filter_at(float(told[0]), band) if is_one else None if len(told) else FILTERS.get(band))
+        is_known |= is_one
+    return tuple(name for name in names if name is not None) if is_known and all(names) else ()
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:

@@ -41,6 +41,18 @@ def written_name(name: str, target: str) -> str:
     return f"{target}_predicted" if name == ESTIMATE else f"{target}{name[1:]}"
 
 
+def is_of_target(name: str, target: str) -> bool:
+    """Return whether a column of predictions in files holds values of the target, in its unit.
+
+    Examples
+    --------
+    >>> is_of_target("mass_err68_low", "mass"), is_of_target("domain_distance", "mass")
+    (True, False)
+    """
+    names = (ESTIMATE, "quantiles", "z_mean", "z_median", "z_mode", "z_err68_", "z_err95_")
+    return name == truth_name(target) or name.startswith(tuple(written_name(own, target) for own in names))
+
+
 def as_written(columns: Mapping[str, Any], target: str) -> dict[str, Any]:
     """Rename columns to their names in files."""
     return {written_name(name, target): values for name, values in columns.items()}

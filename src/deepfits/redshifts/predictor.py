@@ -38,7 +38,7 @@ class Predictor:
     out_of_fold
         Out-of-fold estimates of the labelled objects, for methods that have them.
     about
-        Number of training objects, and further information on the training.
+        Number of training objects, the target's `unit` if known, and further information on the training.
     """
 
     method: Method
@@ -111,5 +111,5 @@ def train_predictor(method: type[Method], target: str, training: Training) -> Pr
         model_hash=dataset.model_hash if recipe is not None or method.reads_scenes else "",
         filters=tuple(training.options.filters),
         out_of_fold=trained.out_of_fold,
-        about={"num_train": len(training.rows), **trained.about},
+        about={"num_train": len(training.rows), "unit": dataset.unit, **trained.about},
     )

@@ -7,7 +7,7 @@ and ``predictions.parquet`` of each method), and, joined from those, ``predictio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,10 +130,11 @@ def write_row(
     object_id: np.ndarray,
     predictions: Mapping[str, np.ndarray],
     target: str = "z_spec",
+    describe: Callable[[str], Any] | None = None,
 ) -> None:
     """Write one method's predictions, then its row, whose presence marks the method as done."""
     columns = {"object_id": object_id, **as_written(predictions, target)}
-    write_table(directory / "predictions.parquet", columns)
+    write_table(directory / "predictions.parquet", columns, describe=describe)
     write_json(directory / "row.json", row)
 
 
@@ -144,7 +145,11 @@ def read_row(directory: Path) -> dict[str, Any] | None:
 
 
 def join_predictions(
-    out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray], target: str = "z_spec"
+    out: Path,
+    keys: Sequence[str],
+    columns: Mapping[str, np.ndarray],
+    target: str = "z_spec",
+    describe: Callable[[str], Any] | None = None,
 ) -> None:
     """Write ``predictions.parquet``: the test objects, with a column ``z_phot_<key>`` for each method."""
     joined: dict[str, Any] = dict(columns)
@@ -158,7 +163,7 @@ def join_predictions(
                 f"{directory}: predictions of other objects; remove this directory and run again"
             )
         joined[f"{name}_{key.replace('-', '_')}"] = table[name]
-    write_table(out / "predictions.parquet", joined)
+    write_table(out / "predictions.parquet", joined, describe=describe)
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +25,7 @@ from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
-from deepfits.tables.table import INFO
-from deepfits.tables.writing import field_metadata
+from deepfits.tables.writing import arrow_metadata, field_metadata
 
 Describing = Callable[[str], Column]
 
@@ -233,7 +231,7 @@ class _Shards:
         schema, is_empty = None, True
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _with_metadata(read(path), self.half, self.describe)
+                table = _with_metadata(read(path), self.half, self.describe, schema)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(
@@ -293,15 +291,18 @@ class _Shards:
         return self.progress("export", total=len(self.paths), unit="shards")
 
 
-def _with_metadata(table: Any, half: bool, describe: Describing) -> Any:
-    """Add units, UCDs and descriptions to the fields; convert latents to 16 bits if asked to."""
+def _with_metadata(table: Any, half: bool, describe: Describing, like: Any = None) -> Any:
+    """Add units, UCDs and descriptions, or the metadata of the schema `like`; convert to 16 bits if asked."""
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std", "embedding"):
             column = _to_half_precision(column)
         fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
         arrays.append(column)
-    return pa.table(arrays, schema=pa.schema(fields, metadata={INFO: json.dumps(_MADE_BY)}))
+    if like is not None:
+        return pa.table(arrays, schema=pa.schema(fields, metadata=like.metadata))
+    empty = {field.name: to_numpy(column[:0]) for field, column in zip(fields, arrays, strict=True)}
+    return pa.table(arrays, schema=pa.schema(fields, metadata=arrow_metadata(empty, _MADE_BY, describe)))
 
 
 def _to_half_precision(column: Any) -> Any:

@@ -19,7 +19,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{"==": operator.eq, "!=": operator.ne},
 }
 _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
-_AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
+_AND = re.compile(r"\s+and\s+|\s*&&\s*", re.IGNORECASE)
+_ALSO_AND = re.compile(r"\s*&\s*")
+_BITS = re.compile(r"\(?\s*(\S.*?)\s*&\s*(\d{1,19})\s*\)?")
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
@@ -40,9 +42,15 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     for text in several:
         if not isinstance(text, str):
             raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        parts = _AND.split(text.strip())
-        out += parts if all(_CONDITION.match(part) for part in parts) else [text]
+        for part in _split(text, _AND):
+            out += _split(part, _ALSO_AND)
     return tuple(out)
+
+
+def _split(text: str, joined: re.Pattern[str]) -> list[str]:
+    """Split conditions where all parts are conditions; ``flags & 4 == 0`` is a single one."""
+    parts = joined.split(text.strip())
+    return parts if all(_CONDITION.match(part) for part in parts) else [text]
 
 
 def matches_conditions(
@@ -52,7 +60,8 @@ def matches_conditions(
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
     ``"kind == galaxy"``, or several joined by ``and``. Numbers are compared numerically even if the table
-    stores them as text; booleans are compared with ``true`` or ``false``.
+    stores them as text; booleans are compared with ``true`` or ``false``. ``COLUMN & BITS`` in place of
+    COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
 
     Raises
     ------
@@ -63,6 +72,8 @@ def matches_conditions(
     --------
     >>> matches_conditions({"q": np.array([1, 3, 4])}, ["q >= 3"], "labels").tolist()
     [False, True, True]
+    >>> matches_conditions({"flags": np.array([1, 4, 7])}, ["flags & 4 == 0"], "labels").tolist()
+    [True, False, False]
     >>> matches_conditions({"q": np.array(["13.5", "4", "--"])}, ["q >= 5"], "labels").tolist()
     [True, False, False]
     """
@@ -73,11 +84,26 @@ def matches_conditions(
         if match is None:
             raise InputError(f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3'")
         name, sign, text = match.groups()
-        column = require_column(columns, name.strip("'\"`"), where)
+        bits = _BITS.fullmatch(name) if name.strip("'\"`") not in columns else None
+        column = require_column(columns, (bits[1] if bits else name).strip("'\"`"), where)
         if column.ndim != 1:
             raise InputError(f"condition {condition!r}: the column contains lists")
+        if bits is not None:
+            column = _only_bits(column, int(bits[2]), condition)
         keep &= _compare(column, sign, text, condition, where)
     return keep
+
+
+def _only_bits(column: np.ndarray, bits: int, condition: str) -> np.ndarray:
+    """Keep only some bits of whole numbers, ``(N,)``; missing values, NaN among floats, stay missing."""
+    is_number = column.dtype.kind in "iuf"
+    is_there = np.isfinite(column) if is_number else np.zeros(len(column), dtype=bool)
+    whole = np.where(is_there, column, 0) if is_number else np.zeros(0)
+    if not is_number or (whole % 1 != 0).any():
+        raise InputError(f"condition {condition!r}: only columns of whole numbers have bits")
+    whole = whole.astype(np.int64) if column.dtype.kind == "f" else whole
+    out = whole.astype(np.uint64) & np.uint64(bits)
+    return out if is_there.all() else np.where(is_there, out.astype(np.float64), np.nan)
 
 
 def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str | Path) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -36,6 +37,9 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             rows, width = int(hdu.header["NAXIS2"]), int(hdu.header["NAXIS1"])
             if rows * width > 1000 * size:
                 raise InputError(f"{path}: HDU {number} declares {rows * width} bytes in a file of {size}")
+            for card in hdu.header["TDIM*"].cards:
+                if not _is_dimension(card.value, str(hdu.header.get(f"TFORM{card.keyword[4:]}", ""))):
+                    del hdu.header[card.keyword]  # SDSS's CasJobs: (1) for text; astropy reads a letter
             for card in hdu.header["TZERO*"].cards:  # astropy fails on unsigned integers marked by 32768.0
                 if isinstance(card.value, float) and card.value.is_integer():
                     is_highest = math.isclose(card.value, 2**63, rel_tol=1e-14)  # 9.22337203685478E+18
@@ -49,12 +53,23 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
         chosen = choose_table(candidates, path, selection, wanted)
 
         def read(candidate: Candidate) -> Table:
-            return _read_hdu(hdus[hdu_numbers[candidate.key]], path)
+            return read_hdu(hdus[hdu_numbers[candidate.key]], path)
 
         return _with_positions_from_sibling(read(chosen), [c for c in candidates if c is not chosen], read)
 
 
-def _read_hdu(hdu: Any, path: Path) -> Table:
+def _is_dimension(stated: Any, form: str) -> bool:
+    """Return whether a TDIM has the number of elements of its column, whose TFORM is `form`."""
+    repeat = re.match(r"\s*(\d*)[A-Z]", form)
+    shape = re.fullmatch(r"\s*\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s*", str(stated))
+    if repeat is None or shape is None:
+        return False
+    is_variable = re.match(r"\s*\d*[PQ]", form) is not None
+    return is_variable or math.prod(map(int, shape[1].split(","))) == int(repeat[1] or 1)
+
+
+def read_hdu(hdu: Any, path: str | Path) -> Table:
+    """Read the table of an HDU; `path` is for messages."""
     from astropy.table import Table as AstropyTable
 
     if hdu.header.get("ZTABLE"):

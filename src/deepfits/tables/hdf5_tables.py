@@ -12,6 +12,9 @@ from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
 from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_array
 
+_OF_VAEX = {"data", "mask", "indices", "null_bitmap"}
+"""Members of a group that is a column, as vaex writes it; text has the latter two."""
+
 
 def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
     """Read the selected table of an HDF5 file (see `choose_table`)."""
@@ -33,6 +36,9 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
         for name in chosen.names:
             data, mask = member[name], None
             if isinstance(data, h5py.Group):  # vaex
+                if "indices" in data:
+                    columns[name] = _text_of_vaex(data)
+                    continue
                 data, mask = data["data"], data.get("mask")
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
@@ -46,6 +52,19 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             if isinstance(unit, (str, bytes)):
                 units[name] = decoded(unit)
         return Table(columns=columns, units=units, where=str(path), unused=unused)
+
+
+def _text_of_vaex(parts: Any) -> np.ndarray:
+    """Return text, which vaex stores as Arrow does: all letters, and where each entry begins and ends."""
+    import pyarrow as pa
+
+    starts = np.ascontiguousarray(parts["indices"][()], dtype=np.int64)
+    letters = np.ascontiguousarray(parts["data"][()], dtype=np.uint8)
+    is_there = pa.py_buffer(parts["null_bitmap"][()].tobytes()) if "null_bitmap" in parts else None
+    buffers = [is_there, pa.py_buffer(starts.tobytes()), pa.py_buffer(letters.tobytes())]
+    text = pa.Array.from_buffers(pa.large_string(), len(starts) - 1, buffers)
+    text.validate(full=True)
+    return plain_array(np.array(text.to_pylist(), dtype=object))
 
 
 def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
@@ -66,10 +85,11 @@ def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
             member = local_object(group, name, path)
-            if isinstance(member, h5py.Group) and {"data"} <= set(member) <= {"data", "mask"}:
-                parts = [local_object(member, part, path) for part in member]  # vaex: a group is a column
-                if all(isinstance(p, h5py.Dataset) and p.ndim == 1 and not p.dtype.names for p in parts):
-                    columns[name] = len(parts[0])
+            if isinstance(member, h5py.Group) and "data" in member and set(member) <= _OF_VAEX:
+                parts = {part: local_object(member, part, path) for part in member}
+                data_sets = [part for part in parts.values() if isinstance(part, h5py.Dataset)]
+                if len(data_sets) == len(parts) and all(d.ndim == 1 and not d.dtype.names for d in data_sets):
+                    columns[name] = len(parts["indices"]) - 1 if "indices" in parts else len(parts["data"])
                     continue
             if isinstance(member, h5py.Group):
                 if member.id not in seen:

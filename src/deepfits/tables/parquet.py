@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.tables.entries import as_numbers
 from deepfits.tables.table import (
     INFO,
@@ -82,7 +82,9 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
                 f"{file}: columns differ from those of {files[0].name}; these files are not one table"
             )
     same = [p.select(parts[0].column_names) for p in parts]
-    return table_from_arrow(pa.concat_tables(same, promote_options="permissive"), where)
+    with naming(where, "a column has other types in other files", "write all files with the same types"):
+        whole = pa.concat_tables(same, promote_options="permissive")
+    return table_from_arrow(whole, where)
 
 
 def _partition_of(file: Path, directory: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import parse_json, split_table_path
 from deepfits.tables.conditions import as_truth
 from deepfits.tables.entries import GAPS
-from deepfits.tables.fits_votable import read_fits, read_votable
+from deepfits.tables.fits_votable import read_fits, read_hdu, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
 from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
@@ -73,11 +73,12 @@ def read(
 
 
 def from_memory(given: Any, where: str) -> Table:
-    """Treat a table of astropy, pandas, Polars or Arrow, or a mapping of columns, like a file.
+    """Treat a table of astropy, FITS, pandas, Polars or Arrow, or a mapping of columns, like a file.
 
     Errors name `where`.
     """
     import pyarrow as pa
+    from astropy.io import fits
     from astropy.table import Table as AstropyTable
 
     is_pandas = hasattr(given, "reset_index")
@@ -89,8 +90,17 @@ def from_memory(given: Any, where: str) -> Table:
             given = given.reset_index(further) if further else given
             names = [str(name) for name in given.columns]
             require_distinct(names, where)
-            arrays = [_arrow_array(given.iloc[:, number]) for number in range(len(names))]
-            return _normalized(table_from_arrow(pa.table(arrays, names), Path(where)))
+            arrays, unused = {}, {}
+            for number, name in enumerate(names):
+                try:
+                    arrays[name] = _arrow_array(given.iloc[:, number])
+                except pa.ArrowNotImplementedError:  # complex numbers
+                    unused[name] = str(given.dtypes.iloc[number])
+            table = table_from_arrow(pa.table(arrays), Path(where))
+            return _normalized(replace(table, unused=table.unused | unused))
+        given = fits.BinTableHDU(given) if isinstance(given, fits.FITS_rec) else given
+        if isinstance(given, fits.BinTableHDU):
+            return _normalized(read_hdu(given.copy(), where))
         return _normalized(from_astropy(AstropyTable(given), where))
 
 
@@ -152,6 +162,8 @@ def _read_file(
         is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
         what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
         raise InputError(f"{path}: {what}")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
     if head.startswith(b"\x1f\x9d"):
         raise InputError(f"{path}: packed by `compress`; unpack it first, with `gunzip`")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():

@@ -57,7 +57,7 @@ _MINUS = ("-", "−", "–", "-1", "-1.0")
 _NOT_A_POSITION = re.compile(
     r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
     r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
-    r"pointing|boresight|fiber|fibre|star|nearest|plate)(?![a-z])|1950|err$|^[hdms]$"
+    r"pointing|boresight|fiber|fibre|star|nearest|plate|bbox)(?![a-z])|1950|err$|^[hdms]$"
 )
 
 
@@ -411,7 +411,9 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
     """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
     is_number = np.isfinite(longitude) & np.isfinite(latitude)
     with np.errstate(invalid="ignore"):
-        is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 360)
+        is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 720)
+        if is_place.any() and np.ptp(longitude[is_place]) > 360:  # less: 350 to 370, about the origin
+            is_place &= np.abs(longitude) <= 360
         is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
     if is_code.sum() > 1:  # 0 and 0, or -1 and -1
         is_place, is_number = is_place & ~is_code, is_number & ~is_code
@@ -430,7 +432,10 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
         longitude[is_place], latitude[is_place] = sky.ra.deg, sky.dec.deg
     with np.errstate(invalid="ignore"):
         return Positions(
-            ra=np.where(longitude < 0, longitude + 360, longitude), dec=latitude, names=names, lost=reasons
+            ra=np.where((longitude < 0) | (longitude > 360), longitude % 360, longitude),
+            dec=latitude,
+            names=names,
+            lost=reasons,
         )
 
 

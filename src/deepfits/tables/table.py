@@ -85,15 +85,10 @@ def from_astropy(table: Any, where: str) -> Table:
             unused[name] = SKY
             is_main = not {"ra", "dec"} & set(table.colnames) and "ra" not in columns
             ra, dec = ("ra", "dec") if is_main else (f"{name}_ra", f"{name}_dec")
-            columns[ra], columns[dec] = np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+            columns[ra], columns[dec] = plain_array(sky.ra.deg), plain_array(sky.dec.deg)
             continue
-        if type(column).__name__ == "Time":
-            values: Any = np.ma.asarray(column.value)
-        elif type(column).__name__.endswith(("Quantity", "Angle", "Longitude", "Latitude")):
-            mask = getattr(column, "mask", False)
-            values = np.ma.array(getattr(column, "unmasked", column).value, mask=mask)
-        else:
-            values = column
+        kinds = ("Time", "Quantity", "Angle", "Longitude", "Latitude")
+        values: Any = column.value if type(column).__name__.endswith(kinds) else column
         unit = getattr(column, "unit", None)
         if unit is not None and str(unit):
             units[name] = str(unit)
@@ -121,6 +116,8 @@ def plain_array(values: Any) -> np.ndarray:
     TypeError
         It contains neither numbers, nor booleans, nor text.
     """
+    if hasattr(values, "unmasked"):  # astropy's Masked
+        values = np.ma.array(values.unmasked, mask=values.mask)
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind

@@ -222,7 +222,7 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
     rows = []
     for number, line in enumerate(text.split("\n"), line_number):
         entries = split_line(line, None) if '"' in line else line.split()
-        if not entries or entries[0].startswith(COMMENT):
+        if not entries or NOT_A_ROW.match(line):
             continue
         if len(entries) != len(names):
             raise InputError(

@@ -84,6 +84,7 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
 
     def words(entry: object) -> str:
         there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        there = re.sub(r"\\(?:tablenotemark|tnote|footnotemark)\s*(?:\{[^}]*\}|\[[^\]]*\])", "", there)
         there = re.sub(r"\^?\{?\\circ\}?", "°", there)
         there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
         return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()

@@ -17,8 +17,8 @@ MOST_TITLES = 5
 _DELIMITERS = "\t;|,"
 _PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")
-# A comment, or the last line of psql's output.
-NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(COMMENT)}|\(\d+ rows?\)\s*$)")
+# A comment, or the last line of what psql or astropy prints.
+NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(COMMENT)}|\(\d+ rows?\)\s*$|Length = \d+ rows\s*$)")
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|[<>|=]?[USfiu]\d+|(?:u?int|float|string)\d*|integer|(?:big|small|tiny)int|long|short|byte|"
     r"double(?: precision)?|real|numeric|decimal|(?:var|unicode)?char|str|text|object|category|bool.*)"
@@ -133,7 +133,11 @@ def _below_header(
     for number, line in enumerate(lines[:3]):
         if "-" in line and _is_rule(line):
             if number == 1:
-                keep_units(split_line(lines[0], delimiter))
+                entries = split_line(lines[0], delimiter)
+                if delimiter is None and len(entries) != len(names):  # empty ones, as astropy prints them
+                    spans = [part.span() for part in re.finditer(r"\S+", line)]
+                    entries = [lines[0][first:last].strip() for first, last in spans]
+                keep_units(entries if len(entries) == len(names) else ())
             return number + 1 if number < 2 else 0
     if len(lines) > 1:  # types, or words above numbers
         first, second = split_line(lines[0], delimiter), split_line(lines[1], delimiter)
@@ -264,13 +268,15 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
 def _has_row_names(lines: Sequence[str], names: Sequence[str], delimiter: str | None) -> bool:
     """Return whether rows begin with an entry that the header lacks, as R's `write.table` writes row names.
 
-    They are in quotes, as is the header, or are running numbers in a table without identities.
+    They are in quotes, as is the header, or are running numbers in a table without identities (from 0 if
+    pandas has printed them).
     """
     rows = [split_line(line, delimiter) for line in lines[1:]]
     if delimiter not in (None, "\t") or {len(row) for row in rows if row[-1]} != {len(names) + 1}:
         return False
     is_quoted = all(line.startswith('"') for line in lines) and lines[1].count('"') < 2 * len(rows[0])
-    is_numbered = [row[0] for row in rows] == [str(number) for number in range(1, len(lines))]
+    first = int(rows[0][0] != "0")
+    is_numbered = [row[0] for row in rows] == [str(number) for number in range(first, first + len(rows))]
     return is_quoted or (is_numbered and first_name(names, IDENTITIES) is None)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +128,33 @@ def to_arrow_table(
     for name, values in columns.items():
         arrays.append(to_arrow(values))
         fields.append(pa.field(name, arrays[-1].type, metadata=field_metadata(name, describe)))
-    metadata = {INFO: json.dumps(info)} if info is not None else None
-    return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
+    return pa.table(arrays, schema=pa.schema(fields, metadata=arrow_metadata(columns, info, describe)))
+
+
+def arrow_metadata(
+    columns: Mapping[str, np.ndarray],
+    info: Mapping[str, Any] | None = None,
+    describe: Callable[[str], Any] | None = None,
+) -> dict[str, str]:
+    """Return the metadata of a Parquet file: `info`, and the columns' units, UCDs and descriptions.
+
+    astropy reads the latter from YAML of its own, TOPCAT and other tools from a VOTable without data, as in
+    the IVOA's note on Parquet.
+    """
+    metadata = {} if info is None else {INFO: json.dumps(info)}
+    if describe is None:
+        return metadata
+    from astropy.table.meta import get_yaml_from_table
+
+    table, _ = _described({name: values[:0] for name, values in columns.items()}, "votable", describe)
+    content = BytesIO()
+    _write_votable(table, content)
+    fields = re.sub(r"(?<=[^>\s])\n\s*(?=[^<\s])", " ", content.getvalue().decode())  # long descriptions
+    return metadata | {
+        "table_meta_yaml": "\n".join(get_yaml_from_table(table)),
+        "IVOA.VOTable-Parquet.version": "1.0",
+        "IVOA.VOTable-Parquet.content": fields,
+    }
 
 
 def field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
@@ -148,32 +175,13 @@ def write_astropy(
     describe: Callable[[str], Any] | None = None,
 ) -> None:
     """Write FITS, VOTable, ECSV, CSV or HDF5 through astropy."""
-    from astropy.table import Table
-
     if format == "csv":
         columns, describe = _flat(columns), None  # CSV has no place for units and descriptions
-    table = Table({name: _storable(values, format) for name, values in columns.items()})
-    described = {name: describe(name) for name in table.colnames} if describe is not None else {}
-    for name, about in described.items():
-        table[name].unit = (about.unit or None) if format != "fits" else None  # whatever astropy makes of it
-        table[name].description = about.words or None
-        if about.ucd and format in ("votable", "ecsv"):
-            table[name].info.meta = {"ucd": about.ucd}
+    table, described = _described(columns, format, describe)
     if format == "fits":
         _write_fits(table, path, info, described)
     elif format == "votable":
-        from astropy.io import votable
-        from astropy.units import UnitsWarning
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is generated; the name is kept
-            warnings.simplefilter("ignore", UnitsWarning)  # about Angstrom, which every reader knows
-            warnings.simplefilter("ignore", votable.exceptions.W50)  # and nanomaggies of a user's table
-            file = votable.from_table(table)
-            if info is not None:
-                next(file.iter_tables()).description = json.dumps(info)
-            file.set_all_tables_format("binary2")
-            votable.writeto(file, str(path))
+        _write_votable(table, str(path), info)
     elif format == "csv":
         table.write(path, format="ascii.csv")
     else:
@@ -184,6 +192,37 @@ def write_astropy(
         else:
             with writing_hdf5(path) as file:
                 table.write(file, format="hdf5", path="table", serialize_meta=True)
+
+
+def _described(
+    columns: Mapping[str, np.ndarray], format: str, describe: Callable[[str], Any] | None
+) -> tuple[Any, dict[str, Any]]:
+    """Return an astropy table with units and descriptions, and what `describe` says of each column."""
+    from astropy.table import Table
+
+    table = Table({name: _storable(values, format) for name, values in columns.items()})
+    described = {name: describe(name) for name in table.colnames} if describe is not None else {}
+    for name, about in described.items():
+        table[name].unit = (about.unit or None) if format != "fits" else None  # whatever astropy makes of it
+        table[name].description = about.words or None
+        if about.ucd and format in ("votable", "ecsv"):
+            table[name].info.meta = {"ucd": about.ucd}
+    return table, described
+
+
+def _write_votable(table: Any, target: str | BytesIO, info: Mapping[str, Any] | None = None) -> None:
+    from astropy.io import votable
+    from astropy.units import UnitsWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is generated; the name is kept
+        warnings.simplefilter("ignore", UnitsWarning)  # about Angstrom, which every reader knows
+        warnings.simplefilter("ignore", votable.exceptions.W50)  # and nanomaggies of a user's table
+        file = votable.from_table(table)
+        if info is not None:
+            next(file.iter_tables()).description = json.dumps(info)
+        file.set_all_tables_format("binary2")
+        votable.writeto(file, target)
 
 
 def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -215,6 +254,7 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
 
 def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, described: Mapping[str, Any]) -> None:
     from astropy.io import fits
+    from astropy.units import Unit
 
     hdu = fits.table_to_hdu(table)
     for number, name in enumerate(table.colnames, start=1):
@@ -223,8 +263,11 @@ def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, describe
             hdu.header[f"TUCD{number}"] = about.ucd
         if about and about.words:
             hdu.header[f"TCOMM{number}"] = about.words
-        if about and about.unit.isascii():
-            hdu.columns[name].unit = about.unit or None
+        unit = about.unit if about else ""
+        if not unit.isascii():  # μJy, Å
+            unit = str(Unit(unit, parse_strict="silent"))
+        if unit.isascii():
+            hdu.columns[name].unit = unit or None
     if info is not None:
         hdu.header[INFO.upper()] = json.dumps(info)
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)

@@ -18,7 +18,6 @@ from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.entries import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
-    HIGHEST,
     HIGHEST_MEDIAN,
     STAR_REDSHIFT,
     is_no_value,
@@ -78,8 +77,8 @@ class Labels:
         Number of rows in the file, and of rows left out, by reason.
     classes
         Class names where the target is a class; `value` then holds indices into them.
-    target
-        Name of the target's column.
+    target, unit
+        Name of the target's column, and its unit as far as the table states it.
     """
 
     value: np.ndarray
@@ -88,6 +87,7 @@ class Labels:
     counts: dict[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     target: str = "z_spec"
+    unit: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -155,8 +155,8 @@ def read_labels(
         is_known = keep & (np.abs(number) >= STAR_REDSHIFT) if is_redshift else keep
         _warn_of_repeats(number[is_known], column, path)
     if not keep.any():
-        is_fast = is_finite & (np.abs(number) > HIGHEST)
-        velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
+        median = float(np.median(number[is_finite])) if is_finite.any() else 0.0
+        velocities = "; are they velocities in km/s? divide by 299792.458" if median > SLOWEST else ""
         raise InputError(
             f"{path}: none of {len(number)} rows can be used as a label: {counts['not_selected']} do not "
             f"satisfy {list(select)}, {counts['not_finite']} have a {column!r} that is not finite, and "
@@ -164,7 +164,13 @@ def read_labels(
             f"{number[is_code][0] if is_code.any() else -99:g}){velocities}"
         )
     return Labels(
-        value=number[keep], columns=left, where=str(path), counts=counts, classes=names, target=column
+        value=number[keep],
+        columns=left,
+        where=str(path),
+        counts=counts,
+        classes=names,
+        target=column,
+        unit=unit,
     )
 
 
@@ -367,10 +373,10 @@ def _example(name: str, values: np.ndarray) -> str:
         return f"{name} == true"
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
-    highest = np.nanmax(values)
-    if highest < 3 or len(np.unique(values)) > MOST_QUALITIES:
+    secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
+    if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
         return f"{name} >= VALUE"
-    return f"{name} >= 3" + (f" and {name} < 5" if highest > 5 else "")
+    return f"{name} >= 3" + (f" and {name} < 5" if np.nanmax(values) > 5 else "")
 
 
 def add_standard_names(table: tables.Table) -> Columns:

@@ -43,6 +43,7 @@ from deepfits.stages.redshifts.load import (
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
+from deepfits.stages.redshifts.predict import describing
 from deepfits.stages.stage import NEUTRAL, claim, part_of, settings_of, stage
 from deepfits.tables import write_table
 from deepfits.tables.values import is_redshift_name
@@ -155,7 +156,8 @@ def redshift(config: CompareConfig) -> Path:
                 task.advance(1, str(config.photoz))
         named = ("object_id", truth_name(config.label_column), "magnitude")
         columns = {name: split[name][dataset.split.test] for name in named}
-        join_predictions(out, [row["key"] for row in rows], columns, config.label_column)
+        described = describing(config.label_column, dataset.unit)
+        join_predictions(out, [row["key"] for row in rows], columns, config.label_column, described)
         about = {
             "target": config.label_column,
             "magnitude": dataset.magnitude_name,
@@ -281,5 +283,6 @@ class Comparison:
         dataset, test, target = self.dataset, self.dataset.split.test, self.config.label_column
         value, magnitude = dataset.value[test], dataset.magnitude[test]
         row = make_row(key, predictions, value, magnitude, target=target, **others)
-        write_row(row_directory(self.out, key), row, dataset.object_id[test], predictions, target)
+        described = describing(target, dataset.unit)
+        write_row(row_directory(self.out, key), row, dataset.object_id[test], predictions, target, described)
         return row

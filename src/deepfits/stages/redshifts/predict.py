@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 from deepfits.config import NAMES_FILES
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, named_contents
+from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import is_done, shard_paths, write_shard
 from deepfits.provenance import code
 from deepfits.redshifts import storage
-from deepfits.redshifts.classes import CLASSIFIER
+from deepfits.redshifts.classes import CLASSIFIER, Classifier
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
 from deepfits.redshifts.inputs import records_filters
+from deepfits.redshifts.naming import is_of_target
 from deepfits.redshifts.predict import load_predictor, predict_table
+from deepfits.redshifts.predictor import Predictor
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Process, Shard
@@ -111,8 +114,23 @@ def redshift_predict(config: PredictConfig) -> Path:
     with claim(config, name="redshift predict", is_file=True, renew=True) as results:
         if not results.is_finished:
             table = part_of(config, predict_table, predictor=predictor, columns=columns)
-            write_table(out, table, info={"num_train": predictor.about.get("num_train")})
+            info = {"num_train": predictor.about.get("num_train")}
+            write_table(out, table, info=info, describe=_describing(predictor))
     return out
+
+
+def _describing(predictor: Predictor | Classifier) -> Callable[[str], Column]:
+    return describing(predictor.target, str(predictor.about.get("unit", "")))
+
+
+def describing(target: str, unit: str) -> Callable[[str], Column]:
+    """Return the function that describes the columns of predictions, with the unit of the target."""
+
+    def describe_prediction(name: str) -> Column:
+        about = describe(name, table="predictions")
+        return replace(about, unit=unit) if is_of_target(name, target) else about
+
+    return describe_prediction
 
 
 def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
@@ -211,7 +229,8 @@ class PredictWork:
                 embedder_features=embedder,
                 filters=self.filters,
             )
-            write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
+            out = Path(self.out) / f"{shard.name}.parquet"
+            write_shard(out, table, shard.made_from, describe=_describing(predictor))
             advance(shard.objects)
 
         return process
