@@ -115,8 +115,9 @@ def results(
     made_from = {"stage": stage, "version": version, "inputs": inputs, "settings": settings}
     wanted = json.loads(json.dumps(made_from))
     earlier = _read_record(record)
-    if earlier is not None and not earlier.get("finished") and _holds_nothing(out, is_file=is_file):
-        earlier = None  # killed before anything was written
+    is_gone = _holds_nothing(out, is_file=is_file) and (is_file or not (earlier or {}).get("finished"))
+    if is_gone:
+        earlier = None  # a file that was removed, or a run that was killed before anything was written
     if earlier is None:
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):

@@ -239,6 +239,18 @@ def test_what_was_killed_before_it_wrote_anything_may_be_made_of_other_inputs(tm
         results(out, "detect", inputs={"images": {"a": "1"}}, settings={}, is_file=is_file).__enter__()
 
 
+def test_a_file_that_was_removed_may_be_made_of_other_inputs(tmp_path):
+    """Its record stays beside it, and the message had said to remove the file."""
+    out = tmp_path / "catalogue.parquet"
+    for name in ("a", "b"):
+        with results(out, "detect", inputs={"images": {name: "1"}}, settings={}, is_file=True) as claimed:
+            assert not claimed.is_finished
+            out.write_text(name)
+        with pytest.raises(InputError, match=r"its input 'images' has changed .*or remove it to start over"):
+            results(out, "detect", inputs={"images": {"c": "1"}}, settings={}, is_file=True).__enter__()
+        out.unlink()
+
+
 def test_another_thread_in_the_same_directory_is_refused(tmp_path):
     out = tmp_path / "features"
 

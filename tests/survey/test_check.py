@@ -255,6 +255,12 @@ def test_catalogues_in_every_format_that_others_read_are_inspected(tmp_path, nam
     assert not found.warnings
 
 
+def test_images_whose_names_are_those_of_partitions_are_images(sky):
+    for path in sky.glob("*.fits"):
+        path.rename(sky / f"z=0.5_{path.name}")
+    assert len(deepfits.check(sky).rows) == 3
+
+
 def test_images_beside_a_catalogue_are_inspected(sky, tmp_path):
     from deepfits.tables import write_table
 
