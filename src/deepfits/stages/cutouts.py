@@ -104,9 +104,10 @@ def cutouts(config: CutoutsConfig) -> Path:
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
-    files = chosen.settings()["files"]
+    before, files = chosen.stamps(), chosen.settings()["files"]
     with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
         _cut(config, chosen, claimed)
+        chosen.require_unchanged(before)
     return claimed.path
 
 
