@@ -198,6 +198,20 @@ def test_a_damaged_or_lost_shard_is_cut_again_and_no_other(sky, tmp_path):
     assert len(CutoutStore(out)) > 40
 
 
+def test_mistakes_can_be_mended_without_another_detection(sky, tmp_path, monkeypatch):
+    out = tmp_path / "store"
+    with pytest.raises(InputError, match="neither a number, a file nor a column"):
+        deepfits.cutouts(sky, out, psf="g=psf.fits")
+    assert not out.exists()  # refused before the detection
+    with pytest.raises(InputError, match="flagz"):
+        deepfits.cutouts(sky, out, where="flagz == 0")
+    made = (out / "catalogue.parquet").stat().st_mtime_ns
+    deepfits.cutouts(sky, out, where="flags == 0")
+    assert (out / "catalogue.parquet").stat().st_mtime_ns == made
+    with pytest.raises(InputError, match="choose another output, or remove it"):
+        deepfits.cutouts(sky, out)
+
+
 def test_other_settings_need_another_directory(store, sky):
     with pytest.raises(InputError, match="choose another output, or remove it"):
         deepfits.cutouts(sky, store.directory, shard_size=20, size=16)

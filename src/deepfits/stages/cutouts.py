@@ -133,11 +133,12 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     from deepfits.survey.build import build_store
     from deepfits.survey.describing import StorePlan
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.psf import parse_psf_option
+    from deepfits.survey.psf import parse_psf_option, require_given_psfs
 
-    out = claimed.path
+    out, psf = claimed.path, parse_psf_option(config.psf)
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
         if config.catalogue is None:
+            require_given_psfs(psf, chosen.bands, {})
             path = out / "catalogue.parquet"
             # Detection and cutting read the same files; compressed ones are decompressed only once.
             kept = chosen.keeping_copies(unpacked)
@@ -156,12 +157,12 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 chosen = kept
         else:
             path = Path(config.catalogue)
-        plan = part_of(
-            config, StorePlan, images=chosen, catalogue_path=path, psf=parse_psf_option(config.psf)
-        )
+        columns = read_catalogue(path, where=config.where)
+        require_given_psfs(psf, chosen.bands, columns)
+        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=psf)
         build_store(
             plan,
-            read_catalogue(path, where=config.where),
+            columns,
             read_info(path),
             out,
             config.progress,

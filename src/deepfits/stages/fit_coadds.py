@@ -34,7 +34,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.describing import StorePlan
 from deepfits.survey.fields import ImageSet, OpenFields
 from deepfits.survey.find import find_fields
-from deepfits.survey.psf import gaussians_of, parse_psf_option
+from deepfits.survey.psf import gaussians_of, parse_psf_option, require_given_psfs
 from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
@@ -56,22 +56,24 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
         raise InputError("cutting: the bands are the model's; leave them out")
     options = from_mapping(Cutting, cutting, where="cutting")
     options = replace(options, bands=_bands(images, model), progress=config.progress)
-    chosen = options.find(images)
+    chosen, psf = options.find(images), parse_psf_option(options.psf)
     path = Path(config.catalogue or out / "catalogue.parquet")
     if config.catalogue is None:
+        require_given_psfs(psf, chosen.bands, {})
         part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
     else:
         refuse_detection(options)
         if not path.exists():
             raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     columns, known = read_catalogue(path, where=config.where), read_info(path)
+    require_given_psfs(psf, chosen.bands, columns)
     plan = part_of(
         options,
         StorePlan,
         images=chosen,
         size=cutout_size(model, chosen),
         catalogue_path=path,
-        psf=parse_psf_option(options.psf),
+        psf=psf,
     )
     with closing(OpenFields(chosen)) as fields:
         tasks = lay_out(plan, columns, known, fields).tasks

@@ -8,7 +8,7 @@ origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import band_of_header, by_band
+from deepfits.survey.bands import band_of_header, by_band, given_for
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.psf_variation import width_at
 from deepfits.survey.seeing import with_wings
@@ -151,6 +151,19 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
             f"psf {given!r}: the FWHM must be 0.05 to 20 arcsec, and the index of a Moffat profile 1 to 50"
         )
     return record(moffat_psf(fwhm, beta), f"given, Moffat of {fwhm:g} arcsec and index {beta:g}")
+
+
+def require_given_psfs(
+    given: Mapping[str, str], bands: Iterable[str], columns: Mapping[str, np.ndarray]
+) -> None:
+    """Raise `InputError` for a PSF, by band, that cannot be read, before hours of work are spent on images.
+
+    `columns` are those of the catalogue, empty if the objects are still to be detected.
+    """
+    for band in bands:
+        value = given_for(band, given)
+        if value is not None and psf_column(value, band, columns) is None:
+            read_psf_option(value, 1.0, band)
 
 
 def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
