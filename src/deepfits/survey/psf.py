@@ -34,6 +34,8 @@ WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")
 """Cards with the FWHM, in the unit that the comment names."""
 IN_ARCSEC = ("FWHM", "PSF_FWHM")
 """Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
+SCALES = ("PIXELSCL", "PIXSCALE", "PIXSCAL1", "SECPIX", "SECPIX1", "GS_SCALE")
+"""Cards with the pixel scale of a PSF image, in arcseconds or degrees; GS_SCALE is GalSim's."""
 MAX_SIDE = 1024
 ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
 CELLS = 4  # number of grid cells per half field on which a varying PSF is evaluated
@@ -199,9 +201,10 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
 
 def _own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
-    for key in ("PIXELSCL", "PIXSCALE"):
-        scale = _number(header.get(key))
-        if scale is not None and 0.001 < scale < 20:
+    stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
+    in_degrees = stated if "CTYPE1" in header else [*stated, abs(_number(header.get("CDELT1")) or 0.0)]
+    for scale in (*stated, *(value * 3600 for value in in_degrees)):
+        if 0.001 < scale < 20:
             return scale
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header))
