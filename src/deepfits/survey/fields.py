@@ -55,10 +55,13 @@ class ImageSet:
         )
 
     def stamps(self) -> dict[Path, tuple[int, ...]]:
-        """Return size, time and inode of each file, to tell whether it changes while it is read."""
+        """Return size and time (whole seconds) of each file, to tell whether it changes while it is read.
+
+        Not the inode, nor fractions of seconds, which are not constant on every network file system.
+        """
         paths = {path for field in self.fields for path in self._files_of(field).values() if path.exists()}
         states = {path: path.stat() for path in sorted(paths)}
-        return {path: (state.st_size, state.st_mtime_ns, state.st_ino) for path, state in states.items()}
+        return {path: (state.st_size, int(state.st_mtime)) for path, state in states.items()}
 
     def require_unchanged(self, earlier: Mapping[Path, tuple[int, ...]]) -> None:
         """Raise `InputError` if a file differs from its `stamps` before it was read.
