@@ -239,6 +239,8 @@ def test_hdus_may_be_given_by_name(tmp_path):
         planes, _, _ = read_all([f"{path}[{name}]"], zero_point=31.4)
         np.testing.assert_allclose(planes["g"][0], values, rtol=1e-6)
     assert len(deepfits.check(f"{path}[SCI]", zero_point=31.4).rows) == 1
+    with pytest.raises(InputError, match="no image in an HDU SCI,3"):
+        deepfits.check(f"{path}[SCI,3]")
     with pytest.raises(
         InputError, match=r"no image in an HDU ERR; its images are in HDUs: 1 \(SCI\), 2 \(SCI\)"
     ):

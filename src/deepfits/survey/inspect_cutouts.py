@@ -20,7 +20,7 @@ from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
-from deepfits.survey.fitsfile import hdu_number, is_fits_name, quiet
+from deepfits.survey.fitsfile import hdu_number, is_fits_name, peek_headers, quiet
 from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of, rim_pixels
@@ -91,10 +91,11 @@ def is_catalogue(path: Path) -> bool:
 
 
 def _names_an_image(path: Path, hdu: str) -> bool:
+    """Return whether an HDU's name is that of an image, or may be a misspelt one: the file has no tables."""
     try:
         hdu_number(path, hdu)
     except InputError:
-        return False
+        return not any(header.get("TFIELDS") and "ZIMAGE" not in header for header in peek_headers(path))
     return True
 
 
