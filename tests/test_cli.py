@@ -341,7 +341,9 @@ def test_a_full_disk_is_one_line(sky, tmp_path):
     assert RECORD not in [p.name for p in tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize(("then", "status", "said"), [("> /dev/full", 2, "make space"), ("| true", 141, "")])
+@pytest.mark.parametrize(
+    ("then", "status", "said"), [("> /dev/full", 2, "make space"), ("| true", 141, ""), (">&-", 0, "")]
+)
 def test_output_that_nobody_takes(then, status, said):
     command = f"set -o pipefail; \"$0\" -c 'from deepfits.cli import main; main()' plan 1000 {then}"
     done = subprocess.run(

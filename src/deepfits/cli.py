@@ -205,6 +205,8 @@ def _explain(error: CycloptsError) -> str:
 
 def _end_output(*, reraise: bool = True) -> None:
     """Flush stdout; if that fails, redirect it to the null device so that Python's exit flush succeeds."""
+    if sys.stdout is None:  # closed by the shell, >&-
+        return
     try:
         sys.stdout.flush()
     except OSError:

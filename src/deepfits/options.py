@@ -54,12 +54,17 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
     signature, hints = inspect.signature(stage), get_type_hints(stage, include_extras=True)
     descriptions, groups = documentation(getattr(stage, "config", stage)), _groups(stage)
     shown: list[inspect.Parameter] = []
+    inputs = [
+        p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "out"
+    ]
     for parameter in signature.parameters.values():
         name = parameter.name
         if name in SET_BY_COMMAND_LINE or parameter.kind is parameter.VAR_KEYWORD:
             continue
         is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
         kind, converter = _type(name, hints[name])
+        if get_origin(kind) is list and name in inputs[:-1]:
+            kind, converter = str, None  # a list would take what belongs to the next positions
         off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
         # Required parameters go into the first help panel, whatever their group.
         is_grouped = name in groups and parameter.default is not parameter.empty

@@ -115,8 +115,10 @@ def results(
     made_from = {"stage": stage, "version": version, "inputs": inputs, "settings": settings}
     wanted = json.loads(json.dumps(made_from))
     earlier = _read_record(record)
-    if earlier is not None and not earlier.get("finished") and _holds_nothing(out, is_file=is_file):
-        earlier = None  # killed before anything was written
+    if is_file and not out.exists():
+        earlier = None  # removed, to start over
+    elif not (is_file or (earlier or {}).get("finished")) and _holds_nothing_of_its_own(out):
+        earlier = None  # ended before anything was written
     if earlier is None:
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
@@ -229,7 +231,7 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a directory")
     others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
-    if others and not ((out / RECORD).exists() and _holds_nothing(out, is_file=False)):
+    if others and not ((out / RECORD).exists() and _holds_nothing_of_its_own(out)):
         raise InputError(
             f"{out}: contains {others[0]}, but no record of how it was made ({RECORD}); "
             "choose an empty directory"
@@ -300,6 +302,13 @@ def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_fi
 def _holds_nothing(out: Path, *, is_file: bool) -> bool:
     """Return whether there are only records and notes about results, and hidden files, but no results."""
     return not out.exists() if is_file else all(map(_is_about_results, _visible(out)))
+
+
+def _holds_nothing_of_its_own(out: Path) -> bool:
+    """Return whether a directory holds nothing but files with their own records, such as a catalogue."""
+    visible = _visible(out)
+    recorded = {path.name.removesuffix(SUFFIX) for path in visible if path.name.endswith(SUFFIX)}
+    return all(_is_about_results(p) or p.name.removesuffix(SUFFIX) in recorded for p in visible)
 
 
 def _visible(directory: Path) -> list[Path]:

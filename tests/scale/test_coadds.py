@@ -89,6 +89,23 @@ def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_pa
         fit(images, model, out, cutting={"shard_size": 11}, **options)
 
 
+def test_images_may_be_several_as_those_of_cutouts(images, model, through_a_store, tmp_path):
+    store, expected = through_a_store
+    options = {**QUICK, "from_coadds": True, "catalogue": store / "catalogue.parquet"}
+    files = [f"{band}={images}/field-0/coadd-{band}.fits" for band in "ugriz"]
+    for name, given in (("list", files), ("pattern", f"{images}/*-0/coadd-?.fits")):
+        out = fit(given, model, tmp_path / name, where="field == field-0", **options)
+        found = read_features(out)
+        assert 20 <= len(found["object_id"]) < len(expected["object_id"])
+        at = np.searchsorted(
+            expected["object_id"], found["object_id"], sorter=np.argsort(expected["object_id"])
+        )
+        rows = np.argsort(expected["object_id"])[at]
+        np.testing.assert_array_equal(found["latent"], expected["latent"][rows])
+    with pytest.raises(InputError, match="give one store"):
+        fit([store, store], model, tmp_path / "f")
+
+
 @pytest.mark.slow
 def test_without_a_catalogue_objects_are_detected(images, model, through_a_store, tmp_path):
     out = fit(images, model, tmp_path / "f", from_coadds=True, held_out_only=True, **QUICK)

@@ -234,9 +234,25 @@ def test_what_was_killed_before_it_wrote_anything_may_be_made_of_other_inputs(tm
             (out / "catalogue.parquet.made_from.json").write_text("{}")
             (out / ".catalogue.parquet.parts").mkdir(exist_ok=True)
             _HELD.clear()
-    (out if is_file else out / "catalogue.parquet").write_text("x")
+    if not is_file:  # the catalogue has its own record, which tells whether it can be used
+        (out / "catalogue.parquet").write_text("x")
+        claim = results(out, "detect", inputs={"images": {"d": "1"}}, settings={})
+        assert not claim.__enter__().is_finished
+    (out if is_file else out / "shard-00000.h5").write_text("x")
     with pytest.raises(InputError, match="its input 'images' has changed"):
         results(out, "detect", inputs={"images": {"a": "1"}}, settings={}, is_file=is_file).__enter__()
+
+
+def test_a_file_that_was_removed_may_be_made_of_other_inputs(tmp_path):
+    """Its record stays beside it, and the message had said to remove the file."""
+    out = tmp_path / "catalogue.parquet"
+    for name in ("a", "b"):
+        with results(out, "detect", inputs={"images": {name: "1"}}, settings={}, is_file=True) as claimed:
+            assert not claimed.is_finished
+            out.write_text(name)
+        with pytest.raises(InputError, match=r"its input 'images' has changed .*or remove it to start over"):
+            results(out, "detect", inputs={"images": {"c": "1"}}, settings={}, is_file=True).__enter__()
+        out.unlink()
 
 
 def test_another_thread_in_the_same_directory_is_refused(tmp_path):

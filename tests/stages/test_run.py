@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import deepfits
 from deepfits.errors import InputError, TooFewGalaxiesError
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.models.bundle import Model
@@ -62,6 +63,16 @@ def test_an_empty_path_is_not_the_directory_of_the_file(tmp_path, text):
 def test_a_byte_order_mark_is_no_content(tmp_path):
     (tmp_path / "run.toml").write_bytes(b'\xef\xbb\xbf[images]\r\npath = "coadds"\r\n')
     assert read_run_file(tmp_path / "run.toml").images == [f"{tmp_path}/coadds"]
+
+
+@pytest.mark.parametrize("text", ['[redshift]\nlabels = "nix.csv"', '[run]\nmodel = "nix.csv"'])
+def test_a_file_that_does_not_exist_is_named_before_any_work(tmp_path, text):
+    (tmp_path / "run.toml").write_text(f'[images]\npath = "coadds"\n{text}\n')
+    with pytest.raises(
+        InputError, match=r"nix.csv: no such file or directory \(\[\w+\] \w+ of the run file\)"
+    ):
+        deepfits.run(tmp_path / "run.toml")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
 
 
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):

@@ -15,6 +15,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.fields import image_set, open_field
+from deepfits.survey.planes import Plane
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE = (300, 320)
@@ -120,6 +121,34 @@ def test_one_unusable_band_does_not_hide_the_others(sky):
     found = deepfits.check(sky)
     assert [row.band for row in found.rows] == ["r", "i"]
     assert any("coadd-g.fits: truncated" in w for w in found.warnings)
+
+
+def test_every_problem_of_an_image_is_named_and_planes_are_opened_once(sky, monkeypatch):
+    opened: list[str] = []
+    measure = Plane._measure
+    monkeypatch.setattr(
+        Plane, "_measure", lambda plane: (opened.append(plane.source.band), measure(plane))[1]
+    )
+    deepfits.check(sky)
+    assert opened == ["g", "r", "i"]
+    fits.delval(sky / "coadd-r.fits", "MAGZERO")
+    fits.writeto(
+        sky / "coadd-r.mask.fits", np.eye(*SHAPE, dtype=np.int16), fits.getheader(sky / "coadd-r.fits")
+    )
+    found = deepfits.check(sky)
+    assert [row.band for row in found.rows] == ["g", "i"]
+    assert re.search(
+        r"coadd-r.fits: no zero point .*; and \S*coadd-r.fits: the mask has no cards", str(found)
+    )
+
+
+def test_a_mask_that_only_one_band_has_counts(sky):
+    fits.writeto(
+        sky / "coadd-r.mask.fits", np.eye(*SHAPE, dtype=np.int16), fits.getheader(sky / "coadd-r.fits")
+    )
+    found = deepfits.check(sky, mask_polarity="bad")
+    assert len(found.rows) == 3
+    assert not found.is_fatal
 
 
 def test_wrong_noise_is_a_warning(sky):
@@ -253,6 +282,12 @@ def test_catalogues_in_every_format_that_others_read_are_inspected(tmp_path, nam
     found = deepfits.check(tmp_path / name)
     assert "a catalogue of 2 objects, ra 150.1000 to 150.2000" in str(found)
     assert not found.warnings
+
+
+def test_images_whose_names_are_those_of_partitions_are_images(sky):
+    for path in sky.glob("*.fits"):
+        path.rename(sky / f"z=0.5_{path.name}")
+    assert len(deepfits.check(sky).rows) == 3
 
 
 def test_images_beside_a_catalogue_are_inspected(sky, tmp_path):

@@ -833,6 +833,17 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
             read(tmp_path, bad_planes=[absent])
 
 
+def test_planes_of_the_legacy_surveys_are_those_that_the_mask_names(tmp_path, sky):
+    mask = np.zeros(SHAPE, np.int32)
+    mask[:20], mask[60:] = 2, 8
+    coadd(tmp_path, sky.astype(np.float32))
+    cards = header(MBIT_0="NPRIMARY", MBIT_1="BRIGHT", MBIT_2="SATUR_G", MBIT_3="SATUR_R")
+    fits.writeto(tmp_path / "coadd-r.mask.fits", mask, cards)
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["SATUR_R"])[1] > 0, mask != 8)
+    with pytest.raises(InputError, match=r"planes are NPRIMARY, BRIGHT, SATUR_G, SATUR_R .*bad_planes"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("first", [0, 1])  # Rubin has counted from both
 def test_planes_in_cards_of_rubin_and_spherex(tmp_path, sky, first):
     cards = {"NO_DATA": 1, "INTERPOLATED": 2, "SATURATED": 4}
@@ -975,12 +986,17 @@ def test_images_that_the_viewer_of_the_legacy_surveys_has_resampled_are_warned_o
         ("Mjy", -6.1),
         ("mJy", 16.4),
         ("10.0*nJy", 28.9),
+        ("1e-6 MJy", 8.9),
+        ("1e-6 MJY", None),
         ("uJy", 23.9),
         ("nanomaggy", 22.5),
     ],
 )
 def test_units(unit, point):
-    if point < -2.5:
+    if point is None:
+        with pytest.raises(InputError, match="may be mJy or MJy"):
+            zero_point_of_header({"BUNIT": unit})
+    elif point < -2.5:
         with pytest.raises(InputError, match="plausible AB zero point"):
             zero_point_of_header({"BUNIT": unit})
     else:

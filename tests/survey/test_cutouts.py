@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bz2
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,8 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.fitting.features import write_shard as write_features
 from deepfits.gaussian_psf import fwhm_of
+from deepfits.progress import silent
+from deepfits.results import require_finished
 from deepfits.scale.manifest import read_manifest
 from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue
@@ -193,6 +197,20 @@ def test_a_damaged_or_lost_shard_is_cut_again_and_no_other(sky, tmp_path):
     assert after[1] != before[1]
     assert not list(out.glob(".writing-*"))
     assert len(CutoutStore(out)) > 40
+
+
+def test_mistakes_can_be_mended_without_another_detection(sky, tmp_path, monkeypatch):
+    out = tmp_path / "store"
+    with pytest.raises(InputError, match="neither a number, a file nor a column"):
+        deepfits.cutouts(sky, out, psf="g=psf.fits")
+    assert not out.exists()  # refused before the detection
+    with pytest.raises(InputError, match="flagz"):
+        deepfits.cutouts(sky, out, where="flagz == 0")
+    made = (out / "catalogue.parquet").stat().st_mtime_ns
+    deepfits.cutouts(sky, out, where="flags == 0")
+    assert (out / "catalogue.parquet").stat().st_mtime_ns == made
+    with pytest.raises(InputError, match="choose another output, or remove it"):
+        deepfits.cutouts(sky, out)
 
 
 def test_other_settings_need_another_directory(store, sky):
@@ -493,6 +511,33 @@ def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, worke
 
 def _identities(store):
     return CutoutStore(store).catalogue(["object_id"])["object_id"]
+
+
+def test_images_that_change_while_they_are_read_are_refused(tmp_path, truth):
+    """As where the pipeline still writes them: the result, of both versions, counted as finished."""
+    sky = write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(16), bands="gr")
+    image = sky / "coadd-r.fits"
+
+    @contextmanager
+    def progress(title, **about):
+        os.utime(image, (0, image.stat().st_mtime + 10))  # written again, as long as before
+        with silent(title, **about) as task:
+            yield task
+
+    out = tmp_path / "found.parquet", tmp_path / "store"
+    for stage, path, more in (
+        (deepfits.detect, out[0], {}),
+        (deepfits.cutouts, out[1], {"catalogue": out[0]}),
+    ):
+        with pytest.raises(
+            InputError, match=r"coadd-r.fits: changed while being read; when .* complete, remove"
+        ):
+            stage(sky, path, progress=progress, **more)
+        with pytest.raises(InputError, match="not finished"):
+            require_finished(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        stage(sky, path, **more)
+        require_finished(path)
 
 
 def test_what_a_catalogue_says_of_images_counts_for_these_alone(tmp_path, truth):

@@ -228,6 +228,39 @@ def test_explicit_mapping_and_hdu(tmp_path):
         read_all([f"g={tmp_path / 'deep.fits'}[7]"], zero_point=27)
 
 
+def test_hdus_may_be_given_by_name(tmp_path):
+    rng = np.random.default_rng(2)
+    header = make_wcs(SHAPE).to_header()
+    one, two = rng.normal(size=(2, *SHAPE))
+    parts = [fits.ImageHDU(data, header, name="SCI", ver=ver) for ver, data in ((1, one), (2, two))]
+    path = tmp_path / "deep_g.fits"
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(path)
+    for name, values in (("SCI", one), ("sci,2", two)):
+        planes, _, _ = read_all([f"{path}[{name}]"], zero_point=31.4)
+        np.testing.assert_allclose(planes["g"][0], values, rtol=1e-6)
+    assert len(deepfits.check(f"{path}[SCI]", zero_point=31.4).rows) == 1
+    with pytest.raises(InputError, match="no image in an HDU SCI,3"):
+        deepfits.check(f"{path}[SCI,3]")
+    with pytest.raises(
+        InputError, match=r"no image in an HDU ERR; its images are in HDUs: 1 \(SCI\), 2 \(SCI\)"
+    ):
+        read_all([f"g={path}[ERR]"], zero_point=27)
+
+
+def test_patterns_and_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    image, head = np.random.default_rng(2).normal(size=SHAPE), make_wcs(SHAPE).to_header()
+    for name in ("g", "r", "g.weight"):
+        (tmp_path / "sky").mkdir(exist_ok=True)
+        fits.writeto(tmp_path / "sky" / f"coadd-{name}.fits", np.abs(image) if "w" in name else image, head)
+    for images in (f"{tmp_path}/s*/*.fits", "~/sky", "~/sky/coadd-?.fits", ["g=~/sky/coadd-g.fits"]):
+        found = deepfits.check(images, zero_point=31.4)
+        assert [row.band for row in found.rows] == (["g"] if isinstance(images, list) else ["g", "r"])
+        assert found.rows[0].weights == "weight"
+    with pytest.raises(InputError, match=r"nothing-\*.fits: no such file"):
+        deepfits.check(f"{tmp_path}/nothing-*.fits")
+
+
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
 def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
     """The way out that a message names can be added to the same command, and the others stay as they are."""

@@ -240,10 +240,19 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         relative = fits.PrimaryHDU(star(0.9, 0.05, 121))
         relative.header[key] = value
         relative.writeto(tmp_path / name)
-    for name in ("a.fits", "b.fits", "c.fits", "d.fits"):
+    cards = {
+        "e.fits": ("GS_SCALE", 0.05),
+        "f.fits": ("PIXSCALE", 0.05 / 3600),
+        "g.fits": ("CDELT1", -0.05 / 3600),
+    }
+    for name, (key, value) in cards.items():
+        fits.writeto(tmp_path / name, star(0.9, 0.05, 121), fits.Header({key: value}))
+    for name in ("a.fits", "b.fits", "c.fits", "d.fits", *cards):
         found = read_psf_option(str(tmp_path / name), 0.2)
         assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
         assert "0.05 arcsec" in found["source"]
+    fits.writeto(tmp_path / "pixels.fits", star(0.9, 0.2, 41), fits.Header({"CDELT1": 1.0}))
+    assert read_psf_option(str(tmp_path / "pixels.fits"), 0.2)["fwhm_arcsec"] == pytest.approx(0.9, rel=0.01)
 
 
 def test_a_grid_of_psfs_is_no_psf_and_further_axes_of_one_plane_are_none(tmp_path) -> None:

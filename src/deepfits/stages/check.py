@@ -36,7 +36,8 @@ def check(config: CheckConfig) -> Findings:
     """Inspect images before using them: print a table of what was found, and warnings with their remedies.
 
     The table lists bands, sizes, units, zero points, pixel scale, seeing, depth and the fraction of pixels
-    without data. Nothing is written.
+    without data. The seeing (FWHM) is that of the middle 1,024 rows of a field; `detect` and `cutouts`
+    measure how it varies over the field. Nothing is written.
 
     Returns
     -------

@@ -104,9 +104,10 @@ def cutouts(config: CutoutsConfig) -> Path:
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
-    files = chosen.settings()["files"]
+    before, files = chosen.stamps(), chosen.settings()["files"]
     with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
         _cut(config, chosen, claimed)
+        chosen.require_unchanged(before)
     return claimed.path
 
 
@@ -132,11 +133,12 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     from deepfits.survey.build import build_store
     from deepfits.survey.describing import StorePlan
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.psf import parse_psf_option
+    from deepfits.survey.psf import parse_psf_option, require_given_psfs
 
-    out = claimed.path
+    out, psf = claimed.path, parse_psf_option(config.psf)
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
         if config.catalogue is None:
+            require_given_psfs(psf, chosen.bands, {})
             path = out / "catalogue.parquet"
             # Detection and cutting read the same files; compressed ones are decompressed only once.
             kept = chosen.keeping_copies(unpacked)
@@ -155,12 +157,12 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 chosen = kept
         else:
             path = Path(config.catalogue)
-        plan = part_of(
-            config, StorePlan, images=chosen, catalogue_path=path, psf=parse_psf_option(config.psf)
-        )
+        columns = read_catalogue(path, where=config.where)
+        require_given_psfs(psf, chosen.bands, columns)
+        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=psf)
         build_store(
             plan,
-            read_catalogue(path, where=config.where),
+            columns,
             read_info(path),
             out,
             config.progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
 from deepfits.results import Results
 from deepfits.stages.fit_work import FitWork, ModelWork, absolute, open_selected, run_work
-from deepfits.stages.parameters import Solving
+from deepfits.stages.parameters import Images, Solving, as_list
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ class FitConfig(Solving, FitSettings):
 
     Parameters
     ----------
+    store
+        Cutout store, from `cutouts`; with `from_coadds`, images.
     from_coadds
-        Fit directly from images: `store` is then a directory of images, or a multi-band file, as for
-        `cutouts`. Objects are cut out, fitted and discarded, part by part. The features are identical to
-        those from a store of these cutouts.
+        Fit directly from images: `store` is then what `cutouts` takes as images: a directory, a pattern such
+        as ``"tiles/*/"``, or (in Python) a list. Objects are cut out, fitted and discarded, part by part. The
+        features are identical to those from a store of these cutouts.
     catalogue
         With `from_coadds`: the objects to fit. By default they are detected.
     cutting
@@ -55,6 +57,7 @@ class FitConfig(Solving, FitSettings):
         ``residual``.
     """
 
+    store: Annotated[Images, INPUT] = field(kw_only=False)  # type: ignore[assignment]
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
     cutting: Annotated[Mapping[str, Any] | None, NAMES_FILES] = None
@@ -96,6 +99,8 @@ def fit(config: FitConfig) -> Path:
 
     if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
         raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
+    if not config.from_coadds and len(as_list(config.store)) > 1:
+        raise InputError("fit: store is a list; give one store, or for a list of images from_coadds")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings)
@@ -126,7 +131,7 @@ def fit(config: FitConfig) -> Path:
             for caution in cautions:
                 log.warning("%s: %s", config.store, caution)
         else:
-            work = FitWork(store=absolute(config.store), **common)
+            work = FitWork(store=absolute(as_list(config.store)[0]), **common)
         if loaded.calibration is None and find_builtin(loaded.fingerprint):
             log.info(
                 "errors and anomalies are those of the surveys that the model was trained on; "
@@ -143,7 +148,11 @@ def _finish(
     config: FitConfig, model: Model, results: Results, cautions: Sequence[str], made_from: str
 ) -> None:
     """Write the description of all shards together, ``_features.json``."""
-    summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
+    summary = {
+        **summarise(results.path),
+        "cautions": cautions,
+        "store": ", ".join(map(str, as_list(config.store))),
+    }
     if summary["num_objects"] and summary["median_reduced_chi2"] is None:  # all NaN: not a finished result
         how = ", ".join(f"{name}: {number}" for name, number in summary["status"].items())
         raise InputError(

@@ -6,6 +6,7 @@ a time), so the features are bit for bit those that a store of these cutouts wou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,8 @@ from deepfits.models.sight import require_psf
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
-from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fitted
-from deepfits.stages.parameters import Cutting, refuse_detection
+from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
+from deepfits.stages.parameters import Cutting, images_at, refuse_detection
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
 from deepfits.survey.bands import given_for, places_of, sort_bands
@@ -33,7 +34,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.describing import StorePlan
 from deepfits.survey.fields import ImageSet, OpenFields
 from deepfits.survey.find import find_fields
-from deepfits.survey.psf import gaussians_of, parse_psf_option
+from deepfits.survey.psf import gaussians_of, parse_psf_option, require_given_psfs
 from deepfits.survey.store import StoreInfo, check_cutouts, shard_name
 
 DESCRIPTION = "_coadds.json"
@@ -50,27 +51,29 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     InputError
         An unknown argument in `cutting`, or unusable images or catalogue.
     """
-    images, cutting = absolute(config.store), dict(config.cutting or {})
+    images, cutting = images_at(config.store, os.path.realpath), dict(config.cutting or {})
     if "bands" in cutting:
         raise InputError("cutting: the bands are the model's; leave them out")
     options = from_mapping(Cutting, cutting, where="cutting")
     options = replace(options, bands=_bands(images, model), progress=config.progress)
-    chosen = options.find(images)
+    chosen, psf = options.find(images), parse_psf_option(options.psf)
     path = Path(config.catalogue or out / "catalogue.parquet")
     if config.catalogue is None:
+        require_given_psfs(psf, chosen.bands, {})
         part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
     else:
         refuse_detection(options)
         if not path.exists():
             raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     columns, known = read_catalogue(path, where=config.where), read_info(path)
+    require_given_psfs(psf, chosen.bands, columns)
     plan = part_of(
         options,
         StorePlan,
         images=chosen,
         size=cutout_size(model, chosen),
         catalogue_path=path,
-        psf=parse_psf_option(options.psf),
+        psf=psf,
     )
     with closing(OpenFields(chosen)) as fields:
         tasks = lay_out(plan, columns, known, fields).tasks
@@ -87,7 +90,7 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     return work, Selection(shards=_shards(parts, plan, info), unreadable={})
 
 
-def _bands(images: str, model: Model) -> tuple[str, ...]:
+def _bands(images: list[str], model: Model) -> tuple[str, ...]:
     """Return the model's bands as the images name them, such as ``ustar`` for u or ``R`` for r."""
     there = sort_bands(band for field in find_fields(images) for band in field.bands)
     places = places_of(model.info.bands, there)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, TooFewGalaxiesError, nearest
@@ -25,6 +26,7 @@ from deepfits.provenance import provenance
 from deepfits.stages import load
 from deepfits.stages.parameters import images_at
 from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
+from deepfits.tables import exists
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +164,9 @@ def run(config: RunConfig) -> Path:
         [images]
         path = "coadds"
     """
-    return _run(read_run_file(config.config, out=config.out), config.progress)
+    content = read_run_file(config.config, out=config.out)
+    _require_inputs(content)
+    return _run(content, config.progress)
 
 
 @stage(DemoConfig)
@@ -321,6 +325,20 @@ def _run(config: RunFile, progress: Progress) -> Path:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     write_json(out / "config.json", config.to_json())  # not before: a stage may refuse a changed setting
     return call("report", out)
+
+
+def _require_inputs(config: RunFile) -> None:
+    """Raise `InputError` for a missing file that a stage will need after hours of others, such as labels."""
+    made = os.path.abspath(config.out)
+    needed = {"[run] model": config.model} | {
+        f"[{name}] {key}": section.get(key)
+        for name, section in config.sections.items()
+        for key in ("scenes", *field_names(cast("Any", load(name)).config, INPUT))
+    }
+    for key, path in needed.items():
+        is_path = isinstance(path, str) and not path.startswith("builtin:")
+        if is_path and not Path(os.path.abspath(path)).is_relative_to(made) and not exists(path):
+            raise InputError(f"{path}: no such file or directory ({key} of the run file); check the path")
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -37,6 +37,7 @@ import functools
 import inspect
 import math
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,7 +141,10 @@ def _wrap_single_values(config: Any) -> None:
 
 
 def _require_paths(config: Any, name: str) -> None:
-    """Refuse tables and arrays where a path is expected, and "", which would mean the current directory."""
+    """Refuse tables and arrays where a path is expected, and "", which would mean the current directory.
+
+    Also expand ``~``.
+    """
     required = inspect.signature(type(config)).parameters
     for key in ["out", *field_names(config, INPUT)]:
         value = getattr(config, key, None)
@@ -156,6 +160,18 @@ def _require_paths(config: Any, name: str) -> None:
             raise InputError(f"{name}: {key} must be a path, not {kind.__name__}; {remedy}")
         if "" in several or (not several and required[key].default is inspect.Parameter.empty):
             raise InputError(f"{name}: {key} is empty; name a path")
+        at_home = [entry if entry is None else _at_home(entry) for entry in several]
+        if at_home != several:
+            object.__setattr__(config, key, at_home if isinstance(value, list | tuple) else at_home[0])
+
+
+def _at_home(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Expand ``~`` in ``~/run`` and ``g=~/g.fits``, as shells do, but not in ``--out=~/run``."""
+    text = os.fspath(path)
+    start, tilde, rest = text.partition("~")
+    if not tilde or not re.fullmatch(r"(?:[\w*+-]+=)?", start) or os.path.lexists(text):
+        return path
+    return start + os.path.expanduser(tilde + rest)
 
 
 @contextmanager

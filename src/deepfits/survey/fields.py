@@ -54,6 +54,28 @@ class ImageSet:
             self._reading()
         )
 
+    def stamps(self) -> dict[Path, tuple[int, ...]]:
+        """Return size and time (whole seconds) of each file, to tell whether it changes while it is read.
+
+        Not the inode, nor fractions of seconds, which are not constant on every network file system.
+        """
+        paths = {path for field in self.fields for path in self._files_of(field).values() if path.exists()}
+        states = {path: path.stat() for path in sorted(paths)}
+        return {path: (state.st_size, int(state.st_mtime)) for path, state in states.items()}
+
+    def require_unchanged(self, earlier: Mapping[Path, tuple[int, ...]]) -> None:
+        """Raise `InputError` if a file differs from its `stamps` before it was read.
+
+        The coadds may still be written, and what was read may be part of each version.
+        """
+        changed = [path for path, stamp in self.stamps().items() if earlier.get(path, stamp) != stamp]
+        if changed:
+            more = f" and {len(changed) - 1} more files" * (len(changed) > 1)
+            raise InputError(
+                f"{changed[0]}{more}: changed while being read; when the images are complete, remove the "
+                "output and run the same command again"
+            )
+
     def keeping_copies(self, directory: str | Path) -> ImageSet:
         """Return this set, with decompressed copies of its files kept in a directory."""
         return replace(self, options=replace(self.options, unpacked=Path(directory)))

@@ -14,7 +14,7 @@ A *field* is a region of sky with one image per band: an HSC patch, an SDSS fram
     Any FITS image whose header (``FILTER``) or name gives the band; files that differ only in the band form
     one field.
 
-For anything else, give the mapping: ``images=["u=one.fits", "g=two.fits[1]"]``.
+For anything else, give the mapping: ``images=["u=one.fits", "g=two.fits[1]", "r=three.fits[SCI]"]``.
 
 `deepfits.survey.image_source` determines the band and field of a file; `deepfits.survey.companions` finds its
 weights and mask.
@@ -22,6 +22,7 @@ weights and mask.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
@@ -38,7 +39,7 @@ from deepfits.results import read_record
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of, log_remarks
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
-from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
+from deepfits.survey.fitsfile import hdu_number, is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images
 from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, place_of
@@ -56,7 +57,7 @@ _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", 
 # Maximum depth of directories searched, below the one given.
 DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
-_HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
+_HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>[^][]+)\]$")
 # A path with the band and the HDU given by the user; these by path.
 _Item = tuple[Path, str | None, int | None]
 _Stated = dict[Path, list[tuple[str | None, int | None]]]
@@ -66,7 +67,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     """Find the fields in a directory, a file, or a list of these, sorted by name.
 
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
-    ``band=path`` sets a file's band, and ``path[2]`` its HDU, also for files in directories of the list.
+    ``band=path`` sets a file's band, and ``path[2]`` or ``path[SCI]`` its HDU, also for files in directories
+    of the list. Patterns such as ``tiles/*/coadd-?.fits`` stand for what they match.
 
     Raises
     ------
@@ -202,10 +204,18 @@ def _chips(source: ImageSource) -> list[ImageSource]:
 
 
 def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
-    out = [images] if isinstance(images, (str, Path)) else list(images)
+    given = [images] if isinstance(images, (str, Path)) else list(images)
+    out = [path for item in given for path in _matches(item)]
     if not out:
         raise InputError("no images given; give a directory or FITS files")
     return out
+
+
+def _matches(item: str | Path) -> list[str | Path]:
+    """Return the paths that a pattern matches, as a shell does; the item itself if it is none."""
+    is_pattern = bool(set("*?") & set(str(item))) and not Path(item).exists()
+    found = sorted(glob.glob(str(item), recursive=True)) if is_pattern else []
+    return [*found] or [item]
 
 
 def _parsed(item: str | Path) -> _Item:
@@ -215,8 +225,8 @@ def _parsed(item: str | Path) -> _Item:
     if not path.exists():
         if match := _EXPLICIT.match(text):
             band, text = match["band"], match["path"]
-        if match := _HDU.match(text):
-            text, hdu = match["path"], int(match["hdu"])
+        if (match := _HDU.match(text)) and (match["hdu"].isdigit() or Path(match["path"]).is_file()):
+            text, hdu = match["path"], hdu_number(Path(match["path"]), match["hdu"])
         path = Path(text)
     if path.is_file() and _BUNDLE.search(path.name):
         raise InputError(f"{path}: an archive of files; unpack it, and give the directory")

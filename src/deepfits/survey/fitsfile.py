@@ -256,6 +256,26 @@ def image_hdus(hdus: fits.HDUList) -> list[int]:
     return [i for i, hdu in enumerate(hdus) if hdu.is_image and _is_plane(tuple(hdu.shape or ()))]
 
 
+def hdu_number(path: Path, hdu: str) -> int:
+    """Return the number of an HDU given by number, or an image's by name or by name and version: ``SCI,2``.
+
+    Raises
+    ------
+    InputError
+        The file is unusable, or has no image of that name.
+    """
+    if hdu.isdigit():
+        return int(hdu)
+    name, _, version = (part.strip() for part in hdu.upper().partition(","))
+    with opened(path) as hdus:
+        names = {number: (hdus[number].name, str(hdus[number].ver)) for number in image_hdus(hdus)}
+    for number, (its, its_version) in names.items():
+        if its == name and version in ("", its_version):
+            return number
+    there = ", ".join(f"{number} ({its or 'no name'})" for number, (its, _) in names.items())
+    raise InputError(f"{path}: no image in an HDU {hdu}; its images are in HDUs: {there or 'none'}")
+
+
 def _is_plane(shape: tuple[int, ...]) -> bool:
     return len(shape) >= 2 and min(shape[-2:]) > 1 and all(length == 1 for length in shape[:-2])
 

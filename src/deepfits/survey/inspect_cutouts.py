@@ -20,7 +20,7 @@ from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
-from deepfits.survey.fitsfile import is_fits_name, quiet
+from deepfits.survey.fitsfile import hdu_number, is_fits_name, peek_headers, quiet
 from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of, rim_pixels
@@ -36,6 +36,7 @@ CATALOGUES = (
     *(".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS)),
 )
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+_PARQUET = (".parquet", ".pq", ".parq")
 _OF_A_DATASET = re.compile(r"(?!shard-).*\.(parquet|pq|parq)|[^=]+=[^=]+")
 # Noise at the rims of cutouts, including neighbours, relative to that implied by the weights.
 PLAUSIBLE_RATIO = (0.6, 2.5)
@@ -64,12 +65,13 @@ def is_cutouts(path: Path) -> bool:
 def is_catalogue(path: Path) -> bool:
     """Return whether a path is a catalogue: by its name, or a file with tables but no image."""
     path, selection = split_table_path(path)
-    if selection is not None:  # tile.fits[1] is an image
-        return not selection.isdigit()
+    if selection is not None:  # tile.fits[1] and tile.fits[SCI] are images
+        return not (selection.isdigit() or (is_fits_name(path) and _names_an_image(path, selection)))
     if path.is_dir():
         entries = [entry.name for entry in path.iterdir() if not entry.name.startswith((".", "_"))]
         is_hats = bool({"collection.properties", "hats.properties"} & set(entries))
-        return is_hats or (bool(entries) and all(map(_OF_A_DATASET.fullmatch, entries)))
+        is_dataset = bool(entries) and all(map(_OF_A_DATASET.fullmatch, entries))
+        return is_hats or (is_dataset and any(file.suffix in _PARQUET for file in path.rglob("*")))
     name = path.name.lower()
     if name.endswith(CATALOGUES) or (name.endswith(PACKED) and name.rpartition(".")[0].endswith(CATALOGUES)):
         return True
@@ -86,6 +88,15 @@ def is_catalogue(path: Path) -> bool:
             return not has_image and any(isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) for hdu in hdus)
     except Exception:  # a damaged file; reported when inspected as an image
         return False
+
+
+def _names_an_image(path: Path, hdu: str) -> bool:
+    """Return whether an HDU's name is that of an image, or may be a misspelt one: the file has no tables."""
+    try:
+        hdu_number(path, hdu)
+    except InputError:
+        return not any(header.get("TFIELDS") and "ZIMAGE" not in header for header in peek_headers(path))
+    return True
 
 
 def inspect_cutouts(path: Path, findings: Findings) -> None:

@@ -7,6 +7,7 @@ wide: they catch wrong units, inverted masks and broken astrometry, not unusual 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, middle_of
 from deepfits.survey.fitsfile import sums_that_fail
-from deepfits.survey.image_source import FieldSources
+from deepfits.survey.image_source import FieldSources, ImageSource
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
 from deepfits.survey.remarks import WARNING, describe, warnings_in
@@ -118,28 +119,28 @@ def _or_dash(value: float, form: str) -> str:
 
 def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -> None:
     """Inspect one field; unusable bands are reported, and the others inspected all the same."""
-    usable = {}
-    for band, source in sources.images.items():
-        try:
-            with open_planes({band: source}, images.options):
-                usable[band] = source
-        except InputError as error:
-            findings.refuse(error)
-    files = [(s.path, *(path for path, _ in s.companions)) for s in usable.values()]
+    unusable: list[InputError] = []
+    try:
+        with open_planes(sources.images, images.options, unusable) as planes:
+            _note_wrong_sums([plane.source for plane in planes.values()], findings)
+            if planes:
+                field = Field(sources, dict(planes), reference_band(sort_bands(planes)))
+                _inspect_open(field, dict(planes), findings)
+    except InputError as error:
+        unusable.append(error)
+    for problem in unusable:
+        findings.refuse(problem)
+
+
+def _note_wrong_sums(sources: Iterable[ImageSource], findings: Findings) -> None:
+    """Warn of files whose data do not match the sums in their headers."""
+    files = [(source.path, *(path for path, _ in source.companions)) for source in sources]
     findings.warnings += [
         f"{path}: the data of HDU {hdu} are not those whose sum its header has (DATASUM): damaged, or "
         "changed by a program that left the sum as it was; fetch the file again"
         for path in dict.fromkeys(path for its in files for path in its)
         for hdu in sums_that_fail(path)
     ]
-    if not usable:
-        return
-    try:
-        with open_planes(usable, images.options) as planes:
-            field = Field(sources, dict(planes), reference_band(sort_bands(usable)))
-            _inspect_open(field, dict(planes), findings)
-    except InputError as error:
-        findings.refuse(error)
 
 
 def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) -> None:

@@ -281,18 +281,26 @@ def calibrated(
         pixel_sr = pixel_area_of(wcs) if wcs is not None else None
     else:
         pixel_sr = math.radians(pixel_scale_arcsec / 3600) ** 2
-    words = ""
+    words, problems = "", list[str]()
     if zero_point is None:
-        zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
-        remarks.append(f"zero point {zero_point:.4g} from {words}")
-    remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words, pixel_sr)]
-    if image.is_asinh:
-        remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
+        try:
+            zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
+            remarks.append(f"zero point {zero_point:.4g} from {words}")
+        except InputError as error:
+            problems.append(str(error))
     masks: list[tuple[HduPixels, MaskRule]] = []
     if (mask := extras.get("mask")) is not None:
         assert isinstance(mask, HduPixels)
-        masks, unused = _masks(hdus, mask, header, path, bad_planes, mask_polarity, mask_option)
-        remarks += [*unused, *(rule.words for _, rule in masks)]
+        try:
+            masks, unused = _masks(hdus, mask, header, path, bad_planes, mask_polarity, mask_option)
+            remarks += [*unused, *(rule.words for _, rule in masks)]
+        except InputError as error:
+            problems.append(str(error))
+    if problems or zero_point is None:
+        raise InputError("; and ".join(problems))
+    remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words, pixel_sr)]
+    if image.is_asinh:
+        remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     out = CalibratedPixels(
         image=image,
         extras=extras,

@@ -370,17 +370,28 @@ def open_plane(source: ImageSource, options: ReadOptions, files: OpenFiles) -> P
 
 
 @contextmanager
-def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Iterator[dict[str, Plane]]:
+def open_planes(
+    sources: Mapping[str, ImageSource], options: ReadOptions, unusable: list[InputError] | None = None
+) -> Iterator[dict[str, Plane]]:
     """Open the planes of all bands of a field.
+
+    Errors on single files are added to `unusable`, if given, and their bands left out.
 
     Raises
     ------
     InputError
         A file is unusable, or images without WCS do not have the same shape.
     """
+    planes: dict[str, Plane] = {}
     with OpenFiles(options.unpacked) as files:
-        planes = {band: open_plane(source, options, files) for band, source in sources.items()}
-        if options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
+        for band, source in sources.items():
+            try:
+                planes[band] = open_plane(source, options, files)
+            except InputError as error:
+                if unusable is None:
+                    raise
+                unusable.append(error)
+        if planes and options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
             raise InputError(
                 f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "

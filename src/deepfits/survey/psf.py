@@ -8,7 +8,7 @@ origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import band_of_header, by_band
+from deepfits.survey.bands import band_of_header, by_band, given_for
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.psf_variation import width_at
 from deepfits.survey.seeing import with_wings
@@ -34,6 +34,8 @@ WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")
 """Cards with the FWHM, in the unit that the comment names."""
 IN_ARCSEC = ("FWHM", "PSF_FWHM")
 """Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
+SCALES = ("PIXELSCL", "PIXSCALE", "PIXSCAL1", "SECPIX", "SECPIX1", "GS_SCALE")
+"""Cards with the pixel scale of a PSF image, in arcseconds or degrees; GS_SCALE is GalSim's."""
 MAX_SIDE = 1024
 ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
 CELLS = 4  # number of grid cells per half field on which a varying PSF is evaluated
@@ -158,6 +160,19 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
     return record(moffat_psf(fwhm, beta), f"given, Moffat of {fwhm:g} arcsec and index {beta:g}")
 
 
+def require_given_psfs(
+    given: Mapping[str, str], bands: Iterable[str], columns: Mapping[str, np.ndarray]
+) -> None:
+    """Raise `InputError` for a PSF, by band, that cannot be read, before hours of work are spent on images.
+
+    `columns` are those of the catalogue, empty if the objects are still to be detected.
+    """
+    for band in bands:
+        value = given_for(band, given)
+        if value is not None and psf_column(value, band, columns) is None:
+            read_psf_option(value, 1.0, band)
+
+
 def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
     """Read a PSF image, or a PSFEx model at the centre of its field."""
     if not path.is_file():
@@ -191,9 +206,10 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
 
 def _own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
-    for key in ("PIXELSCL", "PIXSCALE"):
-        scale = _number(header.get(key))
-        if scale is not None and 0.001 < scale < 20:
+    stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
+    in_degrees = stated if "CTYPE1" in header else [*stated, abs(_number(header.get("CDELT1")) or 0.0)]
+    for scale in (*stated, *(value * 3600 for value in in_degrees)):
+        if 0.001 < scale < 20:
             return scale
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header))

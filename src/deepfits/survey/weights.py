@@ -184,7 +184,7 @@ def mask_rule(
         A given plane does not exist, or the meaning of the mask's values is undefined.
     """
     planes = named_planes(header)
-    declared = _pan_starrs_planes(header)
+    declared = _declared_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
     has_own_names = any(name in planes for name in BAD_MASK_PLANES)
@@ -224,10 +224,15 @@ def _bit_of(value: object) -> int | None:
     return None
 
 
-def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bits of mask planes by name, from Pan-STARRS's MSKNAMnn and MSKVALnn cards."""
+def _declared_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bits of mask planes by name, from cards of Pan-STARRS and the Legacy Surveys.
+
+    These are MSKNAMnn with MSKVALnn, and MBIT_n with the number of the bit.
+    """
     planes = {}
     for key, name in header.items():
+        if match := re.fullmatch(r"MBIT_(\d{1,2})", str(key)):
+            planes[str(name).strip()] = int(match[1])
         value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
         if (bit := _bit_of(value)) is not None:
             planes[str(name).strip()] = bit

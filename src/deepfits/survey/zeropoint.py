@@ -378,13 +378,9 @@ def _parsed(text: str) -> Any:
     ('uJy', 'erg / (Angstrom s cm2)', None)
     """
     upper = text.upper()
-    if upper == text and upper.startswith("MJY") and not re.search("SR|ARCSEC", upper):
+    if "MJY" in text and not re.search("SR|ARCSEC", upper):
         raise InputError(f"BUNIT {text!r} may be mJy or MJy; correct it in the header")
-    text = re.sub("Mjy", "MJy", text)
-    if not text.startswith("MJy") and not (upper == text and upper.startswith("MJY")):
-        text = _JANSKY.sub(lambda m: _PREFIXES.get(m["prefix"].lower(), m["prefix"].lower()) + "Jy", text)
-    elif upper == text:
-        text = text.replace("MJY", "MJy")
+    text = _JANSKY.sub(_spelled_jansky, text)
     text = re.sub(r"(?<=[/ .*])A(?=$|[-^*/ .])", "Angstrom", text)
     text = re.sub(r"\bergs\b", "erg", text, flags=re.IGNORECASE)
     text = re.sub(
@@ -402,6 +398,12 @@ def _parsed(text: str) -> Any:
         except (ValueError, TypeError):
             return None  # text that is not a unit
     return None if isinstance(parsed, units.StructuredUnit) else parsed  # from text with a comma
+
+
+def _spelled_jansky(found: re.Match[str]) -> str:
+    """Spell a unit of jansky as astropy does: only a capital M means mega."""
+    prefix = found["prefix"]
+    return ("M" if prefix == "M" else _PREFIXES.get(prefix.lower(), prefix.lower())) + "Jy"
 
 
 def _not_linear(unit: str) -> str:
