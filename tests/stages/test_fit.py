@@ -119,6 +119,14 @@ def test_the_documented_lines_read_what_fit_writes(fitted):
         assert sorted(ids) == sorted(expected), line
 
 
+def test_a_list_of_stores_is_refused_unless_it_has_one(sky, tmp_path):
+    store, model, *_ = sky
+    found = read_features(fit([store], model, tmp_path / "one", mode="embedder"))
+    assert len(found["object_id"]) == 2 * NUM
+    with pytest.raises(InputError, match="give one store"):
+        fit([store, store], model, tmp_path / "several")
+
+
 def test_chi2_is_that_of_the_rendered_latent(fitted, sky):
     columns, model = read_features(fitted), Model.load(sky[1])
     from deepfits.survey.store import CutoutStore

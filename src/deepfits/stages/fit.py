@@ -99,8 +99,11 @@ def fit(config: FitConfig) -> Path:
 
     if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
         raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
-    if not config.from_coadds and len(as_list(config.store)) > 1:
-        raise InputError("fit: store is a list; give one store, or for a list of images from_coadds")
+    if not config.from_coadds:
+        stores = as_list(config.store)
+        if len(stores) != 1:
+            raise InputError("fit: give one store, or for a list of images from_coadds")
+        config = replace(config, store=stores[0])
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings)
@@ -131,7 +134,7 @@ def fit(config: FitConfig) -> Path:
             for caution in cautions:
                 log.warning("%s: %s", config.store, caution)
         else:
-            work = FitWork(store=absolute(as_list(config.store)[0]), **common)
+            work = FitWork(store=absolute(stores[0]), **common)
         if loaded.calibration is None and find_builtin(loaded.fingerprint):
             log.info(
                 "errors and anomalies are those of the surveys that the model was trained on; "
