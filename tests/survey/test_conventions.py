@@ -257,10 +257,13 @@ def kinds_first(where, sky):
 
 
 def ccddata(where, sky):
-    """Uncertainties of any kind in an HDU UNCERT."""
+    """Uncertainties of any kind in an HDU UNCERT, and masks of bad pixels."""
     kinds = {"g": VarianceUncertainty(full(SIGMA**2)), "r": InverseVariance(full(SIGMA**-2))}
+    is_bad = np.zeros(SHAPE, dtype=bool)
+    is_bad[:8] = True
     for band, uncertainty in kinds.items():
-        data = CCDData(sky.astype(np.float32), unit="nJy", uncertainty=uncertainty)
+        image = np.where(is_bad, 1e4, sky).astype(np.float32)
+        data = CCDData(image, unit="nJy", uncertainty=uncertainty, mask=is_bad)
         data.header.update(header(FILTER=band))
         data.write(where / f"coadd-{band}.fits")
     return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from astropy.io import fits
@@ -116,6 +117,11 @@ def meaning_of_mask(*names: str) -> str | None:
     """Return the meaning of non-zero pixels by a mask's names: ``bad``, ``good``, or None if undefined."""
     words = [word for name in names for word in words_of(name.upper())]
     return next((MEANING_OF_MASK[word] for word in words if word in MEANING_OF_MASK), None)
+
+
+def is_ccd_data(hdus: Iterable[Any]) -> bool:
+    """Return whether astropy's CCDData wrote a file, by the kind of its errors: its masks are 1 if bad."""
+    return any(str(hdu.header.get("UTYPE", "")).strip().lower() in _UTYPES for hdu in hdus)
 
 
 def name_of(hdu: Any) -> str:

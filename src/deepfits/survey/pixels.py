@@ -21,7 +21,7 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fill import HALF_STEP
 from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
-from deepfits.survey.hdu_roles import further_masks, meaning_of_mask, name_of, words_of
+from deepfits.survey.hdu_roles import further_masks, is_ccd_data, meaning_of_mask, name_of, words_of
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import (
     BAD_MASK_PLANES,
@@ -358,6 +358,8 @@ def _masks(
             )
     own = [stem_of(mask.path)] if mask.path != path else []
     meaning = polarity or meaning_of_mask(name_of(mask.hdu), *own)
+    if meaning is None and mask.path == path and is_ccd_data(hdus):
+        meaning = "bad"
     rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
     if wanted or not masks or (meaning is not None and not named_planes(mask.header)):
         rule = mask_rule(
