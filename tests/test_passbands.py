@@ -81,6 +81,7 @@ def test_filters_of_other_bands_are_refused():
         ({"FILTER": "u.MP9301", "INSTRUME": "MegaPrime"}, "u", "cfht_megacam-ustar"),
         ({"FILTER": "u.MP9302", "INSTRUME": "MegaPrime"}, "u", "cfht_megacam-u"),
         ({"TELESCOP": "PS1", "INSTRUME": "gpc1"}, "i", "panstarrs-i"),
+        ({"FPA.TELESCOPE": "PS1", "FPA.INSTRUMENT": "GPC1", "FPA.FILTERID": "i.00000"}, "i", "panstarrs-i"),
         ({"INSTRUME": "LSSTComCam"}, "z", "lsst2023-z"),
         ({"INSTRUME": "OMEGACAM", "FILTER": "r_SDSS"}, "r", "omegacam-r"),
         ({"INSTRUME": "VIRCAM"}, "z", "vircam-Z"),

@@ -45,7 +45,7 @@ _CAMERAS = (
     ("sdss2010", r"\bSDSS\b"),
 )
 """Patterns of the cameras' names in FITS headers."""
-_WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
+_WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN", "FPA.INSTRUMENT", "FPA.TELESCOPE")
 _CARDS = ("WAVELEN", "PHOTPLAM")
 """Cards with the wavelength itself, in simulated skies and Hubble Space Telescope images."""
 _PLAUSIBLE = (2000.0, 25_000.0)

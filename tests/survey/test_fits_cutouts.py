@@ -11,6 +11,7 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.passbands import WAVELENGTHS
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import make_wcs
 
@@ -509,3 +510,108 @@ def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
     _, found = read(directory, tmp_path / "store", "")
     ratio = np.median(found.weight) * NJY**2 / inverse_variance
     assert ratio == pytest.approx(1.0 if seconds == 2000.0 else 1 / 2.9, rel=0.1)
+
+
+def test_filters_and_positions_are_taken_from_headers(objects, tmp_path):
+    """Neither was recorded: redshifts allowed for any filters, and labels were not matched by position."""
+    directory = tmp_path / "stamps"
+    for number, (name, planes) in enumerate(objects.items()):
+        for index, band in enumerate(BANDS):
+            head = header(f"HSC-{band.upper()}{'2' if band == 'r' and number else ''}")
+            head["CRVAL1"] = 150.0 + number
+            write(directory / f"{name}_{band}.fits", planes["image"][index], head)
+    _, found = read(directory, tmp_path / "store", "")
+    np.testing.assert_allclose(found.catalogue["ra"], [150, 151, 152], atol=1e-9)
+    np.testing.assert_allclose(found.catalogue["dec"], 2, atol=1e-9)
+    assert found.catalogue["filter_wavelength_g"].tolist() == [4809] * 3
+    assert found.catalogue["filter_wavelength_r"].tolist() == [6229, 6228, 6228]
+    _, found = read(directory, tmp_path / "declared", "pixel_scale_arcsec = 0.2\n")
+    assert "ra" not in found.catalogue  # the headers are not the cutouts' own
+    text = "id,ra,dec,filter_wavelength_z\nA-1,150,2,8900\nB_2.5,,,\nC3,152,2.01,\n"
+    (tmp_path / "mine.csv").write_text(text)
+    with_catalogue = deepfits.cutouts(
+        tmp_path / "store.toml", tmp_path / "joined", catalogue=tmp_path / "mine.csv", size=32
+    )
+    found = CutoutStore(with_catalogue).take(np.arange(3))
+    np.testing.assert_allclose(found.catalogue["dec"], [2, 2, 2.01], atol=1e-9)
+    np.testing.assert_allclose(found.catalogue["ra"], [150, 151, 152], atol=1e-9)
+    assert found.catalogue["filter_wavelength_z"].tolist() == [8900, 8906, 8906]
+
+
+def test_a_filter_in_the_header_of_a_cube_is_not_that_of_all_its_bands(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        head = header("u.MP9301")
+        head["INSTRUME"], head["PHOTPLAM"] = "MegaPrime", 3800.0
+        write(directory / f"{name}.fits", planes["image"], head)
+    _, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\n')
+    seen = [found.catalogue[f"filter_wavelength_{band}"][0] for band in BANDS]
+    assert seen == [WAVELENGTHS["cfht_megacam"][band] for band in BANDS]
+
+
+def test_cutouts_that_were_trimmed_at_an_edge_are_warned_of(objects, tmp_path, caplog):
+    """What lies in the middle of the remaining pixels was taken for the object, without a word."""
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            head, image = header(), planes["image"][index]
+            if name == "C3":
+                head["CRPIX1"], image = head["CRPIX1"] - 10, image[:, 10:]
+            write(directory / f"{name}_{band}.fits", image, head)
+    (tmp_path / "mine.csv").write_text("id,ra,dec\nA-1,150,2\nB_2.5,150,2\nC3,150,2\n")
+    (tmp_path / "c.toml").write_text('file = "stamps"\n')
+    deepfits.cutouts(tmp_path / "c.toml", tmp_path / "store", catalogue=tmp_path / "mine.csv", size=32)
+    assert "C3_g.fits: 30×40 pixels, while others are square" in caplog.text
+    assert "1 of 3 objects lie more than 2 pixels from the middle" in caplog.text
+    assert "object_id C3 by 5:" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["time in the name", "name again", "cube"])
+def test_a_directory_for_each_object_gives_its_name(objects, tmp_path, form):
+    """Archives' names hold the time of the request, or the object's name again."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        if form == "cube":
+            head = header()
+            head["BANDS"] = "grz"
+            write(directory / name / "cutout.fits", planes["image"], head)
+        for index, band in enumerate(BANDS if form != "cube" else ()):
+            end = f"HSC-{band.upper()}-9325-18{index}" if form == "time in the name" else f"{name}_{band}"
+            write(directory / name / f"{end}.fits", planes["image"][index], header())
+    _, found = read(directory, tmp_path / "store", "")
+    assert found.object_id.tolist() == sorted(objects)
+    assert (found.weight > 0).all()
+
+
+def test_psfs_beside_cutouts_are_no_objects(objects, tmp_path, caplog):
+    """They were read as further cutouts, of another size and without zero point."""
+    directory = tmp_path / "stamps"
+    objects = {str(number): its for number, its in enumerate(objects.values(), 2)}
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            ivar = np.where(planes["mask"][index] != 0, 0, planes["ivar"][index]).astype(np.float32)
+            hdus = [fits.PrimaryHDU(planes["image"][index], header()), fits.ImageHDU(ivar, name="IVAR")]
+            directory.mkdir(exist_ok=True)
+            fits.HDUList(hdus).writeto(directory / f"{name}-HSC-{band.upper()}-9813-pdr2_wide.fits")
+            psf = directory / f"{name}-psf-calexp-pdr2_wide-HSC-{band.upper()}-9813-5,4-150.1-2.2.fits"
+            write(psf, np.ones((41, 41), np.float32))
+    _, found = read(directory, tmp_path / "store", "")
+    assert found.object_id.tolist() == [f"{name}-9813-pdr2_wide" for name in objects]
+    assert caplog.text.count("and 8 more: PSFs, not used") == 1
+
+
+def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):
+    """All are called CUTOUT, and ACS has two wheels."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index, wheels in enumerate((("F606W", "CLEAR2L"), ("CLEAR1L", "F814W"))):
+            head = header()
+            head["FILTER1"], head["FILTER2"] = wheels
+            hdus.append(fits.ImageHDU(planes["image"][index], head, name="CUTOUT"))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    store, found = read(directory, tmp_path / "store", "", size=SIDE)
+    assert store.info.bands == ("F606W", "F814W")
+    np.testing.assert_allclose(found.image[0], objects["A-1"]["image"][:2] * NJY, rtol=1e-5)

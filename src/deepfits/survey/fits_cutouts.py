@@ -9,7 +9,10 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts re
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import offsets, pixel_scale_of
+from deepfits.passbands import COLUMN, wavelength_in_header
+from deepfits.survey.astrometry import middle_of, offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import SHARED, companions_of, is_companion, log_remarks
+from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
@@ -40,6 +44,8 @@ MOST_REMARKS = 20
 APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
 # Keywords, followed by a number, of the bands of a cube's layers.
 _LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
+log = logging.getLogger(__name__)
+_Named = dict[Path, tuple[str, str, str]]  # an object's key, the band, and the object's name, by file
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
@@ -58,12 +64,13 @@ class _Object:
 class _Band:
     """One band of one object: image and weight, ``(H, W)`` in nJy and nJy⁻², and WCS.
 
-    Without weights, masked pixels of the image are NaN.
+    Without weights, masked pixels of the image are NaN. `wavelength` is the mean one of the filter, Å.
     """
 
     image: np.ndarray
     ivar: np.ndarray | None = None
     wcs: WCS | None = None
+    wavelength: float | None = None
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
@@ -107,6 +114,10 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
                 )
         return _stack(read, bands, has_weights)
 
+    def from_headers(rows: np.ndarray) -> dict[str, np.ndarray]:
+        found = [reader.seen(objects[row]) for row in rows]
+        return {name: np.array([its[name] for its in found]) for name in reader.names_of_columns()}
+
     return ForeignCutouts(
         bands=bands,
         number=len(objects),
@@ -116,6 +127,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         columns={},
         factor=np.ones(len(bands)),
         raw=raw,
+        from_headers=from_headers,
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
@@ -176,15 +188,15 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     beside = {file: companions_of(file) for file in images}
     of_all_bands = {other for found in beside.values() for other, kind in found if kind.endswith(SHARED)}
-    images = [file for file in images if file not in of_all_bands]
+    images = _without_psfs([file for file in images if file not in of_all_bands])
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     log_remarks(images)
-    for file in images:
-        if by_file:
-            key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
-        else:
-            key, band, name = _object_of(file, path, known)
+    if by_file:
+        named = {file: ("-".join(split_name(stem_of(file))[0]), "", stem_of(file)) for file in images}
+    else:
+        named = {file: _object_of(file, path, known) for file in images}
+    for file, (key, band, name) in _by_folder(named, path).items():
         there = objects.setdefault(key, _Object(name)).files
         if band in there:
             raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
@@ -197,6 +209,37 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
                 )
         there[band] = {"image": file, **extras}
     return [objects[key] for key in sorted(objects)]
+
+
+def _without_psfs(images: list[Path]) -> list[Path]:
+    """Leave out images of PSFs, such as those that HSC's service provides beside cutouts."""
+    psfs = [file for file in images if is_psf(file)]
+    if not psfs or len(psfs) == len(images):
+        return images
+    log.warning(
+        "%s and %d more: PSFs, not used; to give one for each band: --psf BAND=FILE",
+        *(psfs[0], len(psfs) - 1),
+    )
+    return [file for file in images if file not in psfs]
+
+
+def _by_folder(named: _Named, root: Path) -> _Named:
+    """Name objects after their directories if each of these has every band once, and the files' names differ.
+
+    The names in such a directory may hold the time of the request, or the object's name again.
+    """
+    folders: dict[Path, list[tuple[str, str, str]]] = defaultdict(list)
+    for file, entry in named.items():
+        folders[file.parent].append(entry)
+    if root in folders or len(folders) == 1:
+        return named
+    bands = [[band for _, band, _ in entries] for entries in folders.values()]
+    is_object = all(len(set(those)) == len(those) for those in bands)
+    keys = [{(key, band) for key, band, _ in entries} for entries in folders.values()]
+    is_needed = max(map(len, bands)) > 1 or len(set.union(*keys)) < len(named)
+    if not is_object or not is_needed:
+        return named
+    return {file: (file.parent.name, band, file.parent.name) for file, (_, band, _) in named.items()}
 
 
 def _holds_all_bands(path: Path, known: set[str]) -> bool:
@@ -253,9 +296,8 @@ def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
 
 
 def _band_of_hdu(hdu: Any) -> str | None:
-    """Return the band of an HDU from its ``FILTER`` or ``BAND`` card, or its name (``SCI_G``, ``r_ivar``)."""
-    named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
-    return band_name(named) if named else band_of_plane(name_of(hdu))
+    """Return the band of an HDU from its filter cards, or its name (``SCI_G``, ``r_ivar``)."""
+    return band_of_header(hdu.header) or band_of_plane(name_of(hdu))
 
 
 def _layer_of(plane: HduPixels, index: int) -> HduPixels:
@@ -277,6 +319,19 @@ class _FitsCutouts:
     mask_words: str = ""
     remarks: list[str] = field(default_factory=list)
     num_looked_at: int = 0
+    has_square: bool = False
+    columns: dict[str, dict[str, float]] = field(default_factory=dict)  # by object's name, of those read
+
+    def names_of_columns(self) -> list[str]:
+        """Return the columns from headers: the filters' wavelengths, and positions if cutouts have a WCS."""
+        names = [f"{COLUMN}_{band}" for band in self.bands]
+        return names if self.d.pixel_scale_arcsec is not None else ["ra", "dec", *names]
+
+    def seen(self, galaxy: _Object) -> dict[str, float]:
+        """Return what the headers of an object say, by column; NaN where they do not."""
+        if galaxy.name not in self.columns:
+            self.read(galaxy)
+        return self.columns[galaxy.name]
 
     def read(self, galaxy: _Object) -> dict[str, _Band]:
         """Return the bands of an object that exist, by name."""
@@ -285,7 +340,24 @@ class _FitsCutouts:
         if self.num_looked_at < LOOKED_AT and len(with_wcs) > 1:
             self.num_looked_at += 1
             self._check_alignment(galaxy, with_wcs)
+        for band in list(out.values())[:1]:
+            self._check_shape(galaxy, *band.image.shape)
+        columns = dict.fromkeys(("ra", "dec"), math.nan) | {f"{COLUMN}_{b}": math.nan for b in self.bands}
+        columns |= {f"{COLUMN}_{name}": b.wavelength for name, b in out.items() if b.wavelength is not None}
+        for band in list(with_wcs.values())[:1]:
+            columns["ra"], columns["dec"] = middle_of(band.wcs, band.image.shape)
+        self.columns[galaxy.name] = columns
         return out
+
+    def _check_shape(self, galaxy: _Object, height: int, width: int) -> None:
+        """Warn of cutouts that are not square among others that are: trimmed at the edge of an image."""
+        self.has_square |= height == width
+        if self.has_square and height != width:
+            self._remark(
+                f"WARNING: {galaxy.first()}: {width}×{height} pixels, while others are square: trimmed at an "
+                "image's edge, so that its object is not in the middle? The middle is taken as the object; "
+                "make such cutouts anew, filled where there is no image, or leave them out"
+            )
 
     def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
         """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
@@ -486,7 +558,11 @@ class _FitsCutouts:
         self.has_exposure_times |= weight is not None and pixels.are_exposure_times(weight)
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects
             flux[fill.holds(flux)] = np.nan
-        return _Band(image=flux, ivar=weight, wcs=pixels.wcs)
+        header = pixels.header
+        if image.layer is not None:  # cards of a cube are those of one of its bands, or of none
+            header = {key: header[key] for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header}
+        wavelength = wavelength_in_header(header, band)
+        return _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
 
     def _remark(self, text: str) -> None:
         """Add a remark, unless one that differs only in its numbers is there already."""

@@ -70,6 +70,9 @@ class ForeignCutouts:
     psf
         Reads the PSFs of objects ``start`` to ``stop``, ``(n, B, K, 2)``, NaN where unknown; None if the file
         has no PSFs.
+    from_headers
+        Returns further columns, by name, of the objects in some rows: positions and the wavelengths of
+        filters from the headers of FITS files. They are known only once an object has been read.
     weight_is
         Meaning of the weights: one of `deepfits.survey.weights.WEIGHT_ROLES`.
     mask
@@ -104,6 +107,7 @@ class ForeignCutouts:
     factor: np.ndarray
     raw: Callable[[int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
     psf: Callable[[int, int], np.ndarray] | None = None
+    from_headers: Callable[[np.ndarray], dict[str, np.ndarray]] = lambda rows: {}
     absent_bands: tuple[str, ...] = ()
     has_identity: bool = True
     weight_is: str = "ivar"
