@@ -11,6 +11,7 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.gaussian_psf import fwhm_of
 from deepfits.passbands import WAVELENGTHS
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import make_wcs
@@ -584,21 +585,63 @@ def test_a_directory_for_each_object_gives_its_name(objects, tmp_path, form):
     assert (found.weight > 0).all()
 
 
-def test_psfs_beside_cutouts_are_no_objects(objects, tmp_path, caplog):
-    """They were read as further cutouts, of another size and without zero point."""
+def gaussian(sigma, side=31):
+    y, x = np.mgrid[:side, :side] - side // 2
+    return np.exp(-(x**2 + y**2) / 2 / sigma**2).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["files", "HSC's service", "HDUs", "one HDU in each file", "cubes", "cards"])
+def test_the_psf_of_each_object_is_taken_from_its_files(objects, tmp_path, caplog, form):
+    """HSC's were read as further objects, and all others ignored."""
     directory = tmp_path / "stamps"
+    directory.mkdir()
     objects = {str(number): its for number, its in enumerate(objects.values(), 2)}
     for name, planes in objects.items():
-        for index, band in enumerate(BANDS):
-            ivar = np.where(planes["mask"][index] != 0, 0, planes["ivar"][index]).astype(np.float32)
-            hdus = [fits.PrimaryHDU(planes["image"][index], header()), fits.ImageHDU(ivar, name="IVAR")]
-            directory.mkdir(exist_ok=True)
-            fits.HDUList(hdus).writeto(directory / f"{name}-HSC-{band.upper()}-9813-pdr2_wide.fits")
-            psf = directory / f"{name}-psf-calexp-pdr2_wide-HSC-{band.upper()}-9813-5,4-150.1-2.2.fits"
-            write(psf, np.ones((41, 41), np.float32))
+        images, sigmas = planes["image"], [(2 + index / 2) * int(name) for index in range(3)]
+        psfs = [gaussian(sigma, 61) for sigma in sigmas]
+        hdus = []
+        for image, psf, sigma, band in zip(images, psfs, sigmas, BANDS, strict=True):
+            head = header(band)
+            if form == "cards":
+                head["PSF_FWHM"] = 2.3548 * sigma * 0.2
+            plane = fits.ImageHDU(psf, name="PSF" if form == "one HDU in each file" else f"{band}_PSF")
+            hdus += [fits.ImageHDU(image, head, name="SCI"), plane]
+            stem = f"{name}-cutout-HSC-{band.upper()}-9813-wide" if "HSC" in form else f"{name}_{band}"
+            if form in ("files", "HSC's service", "cards"):
+                fits.HDUList([fits.PrimaryHDU(), hdus[-2]]).writeto(directory / f"{stem}.fits")
+            if form == "HSC's service":
+                stem = f"{name}-psf-calexp-wide-HSC-{band.upper()}-9813-5,4-150.1-2"
+            if form in ("files", "HSC's service"):
+                fits.writeto(directory / f"{stem}{'_psf' * (form == 'files')}.fits", psf)
+            if form == "one HDU in each file":
+                fits.HDUList([fits.PrimaryHDU(), *hdus[-2:]]).writeto(directory / f"{stem}.fits")
+        if form == "cubes":
+            head = header()
+            head["BANDS"] = "grz"
+            hdus = [fits.ImageHDU(images, head, name="SCI"), fits.ImageHDU(np.stack(psfs), name="PSF")]
+        if form in ("HDUs", "cubes"):
+            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(directory / f"{name}.fits")
     _, found = read(directory, tmp_path / "store", "")
-    assert found.object_id.tolist() == [f"{name}-9813-pdr2_wide" for name in objects]
-    assert caplog.text.count("and 8 more: PSFs, not used") == 1
+    assert len(found.object_id) == 3
+    expected = 0.2 * 2.3548 * np.outer([2, 3, 4], [2, 2.5, 3])
+    np.testing.assert_allclose(fwhm_of(found.psf), expected, rtol=0.03)  # as other images of PSFs
+    assert "most compact" not in caplog.text
+    _, found = read(directory, tmp_path / "given", "fwhm_arcsec = [1.0, 2.0, 3.0]\n")
+    np.testing.assert_allclose(fwhm_of(found.psf), [[1, 2, 3]] * 3, rtol=0.01)
+
+
+def test_psfs_of_no_cutout_and_without_light_are_warned_of(objects, tmp_path, caplog):
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        if name != "B_2.5":
+            write(directory / f"{name}_g.fits", planes["image"][0], header())
+            write(directory / f"{name}_g_psf.fits", gaussian(3.0) * (name == "C3"))
+    write(directory / "psf_of_something.fits", gaussian(3.0))
+    store, found = read(directory, tmp_path / "store", "")
+    assert found.object_id.tolist() == ["A-1", "C3"]
+    assert "psf_of_something.fits and 0 more: PSFs of no cutout" in caplog.text
+    assert any("A-1_g_psf.fits: a PSF image must" in text for text in store.info.extra["remarks"])
+    np.testing.assert_allclose(fwhm_of(found.psf[1, 0]), 0.2 * 2.3548 * 3, rtol=0.03)
 
 
 def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):

@@ -94,6 +94,13 @@ def log_remarks(images: Iterable[Path]) -> None:
         log.warning("%s: files of %s are not used for images that have %s too", *remark)
 
 
+def psf_of(path: Path) -> Path | None:
+    """Return the file with the PSF of an image, which has the image's name and the word ``psf``."""
+    beside = [other for other, kind in _family(path) if kind == "other"]
+    psfs = [other for other in beside if is_psf(other) or other.parent.name.lower() in ("psf", "psfs")]
+    return psfs[0] if len(psfs) == 1 else None
+
+
 def exposure_maps_of(path: Path) -> list[str]:
     """Return the names of files with exposure times or numbers of exposures of an image."""
     beside = [other.name for other, kind in _family(path) if kind == "other"]

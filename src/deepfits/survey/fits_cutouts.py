@@ -13,6 +13,7 @@ import logging
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,20 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
+from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN, wavelength_in_header
 from deepfits.survey.astrometry import middle_of, offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks
+from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import OpenFiles, is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import OpenFiles, image_hdus, is_fits_name, opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
-from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.psf import UNKNOWN, find_psf, gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -51,10 +54,14 @@ ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one arr
 
 @dataclass
 class _Object:
-    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...)."""
+    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...).
+
+    `psfs` are files with a PSF image, by band.
+    """
 
     name: str
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
+    psfs: dict[str, Path] = field(default_factory=dict)
 
     def first(self) -> Path:
         return next(iter(self.files.values()))["image"]
@@ -64,13 +71,15 @@ class _Object:
 class _Band:
     """One band of one object: image and weight, ``(H, W)`` in nJy and nJy⁻², and WCS.
 
-    Without weights, masked pixels of the image are NaN. `wavelength` is the mean one of the filter, Å.
+    Without weights, masked pixels of the image are NaN. `wavelength` is the mean one of the filter, Å, and
+    `psf` is ``(K, 2)``, NaN if unknown.
     """
 
     image: np.ndarray
     ivar: np.ndarray | None = None
     wcs: WCS | None = None
     wavelength: float | None = None
+    psf: np.ndarray = field(default_factory=lambda: gaussians_of(None, NUM_GAUSSIANS))
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
@@ -115,8 +124,11 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         return _stack(read, bands, has_weights)
 
     def from_headers(rows: np.ndarray) -> dict[str, np.ndarray]:
-        found = [reader.seen(objects[row]) for row in rows]
+        found = [reader.seen(objects[row]).columns for row in rows]
         return {name: np.array([its[name] for its in found]) for name in reader.names_of_columns()}
+
+    def psf(start: int, stop: int) -> np.ndarray:
+        return np.stack([reader.seen(galaxy).psf for galaxy in objects[start:stop]])
 
     return ForeignCutouts(
         bands=bands,
@@ -127,6 +139,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         columns={},
         factor=np.ones(len(bands)),
         raw=raw,
+        psf=None if d.fwhm_arcsec else psf,
         from_headers=from_headers,
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
@@ -188,7 +201,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     beside = {file: companions_of(file) for file in images}
     of_all_bands = {other for found in beside.values() for other, kind in found if kind.endswith(SHARED)}
-    images = _without_psfs([file for file in images if file not in of_all_bands])
+    images, psfs = _with_psfs([file for file in images if file not in of_all_bands])
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     log_remarks(images)
@@ -197,7 +210,10 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     else:
         named = {file: _object_of(file, path, known) for file in images}
     for file, (key, band, name) in _by_folder(named, path).items():
-        there = objects.setdefault(key, _Object(name)).files
+        galaxy = objects.setdefault(key, _Object(name))
+        there = galaxy.files
+        if file in psfs:
+            galaxy.psfs[band] = psfs[file]
         if band in there:
             raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
         extras = {kind.removesuffix(SHARED): other for other, kind in beside[file]}
@@ -211,16 +227,33 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     return [objects[key] for key in sorted(objects)]
 
 
-def _without_psfs(images: list[Path]) -> list[Path]:
-    """Leave out images of PSFs, such as those that HSC's service provides beside cutouts."""
+def _with_psfs(images: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
+    """Return the images without those of PSFs, and the file with the PSF of each image that has one.
+
+    It has the image's name and the word ``psf``, or, from HSC's service, the number of the request and the
+    band in common with the image: ``2-cutout-HSC-G-...`` and ``2-psf-calexp-...-HSC-G-...``.
+    """
     psfs = [file for file in images if is_psf(file)]
-    if not psfs or len(psfs) == len(images):
-        return images
-    log.warning(
-        "%s and %d more: PSFs, not used; to give one for each band: --psf BAND=FILE",
-        *(psfs[0], len(psfs) - 1),
-    )
-    return [file for file in images if file not in psfs]
+    psfs = psfs if len(psfs) < len(images) else []  # else they are images that were matched to a PSF
+    images = [file for file in images if file not in psfs]
+    beside = {file: psf_of(file) for file in images}
+    by_request: dict[tuple[Path, str, str | None], list[list[Path]]] = defaultdict(lambda: [[], []])
+    for is_of_psf, files in enumerate((images, psfs)):
+        for file in files:
+            number = re.match(r"\d+(?=-)", file.name)
+            key = file.parent, number[0] if number else "", band_of_name(stem_of(file))[0]
+            by_request[key][is_of_psf].append(file)
+    for of_images, of_psfs in by_request.values():
+        if len(of_images) == len(of_psfs) == 1:
+            beside[of_images[0]] = of_psfs[0]
+    found = {file: psf for file, psf in beside.items() if psf is not None}
+    if unused := [file for file in psfs if file not in found.values()]:
+        log.warning(
+            "WARNING: %s and %d more: PSFs of no cutout, by their names; not used. Call that of "
+            "OBJECT_g.fits OBJECT_g_psf.fits",
+            *(unused[0], len(unused) - 1),
+        )
+    return images, found
 
 
 def _by_folder(named: _Named, root: Path) -> _Named:
@@ -306,6 +339,21 @@ def _layer_of(plane: HduPixels, index: int) -> HduPixels:
     return replace(plane, own=own, layer=index if len(plane.hdu.shape) == 3 else None)
 
 
+def _psf_hdu(hdus: fits.HDUList, band: str | None = None) -> Any:
+    """Return the HDU called PSF, of one band if given; None if there is none."""
+    images = [hdu for dimensions in (2, 3) for hdu in _images(hdus, dimensions)]
+    psfs = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper()))
+    return next((hdu for hdu in psfs if band is None or _band_of_hdu(hdu) == band), None)
+
+
+@dataclass
+class _Seen:
+    """What was found beside the pixels of an object: columns, and PSFs ``(B, K, 2)``, NaN if unknown."""
+
+    columns: dict[str, float]
+    psf: np.ndarray
+
+
 @dataclass
 class _FitsCutouts:
     """Reads objects one at a time, and checks that their pixel scales agree with the first."""
@@ -320,18 +368,18 @@ class _FitsCutouts:
     remarks: list[str] = field(default_factory=list)
     num_looked_at: int = 0
     has_square: bool = False
-    columns: dict[str, dict[str, float]] = field(default_factory=dict)  # by object's name, of those read
+    known: dict[str, _Seen] = field(default_factory=dict)  # by object's name, of those read
 
     def names_of_columns(self) -> list[str]:
         """Return the columns from headers: the filters' wavelengths, and positions if cutouts have a WCS."""
         names = [f"{COLUMN}_{band}" for band in self.bands]
         return names if self.d.pixel_scale_arcsec is not None else ["ra", "dec", *names]
 
-    def seen(self, galaxy: _Object) -> dict[str, float]:
-        """Return what the headers of an object say, by column; NaN where they do not."""
-        if galaxy.name not in self.columns:
+    def seen(self, galaxy: _Object) -> _Seen:
+        """Return what an object's files say beside the pixels; NaN where they do not."""
+        if galaxy.name not in self.known:
             self.read(galaxy)
-        return self.columns[galaxy.name]
+        return self.known[galaxy.name]
 
     def read(self, galaxy: _Object) -> dict[str, _Band]:
         """Return the bands of an object that exist, by name."""
@@ -346,7 +394,8 @@ class _FitsCutouts:
         columns |= {f"{COLUMN}_{name}": b.wavelength for name, b in out.items() if b.wavelength is not None}
         for band in list(with_wcs.values())[:1]:
             columns["ra"], columns["dec"] = middle_of(band.wcs, band.image.shape)
-        self.columns[galaxy.name] = columns
+        psfs = [out.get(band, _Band(np.zeros((0, 0)))).psf for band in self.bands]
+        self.known[galaxy.name] = _Seen(columns, np.stack(psfs))
         return out
 
     def _check_shape(self, galaxy: _Object, height: int, width: int) -> None:
@@ -391,8 +440,12 @@ class _FitsCutouts:
                 planes = self._planes(extras, files, dimensions, opened_files)
                 if is_cube:
                     out |= self._split(hdus, image, planes, path)
-                else:
-                    out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
+                    continue
+                psf = None if (own := _psf_hdu(hdus)) is None else HduPixels(hdu=own, path=path)
+                if band in galaxy.psfs:
+                    file = opened_files.open(galaxy.psfs[band])
+                    psf = HduPixels(hdu=self._wanted_psf(file, galaxy.psfs[band]), path=galaxy.psfs[band])
+                out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes, psf)
         return out
 
     def _planes(
@@ -436,6 +489,13 @@ class _FitsCutouts:
                 f"image = {number_of(hdus, found[0])}"
             )
         return found[0]
+
+    def _wanted_psf(self, hdus: fits.HDUList, path: Path) -> Any:
+        """Return the HDU with the PSF in a file of its own."""
+        numbers = image_hdus(hdus)
+        if not numbers:
+            raise InputError(f"{path}: no two-dimensional image of a PSF in this file")
+        return hdus[numbers[0]]
 
     def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
         try:
@@ -498,7 +558,9 @@ class _FitsCutouts:
             only = band if len(images) > 1 else None
             extras = self._extras(hdus, hdu, only) or self._unnamed_extras(hdus, hdu, path)
             planes = self._planes(extras, files, 2, opened_files, only)
-            out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes)
+            own = _psf_hdu(hdus, only)
+            psf = None if own is None else HduPixels(hdu=own, path=path)
+            out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes, psf)
         return out
 
     def _split(
@@ -517,13 +579,22 @@ class _FitsCutouts:
                     raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
         if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
             self.remarks.append(warning)
-        out = {}
+        out, own = {}, _psf_hdu(hdus)
+        is_of_layers = own is not None and own.shape[:-2] == (len(self.bands),)
         for index, band in enumerate(self.bands):
             layers = {kind: _layer_of(plane, index) for kind, plane in planes.items()}
-            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers)
+            psf = HduPixels(hdu=own, path=path, layer=index) if is_of_layers else None
+            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers, psf)
         return out
 
-    def _band(self, band: str, hdus: fits.HDUList, image: HduPixels, planes: dict[str, HduPixels]) -> _Band:
+    def _band(
+        self,
+        band: str,
+        hdus: fits.HDUList,
+        image: HduPixels,
+        planes: dict[str, HduPixels],
+        psf: HduPixels | None = None,
+    ) -> _Band:
         """Convert one band to nJy and inverse variance."""
         for plane in (image, *planes.values()):
             shape = tuple(plane.hdu.shape or ()) if plane.hdu.is_image else ()
@@ -562,7 +633,25 @@ class _FitsCutouts:
         if image.layer is not None:  # cards of a cube are those of one of its bands, or of none
             header = {key: header[key] for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header}
         wavelength = wavelength_in_header(header, band)
-        return _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
+        out = _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
+        if (scale := self.d.pixel_scale_arcsec or self.scale) is not None:
+            out.psf = self._psf(band, header, psf, scale)
+        return out
+
+    def _psf(self, band: str, header: Mapping[str, Any], psf: HduPixels | None, scale: float) -> np.ndarray:
+        """Return the PSF from an image, or from a width in the header; NaN if unknown."""
+        if psf is None:
+            stated = find_psf(None, header, scale)
+            if stated["source"] != UNKNOWN:
+                self._remark(f"{band}: each object's PSF is from its {stated['source']}")
+            return gaussians_of(stated, NUM_GAUSSIANS)
+        side = self.d.psf_scale_arcsec or own_scale(psf.header, scale)
+        self._remark(f"{band}: each object's PSF is from its PSF image, pixels of {side:.4g} arcsec")
+        try:
+            return psf_of_image(psf.rows(0, psf.shape[0]), side, psf.path)
+        except InputError as error:
+            self._remark(f"WARNING: {band}: the PSF of some objects is unknown, such as {error}")
+            return gaussians_of(None, NUM_GAUSSIANS)
 
     def _remark(self, text: str) -> None:
         """Add a remark, unless one that differs only in its numbers is there already."""
