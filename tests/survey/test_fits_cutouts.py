@@ -658,3 +658,22 @@ def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):
     store, found = read(directory, tmp_path / "store", "", size=SIDE)
     assert store.info.bands == ("F606W", "F814W")
     np.testing.assert_allclose(found.image[0], objects["A-1"]["image"][:2] * NJY, rtol=1e-5)
+
+
+def test_names_of_hdus_count_where_all_have_the_filter_of_one(objects, tmp_path):
+    """As where the header of the reference band was copied: they were refused as two HDUs of one band."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index, band in enumerate(BANDS):
+            for kind, extname in (("image", band), ("ivar", f"{band}_IVAR"), ("mask", f"{band}_MASK")):
+                hdus.append(fits.ImageHDU(planes[kind][index], header("r"), name=extname.upper()))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    check(*read(directory, tmp_path / "store"), objects)
+    for path in directory.iterdir():
+        with fits.open(path, mode="update") as hdus:
+            hdus[4].name = "R_SCI"
+            hdus[7].name = "R"
+    with pytest.raises(InputError, match="two HDUs of band r"):
+        read(directory, tmp_path / "another")

@@ -161,7 +161,7 @@ def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
     with opened(objects[0].first()) as hdus:
         if cubes := _images(hdus, 3):
             return _bands_of_cube(hdus, cubes[0])
-        return sort_bands(b for b in map(_band_of_hdu, _images(hdus, 2)) if b)
+        return sort_bands(b for b in _bands_of_hdus(hdus).values() if b)
 
 
 def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
@@ -282,7 +282,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
             return True
         planes = _images(hdus, 2)
         images = [h for h in planes if role_of_hdu(h) is None]
-        named = {_band_of_hdu(h) for h in planes} - {None}
+        named = set(_bands_of_hdus(hdus).values()) - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
 
@@ -328,9 +328,24 @@ def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
     return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
 
 
-def _band_of_hdu(hdu: Any) -> str | None:
-    """Return the band of an HDU from its filter cards, or its name (``SCI_G``, ``r_ivar``)."""
-    return band_of_header(hdu.header) or band_of_plane(name_of(hdu))
+def _bands_of_hdus(hdus: fits.HDUList) -> dict[int, str | None]:
+    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
+
+    Where images share a filter card, a copy of one band's header, the names decide if they differ.
+    """
+    planes = _images(hdus, 2)
+    images = [hdu for hdu in planes if role_of_hdu(hdu) is None]
+    cards, names = ([find(hdu) for hdu in images] for find in (_band_of_cards, _band_of_name))
+    is_copied = len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+    return {id(h): (None if is_copied else _band_of_cards(h)) or _band_of_name(h) for h in planes}
+
+
+def _band_of_cards(hdu: Any) -> str | None:
+    return band_of_header(hdu.header)
+
+
+def _band_of_name(hdu: Any) -> str | None:
+    return band_of_plane(name_of(hdu))
 
 
 def _layer_of(plane: HduPixels, index: int) -> HduPixels:
@@ -342,8 +357,8 @@ def _layer_of(plane: HduPixels, index: int) -> HduPixels:
 def _psf_hdu(hdus: fits.HDUList, band: str | None = None) -> Any:
     """Return the HDU called PSF, of one band if given; None if there is none."""
     images = [hdu for dimensions in (2, 3) for hdu in _images(hdus, dimensions)]
-    psfs = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper()))
-    return next((hdu for hdu in psfs if band is None or _band_of_hdu(hdu) == band), None)
+    psfs, bands = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), _bands_of_hdus(hdus)
+    return next((hdu for hdu in psfs if band is None or bands.get(id(hdu)) == band), None)
 
 
 @dataclass
@@ -466,7 +481,8 @@ class _FitsCutouts:
                 beside = opened_files.open(other)
                 found = _images(beside, dimensions)
                 if band is not None:
-                    found = [hdu for hdu in found if _band_of_hdu(hdu) == band]
+                    bands = _bands_of_hdus(beside)
+                    found = [hdu for hdu in found if bands.get(id(hdu)) == band]
                 if not found:
                     what = "cube" if dimensions == 3 else "two-dimensional image"
                     which = f" of band {band}" if band is not None else ""
@@ -516,11 +532,12 @@ class _FitsCutouts:
     def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
         """Return the HDUs of weights and mask by their names, of one band if given."""
         out: dict[str, Any] = {}
+        bands = _bands_of_hdus(hdus)
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
             role = role_of_hdu(hdu)
-            if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
+            if role in (*WEIGHT_ROLES, "mask") and (band is None or bands.get(id(hdu)) == band):
                 out.setdefault(role, hdu)
         return out
 
@@ -541,7 +558,8 @@ class _FitsCutouts:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
             )
-        named = [_band_of_hdu(h) for h in images]
+        bands = _bands_of_hdus(hdus)
+        named = [bands[id(h)] for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
                 raise InputError(
