@@ -76,6 +76,7 @@ def test_filters_of_other_bands_are_refused():
         ({"ORIGIN": "SDSS", "TELESCOP": "2.5m", "FILTER": "u"}, "u", "sdss2010-u"),
         ({"FILTER": "g DECam SDSS c0001 4720.0 1520.0", "INSTRUME": "DECam"}, "g", "decam2014-g"),
         ({"INSTRUME": "DECam"}, "y", "decam2014-Y"),
+        ({"FILTER": "des-z"}, "z", "decam2014-z"),
         ({"FILTER": "HSC-R2"}, "r", "hsc2017-r2"),
         ({"FILTER": "HSC-R"}, "r", "hsc2017-r"),
         ({"FILTER": "u.MP9301", "INSTRUME": "MegaPrime"}, "u", "cfht_megacam-ustar"),

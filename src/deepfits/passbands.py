@@ -34,7 +34,7 @@ _NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
 _CAMERAS = (
     ("hsc2017", r"\bHSC\b|HYPER.?SUPRIME"),
     ("suprime", r"SUPRIME"),
-    ("decam2014", r"\bDECAM"),
+    ("decam2014", r"\bDECAM|\bDES[-_ ][UGRIZY]\b"),
     ("cfht_megacam", r"MEGAPRIME|CFHT|\bMP9\d{3}\b"),
     ("panstarrs", r"GPC1|\bPS1\b|PAN-?STARRS"),
     ("lsst2023", r"LSST(COM)?CAM"),

@@ -528,6 +528,8 @@ def test_filters_and_positions_are_taken_from_headers(objects, tmp_path):
     assert found.catalogue["filter_wavelength_r"].tolist() == [6229, 6228, 6228]
     _, found = read(directory, tmp_path / "declared", "pixel_scale_arcsec = 0.2\n")
     assert "ra" not in found.catalogue  # the headers are not the cutouts' own
+    _, found = read(directory, tmp_path / "named", 'bands = ["HSC-G", "HSC-R", "HSC-Z"]\n')
+    assert found.catalogue["filter_wavelength_r"].tolist() == [6229, 6228, 6228]  # headers precede names
     text = "id,ra,dec,filter_wavelength_z\nA-1,150,2,8900\nB_2.5,,,\nC3,152,2.01,\n"
     (tmp_path / "mine.csv").write_text(text)
     with_catalogue = deepfits.cutouts(

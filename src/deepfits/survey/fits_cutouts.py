@@ -33,7 +33,7 @@ from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import OpenFiles, image_hdus, is_fits_name, opened, stem_of
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.psf import UNKNOWN, find_psf, gaussians_of, own_scale, psf_of_image
@@ -406,6 +406,7 @@ class _FitsCutouts:
         for band in list(out.values())[:1]:
             self._check_shape(galaxy, *band.image.shape)
         columns = dict.fromkeys(("ra", "dec"), math.nan) | {f"{COLUMN}_{b}": math.nan for b in self.bands}
+        columns |= {name: float(values[0]) for name, values in named_filters(self.d.bands, 1).items()}
         columns |= {f"{COLUMN}_{name}": b.wavelength for name, b in out.items() if b.wavelength is not None}
         for band in list(with_wcs.values())[:1]:
             columns["ra"], columns["dec"] = middle_of(band.wcs, band.image.shape)
