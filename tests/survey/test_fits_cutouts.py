@@ -592,7 +592,7 @@ def gaussian(sigma, side=31):
     return np.exp(-(x**2 + y**2) / 2 / sigma**2).astype(np.float32)
 
 
-@pytest.mark.parametrize("form", ["files", "HSC's service", "HDUs", "one HDU in each file", "cubes", "cards"])
+@pytest.mark.parametrize("form", ["files", "HSC's service", "HDUs", "one HDU in each file", "cubes"])
 def test_the_psf_of_each_object_is_taken_from_its_files(objects, tmp_path, caplog, form):
     """HSC's were read as further objects, and all others ignored."""
     directory = tmp_path / "stamps"
@@ -602,14 +602,12 @@ def test_the_psf_of_each_object_is_taken_from_its_files(objects, tmp_path, caplo
         images, sigmas = planes["image"], [(2 + index / 2) * int(name) for index in range(3)]
         psfs = [gaussian(sigma, 61) for sigma in sigmas]
         hdus = []
-        for image, psf, sigma, band in zip(images, psfs, sigmas, BANDS, strict=True):
+        for image, psf, band in zip(images, psfs, BANDS, strict=True):
             head = header(band)
-            if form == "cards":
-                head["PSF_FWHM"] = 2.3548 * sigma * 0.2
             plane = fits.ImageHDU(psf, name="PSF" if form == "one HDU in each file" else f"{band}_PSF")
             hdus += [fits.ImageHDU(image, head, name="SCI"), plane]
             stem = f"{name}-cutout-HSC-{band.upper()}-9813-wide" if "HSC" in form else f"{name}_{band}"
-            if form in ("files", "HSC's service", "cards"):
+            if form in ("files", "HSC's service"):
                 fits.HDUList([fits.PrimaryHDU(), hdus[-2]]).writeto(directory / f"{stem}.fits")
             if form == "HSC's service":
                 stem = f"{name}-psf-calexp-wide-HSC-{band.upper()}-9813-5,4-150.1-2"

@@ -13,7 +13,6 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from deepfits.survey.fitsfile import OpenFiles, image_hdus, is_fits_name, opened
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
 from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated
-from deepfits.survey.psf import UNKNOWN, find_psf, gaussians_of, own_scale, psf_of_image
+from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -653,17 +652,12 @@ class _FitsCutouts:
             header = {key: header[key] for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header}
         wavelength = wavelength_in_header(header, band)
         out = _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
-        if (scale := self.d.pixel_scale_arcsec or self.scale) is not None:
-            out.psf = self._psf(band, header, psf, scale)
+        if psf is not None and (scale := self.d.pixel_scale_arcsec or self.scale) is not None:
+            out.psf = self._psf(band, psf, scale)
         return out
 
-    def _psf(self, band: str, header: Mapping[str, Any], psf: HduPixels | None, scale: float) -> np.ndarray:
-        """Return the PSF from an image, or from a width in the header; NaN if unknown."""
-        if psf is None:
-            stated = find_psf(None, header, scale)
-            if stated["source"] != UNKNOWN:
-                self._remark(f"{band}: each object's PSF is from its {stated['source']}")
-            return gaussians_of(stated, NUM_GAUSSIANS)
+    def _psf(self, band: str, psf: HduPixels, scale: float) -> np.ndarray:
+        """Return the PSF in an image, NaN if it cannot be used."""
         side = self.d.psf_scale_arcsec or own_scale(psf.header, scale)
         self._remark(f"{band}: each object's PSF is from its PSF image, pixels of {side:.4g} arcsec")
         try:
