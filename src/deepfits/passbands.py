@@ -34,7 +34,7 @@ _NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
 _CAMERAS = (
     ("hsc2017", r"\bHSC\b|HYPER.?SUPRIME"),
     ("suprime", r"SUPRIME"),
-    ("decam2014", r"\bDECAM"),
+    ("decam2014", r"\bDECAM|\bDES[-_ ][UGRIZY]\b"),
     ("cfht_megacam", r"MEGAPRIME|CFHT|\bMP9\d{3}\b"),
     ("panstarrs", r"GPC1|\bPS1\b|PAN-?STARRS"),
     ("lsst2023", r"LSST(COM)?CAM"),
@@ -45,7 +45,7 @@ _CAMERAS = (
     ("sdss2010", r"\bSDSS\b"),
 )
 """Patterns of the cameras' names in FITS headers."""
-_WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
+_WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN", "FPA.INSTRUMENT", "FPA.TELESCOPE")
 _CARDS = ("WAVELEN", "PHOTPLAM")
 """Cards with the wavelength itself, in simulated skies and Hubble Space Telescope images."""
 _PLAUSIBLE = (2000.0, 25_000.0)

@@ -11,6 +11,8 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.gaussian_psf import fwhm_of
+from deepfits.passbands import WAVELENGTHS
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import make_wcs
 
@@ -509,3 +511,169 @@ def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
     _, found = read(directory, tmp_path / "store", "")
     ratio = np.median(found.weight) * NJY**2 / inverse_variance
     assert ratio == pytest.approx(1.0 if seconds == 2000.0 else 1 / 2.9, rel=0.1)
+
+
+def test_filters_and_positions_are_taken_from_headers(objects, tmp_path):
+    """Neither was recorded: redshifts allowed for any filters, and labels were not matched by position."""
+    directory = tmp_path / "stamps"
+    for number, (name, planes) in enumerate(objects.items()):
+        for index, band in enumerate(BANDS):
+            head = header(f"HSC-{band.upper()}{'2' if band == 'r' and number else ''}")
+            head["CRVAL1"] = 150.0 + number
+            write(directory / f"{name}_{band}.fits", planes["image"][index], head)
+    _, found = read(directory, tmp_path / "store", "")
+    np.testing.assert_allclose(found.catalogue["ra"], [150, 151, 152], atol=1e-9)
+    np.testing.assert_allclose(found.catalogue["dec"], 2, atol=1e-9)
+    assert found.catalogue["filter_wavelength_g"].tolist() == [4809] * 3
+    assert found.catalogue["filter_wavelength_r"].tolist() == [6229, 6228, 6228]
+    _, found = read(directory, tmp_path / "declared", "pixel_scale_arcsec = 0.2\n")
+    assert "ra" not in found.catalogue  # the headers are not the cutouts' own
+    _, found = read(directory, tmp_path / "named", 'bands = ["HSC-G", "HSC-R", "HSC-Z"]\n')
+    assert found.catalogue["filter_wavelength_r"].tolist() == [6229, 6228, 6228]  # headers precede names
+    text = "id,ra,dec,filter_wavelength_z\nA-1,150,2,8900\nB_2.5,,,\nC3,152,2.01,\n"
+    (tmp_path / "mine.csv").write_text(text)
+    with_catalogue = deepfits.cutouts(
+        tmp_path / "store.toml", tmp_path / "joined", catalogue=tmp_path / "mine.csv", size=32
+    )
+    found = CutoutStore(with_catalogue).take(np.arange(3))
+    np.testing.assert_allclose(found.catalogue["dec"], [2, 2, 2.01], atol=1e-9)
+    np.testing.assert_allclose(found.catalogue["ra"], [150, 151, 152], atol=1e-9)
+    assert found.catalogue["filter_wavelength_z"].tolist() == [8900, 8906, 8906]
+
+
+def test_a_filter_in_the_header_of_a_cube_is_not_that_of_all_its_bands(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        head = header("u.MP9301")
+        head["INSTRUME"], head["PHOTPLAM"] = "MegaPrime", 3800.0
+        write(directory / f"{name}.fits", planes["image"], head)
+    _, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\n')
+    seen = [found.catalogue[f"filter_wavelength_{band}"][0] for band in BANDS]
+    assert seen == [WAVELENGTHS["cfht_megacam"][band] for band in BANDS]
+
+
+def test_cutouts_that_were_trimmed_at_an_edge_are_warned_of(objects, tmp_path, caplog):
+    """What lies in the middle of the remaining pixels was taken for the object, without a word."""
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            head, image = header(), planes["image"][index]
+            if name == "C3":
+                head["CRPIX1"], image = head["CRPIX1"] - 10, image[:, 10:]
+            write(directory / f"{name}_{band}.fits", image, head)
+    (tmp_path / "mine.csv").write_text("id,ra,dec\nA-1,150,2\nB_2.5,150,2\nC3,150,2\n")
+    (tmp_path / "c.toml").write_text('file = "stamps"\n')
+    deepfits.cutouts(tmp_path / "c.toml", tmp_path / "store", catalogue=tmp_path / "mine.csv", size=32)
+    assert "C3_g.fits: 30×40 pixels, while others are square" in caplog.text
+    assert "1 of 3 objects lie more than 2 pixels from the middle" in caplog.text
+    assert "object_id C3 by 5:" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["time in the name", "name again", "cube"])
+def test_a_directory_for_each_object_gives_its_name(objects, tmp_path, form):
+    """Archives' names hold the time of the request, or the object's name again."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        if form == "cube":
+            head = header()
+            head["BANDS"] = "grz"
+            write(directory / name / "cutout.fits", planes["image"], head)
+        for index, band in enumerate(BANDS if form != "cube" else ()):
+            end = f"HSC-{band.upper()}-9325-18{index}" if form == "time in the name" else f"{name}_{band}"
+            write(directory / name / f"{end}.fits", planes["image"][index], header())
+    _, found = read(directory, tmp_path / "store", "")
+    assert found.object_id.tolist() == sorted(objects)
+    assert (found.weight > 0).all()
+
+
+def gaussian(sigma, side=31):
+    y, x = np.mgrid[:side, :side] - side // 2
+    return np.exp(-(x**2 + y**2) / 2 / sigma**2).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["files", "HSC's service", "HDUs", "one HDU in each file", "cubes"])
+def test_the_psf_of_each_object_is_taken_from_its_files(objects, tmp_path, caplog, form):
+    """HSC's were read as further objects, and all others ignored."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    objects = {str(number): its for number, its in enumerate(objects.values(), 2)}
+    for name, planes in objects.items():
+        images, sigmas = planes["image"], [(2 + index / 2) * int(name) for index in range(3)]
+        psfs = [gaussian(sigma, 61) for sigma in sigmas]
+        hdus = []
+        for image, psf, band in zip(images, psfs, BANDS, strict=True):
+            head = header(band)
+            plane = fits.ImageHDU(psf, name="PSF" if form == "one HDU in each file" else f"{band}_PSF")
+            hdus += [fits.ImageHDU(image, head, name="SCI"), plane]
+            stem = f"{name}-cutout-HSC-{band.upper()}-9813-wide" if "HSC" in form else f"{name}_{band}"
+            if form in ("files", "HSC's service"):
+                fits.HDUList([fits.PrimaryHDU(), hdus[-2]]).writeto(directory / f"{stem}.fits")
+            if form == "HSC's service":
+                stem = f"{name}-psf-calexp-wide-HSC-{band.upper()}-9813-5,4-150.1-2"
+            if form in ("files", "HSC's service"):
+                fits.writeto(directory / f"{stem}{'_psf' * (form == 'files')}.fits", psf)
+            if form == "one HDU in each file":
+                fits.HDUList([fits.PrimaryHDU(), *hdus[-2:]]).writeto(directory / f"{stem}.fits")
+        if form == "cubes":
+            head = header()
+            head["BANDS"] = "grz"
+            hdus = [fits.ImageHDU(images, head, name="SCI"), fits.ImageHDU(np.stack(psfs), name="PSF")]
+        if form in ("HDUs", "cubes"):
+            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(directory / f"{name}.fits")
+    _, found = read(directory, tmp_path / "store", "")
+    assert len(found.object_id) == 3
+    expected = 0.2 * 2.3548 * np.outer([2, 3, 4], [2, 2.5, 3])
+    np.testing.assert_allclose(fwhm_of(found.psf), expected, rtol=0.03)  # as other images of PSFs
+    assert "most compact" not in caplog.text
+    _, found = read(directory, tmp_path / "given", "fwhm_arcsec = [1.0, 2.0, 3.0]\n")
+    np.testing.assert_allclose(fwhm_of(found.psf), [[1, 2, 3]] * 3, rtol=0.01)
+
+
+def test_psfs_of_no_cutout_and_without_light_are_warned_of(objects, tmp_path, caplog):
+    directory = tmp_path / "stamps"
+    for name, planes in objects.items():
+        if name != "B_2.5":
+            write(directory / f"{name}_g.fits", planes["image"][0], header())
+            write(directory / f"{name}_g_psf.fits", gaussian(3.0) * (name == "C3"))
+    write(directory / "psf_of_something.fits", gaussian(3.0))
+    store, found = read(directory, tmp_path / "store", "")
+    assert found.object_id.tolist() == ["A-1", "C3"]
+    assert "psf_of_something.fits and 0 more: PSFs of no cutout" in caplog.text
+    assert any("A-1_g_psf.fits: a PSF image must" in text for text in store.info.extra["remarks"])
+    np.testing.assert_allclose(fwhm_of(found.psf[1, 0]), 0.2 * 2.3548 * 3, rtol=0.03)
+
+
+def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):
+    """All are called CUTOUT, and ACS has two wheels."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index, wheels in enumerate((("F606W", "CLEAR2L"), ("CLEAR1L", "F814W"))):
+            head = header()
+            head["FILTER1"], head["FILTER2"] = wheels
+            hdus.append(fits.ImageHDU(planes["image"][index], head, name="CUTOUT"))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    store, found = read(directory, tmp_path / "store", "", size=SIDE)
+    assert store.info.bands == ("F606W", "F814W")
+    np.testing.assert_allclose(found.image[0], objects["A-1"]["image"][:2] * NJY, rtol=1e-5)
+
+
+def test_names_of_hdus_count_where_all_have_the_filter_of_one(objects, tmp_path):
+    """As where the header of the reference band was copied: they were refused as two HDUs of one band."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index, band in enumerate(BANDS):
+            for kind, extname in (("image", band), ("ivar", f"{band}_IVAR"), ("mask", f"{band}_MASK")):
+                hdus.append(fits.ImageHDU(planes[kind][index], header("r"), name=extname.upper()))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    check(*read(directory, tmp_path / "store"), objects)
+    for path in directory.iterdir():
+        with fits.open(path, mode="update") as hdus:
+            hdus[4].name = "R_SCI"
+            hdus[7].name = "R"
+    with pytest.raises(InputError, match="two HDUs of band r"):
+        read(directory, tmp_path / "another")

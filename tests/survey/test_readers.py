@@ -73,6 +73,8 @@ def test_hdf5(arrays, tmp_path):
     assert found.object_id.tolist() == list(range(100, 100 + N))
     np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"])
     assert set(found.catalogue["name"]) == {"galaxy"}
+    assert set(found.catalogue["filter_wavelength_i"]) == {7703.0}  # of HSC-I; g and r may be anyone's
+    assert "filter_wavelength_g" not in found.catalogue
     assert len(store.shards) == 3
 
 

@@ -322,6 +322,13 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
     return np.asarray(places[1:] - places[0])
 
 
+def middle_of(wcs: WCS, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Return the ICRS position, degrees, of the middle of an image, ``(H, W)``."""
+    with quiet():
+        sky = wcs.celestial.pixel_to_world((shape[1] - 1) / 2, (shape[0] - 1) / 2).icrs
+    return float(sky.ra.deg), float(sky.dec.deg)
+
+
 def offsets(one: WCS, other: WCS, centre: np.ndarray, other_centre: np.ndarray, aside: float) -> np.ndarray:
     """Return the distances, pixels, of image `other` from `one` on the sky, ``(3,)``.
 

@@ -94,6 +94,13 @@ def log_remarks(images: Iterable[Path]) -> None:
         log.warning("%s: files of %s are not used for images that have %s too", *remark)
 
 
+def psf_of(path: Path) -> Path | None:
+    """Return the file with the PSF of an image, which has the image's name and the word ``psf``."""
+    beside = [other for other, kind in _family(path) if kind == "other"]
+    psfs = [other for other in beside if is_psf(other) or other.parent.name.lower() in ("psf", "psfs")]
+    return psfs[0] if len(psfs) == 1 else None
+
+
 def exposure_maps_of(path: Path) -> list[str]:
     """Return the names of files with exposure times or numbers of exposures of an image."""
     beside = [other.name for other, kind in _family(path) if kind == "other"]
@@ -131,7 +138,7 @@ def is_no_image_of_a_band(path: Path) -> bool:
             )
         return True
     key, kind = _split(given_name(path))
-    if kind_of(path) == "other" and _is_psf(path):
+    if kind_of(path) == "other" and is_psf(path):
         log.warning("%s: a PSF; not used unless assigned to a band: --psf BAND=%s", path, path.name)
         return True
     if kind is None or band_of_name(given_name(path))[0] is not None:
@@ -228,11 +235,11 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> tuple[_Kinds, list[str
     bare = {path: tuple(w for w in words[path] if w.lower() not in IMAGE_WORDS) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
-        if kind == "other" and key not in images and "psf" in bare[path] and not _is_psf(path):
+        if kind == "other" and key not in images and "psf" in bare[path] and not is_psf(path):
             kinds[path] = bare[path], None
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
-        if images and _is_psf(path):
+        if images and is_psf(path):
             continue
         is_first = kind is not None and len(words[path]) > 1
         is_first = is_first and not any(w.lower() in KINDS for w in words[path][1:])
@@ -260,7 +267,7 @@ def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
     return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
 
 
-def _is_psf(path: Path) -> bool:
+def is_psf(path: Path) -> bool:
     """Return whether a file holds a PSF by its name, such as those that HSC's service provides with cutouts.
 
     A large image with a WCS is not a PSF, but an image matched to another PSF (``subaru_B_psf.fits``).

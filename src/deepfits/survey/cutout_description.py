@@ -108,7 +108,8 @@ def _check(d: Description) -> None:
         raise InputError(f"{d.where}: {len(d.fwhm_arcsec)} values of fwhm_arcsec for {len(d.bands)} bands")
     if d.psf is not None and d.is_fits:
         raise InputError(
-            f"{d.where}: psf names an array, and FITS cutouts have none; give --psf, or fwhm_arcsec"
+            f"{d.where}: psf names an array; for FITS cutouts, leave it out, and call their PSFs "
+            "OBJECT_BAND_psf.fits, or the HDUs PSF; or give --psf, or fwhm_arcsec"
         )
     if d.format != "multimodal-universe" and not d.is_fits:
         if not d.bands:

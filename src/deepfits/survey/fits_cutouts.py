@@ -9,7 +9,10 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts re
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +22,20 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import offsets, pixel_scale_of
+from deepfits.gaussian_psf import NUM_GAUSSIANS
+from deepfits.passbands import COLUMN, wavelength_in_header
+from deepfits.survey.astrometry import middle_of, offsets, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import SHARED, companions_of, is_companion, log_remarks
+from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.fill import far_below
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import OpenFiles, is_fits_name, opened, stem_of
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, to_shape
-from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu
+from deepfits.survey.fitsfile import OpenFiles, image_hdus, is_fits_name, opened, stem_of
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -40,15 +46,21 @@ MOST_REMARKS = 20
 APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
 # Keywords, followed by a number, of the bands of a cube's layers.
 _LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
+log = logging.getLogger(__name__)
+_Named = dict[Path, tuple[str, str, str]]  # an object's key, the band, and the object's name, by file
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
 @dataclass
 class _Object:
-    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...)."""
+    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...).
+
+    `psfs` are files with a PSF image, by band.
+    """
 
     name: str
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
+    psfs: dict[str, Path] = field(default_factory=dict)
 
     def first(self) -> Path:
         return next(iter(self.files.values()))["image"]
@@ -58,12 +70,15 @@ class _Object:
 class _Band:
     """One band of one object: image and weight, ``(H, W)`` in nJy and nJy⁻², and WCS.
 
-    Without weights, masked pixels of the image are NaN.
+    Without weights, masked pixels of the image are NaN. `wavelength` is the mean one of the filter, Å, and
+    `psf` is ``(K, 2)``, NaN if unknown.
     """
 
     image: np.ndarray
     ivar: np.ndarray | None = None
     wcs: WCS | None = None
+    wavelength: float | None = None
+    psf: np.ndarray = field(default_factory=lambda: gaussians_of(None, NUM_GAUSSIANS))
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
@@ -107,6 +122,13 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
                 )
         return _stack(read, bands, has_weights)
 
+    def from_headers(rows: np.ndarray) -> dict[str, np.ndarray]:
+        found = [reader.seen(objects[row]).columns for row in rows]
+        return {name: np.array([its[name] for its in found]) for name in reader.names_of_columns()}
+
+    def psf(start: int, stop: int) -> np.ndarray:
+        return np.stack([reader.seen(galaxy).psf for galaxy in objects[start:stop]])
+
     return ForeignCutouts(
         bands=bands,
         number=len(objects),
@@ -116,6 +138,8 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         columns={},
         factor=np.ones(len(bands)),
         raw=raw,
+        psf=None if d.fwhm_arcsec else psf,
+        from_headers=from_headers,
         has_weights=has_weights,
         mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
@@ -136,7 +160,7 @@ def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
     with opened(objects[0].first()) as hdus:
         if cubes := _images(hdus, 3):
             return _bands_of_cube(hdus, cubes[0])
-        return sort_bands(b for b in map(_band_of_hdu, _images(hdus, 2)) if b)
+        return sort_bands(b for b in _bands_of_hdus(hdus).values() if b)
 
 
 def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
@@ -176,16 +200,19 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     beside = {file: companions_of(file) for file in images}
     of_all_bands = {other for found in beside.values() for other, kind in found if kind.endswith(SHARED)}
-    images = [file for file in images if file not in of_all_bands]
+    images, psfs = _with_psfs([file for file in images if file not in of_all_bands])
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     log_remarks(images)
-    for file in images:
-        if by_file:
-            key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
-        else:
-            key, band, name = _object_of(file, path, known)
-        there = objects.setdefault(key, _Object(name)).files
+    if by_file:
+        named = {file: ("-".join(split_name(stem_of(file))[0]), "", stem_of(file)) for file in images}
+    else:
+        named = {file: _object_of(file, path, known) for file in images}
+    for file, (key, band, name) in _by_folder(named, path).items():
+        galaxy = objects.setdefault(key, _Object(name))
+        there = galaxy.files
+        if file in psfs:
+            galaxy.psfs[band] = psfs[file]
         if band in there:
             raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
         extras = {kind.removesuffix(SHARED): other for other, kind in beside[file]}
@@ -199,6 +226,54 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     return [objects[key] for key in sorted(objects)]
 
 
+def _with_psfs(images: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
+    """Return the images without those of PSFs, and the file with the PSF of each image that has one.
+
+    It has the image's name and the word ``psf``, or, from HSC's service, the number of the request and the
+    band in common with the image: ``2-cutout-HSC-G-...`` and ``2-psf-calexp-...-HSC-G-...``.
+    """
+    psfs = [file for file in images if is_psf(file)]
+    psfs = psfs if len(psfs) < len(images) else []  # else they are images that were matched to a PSF
+    images = [file for file in images if file not in psfs]
+    beside = {file: psf_of(file) for file in images}
+    by_request: dict[tuple[Path, str, str | None], list[list[Path]]] = defaultdict(lambda: [[], []])
+    for is_of_psf, files in enumerate((images, psfs)):
+        for file in files:
+            number = re.match(r"\d+(?=-)", file.name)
+            key = file.parent, number[0] if number else "", band_of_name(stem_of(file))[0]
+            by_request[key][is_of_psf].append(file)
+    for of_images, of_psfs in by_request.values():
+        if len(of_images) == len(of_psfs) == 1:
+            beside[of_images[0]] = of_psfs[0]
+    found = {file: psf for file, psf in beside.items() if psf is not None}
+    if unused := [file for file in psfs if file not in found.values()]:
+        log.warning(
+            "WARNING: %s and %d more: PSFs of no cutout, by their names; not used. Call that of "
+            "OBJECT_g.fits OBJECT_g_psf.fits",
+            *(unused[0], len(unused) - 1),
+        )
+    return images, found
+
+
+def _by_folder(named: _Named, root: Path) -> _Named:
+    """Name objects after their directories if each of these has every band once, and the files' names differ.
+
+    The names in such a directory may hold the time of the request, or the object's name again.
+    """
+    folders: dict[Path, list[tuple[str, str, str]]] = defaultdict(list)
+    for file, entry in named.items():
+        folders[file.parent].append(entry)
+    if root in folders or len(folders) == 1:
+        return named
+    bands = [[band for _, band, _ in entries] for entries in folders.values()]
+    is_object = all(len(set(those)) == len(those) for those in bands)
+    keys = [{(key, band) for key, band, _ in entries} for entries in folders.values()]
+    is_needed = max(map(len, bands)) > 1 or len(set.union(*keys)) < len(named)
+    if not is_object or not is_needed:
+        return named
+    return {file: (file.parent.name, band, file.parent.name) for file, (_, band, _) in named.items()}
+
+
 def _holds_all_bands(path: Path, known: set[str]) -> bool:
     """Return whether a file holds all bands (a cube, several images, or the only band)."""
     with opened(path) as hdus:
@@ -206,7 +281,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
             return True
         planes = _images(hdus, 2)
         images = [h for h in planes if role_of_hdu(h) is None]
-        named = {_band_of_hdu(h) for h in planes} - {None}
+        named = set(_bands_of_hdus(hdus).values()) - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
 
@@ -252,16 +327,45 @@ def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
     return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
 
 
-def _band_of_hdu(hdu: Any) -> str | None:
-    """Return the band of an HDU from its ``FILTER`` or ``BAND`` card, or its name (``SCI_G``, ``r_ivar``)."""
-    named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
-    return band_name(named) if named else band_of_plane(name_of(hdu))
+def _bands_of_hdus(hdus: fits.HDUList) -> dict[int, str | None]:
+    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
+
+    Where images share a filter card, a copy of one band's header, the names decide if they differ.
+    """
+    planes = _images(hdus, 2)
+    images = [hdu for hdu in planes if role_of_hdu(hdu) is None]
+    cards, names = ([find(hdu) for hdu in images] for find in (_band_of_cards, _band_of_name))
+    is_copied = len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+    return {id(h): (None if is_copied else _band_of_cards(h)) or _band_of_name(h) for h in planes}
+
+
+def _band_of_cards(hdu: Any) -> str | None:
+    return band_of_header(hdu.header)
+
+
+def _band_of_name(hdu: Any) -> str | None:
+    return band_of_plane(name_of(hdu))
 
 
 def _layer_of(plane: HduPixels, index: int) -> HduPixels:
     """Return one layer of a cube, or a plane that applies to all layers as it is."""
     own = None if plane.own is None else _layer_of(plane.own, index)
     return replace(plane, own=own, layer=index if len(plane.hdu.shape) == 3 else None)
+
+
+def _psf_hdu(hdus: fits.HDUList, band: str | None = None) -> Any:
+    """Return the HDU called PSF, of one band if given; None if there is none."""
+    images = [hdu for dimensions in (2, 3) for hdu in _images(hdus, dimensions)]
+    psfs, bands = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), _bands_of_hdus(hdus)
+    return next((hdu for hdu in psfs if band is None or bands.get(id(hdu)) == band), None)
+
+
+@dataclass
+class _Seen:
+    """What was found beside the pixels of an object: columns, and PSFs ``(B, K, 2)``, NaN if unknown."""
+
+    columns: dict[str, float]
+    psf: np.ndarray
 
 
 @dataclass
@@ -277,6 +381,19 @@ class _FitsCutouts:
     mask_words: str = ""
     remarks: list[str] = field(default_factory=list)
     num_looked_at: int = 0
+    has_square: bool = False
+    known: dict[str, _Seen] = field(default_factory=dict)  # by object's name, of those read
+
+    def names_of_columns(self) -> list[str]:
+        """Return the columns from headers: the filters' wavelengths, and positions if cutouts have a WCS."""
+        names = [f"{COLUMN}_{band}" for band in self.bands]
+        return names if self.d.pixel_scale_arcsec is not None else ["ra", "dec", *names]
+
+    def seen(self, galaxy: _Object) -> _Seen:
+        """Return what an object's files say beside the pixels; NaN where they do not."""
+        if galaxy.name not in self.known:
+            self.read(galaxy)
+        return self.known[galaxy.name]
 
     def read(self, galaxy: _Object) -> dict[str, _Band]:
         """Return the bands of an object that exist, by name."""
@@ -285,7 +402,26 @@ class _FitsCutouts:
         if self.num_looked_at < LOOKED_AT and len(with_wcs) > 1:
             self.num_looked_at += 1
             self._check_alignment(galaxy, with_wcs)
+        for band in list(out.values())[:1]:
+            self._check_shape(galaxy, *band.image.shape)
+        columns = dict.fromkeys(("ra", "dec"), math.nan) | {f"{COLUMN}_{b}": math.nan for b in self.bands}
+        columns |= {name: float(values[0]) for name, values in named_filters(self.d.bands, 1).items()}
+        columns |= {f"{COLUMN}_{name}": b.wavelength for name, b in out.items() if b.wavelength is not None}
+        for band in list(with_wcs.values())[:1]:
+            columns["ra"], columns["dec"] = middle_of(band.wcs, band.image.shape)
+        psfs = [out.get(band, _Band(np.zeros((0, 0)))).psf for band in self.bands]
+        self.known[galaxy.name] = _Seen(columns, np.stack(psfs))
         return out
+
+    def _check_shape(self, galaxy: _Object, height: int, width: int) -> None:
+        """Warn of cutouts that are not square among others that are: trimmed at the edge of an image."""
+        self.has_square |= height == width
+        if self.has_square and height != width:
+            self._remark(
+                f"WARNING: {galaxy.first()}: {width}×{height} pixels, while others are square: trimmed at an "
+                "image's edge, so that its object is not in the middle? The middle is taken as the object; "
+                "make such cutouts anew, filled where there is no image, or leave them out"
+            )
 
     def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
         """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
@@ -319,8 +455,12 @@ class _FitsCutouts:
                 planes = self._planes(extras, files, dimensions, opened_files)
                 if is_cube:
                     out |= self._split(hdus, image, planes, path)
-                else:
-                    out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
+                    continue
+                psf = None if (own := _psf_hdu(hdus)) is None else HduPixels(hdu=own, path=path)
+                if band in galaxy.psfs:
+                    file = opened_files.open(galaxy.psfs[band])
+                    psf = HduPixels(hdu=self._wanted_psf(file, galaxy.psfs[band]), path=galaxy.psfs[band])
+                out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes, psf)
         return out
 
     def _planes(
@@ -341,7 +481,8 @@ class _FitsCutouts:
                 beside = opened_files.open(other)
                 found = _images(beside, dimensions)
                 if band is not None:
-                    found = [hdu for hdu in found if _band_of_hdu(hdu) == band]
+                    bands = _bands_of_hdus(beside)
+                    found = [hdu for hdu in found if bands.get(id(hdu)) == band]
                 if not found:
                     what = "cube" if dimensions == 3 else "two-dimensional image"
                     which = f" of band {band}" if band is not None else ""
@@ -365,6 +506,13 @@ class _FitsCutouts:
             )
         return found[0]
 
+    def _wanted_psf(self, hdus: fits.HDUList, path: Path) -> Any:
+        """Return the HDU with the PSF in a file of its own."""
+        numbers = image_hdus(hdus)
+        if not numbers:
+            raise InputError(f"{path}: no two-dimensional image of a PSF in this file")
+        return hdus[numbers[0]]
+
     def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
         try:
             return hdus[int(which) if str(which).isdigit() else str(which)]
@@ -384,11 +532,12 @@ class _FitsCutouts:
     def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
         """Return the HDUs of weights and mask by their names, of one band if given."""
         out: dict[str, Any] = {}
+        bands = _bands_of_hdus(hdus)
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
             role = role_of_hdu(hdu)
-            if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
+            if role in (*WEIGHT_ROLES, "mask") and (band is None or bands.get(id(hdu)) == band):
                 out.setdefault(role, hdu)
         return out
 
@@ -409,7 +558,8 @@ class _FitsCutouts:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
             )
-        named = [_band_of_hdu(h) for h in images]
+        bands = _bands_of_hdus(hdus)
+        named = [bands[id(h)] for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
                 raise InputError(
@@ -426,7 +576,9 @@ class _FitsCutouts:
             only = band if len(images) > 1 else None
             extras = self._extras(hdus, hdu, only) or self._unnamed_extras(hdus, hdu, path)
             planes = self._planes(extras, files, 2, opened_files, only)
-            out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes)
+            own = _psf_hdu(hdus, only)
+            psf = None if own is None else HduPixels(hdu=own, path=path)
+            out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes, psf)
         return out
 
     def _split(
@@ -445,13 +597,22 @@ class _FitsCutouts:
                     raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
         if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
             self.remarks.append(warning)
-        out = {}
+        out, own = {}, _psf_hdu(hdus)
+        is_of_layers = own is not None and own.shape[:-2] == (len(self.bands),)
         for index, band in enumerate(self.bands):
             layers = {kind: _layer_of(plane, index) for kind, plane in planes.items()}
-            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers)
+            psf = HduPixels(hdu=own, path=path, layer=index) if is_of_layers else None
+            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), layers, psf)
         return out
 
-    def _band(self, band: str, hdus: fits.HDUList, image: HduPixels, planes: dict[str, HduPixels]) -> _Band:
+    def _band(
+        self,
+        band: str,
+        hdus: fits.HDUList,
+        image: HduPixels,
+        planes: dict[str, HduPixels],
+        psf: HduPixels | None = None,
+    ) -> _Band:
         """Convert one band to nJy and inverse variance."""
         for plane in (image, *planes.values()):
             shape = tuple(plane.hdu.shape or ()) if plane.hdu.is_image else ()
@@ -486,7 +647,24 @@ class _FitsCutouts:
         self.has_exposure_times |= weight is not None and pixels.are_exposure_times(weight)
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects
             flux[fill.holds(flux)] = np.nan
-        return _Band(image=flux, ivar=weight, wcs=pixels.wcs)
+        header = pixels.header
+        if image.layer is not None:  # cards of a cube are those of one of its bands, or of none
+            header = {key: header[key] for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header}
+        wavelength = wavelength_in_header(header, band)
+        out = _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
+        if psf is not None and (scale := self.d.pixel_scale_arcsec or self.scale) is not None:
+            out.psf = self._psf(band, psf, scale)
+        return out
+
+    def _psf(self, band: str, psf: HduPixels, scale: float) -> np.ndarray:
+        """Return the PSF in an image, NaN if it cannot be used."""
+        side = self.d.psf_scale_arcsec or own_scale(psf.header, scale)
+        self._remark(f"{band}: each object's PSF is from its PSF image, pixels of {side:.4g} arcsec")
+        try:
+            return psf_of_image(psf.rows(0, psf.shape[0]), side, psf.path)
+        except InputError as error:
+            self._remark(f"WARNING: {band}: the PSF of some objects is unknown, such as {error}")
+            return gaussians_of(None, NUM_GAUSSIANS)
 
     def _remark(self, text: str) -> None:
         """Add a remark, unless one that differs only in its numbers is there already."""

@@ -5,7 +5,7 @@ Shapes: N objects, B bands, H, W pixels in the file, S side of the store's cutou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
+from deepfits.passbands import COLUMN, wavelength_in_header
 from deepfits.splits import evenly_spaced
+from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_marks, without_data
 from deepfits.survey.noise import (
@@ -70,6 +72,9 @@ class ForeignCutouts:
     psf
         Reads the PSFs of objects ``start`` to ``stop``, ``(n, B, K, 2)``, NaN where unknown; None if the file
         has no PSFs.
+    from_headers
+        Returns further columns, by name, of the objects in some rows: positions and the wavelengths of
+        filters from the headers of FITS files. They are known only once an object has been read.
     weight_is
         Meaning of the weights: one of `deepfits.survey.weights.WEIGHT_ROLES`.
     mask
@@ -104,6 +109,7 @@ class ForeignCutouts:
     factor: np.ndarray
     raw: Callable[[int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
     psf: Callable[[int, int], np.ndarray] | None = None
+    from_headers: Callable[[np.ndarray], dict[str, np.ndarray]] = lambda rows: {}
     absent_bands: tuple[str, ...] = ()
     has_identity: bool = True
     weight_is: str = "ivar"
@@ -177,6 +183,18 @@ class ForeignCutouts:
         """Reorder values for the file's bands into the store's bands, with `default` for absent ones."""
         known = dict(zip(self.bands, values, strict=False))
         return tuple(known.get(b, default) for b in self.store_bands)
+
+
+def named_filters(bands: Iterable[str], number: int) -> dict[str, np.ndarray]:
+    """Return the wavelengths of filters whose names tell the camera, by column, ``(N,)`` each.
+
+    Examples
+    --------
+    >>> {name: values.tolist() for name, values in named_filters(["HSC-G", "des-r", "i"], 1).items()}
+    {'filter_wavelength_g': [4809.0], 'filter_wavelength_r': [6438.0]}
+    """
+    found = {band_name(name): wavelength_in_header({"FILTER": name}, band_name(name)) for name in bands}
+    return {f"{COLUMN}_{band}": np.full(number, value) for band, value in found.items() if value is not None}
 
 
 def to_shape(array: np.ndarray, height: int, width: int, *, empty: float = 0.0) -> np.ndarray:

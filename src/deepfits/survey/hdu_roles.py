@@ -69,7 +69,7 @@ _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevar
 # Kinds of error in ESO's standard (HDUCLAS3 where HDUCLAS2 is ERROR), and of plane (HDUCLAS2).
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that do not tell one image from another.
-_COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
+_COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "CUTOUT", "COMPRESSED", "INVERSE", "INV")
 # Compounds that count as one word, as in bad_pixel_mask; n_image is Rubin's number of exposures.
 _ONE_WORD = re.compile(
     r"(?<![A-Z])(?:n[-_. ]image|(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"

@@ -37,6 +37,7 @@ from deepfits.tables.table import plain_array
 log = logging.getLogger(__name__)
 _ROW = " row"  # cannot clash with a column's name
 SAMPLE = 200  # number of objects whose median FWHM is the store's
+OFF_CENTRE_PIXELS = 2.0  # from the middle of a cutout, above which there is a warning
 COMPACT_AMONG, RUN = 2000, 50  # objects searched for the most compact ones; read in runs of this length
 
 
@@ -157,6 +158,30 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         )
     for name, values in columns.items():
         cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
+    _warn_of_offsets(cutouts, path)
+
+
+def _warn_of_offsets(cutouts: ForeignCutouts, path: Path) -> None:
+    """Warn of objects of a catalogue that, by the WCS in the headers, are not in the middle of their cutouts.
+
+    Those are cutouts that were trimmed at an image's edge, or made for other objects.
+    """
+    some = evenly_spaced(cutouts.number, SAMPLE)  # which have been read
+    headers = cutouts.from_headers(some)
+    if "ra" not in headers or "ra" not in cutouts.columns:
+        return
+    ra, dec = cutouts.columns["ra"][some], cutouts.columns["dec"][some]
+    east = ((ra - headers["ra"] + 180) % 360 - 180) * np.cos(np.radians(headers["dec"]))
+    apart = np.hypot(east, dec - headers["dec"]) * 3600 / cutouts.pixel_scale_arcsec
+    if (is_off := apart > OFF_CENTRE_PIXELS).any():
+        text = (
+            f"catalogue {path.name}: by the WCS, {is_off.sum()} of {len(some)} objects lie more than "
+            f"{OFF_CENTRE_PIXELS:g} pixels from the middle of their cutout, among them object_id "
+            f"{cutouts.object_id[some][is_off][0]} by {apart[is_off][0]:.0f}: what lies in the middle is "
+            "taken as the object; make these cutouts anew, filled where there is no image, or leave them out"
+        )
+        log.warning("%s%s", WARNING, text)
+        cutouts.remarks.append(f"{WARNING}{text}")
 
 
 def _warn_of_identities(cutouts: ForeignCutouts, identity: np.ndarray, path: Path) -> None:
@@ -273,12 +298,19 @@ def _one_shard(
     rows = shard.content
     image, weight = _read(found, rows, info.size)
     columns = {name: values[rows] for name, values in found.columns.items()}
+    for name, values in found.from_headers(rows).items():
+        columns[name] = _completed(columns[name], values) if name in columns else values
     columns |= valid_fractions(weight, info.bands)
     cutouts = Cutouts(
         object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
     )
     write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info)
     advance(shard.objects)
+
+
+def _completed(given: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return a column with its missing numbers replaced."""
+    return np.where(np.isfinite(given), given, values) if given.dtype.kind == "f" else given
 
 
 def _read(found: ForeignCutouts, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -191,20 +191,23 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         for hdu in [h for h, b in zip(hdus, bands, strict=True) if b == band or not several]:
             data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
-                if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
-                    raise InputError(
-                        f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF"
-                    )
-                scale = _own_scale(hdu.header, pixel_scale)
-                try:
-                    psf = expand_image(data, scale)
-                except InputError as error:
-                    raise InputError(f"{path}: {error}") from error
+                scale = own_scale(hdu.header, pixel_scale)
+                psf = psf_of_image(data, scale, path)
                 return record(psf, f"PSF image {path.name}, pixels of {scale:.4g} arcsec")
     raise InputError(f"{path}: no PSF image of up to {MAX_SIDE} pixels and no PSFEx model in this file")
 
 
-def _own_scale(header: Any, pixel_scale: float) -> float:
+def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
+    """Return the PSF, ``(K, 2)``, in an image ``(h, w)`` with pixels of `scale` arcsec, from a file."""
+    if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
+        raise InputError(f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF")
+    try:
+        return expand_image(data, scale)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
     stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
     in_degrees = stated if "CTYPE1" in header else [*stated, abs(_number(header.get("CDELT1")) or 0.0)]

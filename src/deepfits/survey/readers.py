@@ -26,7 +26,13 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import Description, compare_bands, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
+from deepfits.survey.foreign_cutouts import (
+    ForeignCutouts,
+    check_identity,
+    named_filters,
+    plain_values,
+    resolve_weights,
+)
 from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
@@ -148,7 +154,8 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
             where=str(d.where),
             option="mask_nonzero_is",
         )
-    columns = _columns(d, content, number, {*map(str, names.values()), str(d.psf)})
+    columns = named_filters(bands, number)
+    columns |= _columns(d, content, number, {*map(str, names.values()), str(d.psf)})
     name = d.object_id or ("object_id" if "object_id" in content or "object_id" in columns else None)
     identity = np.arange(1, number + 1, dtype=np.int64)
     if name is not None:
