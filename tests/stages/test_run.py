@@ -123,6 +123,10 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     assert calls["fit"][0][1] == "builtin:ugriz"
     assert "2 of 9 objects are bright; those measured in training are used" in caplog.text
     assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
+    calls.clear()
+    read.sections["fit"]["modes"] = ["embedder"]  # without errors, which redshifts need
+    assert _run(read, silent) == tmp_path / "report"
+    assert "redshift_predict" not in calls
 
 
 def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_damaged_or_lost_shard_is_cut_again_and_no_other(sky, tmp_path):
     assert len(CutoutStore(out)) > 40
 
 
-def test_mistakes_can_be_mended_without_another_detection(sky, tmp_path, monkeypatch):
+def test_mistakes_can_be_mended_without_another_detection(sky, tmp_path):
     out = tmp_path / "store"
     with pytest.raises(InputError, match="neither a number, a file nor a column"):
         deepfits.cutouts(sky, out, psf="g=psf.fits")
@@ -207,6 +207,9 @@ def test_mistakes_can_be_mended_without_another_detection(sky, tmp_path, monkeyp
     with pytest.raises(InputError, match="flagz"):
         deepfits.cutouts(sky, out, where="flagz == 0")
     made = (out / "catalogue.parquet").stat().st_mtime_ns
+    own = shutil.copy(out / "catalogue.parquet", tmp_path / "own.parquet")
+    with pytest.raises(InputError, match=r"catalogue.parquet: the objects of an earlier run"):
+        deepfits.cutouts(sky, out, catalogue=own)
     deepfits.cutouts(sky, out, where="flags == 0")
     assert (out / "catalogue.parquet").stat().st_mtime_ns == made
     with pytest.raises(InputError, match="choose another output, or remove it"):

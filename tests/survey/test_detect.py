@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -130,6 +131,22 @@ def test_second_run_keeps_the_file_and_other_settings_are_refused(catalogue, sky
     assert catalogue.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="made with"):
         deepfits.detect(sky, catalogue, threshold=9.0)
+
+
+def test_an_interrupted_detection_ends_as_one_that_was_not(catalogue, sky, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(sys.modules[Detection.__module__], "_join_fields", stop)
+        with pytest.raises(KeyboardInterrupt):
+            deepfits.detect(sky, tmp_path / "c.parquet")
+    monkeypatch.setattr(Detection, "_detect_field", stop)  # the field is done
+    found = pq.read_table(deepfits.detect(sky, tmp_path / "c.parquet"))
+    expected = pq.read_table(catalogue)
+    assert found.schema.equals(expected.schema, check_metadata=True)
+    for name in expected.column_names:
+        np.testing.assert_array_equal(found[name].to_numpy(), expected[name].to_numpy())
 
 
 def test_shifted_and_rotated_bands_give_the_same_fluxes(truth, catalogue, tmp_path):

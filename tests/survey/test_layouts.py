@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import os
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from astropy.io import fits
 import deepfits
 from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
+from deepfits.stages.parameters import images_at
 from deepfits.survey.bands import band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_exposures, find_fields
@@ -259,6 +261,9 @@ def test_patterns_and_the_home_directory(tmp_path, monkeypatch):
         assert found.rows[0].weights == "weight"
     with pytest.raises(InputError, match=r"nothing-\*.fits: no such file"):
         deepfits.check(f"{tmp_path}/nothing-*.fits")
+    (tmp_path / "notes.txt").write_text("")
+    for images in images_at(f"{tmp_path}/*/", os.path.realpath), images_at("*/", f"{tmp_path}/{{}}".format):
+        assert [row.band for row in deepfits.check(images, zero_point=31.4).rows] == ["g", "r"]
 
 
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])

@@ -2480,6 +2480,8 @@ def test_entries_in_single_quotes(tmp_path, separator):
         ("(flags & 131072) != 0", [0, 0, 0, 1]),
         ("flags&32==0 and mag < 21", [1, 0, 0, 0]),
         ("flags == 33 & mag > 20", [0, 0, 1, 0]),
+        ("flags & 1 == 0 & mag > 20", [0, 0, 0, 1]),
+        ("mag > 19 & flags & 32 != 0 and mag < 21", [0, 1, 0, 0]),
         ("big & 9223372036854775808 > 0", [0, 1, 0, 1]),
         ("some & 4 == 0", [1, 0, 0, 1]),
         ("some & 4 != 0", [0, 1, 0, 0]),

@@ -128,6 +128,15 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     return claimed.path
 
 
+def _refuse_other_catalogue(given: Path, detected: Path) -> None:
+    """Raise `InputError` if the store would also contain a catalogue that is not its own."""
+    if detected.exists() and os.path.realpath(given) != os.path.realpath(detected):
+        raise InputError(
+            f"{detected}: the objects of an earlier run, but --catalogue is {given}; choose another output, "
+            "or remove it to start over"
+        )
+
+
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     """Detect the objects if no catalogue is given, and cut them out."""
     from deepfits.survey.build import build_store
@@ -157,6 +166,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 chosen = kept
         else:
             path = Path(config.catalogue)
+            _refuse_other_catalogue(path, out / "catalogue.parquet")
         columns = read_catalogue(path, where=config.where)
         require_given_psfs(psf, chosen.bands, columns)
         plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=psf)

@@ -19,10 +19,10 @@ from deepfits.progress import Progress
 from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
-from deepfits.survey.catalogue import read_catalogue, read_info
+from deepfits.survey.catalogue import read_info
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.sources import DeblendOptions
-from deepfits.tables import format_of, write_table
+from deepfits.tables import format_of, read_table, write_table
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
@@ -132,7 +132,7 @@ class Detection:
         for name, wanted in made_from.items():
             path = parts / f"{name}.parquet"
             if path.exists() and read_info(path).get("settings") == wanted:
-                done[name] = read_catalogue(path), read_info(path)["field"]
+                done[name] = read_table(path), read_info(path)["field"]
         remaining, failed = [sources for sources in fields if sources.name not in done], []
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
             detected = (

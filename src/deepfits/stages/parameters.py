@@ -27,11 +27,12 @@ def as_list(paths: Images) -> list[str | Path]:
 
 
 def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
-    """Map the paths of images through `place`; in ``band=path`` the band is kept."""
+    """Map paths of images through `place`; the band of ``band=path`` and the end of ``tiles/*/`` are kept."""
 
     def moved(image: str) -> str:
         band, equals, path = image.partition("=")
-        return f"{band}={place(path)}" if equals and "/" not in band else place(image)
+        slash = "/" * image.endswith("/")  # only directories match
+        return (f"{band}={place(path)}" if equals and "/" not in band else place(image)) + slash
 
     return [moved(str(image)) for image in as_list(images)]
 

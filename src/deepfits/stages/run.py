@@ -316,7 +316,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
     best = features.get("both", next(iter(features.values())))
     hidden = sections["inpaint"]["bands"] = sections["inpaint"]["bands"] or [_band_to_hide(store)]
     call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
-    if config.model and _has_head(best):
+    if config.model and "both" in features and _has_head(best):  # a head needs errors
         call("redshift_predict", best, out=out / "redshifts.parquet")
     if "redshift" in sections:
         labels, embedder = Path(sections["redshift"]["labels"]), features.get("embedder")

@@ -166,7 +166,7 @@ def _require_paths(config: Any, name: str) -> None:
 
 
 def _at_home(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Expand ``~`` in ``~/run`` and ``g=~/g.fits``, as shells do, but not in ``--out=~/run``."""
+    """Expand ``~`` in ``~/run`` and ``g=~/g.fits``, which shells leave in ``--out=~/run``."""
     text = os.fspath(path)
     start, tilde, rest = text.partition("~")
     if not tilde or not re.fullmatch(r"(?:[\w*+-]+=)?", start) or os.path.lexists(text):

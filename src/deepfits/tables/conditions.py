@@ -42,14 +42,19 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     for text in several:
         if not isinstance(text, str):
             raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        for part in _split(text, _AND):
+        for part in _split(text.strip(), _AND):
             out += _split(part, _ALSO_AND)
     return tuple(out)
 
 
-def _split(text: str, joined: re.Pattern[str]) -> list[str]:
-    """Split conditions where all parts are conditions; ``flags & 4 == 0`` is a single one."""
-    parts = joined.split(text.strip())
+def _split(text: str, joint: re.Pattern[str]) -> list[str]:
+    """Split conditions at joints that have one on either side; ``flags & 4 == 0`` is a single one."""
+    parts, start = list[str](), 0
+    for match in joint.finditer(text):
+        if _CONDITION.match(text[start : match.start()]):
+            parts.append(text[start : match.start()])
+            start = match.end()
+    parts.append(text[start:])
     return parts if all(_CONDITION.match(part) for part in parts) else [text]
 
 

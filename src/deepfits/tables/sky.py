@@ -412,7 +412,7 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
     is_number = np.isfinite(longitude) & np.isfinite(latitude)
     with np.errstate(invalid="ignore"):
         is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 720)
-        if is_place.any() and np.ptp(longitude[is_place]) > 360:  # less: 350 to 370, about the origin
+        if is_place.any() and longitude[is_place].min() < 180:  # else 350 to 370, about the origin
             is_place &= np.abs(longitude) <= 360
         is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
     if is_code.sum() > 1:  # 0 and 0, or -1 and -1
