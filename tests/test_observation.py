@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,10 +187,29 @@ def test_one_observation_for_all() -> None:
 
 
 def test_a_psf_sharper_than_the_reference_is_refused() -> None:
-    with pytest.raises(InputError, match=r"band i: a PSF of 0\.40 arcsec .* sharper reference"):
+    with pytest.raises(InputError, match=r"band i: a PSF of 0\.40 arcsec .* finer scenes"):
         above_reference(moffat_psf(0.4), GRID, "i")
     with pytest.raises(InputError, match="too sharp"):
         above_reference(one_gaussian(0.9 * GRID.reference_sigma), GRID)
+
+
+@pytest.mark.parametrize("beta", [2.0, 3.0, 8.0])
+@pytest.mark.parametrize(("reference", "pixel"), [(0.4, 0.18), (0.06, 0.18), (0.1, 0.02)])
+def test_what_is_advised_for_a_sharp_psf_works(reference: float, pixel: float, beta: float) -> None:
+    grid = SceneGrid(size=32, pixel_scale_arcsec=pixel, reference_fwhm_arcsec=reference)
+    sharp = moffat_psf(0.09, beta)
+    with pytest.raises(InputError, match="too sharp") as refused:
+        above_reference(sharp, grid)
+    found = re.search(
+        r"to about ([\d.]+) arcsec.*reference_fwhm_arcsec=([\d.]+),scene_pixel_arcsec=([\d.]+)",
+        str(refused.value),
+    )
+    assert found is not None
+    wide, finer_reference, finer_pixel = (float(text) for text in found.groups())
+    above_reference(moffat_psf(wide, beta), grid)
+    above_reference(
+        sharp, SceneGrid(size=32, pixel_scale_arcsec=finer_pixel, reference_fwhm_arcsec=finer_reference)
+    )
 
 
 def test_an_empty_image_is_no_psf() -> None:

@@ -45,6 +45,7 @@ from deepfits.gaussian_psf import (
 TERMS = 2
 FEWEST_PIXELS = 8  # minimum number per side for `small_products`
 SAMPLED = 0.55  # minimum standard deviation of a kernel, in scene pixels, for these to sample it well
+ADVISED = 1.2  # FWHM of PSFs that can surely be expanded, in units of that of the narrowest Gaussian
 TOLERANCE = 0.03  # maximum error, relative to the peak, of the expansion of a PSF
 
 
@@ -133,10 +134,19 @@ def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndar
     weight, error = expand_profile(radius, profile_of(psf, radius), enclosed, sigma)
     if error > TOLERANCE:
         where = f"band {band}: " if band else ""
+        needed = ADVISED * least * FWHM_PER_SIGMA
+        finer = (
+            f"{name}={value * fwhm / needed:.2g}"
+            for name, value in (
+                ("reference_fwhm_arcsec", grid.reference_fwhm_arcsec),
+                ("scene_pixel_arcsec", grid.pixel_scale_arcsec),
+            )
+        )
         raise InputError(
             f"{where}a PSF of {fwhm:.2f} arcsec (FWHM) is too sharp for a model whose scenes are drawn at "
-            f"{grid.reference_fwhm_arcsec:g} arcsec; smooth the images to about "
-            f"{1.4 * grid.reference_fwhm_arcsec:.2f} arcsec, or train a model with a sharper reference"
+            f"{grid.reference_fwhm_arcsec:g} arcsec with pixels of {grid.pixel_scale_arcsec:g} arcsec; "
+            f"smooth the images to about {needed:.2g} arcsec, or train a model with finer scenes: "
+            f"--set {','.join(finer)}, and scene_size so that they are as large as the cutouts"
         )
     return np.stack([weight, sigma], axis=1).astype(np.float32)
 

@@ -1,5 +1,7 @@
 """The networks follow M19 §2.1: layers, shapes, normalisations, activations, numbers of parameters."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -142,3 +144,14 @@ def test_impossible_configurations_are_refused(change, word):
 def test_errors_for_unknown_keys_name_the_nearest_key():
     with pytest.raises(InputError, match="did you mean 'width'"):
         ModelConfig.from_json({"widht": 3})
+
+
+@pytest.mark.parametrize("size", [24, 33, 50])
+def test_what_is_advised_for_other_sizes_works(size):
+    with pytest.raises(InputError, match=f"not {size}; cut with size=") as refused:
+        ModelConfig(size=size)
+    advised = dict(re.findall(r"(size|num_blocks)=(\d+)", str(refused.value)))
+    ModelConfig(size=int(advised["size"]))
+    assert ("num_blocks" in advised) == (size % 2 == 0)
+    if "num_blocks" in advised:
+        ModelConfig(size=size, num_blocks=int(advised["num_blocks"]))

@@ -76,6 +76,14 @@ def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, 
     assert len(set(shown)) == len(shown)
 
 
+def test_a_predicted_band_named_otherwise_than_in_the_store_is_reported(base, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    RUNS["inpaint"](base, run / "inpaint-G", bands="lsst_g")
+    page = deepfits.report(run, num_examples=1)
+    assert "scatter_mag" in read_json(page.parent / "summary.json")["inpaint"]["g"]
+
+
 @pytest.mark.parametrize("what", ["features-both", "truth.parquet"])
 def test_damaged_files_are_named(base, tmp_path, what):
     run = tmp_path / "run"

@@ -113,7 +113,7 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     (tmp_path / "fit").mkdir()
     (tmp_path / "fit" / DESCRIPTION).write_text(json.dumps(settings))
     monkeypatch.setattr("deepfits.stages.run.load", recorder)
-    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: "u")
+    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: ["u"])
     assert _run(read, silent) == tmp_path / "report"
     assert list(calls) == ["cutouts", "calibrate", "fit", "inpaint", "redshift_predict", "report"]
     assert calls["calibrate"][0] == ("builtin:ugriz", tmp_path / "cutouts", read.out / "model")
@@ -193,13 +193,36 @@ def test_files_of_others_are_not_replaced(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {name, "run.toml"}
 
 
-@pytest.mark.parametrize(("bands", "hidden"), [(("g", "u", "r"), "u"), (("g", "r"), "g")])
+@pytest.mark.parametrize(
+    ("bands", "hidden"), [(("g", "u", "r"), ["u"]), (("g", "r"), ["g"]), (("F814W",), [])]
+)
 def test_the_band_that_is_hidden_is_one_of_the_store(tmp_path, bands, hidden):
     size = len(bands)
     create_store(
         tmp_path / "store", StoreInfo(bands=bands, size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * size)
     )
     assert _band_to_hide(tmp_path / "store") == hidden
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden", "directory"),
+    [('[inpaint]\nbands = "F606W"\n', None, "inpaint-F606W"), ("", ["g"], "inpaint-g"), ("", [], None)],
+)
+def test_bands_are_predicted_if_there_is_another(tmp_path, monkeypatch, given, hidden, directory):
+    read, calls = run_file(tmp_path, f'[images]\npath = "coadds"\n{given}'), {}
+
+    def recorder(name):
+        def call(*inputs, progress, **options):
+            calls[name] = inputs
+            return tmp_path / name
+
+        return call
+
+    monkeypatch.setattr("deepfits.stages.run.load", recorder)
+    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: hidden)
+    _run(read, silent)
+    assert "report" in calls
+    assert (calls["inpaint"][2].name if "inpaint" in calls else None) == directory
 
 
 def test_scenes_are_judged_on_the_objects_of_the_other_rows(tmp_path):

@@ -1,6 +1,7 @@
 """Scene models from training to fit, with individual PSFs and pixel grids."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,18 @@ def test_a_resumed_scene_training_is_the_uninterrupted_one(stores, trained, tmp_
 def test_several_stores_require_a_scene_model(stores, tmp_path):
     with pytest.raises(InputError, match="recipe 'scene'"):
         train(stores, tmp_path / "m", recipe="tiny", steps=1)
+
+
+def test_cutouts_larger_than_the_scenes_cause_a_warning_before_training(stores, tmp_path, caplog):
+    train(stores[0], tmp_path / "same", recipe="scene", steps=1, options=OPTIONS)
+    assert "arcsec a side" not in caplog.text
+    small = OPTIONS | {"scene_pixel_arcsec": 0.1}
+    train(stores[0], tmp_path / "small", recipe="scene", steps=1, options=small)
+    found = re.search(r"2\.7 arcsec a side, but the scenes have 1\.6.*scene_size=(\d+)", caplog.text)
+    assert found is not None
+    caplog.clear()
+    train(stores[0], tmp_path / "l", recipe="scene", steps=1, options=small | {"scene_size": int(found[1])})
+    assert "arcsec a side" not in caplog.text
 
 
 def test_image_models_have_no_scene_grid():

@@ -5,6 +5,7 @@ Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,9 +65,11 @@ class ModelConfig(Stored):
         check(self, where="model")
         factor = 2 ** (self.num_blocks + 1)
         if self.size % factor:
+            most = (self.size & -self.size).bit_length() - 2  # blocks for which the side can be halved
+            fewer = f" or set num_blocks={most}" if most >= 0 else ""
             raise InputError(
                 f"model: {self.num_blocks} blocks need cutouts whose side is a multiple of {factor} pixels, "
-                f"not {self.size}; cut with another size or change num_blocks"
+                f"not {self.size}; cut with size={factor * math.ceil(self.size / factor)}{fewer}"
             )
         if self.num_groups and any(channels % self.num_groups for channels in self.channels):
             raise InputError(

@@ -30,7 +30,7 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
     summary: dict[str, Any] = {}
     for number, directory in enumerate(directories):
         description = read_json(directory / "inpaint.json", what="description of the inpainting")
-        bands = tuple(description["settings"]["bands"])
+        bands = tuple(description["summary"]["bands"])  # as the store names them, however they were given
         together = "" if number == 0 else f"-with-{'-'.join(bands)}"
         pictures.append(_figure_2(directory, bands, held, f"figure-2{together}"))
         for band in bands:

@@ -314,8 +314,9 @@ def _run(config: RunFile, progress: Progress) -> Path:
         how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
-    hidden = sections["inpaint"]["bands"] = sections["inpaint"]["bands"] or [_band_to_hide(store)]
-    call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
+    if hidden := sections["inpaint"]["bands"] or _band_to_hide(store):
+        hidden = sections["inpaint"]["bands"] = [hidden] if isinstance(hidden, str) else hidden
+        call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
     if config.model and "both" in features and _has_head(best):  # a head needs errors
         call("redshift_predict", best, out=out / "redshifts.parquet")
     if "redshift" in sections:
@@ -367,13 +368,13 @@ def _has_head(features: Path) -> bool:
     return True
 
 
-def _band_to_hide(store: Path) -> str:
-    """Return the default band to predict: u, or else the first."""
+def _band_to_hide(store: Path) -> list[str]:
+    """Return the default band to predict: u, or else the first; none if there is no other to predict from."""
     from deepfits.survey.bands import places_of
     from deepfits.survey.store import read_info
 
     bands = read_info(store).bands
-    return bands[places_of(["u"], bands)[0] or 0]
+    return [bands[places_of(["u"], bands)[0] or 0]] if len(bands) > 1 else []
 
 
 def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:

@@ -89,7 +89,7 @@ def measure_training_set(
     digest = hashlib.sha256(repr(store.info.to_json()).encode())
     share = min(1.0, NOISE_SAMPLE / max(len(store), 1))
     rng = np.random.default_rng([seed, 1])
-    with progress("measure", total=2 * len(store), unit="objects") as task:
+    with progress("measure", total=len(store), unit="objects") as task:
         for cutouts in store:
             out = is_held_out(cutouts.object_id)
             whole = is_complete(cutouts.image, cutouts.weight) & ~out
@@ -106,7 +106,7 @@ def measure_training_set(
             chosen = np.flatnonzero(whole & (rng.random(len(cutouts)) < share))
             sample_image.append(cutouts.image[chosen])
             sample_weight.append(cutouts.weight[chosen])
-            task.advance(len(cutouts))
+            task.advance(len(cutouts) / 2)  # the other half in `_measure`
         if not counts["complete"]:
             raise InputError(
                 f"{store.directory}: no complete cutout to train on ({counts['incomplete']} have bad pixels "
@@ -135,7 +135,7 @@ def _measure(
     total, squares = np.zeros((2, len(store.info.bands)))
     for shard, which in enumerate(rows):
         image = store.read_shard(shard, columns=[]).image
-        task.advance(len(image))
+        task.advance(len(image) / 2)
         value = image[which].astype(np.float64)
         if kind == "asinh":
             value = np.arcsinh(value / softening[:, None, None])
@@ -262,7 +262,7 @@ class Batches:
         if num_used < batch_size:
             raise InputError(
                 f"{store.directory}: {num_used} objects to train on, fewer than a batch of {batch_size}; "
-                "cut more objects or make the batches smaller"
+                f"cut more objects, or make the batches smaller, such as batch_size={max(num_used // 4, 1)}"
             )
         object_bytes = 8 * int(np.prod(store.shape))
         self._capacity = max(batch_size, int(memory_bytes // object_bytes))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import signal
 import threading
 import time
@@ -115,12 +116,30 @@ class Session:
                     "same order (a band without data gets weight 0)"
                 )
 
+    def _warn_of_small_scenes(self) -> None:
+        """Warn of cutouts larger than the scenes to be learned, before the time is spent on training."""
+        if self.base is not None or self.grid is None:  # `Model.check` refuses them for a finished model
+            return
+        factor = 2 ** (self.architecture.num_blocks + 1)  # of which the side must be a multiple
+        scene = self.grid.size * self.grid.pixel_scale_arcsec
+        for store in self.stores:
+            pixel = store.info.pixel_scale_arcsec
+            side = store.info.size * pixel
+            if side > scene + pixel:
+                size = factor * math.ceil(round(side / self.grid.pixel_scale_arcsec / factor, 3))
+                log.warning(
+                    "WARNING: %s: %.1f arcsec a side, but the scenes have %.1f, and fits will not use pixels "
+                    "outside; for galaxies that are larger, set scene_size=%d or larger scene_pixel_arcsec",
+                    *(store.directory, side, scene, size),
+                )
+
     def run(self, *, max_time: float | None = None, progress: Progress = silent) -> Path:
         """Train to the end, or for at most `max_time` minutes, and write the model."""
         with torch_threads(self.plan.threads):
             if (self.out / "model.json").exists():  # finished; the stage has checked its inputs
                 self._warn_of_more_time(max_time)
                 return self.out
+            self._warn_of_small_scenes()
             surveys = self._measure_stores(progress)
             self.engine = make_engine(self.plan.engine)
             if self.config.batch_size % self.engine.num_processes:
