@@ -1,8 +1,7 @@
 """Foreign cutouts as FITS files: one cube per object, one file per band, or one HDU per band.
 
-Files are grouped by name: ``NAME_u.fits``, ``u/NAME.fits`` and the HDU ``u`` of ``NAME.fits`` are band u of
-object NAME; ``NAME_u.ivar.fits`` (or the HDU ``u_IVAR``, or ``IVAR`` if there is a single image) holds its
-weights, ``NAME_u.mask.fits`` its mask. Bands that an object lacks have no data.
+Files are grouped by name (`deepfits.survey.cutout_files`); weights may also be in the HDU ``u_IVAR``, or
+``IVAR`` if there is a single image. Bands that an object lacks have no data.
 
 Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts read together.
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,21 @@ from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN, wavelength_in_header
 from deepfits.survey.astrometry import middle_of, offsets, pixel_scale_of
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
+from deepfits.survey.bands import band_name, sort_bands
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
-from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
+from deepfits.survey.cutout_files import (
+    ObjectFiles,
+    bands_of,
+    bands_of_cube,
+    bands_of_hdus,
+    find_objects,
+    images_of,
+)
+from deepfits.survey.file_names import KINDS
 from deepfits.survey.fill import far_below
-from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import OpenFiles, image_hdus, is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import OpenFiles, image_hdus
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
-from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of_hdu, words_of
+from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band
@@ -44,26 +48,8 @@ MOST_REMARKS = 20
 # Offset in pixels between the bands of an object, by their WCS, above which to warn and to raise; number of
 # objects checked; distance in pixels from the centre at which offsets are measured too.
 APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
-# Keywords, followed by a number, of the bands of a cube's layers.
-_LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
 log = logging.getLogger(__name__)
-_Named = dict[Path, tuple[str, str, str]]  # an object's key, the band, and the object's name, by file
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
-
-
-@dataclass
-class _Object:
-    """The files of an object, by band (``""``: all bands) and kind (``image``, ``ivar``, ``mask``, ...).
-
-    `psfs` are files with a PSF image, by band.
-    """
-
-    name: str
-    files: dict[str, dict[str, Path]] = field(default_factory=dict)
-    psfs: dict[str, Path] = field(default_factory=dict)
-
-    def first(self) -> Path:
-        return next(iter(self.files.values()))["image"]
 
 
 @dataclass
@@ -83,8 +69,8 @@ class _Band:
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     """Open the objects in a directory, or the single object in a file."""
-    objects = _find_objects(d, path)
-    bands = tuple(band_name(b) for b in d.bands) or _bands_of(objects)
+    objects = find_objects(d, path)
+    bands = tuple(band_name(b) for b in d.bands) or bands_of(objects)
     if not bands:
         raise InputError(f'{d.where}: give the bands, for example bands = ["g", "r"]')
     if (
@@ -148,203 +134,8 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     )
 
 
-def _how(galaxy: _Object) -> str:
+def _how(galaxy: ObjectFiles) -> str:
     return "one file for each" if "" in galaxy.files else "one file for each band"
-
-
-def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
-    """Return the bands from the files' names, or from the first file's HDUs."""
-    named = {b for galaxy in objects for b in galaxy.files if b}
-    if named:
-        return sort_bands(named)
-    with opened(objects[0].first()) as hdus:
-        if cubes := _images(hdus, 3):
-            return _bands_of_cube(hdus, cubes[0])
-        return sort_bands(b for b in _bands_of_hdus(hdus).values() if b)
-
-
-def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
-    """Return the bands of a cube's layers from the header: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
-
-    Empty unless there is one for each layer.
-    """
-    number = cube.shape[0]
-    for header in (cube.header, hdus[0].header):
-        stated = [str(header.get("BANDS", "")).strip()]
-        stated = re.split(r"[,; ]+", stated[0]) if len(stated[0]) != number else list(stated[0])
-        each = (
-            [header.get(f"{key}{n + first}") for n in range(number)]
-            for key in _LAYER_KEYWORDS
-            for first in (0, 1)
-        )
-        found = next((names for names in (stated, *each) if len(names) == number and all(names)), None)
-        if found is not None and all(isinstance(name, str) for name in found):
-            return tuple(band_name(name) for name in found)
-    return ()
-
-
-def _find_objects(d: Description, path: Path) -> list[_Object]:
-    if path.is_file():
-        return [_Object(stem_of(path), {"": {"image": path}})]
-    subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    images = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
-    if not images:
-        deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
-        remedy = (
-            "for arrays, give the .h5 or .npz file itself"
-            if deeper is None
-            else f"{deeper} is nested too deep: put all files into one directory, OBJECT_BAND.fits, or into "
-            "one directory for each object or band"
-        )
-        raise InputError(f"{path}: no FITS file found in it or its subdirectories; {remedy}")
-    known = {band_name(b) for b in d.bands}
-    beside = {file: companions_of(file) for file in images}
-    of_all_bands = {other for found in beside.values() for other, kind in found if kind.endswith(SHARED)}
-    images, psfs = _with_psfs([file for file in images if file not in of_all_bands])
-    by_file = _holds_all_bands(images[0], known)
-    objects: dict[str, _Object] = {}
-    log_remarks(images)
-    if by_file:
-        named = {file: ("-".join(split_name(stem_of(file))[0]), "", stem_of(file)) for file in images}
-    else:
-        named = {file: _object_of(file, path, known) for file in images}
-    for file, (key, band, name) in _by_folder(named, path).items():
-        galaxy = objects.setdefault(key, _Object(name))
-        there = galaxy.files
-        if file in psfs:
-            galaxy.psfs[band] = psfs[file]
-        if band in there:
-            raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
-        extras = {kind.removesuffix(SHARED): other for other, kind in beside[file]}
-        for other, kind in beside[file]:
-            if kind.endswith(SHARED) and not kind.startswith("mask"):
-                raise InputError(
-                    f"{other}: weights of all bands, but each band has its own noise; write weights for "
-                    f"each, {stem_of(file)}.weight.fits, or move this file away"
-                )
-        there[band] = {"image": file, **extras}
-    return [objects[key] for key in sorted(objects)]
-
-
-def _with_psfs(images: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
-    """Return the images without those of PSFs, and the file with the PSF of each image that has one.
-
-    It has the image's name and the word ``psf``, or, from HSC's service, the number of the request and the
-    band in common with the image: ``2-cutout-HSC-G-...`` and ``2-psf-calexp-...-HSC-G-...``.
-    """
-    psfs = [file for file in images if is_psf(file)]
-    psfs = psfs if len(psfs) < len(images) else []  # else they are images that were matched to a PSF
-    images = [file for file in images if file not in psfs]
-    beside = {file: psf_of(file) for file in images}
-    by_request: dict[tuple[Path, str, str | None], list[list[Path]]] = defaultdict(lambda: [[], []])
-    for is_of_psf, files in enumerate((images, psfs)):
-        for file in files:
-            number = re.match(r"\d+(?=-)", file.name)
-            key = file.parent, number[0] if number else "", band_of_name(stem_of(file))[0]
-            by_request[key][is_of_psf].append(file)
-    for of_images, of_psfs in by_request.values():
-        if len(of_images) == len(of_psfs) == 1:
-            beside[of_images[0]] = of_psfs[0]
-    found = {file: psf for file, psf in beside.items() if psf is not None}
-    if unused := [file for file in psfs if file not in found.values()]:
-        log.warning(
-            "WARNING: %s and %d more: PSFs of no cutout, by their names; not used. Call that of "
-            "OBJECT_g.fits OBJECT_g_psf.fits",
-            *(unused[0], len(unused) - 1),
-        )
-    return images, found
-
-
-def _by_folder(named: _Named, root: Path) -> _Named:
-    """Name objects after their directories if each of these has every band once, and the files' names differ.
-
-    The names in such a directory may hold the time of the request, or the object's name again.
-    """
-    folders: dict[Path, list[tuple[str, str, str]]] = defaultdict(list)
-    for file, entry in named.items():
-        folders[file.parent].append(entry)
-    if root in folders or len(folders) == 1:
-        return named
-    bands = [[band for _, band, _ in entries] for entries in folders.values()]
-    is_object = all(len(set(those)) == len(those) for those in bands)
-    keys = [{(key, band) for key, band, _ in entries} for entries in folders.values()]
-    is_needed = max(map(len, bands)) > 1 or len(set.union(*keys)) < len(named)
-    if not is_object or not is_needed:
-        return named
-    return {file: (file.parent.name, band, file.parent.name) for file, (_, band, _) in named.items()}
-
-
-def _holds_all_bands(path: Path, known: set[str]) -> bool:
-    """Return whether a file holds all bands (a cube, several images, or the only band)."""
-    with opened(path) as hdus:
-        if _images(hdus, 3):
-            return True
-        planes = _images(hdus, 2)
-        images = [h for h in planes if role_of_hdu(h) is None]
-        named = set(_bands_of_hdus(hdus).values()) - {None}
-        return len(images) > 1 or len(named) > 1 or len(known) == 1
-
-
-def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
-    """Return a file's object key, band and object name, from the names, or else the band from the header."""
-    shared = "-".join(split_name(stem_of(path))[0])
-    folder = path.parent.name if path.parent != root else ""
-    folder = "" if says_what_it_holds(folder) else folder  # images/ and weights/
-    if folder and _is_band(folder, known):
-        return shared, band_name(folder), stem_of(path)
-    band, rest = band_of_name(shared, known)
-    if band is None:
-        # Look for any word of the name among the listed bands, which may have unusual names; else the header.
-        words = shared.split("-")
-        place = next((i for i in range(len(words) - 1, -1, -1) if band_name(words[i]) in known), None)
-        if place is not None:
-            band, rest = band_name(words[place]), "-".join(words[:place] + words[place + 1 :])
-        else:
-            with opened(path) as hdus:
-                band = next((b for h in hdus if (b := band_of_header(h.header))), None)
-    if band is None and known:
-        band, rest = band_of_name(shared)
-    if band is None:
-        raise InputError(
-            f"{path}: neither name, directory nor header (FILTER) gives the band; name the files "
-            "OBJECT_BAND.fits, or put them into one directory for each band"
-        )
-    there, name = band_of_name(stem_of(path), {band})
-    name = name if there else rest
-    if folder:
-        rest = name = folder if rest in ("", "cutout", "stamp") else f"{folder}-{rest}"
-    if not rest:
-        raise InputError(f"{path}: the name gives the band {band} but no object; name it OBJECT_{band}.fits")
-    return rest, band, name
-
-
-def _is_band(text: str, known: set[str]) -> bool:
-    return band_name(text) in known if known else band_of_name(text) == (band_name(text), "")
-
-
-def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
-    """Return the image HDUs with this number of dimensions."""
-    return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
-
-
-def _bands_of_hdus(hdus: fits.HDUList) -> dict[int, str | None]:
-    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
-
-    Where images share a filter card, a copy of one band's header, the names decide if they differ.
-    """
-    planes = _images(hdus, 2)
-    images = [hdu for hdu in planes if role_of_hdu(hdu) is None]
-    cards, names = ([find(hdu) for hdu in images] for find in (_band_of_cards, _band_of_name))
-    is_copied = len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
-    return {id(h): (None if is_copied else _band_of_cards(h)) or _band_of_name(h) for h in planes}
-
-
-def _band_of_cards(hdu: Any) -> str | None:
-    return band_of_header(hdu.header)
-
-
-def _band_of_name(hdu: Any) -> str | None:
-    return band_of_plane(name_of(hdu))
 
 
 def _layer_of(plane: HduPixels, index: int) -> HduPixels:
@@ -355,8 +146,8 @@ def _layer_of(plane: HduPixels, index: int) -> HduPixels:
 
 def _psf_hdu(hdus: fits.HDUList, band: str | None = None) -> Any:
     """Return the HDU called PSF, of one band if given; None if there is none."""
-    images = [hdu for dimensions in (2, 3) for hdu in _images(hdus, dimensions)]
-    psfs, bands = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), _bands_of_hdus(hdus)
+    images = [hdu for dimensions in (2, 3) for hdu in images_of(hdus, dimensions)]
+    psfs, bands = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), bands_of_hdus(hdus)
     return next((hdu for hdu in psfs if band is None or bands.get(id(hdu)) == band), None)
 
 
@@ -389,13 +180,13 @@ class _FitsCutouts:
         names = [f"{COLUMN}_{band}" for band in self.bands]
         return names if self.d.pixel_scale_arcsec is not None else ["ra", "dec", *names]
 
-    def seen(self, galaxy: _Object) -> _Seen:
+    def seen(self, galaxy: ObjectFiles) -> _Seen:
         """Return what an object's files say beside the pixels; NaN where they do not."""
         if galaxy.name not in self.known:
             self.read(galaxy)
         return self.known[galaxy.name]
 
-    def read(self, galaxy: _Object) -> dict[str, _Band]:
+    def read(self, galaxy: ObjectFiles) -> dict[str, _Band]:
         """Return the bands of an object that exist, by name."""
         out = self._read(galaxy)
         with_wcs = {name: band for name, band in out.items() if band.wcs is not None}
@@ -413,7 +204,7 @@ class _FitsCutouts:
         self.known[galaxy.name] = _Seen(columns, np.stack(psfs))
         return out
 
-    def _check_shape(self, galaxy: _Object, height: int, width: int) -> None:
+    def _check_shape(self, galaxy: ObjectFiles, height: int, width: int) -> None:
         """Warn of cutouts that are not square among others that are: trimmed at the edge of an image."""
         self.has_square |= height == width
         if self.has_square and height != width:
@@ -423,7 +214,7 @@ class _FitsCutouts:
                 "make such cutouts anew, filled where there is no image, or leave them out"
             )
 
-    def _check_alignment(self, galaxy: _Object, bands: dict[str, _Band]) -> None:
+    def _check_alignment(self, galaxy: ObjectFiles, bands: dict[str, _Band]) -> None:
         """Warn if bands are misaligned according to their WCS; raise if they are far apart or rotated."""
         (first, anchor), *others = bands.items()
         for name, band in others:
@@ -439,13 +230,13 @@ class _FitsCutouts:
             if apart > APART and not any(" lies " in remark for remark in self.remarks):
                 self.remarks.append(f"WARNING: {text}")
 
-    def _read(self, galaxy: _Object) -> dict[str, _Band]:
+    def _read(self, galaxy: ObjectFiles) -> dict[str, _Band]:
         out: dict[str, _Band] = {}
         for band, files in galaxy.files.items():
             with OpenFiles() as opened_files:
                 path = files["image"]
                 hdus = opened_files.open(path)
-                is_cube = not band and bool(_images(hdus, 3))
+                is_cube = not band and bool(images_of(hdus, 3))
                 if not band and not is_cube:
                     out |= self._extensions(hdus, files, opened_files)
                     continue
@@ -479,9 +270,9 @@ class _FitsCutouts:
         for kind, other in files.items():
             if kind != "image":
                 beside = opened_files.open(other)
-                found = _images(beside, dimensions)
+                found = images_of(beside, dimensions)
                 if band is not None:
-                    bands = _bands_of_hdus(beside)
+                    bands = bands_of_hdus(beside)
                     found = [hdu for hdu in found if bands.get(id(hdu)) == band]
                 if not found:
                     what = "cube" if dimensions == 3 else "two-dimensional image"
@@ -496,7 +287,7 @@ class _FitsCutouts:
         """Return the image's HDU: the one given, else the first with these dimensions and no other role."""
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
-        found = [h for h in _images(hdus, dimensions) if role_of_hdu(h) is None]
+        found = [h for h in images_of(hdus, dimensions) if role_of_hdu(h) is None]
         if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         if dimensions == 3 and len(found) > 1:
@@ -532,7 +323,7 @@ class _FitsCutouts:
     def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
         """Return the HDUs of weights and mask by their names, of one band if given."""
         out: dict[str, Any] = {}
-        bands = _bands_of_hdus(hdus)
+        bands = bands_of_hdus(hdus)
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
@@ -553,12 +344,12 @@ class _FitsCutouts:
     ) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
         path = files["image"]
-        images = [h for h in _images(hdus, 2) if role_of_hdu(h) is None]
+        images = [h for h in images_of(hdus, 2) if role_of_hdu(h) is None]
         if not images:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
             )
-        bands = _bands_of_hdus(hdus)
+        bands = bands_of_hdus(hdus)
         named = [bands[id(h)] for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
@@ -595,7 +386,7 @@ class _FitsCutouts:
             for hdu in (plane.hdu, *([] if plane.own is None else [plane.own.hdu])):
                 if tuple(hdu.shape) not in (cube, cube[1:]):
                     raise InputError(f"{path}: {kind} has shape {tuple(hdu.shape)}, but the image {cube}")
-        if (warning := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
+        if (warning := compare_bands(bands_of_cube(hdus, image), self.bands, path)) is not None:
             self.remarks.append(warning)
         out, own = {}, _psf_hdu(hdus)
         is_of_layers = own is not None and own.shape[:-2] == (len(self.bands),)
