@@ -25,7 +25,7 @@ from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_of_header, by_band, given_for
 from deepfits.survey.fitsfile import quiet
-from deepfits.survey.psf_variation import width_at
+from deepfits.survey.psf_variation import psf_at
 from deepfits.survey.seeing import with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
@@ -70,10 +70,9 @@ def gaussians_at(
     known: Mapping[str, Any] | None, x: np.ndarray, y: np.ndarray, num_gaussians: int
 ) -> np.ndarray:
     """Return the PSFs of a `record` at 0-based pixels, ``(N, K, 2)``; NaN if the PSF is unknown."""
-    out = np.repeat(gaussians_of(known, num_gaussians)[None], len(x), axis=0)
-    if known and (varies := known.get("varies")):
-        out[:, :, 1] *= width_at(varies["log_width"], x, y, varies["shape"])[:, None]
-    return out
+    varies = (known or {}).get("varies", {})
+    psf = gaussians_of(known, num_gaussians)
+    return psf_at(psf, varies.get("log_width"), x, y, varies.get("shape", ()))
 
 
 def find_psf(

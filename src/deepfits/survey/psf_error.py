@@ -8,7 +8,7 @@ import numpy as np
 
 from deepfits.gaussian_psf import expand_image
 from deepfits.photometry import apertures, circular_aperture, robust_scatter
-from deepfits.survey.psf_variation import FEW, width_at
+from deepfits.survey.psf_variation import FEW, psf_at
 from deepfits.survey.seeing import edge_noise, moffat_fwhm, with_wings
 
 CIRCLE = 2.5
@@ -55,9 +55,7 @@ def matched_flux_error(
     if len(stamps) < FEW:
         return None
     side = stamps.shape[1]
-    psf = np.repeat(expand_image(with_wings(star), 1.0)[None].astype(float), len(stamps), axis=0)
-    if log_width is not None:
-        psf[:, :, 1] *= width_at(log_width, x, y, shape)[:, None]
+    psf = psf_at(expand_image(with_wings(star), 1.0).astype(float), log_width, x, y, shape)
     matched = apertures(side, 1.0, psf[:, None], ())[-1][:, 0]
     circle = circular_aperture(side, min(CIRCLE * moffat_fwhm(star), side / 2 - 1))
     flux, reference = (np.einsum("nyx,nyx->n", stamps, w) for w in np.broadcast_arrays(matched, circle))

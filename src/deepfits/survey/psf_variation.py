@@ -108,6 +108,20 @@ def width_at(
     return np.exp(ndimage.map_coordinates(nodes, place, order=1, mode="nearest"))
 
 
+def psf_at(
+    psf: np.ndarray,
+    log_width: Sequence[Sequence[float]] | None,
+    x: np.ndarray,
+    y: np.ndarray,
+    shape: Sequence[int],
+) -> np.ndarray:
+    """Return a field's PSF, ``(K, 2)``, with its width at 0-based pixels, ``(N, K, 2)``; see `width_at`."""
+    out = np.repeat(psf[None], len(x), axis=0)
+    if log_width is not None:
+        out[:, :, 1] *= width_at(log_width, x, y, shape)[:, None]
+    return out
+
+
 def relative_widths(stamps: np.ndarray, star: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Measure the widths of stars relative to their median image.
 
