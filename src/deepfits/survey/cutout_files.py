@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def bands_of(objects: list[ObjectFiles]) -> tuple[str, ...]:
     with opened(objects[0].first()) as hdus:
         if cubes := images_of(hdus, 3):
             return bands_of_cube(hdus, cubes[0])
-        return sort_bands(b for b in bands_of_hdus(hdus).values() if b)
+        return sort_bands(b for b in bands_of_planes(hdus).values() if b)
 
 
 def bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
             return True
         planes = images_of(hdus, 2)
         images = [h for h in planes if role_of_hdu(h) is None]
-        named = set(bands_of_hdus(hdus).values()) - {None}
+        named = set(bands_of_planes(hdus).values()) - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
 
@@ -221,12 +222,12 @@ def _is_band(text: str, known: set[str]) -> bool:
     return band_name(text) in known if known else band_of_name(text) == (band_name(text), "")
 
 
-def images_of(hdus: fits.HDUList, dimensions: int) -> list[Any]:
+def images_of(hdus: Sequence[Any], dimensions: int) -> list[Any]:
     """Return the image HDUs with this number of dimensions."""
     return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
 
 
-def bands_of_hdus(hdus: fits.HDUList) -> dict[int, str | None]:
+def bands_of_planes(hdus: fits.HDUList) -> dict[int, str | None]:
     """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
 
     Where images share a filter card, a copy of one band's header, the names decide if they differ.

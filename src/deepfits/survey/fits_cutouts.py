@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from deepfits.survey.cutout_files import (
     ObjectFiles,
     bands_of,
     bands_of_cube,
-    bands_of_hdus,
+    bands_of_planes,
     find_objects,
     images_of,
 )
@@ -144,11 +145,10 @@ def _layer_of(plane: HduPixels, index: int) -> HduPixels:
     return replace(plane, own=own, layer=index if len(plane.hdu.shape) == 3 else None)
 
 
-def _psf_hdu(hdus: fits.HDUList, band: str | None = None) -> Any:
-    """Return the HDU called PSF, of one band if given; None if there is none."""
+def _psf_hdu(hdus: Sequence[Any]) -> Any:
+    """Return the HDU called PSF; None if there is none."""
     images = [hdu for dimensions in (2, 3) for hdu in images_of(hdus, dimensions)]
-    psfs, bands = (hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), bands_of_hdus(hdus)
-    return next((hdu for hdu in psfs if band is None or bands.get(id(hdu)) == band), None)
+    return next((hdu for hdu in images if "PSF" in words_of(name_of(hdu).upper())), None)
 
 
 @dataclass
@@ -272,7 +272,7 @@ class _FitsCutouts:
                 beside = opened_files.open(other)
                 found = images_of(beside, dimensions)
                 if band is not None:
-                    bands = bands_of_hdus(beside)
+                    bands = bands_of_planes(beside)
                     found = [hdu for hdu in found if bands.get(id(hdu)) == band]
                 if not found:
                     what = "cube" if dimensions == 3 else "two-dimensional image"
@@ -320,15 +320,14 @@ class _FitsCutouts:
                 out[kind] = hdus[str(which)]
         return out
 
-    def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
-        """Return the HDUs of weights and mask by their names, of one band if given."""
+    def _extras(self, hdus: Sequence[Any], image: Any) -> dict[str, Any]:
+        """Return the HDUs of weights and mask by their names."""
         out: dict[str, Any] = {}
-        bands = bands_of_hdus(hdus)
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
             role = role_of_hdu(hdu)
-            if role in (*WEIGHT_ROLES, "mask") and (band is None or bands.get(id(hdu)) == band):
+            if role in (*WEIGHT_ROLES, "mask"):
                 out.setdefault(role, hdu)
         return out
 
@@ -349,7 +348,7 @@ class _FitsCutouts:
             raise InputError(
                 f"{path}: no two-dimensional image HDU; if it holds all objects in one array, {ALL_IN_ONE}"
             )
-        bands = bands_of_hdus(hdus)
+        bands = bands_of_planes(hdus)
         named = [bands[id(h)] for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
@@ -365,9 +364,10 @@ class _FitsCutouts:
             if band in out:
                 raise InputError(f"{path}: two HDUs of band {band}; keep one")
             only = band if len(images) > 1 else None
-            extras = self._extras(hdus, hdu, only) or self._unnamed_extras(hdus, hdu, path)
+            there = hdus if only is None else [h for h in hdus if bands.get(id(h)) == only]
+            extras = self._extras(there, hdu) or self._unnamed_extras(hdus, hdu, path)
             planes = self._planes(extras, files, 2, opened_files, only)
-            own = _psf_hdu(hdus, only)
+            own = _psf_hdu(there)
             psf = None if own is None else HduPixels(hdu=own, path=path)
             out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes, psf)
         return out
