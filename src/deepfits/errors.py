@@ -12,6 +12,7 @@ import difflib
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -205,15 +206,8 @@ def missing_extra(error: BaseException) -> str | None:
     name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if not (extras := _EXTRAS.get(name.split(".")[0], ())):
         return None
-    parts = [part for module in _modules_in(error) for part in module.split(".")]
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [name.split(".") for name in reversed(names) if name.startswith("deepfits.")]  # innermost first
+    parts = [part for module in ours for part in module]
     extra = next((extra for part in parts for extra in extras if part.startswith(extra)), extras[0])
     return f"this needs {name!r}; install it with `pip install 'deepfits[{extra}]'`"
-
-
-def _modules_in(error: BaseException) -> list[str]:
-    """Return the names of the package's modules in an error's traceback, the innermost first."""
-    names, trace = [], error.__traceback__
-    while trace is not None:
-        names.append(str(trace.tb_frame.f_globals.get("__name__")))
-        trace = trace.tb_next
-    return [name for name in reversed(names) if name.startswith("deepfits.")]
