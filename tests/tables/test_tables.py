@@ -793,10 +793,9 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
     [
         (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
-        (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or q != QSO", "joined by 'and' alone"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != 'STAR' | q != 'QSO'", "joined by 'and' alone"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' alone"),
+        (np.array([1, 2]), "q in (1, 2)", "COLUMN OP VALUE, as in .* or 'q == 3 or q == 4'"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "joined by 'and' and 'or'"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
     ],
 )
@@ -2499,6 +2498,35 @@ def test_conditions_on_bits(condition, expected):
         "mag": np.array([20.0, 20.0, 22.0, 23.0]),
     }
     assert tables.matches_conditions(columns, condition, "t").tolist() == [bool(n) for n in expected]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("(q >= 3) & (q < 9)", [0, 0, 1, 1, 0]),
+        ("((q >= 3) and (kind == 'GALAXY'))", [0, 0, 0, 1, 1]),
+        ("q == 1 or q == 9 | kind == QSO", [1, 0, 1, 0, 1]),
+        ("q < 5 and (kind == QSO or kind == GALAXY)", [0, 1, 1, 1, 0]),
+        ("kind == 'b (or) c' || (flags & 2) != 0 & q == 2", [0, 1, 0, 0, 0]),
+        ("(flags & 4 == 0) & (q > 1)", [0, 1, 0, 1, 1]),
+        ("1 < q <= 4", [0, 1, 1, 1, 0]),
+        ("(3 <= q) and q <> 9", [0, 0, 1, 1, 0]),
+        ("kind = STAR", [1, 0, 0, 0, 0]),
+        ("type (a) == 2 and (type (a) > 1)", [0, 0, 1, 0, 0]),
+    ],
+)
+def test_conditions_as_in_pandas_and_sql(condition, expected):
+    columns = {
+        "q": np.array([1, 2, 3, 4, 9]),
+        "kind": np.array(["STAR", "GALAXY", "QSO", "GALAXY", "GALAXY"]),
+        "flags": np.array([0, 2, 4, 0, 8]),
+        "type (a)": np.array([1.0, np.nan, 2.0, 0.0, 1.0]),
+    }
+    chosen = tables.matches_conditions(columns, condition, "t")
+    assert chosen.tolist() == [bool(n) for n in expected]
+    again = tables.as_conditions(condition)
+    assert tables.as_conditions(again) == again
+    np.testing.assert_array_equal(tables.matches_conditions(columns, again, "t"), chosen)
 
 
 @pytest.mark.parametrize("name", ["fraction", "text", "truth"])
