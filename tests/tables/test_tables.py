@@ -1190,6 +1190,27 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
 
 
+def test_numbers_among_none_in_tables_of_astropy():
+    big = 2**60 + 1
+    given = Table(
+        {
+            "z_spec": np.array([0.1, None, 1], object),
+            "id": np.ma.array(np.array([big, None, 7], object), mask=[0, 0, 1]),
+            "good": np.array([True, None, False], object),
+            "name": np.array(["a", None, "b"], object),
+            "none": np.array([None, None, None], object),
+            "odd": np.array([1, None, 2**70], object),
+        }
+    )
+    found = tables.from_memory(given, "t")
+    np.testing.assert_array_equal(found.columns["z_spec"], [0.1, np.nan, 1])
+    assert found.columns["id"].tolist() == [str(big), "", ""]
+    assert found.columns["good"].tolist() == ["true", "", "false"]
+    assert found.columns["name"].tolist() == ["a", "", "b"]
+    assert found.columns["none"].tolist() == ["", "", ""]
+    assert list(found.unused) == ["odd"]
+
+
 def test_fits_tables_in_memory_are_as_in_their_files(tmp_path):
     """What `fits.getdata` and `fits.open` give keeps TNULL, which `Table(...)` of it ignores."""
     columns = [
