@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 import h5py
@@ -1188,6 +1190,21 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
         np.testing.assert_allclose(table.columns[name], np.where(is_gap, np.nan, values), rtol=1e-12)
     assert table.columns["name"].tolist() == np.where(is_gap, "", IDENTITIES["names"]).tolist()
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
+
+
+@pytest.mark.parametrize("ending", ["csv", "ecsv"])
+def test_text_is_written_as_utf8_in_every_locale(tmp_path, ending):
+    out = tmp_path / f"t.{ending}"
+    code = (
+        "import sys, numpy as np; from deepfits.tables import write_table; "
+        r"columns = {'reason': np.array(['g \u2212 r', '\xe9toile']), '\u03bc': np.arange(2.0)}; "
+        "write_table(sys.argv[1], columns)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(out)], check=True, env={**os.environ, **plain})
+    found = tables.read_table(out)
+    assert found["reason"].tolist() == ["g − r", "étoile"]
+    assert found["μ"].tolist() == [0, 1]
 
 
 def test_numbers_among_none_in_tables_of_astropy():
