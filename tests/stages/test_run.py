@@ -129,6 +129,26 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     assert "redshift_predict" not in calls
 
 
+def test_objects_are_those_of_a_given_catalogue(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"run\.toml: .* takes the place of \[detect\]"):
+        run_file(tmp_path, '[images]\npath = "coadds"\n[detect]\n[cutouts]\ncatalogue = "mine.fits"\n')
+    read = run_file(tmp_path, '[images]\npath = "coadds"\n[cutouts]\ncatalogue = "mine.fits"\n')
+    calls = {}
+
+    def loaded(name):
+        def stage(*inputs, progress, **options):
+            calls[name] = options
+            raise KeyboardInterrupt
+
+        return stage
+
+    monkeypatch.setattr("deepfits.stages.run.load", loaded)
+    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
+    with pytest.raises(KeyboardInterrupt):
+        _run(read, silent)
+    assert calls == {"cutouts": {"catalogue": f"{tmp_path}/mine.fits"}}
+
+
 def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):
     """The configuration beside the results stays the one that they were made with."""
     (tmp_path / "images").mkdir()

@@ -42,7 +42,7 @@ _WIRED = {
     "simulate": {"out"},
     "stack": {"images", "out"},
     "detect": {"images", "out"},
-    "cutouts": {"images", "out", "catalogue"},
+    "cutouts": {"images", "out"},
     "train": {"store", "out"},
     "calibrate": {"model", "store", "out"},
     "fit": {"store", "model", "out", "mode", "held_out_only"},
@@ -218,6 +218,10 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         raise InputError(
             f'{path}: a model that is trained needs no [calibrate]; remove it, or give [run] model = "..."'
         )
+    if "detect" in content and "catalogue" in content.get("cutouts", {}):
+        raise InputError(
+            f"{path}: the catalogue of [cutouts] takes the place of [detect]; remove one of them"
+        )
     default = {*_DEFAULT_SECTIONS, *(["redshift"] if is_simulated else [])}
     default = default - {"train"} | {"calibrate"} if model else default
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
@@ -299,7 +303,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
         images = call("stack", images or out / "sky" / "exposures", out / "coadds")
     images = images or out / "sky"
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
-    store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
+    detected = {} if catalogue is None else {"catalogue": catalogue}
+    store = call("cutouts", images, out / "cutouts", **detected)
     if config.model is None:
         model = call("train", store, out / "model")
     else:
