@@ -75,6 +75,27 @@ def test_a_file_that_does_not_exist_is_named_before_any_work(tmp_path, text):
     assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('label_column = "zspec"', "spectra.csv: no column 'zspec'; did you mean 'z_spec'"),
+        ('select = ["qual >= 3"]', "spectra.csv: no column 'qual'; did you mean 'quality'"),
+        ('methods = ["bosting"]', "method 'bosting' is unknown; did you mean 'boosting'"),
+        ('losses = ["absolut"]', "loss 'absolut' is unknown; did you mean 'absolute'"),
+        ('feature_sets = ["boosting:magnitude"]', "feature set 'magnitude' is unknown; did you mean"),
+        ('feature_sets = ["stack:fit"]', "stack 'fit' is unknown; did you mean 'fits'"),
+    ],
+)
+def test_redshifts_that_cannot_be_learned_are_said_before_any_work(tmp_path, setting, message):
+    (tmp_path / "spectra.csv").write_text("id,z_spec,quality\n1,0.1,4\n2,0.3,3\n3,0.2,4\n")
+    (tmp_path / "coadds").mkdir()
+    text = f'[images]\npath = "coadds"\n[redshift]\nlabels = "spectra.csv"\n{setting}\n'
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        deepfits.run(tmp_path / "run.toml")
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"run\.toml.*needs labels"):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')

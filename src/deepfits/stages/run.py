@@ -334,7 +334,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
 
 
 def _require_inputs(config: RunFile) -> None:
-    """Raise `InputError` for a missing file that a stage will need after hours of others, such as labels."""
+    """Raise `InputError` for what a stage will refuse after hours of others: no file, unusable labels."""
     made = os.path.abspath(config.out)
     needed = {"[run] model": config.model} | {
         f"[{name}] {key}": section.get(key)
@@ -345,6 +345,12 @@ def _require_inputs(config: RunFile) -> None:
         is_path = isinstance(path, str) and not path.startswith("builtin:")
         if is_path and not Path(os.path.abspath(path)).is_relative_to(made) and not exists(path):
             raise InputError(f"{path}: no such file or directory ({key} of the run file); check the path")
+    if "redshift" in config.sections:
+        from deepfits.stages.redshifts.compare import CompareConfig, require_names, require_usable
+
+        section = config.sections["redshift"]
+        planned = CompareConfig("", section["labels"], "", **_stage_arguments("redshift", section))
+        require_usable(planned) if exists(section["labels"]) else require_names(planned)
 
 
 def _refuse_foreign(out: Path) -> None:
