@@ -1192,6 +1192,23 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("kind", ["polars", "dask", "lsdb"])
+def test_tables_that_are_not_computed_yet_are(kind):
+    frame = pd.DataFrame({"id": [2**60 + 1, 7, 8], "ra": [1.0, 2.0, 3.0], "dec": [0.5, 0.6, 0.7]})
+    library = pytest.importorskip({"dask": "dask.dataframe"}.get(kind, kind))
+    if kind == "polars":
+        given = library.from_pandas(frame).lazy()
+    elif kind == "dask":
+        given = library.from_pandas(frame, npartitions=2)
+    else:
+        given = library.from_dataframe(frame, ra_column="ra", dec_column="dec")
+    found = tables.from_memory(given, "t").columns
+    order = np.argsort(found["ra"])
+    assert found["id"][order].tolist() == [2**60 + 1, 7, 8]
+    assert found["dec"][order].tolist() == [0.5, 0.6, 0.7]
+
+
 @pytest.mark.parametrize("ending", ["csv", "ecsv"])
 def test_text_is_written_as_utf8_in_every_locale(tmp_path, ending):
     out = tmp_path / f"t.{ending}"
