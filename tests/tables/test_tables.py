@@ -1192,6 +1192,39 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "style", "is_taken"),
+    [
+        ("coord1 (ICRS,J2000/2000)", "hms", True),
+        ("what", "hms", True),
+        ("what", "colons", True),
+        ("RA, Dec", "letters", True),
+        ("position", "({:.7f}, {:.7f})", True),
+        ("radec", "{:.7f} {:.7f}", True),
+        ("range", "{:.7f} {:.7f}", False),
+        ("coord (B1950)", "hms", False),
+    ],
+)
+def test_positions_in_one_column(tmp_path, caplog, name, style, is_taken):
+    rng = np.random.default_rng(3)
+    sky = SkyCoord(rng.uniform(0, 360, 30), rng.uniform(-80, 80, 30), unit="deg")
+    text = [style.format(*place) for place in zip(sky.ra.deg, sky.dec.deg, strict=True)]
+    if "{" not in style:
+        how = {"hms": {"sep": " "}, "colons": {"sep": ":"}, "letters": {}}[style]
+        text = sky.to_string("hmsdms", precision=4, **how)
+    text[4] = ""
+    Table({"name": np.arange(30).astype(str), name: text}).write(tmp_path / "t.ecsv")
+    table = tables.read(tmp_path / "t.ecsv")
+    found = tables.positions(table.columns, table.units, "t")
+    assert (found is not None) == is_taken
+    if found is not None:
+        rows = np.flatnonzero(np.arange(30) != 4)
+        assert np.isnan(found.ra[4])
+        assert SkyCoord(found.ra[rows], found.dec[rows], unit="deg").separation(sky[rows]).arcsec.max() < 0.01
+        assert f"{name} is taken as the positions" in caplog.text
+        assert name not in tables.with_degrees(table.columns, found)
+
+
 @pytest.mark.filterwarnings("ignore")  # of the libraries
 @pytest.mark.parametrize("kind", ["polars", "dask", "lsdb"])
 def test_tables_that_are_not_computed_yet_are(kind):
