@@ -1225,6 +1225,13 @@ def test_positions_in_one_column(tmp_path, caplog, name, style, is_taken):
         assert name not in tables.with_degrees(table.columns, found)
 
 
+def test_missing_values_of_simbad(tmp_path):
+    (tmp_path / "t.tsv").write_text("main_id\tz_value\tcz\nM 31\t-0.001\t~\nNGC 1\t ~ \t4545\n")
+    found = tables.read_table(tmp_path / "t.tsv")
+    np.testing.assert_array_equal(found["z_value"], [-0.001, np.nan])
+    np.testing.assert_array_equal(found["cz"], [np.nan, 4545])
+
+
 @pytest.mark.filterwarnings("ignore")  # of the libraries
 @pytest.mark.parametrize("kind", ["polars", "dask", "lsdb"])
 def test_tables_that_are_not_computed_yet_are(kind):
