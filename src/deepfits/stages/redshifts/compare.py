@@ -21,7 +21,7 @@ from deepfits.redshifts.inputs import photoz_column
 from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Inputs, Training
-from deepfits.redshifts.methods import METHODS, Boosting, Constant
+from deepfits.redshifts.methods import METHODS, Boosting, Constant, TemplateFit
 from deepfits.redshifts.methods.stack import STACKS, Stack
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
@@ -43,6 +43,7 @@ from deepfits.stages.redshifts.load import (
     is_of_classes,
     load_dataset,
     parse_names,
+    warn_of_default_filters,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
@@ -133,6 +134,8 @@ def redshift(config: CompareConfig) -> Path:
     dataset = load_dataset(config, fewest=fewest)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
+    if config.template_features or RowKey(method=TemplateFit.name) in keys:
+        warn_of_default_filters(inputs)
     photoz = photoz_column(config.photoz, dataset, config.match_radius_arcsec) if config.photoz else None
     with claim(config, name="redshift compare", inputs=fingerprints(config)) as results:
         out = results.path
