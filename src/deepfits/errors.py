@@ -90,15 +90,28 @@ def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) 
 
 @contextmanager
 def naming(path: str | os.PathLike[str], problem: str, remedy: str = "fetch it again") -> Iterator[None]:
-    """Turn exceptions of libraries on a damaged file into an `InputError` with the file and a remedy."""
+    """Turn exceptions of libraries on a damaged file into an `InputError` with the file and a remedy.
+
+    A file that the operating system has refused to read need not be damaged: the remedy is another.
+    """
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many types
+        for number in filter(_OF_SYSTEM.get, map(_errno, _causes(error))):
+            raise InputError(f"{path}: {os.strerror(number)}; {_OF_SYSTEM[number]}") from error
         raise InputError(f"{path}: {problem} ({one_line(error)}); {remedy}") from error
 
 
+_MORE_FILES = "permit more (`ulimit -n 10000`), or use fewer files at a time"
+_TRY_AGAIN = "run the same command again once the file system works"
+_OF_SYSTEM = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions (chmod), or read a copy"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _MORE_FILES),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), _TRY_AGAIN),
+}
+"""Remedies for errors of the operating system on files that need not be damaged."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 # Messages on failed writes from libraries that do not set errno: Rust (safetensors), Arrow and HDF5 print the
 # number; NumPy, Astropy, XGBoost and PyTorch only report that fewer bytes were written.
@@ -126,14 +139,20 @@ def no_space(error: BaseException | None) -> int | None:
     28
     """
     for cause in _causes(error):
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number is None:
-            text = str(cause)
-            match = _NUMBER.search(text)
-            number = int(match[1]) if match else errno.ENOSPC if _FEWER_BYTES.search(text) else None
+        number = _errno(cause)
+        if number == 0 and _FEWER_BYTES.search(str(cause)):
+            number = errno.ENOSPC
         if number in _NO_SPACE:
             return number
     return None
+
+
+def _errno(error: BaseException) -> int:
+    """Return the errno of an error, also where a library only prints it; 0 if there is none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    match = _NUMBER.search(str(error))
+    return int(match[1]) if match else 0
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -170,7 +189,7 @@ def explain(error: BaseException) -> str | None:
         return f"out of memory ({one_line(error)}); use fewer workers, or smaller batches or shards"
     if isinstance(error, OSError):
         if error.errno == errno.EMFILE:
-            return "too many open files; permit more (`ulimit -n 10000`), or use fewer files at a time"
+            return f"too many open files; {_MORE_FILES}"
         if _names_file(error):
             where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
             return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"

@@ -306,7 +306,8 @@ def test_hydrogen_absorbs_only_blueward_of_lyman_alpha():
 
 
 def test_unknown_filters_are_refused():
-    with pytest.raises(InputError, match="band 'w'"):
+    assert filters_of(["ustar", "g"]) == ("cfht_megacam-ustar", "hsc2017-g")
+    with pytest.raises(InputError, match="band 'w'; give filters, one for each of g, w"):
         filters_of(["g", "w"], None)
     with pytest.raises(InputError, match="1 filters for the 2 bands"):
         filters_of(["g", "r"], ["sdss2010-g"])

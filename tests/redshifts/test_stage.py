@@ -243,6 +243,29 @@ def test_training_on_bright_objects_only(inputs, sky, tmp_path):
     assert magnitude[flagged].mean() > magnitude[~flagged].mean() + 0.5
 
 
+@pytest.mark.parametrize("filters", [(), ("sdss2010-g", "sdss2010-r", "sdss2010-i")])
+def test_filters_that_are_assumed_for_templates_are_named(inputs, tmp_path, monkeypatch, caplog, filters):
+    """The images of the store name no filters."""
+    features, labels, store = inputs
+
+    def stopped(*given, **more):
+        raise KeyboardInterrupt
+
+    for module in ("compare", "train"):
+        monkeypatch.setattr(f"deepfits.stages.redshifts.{module}.with_measurements", stopped)
+    for call, settings in (
+        (deepfits.redshift, {"methods": ("templates",)}),
+        (deepfits.redshift, {"methods": ("boosting",), "template_features": True}),
+        (redshift_train, {"method": "templates"}),
+        (redshift_train, {"method": "boosting", "feature_set": "templates"}),
+    ):
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt):
+            call(features, labels, tmp_path / "out", store=store, filters=filters, **settings)
+        said = "those of CLAUDS and HSC, hsc2017-g, hsc2017-r, hsc2017-i; if" in caplog.text
+        assert said == (not filters)
+
+
 def test_photometry_of_the_cutouts_is_cached(inputs, tmp_path):
     features, labels, store = inputs
     keywords = {**FAST, "feature_sets": ("magnitudes", "templates"), "template_features": True}

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepfits.errors import InputError, explain, is_out_of_memory, no_space
+from deepfits.errors import InputError, explain, is_out_of_memory, naming, no_space
 from deepfits.files import remove_leftovers, writing
 from deepfits.stages.fit import fit
 from tests.helpers.limits import largest_file
@@ -110,6 +110,29 @@ def test_no_space_is_found_in_what_led_to_an_error():
 def test_what_a_person_can_mend_is_explained(error: Exception, line: str | None):
     found = explain(error)
     assert found is None if line is None else found is not None and found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; change its perm"),
+        (
+            OSError("unable to open file: name = 'a', errno = 13, error message"),
+            "a: Permission denied; change",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "a: Too many open files; permit more"),
+        (
+            OSError("Detail: [errno 116] Stale file handle"),
+            "a: Stale file handle; run the same command again",
+        ),
+        (OSError("errno = 0, truncated file"), "a: damaged (errno = 0, truncated file); fit again"),
+        (ValueError("not a table"), "a: damaged (not a table); fit again"),
+    ],
+)
+def test_files_that_the_system_refuses_are_not_called_damaged(error: Exception, line: str):
+    with pytest.raises(InputError) as raised, naming("a", "damaged", "fit again"):
+        raise error
+    assert str(raised.value).startswith(line)
 
 
 @pytest.mark.parametrize(

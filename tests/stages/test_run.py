@@ -75,6 +75,27 @@ def test_a_file_that_does_not_exist_is_named_before_any_work(tmp_path, text):
     assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('label_column = "zspec"', "spectra.csv: no column 'zspec'; did you mean 'z_spec'"),
+        ('select = ["qual >= 3"]', "spectra.csv: no column 'qual'; did you mean 'quality'"),
+        ('methods = ["bosting"]', "method 'bosting' is unknown; did you mean 'boosting'"),
+        ('losses = ["absolut"]', "loss 'absolut' is unknown; did you mean 'absolute'"),
+        ('feature_sets = ["boosting:magnitude"]', "feature set 'magnitude' is unknown; did you mean"),
+        ('feature_sets = ["stack:fit"]', "stack 'fit' is unknown; did you mean 'fits'"),
+    ],
+)
+def test_redshifts_that_cannot_be_learned_are_said_before_any_work(tmp_path, setting, message):
+    (tmp_path / "spectra.csv").write_text("id,z_spec,quality\n1,0.1,4\n2,0.3,3\n3,0.2,4\n")
+    (tmp_path / "coadds").mkdir()
+    text = f'[images]\npath = "coadds"\n[redshift]\nlabels = "spectra.csv"\n{setting}\n'
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        deepfits.run(tmp_path / "run.toml")
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"run\.toml.*needs labels"):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')
@@ -127,6 +148,26 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     read.sections["fit"]["modes"] = ["embedder"]  # without errors, which redshifts need
     assert _run(read, silent) == tmp_path / "report"
     assert "redshift_predict" not in calls
+
+
+def test_objects_are_those_of_a_given_catalogue(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"run\.toml: .* takes the place of \[detect\]"):
+        run_file(tmp_path, '[images]\npath = "coadds"\n[detect]\n[cutouts]\ncatalogue = "mine.fits"\n')
+    read = run_file(tmp_path, '[images]\npath = "coadds"\n[cutouts]\ncatalogue = "mine.fits"\n')
+    calls = {}
+
+    def loaded(name):
+        def stage(*inputs, progress, **options):
+            calls[name] = options
+            raise KeyboardInterrupt
+
+        return stage
+
+    monkeypatch.setattr("deepfits.stages.run.load", loaded)
+    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
+    with pytest.raises(KeyboardInterrupt):
+        _run(read, silent)
+    assert calls == {"cutouts": {"catalogue": f"{tmp_path}/mine.fits"}}
 
 
 def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 import h5py
@@ -793,10 +795,9 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
     [
         (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
-        (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or q != QSO", "joined by 'and' alone"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != 'STAR' | q != 'QSO'", "joined by 'and' alone"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' alone"),
+        (np.array([1, 2]), "q in (1, 2)", "COLUMN OP VALUE, as in .* or 'q == 3 or q == 4'"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "joined by 'and' and 'or'"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
     ],
 )
@@ -1189,6 +1190,99 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
         np.testing.assert_allclose(table.columns[name], np.where(is_gap, np.nan, values), rtol=1e-12)
     assert table.columns["name"].tolist() == np.where(is_gap, "", IDENTITIES["names"]).tolist()
     assert tables.positions(table.columns, table.units, "t").is_known.tolist() == (~is_gap).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "is_taken"),
+    [
+        ("coord1 (ICRS,J2000/2000)", "hms", True),
+        ("what", "hms", True),
+        ("what", "colons", True),
+        ("RA, Dec", "letters", True),
+        ("position", "({:.7f}, {:.7f})", True),
+        ("radec", "{:.7f} {:.7f}", True),
+        ("range", "{:.7f} {:.7f}", False),
+        ("coord (B1950)", "hms", False),
+    ],
+)
+def test_positions_in_one_column(tmp_path, caplog, name, style, is_taken):
+    rng = np.random.default_rng(3)
+    sky = SkyCoord(rng.uniform(0, 360, 30), rng.uniform(-80, 80, 30), unit="deg")
+    text = [style.format(*place) for place in zip(sky.ra.deg, sky.dec.deg, strict=True)]
+    if "{" not in style:
+        how = {"hms": {"sep": " "}, "colons": {"sep": ":"}, "letters": {}}[style]
+        text = sky.to_string("hmsdms", precision=4, **how)
+    text[4] = ""
+    Table({"name": np.arange(30).astype(str), name: text}).write(tmp_path / "t.ecsv")
+    table = tables.read(tmp_path / "t.ecsv")
+    found = tables.positions(table.columns, table.units, "t")
+    assert (found is not None) == is_taken
+    if found is not None:
+        rows = np.flatnonzero(np.arange(30) != 4)
+        assert np.isnan(found.ra[4])
+        assert SkyCoord(found.ra[rows], found.dec[rows], unit="deg").separation(sky[rows]).arcsec.max() < 0.01
+        assert f"{name} is taken as the positions" in caplog.text
+        assert name not in tables.with_degrees(table.columns, found)
+
+
+def test_missing_values_of_simbad(tmp_path):
+    (tmp_path / "t.tsv").write_text("main_id\tz_value\tcz\nM 31\t-0.001\t~\nNGC 1\t ~ \t4545\n")
+    found = tables.read_table(tmp_path / "t.tsv")
+    np.testing.assert_array_equal(found["z_value"], [-0.001, np.nan])
+    np.testing.assert_array_equal(found["cz"], [np.nan, 4545])
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("kind", ["polars", "dask", "lsdb"])
+def test_tables_that_are_not_computed_yet_are(kind):
+    frame = pd.DataFrame({"id": [2**60 + 1, 7, 8], "ra": [1.0, 2.0, 3.0], "dec": [0.5, 0.6, 0.7]})
+    library = pytest.importorskip({"dask": "dask.dataframe"}.get(kind, kind))
+    if kind == "polars":
+        given = library.from_pandas(frame).lazy()
+    elif kind == "dask":
+        given = library.from_pandas(frame, npartitions=2)
+    else:
+        given = library.from_dataframe(frame, ra_column="ra", dec_column="dec")
+    found = tables.from_memory(given, "t").columns
+    order = np.argsort(found["ra"])
+    assert found["id"][order].tolist() == [2**60 + 1, 7, 8]
+    assert found["dec"][order].tolist() == [0.5, 0.6, 0.7]
+
+
+@pytest.mark.parametrize("ending", ["csv", "ecsv"])
+def test_text_is_written_as_utf8_in_every_locale(tmp_path, ending):
+    out = tmp_path / f"t.{ending}"
+    code = (
+        "import sys, numpy as np; from deepfits.tables import write_table; "
+        r"columns = {'reason': np.array(['g \u2212 r', '\xe9toile']), '\u03bc': np.arange(2.0)}; "
+        "write_table(sys.argv[1], columns)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(out)], check=True, env={**os.environ, **plain})
+    found = tables.read_table(out)
+    assert found["reason"].tolist() == ["g − r", "étoile"]
+    assert found["μ"].tolist() == [0, 1]
+
+
+def test_numbers_among_none_in_tables_of_astropy():
+    big = 2**60 + 1
+    given = Table(
+        {
+            "z_spec": np.array([0.1, None, 1], object),
+            "id": np.ma.array(np.array([big, None, 7], object), mask=[0, 0, 1]),
+            "good": np.array([True, None, False], object),
+            "name": np.array(["a", None, "b"], object),
+            "none": np.array([None, None, None], object),
+            "odd": np.array([1, None, 2**70], object),
+        }
+    )
+    found = tables.from_memory(given, "t")
+    np.testing.assert_array_equal(found.columns["z_spec"], [0.1, np.nan, 1])
+    assert found.columns["id"].tolist() == [str(big), "", ""]
+    assert found.columns["good"].tolist() == ["true", "", "false"]
+    assert found.columns["name"].tolist() == ["a", "", "b"]
+    assert found.columns["none"].tolist() == ["", "", ""]
+    assert list(found.unused) == ["odd"]
 
 
 def test_fits_tables_in_memory_are_as_in_their_files(tmp_path):
@@ -2499,6 +2593,35 @@ def test_conditions_on_bits(condition, expected):
         "mag": np.array([20.0, 20.0, 22.0, 23.0]),
     }
     assert tables.matches_conditions(columns, condition, "t").tolist() == [bool(n) for n in expected]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("(q >= 3) & (q < 9)", [0, 0, 1, 1, 0]),
+        ("((q >= 3) and (kind == 'GALAXY'))", [0, 0, 0, 1, 1]),
+        ("q == 1 or q == 9 | kind == QSO", [1, 0, 1, 0, 1]),
+        ("q < 5 and (kind == QSO or kind == GALAXY)", [0, 1, 1, 1, 0]),
+        ("kind == 'b (or) c' || (flags & 2) != 0 & q == 2", [0, 1, 0, 0, 0]),
+        ("(flags & 4 == 0) & (q > 1)", [0, 1, 0, 1, 1]),
+        ("1 < q <= 4", [0, 1, 1, 1, 0]),
+        ("(3 <= q) and q <> 9", [0, 0, 1, 1, 0]),
+        ("kind = STAR", [1, 0, 0, 0, 0]),
+        ("type (a) == 2 and (type (a) > 1)", [0, 0, 1, 0, 0]),
+    ],
+)
+def test_conditions_as_in_pandas_and_sql(condition, expected):
+    columns = {
+        "q": np.array([1, 2, 3, 4, 9]),
+        "kind": np.array(["STAR", "GALAXY", "QSO", "GALAXY", "GALAXY"]),
+        "flags": np.array([0, 2, 4, 0, 8]),
+        "type (a)": np.array([1.0, np.nan, 2.0, 0.0, 1.0]),
+    }
+    chosen = tables.matches_conditions(columns, condition, "t")
+    assert chosen.tolist() == [bool(n) for n in expected]
+    again = tables.as_conditions(condition)
+    assert tables.as_conditions(again) == again
+    np.testing.assert_array_equal(tables.matches_conditions(columns, again, "t"), chosen)
 
 
 @pytest.mark.parametrize("name", ["fraction", "text", "truth"])

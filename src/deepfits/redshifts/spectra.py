@@ -21,6 +21,7 @@ from deepfits.passbands import read_curve
 
 FILTERS = {
     "u": "cfht_megacam-u",
+    "ustar": "cfht_megacam-ustar",
     "g": "hsc2017-g",
     "r": "hsc2017-r",
     "i": "hsc2017-i",

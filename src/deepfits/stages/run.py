@@ -42,7 +42,7 @@ _WIRED = {
     "simulate": {"out"},
     "stack": {"images", "out"},
     "detect": {"images", "out"},
-    "cutouts": {"images", "out", "catalogue"},
+    "cutouts": {"images", "out"},
     "train": {"store", "out"},
     "calibrate": {"model", "store", "out"},
     "fit": {"store", "model", "out", "mode", "held_out_only"},
@@ -218,6 +218,10 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         raise InputError(
             f'{path}: a model that is trained needs no [calibrate]; remove it, or give [run] model = "..."'
         )
+    if "detect" in content and "catalogue" in content.get("cutouts", {}):
+        raise InputError(
+            f"{path}: the catalogue of [cutouts] takes the place of [detect]; remove one of them"
+        )
     default = {*_DEFAULT_SECTIONS, *(["redshift"] if is_simulated else [])}
     default = default - {"train"} | {"calibrate"} if model else default
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
@@ -299,7 +303,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
         images = call("stack", images or out / "sky" / "exposures", out / "coadds")
     images = images or out / "sky"
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
-    store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
+    detected = {} if catalogue is None else {"catalogue": catalogue}
+    store = call("cutouts", images, out / "cutouts", **detected)
     if config.model is None:
         model = call("train", store, out / "model")
     else:
@@ -329,7 +334,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
 
 
 def _require_inputs(config: RunFile) -> None:
-    """Raise `InputError` for a missing file that a stage will need after hours of others, such as labels."""
+    """Raise `InputError` for what a stage will refuse after hours of others: no file, unusable labels."""
     made = os.path.abspath(config.out)
     needed = {"[run] model": config.model} | {
         f"[{name}] {key}": section.get(key)
@@ -340,6 +345,12 @@ def _require_inputs(config: RunFile) -> None:
         is_path = isinstance(path, str) and not path.startswith("builtin:")
         if is_path and not Path(os.path.abspath(path)).is_relative_to(made) and not exists(path):
             raise InputError(f"{path}: no such file or directory ({key} of the run file); check the path")
+    if "redshift" in config.sections:
+        from deepfits.stages.redshifts.compare import CompareConfig, require_names, require_usable
+
+        section = config.sections["redshift"]
+        planned = CompareConfig("", section["labels"], "", **_stage_arguments("redshift", section))
+        require_usable(planned) if exists(section["labels"]) else require_names(planned)
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -5,53 +5,88 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.entries import GAPS
+from deepfits.tables.entries import GAPS, NUMBER
 from deepfits.tables.table import Columns, require_column
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt},
     **{"==": operator.eq, "!=": operator.ne},
 }
-_CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
+_CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|<>|=|>|<)\s*([^=<>].*?)\s*$")
+_OR = re.compile(r"\s+or\s+|\s*\|\|?\s*", re.IGNORECASE)
 _AND = re.compile(r"\s+and\s+|\s*&&\s*", re.IGNORECASE)
 _ALSO_AND = re.compile(r"\s*&\s*")
+_VALUE_FIRST = re.compile(rf"({NUMBER})\s*(>=|<=|>|<)\s*([^<>=]*[^<>=\s])\s*((?:>=|<=|>|<).*)?", re.DOTALL)
+_OF_SQL = {"=": "==", "<>": "!="}
+_TURNED = {">=": "<=", "<=": ">=", ">": "<", "<": ">"}
 _BITS = re.compile(r"\(?\s*(\S.*?)\s*&\s*(\d{1,19})\s*\)?")
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
+_IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Split conditions that are joined by ``and``.
+    """Split conditions that are joined by ``and``; alternatives, joined by ``or``, stay together.
 
     Examples
     --------
     >>> as_conditions("flags == 0 and mag_i < 22")
     ('flags == 0', 'mag_i < 22')
+    >>> as_conditions("(q == 3 | q == 4) & (0.1 < z_spec <= 2)")
+    ('(q == 3 | q == 4)', 'z_spec > 0.1', 'z_spec <= 2')
     """
     out: list[str] = []
     several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
     for text in several:
         if not isinstance(text, str):
             raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        for part in _split(text.strip(), _AND):
-            out += _split(part, _ALSO_AND)
+        out += _all_of(text)
     return tuple(out)
+
+
+def _all_of(text: str) -> list[str]:
+    """Return the conditions of which all must hold, without the parentheses around each."""
+    text = _bare(text)
+    if len(_split(text, _OR)) > 1:
+        return [f"({text})"]
+    parts = [part for whole in _split(text, _AND) for part in _split(whole, _ALSO_AND)]
+    if len(parts) > 1:
+        return [condition for part in parts for condition in _all_of(part)]
+    if (turned := _VALUE_FIRST.fullmatch(text)) is None:  # 0.1 < z_spec < 2
+        return [text]
+    value, sign, name, rest = turned[1], turned[4], turned[5], turned[6]
+    return [f"{name} {_TURNED[sign]} {value}"] + ([f"{name} {rest}"] if rest else [])
+
+
+def _bare(text: str) -> str:
+    """Remove the parentheses around a whole condition, or around several."""
+    text = text.strip()
+    while text[:1] == "(" and _levels(text).index(0) == len(text) - 1 and _CONDITION.match(text[1:-1]):
+        text = text[1:-1].strip()
+    return text
+
+
+def _levels(text: str) -> list[int]:
+    """Return how many parentheses are open after each character; quotes count as one."""
+    plain = _IN_QUOTES.sub(lambda match: "(" + " " * (len(match[0]) - 2) + ")", text)
+    return list(accumulate((letter == "(") - (letter == ")") for letter in plain))
 
 
 def _split(text: str, joint: re.Pattern[str]) -> list[str]:
     """Split conditions at joints that have one on either side; ``flags & 4 == 0`` is a single one."""
-    parts, start = list[str](), 0
+    parts, start, levels = list[str](), 0, _levels(text)
     for match in joint.finditer(text):
-        if _CONDITION.match(text[start : match.start()]):
+        if levels[match.start()] == 0 and _CONDITION.match(text[start : match.start()]):
             parts.append(text[start : match.start()])
             start = match.end()
     parts.append(text[start:])
@@ -64,9 +99,9 @@ def matches_conditions(
     """Return a mask ``(N,)`` of the rows that satisfy all conditions; a missing value satisfies none.
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
-    ``"kind == galaxy"``, or several joined by ``and``. Numbers are compared numerically even if the table
-    stores them as text; booleans are compared with ``true`` or ``false``. ``COLUMN & BITS`` in place of
-    COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
+    ``"kind == galaxy"``, or several joined by ``and`` and ``or``, with parentheses. Numbers are compared
+    numerically even if the table stores them as text; booleans are compared with ``true`` or ``false``.
+    ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
 
     Raises
     ------
@@ -81,14 +116,22 @@ def matches_conditions(
     [True, False, False]
     >>> matches_conditions({"q": np.array(["13.5", "4", "--"])}, ["q >= 5"], "labels").tolist()
     [True, False, False]
+    >>> matches_conditions({"q": np.array([1, 3, 4])}, "(q >= 3) & (q < 4) | q == 1", "labels").tolist()
+    [True, True, False]
     """
     number = len(next(iter(columns.values()))) if columns else 0
     keep = np.ones(number, dtype=bool)
     for condition in as_conditions(conditions):
+        if len(alternatives := _split(_bare(condition), _OR)) > 1:
+            keep &= np.any([matches_conditions(columns, one, where) for one in alternatives], axis=0)
+            continue
         match = _CONDITION.match(condition)
         if match is None:
-            raise InputError(f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3'")
-        name, sign, text = match.groups()
+            raise InputError(
+                f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or "
+                "'q == 3 or q == 4'"
+            )
+        name, sign, text = match[1], _OF_SQL.get(match[2], match[2]), match[3]
         bits = _BITS.fullmatch(name) if name.strip("'\"`") not in columns else None
         column = require_column(columns, (bits[1] if bits else name).strip("'\"`"), where)
         if column.ndim != 1:
@@ -174,7 +217,7 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
     bare = quoted[2] if quoted else text
     if quoted is None and _COMPOUND.search(text):
         raise InputError(
-            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' alone; put "
+            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' and 'or'; put "
             "quotes around text that contains 'or' or an operator"
         )
     lower = np.char.lower(np.char.strip(column)) if len(column) else column

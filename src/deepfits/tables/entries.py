@@ -12,7 +12,7 @@ from deepfits.tables.table import truth_with_gaps, whole_with_gaps
 
 GAPS = (
     "", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
-    "#n/a", "(null)", "?", "n.a.", "undef", "undefined", "nodata", "no data", "missing", "–", "—",
+    "#n/a", "(null)", "?", "n.a.", "undef", "undefined", "nodata", "no data", "missing", "–", "—", "~",
     "#num!", "#value!", "#div/0!", "#ref!", "#name?",  # Excel
     *(f"{sign}{word}" for sign in ("", "+", "-") for word in ("nan", "nan(ind)", "nan(snan)")),
     *(  # C library of Windows

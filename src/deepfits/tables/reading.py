@@ -75,14 +75,16 @@ def read(
 def from_memory(given: Any, where: str) -> Table:
     """Treat a table of astropy, FITS, pandas, Polars or Arrow, or a mapping of columns, like a file.
 
-    Errors name `where`.
+    Tables that are not computed yet (LSDB, Dask, lazy ones of Polars) are. Errors name `where`.
     """
     import pyarrow as pa
     from astropy.io import fits
     from astropy.table import Table as AstropyTable
 
-    is_pandas = hasattr(given, "reset_index")
     with naming(where, f"{type(given).__name__} is not a table", "give a table, or the path of one"):
+        for finish in ("collect", "compute"):
+            given = getattr(given, finish)() if hasattr(given, finish) else given
+        is_pandas = hasattr(given, "reset_index")
         if hasattr(given, "__arrow_c_stream__") and not is_pandas:
             return _normalized(table_from_arrow(pa.table(given), Path(where)))
         if is_pandas:

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.angles import degrees
+from deepfits.tables.entries import GAPS
 from deepfits.tables.identities import identity_name, with_legacy_identity
 from deepfits.tables.names import (
     FIELDS,
@@ -52,6 +53,13 @@ log = logging.getLogger(__name__)
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
 _EQUINOX = re.compile(r"(?:(?:ra|pos|coord)_?)?equinox|epoch_of_equinox|equinox_epoch")
+# Positions written in one column: two angles of three parts each, or decimal degrees.
+_FIRST = r"\d{1,3}[\s:h]\s*\d\d?[\s:m]\s*\d\d?(?:\.\d*)?s?"
+_SECOND = r"[+\-−]?\d\d?[\s:d]\s*\d\d?[\s:m]\s*\d\d?(?:\.\d*)?s?"
+_GAP = r"(?:\s*,\s*|\s+|(?=[+\-−]))"
+_SEXAGESIMAL = re.compile(rf"(?P<ra>{_FIRST}){_GAP}(?P<dec>{_SECOND})")
+_EITHER = re.compile(rf"\(?(?P<ra>{_FIRST}|\d+\.\d+)°?{_GAP}(?P<dec>{_SECOND}|[+\-−]?\d+\.\d+)°?\)?")
+_SAYS_BOTH = re.compile(r"(?i)coo|pos|ra\W*(?:and\W*)?dec|sky|j2000|icrs")
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Parts of names that tell other columns with "ra" in their name from positions.
 _NOT_A_POSITION = re.compile(
@@ -101,7 +109,7 @@ def positions(
     """
     pair, frame = first_pair(columns, POSITIONS), "icrs"
     if pair is None:
-        if (found := _components(columns, where)) is not None:
+        if (found := _components(columns, where) or _in_one_column(columns, where)) is not None:
             return found
         pair = _similar_pair(columns, units, where)
     if pair is None:
@@ -485,6 +493,27 @@ def _components(
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
     return _validated(ra, dec, tuple(named.values()), frame)
+
+
+def _in_one_column(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
+    """Split positions in one column: ``10 00 28.6 +02 12 21`` or, if its name says so, ``150.119, 2.206``."""
+    for name, text in columns.items():
+        if text.dtype.kind != "U" or text.ndim != 1 or _B1950_NAME.search(name):
+            continue
+        pattern = _EITHER if _SAYS_BOTH.search(name) else _SEXAGESIMAL
+        there = np.flatnonzero(~np.isin(np.char.lower(text), GAPS))
+        if not len(there) or not pattern.fullmatch(text[there[0]]):
+            continue
+        parts = [pattern.fullmatch(entry) for entry in text[there].tolist()]
+        if not all(parts):
+            continue
+        sky = np.full((2, len(text)), np.nan)
+        for row, half in enumerate(("ra", "dec")):
+            angles = np.array([part[half] for part in parts if part])
+            sky[row, there] = degrees(angles, "", name, where, is_longitude=half == "ra", frame="icrs")
+        log.warning("WARNING: %s: %s is taken as the positions of the objects", where, name)
+        return _validated(sky[0], sky[1], (name,), "icrs")
+    return None
 
 
 def pixel_positions(

@@ -182,16 +182,15 @@ def write_astropy(
         _write_fits(table, path, info, described)
     elif format == "votable":
         _write_votable(table, str(path), info)
-    elif format == "csv":
-        table.write(path, format="ascii.csv")
     else:
-        if info is not None:
+        if info is not None and format != "csv":
             table.meta[INFO] = json.dumps(info)
-        if format == "ecsv":
-            table.write(path, format="ascii.ecsv")
-        else:
+        if format == "hdf5":
             with writing_hdf5(path) as file:
                 table.write(file, format="hdf5", path="table", serialize_meta=True)
+        else:
+            with path.open("w", encoding="utf-8", newline="") as text:  # astropy would take the locale's
+                table.write(text, format=f"ascii.{format}")
 
 
 def _described(

@@ -248,7 +248,10 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tu
         return tuple(names)
     unknown = [band for band in bands if band not in FILTERS]
     if unknown:
-        raise InputError(f"no filter is known for band {unknown[0]!r}; give one speclite name for each band")
+        raise InputError(
+            f"no filter is known for band {unknown[0]!r}; give filters, one for each of {', '.join(bands)}: "
+            "names of speclite, such as hsc2017-g, or files of wavelengths (Å) and transmissions"
+        )
     return tuple(FILTERS[band] for band in bands)
 
 

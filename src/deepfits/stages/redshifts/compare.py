@@ -16,10 +16,13 @@ from deepfits.progress import noted
 from deepfits.provenance import provenance
 from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.features import FEATURE_SETS
 from deepfits.redshifts.inputs import photoz_column
+from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Inputs, Training
-from deepfits.redshifts.methods import METHODS, Boosting, Constant
+from deepfits.redshifts.methods import METHODS, Boosting, Constant, TemplateFit
+from deepfits.redshifts.methods.stack import STACKS, Stack
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
@@ -40,6 +43,7 @@ from deepfits.stages.redshifts.load import (
     is_of_classes,
     load_dataset,
     parse_names,
+    warn_of_default_filters,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
@@ -130,6 +134,8 @@ def redshift(config: CompareConfig) -> Path:
     dataset = load_dataset(config, fewest=fewest)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
+    if config.template_features or RowKey(method=TemplateFit.name) in keys:
+        warn_of_default_filters(inputs)
     photoz = photoz_column(config.photoz, dataset, config.match_radius_arcsec) if config.photoz else None
     with claim(config, name="redshift compare", inputs=fingerprints(config)) as results:
         out = results.path
@@ -192,6 +198,25 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
 
 
+def require_usable(config: CompareConfig) -> None:
+    """Raise `InputError` for names that are unknown and labels that are unusable, whatever the features."""
+    classes = is_of_classes(config.labels, config.label_column)
+    read_labels(config.labels, column=config.label_column, select=config.select, classes=classes)
+    require_names(config)
+
+
+def require_names(config: CompareConfig) -> None:
+    """Raise `InputError` for unknown names of methods, losses and feature sets."""
+    pairs = [text.rpartition(":") for text in parse_names(config.feature_sets)]
+    for name in (*parse_names(config.methods), *(method for method, _, _ in pairs if method)):
+        require_known("method", name, METHODS)
+    for loss in parse_names(config.losses):
+        require_known("loss", loss, LOSSES)
+    for method, _, name in pairs:
+        is_stack = method == Stack.name
+        require_known("stack" if is_stack else "feature set", name, STACKS if is_stack else FEATURE_SETS)
+
+
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     """List the rows: the constant, then the methods in the order of `METHODS`, each with its losses.
 
@@ -202,10 +227,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     """
     names, losses = parse_names(config.methods), parse_names(config.losses)
     feature_sets = parse_names(config.feature_sets)
-    for name in (*names, *(text.partition(":")[0] for text in feature_sets if ":" in text)):
-        require_known("method", name, METHODS)
-    for loss in losses:
-        require_known("loss", loss, LOSSES)
+    require_names(config)
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
         RowKey(method=method.name, features=name, loss=loss)

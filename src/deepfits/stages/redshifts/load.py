@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,15 @@ from deepfits.redshifts.inputs import (
 )
 from deepfits.redshifts.labels import is_text, read_labels
 from deepfits.redshifts.method import Inputs
+from deepfits.redshifts.methods.templates import filters_of
 from deepfits.redshifts.options import LearningOptions
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
 from deepfits.tables.entries import GAPS, is_number
 from deepfits.tables.values import is_redshift_name
+
+log = logging.getLogger(__name__)
 
 
 def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> Dataset:
@@ -107,6 +111,16 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
         target=config.label_column,
         model_hash=dataset.model_hash,
     )
+
+
+def warn_of_default_filters(inputs: Inputs) -> None:
+    """Warn that templates are fitted through filters that may not be those of the images."""
+    if not inputs.options.filters:
+        log.warning(
+            "WARNING: the filters of the images are not known: templates are fitted through those of CLAUDS "
+            "and HSC, %s; if the images have others, give filters, one for each band",
+            ", ".join(filters_of(inputs.bands)),
+        )
 
 
 def with_measurements(

@@ -13,7 +13,7 @@ from deepfits.redshifts.classes import CLASSIFIER, train_classifier
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Training
-from deepfits.redshifts.methods import METHODS, Boosting, uses_templates
+from deepfits.redshifts.methods import METHODS, Boosting, TemplateFit, uses_templates
 from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.stages.redshifts.classes import classes_of
 from deepfits.stages.redshifts.load import (
@@ -21,6 +21,7 @@ from deepfits.stages.redshifts.load import (
     inputs_of,
     is_of_classes,
     load_dataset,
+    warn_of_default_filters,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
@@ -87,6 +88,8 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     dataset = load_dataset(config, fewest=kind.fewest_labels, fewest_to_test=0)
     inputs = inputs_of(dataset, config, templates=templates)
     kind.check(config.feature_set, inputs)
+    if templates or kind is TemplateFit:
+        warn_of_default_filters(inputs)
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
         if results.is_finished:
             return results.path
