@@ -1886,6 +1886,21 @@ def test_several_images_of_several_bands_in_a_file_are_exposures_and_no_field(tm
         find_fields(tmp_path)
 
 
+def test_names_of_hdus_count_where_all_images_have_the_filter_of_one(tmp_path, sky):
+    """As where the header of one band was copied: the file was refused as several images of that band."""
+    for role, values, power in (("SCI", sky, 1), ("WHT", np.full(SHAPE, SIGMA**-2), -2)):
+        for n, band in enumerate("GRI", 1):
+            pixels = (values * float(n) ** power).astype(np.float32)
+            plane = fits.ImageHDU(pixels, header(FILTER="g", BUNIT="nJy"))
+            plane.name = f"{role}_{band}"
+            with fits.open(tmp_path / "a.fits", mode="append") as hdus:
+                hdus.append(plane)
+    [field] = find_fields(tmp_path)
+    assert {band: source.hdu for band, source in field.images.items()} == {"g": 0, "r": 1, "i": 2}
+    _, weight, _ = read(tmp_path, bands=["i"])
+    np.testing.assert_allclose(np.median(weight), SIGMA**-2 / 9, rtol=1e-3)
+
+
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     head = header(FILTER="r", BUNIT="nJy")
     planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]

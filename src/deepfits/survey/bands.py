@@ -235,6 +235,17 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     return None, stem
 
 
+def are_copies(cards: Sequence[str | None], names: Sequence[str | None]) -> bool:
+    """Return whether filter cards of images in one file are copies of one band's, as other names show.
+
+    Examples
+    --------
+    >>> are_copies(["g", "g"], ["g", "r"]), are_copies(["g", "r"], ["1", "2"])
+    (True, False)
+    """
+    return len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+
+
 def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
     """Check that values are given only for existing bands; the key ``""`` stands for all bands.
 

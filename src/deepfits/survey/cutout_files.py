@@ -18,7 +18,7 @@ from typing import Any
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.bands import are_copies, band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
 from deepfits.survey.cutout_description import Description
 from deepfits.survey.file_names import says_what_it_holds, split_name
@@ -228,14 +228,11 @@ def images_of(hdus: Sequence[Any], dimensions: int) -> list[Any]:
 
 
 def bands_of_planes(hdus: fits.HDUList) -> dict[int, str | None]:
-    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
-
-    Where images share a filter card, a copy of one band's header, the names decide if they differ.
-    """
+    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``)."""
     planes = images_of(hdus, 2)
     images = [hdu for hdu in planes if role_of_hdu(hdu) is None]
     cards, names = ([find(hdu) for hdu in images] for find in (_band_of_cards, _band_of_name))
-    is_copied = len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+    is_copied = are_copies(cards, names)
     return {id(h): (None if is_copied else _band_of_cards(h)) or _band_of_name(h) for h in planes}
 
 
