@@ -1431,6 +1431,11 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
             wrong[key] = value
         with pytest.raises(InputError, match=words):
             places(wrong)
+    for key in ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH"):
+        for value in ("nan", "N/A", fits.card.Undefined()):
+            nothing = plain.copy()
+            nothing[key] = value
+            np.testing.assert_allclose(places(nothing), places(plain), atol=1e-9)
     old = plain.copy()
     for i, j in ((1, 1), (1, 2), (2, 1), (2, 2)):
         old[f"PC00{i}00{j}"] = float(i == j)

@@ -35,6 +35,9 @@ SMALLEST_PIXEL, LARGEST_PIXEL = 1e-3, 1000.0
 _NUMBER_CARD = re.compile(
     r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
 )
+# Keywords with a default, and values that stand for none.
+_WITH_DEFAULT = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH")
+_NOTHING = re.compile(r"|nan|n/?a|none|null|undef(?:ined)?|unknown", re.IGNORECASE)
 _EXPONENT_D = re.compile(r"^[^=/]*=\s*[+-]?[\d.]+[Dd][+-]?\d+\s*(?:/|$)")
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Maximum relative difference between the sides of a pixel before a warning.
@@ -133,11 +136,16 @@ def _settled(cards: fits.Header) -> list[str]:
 def _settle_numbers(cards: fits.Header) -> None:
     """Convert numbers given as text, and raise if one is invalid or missing, which wcslib reads as 0.
 
-    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them.
+    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them. Cards with a
+    default that say nothing, such as ``LONPOLE = NaN``, are dropped.
     """
     for card in list(cards.cards):
         key, value = card.keyword, card.value
-        if isinstance(value, float) and _EXPONENT_D.search(card.image):
+        if key in _WITH_DEFAULT and (
+            isinstance(value, fits.card.Undefined) or _NOTHING.fullmatch(str(value).strip())
+        ):
+            cards.remove(key)
+        elif isinstance(value, float) and _EXPONENT_D.search(card.image):
             cards.remove(key)
             cards[key] = value
         elif _NUMBER_CARD.fullmatch(key) and not isinstance(value, (int, float)):
