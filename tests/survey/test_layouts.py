@@ -266,6 +266,32 @@ def test_patterns_and_the_home_directory(tmp_path, monkeypatch):
         assert [row.band for row in deepfits.check(images, zero_point=31.4).rows] == ["g", "r"]
 
 
+def test_images_with_their_bands_may_be_one_text(tmp_path):
+    """As in ``fit --from-coadds``, whose images are one word of the command line."""
+    image, head = np.random.default_rng(2).normal(size=SHAPE), make_wcs(SHAPE).to_header()
+    for name in ("4,5", "4,6"):
+        fits.writeto(tmp_path / f"{name}.fits", image, head)
+    text = f"g={tmp_path}/4,5.fits,r={tmp_path}/4,6.fits"
+    assert [row.band for row in deepfits.check(text, zero_point=31.4).rows] == ["g", "r"]
+    assert images_at("g=a,5.fits,r=b", "/{}".format) == ["g=/a,5.fits", "r=/b"]
+
+
+def test_patterns_after_a_band_and_before_an_hdu(tmp_path):
+    """A shell does not expand ``g=blue/*.fits``, nor ``*.fits[SCI]``."""
+    rng = np.random.default_rng(2)
+    for folder in ("blue", "red"):
+        (tmp_path / folder).mkdir()
+        for ra in (150, 151):
+            head = make_wcs(SHAPE, ra=ra).to_header()
+            planes = [fits.ImageHDU(rng.normal(size=SHAPE), head, name=name) for name in ("OLD", "SCI")]
+            fits.HDUList([fits.PrimaryHDU(), *planes]).writeto(tmp_path / folder / f"tile{ra}.fits")
+    found = find_fields([f"g={tmp_path}/blue/*.fits[SCI]", f"r={tmp_path}/red/*.fits[2]"])
+    assert [field.name for field in found] == ["tile150", "tile151"]
+    assert [(s.path.parent.name, s.hdu) for s in found[1].images.values()] == [("blue", 2), ("red", 2)]
+    with pytest.raises(InputError, match=r"/no-\*.fits: no such file"):
+        find_fields(f"g={tmp_path}/no-*.fits")
+
+
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
 def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
     """The way out that a message names can be added to the same command, and the others stay as they are."""

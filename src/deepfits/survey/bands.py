@@ -281,10 +281,21 @@ def by_band(values: object) -> dict[str, Any]:
         return {band_name(name) if name else "": value for name, value in values.items()}
     out = {}
     for entry in values if isinstance(values, (list, tuple)) else [values]:
-        for part in re.split(r",(?=[^,=]+=)", entry) if isinstance(entry, str) else [entry]:
+        for part in pairs_in(entry) if isinstance(entry, str) else [entry]:
             band, equals, value = str(part).partition("=")
             out[band_name(band) if equals else ""] = value if equals else part
     return out
+
+
+def pairs_in(text: str) -> list[str]:
+    """Split several ``band=value``, separated by commas, which may also be part of a value.
+
+    Examples
+    --------
+    >>> pairs_in("g=4,5.fits,r=4,6.fits"), pairs_in("g=0.8"), pairs_in("calexp-HSC-G-9813-4,5.fits")
+    (['g=4,5.fits', 'r=4,6.fits'], ['g=0.8'], ['calexp-HSC-G-9813-4,5.fits'])
+    """
+    return re.split(r",(?=[^,=/]+=)", text)
 
 
 def passband(band: str) -> str:

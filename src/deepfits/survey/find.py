@@ -68,7 +68,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
 
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
     ``band=path`` sets a file's band, and ``path[2]`` or ``path[SCI]`` its HDU, also for files in directories
-    of the list. Patterns such as ``tiles/*/coadd-?.fits`` stand for what they match.
+    of the list. Patterns such as ``tiles/*/coadd-?.fits`` and ``g=tiles/*.fits[SCI]`` stand for what they
+    match.
 
     Raises
     ------
@@ -110,11 +111,12 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             stated[path.resolve()].append((band, hdu))
     sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
     done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
+    given = [band for path, band, _ in items if band is not None and path.resolve() not in done]
     for path, band, hdu in items:
         if path.is_dir() or path.resolve() in done:
             continue
         if (band, hdu) != (None, None):
-            sources.append(source_of(path, band=band, hdu=hdu))
+            sources.append(source_of(path, band=band, hdu=hdu, is_of_name=len(set(given)) < len(given)))
         elif path.resolve() not in stated:
             if _is_image(path):
                 sources.append(source_of(path))
@@ -212,10 +214,24 @@ def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
 
 
 def _matches(item: str | Path) -> list[str | Path]:
-    """Return the paths that a pattern matches, as a shell does; the item itself if it is none."""
-    is_pattern = bool(set("*?") & set(str(item))) and not Path(item).exists()
-    found = sorted(glob.glob(str(item), recursive=True)) if is_pattern else []
-    return [*found] or [item]
+    """Return what a pattern matches, each with its band and HDU; the item itself if it is no pattern."""
+    if not set("*?") & set(str(item)) or Path(item).exists():
+        return [item]
+    if found := sorted(glob.glob(str(item), recursive=True)):
+        return [*found]
+    band, text, hdu = _split(str(item))
+    ends = f"{band}=" * (band is not None), f"[{hdu}]" * (hdu is not None)
+    return [path.join(ends) for path in sorted(glob.glob(text, recursive=True))] or [item]
+
+
+def _split(text: str) -> tuple[str | None, str, str | None]:
+    """Return the band, path and HDU of ``band=path[hdu]``; None for what it lacks."""
+    band = hdu = None
+    if match := _EXPLICIT.match(text):
+        band, text = match["band"], match["path"]
+    if match := _HDU.match(text):
+        text, hdu = match["path"], match["hdu"]
+    return band, text, hdu
 
 
 def _parsed(item: str | Path) -> _Item:
@@ -223,11 +239,12 @@ def _parsed(item: str | Path) -> _Item:
     text, band, hdu = str(item), None, None
     path = Path(text)
     if not path.exists():
-        if match := _EXPLICIT.match(text):
-            band, text = match["band"], match["path"]
-        if (match := _HDU.match(text)) and (match["hdu"].isdigit() or Path(match["path"]).is_file()):
-            text, hdu = match["path"], hdu_number(Path(match["path"]), match["hdu"])
+        band, text, which = _split(text)
         path = Path(text)
+        if which is not None and (which.isdigit() or path.is_file()):
+            hdu = hdu_number(path, which)
+        elif which is not None:
+            path = Path(f"{text}[{which}]")
     if path.is_file() and _BUNDLE.search(path.name):
         raise InputError(f"{path}: an archive of files; unpack it, and give the directory")
     if path.is_dir():
