@@ -660,6 +660,13 @@ def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):
     np.testing.assert_allclose(found.image[0], objects["A-1"]["image"][:2] * NJY, rtol=1e-5)
 
 
+def test_images_of_a_single_layer_are_images(objects, tmp_path):
+    """As ``(1, H, W)``: they were taken for cubes of all bands, and refused."""
+    layers = {name: {kind: v[:, None] for kind, v in planes.items()} for name, planes in objects.items()}
+    in_files(tmp_path / "stamps", layers, "{name}_{band}{end}.fits")
+    check(*read(tmp_path / "stamps", tmp_path / "store"), objects)
+
+
 def test_names_of_hdus_count_where_all_have_the_filter_of_one(objects, tmp_path):
     """As where the header of the reference band was copied: they were refused as two HDUs of one band."""
     directory = tmp_path / "stamps"

@@ -59,7 +59,7 @@ def bands_of(objects: list[ObjectFiles]) -> tuple[str, ...]:
         return sort_bands(b for b in bands_of_planes(hdus).values() if b)
 
 
-def bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
+def bands_of_cube(hdus: Sequence[Any], cube: Any) -> tuple[str, ...]:
     """Return the bands of a cube's layers from the header: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
 
     Empty unless there is one for each layer.
@@ -223,8 +223,14 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 
 def images_of(hdus: Sequence[Any], dimensions: int) -> list[Any]:
-    """Return the image HDUs with this number of dimensions."""
-    return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
+    """Return the image HDUs with this number of dimensions; see `dimensions_of`."""
+    return [hdu for hdu in hdus if hdu.is_image and dimensions_of(hdu) == dimensions]
+
+
+def dimensions_of(hdu: Any) -> int:
+    """Return the number of dimensions of an image: 2 for a single layer, ``(1, H, W)``."""
+    shape = tuple(hdu.shape or ())
+    return 2 if len(shape) > 2 and set(shape[:-2]) == {1} else len(shape)
 
 
 def bands_of_planes(hdus: fits.HDUList) -> dict[int, str | None]:
@@ -237,7 +243,9 @@ def bands_of_planes(hdus: fits.HDUList) -> dict[int, str | None]:
 
 
 def _band_of_cards(hdu: Any) -> str | None:
-    return band_of_header(hdu.header)
+    if (band := band_of_header(hdu.header)) is not None or len(hdu.shape) == 2:
+        return band
+    return next(iter(bands_of_cube([hdu], hdu)), None)
 
 
 def _band_of_name(hdu: Any) -> str | None:
