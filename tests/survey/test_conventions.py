@@ -971,6 +971,10 @@ def test_images_that_the_viewer_of_the_legacy_surveys_has_resampled_are_warned_o
     head = header(scale, SURVEY="LegacySurvey", VERSION="DR9", IMAGETYP="image", BANDS="r", BAND0="r")
     values = counts(sky, 22.5)[0] * (0.262 / scale) ** 2
     fits.writeto(tmp_path / "cutout_r.fits", values.astype(np.float32), head)
+    images = image_set(tmp_path)  # no card gives the zero point, which is known
+    with open_field(images.fields[0], images) as field:
+        np.testing.assert_allclose(field.planes["r"].read()[0], sky, rtol=2e-3, atol=1e-2)
+    assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
     found = [text for text in deepfits.check(tmp_path, zero_point=22.5).warnings if "resampled" in text]
     assert bool(found) == (scale != 0.262)
     if found:
