@@ -188,6 +188,24 @@ def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_
     assert (found.catalogue["mag"] == 21.5).all()
 
 
+def test_columns_in_groups_are_kept(arrays, tmp_path):
+    """They were lost, positions and redshifts included, and the objects numbered."""
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        for name in ("image", "ivar", "mask"):
+            file[f"pixels/{name}"] = arrays[name]
+        file["catalogue/object_id"], file["catalogue/z_spec"] = arrays["object_id"], arrays["z_spec"]
+        file["z_spec"], file["catalogue/other"] = arrays["z_spec"] + 1, np.arange(N + 1)
+        file["table/rows"] = np.rec.fromarrays([np.arange(N) + 0.5], names="ra")
+    keys = 'file = "c.h5"\nimage = "pixels/image"\nweight = "pixels/ivar"\nmask = "pixels/mask"\n'
+    text = f'{keys}mask_nonzero_is = "bad"\n{BANDS}'
+    _, found = read(describe(tmp_path / "c.toml", text), tmp_path / "store")
+    check(found, arrays)
+    np.testing.assert_array_equal(found.object_id, arrays["object_id"])
+    np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"] + 1)
+    np.testing.assert_array_equal(found.catalogue["catalogue_z_spec"], arrays["z_spec"])
+    np.testing.assert_array_equal(found.catalogue["ra"], np.arange(N) + 0.5)
+
+
 def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     names = np.array([f"A{n}" for n in range(N)], dtype=object)
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)

@@ -51,6 +51,7 @@ REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .n
 _HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 MAX_NPZ_RATIO = 5000
 FEW_OBJECTS = 200
+MOST_ARRAYS = 4096
 
 
 @contextmanager
@@ -358,12 +359,23 @@ def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarra
     return part if part.ndim == 4 else part[:, None]
 
 
+def _in_groups(content: Any, number: int) -> list[str]:
+    """Return the paths of arrays with one value per object in groups of an HDF5 file."""
+    arrays = content.arrays(MOST_ARRAYS) if hasattr(content, "arrays") else {}
+    return sorted(p for p, shape in arrays.items() if "/" in p and shape in ((number,), (number, 1)))
+
+
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:
     """Return the columns named in the description, or all with one value per object.
 
-    Fields of structured arrays count as columns.
+    Fields of structured arrays count as columns, and so do arrays in groups of HDF5 files, by the last part
+    of their names.
     """
-    there = {name: content.get(name) for name in sorted(map(str, content)) if name not in taken}
+    paths = [*sorted(map(str, content)), *_in_groups(content, number)]
+    there: dict[str, Any] = {}
+    for place in [place for place in paths if place not in taken]:
+        short = place.rpartition("/")[2]
+        there[place.replace("/", "_") if short in there else short] = content.get(place)
     for found in [array for array in there.values() if getattr(array, "dtype", None) is not None]:
         if found.dtype.names and found.shape == (number,):
             there = {name: found[name] for name in found.dtype.names} | there
