@@ -211,6 +211,11 @@ def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
     with pytest.raises(InputError, match=r"object_id holds Python objects, .* save it as numbers or text"):
         read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
+    images = np.empty(2, dtype=object)
+    images[:] = [arrays["image"][0], arrays["image"][1, :, :30]]
+    np.save(tmp_path / "c.npy", images)
+    with pytest.raises(InputError, match=r"c\.npy: holds Python objects, such as images of different sizes"):
+        read(describe(tmp_path / "d.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "other")
 
 
 def test_one_band_needs_no_axis(arrays, tmp_path):

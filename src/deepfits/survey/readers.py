@@ -94,7 +94,15 @@ def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutout
 def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
     with naming(path, "not a readable NumPy file"):
         if path.suffix == ".npy":
-            return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
+            try:
+                return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
+            except ValueError as error:
+                if "Python objects" not in str(error):
+                    raise
+                raise InputError(
+                    f"{path}: holds Python objects, such as images of different sizes, which are not read; "
+                    "save one array of numbers, with NaN around smaller images"
+                ) from error
         with np.load(path, allow_pickle=False) as content:
             declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
