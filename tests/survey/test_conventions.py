@@ -894,6 +894,8 @@ def test_planes_of_a_second_mask_of_rubin_count(tmp_path, sky):
         ("SPITZER_I1_40_E1_maic", "SPITZER_I1_40_E1_munc", "SPITZER_I1_40_E1_mcov"),
         ("1497p015_ac51-w1-int-3", "1497p015_ac51-w1-unc-3", "1497p015_ac51-w1-cov-3"),
         ("ztf_000650_zg_c01_q1_refimg", "ztf_000650_zg_c01_q1_refunc", "ztf_000650_zg_c01_q1_refcov"),
+        ("m101_ch1", "m101_ch1_unc", "m101_ch1_area"),  # of Montage
+        ("m101_ch1", "m101_ch1_unc", "m101_ch1_footprint"),  # of reproject
     ],
 )
 def test_maps_of_coverage_are_no_images(tmp_path, sky, names):

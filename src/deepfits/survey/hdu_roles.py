@@ -51,7 +51,7 @@ OTHER = (
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
-    "snr", "nimage", "srcmask", "sourcemask", "objmask",
+    "snr", "nimage", "srcmask", "sourcemask", "objmask", "area", "footprint",
 )  # fmt: skip
 # Words for maps of exposure time or of numbers of exposures.
 _EXPOSURES = {
