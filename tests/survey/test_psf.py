@@ -277,6 +277,14 @@ def test_psfs_of_several_bands_or_images_in_a_file(tmp_path) -> None:
         assert found["fwhm_arcsec"] == pytest.approx(fwhm, rel=0.03)
     with pytest.raises(InputError, match="PSFs of g, r, z, none of i"):
         read_psf_option(str(tmp_path / "psf.fits"), 0.2, "i")
+    for hdu, band in zip(hdus, "GRZ", strict=True):  # named, with one band's card, or without any
+        hdu.name, hdu.header["BAND"] = f"PSF_{band}", "r"
+    for end in ("copied", "named"):
+        fits.HDUList(hdus).writeto(tmp_path / f"{end}.fits")
+        found = read_psf_option(str(tmp_path / f"{end}.fits"), 0.2, "z")
+        assert found["fwhm_arcsec"] == pytest.approx(0.9, rel=0.03)
+        for hdu in hdus:
+            hdu.header.remove("BAND", ignore_missing=True)
     write_psfex(tmp_path / "g.psf", star(0.9, 0.2)[None].astype("f4"), 0)
     with fits.open(tmp_path / "g.psf", mode="append") as models:
         models.append(models[1].copy())

@@ -8,7 +8,7 @@ from typing import Any
 
 from astropy.io import fits
 
-from deepfits.survey.bands import band_name, band_of_name
+from deepfits.survey.bands import band_name, band_of_name, is_known_band
 from deepfits.survey.fitsfile import image_hdus
 
 # Words of masks that define the meaning of non-zero pixels.
@@ -163,6 +163,18 @@ def band_of_plane(name: str) -> str | None:
     if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
         return rest[-1].lower()
     return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
+
+
+def known_band_of_plane(name: str) -> str | None:
+    """Return the band in an HDU's name as `band_of_plane` does, if surveys use it; else None.
+
+    Examples
+    --------
+    >>> known_band_of_plane("PSF_G"), known_band_of_plane("CCD12")
+    ('g', None)
+    """
+    band = band_of_plane(name)
+    return band if band is not None and is_known_band(band) else None
 
 
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:

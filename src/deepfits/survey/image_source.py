@@ -21,7 +21,7 @@ from deepfits.survey.bands import (
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
 from deepfits.survey.fitsfile import has_image, peek_headers
-from deepfits.survey.hdu_roles import band_of_plane, role_of
+from deepfits.survey.hdu_roles import known_band_of_plane, role_of
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -143,7 +143,7 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     """Return the bands stated by HDUs with images of the sky, by HDU number."""
     words = {number: str(header.get("EXTNAME", "")) for number, header in enumerate(headers)}
     images = [n for n, header in enumerate(headers) if has_image(header) and role_of(words[n]) is None]
-    named = {n: name for n in images if is_known_band(name := band_of_plane(words[n]) or "")}
+    named = {n: name for n in images if (name := known_band_of_plane(words[n]))}
     stated = {n: band for n in images if (band := band_of_header(headers[n]))}
     if are_copies([stated.get(n) for n in images], [named.get(n) for n in images]):
         stated = {}
