@@ -1374,6 +1374,9 @@ def test_an_alternate_wcs_is_corrected_or_refused_as_a_primary_one_is(sky, cards
         ({"EQUINOX": 0.0}, ""),
         ({"EQUINOX": 2015.3, "RADESYS": "ICRS"}, ""),
         ({"EQUINOX": 2000.0, "EPOCH": 2015.3}, ""),
+        ({"RADESYS": "ICRF"}, ""),
+        ({"RADESYS": "FK5/J2000.0"}, ""),
+        ({"RADESYS": "Gaia DR3", "EQUINOX": 2016.0}, ""),
     ],
 )
 def test_cards_of_a_wcs_that_mean_the_same(tmp_path, sky, cards, words):
@@ -1437,7 +1440,7 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
             wrong[key] = value
         with pytest.raises(InputError, match=words):
             places(wrong)
-    for key in ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH"):
+    for key in ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH", "RADESYS", "CUNIT1"):
         for value in ("nan", "N/A", fits.card.Undefined()):
             nothing = plain.copy()
             nothing[key] = value
