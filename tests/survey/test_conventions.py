@@ -1183,6 +1183,20 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
             read(f"r={tmp_path}/b.fits[1]")
 
 
+@pytest.mark.parametrize(
+    ("name", "is_image"), [("IMAGE_BKG_SUB", True), ("PSF_MATCHED", True), ("SKY", False)]
+)
+def test_the_only_image_in_a_file_may_be_called_after_another_map(tmp_path, sky, name, is_image):
+    """The error said that there was no image, beside its shape."""
+    path = tmp_path / "coadd-r.fits"
+    head = header(BUNIT="nJy", FILTER="r")
+    write(path, fits.ImageHDU(sky.astype(np.float32), head, name=name), fits.ImageHDU(full(1.0), name="WHT"))
+    if not is_image:
+        with pytest.raises(InputError, match=rf"no image of the sky, .* \({name}, WHT\); .* r=\S+\[1\]"):
+            read(tmp_path)
+    np.testing.assert_allclose(read(tmp_path if is_image else f"r={path}[1]")[0], sky, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP", "SRCMASK", "1-1.E.RMS"])
 def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name):
     image, extra = (

@@ -70,9 +70,11 @@ _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevar
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "CUTOUT", "COMPRESSED", "INVERSE", "INV")
-# Compounds that count as one word, as in bad_pixel_mask; n_image is Rubin's number of exposures.
+# Compounds that count as one word, as in bad_pixel_mask and bkg_sub; n_image is Rubin's number of exposures.
 _ONE_WORD = re.compile(
-    r"(?<![A-Z])(?:n[-_. ]image|(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
+    r"(?<![A-Z])(?:n[-_. ]image|"
+    r"(?:bkg|background|sky|psf)[-_. ](?:sub(?:tracted)?|removed|free|match(?:ed)?)|"
+    r"(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
     r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk)))(?![A-Z])",
     re.IGNORECASE,
 )
@@ -87,6 +89,8 @@ def role_of(name: str) -> str | None:
     --------
     >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON"), role_of("1-1.E.RMS"), role_of("INVERSE_VAR")
     (None, 'weight', 'other', 'rms', 'ivar')
+    >>> role_of("SKY"), role_of("SCI_SKY_SUB"), role_of("IMAGE_BKG_SUBTRACTED")
+    ('other', None, None)
     """
     words = words_of(name.upper())
     if any(w in _OTHER for w in words):
