@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -665,6 +666,21 @@ def test_images_of_a_single_layer_are_images(objects, tmp_path):
     layers = {name: {kind: v[:, None] for kind, v in planes.items()} for name, planes in objects.items()}
     in_files(tmp_path / "stamps", layers, "{name}_{band}{end}.fits")
     check(*read(tmp_path / "stamps", tmp_path / "store"), objects)
+
+
+@pytest.mark.parametrize("is_cube", [True, False])
+def test_a_table_beside_the_cutouts_is_none(objects, tmp_path, caplog, is_cube):
+    """Its name gives no band, or it was the file that told how all of them are made."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    if is_cube:
+        in_cubes(directory, objects)
+    else:
+        in_files(directory, objects, "{name}_{band}{end}.fits")
+    Table({"object_id": list(objects), "z": [0.1, 0.2, 0.3]}).write(directory / "0-catalogue.fits")
+    keys = 'bands = ["g", "r", "z"]\nmask_nonzero_is = "bad"\n'
+    check(*read(directory, tmp_path / "store", keys), objects)
+    assert "0-catalogue.fits: no image in this file; not used" in caplog.text
 
 
 def test_a_catalogue_of_other_identities_is_matched_by_position(objects, tmp_path):

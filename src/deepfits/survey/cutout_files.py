@@ -23,7 +23,7 @@ from deepfits.survey.companions import SHARED, companions_of, is_companion, is_p
 from deepfits.survey.cutout_description import Description
 from deepfits.survey.file_names import says_what_it_holds, split_name
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stem_of
 from deepfits.survey.hdu_roles import band_of_plane, name_of, role_of_hdu
 
 # Keywords, followed by a number, of the bands of a cube's layers.
@@ -84,7 +84,11 @@ def find_objects(d: Description, path: Path) -> list[ObjectFiles]:
     if path.is_file():
         return [ObjectFiles(stem_of(path), {"": {"image": path}})]
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    images = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
+    files = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
+    images = [file for file in files if any(map(has_image, peek_headers(file)))]
+    if images and (others := sorted({*files} - {*images})):
+        more = f" and {len(others) - 1} more" * (len(others) > 1)
+        log.warning("%s%s: no image in this file; not used", others[0], more)
     if not images:
         deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
         remedy = (
