@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ from deepfits.files import require_regular
 from deepfits.hdf5 import LocalGroup, opened
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
-from deepfits.survey.cutout_description import Description, compare_bands, read_description, zero_points
+from deepfits.survey.cutout_description import (
+    HDF5,
+    Description,
+    compare_bands,
+    read_description,
+    zero_points,
+)
+from deepfits.survey.cutout_parts import joined
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import (
     ForeignCutouts,
@@ -48,7 +55,6 @@ NAMES_OF_BANDS = (
 """Names of arrays and attributes that list a file's bands."""
 _NAMES_OF_SCALES = ("pixelscale", "pixscale", "pixelscl", "pixelscalearcsec", "pixscalearcsec")
 REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"
-_HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 MAX_NPZ_RATIO = 5000
 FEW_OBJECTS = 200
 MOST_ARRAYS = 4096
@@ -75,10 +81,15 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
-        if path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path):
-            raise InputError(f"{path}: not an HDF5, NumPy or FITS file; {REMEDY}")
-        with opened(path) as file:
-            yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
+        paths = [part.resolve() for part in description.parts] or [path]
+        with ExitStack() as files:
+            found = []
+            for one in paths:
+                if one.suffix.lower() not in HDF5 and not h5py.is_hdf5(one):
+                    raise InputError(f"{one}: not an HDF5, NumPy or FITS file; {REMEDY}")
+                file = files.enter_context(opened(one))
+                found.append(_from_arrays(description, one, LocalGroup(file, one)))
+            yield _settled(joined(found, paths, path), description)
 
 
 def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutouts:
