@@ -1057,7 +1057,9 @@ def test_weights_of_several_layers_are_said(tmp_path, sky):
     assert any("no weight plane" in text for text in remarks)
 
 
-@pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])
+@pytest.mark.parametrize(
+    "name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP", "CONFIDENCE", "BPMASK"]
+)
 def test_further_names_of_planes(name):
     assert role_of(name) in ("mask", "rms", "ivar", "weight")
 

@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 # By wavelength. Other bands follow: those of space telescopes by wavelength, then the rest alphabetically.
 ORDER = (
-    *("FUV", "NUV", "U", "u", "ustar", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
+    *("FUV", "NUV", "U", "u", "ustar", "v", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
     *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
 )
 _SPECIAL = {
@@ -331,6 +331,8 @@ def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:
     --------
     >>> sort_bands(["F160W", "r", "F606W", "g"]), sort_bands(["F444W", "F090W", "F200W"])
     (('g', 'r', 'F606W', 'F160W'), ('F090W', 'F200W', 'F444W'))
+    >>> sort_bands("griuvz")  # of SkyMapper
+    ('u', 'v', 'g', 'r', 'i', 'z')
     """
     return tuple(sorted(set(bands), key=_rank))
 

@@ -24,7 +24,7 @@ MEANING_OF_MASK = {
         for end in ("", "MASK", "MSK", "MAP")
         if of + end not in ("", "MAP")
     },
-    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # OOD to OKD are NOIRLab's
+    **dict.fromkeys(("BPM", "BPMASK", "OOD", "OPD", "OSD", "OKD"), "bad"),  # OOD to OKD are NOIRLab's
 }
 _NAMES = {
     "mask": (
@@ -39,7 +39,7 @@ _NAMES = {
         *("UNC", "UNCERT", "UNCERTAINTY", "MUNC", "REFUNC"),
     ),
     "weight": (
-        *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF"),
+        *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF", "CONFIDENCE", "WMAP"),
         *("OOW", "OPW", "OSW", "OKW"),
     ),
 }
