@@ -247,7 +247,9 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
     }
     for name, (key, value) in cards.items():
         fits.writeto(tmp_path / name, star(0.9, 0.05, 121), fits.Header({key: value}))
-    for name in ("a.fits", "b.fits", "c.fits", "d.fits", *cards):
+    axis = fits.Header({"CDELT1": -0.05, "CUNIT1": "arcsec"})
+    fits.writeto(tmp_path / "h.fits", star(0.9, 0.05, 121), axis)
+    for name in ("a.fits", "b.fits", "c.fits", "d.fits", "h.fits", *cards):
         found = read_psf_option(str(tmp_path / name), 0.2)
         assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
         assert "0.05 arcsec" in found["source"]

@@ -216,7 +216,10 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
 def own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
     stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
-    in_degrees = stated if "CTYPE1" in header else [*stated, abs(_number(header.get("CDELT1")) or 0.0)]
+    step_of_axis = abs(_number(header.get("CDELT1")) or 0.0)
+    if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
+        stated = [*stated, step_of_axis]
+    in_degrees = stated if "CTYPE1" in header else [*stated, step_of_axis]
     for scale in (*stated, *(value * 3600 for value in in_degrees)):
         if 0.001 < scale < 20:
             return scale
