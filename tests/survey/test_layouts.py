@@ -290,6 +290,9 @@ def test_patterns_after_a_band_and_before_an_hdu(tmp_path):
     assert [(s.path.parent.name, s.hdu) for s in found[1].images.values()] == [("blue", 2), ("red", 2)]
     with pytest.raises(InputError, match=r"/no-\*.fits: no such file"):
         find_fields(f"g={tmp_path}/no-*.fits")
+    (tmp_path / "red" / "tile150.fits").rename(tmp_path / "other.fits")
+    twice = [f"g={tmp_path}/blue/tile150.fits[2]"] * 2
+    assert [field.bands for field in find_fields([*twice, f"r={tmp_path}/other.fits[2]"])] == [("g", "r")]
 
 
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
@@ -358,6 +361,26 @@ def test_directories_of_tiles_with_files_of_the_same_names_are_fields(tmp_path, 
         assert all(tile in source.path.parts for source in field.images.values())
     with pytest.raises(InputError, match=r"a second g image .* give only one of them"):
         find_fields([tmp_path / "t2", tmp_path / "t3"])
+
+
+def test_files_given_for_their_bands_are_one_field_wherever_they_lie(tmp_path):
+    """``check`` advises to give them so; each directory was taken for a field."""
+    image = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
+    names = ("CFHT/x_u", "HSC/deep/y_g", "HSC/z")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE).to_header())
+    files = [f"{band}={tmp_path}/{name}.fits" for band, name in zip("ugr", names, strict=True)]
+    found = find_fields(files)
+    assert [(field.name, field.bands) for field in found] == [(tmp_path.name, ("u", "g", "r"))]
+    for tile in "ab":
+        (tmp_path / tile).mkdir()
+        fits.writeto(tmp_path / tile / "g.fits", image, make_wcs(SHAPE).to_header())
+    found = find_fields([f"{tmp_path}/{tile}/g.fits[0]" for tile in "ab"])
+    assert [field.name for field in found] == ["a", "b"]
+    write_calexp(tmp_path / "calexp-HSC-I-9813-3,4.fits", "HSC-I")
+    found = find_fields([*files, f"i={tmp_path}/calexp-HSC-I-9813-3,4.fits"])
+    assert [(field.name, field.bands) for field in found] == [("9813-3,4", ("u", "g", "r", "i"))]
 
 
 def test_fields_of_one_place_that_lack_each_others_bands_are_named(tmp_path):

@@ -111,17 +111,21 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             stated[path.resolve()].append((band, hdu))
     sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
     done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
-    given = [band for path, band, _ in items if band is not None and path.resolve() not in done]
+    given = {(band, path.resolve(), hdu) for path, band, hdu in items if band and path.resolve() not in done}
+    has_fields = _are_of_fields(given)
+    explicit: list[ImageSource] = []
     for path, band, hdu in items:
         if path.is_dir() or path.resolve() in done:
             continue
         if (band, hdu) != (None, None):
-            sources.append(source_of(path, band=band, hdu=hdu, is_of_name=len(set(given)) < len(given)))
+            source = source_of(path, band=band, hdu=hdu, is_of_name=has_fields)
+            (sources if band is None else explicit).append(source)
         elif path.resolve() not in stated:
             if _is_image(path):
                 sources.append(source_of(path))
             else:
                 maps.append(path)
+    sources += explicit if has_fields else _of_one_field(explicit)
     if maps and sources:
         log.warning(
             "%s%s: weights, a mask, a table or another map by name or header, not an image",
@@ -148,6 +152,25 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             f"{first}: no FITS image found (.fits, .fit or .fts, compressed or not); check the path"
         )
     return found
+
+
+def _are_of_fields(given: Iterable[tuple[str, Path, int | None]]) -> bool:
+    """Return whether files given for their bands show several places, else they are bands of one field."""
+    by_band: dict[str, dict[str, tuple[Path, int | None]]] = defaultdict(dict)
+    for band, path, hdu in given:
+        by_band[band][f"{path}[{hdu}]"] = path, hdu
+    is_several = any(len(files) > 1 for files in by_band.values())
+    return is_several and not any(map(groups_of_one_place, by_band.values()))
+
+
+def _of_one_field(sources: list[ImageSource]) -> list[ImageSource]:
+    """Name the field of files given for its bands, which may lie in several directories, alike."""
+    names = {source.field for source in sources} - {""}
+    if len(sources) < 2 or len(names) > 1:
+        return sources
+    common = os.path.commonpath([source.path.resolve().parent for source in sources])
+    name = next(iter(names), Path(common).name)
+    return [source if source.field else replace(source, field=name) for source in sources]
 
 
 def _of_each_band(source: ImageSource) -> list[ImageSource]:
