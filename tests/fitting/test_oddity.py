@@ -24,7 +24,7 @@ def scene():
     return drawn, 0.97 * drawn + wrong + noise, np.full(drawn.shape, NOISE**-2)
 
 
-def figures(drawn, image, weight):
+def figures(drawn, image, weight, pixel_scale_arcsec=0.2):
     return residual_figures(
         image,
         weight,
@@ -33,7 +33,7 @@ def figures(drawn, image, weight):
         fraction=np.full(3, 0.03),
         noise=np.ones(3),
         bands=BANDS,
-        pixel_scale_arcsec=0.2,
+        pixel_scale_arcsec=pixel_scale_arcsec,
     )
 
 
@@ -54,6 +54,8 @@ def test_second_nucleus_is_a_structure_at_its_position(scene):
     assert words.startswith("structure in all bands, brighter than the model")
     # The flux of the galaxy hides the inner side of the nucleus.
     assert float(words.split("model ")[1].split(" arcsec")[0]) == pytest.approx(1.5, abs=0.3)
+    words = figures(drawn, image, weight, 0.005)["structure_words"][0]
+    assert float(words.split("model ")[1].split(" arcsec")[0]) == pytest.approx(1.5 / 40, rel=0.2)
 
 
 def test_knot_of_another_colour_names_its_band(scene):

@@ -894,6 +894,8 @@ def test_planes_of_a_second_mask_of_rubin_count(tmp_path, sky):
         ("SPITZER_I1_40_E1_maic", "SPITZER_I1_40_E1_munc", "SPITZER_I1_40_E1_mcov"),
         ("1497p015_ac51-w1-int-3", "1497p015_ac51-w1-unc-3", "1497p015_ac51-w1-cov-3"),
         ("ztf_000650_zg_c01_q1_refimg", "ztf_000650_zg_c01_q1_refunc", "ztf_000650_zg_c01_q1_refcov"),
+        ("m101_ch1", "m101_ch1_unc", "m101_ch1_area"),  # of Montage
+        ("m101_ch1", "m101_ch1_unc", "m101_ch1_footprint"),  # of reproject
     ],
 )
 def test_maps_of_coverage_are_no_images(tmp_path, sky, names):
@@ -971,6 +973,10 @@ def test_images_that_the_viewer_of_the_legacy_surveys_has_resampled_are_warned_o
     head = header(scale, SURVEY="LegacySurvey", VERSION="DR9", IMAGETYP="image", BANDS="r", BAND0="r")
     values = counts(sky, 22.5)[0] * (0.262 / scale) ** 2
     fits.writeto(tmp_path / "cutout_r.fits", values.astype(np.float32), head)
+    images = image_set(tmp_path)  # no card gives the zero point, which is known
+    with open_field(images.fields[0], images) as field:
+        np.testing.assert_allclose(field.planes["r"].read()[0], sky, rtol=2e-3, atol=1e-2)
+    assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
     found = [text for text in deepfits.check(tmp_path, zero_point=22.5).warnings if "resampled" in text]
     assert bool(found) == (scale != 0.262)
     if found:
@@ -1051,7 +1057,9 @@ def test_weights_of_several_layers_are_said(tmp_path, sky):
     assert any("no weight plane" in text for text in remarks)
 
 
-@pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])
+@pytest.mark.parametrize(
+    "name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP", "CONFIDENCE", "BPMASK"]
+)
 def test_further_names_of_planes(name):
     assert role_of(name) in ("mask", "rms", "ivar", "weight")
 
@@ -1175,6 +1183,20 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
     if order not in ("by name", "versions of their own"):
         with pytest.raises(InputError, match=r"b.fits: 2 images and 3 planes that may be the variance"):
             read(f"r={tmp_path}/b.fits[1]")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_image"), [("IMAGE_BKG_SUB", True), ("PSF_MATCHED", True), ("SKY", False)]
+)
+def test_the_only_image_in_a_file_may_be_called_after_another_map(tmp_path, sky, name, is_image):
+    """The error said that there was no image, beside its shape."""
+    path = tmp_path / "coadd-r.fits"
+    head = header(BUNIT="nJy", FILTER="r")
+    write(path, fits.ImageHDU(sky.astype(np.float32), head, name=name), fits.ImageHDU(full(1.0), name="WHT"))
+    if not is_image:
+        with pytest.raises(InputError, match=rf"no image of the sky, .* \({name}, WHT\); .* r=\S+\[1\]"):
+            read(tmp_path)
+    np.testing.assert_allclose(read(tmp_path if is_image else f"r={path}[1]")[0], sky, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP", "SRCMASK", "1-1.E.RMS"])
@@ -1368,6 +1390,9 @@ def test_an_alternate_wcs_is_corrected_or_refused_as_a_primary_one_is(sky, cards
         ({"EQUINOX": 0.0}, ""),
         ({"EQUINOX": 2015.3, "RADESYS": "ICRS"}, ""),
         ({"EQUINOX": 2000.0, "EPOCH": 2015.3}, ""),
+        ({"RADESYS": "ICRF"}, ""),
+        ({"RADESYS": "FK5/J2000.0"}, ""),
+        ({"RADESYS": "Gaia DR3", "EQUINOX": 2016.0}, ""),
     ],
 )
 def test_cards_of_a_wcs_that_mean_the_same(tmp_path, sky, cards, words):
@@ -1431,6 +1456,11 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
             wrong[key] = value
         with pytest.raises(InputError, match=words):
             places(wrong)
+    for key in ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH", "RADESYS", "CUNIT1"):
+        for value in ("nan", "N/A", fits.card.Undefined()):
+            nothing = plain.copy()
+            nothing[key] = value
+            np.testing.assert_allclose(places(nothing), places(plain), atol=1e-9)
     old = plain.copy()
     for i, j in ((1, 1), (1, 2), (2, 1), (2, 2)):
         old[f"PC00{i}00{j}"] = float(i == j)
@@ -1884,6 +1914,21 @@ def test_several_images_of_several_bands_in_a_file_are_exposures_and_no_field(tm
         InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; put each field into its own file"
     ):
         find_fields(tmp_path)
+
+
+def test_names_of_hdus_count_where_all_images_have_the_filter_of_one(tmp_path, sky):
+    """As where the header of one band was copied: the file was refused as several images of that band."""
+    for role, values, power in (("SCI", sky, 1), ("WHT", np.full(SHAPE, SIGMA**-2), -2)):
+        for n, band in enumerate("GRI", 1):
+            pixels = (values * float(n) ** power).astype(np.float32)
+            plane = fits.ImageHDU(pixels, header(FILTER="g", BUNIT="nJy"))
+            plane.name = f"{role}_{band}"
+            with fits.open(tmp_path / "a.fits", mode="append") as hdus:
+                hdus.append(plane)
+    [field] = find_fields(tmp_path)
+    assert {band: source.hdu for band, source in field.images.items()} == {"g": 0, "r": 1, "i": 2}
+    _, weight, _ = read(tmp_path, bands=["i"])
+    np.testing.assert_allclose(np.median(weight), SIGMA**-2 / 9, rtol=1e-3)
 
 
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -658,6 +659,52 @@ def test_hdus_of_astrocut_whose_filters_are_in_cards(objects, tmp_path):
     store, found = read(directory, tmp_path / "store", "", size=SIDE)
     assert store.info.bands == ("F606W", "F814W")
     np.testing.assert_allclose(found.image[0], objects["A-1"]["image"][:2] * NJY, rtol=1e-5)
+
+
+def test_images_of_a_single_layer_are_images(objects, tmp_path):
+    """As ``(1, H, W)``: they were taken for cubes of all bands, and refused."""
+    layers = {name: {kind: v[:, None] for kind, v in planes.items()} for name, planes in objects.items()}
+    in_files(tmp_path / "stamps", layers, "{name}_{band}{end}.fits")
+    check(*read(tmp_path / "stamps", tmp_path / "store"), objects)
+
+
+@pytest.mark.parametrize("is_cube", [True, False])
+def test_a_table_beside_the_cutouts_is_none(objects, tmp_path, caplog, is_cube):
+    """Its name gives no band, or it was the file that told how all of them are made."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    if is_cube:
+        in_cubes(directory, objects)
+    else:
+        in_files(directory, objects, "{name}_{band}{end}.fits")
+    Table({"object_id": list(objects), "z": [0.1, 0.2, 0.3]}).write(directory / "0-catalogue.fits")
+    keys = 'bands = ["g", "r", "z"]\nmask_nonzero_is = "bad"\n'
+    check(*read(directory, tmp_path / "store", keys), objects)
+    assert "0-catalogue.fits: no image in this file; not used" in caplog.text
+
+
+def test_a_catalogue_of_other_identities_is_matched_by_position(objects, tmp_path):
+    directory, places = tmp_path / "stamps", [(150.1, 2.2), (150.0, 2.1), (150.2, 2.3)]
+    directory.mkdir()
+    for (name, planes), (ra, dec) in zip(objects.items(), places, strict=True):
+        for index, band in enumerate(BANDS):
+            head = header(band)
+            head["CRVAL1"], head["CRVAL2"] = ra, dec
+            head["CRPIX1"] = head["CRPIX2"] = SIDE // 2 + 1.0
+            fits.writeto(directory / f"{name}_{band}.fits", planes["image"][index], head)
+    path = tmp_path / "c.csv"
+    path.write_text("id,ra,dec,z\n7,150.2,2.3,0.7\n5,150.0,2.1,0.5\n3,10,2,0.3\n1,150.1,2.20003,0.1\n")
+    description = tmp_path / "d.toml"
+    description.write_text('file = "stamps"\n')
+    store = CutoutStore(deepfits.cutouts(description, tmp_path / "s", catalogue=path))
+    found = store.catalogue(["z", "catalogue_id"])
+    expected = dict(zip(objects, (0.1, 0.5, 0.7), strict=True))
+    assert dict(zip(found["object_id"].tolist(), found["z"].tolist(), strict=True)) == expected
+    assert set(found["catalogue_id"].tolist()) == {1, 5, 7}
+    assert any("matched by position" in text for text in store.info.extra["remarks"])
+    path.write_text("id,ra,dec,z\n7,150.3,2.3,0.7\n5,150.0,2.2,0.5\n")
+    with pytest.raises(InputError, match="no row for any of the 3 cutouts"):
+        deepfits.cutouts(description, tmp_path / "other", catalogue=path)
 
 
 def test_names_of_hdus_count_where_all_have_the_filter_of_one(objects, tmp_path):

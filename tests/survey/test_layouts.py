@@ -266,6 +266,35 @@ def test_patterns_and_the_home_directory(tmp_path, monkeypatch):
         assert [row.band for row in deepfits.check(images, zero_point=31.4).rows] == ["g", "r"]
 
 
+def test_images_with_their_bands_may_be_one_text(tmp_path):
+    """As in ``fit --from-coadds``, whose images are one word of the command line."""
+    image, head = np.random.default_rng(2).normal(size=SHAPE), make_wcs(SHAPE).to_header()
+    for name in ("4,5", "4,6"):
+        fits.writeto(tmp_path / f"{name}.fits", image, head)
+    text = f"g={tmp_path}/4,5.fits,r={tmp_path}/4,6.fits"
+    assert [row.band for row in deepfits.check(text, zero_point=31.4).rows] == ["g", "r"]
+    assert images_at("g=a,5.fits,r=b", "/{}".format) == ["g=/a,5.fits", "r=/b"]
+
+
+def test_patterns_after_a_band_and_before_an_hdu(tmp_path):
+    """A shell does not expand ``g=blue/*.fits``, nor ``*.fits[SCI]``."""
+    rng = np.random.default_rng(2)
+    for folder in ("blue", "red"):
+        (tmp_path / folder).mkdir()
+        for ra in (150, 151):
+            head = make_wcs(SHAPE, ra=ra).to_header()
+            planes = [fits.ImageHDU(rng.normal(size=SHAPE), head, name=name) for name in ("OLD", "SCI")]
+            fits.HDUList([fits.PrimaryHDU(), *planes]).writeto(tmp_path / folder / f"tile{ra}.fits")
+    found = find_fields([f"g={tmp_path}/blue/*.fits[SCI]", f"r={tmp_path}/red/*.fits[2]"])
+    assert [field.name for field in found] == ["tile150", "tile151"]
+    assert [(s.path.parent.name, s.hdu) for s in found[1].images.values()] == [("blue", 2), ("red", 2)]
+    with pytest.raises(InputError, match=r"/no-\*.fits: no such file"):
+        find_fields(f"g={tmp_path}/no-*.fits")
+    (tmp_path / "red" / "tile150.fits").rename(tmp_path / "other.fits")
+    twice = [f"g={tmp_path}/blue/tile150.fits[2]"] * 2
+    assert [field.bands for field in find_fields([*twice, f"r={tmp_path}/other.fits[2]"])] == [("g", "r")]
+
+
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
 def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
     """The way out that a message names can be added to the same command, and the others stay as they are."""
@@ -332,6 +361,39 @@ def test_directories_of_tiles_with_files_of_the_same_names_are_fields(tmp_path, 
         assert all(tile in source.path.parts for source in field.images.values())
     with pytest.raises(InputError, match=r"a second g image .* give only one of them"):
         find_fields([tmp_path / "t2", tmp_path / "t3"])
+
+
+def test_files_given_for_their_bands_are_one_field_wherever_they_lie(tmp_path):
+    """``check`` advises to give them so; each directory was taken for a field."""
+    image = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
+    names = ("CFHT/x_u", "HSC/deep/y_g", "HSC/z")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE).to_header())
+    files = [f"{band}={tmp_path}/{name}.fits" for band, name in zip("ugr", names, strict=True)]
+    found = find_fields(files)
+    assert [(field.name, field.bands) for field in found] == [(tmp_path.name, ("u", "g", "r"))]
+    for tile in "ab":
+        (tmp_path / tile).mkdir()
+        fits.writeto(tmp_path / tile / "g.fits", image, make_wcs(SHAPE).to_header())
+    found = find_fields([f"{tmp_path}/{tile}/g.fits[0]" for tile in "ab"])
+    assert [field.name for field in found] == ["a", "b"]
+    write_calexp(tmp_path / "calexp-HSC-I-9813-3,4.fits", "HSC-I")
+    found = find_fields([*files, f"i={tmp_path}/calexp-HSC-I-9813-3,4.fits"])
+    assert [(field.name, field.bands) for field in found] == [("9813-3,4", ("u", "g", "r", "i"))]
+
+
+def test_fields_of_one_place_that_lack_each_others_bands_are_named(tmp_path):
+    """As u of one survey and g r of another, whose names differ in more than the band."""
+    image = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
+    for name, ra in (("CLAUDS_u", 150), ("SSP_g", 150), ("SSP_r", 150), ("other_g", 151)):
+        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE, ra=ra).to_header())
+    with pytest.raises(InputError, match=r"field 'CLAUDS', which has it, shows .* SSP_u\.fits; else"):
+        image_set(tmp_path)
+    warned = deepfits.check(tmp_path, zero_point=27).warnings
+    words = r"CLAUDS: no image in g, r; field 'SSP', which has it, shows the same .* CLAUDS_g\.fits$"
+    assert sum(re.match(words, text) is not None for text in warned) == 1
+    assert "other: no image in u, r" in warned
 
 
 def test_whole_way_from_calexps(tmp_path):

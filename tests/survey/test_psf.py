@@ -247,7 +247,9 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
     }
     for name, (key, value) in cards.items():
         fits.writeto(tmp_path / name, star(0.9, 0.05, 121), fits.Header({key: value}))
-    for name in ("a.fits", "b.fits", "c.fits", "d.fits", *cards):
+    axis = fits.Header({"CDELT1": -0.05, "CUNIT1": "arcsec"})
+    fits.writeto(tmp_path / "h.fits", star(0.9, 0.05, 121), axis)
+    for name in ("a.fits", "b.fits", "c.fits", "d.fits", "h.fits", *cards):
         found = read_psf_option(str(tmp_path / name), 0.2)
         assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
         assert "0.05 arcsec" in found["source"]
@@ -277,6 +279,14 @@ def test_psfs_of_several_bands_or_images_in_a_file(tmp_path) -> None:
         assert found["fwhm_arcsec"] == pytest.approx(fwhm, rel=0.03)
     with pytest.raises(InputError, match="PSFs of g, r, z, none of i"):
         read_psf_option(str(tmp_path / "psf.fits"), 0.2, "i")
+    for hdu, band in zip(hdus, "GRZ", strict=True):  # named, with one band's card, or without any
+        hdu.name, hdu.header["BAND"] = f"PSF_{band}", "r"
+    for end in ("copied", "named"):
+        fits.HDUList(hdus).writeto(tmp_path / f"{end}.fits")
+        found = read_psf_option(str(tmp_path / f"{end}.fits"), 0.2, "z")
+        assert found["fwhm_arcsec"] == pytest.approx(0.9, rel=0.03)
+        for hdu in hdus:
+            hdu.header.remove("BAND", ignore_missing=True)
     write_psfex(tmp_path / "g.psf", star(0.9, 0.2)[None].astype("f4"), 0)
     with fits.open(tmp_path / "g.psf", mode="append") as models:
         models.append(models[1].copy())

@@ -188,11 +188,70 @@ def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_
     assert (found.catalogue["mag"] == 21.5).all()
 
 
+def write_parts(directory, arrays, **changed):
+    for number, rows in enumerate((slice(0, 5), slice(5, 6), slice(6, N))):
+        path = directory / f"healpix={number}" / "001-of-001.hdf5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values[rows]
+            if number == 2:
+                for name, values in changed.items():
+                    file.pop(name, None)
+                    file[name] = values
+    return directory
+
+
+def test_hdf5_files_in_a_directory_are_one(arrays, tmp_path, caplog):
+    """As those of the Multimodal Universe; a directory was taken for one of FITS files."""
+    arrays = {**arrays, "name": np.array([f"galaxy {n}".encode() for n in range(N)])}
+    keys = 'file = "parts"\nweight = "ivar"\nmask = "mask"\nmask_nonzero_is = "bad"\n' + BANDS
+    write_parts(tmp_path / "parts", arrays, extra=np.arange(5))
+    _, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    check(found, arrays)
+    np.testing.assert_array_equal(found.object_id, arrays["object_id"])
+    np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"])
+    assert found.catalogue["name"].tolist() == [f"galaxy {n}" for n in range(N)]
+    assert "columns that some of 3 files lack are left out: extra" in caplog.text
+    assert len(deepfits.check(tmp_path / "c.toml").rows) == B
+    smaller = {name: arrays[name][6:, :, 1:-1, 1:-1] for name in ("image", "ivar", "mask")}
+    for changed, words in (
+        ({"object_id": np.arange(100, 105)}, "object_id"),
+        (smaller, r"healpix=2/001-of-001\.hdf5: cutouts have 38 × 38, but 40 × 40 in .*healpix=0"),
+    ):
+        write_parts(tmp_path / "parts", arrays, **changed)
+        with pytest.raises(InputError, match=words):
+            read(describe(tmp_path / "c.toml", keys), tmp_path / "other")
+
+
+def test_columns_in_groups_are_kept(arrays, tmp_path):
+    """They were lost, positions and redshifts included, and the objects numbered."""
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        for name in ("image", "ivar", "mask"):
+            file[f"pixels/{name}"] = arrays[name]
+        file["catalogue/object_id"], file["catalogue/z_spec"] = arrays["object_id"], arrays["z_spec"]
+        file["z_spec"], file["catalogue/other"] = arrays["z_spec"] + 1, np.arange(N + 1)
+        file["table/rows"] = np.rec.fromarrays([np.arange(N) + 0.5], names="ra")
+    keys = 'file = "c.h5"\nimage = "pixels/image"\nweight = "pixels/ivar"\nmask = "pixels/mask"\n'
+    text = f'{keys}mask_nonzero_is = "bad"\n{BANDS}'
+    _, found = read(describe(tmp_path / "c.toml", text), tmp_path / "store")
+    check(found, arrays)
+    np.testing.assert_array_equal(found.object_id, arrays["object_id"])
+    np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"] + 1)
+    np.testing.assert_array_equal(found.catalogue["catalogue_z_spec"], arrays["z_spec"])
+    np.testing.assert_array_equal(found.catalogue["ra"], np.arange(N) + 0.5)
+
+
 def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     names = np.array([f"A{n}" for n in range(N)], dtype=object)
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
     with pytest.raises(InputError, match=r"object_id holds Python objects, .* save it as numbers or text"):
         read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
+    images = np.empty(2, dtype=object)
+    images[:] = [arrays["image"][0], arrays["image"][1, :, :30]]
+    np.save(tmp_path / "c.npy", images)
+    with pytest.raises(InputError, match=r"c\.npy: holds Python objects, such as images of different sizes"):
+        read(describe(tmp_path / "d.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "other")
 
 
 def test_one_band_needs_no_axis(arrays, tmp_path):
@@ -376,7 +435,7 @@ def test_an_array_of_another_name_or_order_is_named(tmp_path):
 
 def test_files_that_could_run_code_are_refused(tmp_path):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="not a readable NumPy file"):
+    with pytest.raises(InputError, match=r"holds Python objects, .* which are not read"):
         deepfits.cutouts(describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "store")
 
 

@@ -144,7 +144,7 @@ def residual_figures(
                 out[kind][row] = abs(height)
                 where = distance.flat[position] * pixel_scale_arcsec
                 sign = "brighter" if height > 0 else "fainter"
-                words[kind][row] = f"{what}, {sign} than the model {where:.1f} arcsec from the centre"
+                words[kind][row] = f"{what}, {sign} than the model {where:.2g} arcsec from the centre"
     return out | {f"{kind}_words": values.astype(str) for kind, values in words.items()}
 
 

@@ -368,7 +368,7 @@ class Model:
             )
         side, scene = (store.size * store.pixel_scale_arcsec for store in (info, self.info))
         is_beyond = self.grid is not None and side > scene + info.pixel_scale_arcsec
-        beyond = f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"
+        beyond = f"{side:.3g} arcsec a side, the model's scenes have {scene:.3g}"
         if to_train and is_beyond:
             reasons.append(f"{beyond}: cut with size={self.cutout_size(info.pixel_scale_arcsec)}")
         elif self.grid is None and info.size != self.info.size:

@@ -42,8 +42,8 @@ class FitConfig(Solving, FitSettings):
         Cutout store, from `cutouts`; with `from_coadds`, images.
     from_coadds
         Fit directly from images: `store` is then what `cutouts` takes as images: a directory, a pattern such
-        as ``"tiles/*/"``, or (in Python) a list. Objects are cut out, fitted and discarded, part by part. The
-        features are identical to those from a store of these cutouts.
+        as ``"tiles/*/"``, or several: ``g=ONE.fits,r=TWO.fits`` (in Python also a list). Objects are cut out,
+        fitted and discarded, part by part. The features are identical to those from a store of these cutouts.
     catalogue
         With `from_coadds`: the objects to fit. By default they are detected.
     cutting

@@ -11,6 +11,7 @@ from deepfits.config import NAMES_FILES, Range
 from deepfits.fitting.settings import SolverSettings
 from deepfits.scale.cluster import Workers
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, refuse_given
+from deepfits.survey.bands import pairs_in
 from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
@@ -22,8 +23,12 @@ Images = str | Path | Sequence[str | Path]
 
 
 def as_list(paths: Images) -> list[str | Path]:
-    """Return the paths as a list, also where a single one is given."""
-    return [paths] if isinstance(paths, str | Path) else list(paths)
+    """Return the paths as a list, also where a single one is given, and ``band=path,band=path`` split."""
+    out: list[str | Path] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        is_one = isinstance(path, Path) or "=" not in path or Path(path).exists()
+        out += [path] if is_one else pairs_in(str(path))
+    return out
 
 
 def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
@@ -142,7 +147,7 @@ class ReadingFields(Reading, FieldReadingOptions):
         from deepfits.survey.fields import image_set
 
         reading = {f.name: getattr(self, f.name) for f in fields(FieldReadingOptions)}
-        return image_set(images, bands=self.bands, **reading, **others)
+        return image_set(as_list(images), bands=self.bands, **reading, **others)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ def stack(config: StackConfig) -> Path:
     _refuse_coadds_among_images(config)
     if config.grid is not None:
         refuse_given(config, ["pixel_scale"], f"with the grid of {config.grid}; leave one of them out")
-    exposures = find_exposures(config.images, bands=config.bands)
+    exposures = find_exposures(as_list(config.images), bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # not stacked now
     require_bands(points, [*exposures, *others], "zero_point")

@@ -27,6 +27,12 @@ _HARMLESS = re.compile(
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
+# Other names for them, and for the frame of Gaia's catalogue, which is the ICRS.
+_NAMES_OF_FRAMES = {
+    r"ICRS\W.*|ICRF\d?|GAIA\b.*": "ICRS",
+    r"FK5[^-\dA-Z].*|J2000(?:\.0)?": "FK5",
+    r"B1950(?:\.0)?": "FK4",
+}
 # Equinoxes of astrometric catalogues; any other value is often the date of the observation.
 _EQUINOXES = (1950.0, 2000.0)
 # Limits on the pixel scale, arcsec; without a scale, pixels would be 1°, and a wrong unit makes them tiny.
@@ -35,6 +41,9 @@ SMALLEST_PIXEL, LARGEST_PIXEL = 1e-3, 1000.0
 _NUMBER_CARD = re.compile(
     r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
 )
+# Keywords with a default, and values that stand for none.
+_WITH_DEFAULT = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH", "RADESYS", "RADECSYS", "CUNIT1", "CUNIT2")
+_NOTHING = re.compile(r"|nan|n/?a|none|null|undef(?:ined)?|unknown", re.IGNORECASE)
 _EXPONENT_D = re.compile(r"^[^=/]*=\s*[+-]?[\d.]+[Dd][+-]?\d+\s*(?:/|$)")
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Maximum relative difference between the sides of a pixel before a warning.
@@ -133,11 +142,16 @@ def _settled(cards: fits.Header) -> list[str]:
 def _settle_numbers(cards: fits.Header) -> None:
     """Convert numbers given as text, and raise if one is invalid or missing, which wcslib reads as 0.
 
-    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them.
+    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them. Cards with a
+    default that say nothing, such as ``LONPOLE = NaN``, are dropped.
     """
     for card in list(cards.cards):
         key, value = card.keyword, card.value
-        if isinstance(value, float) and _EXPONENT_D.search(card.image):
+        if key in _WITH_DEFAULT and (
+            isinstance(value, fits.card.Undefined) or _NOTHING.fullmatch(str(value).strip())
+        ):
+            cards.remove(key)
+        elif isinstance(value, float) and _EXPONENT_D.search(card.image):
             cards.remove(key)
             cards[key] = value
         elif _NUMBER_CARD.fullmatch(key) and not isinstance(value, (int, float)):
@@ -238,7 +252,8 @@ def _settle_frame(cards: fits.Header) -> list[str]:
     for key in ("RADESYS", "RADECSYS"):
         if key in cards:
             name = str(cards[key]).strip().upper()
-            name = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4"}.get(name, name)
+            found = (frame for text, frame in _NAMES_OF_FRAMES.items() if re.fullmatch(text, name))
+            name = next(found, name)
             if name not in ("", *_FRAMES):
                 raise _UnusableWCSError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
             cards[key] = name

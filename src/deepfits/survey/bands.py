@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 # By wavelength. Other bands follow: those of space telescopes by wavelength, then the rest alphabetically.
 ORDER = (
-    *("FUV", "NUV", "U", "u", "ustar", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
+    *("FUV", "NUV", "U", "u", "ustar", "v", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
     *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
 )
 _SPECIAL = {
@@ -235,6 +235,17 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     return None, stem
 
 
+def are_copies(cards: Sequence[str | None], names: Sequence[str | None]) -> bool:
+    """Return whether filter cards of images in one file are copies of one band's, as other names show.
+
+    Examples
+    --------
+    >>> are_copies(["g", "g"], ["g", "r"]), are_copies(["g", "r"], ["1", "2"])
+    (True, False)
+    """
+    return len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+
+
 def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
     """Check that values are given only for existing bands; the key ``""`` stands for all bands.
 
@@ -270,10 +281,21 @@ def by_band(values: object) -> dict[str, Any]:
         return {band_name(name) if name else "": value for name, value in values.items()}
     out = {}
     for entry in values if isinstance(values, (list, tuple)) else [values]:
-        for part in re.split(r",(?=[^,=]+=)", entry) if isinstance(entry, str) else [entry]:
+        for part in pairs_in(entry) if isinstance(entry, str) else [entry]:
             band, equals, value = str(part).partition("=")
             out[band_name(band) if equals else ""] = value if equals else part
     return out
+
+
+def pairs_in(text: str) -> list[str]:
+    """Split several ``band=value``, separated by commas, which may also be part of a value.
+
+    Examples
+    --------
+    >>> pairs_in("g=4,5.fits,r=4,6.fits"), pairs_in("g=0.8"), pairs_in("calexp-HSC-G-9813-4,5.fits")
+    (['g=4,5.fits', 'r=4,6.fits'], ['g=0.8'], ['calexp-HSC-G-9813-4,5.fits'])
+    """
+    return re.split(r",(?=[^,=/]+=)", text)
 
 
 def passband(band: str) -> str:
@@ -309,6 +331,8 @@ def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:
     --------
     >>> sort_bands(["F160W", "r", "F606W", "g"]), sort_bands(["F444W", "F090W", "F200W"])
     (('g', 'r', 'F606W', 'F160W'), ('F090W', 'F200W', 'F444W'))
+    >>> sort_bands("griuvz")  # of SkyMapper
+    ('u', 'v', 'g', 'r', 'i', 'z')
     """
     return tuple(sorted(set(bands), key=_rank))
 

@@ -50,7 +50,7 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     companions = _beside(path)
     weights = _weights_in(companions)
     for kind in (*weights[:1], "mask"):
-        alike = [p.name for p, role in companions if role == kind]
+        alike = [str(p) for p, role in companions if role == kind]
         if len(alike) > 1:
             what = "mask" if kind == "mask" else "weight"
             raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")

@@ -2,7 +2,7 @@
 
 For example
 
-    file = "cutouts.h5"            # .h5, .npz, .npy, or FITS: a directory of files, or one
+    file = "cutouts.h5"            # .h5 or FITS: a directory of files, or one; .npz, .npy
     bands = ["g", "r", "i"]
     image = "images"
     weight = "ivar"
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from deepfits.survey.bands import band_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.hdu_roles import meaning_of_mask, role_of
 
+HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 _Magnitude = Annotated[float, Range(ge=-100, le=100)]
 _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
 
@@ -70,7 +72,15 @@ class Description:
     @property
     def is_fits(self) -> bool:
         """Whether the cutouts are FITS files."""
-        return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
+        is_directory = self.path.is_dir() and not self.parts
+        return self.format == "fits" or is_directory or is_fits_name(self.path)
+
+    @cached_property
+    def parts(self) -> tuple[Path, ...]:
+        """The HDF5 files with the cutouts in a directory that has no FITS files; empty for anything else."""
+        if not self.path.is_dir() or any(map(is_fits_name, self.path.rglob("*"))):
+            return ()
+        return tuple(sorted(p for p in self.path.rglob("*") if p.suffix.lower() in HDF5 and p.is_file()))
 
     @property
     def weight_role(self) -> str:

@@ -18,12 +18,12 @@ from typing import Any
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.bands import are_copies, band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
 from deepfits.survey.cutout_description import Description
 from deepfits.survey.file_names import says_what_it_holds, split_name
 from deepfits.survey.find import fits_files
-from deepfits.survey.fitsfile import is_fits_name, opened, stem_of
+from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stem_of
 from deepfits.survey.hdu_roles import band_of_plane, name_of, role_of_hdu
 
 # Keywords, followed by a number, of the bands of a cube's layers.
@@ -59,7 +59,7 @@ def bands_of(objects: list[ObjectFiles]) -> tuple[str, ...]:
         return sort_bands(b for b in bands_of_planes(hdus).values() if b)
 
 
-def bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
+def bands_of_cube(hdus: Sequence[Any], cube: Any) -> tuple[str, ...]:
     """Return the bands of a cube's layers from the header: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
 
     Empty unless there is one for each layer.
@@ -84,7 +84,11 @@ def find_objects(d: Description, path: Path) -> list[ObjectFiles]:
     if path.is_file():
         return [ObjectFiles(stem_of(path), {"": {"image": path}})]
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    images = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
+    files = [p for where in (path, *subs) for p in fits_files(where) if not is_companion(p)]
+    images = [file for file in files if any(map(has_image, peek_headers(file)))]
+    if images and (others := sorted({*files} - {*images})):
+        more = f" and {len(others) - 1} more" * (len(others) > 1)
+        log.warning("%s%s: no image in this file; not used", others[0], more)
     if not images:
         deeper = next((p for p in sorted(path.rglob("*")) if is_fits_name(p)), None)
         remedy = (
@@ -223,24 +227,29 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 
 def images_of(hdus: Sequence[Any], dimensions: int) -> list[Any]:
-    """Return the image HDUs with this number of dimensions."""
-    return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
+    """Return the image HDUs with this number of dimensions; see `dimensions_of`."""
+    return [hdu for hdu in hdus if hdu.is_image and dimensions_of(hdu) == dimensions]
+
+
+def dimensions_of(hdu: Any) -> int:
+    """Return the number of dimensions of an image: 2 for a single layer, ``(1, H, W)``."""
+    shape = tuple(hdu.shape or ())
+    return 2 if len(shape) > 2 and set(shape[:-2]) == {1} else len(shape)
 
 
 def bands_of_planes(hdus: fits.HDUList) -> dict[int, str | None]:
-    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``).
-
-    Where images share a filter card, a copy of one band's header, the names decide if they differ.
-    """
+    """Return the bands of images by the HDUs' ``id``: from filter cards, or names (``SCI_G``, ``r_ivar``)."""
     planes = images_of(hdus, 2)
     images = [hdu for hdu in planes if role_of_hdu(hdu) is None]
     cards, names = ([find(hdu) for hdu in images] for find in (_band_of_cards, _band_of_name))
-    is_copied = len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
+    is_copied = are_copies(cards, names)
     return {id(h): (None if is_copied else _band_of_cards(h)) or _band_of_name(h) for h in planes}
 
 
 def _band_of_cards(hdu: Any) -> str | None:
-    return band_of_header(hdu.header)
+    if (band := band_of_header(hdu.header)) is not None or len(hdu.shape) == 2:
+        return band
+    return next(iter(bands_of_cube([hdu], hdu)), None)
 
 
 def _band_of_name(hdu: Any) -> str | None:

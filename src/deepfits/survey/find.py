@@ -68,7 +68,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
 
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
     ``band=path`` sets a file's band, and ``path[2]`` or ``path[SCI]`` its HDU, also for files in directories
-    of the list. Patterns such as ``tiles/*/coadd-?.fits`` stand for what they match.
+    of the list. Patterns such as ``tiles/*/coadd-?.fits`` and ``g=tiles/*.fits[SCI]`` stand for what they
+    match.
 
     Raises
     ------
@@ -110,16 +111,21 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             stated[path.resolve()].append((band, hdu))
     sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
     done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
+    given = {(band, path.resolve(), hdu) for path, band, hdu in items if band and path.resolve() not in done}
+    has_fields = _are_of_fields(given)
+    explicit: list[ImageSource] = []
     for path, band, hdu in items:
         if path.is_dir() or path.resolve() in done:
             continue
         if (band, hdu) != (None, None):
-            sources.append(source_of(path, band=band, hdu=hdu))
+            source = source_of(path, band=band, hdu=hdu, is_of_name=has_fields)
+            (sources if band is None else explicit).append(source)
         elif path.resolve() not in stated:
             if _is_image(path):
                 sources.append(source_of(path))
             else:
                 maps.append(path)
+    sources += explicit if has_fields else _of_one_field(explicit)
     if maps and sources:
         log.warning(
             "%s%s: weights, a mask, a table or another map by name or header, not an image",
@@ -146,6 +152,25 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             f"{first}: no FITS image found (.fits, .fit or .fts, compressed or not); check the path"
         )
     return found
+
+
+def _are_of_fields(given: Iterable[tuple[str, Path, int | None]]) -> bool:
+    """Return whether files given for their bands show several places, else they are bands of one field."""
+    by_band: dict[str, dict[str, tuple[Path, int | None]]] = defaultdict(dict)
+    for band, path, hdu in given:
+        by_band[band][f"{path}[{hdu}]"] = path, hdu
+    is_several = any(len(files) > 1 for files in by_band.values())
+    return is_several and not any(map(groups_of_one_place, by_band.values()))
+
+
+def _of_one_field(sources: list[ImageSource]) -> list[ImageSource]:
+    """Name the field of files given for its bands, which may lie in several directories, alike."""
+    names = {source.field for source in sources} - {""}
+    if len(sources) < 2 or len(names) > 1:
+        return sources
+    common = os.path.commonpath([source.path.resolve().parent for source in sources])
+    name = next(iter(names), Path(common).name)
+    return [source if source.field else replace(source, field=name) for source in sources]
 
 
 def _of_each_band(source: ImageSource) -> list[ImageSource]:
@@ -212,10 +237,24 @@ def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
 
 
 def _matches(item: str | Path) -> list[str | Path]:
-    """Return the paths that a pattern matches, as a shell does; the item itself if it is none."""
-    is_pattern = bool(set("*?") & set(str(item))) and not Path(item).exists()
-    found = sorted(glob.glob(str(item), recursive=True)) if is_pattern else []
-    return [*found] or [item]
+    """Return what a pattern matches, each with its band and HDU; the item itself if it is no pattern."""
+    if not set("*?") & set(str(item)) or Path(item).exists():
+        return [item]
+    if found := sorted(glob.glob(str(item), recursive=True)):
+        return [*found]
+    band, text, hdu = _split(str(item))
+    ends = f"{band}=" * (band is not None), f"[{hdu}]" * (hdu is not None)
+    return [path.join(ends) for path in sorted(glob.glob(text, recursive=True))] or [item]
+
+
+def _split(text: str) -> tuple[str | None, str, str | None]:
+    """Return the band, path and HDU of ``band=path[hdu]``; None for what it lacks."""
+    band = hdu = None
+    if match := _EXPLICIT.match(text):
+        band, text = match["band"], match["path"]
+    if match := _HDU.match(text):
+        text, hdu = match["path"], match["hdu"]
+    return band, text, hdu
 
 
 def _parsed(item: str | Path) -> _Item:
@@ -223,11 +262,12 @@ def _parsed(item: str | Path) -> _Item:
     text, band, hdu = str(item), None, None
     path = Path(text)
     if not path.exists():
-        if match := _EXPLICIT.match(text):
-            band, text = match["band"], match["path"]
-        if (match := _HDU.match(text)) and (match["hdu"].isdigit() or Path(match["path"]).is_file()):
-            text, hdu = match["path"], hdu_number(Path(match["path"]), match["hdu"])
+        band, text, which = _split(text)
         path = Path(text)
+        if which is not None and (which.isdigit() or path.is_file()):
+            hdu = hdu_number(path, which)
+        elif which is not None:
+            path = Path(f"{text}[{which}]")
     if path.is_file() and _BUNDLE.search(path.name):
         raise InputError(f"{path}: an archive of files; unpack it, and give the directory")
     if path.is_dir():
@@ -439,6 +479,19 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
+
+
+def joining_hint(lacking: FieldSources, fields: Iterable[FieldSources], band: str) -> str:
+    """Return how to join a field that lacks a band to one of the same area that has it; '' if none does."""
+    first = {f.name: next(iter(f.images.values())) for f in fields if f is lacking or band in f.images}
+    groups = groups_of_one_place({name: (source.path, source.hdu) for name, source in first.items()})
+    others = [name for group in groups if lacking.name in group for name in group if name != lacking.name]
+    if not others:
+        return ""
+    return (
+        f"field {others[0]!r}, which has it, shows the same piece of sky: if they are one, give the files of "
+        f"both the same name except for the band, such as {lacking.name}_{band}.fits; else "
+    )
 
 
 def _warn_of_one_place(groups: Mapping[str, Mapping[str, ImageSource]]) -> None:

@@ -31,6 +31,7 @@ from deepfits.survey.cutout_files import (
     bands_of,
     bands_of_cube,
     bands_of_planes,
+    dimensions_of,
     find_objects,
     images_of,
 )
@@ -324,7 +325,7 @@ class _FitsCutouts:
         """Return the HDUs of weights and mask by their names."""
         out: dict[str, Any] = {}
         for hdu in hdus:
-            if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
+            if not hdu.is_image or dimensions_of(hdu) not in (2, 3) or hdu is image:
                 continue
             role = role_of_hdu(hdu)
             if role in (*WEIGHT_ROLES, "mask"):
@@ -362,7 +363,9 @@ class _FitsCutouts:
             if band not in self.bands:
                 continue
             if band in out:
-                raise InputError(f"{path}: two HDUs of band {band}; keep one")
+                raise InputError(
+                    f"{path}: two HDUs of band {band}; keep one, or if they are objects, {ALL_IN_ONE}"
+                )
             only = band if len(images) > 1 else None
             there = hdus if only is None else [h for h in hdus if bands.get(id(h)) == only]
             extras = self._extras(there, hdu) or self._unnamed_extras(hdus, hdu, path)
@@ -407,7 +410,7 @@ class _FitsCutouts:
         """Convert one band to nJy and inverse variance."""
         for plane in (image, *planes.values()):
             shape = tuple(plane.hdu.shape or ()) if plane.hdu.is_image else ()
-            if len(shape) != (2 if plane.layer is None else 3) or not all(shape):
+            if dimensions_of(plane.hdu) != (2 if plane.layer is None else 3) or not all(shape):
                 raise InputError(
                     f"{plane.path}: HDU {plane.hdu.name!r} has shape {shape}; an image or a cube is needed"
                 )

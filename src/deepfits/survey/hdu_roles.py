@@ -8,7 +8,7 @@ from typing import Any
 
 from astropy.io import fits
 
-from deepfits.survey.bands import band_name, band_of_name
+from deepfits.survey.bands import band_name, band_of_name, is_known_band
 from deepfits.survey.fitsfile import image_hdus
 
 # Words of masks that define the meaning of non-zero pixels.
@@ -24,7 +24,7 @@ MEANING_OF_MASK = {
         for end in ("", "MASK", "MSK", "MAP")
         if of + end not in ("", "MAP")
     },
-    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # OOD to OKD are NOIRLab's
+    **dict.fromkeys(("BPM", "BPMASK", "OOD", "OPD", "OSD", "OKD"), "bad"),  # OOD to OKD are NOIRLab's
 }
 _NAMES = {
     "mask": (
@@ -39,7 +39,7 @@ _NAMES = {
         *("UNC", "UNCERT", "UNCERTAINTY", "MUNC", "REFUNC"),
     ),
     "weight": (
-        *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF"),
+        *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF", "CONFIDENCE", "WMAP"),
         *("OOW", "OPW", "OSW", "OKW"),
     ),
 }
@@ -51,7 +51,7 @@ OTHER = (
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
-    "snr", "nimage", "srcmask", "sourcemask", "objmask",
+    "snr", "nimage", "srcmask", "sourcemask", "objmask", "area", "footprint",
 )  # fmt: skip
 # Words for maps of exposure time or of numbers of exposures.
 _EXPOSURES = {
@@ -70,9 +70,11 @@ _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevar
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "CUTOUT", "COMPRESSED", "INVERSE", "INV")
-# Compounds that count as one word, as in bad_pixel_mask; n_image is Rubin's number of exposures.
+# Compounds that count as one word, as in bad_pixel_mask and bkg_sub; n_image is Rubin's number of exposures.
 _ONE_WORD = re.compile(
-    r"(?<![A-Z])(?:n[-_. ]image|(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
+    r"(?<![A-Z])(?:n[-_. ]image|"
+    r"(?:bkg|background|sky|psf)[-_. ](?:sub(?:tracted)?|removed|free|match(?:ed)?)|"
+    r"(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
     r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk)))(?![A-Z])",
     re.IGNORECASE,
 )
@@ -87,6 +89,8 @@ def role_of(name: str) -> str | None:
     --------
     >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON"), role_of("1-1.E.RMS"), role_of("INVERSE_VAR")
     (None, 'weight', 'other', 'rms', 'ivar')
+    >>> role_of("SKY"), role_of("SCI_SKY_SUB"), role_of("IMAGE_BKG_SUBTRACTED")
+    ('other', None, None)
     """
     words = words_of(name.upper())
     if any(w in _OTHER for w in words):
@@ -163,6 +167,18 @@ def band_of_plane(name: str) -> str | None:
     if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
         return rest[-1].lower()
     return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
+
+
+def known_band_of_plane(name: str) -> str | None:
+    """Return the band in an HDU's name as `band_of_plane` does, if surveys use it; else None.
+
+    Examples
+    --------
+    >>> known_band_of_plane("PSF_G"), known_band_of_plane("CCD12")
+    ('g', None)
+    """
+    band = band_of_plane(name)
+    return band if band is not None and is_known_band(band) else None
 
 
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import UNSURE, band_name, band_of_header, band_of_name, is_known_band, passband
+from deepfits.survey.bands import (
+    UNSURE,
+    are_copies,
+    band_name,
+    band_of_header,
+    band_of_name,
+    is_known_band,
+    passband,
+)
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
 from deepfits.survey.fitsfile import has_image, peek_headers
-from deepfits.survey.hdu_roles import band_of_plane, role_of
+from deepfits.survey.hdu_roles import known_band_of_plane, role_of
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -133,14 +141,14 @@ def _without_band(stem: str, band: str) -> str:
 
 def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     """Return the bands stated by HDUs with images of the sky, by HDU number."""
-    out = {}
-    for number, header in enumerate(headers):
-        name = str(header.get("EXTNAME", ""))
-        if has_image(header) and role_of(name) is None:
-            named = band_of_plane(name) or ""
-            if band := band_of_header(header) or (named if is_known_band(named) else None):
-                out[number] = band
-    return out
+    words = {number: str(header.get("EXTNAME", "")) for number, header in enumerate(headers)}
+    images = [n for n, header in enumerate(headers) if has_image(header) and role_of(words[n]) is None]
+    named = {n: name for n in images if (name := known_band_of_plane(words[n]))}
+    stated = {n: band for n in images if (band := band_of_header(headers[n]))}
+    if are_copies([stated.get(n) for n in images], [named.get(n) for n in images]):
+        stated = {}
+    found = named | stated
+    return {n: found[n] for n in images if n in found}
 
 
 def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> str:

@@ -65,8 +65,8 @@ def ingest(
     shard_size
         Number of objects per shard.
     catalogue
-        Catalogue whose columns are added, matched by identity; missing values (NaN, or empty text) where it
-        has no row for a cutout.
+        Catalogue whose columns are added, matched by identity, or by position if no identity matches; missing
+        values (NaN, or empty text) where it has no row for a cutout.
     where
         Conditions on the columns, to select cutouts.
     psf
@@ -135,12 +135,15 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         )
     else:
         rows = match_identities(cutouts.object_id, identity)
+        if (rows < 0).all():
+            rows = _nearest_rows(cutouts, columns, path)
+            columns.setdefault("catalogue_id", identity)
         is_absent = rows < 0
         if is_absent.all():
             raise InputError(
                 f"{path}: no row for any of the {cutouts.number} cutouts: they have object_id "
                 f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; use the same "
-                "identities, or leave it out"
+                "identities or the positions in the cutouts' headers, or leave it out"
             )
     if is_absent.any():
         text = (
@@ -159,6 +162,24 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
     for name, values in columns.items():
         cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
     _warn_of_offsets(cutouts, path)
+
+
+def _nearest_rows(cutouts: ForeignCutouts, columns: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+    """Return the catalogue's row at the middle of each cutout, −1 without one or without positions."""
+    known = tables.positions(cutouts.columns, {}, path)
+    here = cutouts.from_headers(np.arange(cutouts.number)) if known is None else vars(known)
+    if not (here.keys() >= {"ra", "dec"} <= columns.keys()):
+        return np.full(cutouts.number, -1)
+    radius = OFF_CENTRE_PIXELS * cutouts.pixel_scale_arcsec
+    rows, *_ = tables.match_one_to_one(here["ra"], here["dec"], columns["ra"], columns["dec"], radius)
+    if (number := int((rows >= 0).sum())) > 0:
+        text = (
+            f"catalogue {path.name}: none of its identities is one of the cutouts', so that {number} of "
+            f"{cutouts.number} cutouts were matched by position (the nearest within {radius:.2g} arcsec)"
+        )
+        log.warning("%s", text)
+        cutouts.remarks.append(text)
+    return rows
 
 
 def _warn_of_offsets(cutouts: ForeignCutouts, path: Path) -> None:

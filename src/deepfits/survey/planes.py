@@ -28,7 +28,7 @@ from deepfits.survey.cutting import Rows
 from deepfits.survey.extra_planes import find_extras, shortened
 from deepfits.survey.fill import HALF_STEP, HOLES, Fill, find_marks, without_data
 from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, quiet, stem_of
-from deepfits.survey.hdu_roles import meaning_of_mask, sky_images
+from deepfits.survey.hdu_roles import meaning_of_mask, name_of, sky_images
 from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import FEW_PIXELS, Noise, brightest_flux, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated
@@ -196,6 +196,13 @@ class Plane:
         if not found:
             shapes = [tuple(h.shape or ()) for h in hdus if h.is_image]
             remedy = ""
+            if numbers:
+                which, band = numbers[0], self.source.band
+                raise InputError(
+                    f"{self.path}: no image of the sky, by the names of its HDUs "
+                    f"({', '.join(name_of(hdus[n]) for n in numbers[:6])}); if HDU {which} is one, give it: "
+                    f"{band}={self.path}[{which}]"
+                )
             if any(len(shape) == 3 for shape in shapes):
                 remedy = "; for a cube of cutouts write a TOML file (deepfits cutouts mine.toml)"
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")

@@ -23,8 +23,9 @@ from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import band_of_header, by_band, given_for
+from deepfits.survey.bands import are_copies, band_of_header, by_band, given_for
 from deepfits.survey.fitsfile import quiet
+from deepfits.survey.hdu_roles import known_band_of_plane
 from deepfits.survey.psf_variation import psf_at
 from deepfits.survey.seeing import with_wings
 
@@ -145,7 +146,8 @@ def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str,
 
     It is a FWHM in arcseconds, optionally with the index of its Moffat profile (``0.8:2.5``; default 3), or
     the path of a PSF image (with the band's pixel scale, unless its header gives another) or of a PSFEx model
-    (``.psf``). From a file with PSFs of several bands, the one with this band in its header is used.
+    (``.psf``). From a file with PSFs of several bands, the one with this band in its header, or in the name
+    of its HDU, is used.
     """
     width, _, index = str(given).partition(":")
     try:
@@ -182,13 +184,18 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
     if (model := find_psfex(str(path))) is not None:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
-        bands = [band_of_header(hdu.header) if hdu.is_image else None for hdu in hdus]
+        images = [hdu for hdu in hdus if hdu.is_image]
+        cards = [band_of_header(hdu.header) for hdu in images]
+        named = [known_band_of_plane(hdu.name) for hdu in images]
+        if are_copies(cards, named):
+            cards = named
+        bands = [card or name for card, name in zip(cards, named, strict=True)]
         if (several := len(set(bands) - {None}) > 1) and band not in bands:
             raise InputError(
                 f"{path}: PSFs of {', '.join(filter(None, bands))}, none of {band or 'all bands'}"
             )
-        for hdu in [h for h, b in zip(hdus, bands, strict=True) if b == band or not several]:
-            data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
+        for hdu in [h for h, b in zip(images, bands, strict=True) if b == band or not several]:
+            data = hdu.data.squeeze() if hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
                 scale = own_scale(hdu.header, pixel_scale)
                 psf = psf_of_image(data, scale, path)
@@ -209,7 +216,10 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
 def own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
     stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
-    in_degrees = stated if "CTYPE1" in header else [*stated, abs(_number(header.get("CDELT1")) or 0.0)]
+    step_of_axis = abs(_number(header.get("CDELT1")) or 0.0)
+    if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
+        stated = [*stated, step_of_axis]
+    in_degrees = stated if "CTYPE1" in header else [*stated, step_of_axis]
     for scale in (*stated, *(value * 3600 for value in in_degrees)):
         if 0.001 < scale < 20:
             return scale

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ from deepfits.files import require_regular
 from deepfits.hdf5 import LocalGroup, opened
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
-from deepfits.survey.cutout_description import Description, compare_bands, read_description, zero_points
+from deepfits.survey.cutout_description import (
+    HDF5,
+    Description,
+    compare_bands,
+    read_description,
+    zero_points,
+)
+from deepfits.survey.cutout_parts import joined
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import (
     ForeignCutouts,
@@ -48,9 +55,9 @@ NAMES_OF_BANDS = (
 """Names of arrays and attributes that list a file's bands."""
 _NAMES_OF_SCALES = ("pixelscale", "pixscale", "pixelscl", "pixelscalearcsec", "pixscalearcsec")
 REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"
-_HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 MAX_NPZ_RATIO = 5000
 FEW_OBJECTS = 200
+MOST_ARRAYS = 4096
 
 
 @contextmanager
@@ -74,10 +81,15 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
-        if path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path):
-            raise InputError(f"{path}: not an HDF5, NumPy or FITS file; {REMEDY}")
-        with opened(path) as file:
-            yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
+        paths = [part.resolve() for part in description.parts] or [path]
+        with ExitStack() as files:
+            found = []
+            for one in paths:
+                if one.suffix.lower() not in HDF5 and not h5py.is_hdf5(one):
+                    raise InputError(f"{one}: not an HDF5, NumPy or FITS file; {REMEDY}")
+                file = files.enter_context(opened(one))
+                found.append(_from_arrays(description, one, LocalGroup(file, one)))
+            yield _settled(joined(found, paths, path), description)
 
 
 def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutouts:
@@ -93,7 +105,15 @@ def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutout
 def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
     with naming(path, "not a readable NumPy file"):
         if path.suffix == ".npy":
-            return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
+            try:
+                return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
+            except ValueError as error:
+                if "Python objects" not in str(error):
+                    raise
+                raise InputError(
+                    f"{path}: holds Python objects, such as images of different sizes, which are not read; "
+                    "save one array of numbers, with NaN around smaller images"
+                ) from error
         with np.load(path, allow_pickle=False) as content:
             declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
@@ -358,12 +378,23 @@ def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarra
     return part if part.ndim == 4 else part[:, None]
 
 
+def _in_groups(content: Any, number: int) -> list[str]:
+    """Return the paths of arrays with one value per object in groups of an HDF5 file."""
+    arrays = content.arrays(MOST_ARRAYS) if hasattr(content, "arrays") else {}
+    return sorted(p for p, shape in arrays.items() if "/" in p and shape in ((number,), (number, 1)))
+
+
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:
     """Return the columns named in the description, or all with one value per object.
 
-    Fields of structured arrays count as columns.
+    Fields of structured arrays count as columns, and so do arrays in groups of HDF5 files, by the last part
+    of their names.
     """
-    there = {name: content.get(name) for name in sorted(map(str, content)) if name not in taken}
+    paths = [*sorted(map(str, content)), *_in_groups(content, number)]
+    there: dict[str, Any] = {}
+    for place in [place for place in paths if place not in taken]:
+        short = place.rpartition("/")[2]
+        there[place.replace("/", "_") if short in there else short] = content.get(place)
     for found in [array for array in there.values() if getattr(array, "dtype", None) is not None]:
         if found.dtype.names and found.shape == (number,):
             there = {name: found[name] for name in found.dtype.names} | there

@@ -89,6 +89,8 @@ def zero_point_of_header(
     ]
     cards, unusable = _cards(header, unit)
     candidates = stated + cards
+    if not (candidates or unit or unusable) and (of_viewer := _of_viewer(header, pixel_sr)) is not None:
+        candidates = [(of_viewer[1], f"nanomaggies of pixels of {of_viewer[0]:g} arcsec, from the viewer")]
     if not candidates:
         if unusable:
             raise InputError(unusable[0])
@@ -198,12 +200,23 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
     ]
 
 
+def _of_viewer(header: Mapping[str, Any], pixel_sr: float | None) -> tuple[float, float] | None:
+    """Return the survey's pixels, arcsec, and the zero point of an image of the Legacy Surveys' viewer.
+
+    The viewer interpolates the survey's nanomaggies to the requested pixels.
+    """
+    native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
+    if native is None or "BAND0" not in header:
+        return None
+    side = native if pixel_sr is None else math.degrees(math.sqrt(pixel_sr)) * 3600
+    return native, 22.5 - 5 * math.log10(side / native)
+
+
 def _resampling_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None) -> list[str]:
     """Return a warning if a service has resampled an image without conserving flux."""
-    native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
-    if native is not None and "BAND0" in header and pixel_sr is not None:
+    if (of_viewer := _of_viewer(header, pixel_sr)) is not None and pixel_sr is not None:
+        native, expected = of_viewer
         side = math.degrees(math.sqrt(pixel_sr)) * 3600
-        expected = 22.5 - 5 * math.log10(side / native)
         if abs(expected - 22.5) > NOTABLE and abs(expected - zero_point) > NOTABLE:
             return [
                 f"resampled by the Legacy Surveys' viewer from pixels of {native:g} to {side:.3g} arcsec, "
