@@ -329,9 +329,8 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
     """
     width, height = (wcs.pixel_shape or 2 * wcs.wcs.crpix - 1)[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
-    celestial = wcs.celestial
-    world = np.radians(celestial.all_pix2world([x, x + 1, x], [y, y, y + 1], 0))
-    longitude, latitude = world[celestial.wcs.lng], world[celestial.wcs.lat]
+    world = np.radians(wcs.all_pix2world([x, x + 1, x], [y, y, y + 1], 0))
+    longitude, latitude = world[wcs.wcs.lng], world[wcs.wcs.lat]
     flat = np.cos(latitude)
     places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
     return np.asarray(places[1:] - places[0])
@@ -340,7 +339,7 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
 def middle_of(wcs: WCS, shape: tuple[int, ...]) -> tuple[float, float]:
     """Return the ICRS position, degrees, of the middle of an image, ``(H, W)``."""
     with quiet():
-        sky = wcs.celestial.pixel_to_world((shape[1] - 1) / 2, (shape[0] - 1) / 2).icrs
+        sky = wcs.pixel_to_world((shape[1] - 1) / 2, (shape[0] - 1) / 2).icrs
     return float(sky.ra.deg), float(sky.dec.deg)
 
 
@@ -359,8 +358,8 @@ def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.n
     if not np.size(x):  # astropy rejects empty arrays
         return np.asarray(x, float), np.asarray(y, float)
     with quiet():
-        sky = one.celestial.pixel_to_world(x, y)
-    return pixels_at(other.celestial, sky)
+        sky = one.pixel_to_world(x, y)
+    return pixels_at(other, sky)
 
 
 def pixels_at(wcs: WCS, sky: SkyCoord) -> tuple[np.ndarray, np.ndarray]:

@@ -224,7 +224,7 @@ def own_scale(header: Any, pixel_scale: float) -> float:
         if 0.001 < scale < 20:
             return scale
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
-        scale = pixel_scale_of(WCS(header))
+        scale = pixel_scale_of(WCS(header).celestial)
         return scale if 0.001 < scale < 20 else pixel_scale
     factor = _number(header.get("OVERSAMP")) or 0.0
     step = 1 / factor if factor > 0 else _number(header.get("PSF_SAMP")) or 1.0

@@ -73,7 +73,7 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
     scale = pixel_scale if pixel_scale is not None else min(p.pixel_scale for p in planes)
     with quiet():
         wcs, shape = find_optimal_celestial_wcs(
-            [(p.shape, p.wcs.celestial) for p in planes if p.wcs is not None],
+            [(p.shape, p.wcs) for p in planes if p.wcs is not None],
             frame="icrs",
             resolution=scale * units.arcsec,
             negative_lon_cdelt=True,
