@@ -35,6 +35,7 @@ def test_embedding_is_the_mean_over_eight_orientations_of_the_drawing(model):
     assert fitter.embedding(latent[:0]).shape == (0, 64)
 
 
+@pytest.mark.slow
 def test_embeddings_repeat_better_than_latents_over_starts(model):
     draw = torch.Generator().manual_seed(2)
     sigma = torch.tensor(model.normalisation.softening)[:, None, None] / 3

@@ -150,6 +150,7 @@ class Watch:
         self.done += number
 
 
+@pytest.mark.slow
 def test_tpot_finds_pipelines_and_reports_progress(tmp_path):
     features, value = make_problem(100)
     watch = Watch()

@@ -249,6 +249,7 @@ def test_noise_and_missing_bands_widen_the_distribution(head):
     assert width(fewer) > 1.04 * width(light)
 
 
+@pytest.mark.slow
 def test_known_filters_improve_redshifts():
     """Trained with filters of two surveys, the head needs the right filters for accurate redshifts."""
     other = ("sdss2010-u", "BASS-g", "decam2014-r", "decam2014-i", "decam2014-z")
@@ -489,6 +490,7 @@ def test_the_builtin_scene_model_has_a_head(tmp_path, monkeypatch):
     assert size < 4e6
 
 
+@pytest.mark.slow
 def test_adapted_heads_include_template_fits_if_there_are_cutouts(files, columns, monkeypatch):
     # without the prior on the weights, since template fits for enough labels would take a minute
     monkeypatch.setattr("deepfits.redshifts.methods.adapted.STIFFNESS", 0.0)

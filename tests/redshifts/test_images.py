@@ -168,6 +168,7 @@ def test_semi_supervised_row_starts_from_the_embedder(inputs, tmp_path):
         deepfits.redshift(features, labels, tmp_path / "another", model=wrong, **keywords)
 
 
+@pytest.mark.slow
 def test_label_curves(inputs, tmp_path):
     features, labels, store = inputs
     out = redshift_curves(

@@ -100,6 +100,7 @@ def test_templates_grow_bluer_along_the_sequence():
     assert (np.diff(at[:, 0] - at[:, 3]) > 0).all()
 
 
+@pytest.mark.slow
 def test_sequences_of_templates_go_from_red_to_blue_in_other_libraries_too():
     places, rng = template_places(), np.random.default_rng(3)
     assert [places[name] for name in CWW] == pytest.approx(range(6))

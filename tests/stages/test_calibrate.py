@@ -21,6 +21,7 @@ from deepfits.stages.show import _warn_if_not_calibrated
 from tests.helpers.stage_runs import RUNS
 
 
+@pytest.mark.slow
 def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
     calibrated, plain = Model.load(first("calibrate")), Model.load(base / "model")
     assert calibrated.fingerprint == plain.fingerprint

@@ -127,6 +127,7 @@ def test_that_the_psf_may_be_that_of_galaxies_is_said_unless_somebody_gives_it(c
     assert "band r" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sky_without_stars_has_the_psf_of_its_header(tmp_path) -> None:
     rng = np.random.default_rng(3)
     number = 400

@@ -45,6 +45,7 @@ def test_it_follows_the_variation_that_is_known():
     assert constant > 0.05
 
 
+@pytest.mark.slow
 def test_every_object_has_that_of_its_field(tmp_path):
     write_field(tmp_path / "sky", 0.0, 0.0)
     store = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "store", size=27))

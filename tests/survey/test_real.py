@@ -76,6 +76,7 @@ def test_sdss_noise_seeing_and_remarks(sdss):
         assert 0.90 < spread < 1.12
 
 
+@pytest.mark.slow
 def test_kids_images_without_wcs(tmp_path):
     catalogue = deepfits.detect(
         REAL_DATA / "kids_viking",
@@ -92,6 +93,7 @@ def test_kids_images_without_wcs(tmp_path):
     assert 0.2 < np.nanmedian(colour) < 1.2  # galaxies and stars of the sky, in AB
 
 
+@pytest.mark.slow
 def test_totals_of_sdss_galaxies_are_not_cut_off(sdss, tmp_path):
     """Beside Kron magnitudes, which miss some 5%: scenes hold half of the light of the brightest."""
     columns = read_catalogue(sdss / "catalogue.parquet")

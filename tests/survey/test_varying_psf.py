@@ -69,6 +69,7 @@ def test_the_width_at_each_object(variation, tmp_path):
     check_widths(deepfits.cutouts(tmp_path / "sky", tmp_path / "store", size=27), variation, scatter=0.35)
 
 
+@pytest.mark.slow
 def test_objects_of_a_catalogue_get_it_too(tmp_path, monkeypatch):
     """From the whole field, or strips of a large one."""
     variation = (0.1, 0.05)
