@@ -80,6 +80,14 @@ def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')
 
 
+def test_images_are_recorded_where_they_are_from_any_directory(tmp_path, monkeypatch):
+    """The explorer cuts out objects at any position from them, wherever it is started."""
+    (tmp_path / "run.toml").write_text('[images]\npath = ["coadds/*/", "g=one.fits"]\n')
+    monkeypatch.chdir(tmp_path)
+    recorded = read_run_file("run.toml").to_json()["images"]["path"]
+    assert recorded == [f"{tmp_path}/coadds/*/", f"g={tmp_path}/one.fits"]
+
+
 def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
     resolved = run_file(tmp_path, "[simulate]\n").to_json()
     assert list(resolved) == ["run", "simulate", "cutouts", "train", "fit", "inpaint", "redshift", "report"]

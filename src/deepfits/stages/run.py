@@ -82,7 +82,7 @@ class RunFile:
         if self.model is not None:
             resolved["run"]["model"] = self.model
         if self.images is not None:
-            resolved["images"] = {"path": self.images}
+            resolved["images"] = {"path": images_at(self.images, os.path.abspath)}
         for name, given in self.sections.items():
             defaults = {
                 key: parameter.default
