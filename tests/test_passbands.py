@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from astropy import units
+from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.passbands import (
@@ -98,3 +100,22 @@ def test_filters_of_other_bands_are_refused():
 def test_headers_tell_the_filter(header, band, expected):
     found = wavelength_in_header(header, band)
     assert found == (None if expected is None else wavelength_of(expected))
+
+
+@pytest.mark.parametrize("name", ["g.csv", "g.xml", "g.txt", "g.ecsv"])
+def test_a_curve_may_be_any_table_in_either_order(tmp_path, name):
+    """The Filter Profile Service of SVO distributes VOTables, and many curves begin at the red end."""
+    wavelength = np.linspace(5500.0, 4000.0, 60)
+    table = Table({"Wavelength": wavelength, "Transmission": np.exp(-(((wavelength - 4750) / 300) ** 2))})
+    if name == "g.ecsv":
+        table["Wavelength"] = table["Wavelength"] / 10 * units.nm
+    form = {"xml": "votable", "csv": "ascii.csv", "txt": "ascii.no_header", "ecsv": "ascii.ecsv"}
+    table.write(tmp_path / name, format=form[name.partition(".")[2]])
+    assert filter_centre(str(tmp_path / name)) == pytest.approx(4750, abs=2)
+
+
+@pytest.mark.parametrize("text", ["wavelength\n4000\n5000\n", "nothing at all", ""])
+def test_what_is_no_curve_is_named(tmp_path, text):
+    (tmp_path / "g.csv").write_text(text)
+    with pytest.raises(InputError, match=r"g\.csv"):
+        filter_centre(str(tmp_path / "g.csv"))

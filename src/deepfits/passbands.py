@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 
 COLUMN = "filter_wavelength"
@@ -63,14 +64,12 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     InputError
-        The filter is not in `speclite`, or its file is not two columns: increasing Å and transmission.
+        The filter is not in `speclite`, or its file is not a table whose first two columns are wavelengths,
+        in order and in Å unless it states another unit, and transmissions.
     """
     path = Path(name)
     if path.is_file():
-        try:
-            wavelength, response = np.loadtxt(path)[:, :2].T
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{path}: a filter is two columns, Å and transmission ({error})") from error
+        wavelength, response = _read_columns(path)
     else:
         try:
             import speclite.filters
@@ -86,11 +85,35 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
                 f"filter {name!r} is neither a file nor a filter of speclite, such as hsc2017-i2"
             ) from None
         wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
-    if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
+    if (
+        len(wavelength) < 2
+        or not (np.diff(wavelength) > 0).all()
+        or not np.isfinite(response).all()
+        or response.max() <= 0
+    ):
         raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
     if (mean := np.average(wavelength, weights=response)) < SHORTEST:
         raise InputError(f"filter {name!r}: a mean wavelength of {mean:.4g}: write Å, not nm or µm")
     return wavelength, response
+
+
+def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return wavelengths in Å, increasing, and transmissions from numbers without a header, or any table."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # an empty file, which is refused below
+            wavelength, response = np.loadtxt(path, ndmin=2)[:, :2].T
+    except (ValueError, IndexError):
+        from astropy import units
+
+        from deepfits.tables import read
+
+        with naming(path, "cannot read this filter", "give two columns, Å and transmission"):
+            table = read(path, what="filter")
+            first, second = [name for name, column in table.columns.items() if column.dtype.kind in "fiu"][:2]
+            wavelength, response = (np.asarray(table.columns[n], dtype=float) for n in (first, second))
+            wavelength = wavelength * units.Unit(table.units.get(first, "Angstrom")).to("Angstrom")
+    is_falling = len(wavelength) > 1 and wavelength[0] > wavelength[-1]
+    return (wavelength[::-1], response[::-1]) if is_falling else (wavelength, response)
 
 
 @cached_by_files(maxsize=64)

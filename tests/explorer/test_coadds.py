@@ -79,8 +79,12 @@ def test_the_page_asks_for_positions_as_people_write_them(run):
 
 
 @pytest.mark.parametrize(
-    "text", ["150.1 2.25", "10:00:24 +02:15:00", "10h00m24s +2d15m0s", "10 00 24 2 15 0"]
-)
+    "text",
+    [
+        "150.1 2.25", "10:00:24 +02:15:00", "10h00m24s +2d15m0s", "10 00 24 2 15 0", "(150.1, 2.25)",
+        "10:00:24+02:15:00", "10h00m24s+2d15m0s", "SDSS J100024.00+021500.0", "WISEA J100024+021500",
+    ],
+)  # fmt: skip
 def test_places(text):
     np.testing.assert_allclose(read_place(text), (150.1, 2.25), rtol=1e-9)
 

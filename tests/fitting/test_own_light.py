@@ -21,6 +21,12 @@ def galaxy(x: float, y: float, flux: float, size: int = 32, sigma: float = 2.0) 
     return flux * profile / profile.sum()
 
 
+def test_an_image_without_light_has_a_radius():
+    """Such as those of a model after a few steps of training; warnings are errors here."""
+    flat = np.stack([np.zeros((2, 32, 32)), np.full((2, 32, 32), -1.0)])
+    assert (total_radius(flat, np.ones_like(flat), 0.2, 16) > 0).all()
+
+
 def test_total_flux_excludes_a_neighbour():
     """Within 2% in two bands, with a neighbour of another colour that is brighter than the galaxy."""
     fluxes, scale = np.array([100.0, 300.0]), 0.2

@@ -317,6 +317,15 @@ def test_best_fits_are_drawn_from_a_data_frame(model):
     np.testing.assert_array_equal(drawn, model.draw({"latent": latent}, [2, 4]))
 
 
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_best_fits_are_drawn_from_tables_of_other_libraries(model, library):
+    module = pytest.importorskip(library)
+    latent = np.random.default_rng(3).normal(size=(5, 5)).astype(np.float32)
+    make = module.table if library == "pyarrow" else module.DataFrame
+    table = make({"latent": latent.tolist(), "model_hash": [model.fingerprint] * 5})
+    np.testing.assert_array_equal(model.draw(table, [0, 2]), model.draw({"latent": latent}, [0, 2]))
+
+
 @pytest.mark.parametrize("features", ["run/features-both", np.zeros((3, 6))])
 def test_anything_but_columns_cannot_be_drawn(model, features):
     with pytest.raises(InputError, match=r"must be columns, as from deepfits\.read_features, not"):

@@ -291,6 +291,10 @@ def test_partitions_on_images_that_name_their_filters(images, model, tmp_path, f
         file[0].header["WAVELEN"] = 4800.0
     columns = read_catalogue(cutouts(sky, tmp_path / "store") / "catalogue.parquet")
     mine = pd.DataFrame({name: columns[name] for name in ("object_id", "ra", "dec")})
+    with pytest.raises(InputError, match=r"unknown key 'num_step'; did you mean 'num_steps'"):
+        PartitionFit.prepare(sky, model, num_step=3)
+    with pytest.raises(InputError, match=r"unknown argument 'zeropoint'; did you mean 'zero_point'"):
+        PartitionFit.prepare(sky, model, reading={"zeropoint": 27.0})
     fit_partition = PartitionFit.prepare(sky, model, mode="embedder", threads=1)
     found, meta = fit_partition(mine), fit_partition.meta(mine)
     assert list(found.columns) == list(meta.columns)

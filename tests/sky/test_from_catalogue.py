@@ -46,6 +46,21 @@ def test_forms_are_those_of_the_table_and_drawn_where_it_has_none():
     np.testing.assert_allclose(circular, 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("axis_ratio", 70.0), ("bulge_fraction", 55.0), ("half_light_radius_arcsec", 550.0)]
+)
+def test_forms_that_cannot_be_used_are_said(caplog, name, value):
+    table = make_table()
+    table[name] = np.r_[[-99.0, 99.0], np.full(28, 0.4)]
+    given(table)
+    said = "are drawn at random"
+    assert said not in caplog.text, "placeholders"
+    table[name] = np.r_[[-99.0, 0.0], np.full(28, value)]
+    assert (given(table).table["disc_ratio"] <= 1).all()
+    assert f"28 of 30 values of {name} are above" in caplog.text
+    assert said in caplog.text
+
+
 def test_rows_without_a_magnitude_are_left_out_and_counted():
     table = make_table()
     table["mag_u"][:4] = (-99.0, 99.0, np.nan, -99.9)

@@ -12,7 +12,7 @@ from deepfits.fitting.features import DESCRIPTION
 from deepfits.models.bundle import Model
 from deepfits.progress import silent
 from deepfits.splits import is_held_out
-from deepfits.stages.run import _band_to_hide, _from_scenes, _run, read_run_file
+from deepfits.stages.run import _bands_to_hide, _from_scenes, _run, read_run_file
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from tests.helpers.redshift_inputs import make_sky, write_labels
 
@@ -101,6 +101,14 @@ def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
         run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')
 
 
+def test_images_are_recorded_where_they_are_from_any_directory(tmp_path, monkeypatch):
+    """The explorer cuts out objects at any position from them, wherever it is started."""
+    (tmp_path / "run.toml").write_text('[images]\npath = ["coadds/*/", "g=one.fits"]\n')
+    monkeypatch.chdir(tmp_path)
+    recorded = read_run_file("run.toml").to_json()["images"]["path"]
+    assert recorded == [f"{tmp_path}/coadds/*/", f"g={tmp_path}/one.fits"]
+
+
 def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
     resolved = run_file(tmp_path, "[simulate]\n").to_json()
     assert list(resolved) == ["run", "simulate", "cutouts", "train", "fit", "inpaint", "redshift", "report"]
@@ -134,7 +142,7 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     (tmp_path / "fit").mkdir()
     (tmp_path / "fit" / DESCRIPTION).write_text(json.dumps(settings))
     monkeypatch.setattr("deepfits.stages.run.load", recorder)
-    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: ["u"])
+    monkeypatch.setattr("deepfits.stages.run._bands_to_hide", lambda *_: ["u"])
     assert _run(read, silent) == tmp_path / "report"
     assert list(calls) == ["cutouts", "calibrate", "fit", "inpaint", "redshift_predict", "report"]
     assert calls["calibrate"][0] == ("builtin:ugriz", tmp_path / "cutouts", read.out / "model")
@@ -190,7 +198,7 @@ def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):
         recorded = {"run": {}, "fit": {"num_steps": num_steps}}
         with monkeypatch.context() as patched:
             patched.setattr("deepfits.stages.run.load", loaded)
-            patched.setattr("deepfits.stages.run._band_to_hide", lambda store: "u")
+            patched.setattr("deepfits.stages.run._bands_to_hide", lambda *_: ["u"])
             patched.setattr("deepfits.stages.run.RunFile.to_json", lambda self: recorded)
             _run(config, silent)
 
@@ -234,23 +242,31 @@ def test_files_of_others_are_not_replaced(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {name, "run.toml"}
 
 
+def make_store(directory, *bands):
+    """Describe a store of these bands, without any objects."""
+    info = StoreInfo(bands=bands, size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * len(bands))
+    return create_store(directory, info)
+
+
 @pytest.mark.parametrize(
     ("bands", "hidden"), [(("g", "u", "r"), ["u"]), (("g", "r"), ["g"]), (("F814W",), [])]
 )
 def test_the_band_that_is_hidden_is_one_of_the_store(tmp_path, bands, hidden):
-    size = len(bands)
-    create_store(
-        tmp_path / "store", StoreInfo(bands=bands, size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * size)
-    )
-    assert _band_to_hide(tmp_path / "store") == hidden
+    make_store(tmp_path / "store", *bands)
+    assert _bands_to_hide(tmp_path / "store", None, None) == hidden
 
 
 @pytest.mark.parametrize(
-    ("given", "hidden", "directory"),
-    [('[inpaint]\nbands = "F606W"\n', None, "inpaint-F606W"), ("", ["g"], "inpaint-g"), ("", [], None)],
+    ("given", "bands", "directory"),
+    [
+        ('[inpaint]\nbands = "F606W"\n', ("F606W", "F814W"), "inpaint-F606W"),
+        ("", ("g", "r"), "inpaint-g"),
+        ("", ("g",), None),
+    ],
 )
-def test_bands_are_predicted_if_there_is_another(tmp_path, monkeypatch, given, hidden, directory):
+def test_bands_are_predicted_if_there_is_another(tmp_path, monkeypatch, given, bands, directory):
     read, calls = run_file(tmp_path, f'[images]\npath = "coadds"\n{given}'), {}
+    make_store(tmp_path / "cutouts", *bands)
 
     def recorder(name):
         def call(*inputs, progress, **options):
@@ -260,10 +276,56 @@ def test_bands_are_predicted_if_there_is_another(tmp_path, monkeypatch, given, h
         return call
 
     monkeypatch.setattr("deepfits.stages.run.load", recorder)
-    monkeypatch.setattr("deepfits.stages.run._band_to_hide", lambda store: hidden)
     _run(read, silent)
     assert "report" in calls
     assert (calls["inpaint"][2].name if "inpaint" in calls else None) == directory
+
+
+def test_a_band_to_predict_that_is_not_there_is_named_before_training(tmp_path):
+    make_store(tmp_path / "store", "g", "r", "i", "z")
+    with pytest.raises(InputError, match=r"store: no band 'u'; there are g-r-i-z"):
+        _bands_to_hide(tmp_path / "store", ["u"], None)
+    assert _bands_to_hide(tmp_path / "store", ["u"], "builtin:ugriz") == ["u"]  # which draws it
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\noptions = {emma = 0.9}", "no option 'emma'"),
+        ("[train]\nrecipe = 'tinny'", "no recipe 'tinny'"),
+        ("[cutouts]\nsize = 40", "multiple of 16 pixels, not 40"),
+        ("[redshift]\nlabels = 'z.csv'\nmethods = ['boostin']", "'boostin' is unknown"),
+        ("[redshift]\nlabels = 'z.csv'\nfeature_sets = ['latent']", "'latent' is unknown"),
+        ("[redshift]\nlabels = 'z.csv'\nselect = ['flag > 2']", "z.csv.*no column 'flag'"),
+        ("[redshift]\nlabels = 'z.csv'\nlabel_column = 'mass'", "z.csv.*no column 'mass'"),
+    ],
+)
+def test_settings_that_a_late_stage_refuses_are_named_before_any_work(tmp_path, text, message):
+    (tmp_path / "z.csv").write_text("ra,dec,z_spec\n150.1,2.2,0.4\n")
+    (tmp_path / "run.toml").write_text(f'[images]\npath = "coadds"\n{text}\n')
+    with pytest.raises(InputError, match=message):
+        deepfits.run(tmp_path / "run.toml")
+    assert not (tmp_path / "run").exists()
+
+
+def test_your_own_catalogue_can_be_named(tmp_path, monkeypatch):
+    text, calls = '[images]\npath = "coadds"\n[cutouts]\ncatalogue = "mine.fits"\n', {}
+    with pytest.raises(InputError, match=r"run\.toml.*takes the place of \[detect\]"):
+        run_file(tmp_path, text + "[detect]\n")
+    read = run_file(tmp_path, text)
+
+    def recorder(name):
+        def call(*inputs, **options):
+            calls[name] = options
+            raise KeyboardInterrupt
+
+        return call
+
+    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
+    monkeypatch.setattr("deepfits.stages.run.load", recorder)
+    with pytest.raises(KeyboardInterrupt):
+        _run(read, silent)
+    assert calls["cutouts"]["catalogue"] == f"{tmp_path}/mine.fits"
 
 
 def test_scenes_are_judged_on_the_objects_of_the_other_rows(tmp_path):

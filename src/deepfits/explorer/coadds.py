@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.tables import positions
 
 _READING = ("bands", "reference", *(field.name for field in fields(FieldReadingOptions)))
+_IAU_NAME = re.compile(r"J(\d\d)(\d\d)(\d\d(?:\.\d*)?)([+−-]\d\d)(\d\d)(\d\d(?:\.\d*)?)$")
 
 
 def find_images(run: Path) -> str | Path | Sequence[str] | None:
@@ -35,6 +37,8 @@ def find_images(run: Path) -> str | Path | Sequence[str] | None:
 def read_place(text: str) -> tuple[float, float]:
     """Parse a position, in degrees or sexagesimal; return right ascension and declination in degrees.
 
+    Also a name that contains it, such as SDSS J100024.00+021500.0.
+
     Raises
     ------
     InputError
@@ -46,8 +50,12 @@ def read_place(text: str) -> tuple[float, float]:
     (150.1, 2.25)
     >>> [round(degrees, 4) for degrees in read_place("10 00 24 +02 15 00")]
     [150.1, 2.25]
+    >>> [round(degrees, 4) for degrees in read_place("SDSS J100024.00+021500.0")]
+    [150.1, 2.25]
     """
-    words = text.replace(",", " ").split()
+    name = _IAU_NAME.search(text)
+    joined = " ".join(name.groups()) if name else re.sub(r"[(),;\[\]]", " ", text)
+    words = re.sub(r"(?<=[\ds])(?=[+−-]\d)", " ", joined).split()
     if len(words) == 6:
         words = [":".join(words[:3]), ":".join(words[3:])]
     place = None

@@ -111,12 +111,12 @@ def total_radius(
     near, far = half_light(GROWTH_ARCSEC / 2), half_light(edge)
     inside = soft_circles(size, np.nan_to_num(near, nan=edge) / pixel_scale_arcsec)
     num_bands = np.maximum(has_data.sum(1), 1)
-    signal = (together * inside).sum((1, 2)) / np.sqrt(num_bands * inside.sum((1, 2)))
     flux = np.einsum("nbhw,nhw,nb->n", light, inside, has_data) / num_bands
+    with np.errstate(divide="ignore", invalid="ignore"):  # no light, hence no circle around half of it
+        signal = (together * inside).sum((1, 2)) / np.sqrt(num_bands * inside.sum((1, 2)))
+        share = np.clip((far / near - SAME) / (LARGER - SAME), 0.0, 1.0)
     signal = np.sqrt(np.maximum(signal, 1.0) * np.maximum(flux / USUAL_NOISE_NJY, 1.0))
     radii = np.clip(0.8 + 1.4 * np.log10(signal / 10), FEWEST_RADII, MOST_RADII)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.clip((far / near - SAME) / (LARGER - SAME), 0.0, 1.0)
     half = near + share * (far - near)
     return np.maximum(np.nan_to_num(radii * half, nan=edge), SMALLEST_TOTAL_ARCSEC)
 

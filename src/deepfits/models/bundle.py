@@ -204,7 +204,8 @@ class Model:
         Parameters
         ----------
         features
-            Columns, from `deepfits.read_features` or `deepfits.join`.
+            Columns, from `deepfits.read_features` or `deepfits.join`, or a table of astropy, pandas, Polars
+            or Arrow.
         rows
             Which objects: row numbers, or ``(N,)`` bool; all by default.
         store
@@ -223,6 +224,11 @@ class Model:
         InputError
             The features are of another model, or objects are not in the store.
         """
+        if hasattr(features, "__arrow_c_stream__") and not hasattr(features, "keys"):  # Polars, Arrow
+            import pyarrow as pa
+
+            table = pa.table(features)
+            features = {name: table[name].to_numpy() for name in table.column_names}
         if not hasattr(features, "keys"):
             kind = type(features).__name__
             raise InputError(f"features must be columns, as from deepfits.read_features, not {kind}")

@@ -263,6 +263,19 @@ class _CatalogueColumns:
                 continue
         raise self.error(name, f"is in {stated!r}; it must be in {unit}")
 
+    def shapes(self, name: str, largest: float, unit: str = "") -> np.ndarray:
+        """Return a column of sizes or shapes, ``(N,)``, NaN where missing or, with a warning, too large."""
+        value = self.numbers(name, unit)
+        is_odd, finite = value > largest, np.isfinite(value)
+        is_odd[finite] &= ~is_no_value(value[finite], is_redshift=False, codes_only=True)
+        if is_odd.any():
+            log.warning(
+                "WARNING: %s: %d of %d values of %s are above %g, such as %g: these are drawn at random; "
+                "are they per cent, or in another unit?",
+                *(self.where, is_odd.sum(), len(value), self.names[name], largest, value[is_odd][0]),
+            )
+        return np.where(value > largest, np.nan, value)
+
     def magnitudes(self, name: str) -> np.ndarray:
         """Return a column of AB magnitudes, ``(N,)``, NaN where missing.
 
@@ -407,13 +420,13 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
 
 def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
     """Replace drawn sizes and shapes by those of the table, where these are valid."""
-    radius = catalogue.numbers("half_light_radius_arcsec", "arcsec")
-    good = (radius > 0) & (radius < 60)
+    radius = catalogue.shapes("half_light_radius_arcsec", 60.0, "arcsec")
+    good = radius > 0
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec"):
         table[name][good] *= radius[good] / table["half_light_radius_arcsec"][good]
     table["half_light_radius_arcsec"][good] = radius[good]
-    ratio = catalogue.numbers("axis_ratio")
-    good = (ratio > 0) & (ratio <= 1)
+    ratio = catalogue.shapes("axis_ratio", 1.0)
+    good = ratio > 0
     # The disc's radius is along its major axis; conserve its area.
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
@@ -421,8 +434,8 @@ def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
     good = np.isfinite(angle)
     good[good] = ~is_no_value(angle[good], is_redshift=False)
     table["angle"][good] = np.radians(angle[good]) % math.pi
-    fraction = catalogue.numbers("bulge_fraction")
-    table["bulge_fraction"] = np.where((fraction >= 0) & (fraction <= 1), fraction, table["bulge_fraction"])
+    fraction = catalogue.shapes("bulge_fraction", 1.0)
+    table["bulge_fraction"] = np.where(fraction >= 0, fraction, table["bulge_fraction"])
 
 
 def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:

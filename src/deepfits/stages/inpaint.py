@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from deepfits.config import Range
 from deepfits.errors import InputError
@@ -19,9 +19,6 @@ from deepfits.stages.fit_work import absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.survey.bands import places_of
-
-if TYPE_CHECKING:
-    from deepfits.survey.store import CutoutStore
 
 FORMAT = 2
 DESCRIPTION, VALIDATION = "inpaint.json", "validation.json"
@@ -106,7 +103,7 @@ def inpaint(config: InpaintConfig) -> Path:
     settings = part_of(config, FitSettings, neighbours="keep")
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     cutouts, _, selection = open_selected(config, loaded)
-    bands = _bands_to_predict(config, cutouts)
+    bands = bands_to_predict(config.bands, cutouts.info.bands, f"{cutouts.directory}, with {config.model}")
     # Unlike a fit, predictions depend on the whole store, since they are calibrated on it. Only shards that
     # could not be read then may change (be repaired) without invalidating the others.
     failed = [entry.shard for entry in Manifest(config.out).failed()]
@@ -155,18 +152,15 @@ def _validated(path: Path) -> Any:
     return read_json(path, what="validation").get("made_from") if path.exists() else None
 
 
-def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, ...]:
-    """Return the requested bands under the names that the store uses."""
-    named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
-    known = store.info.bands
+def bands_to_predict(bands: str | Sequence[str], known: Sequence[str], where: str | Path) -> tuple[str, ...]:
+    """Return the requested bands under the names that are known, those of the store in the model's bands."""
+    named = (bands,) if isinstance(bands, str) else tuple(bands)
     places = zip(named, places_of(named, known), strict=True)
-    bands = tuple(dict.fromkeys(band if place is None else known[place] for band, place in places))
-    if unknown := [band for band in bands if band not in known]:
+    chosen = tuple(dict.fromkeys(band if place is None else known[place] for band, place in places))
+    if unknown := [band for band in chosen if band not in known]:
+        raise InputError(f"{where}: no band {unknown[0]!r}; there are {'-'.join(known)}")
+    if not chosen or len(chosen) == len(known):
         raise InputError(
-            f"{store.directory}, with {config.model}: no band {unknown[0]!r}; there are {'-'.join(known)}"
+            f"inpaint: bands {chosen} leave no band to predict, or none to predict from; name some, not all"
         )
-    if not bands or len(bands) == len(known):
-        raise InputError(
-            f"inpaint: bands {bands} leave no band to predict, or none to predict from; name some, not all"
-        )
-    return bands
+    return chosen

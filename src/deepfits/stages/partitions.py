@@ -9,6 +9,7 @@ Needs pandas, which ``deepfits[lsdb]`` installs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from deepfits.errors import InputError
+from deepfits.config import from_mapping
+from deepfits.errors import InputError, nearest
 from deepfits.files import digest
 from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
@@ -32,6 +34,7 @@ from deepfits.stages.fit_work import absolute
 from deepfits.survey import build
 from deepfits.survey.fields import ImageSet, image_set
 from deepfits.survey.neighbours import with_neighbours
+from deepfits.survey.planes import ReadOptions
 from deepfits.survey.store import Cutouts, StoreInfo
 from deepfits.tables import from_arrow, identities, positions
 from deepfits.tables.parquet import to_arrow
@@ -101,8 +104,12 @@ class PartitionFit:
         Raises
         ------
         InputError
-            Images that cannot be used or that the model cannot be fitted to.
+            Images that cannot be used or that the model cannot be fitted to, or an unknown argument.
         """
+        valid = (*inspect.signature(image_set).parameters, *ReadOptions.__dataclass_fields__)
+        for name in reading or ():
+            if name not in valid:
+                raise InputError(f"reading: unknown argument {name!r}; {nearest(name, valid)}")
         loaded = Model.load(model)
         chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
         info = describe_images(chosen, cutout_size(loaded, chosen))
@@ -110,7 +117,7 @@ class PartitionFit:
         return cls(
             images=chosen,
             info=info,
-            settings=FitSettings(**settings),
+            settings=from_mapping(FitSettings, settings, where="settings of the fit"),
             model=absolute(model),
             key=digest(chosen.settings(), loaded.made_from()),
             id_column=id_column,

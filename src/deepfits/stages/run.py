@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -82,7 +82,7 @@ class RunFile:
         if self.model is not None:
             resolved["run"]["model"] = self.model
         if self.images is not None:
-            resolved["images"] = {"path": self.images}
+            resolved["images"] = {"path": images_at(self.images, os.path.abspath)}
         for name, given in self.sections.items():
             defaults = {
                 key: parameter.default
@@ -166,6 +166,7 @@ def run(config: RunConfig) -> Path:
     """
     content = read_run_file(config.config, out=config.out)
     _require_inputs(content)
+    _require_settings(content)
     return _run(content, config.progress)
 
 
@@ -302,9 +303,11 @@ def _run(config: RunFile, progress: Progress) -> Path:
     if "stack" in sections:
         images = call("stack", images or out / "sky" / "exposures", out / "coadds")
     images = images or out / "sky"
-    catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
-    detected = {} if catalogue is None else {"catalogue": catalogue}
+    detected = {}
+    if "detect" in sections:
+        detected["catalogue"] = call("detect", images, out / "catalogue.parquet")
     store = call("cutouts", images, out / "cutouts", **detected)
+    hidden = _bands_to_hide(store, sections["inpaint"]["bands"], config.model)
     if config.model is None:
         model = call("train", store, out / "model")
     else:
@@ -319,8 +322,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
         how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
-    if hidden := sections["inpaint"]["bands"] or _band_to_hide(store):
-        hidden = sections["inpaint"]["bands"] = [hidden] if isinstance(hidden, str) else hidden
+    if hidden:
+        sections["inpaint"]["bands"] = hidden
         call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
     if config.model and "both" in features and _has_head(best):  # a head needs errors
         call("redshift_predict", best, out=out / "redshifts.parquet")
@@ -334,7 +337,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
 
 
 def _require_inputs(config: RunFile) -> None:
-    """Raise `InputError` for what a stage will refuse after hours of others: no file, unusable labels."""
+    """Raise `InputError` for a missing file that a stage will need after hours of others, such as labels."""
     made = os.path.abspath(config.out)
     needed = {"[run] model": config.model} | {
         f"[{name}] {key}": section.get(key)
@@ -345,12 +348,24 @@ def _require_inputs(config: RunFile) -> None:
         is_path = isinstance(path, str) and not path.startswith("builtin:")
         if is_path and not Path(os.path.abspath(path)).is_relative_to(made) and not exists(path):
             raise InputError(f"{path}: no such file or directory ({key} of the run file); check the path")
-    if "redshift" in config.sections:
-        from deepfits.stages.redshifts.compare import CompareConfig, require_names, require_usable
 
-        section = config.sections["redshift"]
-        planned = CompareConfig("", section["labels"], "", **_stage_arguments("redshift", section))
-        require_usable(planned) if exists(section["labels"]) else require_names(planned)
+
+def _require_settings(config: RunFile) -> None:
+    """Raise `InputError` for settings that a stage would refuse only after hours of others."""
+    from deepfits.stages.redshifts.compare import require_usable
+    from deepfits.stages.train import recipe_of
+
+    sections = config.sections
+    if "train" in sections:
+        section, cutting = sections["train"], sections["cutouts"]
+        names = ("recipe", "options", "steps")
+        chosen = recipe_of(**{name: section[name] for name in names if name in section})
+        if section.get("embedder_only") is None and chosen.training.grid is None and "size" in cutting:
+            replace(chosen.model, size=cutting["size"])
+    if "redshift" in sections:
+        labels = sections["redshift"]["labels"]  # which may still have to be simulated
+        given = _stage_arguments("redshift", sections["redshift"])
+        require_usable(labels if exists(labels) else None, **given)
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -379,13 +394,25 @@ def _has_head(features: Path) -> bool:
     return True
 
 
-def _band_to_hide(store: Path) -> list[str]:
-    """Return the default band to predict: u, or else the first; none if there is no other to predict from."""
+def _bands_to_hide(store: Path, given: str | Sequence[str] | None, model: str | None) -> list[str]:
+    """Return the bands to predict: those given, or else u or the first, if others remain to predict from.
+
+    They are checked here, since training and fit come before their prediction.
+    """
+    from deepfits.stages.inpaint import bands_to_predict
     from deepfits.survey.bands import places_of
     from deepfits.survey.store import read_info
 
     bands = read_info(store).bands
-    return [bands[places_of(["u"], bands)[0] or 0]] if len(bands) > 1 else []
+    if not given:
+        return [bands[places_of(["u"], bands)[0] or 0]] if len(bands) > 1 else []
+    if model is not None:
+        from deepfits.models.bundle import Model
+
+        loaded = Model.load(model)
+        bands = bands if loaded.grid is None else loaded.info.bands
+    bands_to_predict(given, bands, model or store)
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:

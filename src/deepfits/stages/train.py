@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
 from deepfits.files import contents
@@ -14,6 +14,9 @@ from deepfits.results import require_finished
 from deepfits.stages.parameters import Choosing, Images, Partial, as_list
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from deepfits.recipes import Recipe
 
 FORMAT = 2
 
@@ -79,13 +82,10 @@ def train(config: TrainConfig) -> Path:
 
     Change one setting of a recipe: `deepfits train run/cutouts --out run/model --set width=256`
     """
-    from deepfits.recipes import recipe as get_recipe
-    from deepfits.recipes import replace
     from deepfits.training.engine import EngineConfig
     from deepfits.training.session import Session, TrainingPlan
 
-    steps = {} if config.steps is None else {"steps": config.steps}
-    chosen = replace(get_recipe(config.recipe), {**(config.options or {}), **steps})
+    chosen = recipe_of(config.recipe, config.options, config.steps)
     stores = as_list(config.store)
     for store in stores:
         require_finished(store, partial=config.partial)
@@ -110,6 +110,16 @@ def train(config: TrainConfig) -> Path:
     with claim(config, name="train", version=FORMAT, inputs=inputs, settings=settings) as results:
         session.run(max_time=config.max_time, progress=config.progress)
     return results.path
+
+
+def recipe_of(
+    recipe: str = TrainConfig.recipe, options: Mapping[str, Any] | None = None, steps: int | None = None
+) -> Recipe:
+    """Return the recipe of this name with the fields that are changed in it; see `TrainConfig`."""
+    from deepfits import recipes
+
+    changed = {} if steps is None else {"steps": steps}
+    return recipes.replace(recipes.recipe(recipe), {**(options or {}), **changed})
 
 
 def _rank() -> int:

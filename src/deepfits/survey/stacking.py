@@ -82,9 +82,17 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
     covered = sum(p.shape[0] * p.shape[1] * (p.pixel_scale / scale) ** 2 for p in planes)
     if height * width > min(MAX_GRID_PIXELS, MAX_EMPTINESS * covered):
         raise InputError(
-            f"the exposures span {width}×{height} pixels of {scale:.3g} arcsec; stack one field at a time"
+            f"the exposures span {width}×{height} pixels of {scale:.3g} arcsec; stack one field at a time. "
+            f"The farthest from the others is {_farthest(planes).path}"
         )
     return Grid(wcs=wcs, shape=(height, width), path=planes[0].path)
+
+
+def _farthest(planes: Sequence[Plane]) -> Plane:
+    """Return the exposure that points farthest from the median direction of all."""
+    points = [p.wcs.celestial.pixel_to_world(p.shape[1] / 2, p.shape[0] / 2).icrs for p in planes if p.wcs]
+    direction = np.stack([point.cartesian.xyz.value for point in points])
+    return planes[int(((direction - np.median(direction, axis=0)) ** 2).sum(axis=1).argmax())]
 
 
 @dataclass(frozen=True, kw_only=True)

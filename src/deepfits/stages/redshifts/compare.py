@@ -22,7 +22,7 @@ from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Inputs, Training
 from deepfits.redshifts.methods import METHODS, Boosting, Constant, TemplateFit
-from deepfits.redshifts.methods.stack import STACKS, Stack
+from deepfits.redshifts.methods.stack import STACKS
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
@@ -198,25 +198,6 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
 
 
-def require_usable(config: CompareConfig) -> None:
-    """Raise `InputError` for names that are unknown and labels that are unusable, whatever the features."""
-    classes = is_of_classes(config.labels, config.label_column)
-    read_labels(config.labels, column=config.label_column, select=config.select, classes=classes)
-    require_names(config)
-
-
-def require_names(config: CompareConfig) -> None:
-    """Raise `InputError` for unknown names of methods, losses and feature sets."""
-    pairs = [text.rpartition(":") for text in parse_names(config.feature_sets)]
-    for name in (*parse_names(config.methods), *(method for method, _, _ in pairs if method)):
-        require_known("method", name, METHODS)
-    for loss in parse_names(config.losses):
-        require_known("loss", loss, LOSSES)
-    for method, _, name in pairs:
-        is_stack = method == Stack.name
-        require_known("stack" if is_stack else "feature set", name, STACKS if is_stack else FEATURE_SETS)
-
-
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     """List the rows: the constant, then the methods in the order of `METHODS`, each with its losses.
 
@@ -225,9 +206,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     InputError
         An unknown name, or a row whose requirements (named in the message) are not met.
     """
-    names, losses = parse_names(config.methods), parse_names(config.losses)
-    feature_sets = parse_names(config.feature_sets)
-    require_names(config)
+    names, losses, feature_sets = _known_names(config)
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
         RowKey(method=method.name, features=name, loss=loss)
@@ -243,6 +222,30 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
         except InputError as error:
             raise InputError(f"the row {key} cannot be made: {error}") from error
     return [RowKey(method=Constant.name), *keys]
+
+
+def _known_names(config: CompareConfig) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of methods, losses and feature sets, or raise an error for an unknown one."""
+    names, losses = parse_names(config.methods), parse_names(config.losses)
+    feature_sets = parse_names(config.feature_sets)
+    for name in (*names, *(text.partition(":")[0] for text in feature_sets if ":" in text)):
+        require_known("method", name, METHODS)
+    for loss in losses:
+        require_known("loss", loss, LOSSES)
+    for text in feature_sets:
+        method, _, name = text.rpartition(":")
+        require_known("feature set", name, STACKS if method == "stack" else FEATURE_SETS)
+    return names, losses, feature_sets
+
+
+def require_usable(labels: str | Path | None, **settings: Any) -> None:
+    """Raise the errors of `redshift` that need no features: in names, and in the labels, if given."""
+    config = CompareConfig(features="", labels=labels or "", out="", **settings)
+    _known_names(config)
+    if labels is None:
+        return
+    classes = is_of_classes(labels, config.label_column)
+    read_labels(labels, column=config.label_column, select=config.select, classes=classes)
 
 
 def _feature_sets_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
