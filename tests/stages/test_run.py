@@ -83,7 +83,7 @@ def test_a_file_that_does_not_exist_is_named_before_any_work(tmp_path, text):
         ('methods = ["bosting"]', "method 'bosting' is unknown; did you mean 'boosting'"),
         ('losses = ["absolut"]', "loss 'absolut' is unknown; did you mean 'absolute'"),
         ('feature_sets = ["boosting:magnitude"]', "feature set 'magnitude' is unknown; did you mean"),
-        ('feature_sets = ["stack:fit"]', "stack 'fit' is unknown; did you mean 'fits'"),
+        ('feature_sets = ["stack:fit"]', "feature set 'fit' is unknown; did you mean 'fits'"),
     ],
 )
 def test_redshifts_that_cannot_be_learned_are_said_before_any_work(tmp_path, setting, message):
