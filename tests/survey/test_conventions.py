@@ -1513,11 +1513,12 @@ def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
         ({"g_1": 0, "r_2": 0, "g_3": 0.5, "r_4": 0.5}, ["gr", "gr"]),
         ({"g_1": 0, "r_2": 0.004}, ["g", "r"]),  # a third of the image away
         ({"g_1": 0, "r_2": 0, "r_3": 0}, ["g", "r", "r"]),  # which of them?
-        ({"g_1": 0, "r_2-deep": 0}, ["g", "r"]),  # kept apart by a word
+        ({"g_1": 0, "r_2-deep": 0}, ["gr"]),
+        ({"g_1": 0, "r_2": 0, "g_1-deep": 0, "r_2-deep": 0}, ["gr", "gr"]),  # two releases
     ],
 )
 def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected):
-    """Names of stacks of VST ATLAS, J-PLUS, UltraVISTA differ in numbers that say nothing of the field."""
+    """Names of stacks of VST ATLAS and UltraVISTA differ in numbers, those of HFF and UNCOVER in words."""
     values = sky.astype(np.float32)
     for name, east in where.items():
         head = make_wcs(SHAPE, scale=0.25, ra=150 + east).to_header()
@@ -1760,21 +1761,22 @@ def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
 
 
 @pytest.mark.parametrize(
-    ("names", "is_one"),
+    ("names", "fields"),
     [
-        ("{b}i1230057", True),  # 2MASS
-        ("a{B}_asky_980403s0190256", True),
-        ("N1234{b}", True),
-        ("{b}at_1", True),
-        ("{b}{b}x", False),  # differs in more than the band
+        (("{b}i1230057",), ["JHK"]),  # 2MASS
+        (("a{B}_asky_980403s0190256",), ["JHK"]),
+        (("N1234{b}",), ["JHK"]),
+        (("{b}at_1",), ["JHK"]),
+        (("{b}at_1", "N1234{b}"), ["JHK", "JHK"]),  # two reductions of it
+        (("{b}{b}x", "N1234{b}"), ["JHK", "H", "J", "K"]),  # one of which differs in more than the band
     ],
 )
-def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_path, sky, names, is_one):
-    for band in "jhk":
-        head = header(1.0, FILTER=band, MAGZP=20.9)
-        fits.writeto(tmp_path / f"{names.format(b=band, B=band.upper())}.fits", sky.astype(np.float32), head)
-    fields = find_fields(tmp_path)
-    assert [field.bands for field in fields] == ([("J", "H", "K")] if is_one else [("H",), ("J",), ("K",)])
+def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_path, sky, names, fields):
+    for name in names:
+        for band in "jhk":
+            path = tmp_path / f"{name.format(b=band, B=band.upper())}.fits"
+            fits.writeto(path, sky.astype(np.float32), header(1.0, FILTER=band, MAGZP=20.9))
+    assert sorted(["".join(field.bands) for field in find_fields(tmp_path)]) == sorted(fields)
 
 
 @pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME"])
