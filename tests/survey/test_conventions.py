@@ -368,7 +368,8 @@ def swire(where, sky):
     for channel in (1, 2):
         head = header(0.6, BUNIT="MJy/sr", CHNLNUM=channel, EXPTIME=100.0)
         stem = f"swire_CDFS_I{channel}_tile_1_2_v4"
-        for kind, values in (("mosaic", image), ("unc", full(variance**0.5)), ("cov", full(4))):
+        errors = {"unc": full(variance**0.5), "std": full(3 * variance**0.5)}  # of the mean, and scatter
+        for kind, values in {"mosaic": image, "cov": full(4), **errors}.items():
             fits.writeto(where / f"{stem}_{kind}.fits", values, head)
     return {}
 
@@ -1500,8 +1501,10 @@ def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
     names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")
     for name in names:
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header())
+    fits.writeto(tmp_path / "coadd_total.fits", sky.astype(np.float32), header(FILTER="detection"))  # MAST's
     assert image_set(tmp_path).bands == ("r",)
     assert all(f"{name}.fits: a map of no single band; not used" in caplog.text for name in names[:3])
+    assert "coadd_total.fits: an image for detection, of no single band; not used" in caplog.text
     fits.setval(tmp_path / "chi2-segmap_v2.fits", "FILTER", value="g")  # its header knows better
     assert image_set(tmp_path, allow_missing=True).bands == ("g", "r")
 
