@@ -409,6 +409,27 @@ def test_files_of_which_no_two_are_bands_of_one_object_are_refused(objects, tmp_
         read(tmp_path / "cutouts", tmp_path / "store")
 
 
+@pytest.mark.parametrize(
+    "pattern", ["{line}-cutout-{band}-9813-pdr3_wide", "SN{place}_ztf_z{band}_q2_refimg"]
+)
+def test_files_of_one_place_are_bands_of_one_object_if_their_names_do_not_tell(objects, tmp_path, pattern):
+    """HSC's service names cutouts by the lines of a request; words such as zg of ZTF are not looked for."""
+    line = 2
+    for place, planes in enumerate(objects.values()):
+        for index, band in enumerate(BANDS):
+            head = header(band)
+            head["CRVAL1"] += 0.1 * place
+            path = tmp_path / "cutouts" / f"{pattern.format(line=line, band=band, place=place)}.fits"
+            write(path, planes["image"][index], head)
+            line += 1
+    store = read(tmp_path / "cutouts", tmp_path / "store")[0]
+    assert (len(store), store.info.bands) == (len(NAMES), BANDS)
+    images = store.take(np.arange(len(store))).image / NJY
+    there = store.catalogue()["ra"].argsort()  # identities are the names of one band's files
+    for planes, image in zip(objects.values(), images[there], strict=True):
+        np.testing.assert_allclose(image, planes["image"][:, 4:36, 4:36], atol=1e-4)
+
+
 @pytest.mark.parametrize("form", ["a cube each", "an array", "a table"])
 def test_all_objects_in_one_file_are_refused_with_what_is_read(objects, tmp_path, form):
     """The first of several cubes was taken, and the others left out without a word."""

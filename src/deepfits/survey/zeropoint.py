@@ -203,7 +203,7 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
 def _zero_point_of_viewer(
     header: Mapping[str, Any], pixel_sr: float | None
 ) -> tuple[float, float, float] | None:
-    """Return the zero point of images from the Legacy Surveys' viewer, and their pixels' sides, now and before.
+    """Return the zero point of an image from the Legacy Surveys' viewer, and its pixels' side now and before.
 
     Sides are in arcsec. None for other images.
     """
