@@ -196,13 +196,15 @@ def webb_mosaic(where, sky):
 
 
 def ceers(where, sky):
-    """Background and source mask beside the image in its file."""
+    """Background and source mask beside the image in its file, and the pipeline's map of segments."""
     image, variance = counts(sky, 28.9)
     for band in ("F200W", "F444W"):
         planes = {"SCI": image, "ERR": full(variance**0.5), "BKGD": full(0.1), "BKGMASK": full(1.0)}
         head = header(0.03, BUNIT="10.0*nanoJansky", FILTER=band)
         hdus = [fits.ImageHDU(values, head, name=name) for name, values in planes.items()]
-        write(where / f"hlsp_ceers_jwst_nircam_nircam1_{band.lower()}_v0.5_i2d.fits", *hdus)
+        stem = where / f"hlsp_ceers_jwst_nircam_nircam1_{band.lower()}_v0.5"
+        write(f"{stem}_i2d.fits", *hdus)
+        write(f"{stem}_segm.fits", fits.ImageHDU(np.ones(SHAPE, np.int32), head, name="SCI"))
     return {}
 
 

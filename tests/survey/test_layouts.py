@@ -360,6 +360,8 @@ def test_whole_way_from_calexps(tmp_path):
         ("KiDS_DR5.0_180.0_-0.5_i1_sci", "i", "KiDS_DR5.0_180.0-0.5-sci"),
         ("SPITZER_I1_40_E1", None, "SPITZER_I1_40_E1"),
         ("galaxy", None, "galaxy"),
+        ("FDS11_gSDSS", "g", "FDS11"),  # the Fornax Deep Survey's, J-PLUS's
+        ("NGC1234_SDSSg", "g", "NGC1234"),  # SkyView's
     ],
 )
 def test_band_from_a_name(stem, band, rest):
