@@ -65,8 +65,8 @@ def ingest(
     shard_size
         Number of objects per shard.
     catalogue
-        Catalogue whose columns are added, matched by identity; missing values (NaN, or empty text) where it
-        has no row for a cutout.
+        Catalogue whose columns are added, matched by identity, or by position if no identity is in both;
+        missing values (NaN, or empty text) where it has no row for a cutout.
     where
         Conditions on the columns, to select cutouts.
     psf
@@ -118,7 +118,10 @@ def ingest(
 
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
-    """Add a catalogue's columns to the cutouts, by identity, or row by row if the cutouts have none."""
+    """Add a catalogue's columns to the cutouts, by identity, or row by row if the cutouts have none.
+
+    If no identity is in both, as where files are named by position, they are matched by position.
+    """
     columns = read_catalogue(path, needs_places=False)
     identity = columns.pop("object_id")
     if not cutouts.has_identity:
@@ -135,12 +138,20 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         )
     else:
         rows = match_identities(cutouts.object_id, identity)
+        if (rows < 0).all() and ((rows := _by_position(cutouts, columns)) >= 0).any():
+            text = (
+                f"catalogue {path.name}: none of its identities is a cutout's, so it is matched by position, "
+                f"within {OFF_CENTRE_PIXELS:g} pixels of their middles; its identities are in catalogue_id"
+            )
+            log.warning(text)
+            cutouts.remarks.append(text)
+            columns["catalogue_id"] = identity
         is_absent = rows < 0
         if is_absent.all():
             raise InputError(
                 f"{path}: no row for any of the {cutouts.number} cutouts: they have object_id "
-                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; use the same "
-                "identities, or leave it out"
+                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ..., and no object is in the "
+                "middle of a cutout; use the same identities, or leave it out"
             )
     if is_absent.any():
         text = (
@@ -159,6 +170,16 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
     for name, values in columns.items():
         cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
     _warn_of_offsets(cutouts, path)
+
+
+def _by_position(cutouts: ForeignCutouts, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the row of a catalogue whose object is in the middle of each cutout; -1 where there is none."""
+    own = cutouts.columns
+    own = own if {"ra", "dec"} <= own.keys() else cutouts.from_headers(np.arange(cutouts.number))
+    if not ({"ra", "dec"} <= own.keys() and {"ra", "dec"} <= columns.keys()):
+        return np.full(cutouts.number, -1)
+    radius = OFF_CENTRE_PIXELS * cutouts.pixel_scale_arcsec
+    return tables.match_one_to_one(own["ra"], own["dec"], columns["ra"], columns["dec"], radius)[0]
 
 
 def _warn_of_offsets(cutouts: ForeignCutouts, path: Path) -> None:
