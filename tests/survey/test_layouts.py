@@ -266,6 +266,19 @@ def test_patterns_and_the_home_directory(tmp_path, monkeypatch):
         assert [row.band for row in deepfits.check(images, zero_point=31.4).rows] == ["g", "r"]
 
 
+def test_two_filters_of_one_band_may_have_names_of_their_own(tmp_path):
+    """KiDS has two images in i, miniJPAS two filters in u; the way out is in the message."""
+    rng = np.random.default_rng(2)
+    for name in ("KiDS_1_g", "KiDS_1_i1", "KiDS_1_i2"):
+        head = make_wcs(SHAPE).to_header()
+        head["FILTER"] = name.split("_")[2][0]
+        fits.writeto(tmp_path / f"{name}_sci.fits", rng.normal(size=SHAPE).astype(np.float32), head)
+    with pytest.raises(InputError, match="a second i image") as error:
+        image_set(tmp_path)
+    images = image_set([tmp_path, str(error.value).rsplit(": ", 1)[1]])
+    assert (images.bands, len(images.fields)) == (("g", "i", "i_2"), 1)
+
+
 @pytest.mark.parametrize("odd", ["t2_g.fits of r", "t2 without a band", "t2_g with two images", "t2_g_wht"])
 def test_what_is_said_of_a_file_counts_beside_its_directory(tmp_path, odd):
     """The way out that a message names can be added to the same command, and the others stay as they are."""
