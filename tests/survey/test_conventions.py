@@ -196,13 +196,15 @@ def webb_mosaic(where, sky):
 
 
 def ceers(where, sky):
-    """Background and source mask beside the image in its file."""
+    """Background and source mask beside the image in its file, and the pipeline's map of segments."""
     image, variance = counts(sky, 28.9)
     for band in ("F200W", "F444W"):
         planes = {"SCI": image, "ERR": full(variance**0.5), "BKGD": full(0.1), "BKGMASK": full(1.0)}
         head = header(0.03, BUNIT="10.0*nanoJansky", FILTER=band)
         hdus = [fits.ImageHDU(values, head, name=name) for name, values in planes.items()]
-        write(where / f"hlsp_ceers_jwst_nircam_nircam1_{band.lower()}_v0.5_i2d.fits", *hdus)
+        stem = where / f"hlsp_ceers_jwst_nircam_nircam1_{band.lower()}_v0.5"
+        write(f"{stem}_i2d.fits", *hdus)
+        write(f"{stem}_segm.fits", fits.ImageHDU(np.ones(SHAPE, np.int32), head, name="SCI"))
     return {}
 
 
@@ -368,7 +370,8 @@ def swire(where, sky):
     for channel in (1, 2):
         head = header(0.6, BUNIT="MJy/sr", CHNLNUM=channel, EXPTIME=100.0)
         stem = f"swire_CDFS_I{channel}_tile_1_2_v4"
-        for kind, values in (("mosaic", image), ("unc", full(variance**0.5)), ("cov", full(4))):
+        errors = {"unc": full(variance**0.5), "std": full(3 * variance**0.5)}  # of the mean, and scatter
+        for kind, values in {"mosaic": image, "cov": full(4), **errors}.items():
             fits.writeto(where / f"{stem}_{kind}.fits", values, head)
     return {}
 
@@ -979,12 +982,12 @@ def test_images_that_the_viewer_of_the_legacy_surveys_has_resampled_are_warned_o
     assert not any("resampled" in text for text in deepfits.check(tmp_path).warnings)
     found = [text for text in deepfits.check(tmp_path, zero_point=22.5).warnings if "resampled" in text]
     assert bool(found) == (scale != 0.262)
-    if found:
-        stated = float(re.search(r"zero_point ([\d.]+)", found[0])[1])
-        images = image_set(tmp_path, zero_point=stated)
+    stated = float(re.search(r"zero_point ([\d.]+)", found[0])[1]) if found else 22.5
+    for given in (stated, None):  # its headers have no unit
+        images = image_set(tmp_path, zero_point=given)
         with open_field(images.fields[0], images) as field:
             np.testing.assert_allclose(field.planes["r"].read()[0], sky, rtol=2e-3, atol=1e-2)
-        assert not any("resampled" in text for text in deepfits.check(tmp_path, zero_point=stated).warnings)
+        assert not any("resampled" in text for text in deepfits.check(tmp_path, zero_point=given).warnings)
 
 
 @pytest.mark.parametrize(
@@ -1530,8 +1533,10 @@ def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
     names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")
     for name in names:
         fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header())
+    fits.writeto(tmp_path / "coadd_total.fits", sky.astype(np.float32), header(FILTER="detection"))  # MAST's
     assert image_set(tmp_path).bands == ("r",)
     assert all(f"{name}.fits: a map of no single band; not used" in caplog.text for name in names[:3])
+    assert "coadd_total.fits: an image for detection, of no single band; not used" in caplog.text
     fits.setval(tmp_path / "chi2-segmap_v2.fits", "FILTER", value="g")  # its header knows better
     assert image_set(tmp_path, allow_missing=True).bands == ("g", "r")
 
@@ -1543,11 +1548,12 @@ def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
         ({"g_1": 0, "r_2": 0, "g_3": 0.5, "r_4": 0.5}, ["gr", "gr"]),
         ({"g_1": 0, "r_2": 0.004}, ["g", "r"]),  # a third of the image away
         ({"g_1": 0, "r_2": 0, "r_3": 0}, ["g", "r", "r"]),  # which of them?
-        ({"g_1": 0, "r_2-deep": 0}, ["g", "r"]),  # kept apart by a word
+        ({"g_1": 0, "r_2-deep": 0}, ["gr"]),
+        ({"g_1": 0, "r_2": 0, "g_1-deep": 0, "r_2-deep": 0}, ["gr", "gr"]),  # two releases
     ],
 )
 def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected):
-    """Names of stacks of VST ATLAS, J-PLUS, UltraVISTA differ in numbers that say nothing of the field."""
+    """Names of stacks of VST ATLAS and UltraVISTA differ in numbers, those of HFF and UNCOVER in words."""
     values = sky.astype(np.float32)
     for name, east in where.items():
         head = make_wcs(SHAPE, scale=0.25, ra=150 + east).to_header()
@@ -1790,21 +1796,22 @@ def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
 
 
 @pytest.mark.parametrize(
-    ("names", "is_one"),
+    ("names", "fields"),
     [
-        ("{b}i1230057", True),  # 2MASS
-        ("a{B}_asky_980403s0190256", True),
-        ("N1234{b}", True),
-        ("{b}at_1", True),
-        ("{b}{b}x", False),  # differs in more than the band
+        (("{b}i1230057",), ["JHK"]),  # 2MASS
+        (("a{B}_asky_980403s0190256",), ["JHK"]),
+        (("N1234{b}",), ["JHK"]),
+        (("{b}at_1",), ["JHK"]),
+        (("{b}at_1", "N1234{b}"), ["JHK", "JHK"]),  # two reductions of it
+        (("{b}{b}x", "N1234{b}"), ["JHK", "H", "J", "K"]),  # one of which differs in more than the band
     ],
 )
-def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_path, sky, names, is_one):
-    for band in "jhk":
-        head = header(1.0, FILTER=band, MAGZP=20.9)
-        fits.writeto(tmp_path / f"{names.format(b=band, B=band.upper())}.fits", sky.astype(np.float32), head)
-    fields = find_fields(tmp_path)
-    assert [field.bands for field in fields] == ([("J", "H", "K")] if is_one else [("H",), ("J",), ("K",)])
+def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_path, sky, names, fields):
+    for name in names:
+        for band in "jhk":
+            path = tmp_path / f"{name.format(b=band, B=band.upper())}.fits"
+            fits.writeto(path, sky.astype(np.float32), header(1.0, FILTER=band, MAGZP=20.9))
+    assert sorted(["".join(field.bands) for field in find_fields(tmp_path)]) == sorted(fields)
 
 
 @pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME"])

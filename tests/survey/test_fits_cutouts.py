@@ -410,6 +410,51 @@ def test_files_of_which_no_two_are_bands_of_one_object_are_refused(objects, tmp_
         read(tmp_path / "cutouts", tmp_path / "store")
 
 
+@pytest.mark.parametrize(
+    "pattern", ["{line}-cutout-{band}-9813-pdr3_wide", "SN{place}_ztf_z{band}_q2_refimg"]
+)
+def test_files_of_one_place_are_bands_of_one_object_if_their_names_do_not_tell(objects, tmp_path, pattern):
+    """HSC's service names cutouts by the lines of a request; words such as zg of ZTF are not looked for."""
+    line = 2
+    for place, planes in enumerate(objects.values()):
+        for index, band in enumerate(BANDS):
+            head = header(band)
+            head["CRVAL1"] += 0.1 * place
+            path = tmp_path / "cutouts" / f"{pattern.format(line=line, band=band, place=place)}.fits"
+            write(path, planes["image"][index], head)
+            line += 1
+    store = read(tmp_path / "cutouts", tmp_path / "store")[0]
+    assert (len(store), store.info.bands) == (len(NAMES), BANDS)
+    images = store.take(np.arange(len(store))).image / NJY
+    there = store.catalogue()["ra"].argsort()  # identities are the names of one band's files
+    for planes, image in zip(objects.values(), images[there], strict=True):
+        np.testing.assert_allclose(image, planes["image"][:, 4:36, 4:36], atol=1e-4)
+
+
+def test_a_catalogue_with_other_identities_is_matched_by_position(objects, tmp_path, caplog):
+    for place, planes in enumerate(objects.values()):
+        for index, band in enumerate(BANDS):
+            head = header(band)
+            head["CRVAL1"] += 0.1 * place
+            write(tmp_path / "cutouts" / f"t150.{place}+2.0.{band}.fits", planes["image"][index], head)
+    (tmp_path / "m.toml").write_text('file = "cutouts"')
+    ra = 150 + 0.1 * np.array([2, 0, 7])
+    columns = {"objID": 2**60 + np.array([2, 0, 7]), "ra": ra, "dec": [2.0] * 3, "z_spec": [0.2, 0.0, 0.7]}
+    Table(columns).write(tmp_path / "c.fits")
+    store = CutoutStore(
+        deepfits.cutouts(tmp_path / "m.toml", tmp_path / "store", size=32, catalogue=tmp_path / "c.fits")
+    )
+    found = store.catalogue()
+    assert "matched by position" in caplog.text
+    assert found["object_id"].tolist() == ["t150.0+2.0", "t150.1+2.0", "t150.2+2.0"]
+    np.testing.assert_array_equal(found["z_spec"], [0.0, np.nan, 0.2])
+    assert found["catalogue_id"].tolist() == [str(2**60), "", str(2**60 + 2)]
+    columns["ra"] = ra + 0.01
+    Table(columns).write(tmp_path / "far.fits")
+    with pytest.raises(InputError, match=r"far\.fits: no row for any of the 3 cutouts.*middle of a cutout"):
+        deepfits.cutouts(tmp_path / "m.toml", tmp_path / "far", size=32, catalogue=tmp_path / "far.fits")
+
+
 @pytest.mark.parametrize("form", ["a cube each", "an array", "a table"])
 def test_all_objects_in_one_file_are_refused_with_what_is_read(objects, tmp_path, form):
     """The first of several cubes was taken, and the others left out without a word."""

@@ -2447,6 +2447,21 @@ def test_identities_as_savetxt_writes_them(tmp_path):
         read_catalogue(tmp_path / "t.txt")
 
 
+def test_identities_with_a_fraction_are_text(tmp_path):
+    """Those of SMASH and NSC DR1 are a field and a number, which were read as decimal fractions."""
+    lines = (f"169.{n},{ra},{dec}" for n, ra, dec in zip(range(10, 10 + NUM), RA, DEC, strict=True))
+    (tmp_path / "t.csv").write_text("\n".join(["id,ra,dec", *lines]))
+    assert read_catalogue(tmp_path / "t.csv")["object_id"][:11].tolist() == [
+        f"169.{n}" for n in range(10, 21)
+    ]
+
+
+@pytest.mark.parametrize("name", ["QUICK_OBJECT_ID", "designation"])  # of DELVE; of AllWISE and 2MASS
+def test_further_names_of_identities(tmp_path, name):
+    Table({name: np.arange(NUM) + 7, "ra": RA, "dec": DEC}).write(tmp_path / "t.fits")
+    assert read_catalogue(tmp_path / "t.fits")["object_id"][0] == 7
+
+
 @pytest.mark.parametrize("null", ["---", "-9.99", ""])
 def test_gaps_in_ascii_tables_of_fits(tmp_path, null):
     """Astropy cannot use the text of TNULL as a fill value, and reads an empty integer as 0."""

@@ -97,7 +97,8 @@ _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 _TOKEN = (
     rf"(?:{_ROMAN}|{_ROMAN_F.lower()}|[griz]p|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
-    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK])"
+    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK]|"
+    r"[ugriz](?:SDSS|JAVA|JPAS)|SDSS[ugriz])"
 )
 _NAME_TOKEN = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SHARED = " of all bands"
 # Files named "psf" with at least this many pixels a side and a WCS are not PSFs but images.
 LARGEST_PSF = 100
+_SCATTER = {"std", "stdev", "stddev"}
 _Member = tuple[Path, str | None]
 _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
@@ -66,8 +67,14 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
 
 
 def _beside(path: Path) -> list[tuple[Path, str]]:
-    """Return the files with weights and mask of an image, and their roles, of all kinds of weights."""
-    return [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+    """Return the files with weights and mask of an image, and their roles, of all kinds of weights.
+
+    The scatter of the exposures (``std`` of MOPEX, beside the ``unc`` of their mean) is no further one.
+    """
+    beside = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+    errors = {other for other, kind in beside if kind == "rms"}
+    scatter = {other for other in errors if _SCATTER & {w.lower() for w in words_of(stem_of(other))}}
+    return [member for member in beside if scatter == errors or member[0] not in scatter]
 
 
 def _weights_in(companions: Iterable[tuple[Path, str]]) -> list[str]:
@@ -138,6 +145,9 @@ def is_no_image_of_a_band(path: Path) -> bool:
             )
         return True
     key, kind = _split(given_name(path))
+    if any(str(header.get("FILTER", "")).strip().lower() == "detection" for header in headers):
+        log.warning("%s: an image for detection, of no single band; not used", path)
+        return True
     if kind_of(path) == "other" and is_psf(path):
         log.warning("%s: a PSF; not used unless assigned to a band: --psf BAND=%s", path, path.name)
         return True

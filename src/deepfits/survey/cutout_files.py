@@ -2,7 +2,7 @@
 
 Files are grouped by name: ``NAME_u.fits``, ``u/NAME.fits`` and the HDU ``u`` of ``NAME.fits`` are band u of
 object NAME; ``NAME_u.ivar.fits`` holds its weights, ``NAME_u.mask.fits`` its mask, and ``NAME_u_psf.fits``
-its PSF.
+its PSF. If no two belong together by name, they are grouped by the sky that they show.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from deepfits.survey.file_names import says_what_it_holds, split_name
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stem_of
 from deepfits.survey.hdu_roles import band_of_plane, name_of, role_of_hdu
+from deepfits.survey.places import groups_of_one_place
 
 # Keywords, followed by a number, of the bands of a cube's layers.
 _LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
@@ -124,7 +125,32 @@ def find_objects(d: Description, path: Path) -> list[ObjectFiles]:
                     f"each, {stem_of(file)}.weight.fits, or move this file away"
                 )
         there[band] = {"image": file, **extras}
-    return [objects[key] for key in sorted(objects)]
+    return _of_one_place([objects[key] for key in sorted(objects)])
+
+
+def _of_one_place(objects: list[ObjectFiles]) -> list[ObjectFiles]:
+    """Join files of one band each that show the same piece of sky, if no two files belong together by name.
+
+    HSC's service numbers them by the lines of the request, each of which may be for another band.
+    """
+    if len({band for galaxy in objects for band in galaxy.files} - {""}) < 2 or any(
+        len(galaxy.files) > 1 for galaxy in objects
+    ):
+        return objects
+    numbered = {str(number): galaxy for number, galaxy in enumerate(objects)}
+    groups = groups_of_one_place({number: (galaxy.first(), None) for number, galaxy in numbered.items()})
+    bands = [[band for number in group for band in numbered[number].files] for group in groups]
+    if not groups or any(len(set(those)) < len(those) for those in bands):
+        return objects
+    log.warning(
+        "%s and others show the same area of the sky: taken as bands of one object, %r",
+        *(" and ".join(numbered[n].first().name for n in groups[0]), numbered[groups[0][0]].name),
+    )
+    for first, *others in groups:
+        for other in map(numbered.pop, others):
+            numbered[first].files |= other.files
+            numbered[first].psfs |= other.psfs
+    return list(numbered.values())
 
 
 def _with_psfs(images: list[Path]) -> tuple[list[Path], dict[Path, Path]]:

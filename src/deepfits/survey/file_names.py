@@ -25,7 +25,7 @@ KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} 
 )
 IMAGE_WORDS = (
     "image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "osj", "oki", "bgsub", "int", "maic", "refimg",
-    "sciimg", "mosaic", "map", "calexp",
+    "sciimg", "mosaic", "map", "calexp", "i2d",
 )  # fmt: skip
 HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
 

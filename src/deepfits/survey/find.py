@@ -468,7 +468,8 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
         remedy = "put each field into its own directory" if is_beside else "give only one of them"
         raise InputError(
             f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; {remedy}, "
-            "move the unwanted image elsewhere, or stack exposures first with `deepfits stack`"
+            "move the unwanted image elsewhere, stack exposures first with `deepfits stack`, or, if they "
+            f"have different filters, give one a name of its own too: {source.band}_2={source.path}"
         )
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)

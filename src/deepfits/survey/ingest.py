@@ -118,7 +118,10 @@ def ingest(
 
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
-    """Add a catalogue's columns to the cutouts, by identity, or row by row if the cutouts have none."""
+    """Add a catalogue's columns to the cutouts, by identity, or row by row if the cutouts have none.
+
+    If no identity is in both, as where files are named by position, they are matched by position.
+    """
     columns = read_catalogue(path, needs_places=False)
     identity = columns.pop("object_id")
     if not cutouts.has_identity:

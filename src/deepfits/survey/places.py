@@ -30,9 +30,9 @@ _CARDS = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_
 def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None]]]) -> list[list[str]]:
     """Find fields that are bands of a single one: they show the same area, and no band occurs twice.
 
-    Only fields whose names differ in nothing but numbers, or the band's letter at either end of a word
-    (``ji1230057`` of 2MASS), are compared, as any other difference may mean that the images should be kept
-    apart.
+    Their names may differ in any words, such as versions. Where a band occurs twice, as in two releases side
+    by side, only fields belong together whose names differ in nothing but numbers, or the band's letter at
+    either end of a word (``ji1230057`` of 2MASS).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
         for key in _keys(name, images):
             alike[key].add(name)
     out: list[list[str]] = []
-    for names in alike.values():
+    for names in (set(fields), *alike.values()):
         bands = [set(fields[name]) for name in names]
         if all(own == bands[0] for own in bands):
             continue  # each field is complete

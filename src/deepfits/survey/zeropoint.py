@@ -59,7 +59,8 @@ _SYSTEMS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAG_SYS", "PHOT_SYS", "MAGTYPE", "ZPT
 # Services that interpolate pixel values without conserving flux; they are named in HISTORY or COMMENT.
 _RESAMPLERS = {"hips2fits": "hips2fits", "skyview": "SkyView"}
 # Pixel scales, arcsec, of surveys in nanomaggies, by the card SURVEY of the Legacy Surveys' viewer, which
-# interpolates them to the requested scale (pixscale) in the same way.
+# interpolates them to the requested scale (pixscale) in the same way. Its headers have no unit.
+_VIEWER = "the Legacy Surveys' viewer"
 _OF_VIEWER = {"LEGACYSURVEY": 0.262, "DECALS": 0.262, "SDSS": 0.396}
 PLAUSIBLE = (-2.5, 45.0)
 # Tolerance between the zero points of one file, mag: cards are rounded, and PHOTFLAM has colour terms.
@@ -89,12 +90,11 @@ def zero_point_of_header(
     ]
     cards, unusable = _cards(header, unit)
     candidates = stated + cards
-    if not (candidates or unit or unusable) and (of_viewer := _of_viewer(header, pixel_sr)) is not None:
-        candidates = [(of_viewer[1], f"nanomaggies of pixels of {of_viewer[0]:g} arcsec, from the viewer")]
     if not candidates:
         if unusable:
             raise InputError(unusable[0])
-        return None
+        of_viewer = None if unit else _zero_point_of_viewer(header, pixel_sr)
+        return of_viewer and (of_viewer[0], f"nanomaggies of {of_viewer[2]:g} arcsec, as from {_VIEWER}")
     first, words = candidates[0]
     for other, other_words in candidates[1:]:
         if abs(other - first) > AGREEMENT:
@@ -200,26 +200,27 @@ def rate_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> lis
     ]
 
 
-def _of_viewer(header: Mapping[str, Any], pixel_sr: float | None) -> tuple[float, float] | None:
-    """Return the survey's pixels, arcsec, and the zero point of an image of the Legacy Surveys' viewer.
+def _zero_point_of_viewer(
+    header: Mapping[str, Any], pixel_sr: float | None
+) -> tuple[float, float, float] | None:
+    """Return the zero point of an image from the Legacy Surveys' viewer, and its pixels' side now and before.
 
-    The viewer interpolates the survey's nanomaggies to the requested pixels.
+    Sides are in arcsec. None for other images.
     """
     native = _OF_VIEWER.get(str(header.get("SURVEY", "")).strip().upper())
-    if native is None or "BAND0" not in header:
+    if native is None or pixel_sr is None or not {"BAND0", "BRICK_X0"} & set(header):
         return None
-    side = native if pixel_sr is None else math.degrees(math.sqrt(pixel_sr)) * 3600
-    return native, 22.5 - 5 * math.log10(side / native)
+    side = math.degrees(math.sqrt(pixel_sr)) * 3600
+    return 22.5 - 5 * math.log10(side / native), side, native
 
 
 def _resampling_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None) -> list[str]:
     """Return a warning if a service has resampled an image without conserving flux."""
-    if (of_viewer := _of_viewer(header, pixel_sr)) is not None and pixel_sr is not None:
-        native, expected = of_viewer
-        side = math.degrees(math.sqrt(pixel_sr)) * 3600
+    if (of_viewer := _zero_point_of_viewer(header, pixel_sr)) is not None:
+        expected, side, native = of_viewer
         if abs(expected - 22.5) > NOTABLE and abs(expected - zero_point) > NOTABLE:
             return [
-                f"resampled by the Legacy Surveys' viewer from pixels of {native:g} to {side:.3g} arcsec, "
+                f"resampled by {_VIEWER} from pixels of {native:g} to {side:.3g} arcsec, "
                 f"which preserves pixel values, not fluxes; give zero_point {expected:.3f}"
             ]
     signed = " ".join(str(header.get(key, "")) for key in ("HISTORY", "COMMENT")).lower()

@@ -27,7 +27,7 @@ POSITIONS = (
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
     "source_id", "sourceid", "number", "objid", "obj_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
-    "cosmos_id", "cataid", "objno", "specobjid", "ident", "uberid",
+    "cosmos_id", "cataid", "objno", "specobjid", "ident", "uberid", "quick_object_id", "designation",
 )  # fmt: skip
 """Names of identity columns, the most reliable first; compared without regard to case."""
 FIELDS = ("field", "patch")

@@ -138,13 +138,15 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
     """Convert a column to numbers, except for signs of declinations, and identities and fields in some cases.
 
-    These are text if they have commas (HSC's patch 4,5), and identities also if they have an exponent: they
-    are long integers rounded by a spreadsheet, or text such as 12e5, unless all digits are there
-    (1.000000e+00), as NumPy's `savetxt` writes them.
+    These are text if they have commas (HSC's patch 4,5), and identities also if they have a fraction (169.429
+    of SMASH: a field and a number) or an exponent: they are long integers rounded by a spreadsheet, or text
+    such as 12e5, unless all digits are there (1.000000e+00), as NumPy's `savetxt` writes them.
     """
     if SIGNS.fullmatch(name):
         return as_text(entries)
     if name.lower() in (*IDENTITIES, *FIELDS) and any_match(entries, ","):
+        return as_text(entries)
+    if name.lower() in IDENTITIES and any_match(entries, r"^\d+\.\d*[1-9]\d*$"):
         return as_text(entries)
     if name.lower() in IDENTITIES and any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
         parts = [re.fullmatch(r"\d\.(\d+)e\+(\d+)", entry) for entry in entries.to_pylist()]
