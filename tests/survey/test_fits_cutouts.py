@@ -728,30 +728,6 @@ def test_a_table_beside_the_cutouts_is_none(objects, tmp_path, caplog, is_cube):
     assert "0-catalogue.fits: no image in this file; not used" in caplog.text
 
 
-def test_a_catalogue_of_other_identities_is_matched_by_position(objects, tmp_path):
-    directory, places = tmp_path / "stamps", [(150.1, 2.2), (150.0, 2.1), (150.2, 2.3)]
-    directory.mkdir()
-    for (name, planes), (ra, dec) in zip(objects.items(), places, strict=True):
-        for index, band in enumerate(BANDS):
-            head = header(band)
-            head["CRVAL1"], head["CRVAL2"] = ra, dec
-            head["CRPIX1"] = head["CRPIX2"] = SIDE // 2 + 1.0
-            fits.writeto(directory / f"{name}_{band}.fits", planes["image"][index], head)
-    path = tmp_path / "c.csv"
-    path.write_text("id,ra,dec,z\n7,150.2,2.3,0.7\n5,150.0,2.1,0.5\n3,10,2,0.3\n1,150.1,2.20003,0.1\n")
-    description = tmp_path / "d.toml"
-    description.write_text('file = "stamps"\n')
-    store = CutoutStore(deepfits.cutouts(description, tmp_path / "s", catalogue=path))
-    found = store.catalogue(["z", "catalogue_id"])
-    expected = dict(zip(objects, (0.1, 0.5, 0.7), strict=True))
-    assert dict(zip(found["object_id"].tolist(), found["z"].tolist(), strict=True)) == expected
-    assert set(found["catalogue_id"].tolist()) == {1, 5, 7}
-    assert any("matched by position" in text for text in store.info.extra["remarks"])
-    path.write_text("id,ra,dec,z\n7,150.3,2.3,0.7\n5,150.0,2.2,0.5\n")
-    with pytest.raises(InputError, match="no row for any of the 3 cutouts"):
-        deepfits.cutouts(description, tmp_path / "other", catalogue=path)
-
-
 def test_names_of_hdus_count_where_all_have_the_filter_of_one(objects, tmp_path):
     """As where the header of the reference band was copied: they were refused as two HDUs of one band."""
     directory = tmp_path / "stamps"

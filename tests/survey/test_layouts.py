@@ -396,19 +396,6 @@ def test_files_given_for_their_bands_are_one_field_wherever_they_lie(tmp_path):
     assert [(field.name, field.bands) for field in found] == [("9813-3,4", ("u", "g", "r", "i"))]
 
 
-def test_fields_of_one_place_that_lack_each_others_bands_are_named(tmp_path):
-    """As u of one survey and g r of another, whose names differ in more than the band."""
-    image = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
-    for name, ra in (("CLAUDS_u", 150), ("SSP_g", 150), ("SSP_r", 150), ("other_g", 151)):
-        fits.writeto(tmp_path / f"{name}.fits", image, make_wcs(SHAPE, ra=ra).to_header())
-    with pytest.raises(InputError, match=r"field 'CLAUDS', which has it, shows .* SSP_u\.fits; else"):
-        image_set(tmp_path)
-    warned = deepfits.check(tmp_path, zero_point=27).warnings
-    words = r"CLAUDS: no image in g, r; field 'SSP', which has it, shows the same .* CLAUDS_g\.fits$"
-    assert sum(re.match(words, text) is not None for text in warned) == 1
-    assert "other: no image in u, r" in warned
-
-
 def test_whole_way_from_calexps(tmp_path):
     truth = make_truth(np.random.default_rng(8), 12, SHAPE, bands="gri")
     for band in "gri":

@@ -16,8 +16,6 @@ from deepfits.stages.stage import INPUT, stage
 if TYPE_CHECKING:
     from deepfits.survey.inspection import Findings
 
-MOST_HINTS = 3
-
 
 @dataclass(frozen=True)
 class CheckConfig(ReadingFields):
@@ -88,7 +86,6 @@ def _log_as_findings(findings: Findings) -> Iterator[None]:
 
 
 def _inspect_images(config: CheckConfig, findings: Findings) -> None:
-    from deepfits.survey.find import joining_hint
     from deepfits.survey.inspection import inspect_field
 
     chosen = config.find(config.images, allow_missing=True)
@@ -103,16 +100,10 @@ def _inspect_images(config: CheckConfig, findings: Findings) -> None:
         tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked,
         config.progress("check", total=len(chosen.fields), unit="fields") as task,
     ):
-        chosen, num_incomplete = chosen.keeping_copies(unpacked), 0
+        chosen = chosen.keeping_copies(unpacked)
         for sources in chosen.fields:
             missing = [b for b in chosen.bands if b not in sources.images]
             if missing and len(single) < len(chosen.fields):
-                num_incomplete += 1
-                hint = ""
-                if num_incomplete <= MOST_HINTS:  # for each, the headers of all fields are compared
-                    hint = joining_hint(sources, chosen.fields, missing[0]).removesuffix("; else ")
-                findings.warnings.append(
-                    f"{sources.name}: no image in {', '.join(missing)}" + f"; {hint}" * bool(hint)
-                )
+                findings.warnings.append(f"{sources.name}: no image in {', '.join(missing)}")
             inspect_field(sources, chosen, findings)
             task.advance(1, sources.name)

@@ -17,7 +17,7 @@ from deepfits.files import contents_of, states_of
 from deepfits.photometry import reference_band
 from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.bands import band_name, require_bands, sort_bands
-from deepfits.survey.find import find_fields, joining_hint
+from deepfits.survey.find import find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
 from deepfits.survey.image_source import FieldSources
@@ -142,8 +142,8 @@ def image_set(
             where = next(iter(lacking[0].images.values())).path.parent
             raise InputError(
                 f"{where}: no image in band {band} for field {names} (it has "
-                f"{', '.join(lacking[0].bands)}); {joining_hint(lacking[0], fields, band)}add the file, "
-                f"specify it with {band}=PATH, or use allow_missing to keep its objects with weight 0"
+                f"{', '.join(lacking[0].bands)}); add the file, specify it with {band}=PATH, or use "
+                "allow_missing to keep its objects with weight 0"
             )
         if len(lacking) == len(fields):
             log.warning("WARNING: no image in band %s: its weight is 0 everywhere", band)

@@ -482,19 +482,6 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     ]
 
 
-def joining_hint(lacking: FieldSources, fields: Iterable[FieldSources], band: str) -> str:
-    """Return how to join a field that lacks a band to one of the same area that has it; '' if none does."""
-    first = {f.name: next(iter(f.images.values())) for f in fields if f is lacking or band in f.images}
-    groups = groups_of_one_place({name: (source.path, source.hdu) for name, source in first.items()})
-    others = [name for group in groups if lacking.name in group for name in group if name != lacking.name]
-    if not others:
-        return ""
-    return (
-        f"field {others[0]!r}, which has it, shows the same piece of sky: if they are one, give the files of "
-        f"both the same name except for the band, such as {lacking.name}_{band}.fits; else "
-    )
-
-
 def _warn_of_one_place(groups: Mapping[str, Mapping[str, ImageSource]]) -> None:
     """Warn of fields that show the same area in the same band: one may hold the other's weights.
 

@@ -145,8 +145,8 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         if is_absent.all():
             raise InputError(
                 f"{path}: no row for any of the {cutouts.number} cutouts: they have object_id "
-                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; use the same "
-                "identities or the positions in the cutouts' headers, or leave it out"
+                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ..., and no object is in the "
+                "middle of a cutout; use the same identities, or leave it out"
             )
     if is_absent.any():
         text = (
