@@ -21,8 +21,8 @@ def width(x, y, slope, curvature):
     return 0.8 * np.exp(slope * u + curvature * v * v)
 
 
-def write_field(directory, *variation):
-    """Write coadds in g and r with stars and galaxies."""
+def write_field(directory, *variation, is_deep=False):
+    """Write coadds in g and r with stars and galaxies; in a deep field most are galaxies, many compact."""
     galsim = pytest.importorskip("galsim")
     rng = np.random.default_rng(3)
     directory.mkdir()
@@ -32,6 +32,10 @@ def write_field(directory, *variation):
     place = rng.uniform(20, SIDE - 20, (420, 2))
     is_star, flux = np.arange(420) < 180, rng.uniform(300, 4000, 420)
     size = 0.25 + rng.lognormal(-1.0, 0.3, 420)
+    if is_deep:
+        is_star = np.arange(420) < 90
+        flux = np.where(is_star, 5 * flux, 0.6 * flux)
+        size = rng.uniform(0.08, 0.35, 420)
     for band in ("g", "r"):
         image = galsim.ImageF(SIDE, SIDE, xmin=0, ymin=0, scale=SCALE)
         for (x, y), star, brightness, radius in zip(place, is_star, flux, size, strict=True):

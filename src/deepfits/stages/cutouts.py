@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

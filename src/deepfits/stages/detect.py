@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deepfits.survey.image_source import FieldSources
 
 
-FORMAT = 4
+FORMAT = 5
 log = logging.getLogger(__name__)
 
 

@@ -136,13 +136,15 @@ def extract(
     score = star_score(compact, snr, stellar)
     del combined, is_empty
     flags = sources["flag"].astype(np.int32) | np.where(too_sharp(radius, snr, stellar), FLAG_SHARP, 0)
-    stars = everywhere = np.empty(0, int)
+    stars = everywhere = clear = np.empty(0, int)
     peak = stellar_peak(compact, snr, stellar)
     if np.isfinite(stellar):
         around = Locus(radius=stellar, half_width=0.08, least_snr=40)
         stars = choose_stars(compact, snr, flags, peak or around)
         if find_variation:
             everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
+    if peak is not None:  # above its limit of brightness few of the sources around the peak are galaxies
+        clear = choose_stars(compact, snr, flags, replace(peak, half_width=0.08), most=200)
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
     widths: dict[str, list[list[float]] | None] = {}
@@ -150,7 +152,7 @@ def extract(
     for band in bands:
         if band in sky.planes:
             measured, star_images[band], widths[band], flux_errors[band] = _one_band(
-                sky, band, apertures, segmentation, (stars, everywhere), options, aperture_arcsec
+                sky, band, apertures, segmentation, (stars, everywhere, clear), options, aperture_arcsec
             )
         else:
             measured, star_images[band] = not_measured(len(sources)), None
@@ -198,20 +200,21 @@ def _one_band(
     band: str,
     apertures: Apertures,
     segmentation: np.ndarray,
-    stars: tuple[np.ndarray, np.ndarray],
+    stars: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: DetectOptions,
     aperture_arcsec: float,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None, float | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
-    best, everywhere = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
+    best, everywhere, clear = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
     star = star_image(image, weight, *best)
     widths = error = None
     if star is not None:
         stamps, places = stars_at(image, weight, segmentation, *everywhere)
         (x, y), among = places, (best[0], sky.row(best[1]))
         widths = width_over_field(stamps, star, x, sky.row(y), among=among, shape=sky.shape)
+        stamps, (x, y) = stars_at(image, weight, segmentation, *clear)
         error = matched_flux_error(stamps, star, x, sky.row(y), widths, sky.shape)
     measured = measure_band(
         image,
