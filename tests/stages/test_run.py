@@ -294,38 +294,13 @@ def test_a_band_to_predict_that_is_not_there_is_named_before_training(tmp_path):
         ("[train]\noptions = {emma = 0.9}", "no option 'emma'"),
         ("[train]\nrecipe = 'tinny'", "no recipe 'tinny'"),
         ("[cutouts]\nsize = 40", "multiple of 16 pixels, not 40"),
-        ("[redshift]\nlabels = 'z.csv'\nmethods = ['boostin']", "'boostin' is unknown"),
-        ("[redshift]\nlabels = 'z.csv'\nfeature_sets = ['latent']", "'latent' is unknown"),
-        ("[redshift]\nlabels = 'z.csv'\nselect = ['flag > 2']", "z.csv.*no column 'flag'"),
-        ("[redshift]\nlabels = 'z.csv'\nlabel_column = 'mass'", "z.csv.*no column 'mass'"),
     ],
 )
 def test_settings_that_a_late_stage_refuses_are_named_before_any_work(tmp_path, text, message):
-    (tmp_path / "z.csv").write_text("ra,dec,z_spec\n150.1,2.2,0.4\n")
     (tmp_path / "run.toml").write_text(f'[images]\npath = "coadds"\n{text}\n')
     with pytest.raises(InputError, match=message):
         deepfits.run(tmp_path / "run.toml")
     assert not (tmp_path / "run").exists()
-
-
-def test_your_own_catalogue_can_be_named(tmp_path, monkeypatch):
-    text, calls = '[images]\npath = "coadds"\n[cutouts]\ncatalogue = "mine.fits"\n', {}
-    with pytest.raises(InputError, match=r"run\.toml.*takes the place of \[detect\]"):
-        run_file(tmp_path, text + "[detect]\n")
-    read = run_file(tmp_path, text)
-
-    def recorder(name):
-        def call(*inputs, **options):
-            calls[name] = options
-            raise KeyboardInterrupt
-
-        return call
-
-    monkeypatch.setattr("deepfits.stages.run.RunFile.to_json", lambda self: {"run": {}})
-    monkeypatch.setattr("deepfits.stages.run.load", recorder)
-    with pytest.raises(KeyboardInterrupt):
-        _run(read, silent)
-    assert calls["cutouts"]["catalogue"] == f"{tmp_path}/mine.fits"
 
 
 def test_scenes_are_judged_on_the_objects_of_the_other_rows(tmp_path):
