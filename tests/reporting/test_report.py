@@ -294,3 +294,11 @@ def test_all_methods_and_features_of_redshifts_are_said_in_words():
     said = redshift_section._words([{"method": "stack", "features": "fits"}])
     assert said[0] == f"Methods: stack, {redshift_section.METHODS['stack']}."
     assert said[1].startswith("Features: fits, ")
+
+
+def test_a_fit_that_draws_far_too_much_light_has_a_chi2():
+    """In single precision it overflows, and warns."""
+    image, weight = np.ones((2, 1, 2, 2), np.float32), np.ones((2, 1, 2, 2), np.float32)
+    weight[:, :, 0] = 0
+    model = np.array([1.0, 1e25], np.float32).reshape(2, 1, 1, 1) * image
+    np.testing.assert_allclose(reduced_chi2(image, model, weight), [0.0, 1e50], rtol=1e-5)

@@ -13,7 +13,8 @@ BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal-to-noise ratio
 def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarray) -> np.ndarray:
     """Return χ² per valid pixel, ``(N,)``, of a model of images ``(N, B, H, W)``."""
     number = (weight > 0).sum(axis=(1, 2, 3))
-    chi2 = ((image - model) ** 2 * weight).sum(axis=(1, 2, 3), dtype=np.float64)
+    residual = np.asarray(image - model, dtype=np.float64)  # a fit that failed may draw 10²⁰ nJy
+    chi2 = (residual**2 * weight).sum(axis=(1, 2, 3))
     return np.where(number > 0, chi2 / np.maximum(number, 1), np.nan)
 
 

@@ -42,7 +42,7 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     usable &= match_identities(columns["object_id"], identity) >= 0
     columns = {name: values[usable] for name, values in columns.items()}
     bright = f"{magnitude} < {KNOWN_TO_MAG:g}"
-    truth = read_labels(path, column=NEEDED[0], select=[bright])
+    truth = read_labels(path, column=magnitude, select=[bright])
     pairs = match_labels(columns, truth)
     held = is_held_out(columns["object_id"][pairs.rows])
     chosen = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
