@@ -32,7 +32,7 @@ from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
 from deepfits.photometry import SIGMA_PER_MAD
-from deepfits.survey.astrometry import map_pixels
+from deepfits.survey.astrometry import map_pixels, middle_of
 from deepfits.survey.detection import subtract_background
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -90,8 +90,8 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
 
 def _farthest(planes: Sequence[Plane]) -> Plane:
     """Return the exposure that points farthest from the median direction of all."""
-    points = [p.wcs.celestial.pixel_to_world(p.shape[1] / 2, p.shape[0] / 2).icrs for p in planes if p.wcs]
-    direction = np.stack([point.cartesian.xyz.value for point in points])
+    ra, dec = np.radians([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None]).T
+    direction = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
     return planes[int(((direction - np.median(direction, axis=0)) ** 2).sum(axis=1).argmax())]
 
 
