@@ -247,6 +247,19 @@ def are_copies(cards: Sequence[str | None], names: Sequence[str | None]) -> bool
     return len(set(cards)) < len(cards) and None not in names and len(set(names)) == len(names)
 
 
+def settled_bands(cards: Sequence[str | None], names: Sequence[str | None]) -> list[str | None]:
+    """Return the bands of images in one file: those of their filter cards, unless these are copies, or names.
+
+    Examples
+    --------
+    >>> settled_bands(["g", "g"], ["g", "r"]), settled_bands(["g", None], [None, "r"])
+    (['g', 'r'], ['g', 'r'])
+    """
+    if are_copies(cards, names):
+        return list(names)
+    return [card or name for card, name in zip(cards, names, strict=True)]
+
+
 def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
     """Check that values are given only for existing bands; the key ``""`` stands for all bands.
 

@@ -11,12 +11,12 @@ from typing import Any
 from deepfits.errors import InputError
 from deepfits.survey.bands import (
     UNSURE,
-    are_copies,
     band_name,
     band_of_header,
     band_of_name,
     is_known_band,
     passband,
+    settled_bands,
 )
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
@@ -143,12 +143,10 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     """Return the bands stated by HDUs with images of the sky, by HDU number."""
     words = {number: str(header.get("EXTNAME", "")) for number, header in enumerate(headers)}
     images = [n for n, header in enumerate(headers) if has_image(header) and role_of(words[n]) is None]
-    named = {n: name for n in images if (name := known_band_of_plane(words[n]))}
-    stated = {n: band for n in images if (band := band_of_header(headers[n]))}
-    if are_copies([stated.get(n) for n in images], [named.get(n) for n in images]):
-        stated = {}
-    found = named | stated
-    return {n: found[n] for n in images if n in found}
+    bands = settled_bands(
+        [band_of_header(headers[n]) for n in images], [known_band_of_plane(words[n]) for n in images]
+    )
+    return {n: band for n, band in zip(images, bands, strict=True) if band}
 
 
 def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> str:

@@ -23,7 +23,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
-from deepfits.survey.bands import are_copies, band_of_header, by_band, given_for
+from deepfits.survey.bands import band_of_header, by_band, given_for, settled_bands
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.hdu_roles import known_band_of_plane
 from deepfits.survey.psf_variation import psf_at
@@ -185,11 +185,9 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image]
-        cards = [band_of_header(hdu.header) for hdu in images]
-        named = [known_band_of_plane(hdu.name) for hdu in images]
-        if are_copies(cards, named):
-            cards = named
-        bands = [card or name for card, name in zip(cards, named, strict=True)]
+        bands = settled_bands(
+            [band_of_header(hdu.header) for hdu in images], [known_band_of_plane(hdu.name) for hdu in images]
+        )
         if (several := len(set(bands) - {None}) > 1) and band not in bands:
             raise InputError(
                 f"{path}: PSFs of {', '.join(filter(None, bands))}, none of {band or 'all bands'}"
