@@ -411,8 +411,8 @@ def bands_in_one_file_by_filter(where, sky):
 OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
-    **{of_two_telescopes: ("y", "Y"), unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
-    **{subaru: ("i", "z"), swire: ("IRAC1", "IRAC2")},
+    **{of_two_telescopes: ("y", "Y"), unwise: ("W1", "W2"), spitzer: ("ch1", "ch2")},
+    **{subaru: ("i", "z"), swire: ("ch1", "ch2")},
 }
 
 

@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 # By wavelength. Other bands follow: those of space telescopes by wavelength, then the rest alphabetically.
 ORDER = (
     *("FUV", "NUV", "U", "u", "ustar", "v", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
-    *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
+    *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "ch1", "ch2", "W2", "ch3", "ch4"),
 )
 _SPECIAL = {
     **dict.fromkeys(("us", "u*", "ustar", "megacam-us", "megacam_us"), "ustar"),
@@ -82,7 +82,7 @@ _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{"r2": "r", "i2": "i", "i1": "i", "zs": "z"},  # the last of Las Cumbres
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
-    **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
+    **{f"w{n}": f"W{n}" for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("KS", "K_S", "Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
@@ -90,13 +90,15 @@ _SPELLINGS = {
 }
 # Names in the Filter Profile Service: Paranal/VISTA.Ks.
 _PROFILE = re.compile(r"[\w-]+/([\w-]+)\.([\w+'-]+)")
+_CHANNEL = re.compile(r"(?:spitzer[-_ .]?)?(?:irac[-_ .]?(?:ch|i)?|ch)([1-4])", re.IGNORECASE)  # of Spitzer
 _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
 # From narrow to wide: of two elements in the beam, the narrower one defines the passband.
 _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 # Words that may mean a band in a file's name, between separators.
 _TOKEN = (
     rf"(?:{_ROMAN}|{_ROMAN_F.lower()}|[griz]p|"
-    r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
+    r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|[nf]d(?=-int)|"
+    r"(?i:irac[-_.]?(?:ch)?|ch)[1-4]|"
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK]|"
     r"[ugriz](?:SDSS|JAVA|JPAS)|SDSS[ugriz])"
 )
@@ -125,8 +127,8 @@ def band_name(text: str) -> str:
     ['R', 'g', 'F606W', 'g', 'NB816', 'r']
     >>> [band_name(t) for t in ("BB#R/162_ESO844", "r SDSS k1018", "SLOAN_G", "sdss_gp", "SkyMapper v", "zs")]
     ['R', 'r', 'g', 'g', 'v', 'z']
-    >>> [band_name(t) for t in ("j", "h", "k")]  # 2MASS
-    ['J', 'H', 'K']
+    >>> [band_name(t) for t in ("j", "h", "k")], [band_name(t) for t in ("IRAC_CH1", "Spitzer/IRAC.I2")]
+    (['J', 'H', 'K'], ['ch1', 'ch2'])
     >>> [band_name(t) for t in ("HSC-Y", "DECam-Y", "DES Y", "Y DECam c0005 10095.0 1130.0")]
     ['y', 'Y', 'Y', 'Y']
     """
@@ -138,6 +140,8 @@ def band_name(text: str) -> str:
         return _SPECIAL[text.lower()]
     if text in _SPELLINGS:
         return _SPELLINGS[text]
+    if match := _CHANNEL.fullmatch(text):
+        return f"ch{match[1]}"
     if match := _LETTER.match(text):
         return "Y" if _OWN_Y.match(text) else match[1].lower()
     if match := _NUMBERED.match(text) or _JAVALAMBRE.match(text):
@@ -201,7 +205,7 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
         return f"W{number}"
     if "GALEX" in telescope and number in (1, 2):
         return ("NUV", "FUV")[number - 1]
-    return f"IRAC{header['CHNLNUM']}" if header.get("CHNLNUM") in (1, 2, 3, 4) else None
+    return f"ch{header['CHNLNUM']}" if header.get("CHNLNUM") in (1, 2, 3, 4) else None
 
 
 def _names_a_filter(value: str) -> bool:

@@ -104,7 +104,6 @@ def source_of(
             head,
         )
     plain = _DRIZZLED.sub("drz", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
-    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", plain)
     named, rest = band_of_name(plain)
     if match := EUCLID_MER.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
@@ -118,7 +117,8 @@ def source_of(
     elif match := _UNIONS.match(stem):
         rest = match["tile"].replace("_", ".")  # the survey in the name differs between bands
     elif named != band and not EUCLID_MER.match(stem):
-        plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
+        if re.fullmatch("ch[1-4]", band):  # of Spitzer, I1 in names of SWIRE
+            plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "ch", plain)
         matched, without = band_of_name(plain, {band})
         rest = without if matched else _without_band(plain, band) if named is None else rest
     return ImageSource(band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path))
