@@ -129,6 +129,13 @@ def test_importing_loads_nothing_heavy(loaded):
     assert done.stdout.strip() == "[]"
 
 
+def test_images_are_read_without_pytorch():
+    """So `check`, `detect` and `cutouts` begin within a second or two."""
+    code = "import sys, deepfits.survey.build, deepfits.survey.inspection; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
 # Who may import whom: docs/inside/architecture.md. The modules at the top, but those that know the
 # stages, are the ground that all parts stand on; the values list what a part may use beside it and itself.
 _KNOW_THE_STAGES = {"__init__", "__main__", "cli", "options", "recipes"}

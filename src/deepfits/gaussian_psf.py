@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from deepfits.errors import InputError
 from deepfits.photometry import FWHM_PER_SIGMA
@@ -173,10 +172,9 @@ def pixel_mean(at: np.ndarray, sigma: np.ndarray, side: float) -> np.ndarray:
     """Average Gaussians over pixels of this side centred at `at`; for side 0, evaluate them there."""
     if not side:
         return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))
-    upper, lower = (
-        torch.erf(torch.as_tensor(edge / (sigma * math.sqrt(2)))).numpy()
-        for edge in (at + side / 2, at - side / 2)
-    )
+    from scipy.special import erf
+
+    upper, lower = (erf(edge / (sigma * math.sqrt(2))) for edge in (at + side / 2, at - side / 2))
     return np.asarray((upper - lower) / (2 * side))
 
 
