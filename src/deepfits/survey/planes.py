@@ -36,6 +36,9 @@ from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, usable_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
+Blocks = list[tuple[np.ndarray, np.ndarray | None]]
+"""Image and weight, or None, of some blocks of rows."""
+
 # Rows read at a time.
 STRIP = 512
 # Weights whose implied noise is off by more than this factor are relative, and rescaled.
@@ -157,7 +160,13 @@ class Plane:
         Returns image and weight, ``(stop − start, W)`` float32, nJy and nJy⁻². The image is 0 where the
         weight is 0.
         """
-        image, weight = self._pixels.rows(start, stop, self._scale)
+        return self._usable(*self._pixels.rows(start, stop, self._scale), start)
+
+    def _usable(
+        self, image: np.ndarray, weight: np.ndarray | None, start: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Set image and weight of rows from `start` on to 0, in place, where there are no usable data."""
+        stop = start + len(image)
         if weight is None:
             weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
         fills = self._fills
@@ -258,12 +267,11 @@ class Plane:
         """Measure background and noise on a sample of rows, and determine the meaning of the weights."""
         has_weight = self._pixels.weight_role is not None
         rows = sample_rows(self.shape[0])
+        blocks = [self._pixels.rows(start, stop) for start, stop in rows]
         if has_weight:
-            self._settle_range(rows)
-        self._settle_fill(rows)
-        blocks = [self.rows(start, stop) for start, stop in rows]
-        image = np.concatenate([b[0] for b in blocks])
-        weight = np.concatenate([b[1] for b in blocks])
+            self._settle_range(blocks)
+        self._settle_fill(rows, blocks)
+        image, weight = self._usable_blocks(rows, blocks)
         if not (weight > 0).any():
             image, weight = self.read()
         if not (weight > 0).any():
@@ -291,9 +299,17 @@ class Plane:
             self._settle_scale(noise, image, weight)
         return noise
 
-    def _settle_range(self, rows: list[tuple[int, int]]) -> None:
+    def _usable_blocks(self, rows: list[tuple[int, int]], blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and weight of blocks of rows, with what is known of pixels without data so far."""
+        usable = [
+            self._usable(image.copy(), None if weight is None else weight.copy(), start)
+            for (image, weight), (start, _) in zip(blocks, rows, strict=True)
+        ]
+        image, weight = zip(*usable, strict=True)
+        return np.concatenate(image), np.concatenate(weight)
+
+    def _settle_range(self, blocks: Blocks) -> None:
         """Determine the range of credible weights; values outside mark pixels without data."""
-        blocks = [self._pixels.rows(a, b) for a, b in rows]
         image, weight = (np.concatenate([np.asarray(block[k]) for block in blocks]) for k in (0, 1))
         is_absolute = self._pixels.weight_role != "weight"
         noise = measure_noise(image, np.isfinite(image)) if is_absolute else None
@@ -302,12 +318,12 @@ class Plane:
         )
         self.remarks += remarks
 
-    def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
+    def _settle_fill(self, rows: list[tuple[int, int]], blocks: Blocks) -> None:
         """Find the values that mark pixels without data."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         weight = None
         if self._pixels.weight_role is not None:
-            weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
+            weight = self._usable_blocks(rows, blocks)[1]
         step, is_dithered = quantisation_step(self._image)
         steps = None if step is None else np.concatenate([step[start:stop] for start, stop in rows])
         fills, remarks = find_marks(counts, weight, steps, is_dithered)
