@@ -83,10 +83,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
     if "options" not in signature.parameters:
         more = Annotated[list[str] | None, Parameter(name="--set", show=False)]
         shown.append(inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more))
-    return sorted(
-        shown,
-        key=lambda p: (p.kind, p.kind is p.KEYWORD_ONLY and p.default is not p.empty),
-    )
+    return sorted(shown, key=lambda p: (p.kind, p.kind is p.KEYWORD_ONLY and p.default is not p.empty))
 
 
 def option_names(name: str) -> list[str]:

@@ -49,10 +49,7 @@ def tiny() -> Recipe:
 def scene() -> Recipe:
     """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixel scale."""
     training = dataclasses.replace(
-        _beyond_the_paper(steps=25_000),
-        reference_fwhm_arcsec=0.4,
-        neighbours="mask",
-        reconstruction=1.0,
+        _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask", reconstruction=1.0
     )
     # Group normalisation would discard each image's brightness from the first layer on.
     return Recipe(model=ModelConfig(width=128, num_groups=0, sees_observation=True), training=training)

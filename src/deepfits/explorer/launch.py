@@ -43,11 +43,7 @@ def load_objects(
 
 
 def load_drawer(
-    objects: Objects,
-    run: str | Path,
-    *,
-    model: str | Path | None = None,
-    images: str | Path | None = None,
+    objects: Objects, run: str | Path, *, model: str | Path | None = None, images: str | Path | None = None
 ) -> Drawer | None:
     """Load the model and return the drawer of objects, which takes seconds; None without a store.
 

@@ -267,12 +267,7 @@ def median_of(errors: Sequence[ModelError]) -> ModelError:
 
 
 def _flux_fractions(
-    fitter: Fitter,
-    fitted: Fitted,
-    own: OwnFluxes,
-    drawn: np.ndarray,
-    psf: np.ndarray,
-    rows: np.ndarray,
+    fitter: Fitter, fitted: Fitted, own: OwnFluxes, drawn: np.ndarray, psf: np.ndarray, rows: np.ndarray
 ) -> dict[str, tuple[float, ...]]:
     """Compare model fluxes of bright galaxies with the flux in their images."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]

@@ -85,12 +85,7 @@ class Fitter(ForwardModel):
     """
 
     def __init__(
-        self,
-        model: Model,
-        settings: FitSettings,
-        info: StoreInfo,
-        *,
-        threads: int | None = None,
+        self, model: Model, settings: FitSettings, info: StoreInfo, *, threads: int | None = None
     ) -> None:
         super().__init__(model, info, batch_size=settings.batch_size, threads=threads)
         self.settings = settings
@@ -214,12 +209,7 @@ class Fitter(ForwardModel):
         return torch.cat((guess, torch.from_numpy(draws)))
 
     def _minimise(
-        self,
-        data: Tensor,
-        weight: Tensor,
-        start: Tensor,
-        advance: Advance | None,
-        sight: Sight | None,
+        self, data: Tensor, weight: Tensor, start: Tensor, advance: Advance | None, sight: Sight | None
     ) -> Fit:
         """Minimise the objective from each of the starts, ``(S, N, L)``."""
         settings = self.settings

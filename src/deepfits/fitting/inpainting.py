@@ -93,11 +93,7 @@ def regress(magnitudes: np.ndarray, target: int, is_training: np.ndarray) -> np.
 
 
 def match_brightest(
-    ra: np.ndarray,
-    dec: np.ndarray,
-    true_ra: np.ndarray,
-    true_dec: np.ndarray,
-    true_magnitude: np.ndarray,
+    ra: np.ndarray, dec: np.ndarray, true_ra: np.ndarray, true_dec: np.ndarray, true_magnitude: np.ndarray
 ) -> np.ndarray:
     """Return the row of the brightest true source near each position, −1 for none: ``(N,)``.
 

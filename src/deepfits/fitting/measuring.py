@@ -34,13 +34,7 @@ from deepfits.fitting.own_light import (
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.photometry import (
-    APERTURE_ARCSEC,
-    aperture_names,
-    apertures,
-    growth_circles,
-    total_and_aperture,
-)
+from deepfits.photometry import APERTURE_ARCSEC, aperture_names, apertures, growth_circles, total_and_aperture
 
 BATCH = 32
 
@@ -95,11 +89,7 @@ class OwnFluxes:
 
 
 def measure(
-    fitter: Fitter,
-    fitted: Fitted,
-    *,
-    with_pixels: bool = False,
-    galaxy_psf: np.ndarray | None = None,
+    fitter: Fitter, fitted: Fitted, *, with_pixels: bool = False, galaxy_psf: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Measure χ², fluxes and errors at the best latents.
 

@@ -84,13 +84,7 @@ class ModelError:
         )
 
     def flux_error(
-        self,
-        kind: str,
-        band: int,
-        flux: np.ndarray,
-        noise: np.ndarray,
-        area: np.ndarray,
-        unsure: np.ndarray,
+        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, area: np.ndarray, unsure: np.ndarray
     ) -> np.ndarray:
         """Return the total error of fluxes, ``(N,)``; `area` and `unsure` are those of `OwnFluxes`."""
         unseen, fraction = self.flux_unseen[kind][band], self.flux_fraction[kind][band]
@@ -140,12 +134,7 @@ class ModelError:
 
 
 def total_error(
-    flux: np.ndarray,
-    noise: np.ndarray,
-    area: np.ndarray,
-    unsure: np.ndarray,
-    unseen: float,
-    fraction: float,
+    flux: np.ndarray, noise: np.ndarray, area: np.ndarray, unsure: np.ndarray, unseen: float, fraction: float
 ) -> np.ndarray:
     """Return the total error of fluxes, ``(N,)``."""
     return np.sqrt(noise**2 + unseen**2 * area * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)

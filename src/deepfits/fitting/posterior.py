@@ -231,9 +231,7 @@ def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) 
         in_band = derivative[:, :, band].flatten(2).double()  # (N, L, H·W)
         for i, weight in enumerate(weights):
             torch.mul(
-                in_band,
-                weight[:, band].flatten(1)[:, None],
-                out=right[:, i * length : (i + 1) * length],
+                in_band, weight[:, band].flatten(1)[:, None], out=right[:, i * length : (i + 1) * length]
             )
         right[:, weighted:] = planes[:, band].flatten(2)
         products.append(in_band @ right.mT)

@@ -128,9 +128,7 @@ def _central_table(
         for mode, values in central.items()
     ]
     return PageTable(
-        columns=[CENTRE, *_range_names(ranges)],
-        rows=rows,
-        caption=f"The same {CENTRE}, where the galaxy is.",
+        columns=[CENTRE, *_range_names(ranges)], rows=rows, caption=f"The same {CENTRE}, where the galaxy is."
     )
 
 

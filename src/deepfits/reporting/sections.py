@@ -139,7 +139,5 @@ def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: 
         commands = [pair for pair in commands if "--id" not in pair[0]]
     words = "All figures are in figures/, next to this page, as PNG and PDF; summary.json has the numbers."
     return Section(
-        title="Next steps",
-        paragraphs=[words],
-        commands=commands[:-1] if has_redshifts else commands,
+        title="Next steps", paragraphs=[words], commands=commands[:-1] if has_redshifts else commands
     )

@@ -104,13 +104,7 @@ def explore(config: ExploreConfig) -> None:
     token = None if is_local else secrets.token_urlsafe(24)
     objects = load_objects(run, store=config.store, predictions=config.predictions, partial=config.partial)
     drawer: Future[Drawer | None] = Future()
-    app = make_app(
-        objects,
-        drawer,
-        title=f"deepfits: {run.resolve().name}",
-        token=token,
-        is_samp=config.samp,
-    )
+    app = make_app(objects, drawer, title=f"deepfits: {run.resolve().name}", token=token, is_samp=config.samp)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
 
     def prepare() -> None:

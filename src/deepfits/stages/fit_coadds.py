@@ -68,12 +68,7 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     columns, known = read_catalogue(path, where=config.where), read_info(path)
     require_given_psfs(psf, chosen.bands, columns)
     plan = part_of(
-        options,
-        StorePlan,
-        images=chosen,
-        size=cutout_size(model, chosen),
-        catalogue_path=path,
-        psf=psf,
+        options, StorePlan, images=chosen, size=cutout_size(model, chosen), catalogue_path=path, psf=psf
     )
     with closing(OpenFields(chosen)) as fields:
         tasks = lay_out(plan, columns, known, fields).tasks

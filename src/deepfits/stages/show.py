@@ -295,12 +295,7 @@ def _write_tiles(
 
 
 def _write(
-    config: Any,
-    name: str,
-    figure: Any,
-    objects: Objects,
-    rows: np.ndarray,
-    more: Mapping[str, np.ndarray],
+    config: Any, name: str, figure: Any, objects: Objects, rows: np.ndarray, more: Mapping[str, np.ndarray]
 ) -> Path:
     """Write the figure and the tables."""
     from deepfits.plot.style import DOTS_PER_INCH, save

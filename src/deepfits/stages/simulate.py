@@ -154,13 +154,7 @@ def simulate(config: SimulateConfig) -> Path:
             files = patch_files(out, config.layout, survey.bands, patch, alone=alone)
             table = _objects(config, survey, patch, objects, laws)
             scene = make_scene(
-                survey,
-                size,
-                config.seed,
-                patch,
-                table,
-                defects=config.defects,
-                knows_filters=objects is None,
+                survey, size, config.seed, patch, table, defects=config.defects, knows_filters=objects is None
             )
             tables.append(_truth(table, scene, name_in_layout(config.layout, patch)))
             if all(path.exists() for path in files):

@@ -42,15 +42,7 @@ class Evaluator:
         Whether this process writes the files.
     """
 
-    def __init__(
-        self,
-        store: CutoutStore,
-        out: Path,
-        trainer: Trainer,
-        *,
-        step: int,
-        writes: bool,
-    ) -> None:
+    def __init__(self, store: CutoutStore, out: Path, trainer: Trainer, *, step: int, writes: bool) -> None:
         self.out, self.trainer, self.writes = out, trainer, writes
         self.held_out = load_held_out(store, trainer)
         self.history = list(kept_rows(out / "evaluations.jsonl", step).values())

@@ -17,13 +17,7 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.entries import GAPS, is_number, numbers_in_text
-from deepfits.tables.values import (
-    HIGHEST_MEDIAN,
-    STAR_REDSHIFT,
-    is_no_value,
-    is_redshift_name,
-    list_values,
-)
+from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value, is_redshift_name, list_values
 
 RESERVED = ("object_id", "ra", "dec", "part")
 """Column names that have another meaning in results, and so cannot be targets."""

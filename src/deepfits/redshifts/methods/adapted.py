@@ -232,11 +232,7 @@ def _about(method: Adapted, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _adapted_heads(
-    head: Head,
-    examples: Examples,
-    parts: list[tuple[np.ndarray, np.ndarray]],
-    seed: int,
-    training: Training,
+    head: Head, examples: Examples, parts: list[tuple[np.ndarray, np.ndarray]], seed: int, training: Training
 ) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
     """Return the stages that are heads, and their out-of-fold quantiles, ``(V, Q)`` each."""
     is_tuned = len(examples) >= FEWEST_TO_TUNE

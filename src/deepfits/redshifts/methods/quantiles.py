@@ -69,12 +69,7 @@ class BoostedQuantiles:
 
 
 def train_quantiles(
-    features: Matrix,
-    value: np.ndarray,
-    *,
-    seed: int = 0,
-    num_threads: int = 1,
-    progress: Progress = silent,
+    features: Matrix, value: np.ndarray, *, seed: int = 0, num_threads: int = 1, progress: Progress = silent
 ) -> tuple[BoostedQuantiles, np.ndarray]:
     """Train on all objects, and recalibrate by cross-validation.
 

@@ -28,12 +28,7 @@ from deepfits.redshifts.predictor import Predictor
 _MEMBERS: dict[str, type[Method]] = {method.name: method for method in (MLPEnsemble, Hybrid)}
 STACKS = {
     "templates": (("network", "magnitudes"), ("network", "templates")),
-    "fits": (
-        ("network", "magnitudes"),
-        ("network", "templates"),
-        ("network", "sizes"),
-        ("network", "all"),
-    ),
+    "fits": (("network", "magnitudes"), ("network", "templates"), ("network", "sizes"), ("network", "all")),
     "deep": (("network", "templates"), ("network", "sizes"), ("hybrid", "templates")),
 }
 """Members of each stack: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` the embedder."""

@@ -13,13 +13,7 @@ import numpy as np
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
-from deepfits.redshifts.inputs import (
-    can_match,
-    check_store,
-    complete_source,
-    known_filters,
-    with_filters,
-)
+from deepfits.redshifts.inputs import can_match, check_store, complete_source, known_filters, with_filters
 from deepfits.redshifts.labels import is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.methods.templates import filters_of

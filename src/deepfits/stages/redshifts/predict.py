@@ -223,11 +223,7 @@ class PredictWork:
             if embedder is not None and (same := Path(embedder) / f"{shard.name}.parquet").exists():
                 embedder = str(same)
             table = predict_table(
-                predictor,
-                columns,
-                store=self.store,
-                embedder_features=embedder,
-                filters=self.filters,
+                predictor, columns, store=self.store, embedder_features=embedder, filters=self.filters
             )
             out = Path(self.out) / f"{shard.name}.parquet"
             write_shard(out, table, shard.made_from, describe=_describing(predictor))
