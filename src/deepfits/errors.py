@@ -206,6 +206,7 @@ _EXTRAS = {
     "galsim": ("sky",), "speclite": ("sky",), "lightning": ("training",), "tensorboard": ("training",),
     "xgboost": ("redshift",), "tpot": ("redshift",), "pandas": ("lsdb", "redshift"),
     "matplotlib": ("report",), "jinja2": ("report",), "PIL": ("explore", "report"),
+    "starlette": ("explore",), "uvicorn": ("explore",), "pyvo": ("explore",),
     "dask": ("scale", "redshift"), "distributed": ("scale", "redshift"),
     "hats": ("lsdb",), "hats_import": ("lsdb",), "lsdb": ("lsdb",),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Every parameter of a stage is documented, and stated once: in its configuration or a group it inherits."""
 
 import inspect
+import sys
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
@@ -127,6 +128,14 @@ def test_a_misspelt_argument_names_the_nearest():
         deepfits.fit("store", objectve="paper")
     with pytest.raises(TypeError, match=r"fit\(\) missing a required argument: 'model'"):
         deepfits.fit("store")
+
+
+def test_a_missing_package_is_named_in_python_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(
+        InputError, match=r"needs 'uvicorn'; install it with `pip install 'deepfits\[explore\]'`"
+    ):
+        deepfits.explore("run")
 
 
 def test_help_shows_plain_types():

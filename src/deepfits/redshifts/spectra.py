@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfits.errors import InputError
 from deepfits.files import cached_by_files
 from deepfits.passbands import read_curve
 
@@ -71,17 +70,9 @@ def dust(wavelength: np.ndarray, reddening: float) -> np.ndarray:
 
 
 def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
-    """Return spectra per unit wavelength, ``(T, W)``, and their types, ``(T,)``, from 0 (E) to 5 (bluest).
+    """Return spectra per unit wavelength, ``(T, W)``, and their types, ``(T,)``, from 0 (E) to 5 (bluest)."""
+    import galsim  # which has the templates
 
-    Raises
-    ------
-    InputError
-        GalSim, which provides the templates, is not installed.
-    """
-    try:
-        import galsim
-    except ImportError:
-        raise InputError('template fitting needs GalSim; install "deepfits[sky]"') from None
     folder = Path(galsim.meta_data.share_dir) / "SEDs"
     basis = []
     for name in _NAMES:

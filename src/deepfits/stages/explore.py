@@ -86,16 +86,11 @@ def explore(config: ExploreConfig) -> None:
 
     Features without a run directory: `deepfits explore features --store cutouts --model builtin:clauds-hsc`
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from deepfits.explorer.launch import load_drawer, load_objects
-        from deepfits.explorer.samp import LOCAL_HOSTS
-        from deepfits.explorer.server import make_app
-    except ImportError as error:
-        raise InputError(
-            f"the explorer needs further packages: pip install 'deepfits[explore]' ({error})"
-        ) from error
+    from deepfits.explorer.launch import load_drawer, load_objects
+    from deepfits.explorer.samp import LOCAL_HOSTS
+    from deepfits.explorer.server import make_app
 
     host, run = config.host, Path(config.run)
     is_local = host in LOCAL_HOSTS

@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
 from deepfits.config import INPUT, NAMES_FILES, NEUTRAL, Mark, alternatives, as_json, check
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, missing_extra, nearest
 from deepfits.files import contents, named_contents
 from deepfits.progress import Progress, silent
 from deepfits.results import Results, require_finished, results
@@ -100,6 +100,10 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
                     return work(given)
             except InputError as error:  # the message says what to do; our traceback would not help the user
                 raise error.with_traceback(None) from None
+            except ModuleNotFoundError as error:
+                if (needed := missing_extra(error)) is None:
+                    raise
+                raise InputError(needed) from error
 
         del call.__wrapped__
         call.__annotations__ = get_type_hints(config, include_extras=True)

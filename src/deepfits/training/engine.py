@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from deepfits.config import check
-from deepfits.errors import InputError
 from deepfits.tensors import require_device
 from deepfits.training.settings import EngineSettings
 
@@ -84,12 +83,8 @@ class FabricEngine(Engine):
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
-        try:
-            from lightning.fabric import Fabric
-        except ImportError:
-            raise InputError(
-                "training on several devices needs Lightning Fabric: pip install 'deepfits[training]'"
-            ) from None
+        from lightning.fabric import Fabric
+
         accelerator = "cpu" if self.device.type == "cpu" else "cuda"
         self.fabric = Fabric(
             accelerator=accelerator, devices=config.num_devices, num_nodes=config.num_nodes, strategy="ddp"

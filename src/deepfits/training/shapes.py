@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
 from deepfits.photometry import ab_magnitude
 
 THRESHOLD = 1.5
@@ -32,16 +31,9 @@ def measure_shapes(
         Arrays ``(N,)``, NaN where not measurable: ``mag_<band>`` (AB, in an aperture of 6 pixels
         radius), ``colour_<a>_<b>`` of adjacent bands, ``radius_arcsec`` (half-light radius), ``ellipticity``
         (1 − b/a) and ``concentration`` (5 log10(r80 / r20)).
-
-    Raises
-    ------
-    InputError
-        ``sep`` is not installed.
     """
-    try:
-        import sep
-    except ImportError:
-        raise InputError("measuring shapes needs sep: pip install 'deepfits[survey]'") from None
+    import sep
+
     rows = [_measure_one(sep, *pair) for pair in zip(image, weight, strict=True)]
     flux, (radius, ellipticity, concentration) = (np.array(part).T for part in zip(*rows, strict=True))
     magnitude = ab_magnitude(flux)
