@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
-from deepfits.options import about, from_text, name_value, options_of
+from deepfits.options import about, from_text, name_value, option_names, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
 
@@ -144,6 +144,10 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     for key in more:
         if key not in valid:
             raise InputError(f"--set {key}: deepfits.{name} has no such argument; {nearest(key, valid)}")
+        if key in given:
+            raise InputError(
+                f"{option_names(key)[0]} is given twice, also with --set; leave out one of the two"
+            )
     given |= from_text(stage, given, more)
     for threads in {"threads", "num_threads"} & parameters:
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
+from deepfits.errors import InputError
 from deepfits.files import contents
 from deepfits.results import require_finished
 from deepfits.stages.parameters import Choosing, Images, Partial, as_list
@@ -118,8 +119,12 @@ def recipe_of(
     """Return the recipe of this name with the fields that are changed in it; see `TrainConfig`."""
     from deepfits import recipes
 
-    changed = {} if steps is None else {"steps": steps}
-    return recipes.replace(recipes.recipe(recipe), {**(options or {}), **changed})
+    changed = dict(options or {})
+    if steps is not None:
+        if "steps" in changed:
+            raise InputError(f"steps={steps} is given twice, also in options; leave out one of the two")
+        changed["steps"] = steps
+    return recipes.replace(recipes.recipe(recipe), changed)
 
 
 def _rank() -> int:
