@@ -11,6 +11,7 @@ from deepfits.errors import InputError, TooFewGalaxiesError
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.models.bundle import Model
 from deepfits.progress import silent
+from deepfits.redshifts.labels import read_labels
 from deepfits.splits import is_held_out
 from deepfits.stages.run import _bands_to_hide, _from_scenes, _run, read_run_file
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
@@ -94,6 +95,23 @@ def test_redshifts_that_cannot_be_learned_are_said_before_any_work(tmp_path, set
     with pytest.raises(InputError, match=message):
         deepfits.run(tmp_path / "run.toml")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_odd_about_labels_is_said_once_in_a_run(tmp_path, monkeypatch, caplog):
+    """They are read before any work, and again for redshifts."""
+    (tmp_path / "spectra.csv").write_text("id,z_spec\n1,0.1\n2,-0.3\n3,0.2\n")
+    (tmp_path / "coadds").mkdir()
+    text = '[images]\npath = "coadds"\n[redshift]\nlabels = "spectra.csv"\n'
+    (tmp_path / "run.toml").write_text(text)
+    again = []
+    monkeypatch.setattr(
+        "deepfits.stages.run._run", lambda *_: again.append(read_labels(tmp_path / "spectra.csv"))
+    )
+    for _ in range(2):
+        caplog.clear()
+        deepfits.run(tmp_path / "run.toml")
+        assert len(caplog.records) == 1
+    assert len(again) == 2
 
 
 def test_labels_that_are_missing_are_said_before_any_work(tmp_path):

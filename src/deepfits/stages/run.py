@@ -12,7 +12,8 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -164,10 +165,11 @@ def run(config: RunConfig) -> Path:
         [images]
         path = "coadds"
     """
-    content = read_run_file(config.config, out=config.out)
-    _require_inputs(content)
-    _require_settings(content)
-    return _run(content, config.progress)
+    with _each_warning_once():
+        content = read_run_file(config.config, out=config.out)
+        _require_inputs(content)
+        _require_settings(content)
+        return _run(content, config.progress)
 
 
 @stage(DemoConfig)
@@ -186,8 +188,38 @@ def demo(config: DemoConfig) -> Path:
     --------
     `deepfits demo`
     """
-    with resources.as_file(resources.files("deepfits") / "configs" / "demo.toml") as path:
+    demo_toml = resources.files("deepfits") / "configs" / "demo.toml"
+    with resources.as_file(demo_toml) as path, _each_warning_once():
         return _run(read_run_file(path, out=config.out), config.progress)
+
+
+class _Once(logging.Filter):
+    """Lets each warning pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        is_new = (warning := record.getMessage()) not in self._shown
+        self._shown.add(warning)
+        return is_new
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Leave out warnings that a stage repeats, since several read the same labels and use the same model."""
+    handlers = (*logging.getLogger("deepfits").handlers, *logging.getLogger().handlers)
+    filters = [(handler, _Once()) for handler in handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)
 
 
 def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile:
