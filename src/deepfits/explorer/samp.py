@@ -5,10 +5,7 @@ A hub is contacted only when the user presses the button, and never on another m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from deepfits.errors import InputError
@@ -17,9 +14,11 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 """Names of the local machine."""
 
 
-@contextmanager
-def _client() -> Iterator[Any]:
-    """Connect to the hub on this machine; it is an error if there is none, or if it is on another."""
+def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:
+    """Send a message to all clients of the hub that support it, and return their names.
+
+    It is an error if there is no hub, if it is on another machine, or, with `nobody`, if there is no client.
+    """
     from pyvo.samp import SAMPHubError, SAMPIntegratedClient, SAMPProxyError, conf
     from pyvo.samp.lockfile_helpers import get_main_running_hub
 
@@ -36,20 +35,14 @@ def _client() -> Iterator[Any]:
         client = SAMPIntegratedClient(name="deepfits explorer", addr="127.0.0.1", callable=False)
         try:
             client.connect(hub_params=hub)
-            yield client
+            receivers = client.get_subscribed_clients(mtype)
+            client.notify_all({"samp.mtype": mtype, "samp.params": params})
+            names = [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
         except (SAMPHubError, SAMPProxyError, OSError) as error:
             raise InputError(f"the SAMP hub rejected the message ({error})") from error
         finally:
             if client.is_connected:
                 client.disconnect()
-
-
-def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:
-    """Send a message to all clients that support it; return their names, or raise an error with `nobody`."""
-    with _client() as client:
-        receivers = client.get_subscribed_clients(mtype)
-        client.notify_all({"samp.mtype": mtype, "samp.params": params})
-        names = [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
     if not names:
         raise InputError(f"no client of the SAMP hub {nobody}, then send again")
     return names

@@ -167,7 +167,10 @@ def fit(
         )
         for latent in begin
     ]
-    return _scatter_to_rows(_best_of(results), enough, num_latents, num_bands, begin.dtype)
+    best, whole = _best_of(results), Fit.empty(len(enough), num_latents, num_bands, begin.dtype)
+    for f in fields(Fit):  # rows without enough data keep the status TOO_LITTLE_DATA
+        getattr(whole, f.name)[enough] = getattr(best, f.name)
+    return whole
 
 
 def make_solver(
@@ -277,11 +280,3 @@ def _best_of(results: list[Fit]) -> Fit:
         merged["num_steps"] = best.num_steps + other.num_steps
         best = Fit(**merged)
     return best
-
-
-def _scatter_to_rows(best: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
-    """Put results back into their rows; the other rows have the status `TOO_LITTLE_DATA`."""
-    whole = Fit.empty(len(where), length, bands, dtype)
-    for f in fields(Fit):
-        getattr(whole, f.name)[where] = getattr(best, f.name)
-    return whole

@@ -335,7 +335,6 @@ def _unseen(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[flo
         parts = x[rows], sigma[rows], own.area[rows, kind], own.unsure[rows, band, kind]
         return smallest_wide_enough(
             lambda g: bool(robust_scatter(residual[rows] / total_error(*parts, g, fraction[band])) > 1),
-            0.0,
             LARGEST_UNSEEN,
         )
 
@@ -359,7 +358,7 @@ def _light_fractions(
             return 0.0
         # 4.55% of a normal distribution lie beyond two standard deviations.
         return smallest_wide_enough(
-            lambda f: bool((np.abs(over(r, noise2 + (f * light) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0
+            lambda f: bool((np.abs(over(r, noise2 + (f * light) ** 2)) > 2).mean() > 0.0455), 1.0
         )
 
     return tuple(share(band) for band in range(image.shape[1]))

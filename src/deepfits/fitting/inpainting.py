@@ -155,11 +155,12 @@ def model_error(
     def is_wide(fraction: float) -> bool:
         return bool(SIGMA_PER_MAD * np.median(residual / np.sqrt(noise + fraction**2 * flux2)) > 1)
 
-    return smallest_wide_enough(is_wide, 0.0, MAX_MODEL_ERROR)
+    return smallest_wide_enough(is_wide, MAX_MODEL_ERROR)
 
 
-def smallest_wide_enough(is_wide: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the smallest error for which the pulls are no longer too wide, by bisection."""
+def smallest_wide_enough(is_wide: Callable[[float], bool], high: float) -> float:
+    """Return the smallest error up to `high` for which the pulls are not too wide, by bisection."""
+    low = 0.0
     if not is_wide(low):
         return low
     while high - low > 1e-3:

@@ -146,10 +146,5 @@ class Objective:
         precision = self.amplitude_prior.precision(num_bands, model)
         matrix = torch.diag_embed((weighted * model).sum((2, 3))) + precision
         target = (weighted * image).sum((2, 3)) + precision.sum(1)
-        return _solve(matrix, target)
-
-
-def _solve(matrix: Tensor, target: Tensor) -> Tensor:
-    """Solve positive definite systems, ``(N, B, B)`` and ``(N, B)``; not finite where the input is not."""
-    factor, _ = torch.linalg.cholesky_ex(matrix)
-    return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]
+        factor, _ = torch.linalg.cholesky_ex(matrix)  # not finite where the images are not
+        return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]

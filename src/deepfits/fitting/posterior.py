@@ -124,7 +124,9 @@ def laplace(
         amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
     is_free = objective.amplitude_prior is not None
     has_amplitudes = is_free or solved_after is not None
-    weights = [weight] if fit_weight is None else [fit_weight, _sandwich_weight(weight, fit_weight)]
+    weights = [used]
+    if fit_weight is not None:  # V, with which M = JᵀVJ
+        weights.append(torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0))
     mixed_weights = weights if is_free else [] if solved_after is None else [weight, used]
     scale = amplitude[:, :, None, None]
     model = drawn * scale
@@ -206,11 +208,6 @@ def _hessian_and_covariance(
         return half_hessian, inverse  # M = H
     prior = precision * _ratio(fit_weight, weight)[:, :, None]  # scatter of the true latent, in fit units
     return half_hessian, inverse @ (information[:, 1] + prior) @ inverse
-
-
-def _sandwich_weight(weight: Tensor, fit_weight: Tensor) -> Tensor:
-    """Return fit_weight² / weight, the pixel weights V with which M = JᵀVJ."""
-    return torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0)
 
 
 def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,6 @@ class EngineConfig(EngineSettings):
         check(self, where="training")
         require_device(self.device)
 
-    @property
-    def kind(self) -> str:
-        """``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
-        return str(require_device(self.device))
-
 
 class Engine:
     """A single process on one device, where averaging over processes does nothing."""
@@ -39,7 +34,7 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.device = torch.device(config.kind)
+        self.device = torch.device(require_device(config.device))
         self.can_record = self.device.type == "cuda" and not config.compile
         if config.precision == "tf32":
             torch.set_float32_matmul_precision("high")

@@ -13,40 +13,13 @@ MAX_MEASURED = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Random seed and number of threads.
-
-    Parameters
-    ----------
-    seed
-        Seed of all random numbers, including the initial weights and the order of the images.
-    threads
-        Number of CPU threads for PyTorch; by default its own choice.
-    """
-
-    seed: Annotated[int, Range(ge=0, lt=1 << 22)] = 0
-    threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnDevice:
-    """Compute device.
+class EngineSettings:
+    """Devices, precision and compilation.
 
     Parameters
     ----------
     device
         ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
-    """
-
-    device: Annotated[str, NEUTRAL] = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings(OnDevice):
-    """Devices, precision and compilation.
-
-    Parameters
-    ----------
     num_devices
         Number of GPUs per machine that share each batch, through Lightning Fabric (``pip install
         'deepfits[training]'``).
@@ -61,6 +34,7 @@ class EngineSettings(OnDevice):
         Store images in PyTorch's channels-last memory format.
     """
 
+    device: Annotated[str, NEUTRAL] = "auto"
     num_devices: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     num_nodes: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     precision: Literal["float32", "tf32", "bf16"] = "float32"
@@ -69,8 +43,8 @@ class EngineSettings(OnDevice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Draws):
-    """What is trained, and where metrics are recorded.
+class TrainingSettings:
+    """What is trained, with which random numbers, and where metrics are recorded.
 
     Parameters
     ----------
@@ -80,8 +54,14 @@ class TrainingSettings(Draws):
         Write training curves to ``tensorboard/``, if TensorBoard is installed.
     tracker
         ``"mlflow"`` or ``"wandb"``: also log metrics there, to the active run or a new one.
+    seed
+        Seed of all random numbers, including the initial weights and the order of the images.
+    threads
+        Number of CPU threads for PyTorch; by default its own choice.
     """
 
     embedder_only: Annotated[str | Path | None, INPUT] = None
     tensorboard: Annotated[bool, NEUTRAL] = True
     tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
+    seed: Annotated[int, Range(ge=0, lt=1 << 22)] = 0
+    threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
