@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
 from deepfits.errors import NonFiniteLossError
 from deepfits.progress import Progress, Task, silent
@@ -29,9 +31,6 @@ from deepfits.redshifts.learning import LIMIT, Standard
 from deepfits.redshifts.networks import descend, one_cycle
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.splits import evenly_spaced
-
-if TYPE_CHECKING:
-    import torch
 
 MISSING = 0.08
 """Probability of dropping each band of a training example, for half of the examples."""
@@ -60,8 +59,6 @@ class Minibatches:
     """Examples as tensors, with augmentation drawn anew for every batch: more noise, and missing bands."""
 
     def __init__(self, examples: Examples, seed: int) -> None:
-        import torch
-
         self.parts = examples.light.tensors()
         self.log = torch.as_tensor(np.log1p(np.clip(examples.redshift, 0, None)), dtype=torch.float32)
         self.kind = torch.as_tensor(examples.kind)
@@ -73,14 +70,10 @@ class Minibatches:
 
     def rows(self, number: int) -> torch.Tensor:
         """Draw rows at random, with replacement."""
-        import torch
-
         return torch.randint(len(self), (number,), generator=self.generator)
 
     def with_light_noise(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Return measurements of the given rows with noise of 0.3 σ added."""
-        import torch
-
         parts = [part[rows] for part in self.parts]
         noise = 0.3 * torch.randn(parts[0].shape, generator=self.generator)
         for place in range(0, NUM_FLUXES, 2):
@@ -93,8 +86,6 @@ class Minibatches:
         Half of the rows get more noise and, independently, half lose bands (at least two remain). A few bands
         get a gross error, and some rows do not know their filters.
         """
-        import torch
-
         parts = [part[rows] for part in self.parts]
         shape, draw = parts[0].shape, self.generator
         is_worse = torch.rand(len(rows), 1, generator=draw) < 0.5
@@ -134,9 +125,6 @@ def head_loss(
     log, kind, weight
         ``(N,)``: true ln(1 + z), ignored for stars; class index; weight.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
     logits = output[:, :NUM_CELLS]
     position = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
     low = position.floor().long()
@@ -208,8 +196,6 @@ def _train_member(
     head: Head, examples: Examples, number: int, seed: int, steps: int, batch: int, task: Task
 ) -> dict[str, np.ndarray]:
     """Train one network of a head from random weights, and return its weights."""
-    import torch
-
     batches = Minibatches(examples, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -240,8 +226,6 @@ def _as_float32(examples: Examples) -> Examples:
 
 def fit_zero_points(head: Head, examples: Examples) -> Head:
     """Fit a zero point per band by gradient descent on the networks' loss, with a Gaussian prior."""
-    import torch
-
     rows = evenly_spaced(len(examples), MOST_FOR_ZERO_POINTS)
     batches = Minibatches(examples.take(rows), 0)
     start = torch.as_tensor(head.zero_points, dtype=torch.float32)
@@ -270,8 +254,6 @@ class _BestSoFar:
     """
 
     def __init__(self, head: Head, left_out: Examples, network: Any) -> None:
-        import torch
-
         self.inputs = torch.as_tensor(head.inputs(left_out.light))
         self.truth = Minibatches(left_out, 0)
         self.weights, self.density = weights_of(network), torch.zeros(len(left_out), NUM_CELLS)
@@ -280,8 +262,6 @@ class _BestSoFar:
 
     def update(self, network: Any) -> bool:
         """Compare the current network with the best so far; return whether it has the lowest overall loss."""
-        import torch
-
         first, second = slice(0, None, 2), slice(1, None, 2)
         with torch.no_grad():
             output = network(self.inputs)
@@ -300,14 +280,7 @@ class _BestSoFar:
 
 
 def fine_tuned(
-    head: Head,
-    number: int,
-    train: Examples,
-    left_out: Examples,
-    *,
-    seed: int = 0,
-    epochs: int = EPOCHS,
-    patience: int = PATIENCE,
+    head: Head, number: int, train: Examples, left_out: Examples, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Fine-tune one member of a head, with early stopping on the examples left out.
 
@@ -322,15 +295,13 @@ def fine_tuned(
         weights that suit the other half best, so that early stopping on an object never affects its own
         estimate.
     """
-    import torch
-
     network = build_network(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
     untuned = torch.as_tensor(head.densities_as_trained(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
     steps = max(8, len(real) // TUNING_BATCH)
-    for epoch in range(epochs):
+    for epoch in range(EPOCHS):
         for step in range(steps):
             rows = real.rows(min(TUNING_BATCH, len(real)))
             replayed = simulated.rows(len(rows))
@@ -340,9 +311,9 @@ def fine_tuned(
             drift = torch.softmax(output[len(rows) :, :NUM_CELLS], 1) - untuned[replayed]
             loss = real.loss(output[: len(rows)], 0.3, rows)
             loss = loss + 20 * CELL * (torch.cumsum(drift, 1) ** 2).sum(1).mean()
-            share = (epoch * steps + step) / (epochs * steps)
+            share = (epoch * steps + step) / (EPOCHS * steps)
             descend(network, optimiser, loss, TUNING_RATE * one_cycle(share, 0.1))
         since = 0 if best.update(network) else since + 1
-        if since >= patience:
+        if since >= PATIENCE:
             break
     return best.weights, narrowed(best.density.double().numpy(), head.sharpness)

@@ -38,7 +38,6 @@ import numpy as np
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
-from deepfits.redshifts.head_training import fine_tuned, fit_zero_points
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
@@ -148,9 +147,9 @@ class Adapted(Method):
         examples = Examples.galaxies(light, np.clip(value, 0, None))
         if len(value) < FEWEST_TO_JUDGE:
             return cls._of_few(head, examples, training.loss)
-        seed = training.options.seed
-        parts = folds(len(value), min(NUM_FOLDS, len(value)), np.random.default_rng(seed))
-        heads, left_out = _adapted_heads(head, examples, parts, seed, training)
+        rng = np.random.default_rng(training.options.seed)
+        parts = folds(len(value), min(NUM_FOLDS, len(value)), rng)
+        heads, left_out = _adapted_heads(head, examples, parts, training)
         others, of_others = _other_stages(training, source, heads[1], parts)
         left_out |= of_others
         weights = _weights(left_out, value)
@@ -173,6 +172,8 @@ class Adapted(Method):
     @classmethod
     def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained:
         """Weight the head with and without zero points equally, with too few labels to evaluate them."""
+        from deepfits.redshifts.head_training import fit_zero_points
+
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
             weights=np.full(2, 0.5),
@@ -232,9 +233,11 @@ def _about(method: Adapted, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _adapted_heads(
-    head: Head, examples: Examples, parts: list[tuple[np.ndarray, np.ndarray]], seed: int, training: Training
+    head: Head, examples: Examples, parts: list[tuple[np.ndarray, np.ndarray]], training: Training
 ) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
     """Return the stages that are heads, and their out-of-fold quantiles, ``(V, Q)`` each."""
+    from deepfits.redshifts.head_training import fine_tuned, fit_zero_points
+
     is_tuned = len(examples) >= FEWEST_TO_TUNE
     first = quantiles_of(head.densities(examples.light)[0])
     shifted, tuned = np.empty_like(first), np.empty_like(first)
@@ -245,9 +248,9 @@ def _adapted_heads(
             stage = fit_zero_points(head, left_in)
             shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
             if is_tuned:
-                rows = np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]
-                seen = left_in.take(rows)
-                member, density = fine_tuned(stage, place, seen, left_out, seed=seed + place)
+                seed = training.options.seed + place
+                rows = np.random.default_rng(seed).permutation(len(train))[:MOST_TO_TUNE]
+                member, density = fine_tuned(stage, place, left_in.take(rows), left_out, seed)
                 members.append(member)
                 limit = stage.brightest(left_in)
                 tuned[test] = quantiles_of(stage.limited(density, left_out.light, limit))
