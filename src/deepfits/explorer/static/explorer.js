@@ -36,9 +36,12 @@ async function ask(path, options) {
   }
   return answer;
 }
+const json = async (answer) => (await answer).json();
 const post = (path, body) => ask(path, {
   method: "POST", headers: { "x-deepfits": "1", "content-type": "application/json" }, body: JSON.stringify(body),
 });
+const make = (tag, set = {}, ...inside) => { const e = Object.assign(document.createElement(tag), set); e.append(...inside); return e; };
+const format = (n) => n.toLocaleString("en");
 const attempt = (work) => async (...inputs) => {
   try { say(""); return await work(...inputs); } catch (error) { warn(error); return undefined; }
 };
@@ -139,11 +142,10 @@ function ticks() {
     for (let value = Math.ceil(Math.min(low, high) / step) * step; value <= Math.max(low, high); value += step) {
       const fraction = (value - low) / (high - low), at = side === "left" ? fraction * box.width : (1 - fraction) * box.height;
       if (side === "top" && (at < 24 || at > box.height - 22)) continue;
-      const mark = document.createElement("span");
-      mark.style[side] = `${at}px`; mark.textContent = Number(value.toPrecision(4)).toString(); marks.push(mark);
+      const mark = make("span", { textContent: Number(value.toPrecision(4)).toString() });
+      mark.style[side] = `${at}px`; marks.push(mark);
     }
-    const label = document.createElement("span"); label.className = "name"; label.textContent = name; marks.push(label);
-    $(id).replaceChildren(...marks);
+    $(id).replaceChildren(...marks, make("span", { className: "name", textContent: name }));
   }
   crosses();
 }
@@ -164,17 +166,16 @@ function crosses() {
 function legend(c, logarithmic) {
   const box = $("legend"); box.replaceChildren();
   if (!c) return;
-  const add = (tag, text) => { const e = document.createElement(tag); e.textContent = text; box.append(e); return e; };
-  add("b", c.info.name + (logarithmic ? " (log)" : "")).title = state.about.words[c.info.name] ?? "";
+  const add = (textContent, className = "") => { const e = make("span", { textContent, className }); box.append(e); return e; };
+  box.append(make("b", { textContent: c.info.name + (logarithmic ? " (log)" : ""), title: state.about.words[c.info.name] ?? "" }));
   if (c.info.kind === "category") {
     c.info.categories.forEach((name, n) => {
-      const e = document.createElement("span"), dot = document.createElement("i");
-      dot.style.background = CATEGORIES[n % CATEGORIES.length]; e.append(dot, name || "(empty)"); box.append(e);
+      const dot = make("i"); dot.style.background = CATEGORIES[n % CATEGORIES.length];
+      box.append(make("span", {}, dot, name || "(empty)"));
     });
   } else {
-    add("span", show(c.info.low)); const ramp = add("span", ""); ramp.className = "ramp";
-    ramp.style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; add("span", show(c.info.high));
-    add("span", "grey: unknown").className = "why";
+    add(show(c.info.low)); add("", "ramp").style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; add(show(c.info.high));
+    add("grey: unknown", "why");
   }
 }
 function show(value) {
@@ -182,10 +183,8 @@ function show(value) {
   if (typeof value !== "number") return String(value);
   return Number.isInteger(value) ? String(value) : Number(value.toPrecision(4)).toString();
 }
-const make = (tag, set = {}, ...inside) => { const e = Object.assign(document.createElement(tag), set); e.append(...inside); return e; };
 function count() {
   const { num_objects: all } = state.about, shown = state.numShown ?? all;
-  const format = (n) => n.toLocaleString("en");
   $("count").textContent = `${format(all)} objects` + (shown < all ? `, ${format(shown)} shown` : "") +
     (state.selection.length ? `, ${format(state.selection.length)} selected` : "") +
     (state.about.num_tagged ? `, ${format(state.about.num_tagged)} tagged` : "");
@@ -204,9 +203,9 @@ async function select(rows, first = rows[0], onMap = true) {
 function bar() {
   const box = $("selection-bar"); box.replaceChildren();
   if (state.selection.length < 2) return;
-  const button = (text, work) => { const e = document.createElement("button"); e.textContent = text; e.onclick = work; box.append(e, " "); };
+  const button = (textContent, onclick) => box.append(make("button", { textContent, onclick }), " ");
   button("←", () => step(-1)); button("→", () => step(1));
-  box.append(`${state.at + 1} of ${state.selection.length.toLocaleString("en")} `);
+  box.append(`${state.at + 1} of ${format(state.selection.length)} `);
   button("Nothing selected", () => { state.selection = []; plot.deselect({ preventEvent: true }); count(); bar(); });
 }
 const step = attempt(async (by) => {
@@ -217,29 +216,26 @@ const step = attempt(async (by) => {
 
 async function choose(row) {
   state.row = row;
-  const object = await (await ask(`/api/object/${row}`)).json();
+  const object = await json(ask(`/api/object/${row}`));
   if (state.row !== row) return;
   state.object = object;
-  const box = document.createElement("div"), f = object.facts;
-  const heading = document.createElement("h2"); heading.textContent = object.object_id; heading.id = "object-id"; box.append(heading);
-  const line = document.createElement("p"); line.className = "hint";
+  const f = object.facts, line = make("p", { className: "hint" });
   if (f.ra !== undefined && f.ra !== null) {
-    const text = `${f.ra.toFixed(6)} ${f.dec.toFixed(6)}`;
-    const aladin = document.createElement("a"); aladin.href = `https://aladin.cds.unistra.fr/AladinLite/?target=${encodeURIComponent(text)}&fov=0.02`;
-    aladin.textContent = "Aladin"; aladin.target = "_blank"; aladin.rel = "noreferrer";
-    const copy = document.createElement("button"); copy.textContent = "copy"; copy.onclick = () => navigator.clipboard.writeText(text);
-    line.append(`ra, dec ${text} `, copy, " ", aladin, " ");
+    const text = `${f.ra.toFixed(6)} ${f.dec.toFixed(6)}`, href = `https://aladin.cds.unistra.fr/AladinLite/?target=${encodeURIComponent(text)}&fov=0.02`;
+    const copy = make("button", { textContent: "copy", onclick: () => navigator.clipboard.writeText(text) });
+    line.append(`ra, dec ${text} `, copy, " ", make("a", { textContent: "Aladin", href, target: "_blank", rel: "noreferrer" }), " ");
     if (state.about.samp) line.append(make("button", { textContent: "send position", title: "By SAMP, to an Aladin or TOPCAT running on this machine", onclick: attempt(() => samp("position", [row])) }), " ");
   }
-  line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : ""); box.append(line);
+  line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : "");
+  const box = make("div", {}, make("h2", { textContent: object.object_id, id: "object-id" }), line);
   if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
   box.append(...perBand(f));
   if (object.redshift) box.append(...redshift(object.redshift));
   else if (object.why) box.append(make("p", { className: "why", id: "no-redshift", textContent: object.why }));
-  const tags = document.createElement("p");
-  tags.append(make("button", { textContent: "More like this", className: "main", onclick: () => { state.like = []; state.unlike = []; state.found = []; return tab("like"); } }), " ");
-  for (const [text, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
-    const e = document.createElement("button"); e.textContent = text; e.onclick = () => mark(tag); tags.append(e, " ");
+  const similar = () => { state.like = []; state.unlike = []; state.found = []; return tab("like"); };
+  const tags = make("p", {}, make("button", { textContent: "More like this", className: "main", onclick: similar }), " ");
+  for (const [textContent, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
+    tags.append(make("button", { textContent, onclick: () => mark(tag) }), " ");
   }
   box.append(tags, facts(f, FIRST));
   box.append(make("details", {}, make("summary", { textContent: `all ${Object.keys(f).length} columns` }), facts(f)));
@@ -267,13 +263,11 @@ function fluxes(known, missing, chi2) {
   return table;
 }
 function pictures(source, id = "panels") {
-  const box = document.createElement("div"); box.className = "panels";
-  const heads = document.createElement("div"); heads.className = "heads";
-  for (const text of ["observed", "best fit", "residual/σ", state.about.has_scenes ? "scene" : "drawn"]) { const e = document.createElement("span"); e.textContent = text; heads.append(e); }
-  const bands = document.createElement("div"); bands.className = "bands"; bands.style.gridTemplateRows = `repeat(${state.about.bands.length + 1}, 1fr)`;
-  for (const text of ["all", ...state.about.bands]) { const e = document.createElement("span"); e.textContent = text; bands.append(e); }
-  const image = document.createElement("img"); image.src = source; image.alt = "observed, fitted, residual and drawn images in every band"; image.id = id;
-  box.append(heads, bands, image); return box;
+  const named = (className, names) => make("div", { className }, ...names.map((textContent) => make("span", { textContent })));
+  const heads = named("heads", ["observed", "best fit", "residual/σ", state.about.has_scenes ? "scene" : "drawn"]);
+  const bands = named("bands", ["all", ...state.about.bands]); bands.style.gridTemplateRows = `repeat(${state.about.bands.length + 1}, 1fr)`;
+  const image = make("img", { src: source, alt: "observed, fitted, residual and drawn images in every band", id });
+  return make("div", { className: "panels" }, heads, bands, image);
 }
 function redshift({ method, edges, density, z_spec, z_phot, low, high }) {
   const width = 400, height = 110, foot = 18, top = Math.max(edges.at(-1), z_spec ?? 0) * 1.08, highest = Math.max(...density);
@@ -301,7 +295,7 @@ function redshift({ method, edges, density, z_spec, z_phot, low, high }) {
   return [svg, words];
 }
 function facts(values, wanted = Object.keys(values)) {
-  const table = document.createElement("table");
+  const table = make("table");
   for (const name of wanted) {
     if (values[name] === null || values[name] === undefined || values[name] === "") continue;
     const line = table.insertRow(); line.insertCell().textContent = name; line.insertCell().textContent = show(values[name]);
@@ -311,7 +305,7 @@ function facts(values, wanted = Object.keys(values)) {
 }
 const mark = attempt(async (tag) => {
   if (state.row === null) return;
-  state.about.num_tagged = (await (await post("/api/tag", { rows: [state.row], tag })).json()).num_tagged;
+  state.about.num_tagged = (await json(post("/api/tag", { rows: [state.row], tag }))).num_tagged;
   state.columns.delete("tag"); count(); await choose(state.row);
   if ($("colour").value === "tag") await draw();
 });
@@ -331,11 +325,13 @@ function sheet(rows) {
     return tile;
   };
 }
+const opening = (rows, row) => attempt(() => { tab("object"); return select(rows, row); });
+const distances = (answer) => answer.distance.map((d) => `distance ${d.toFixed(2)} (random object of the same brightness: 1)`);
 function tiles(rows, box, notes = [], dress = null) {
   const shown = rows.slice(0, 96), cut = sheet(shown), grid = make("div", { className: "tiles" });
   shown.forEach((row, n) => {
     const tile = cut(n), holder = make("div", { className: "holder" }, tile); tile.title = notes[n] ?? `row ${row}`;
-    tile.onclick = attempt(() => { tab("object"); return select(rows, row); });
+    tile.onclick = opening(rows, row);
     if (dress) holder.append(...dress(row));
     grid.append(holder);
   });
@@ -361,23 +357,23 @@ const findLike = attempt(async () => {
   examples();
   if (!state.like.length) throw new Error("choose an object first");
   const window = $("like-bright").checked ? Number($("like-window").value) : null;
-  const answer = await (await post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() })).json();
+  const answer = await json(post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() }));
   state.found = answer.rows;
   const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
   $("like-warning").textContent = answer.warning;
-  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(2)} (random object of the same brightness: 1)`), (row) => [
+  tiles(answer.rows, $("like-strip"), distances(answer), (row) => [
     make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
     make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
   ]);
 });
 const rankOdd = attempt(async () => {
   const query = new URLSearchParams([["number", 48], ["everything", $("odd-everything").checked ? 1 : 0], ...conditions().map((one) => ["where", one])]);
-  const answer = await (await ask(`/api/odd?${query}`)).json();
+  const answer = await json(ask(`/api/odd?${query}`));
   state.odd = answer.objects;
   $("odd-apart").textContent = answer.left_out ? `Set apart: ${answer.left_out}.` : "";
   const rows = state.odd.map((o) => o.row), cut = sheet(rows), list = make("div", { className: "cards" });
   state.odd.forEach((o, n) => {
-    const tile = cut(n); tile.onclick = attempt(() => { tab("object"); return select(rows, o.row); });
+    const tile = cut(n); tile.onclick = opening(rows, o.row);
     list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
   });
   $("odd-list").replaceChildren(list);
@@ -406,10 +402,9 @@ function walk() {
 function sliders() {
   state.offsets = Array(state.about.num_directions).fill(0);
   $("sliders").replaceChildren(...state.offsets.map((_, n) => {
-    const label = document.createElement("label"), input = document.createElement("input"), out = document.createElement("output");
-    Object.assign(input, { type: "range", min: -3, max: 3, step: 0.1, value: 0 }); out.textContent = "0";
+    const input = make("input", { type: "range", min: -3, max: 3, step: 0.1, value: 0 }), out = make("output", { textContent: "0" });
     input.oninput = () => { state.offsets[n] = Number(input.value); out.textContent = input.value; walk(); };
-    label.append(`PC ${n + 1}`, input, out); return label;
+    return make("label", {}, `PC ${n + 1}`, input, out);
   }));
 }
 
@@ -473,10 +468,10 @@ function fill(known) {
     $(id).value = choices.includes(before) && before ? before : wanted.find((name) => choices.includes(name)) ?? choices[0];
   }
 }
-async function refresh() { const answer = begun ?? ask("/api/about"); begun = null; state.about = { ...state.about, ...await (await answer).json() }; fill(state.about.columns); count(); }
+async function refresh() { const answer = begun ?? ask("/api/about"); begun = null; state.about = { ...state.about, ...await json(answer) }; fill(state.about.columns); count(); }
 
-async function send(path, file) {
-  return (await ask(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "x-deepfits": "1" }, body: file })).json();
+function send(path, file) {
+  return json(ask(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "x-deepfits": "1" }, body: file }));
 }
 function fitted(answer, what) {
   const box = make("div"), near = make("div");
@@ -485,7 +480,7 @@ function fitted(answer, what) {
   if (answer.redshift) box.append(...redshift(answer.redshift));
   if (answer.why) box.append(make("p", { className: "why", textContent: answer.why }));
   box.append(make("p", { textContent: "Nearest objects of the run:" }), make("p", { className: "warning", textContent: answer.warning }), near);
-  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(2)} (random object of the same brightness: 1)`));
+  $("upload-result").replaceChildren(box); tiles(answer.rows, near, distances(answer));
 }
 const upload = attempt(async (file) => {
   if (!file) return;
@@ -495,16 +490,16 @@ const upload = attempt(async (file) => {
 });
 const atPosition = attempt(async (place) => {
   tab("fit"); $("position-text").value = place; say("cutting out and fitting …");
-  const answer = await (await post("/api/position", { place })).json();
+  const answer = await json(post("/api/position", { place }));
   say(""); fitted(answer, place);
 });
 async function keep(answer) {
-  const name = /filename="(.+)"/.exec(answer.headers.get("content-disposition"))[1], link = document.createElement("a");
-  link.href = URL.createObjectURL(await answer.blob()); link.download = name; link.click(); URL.revokeObjectURL(link.href);
+  const name = /filename="(.+)"/.exec(answer.headers.get("content-disposition"))[1], href = URL.createObjectURL(await answer.blob());
+  make("a", { href, download: name }).click(); URL.revokeObjectURL(href);
 }
 async function samp(what, rows) {
   if (!rows.length) throw new Error("nothing is selected");
-  const { sent_to: names } = await (await post("/api/samp", { what, rows })).json();
+  const { sent_to: names } = await json(post("/api/samp", { what, rows }));
   say(`sent to ${names.join(", ")}`);
 }
 
@@ -520,16 +515,16 @@ async function start() {
   $("zoom-all").onclick = () => plot.zoomToOrigin({ transition: true });
   $("zoom-selection").onclick = () => state.selection.length && plot.zoomToPoints(state.selection, { padding: 0.2, transition: true });
   $("umap").onclick = attempt(async () => {
-    let answer = await (await post("/api/umap", {})).json();
+    let answer = await json(post("/api/umap", {}));
     while (answer.state === "running") {
       say("UMAP is being computed in the background"); await new Promise((done) => setTimeout(done, 2000));
-      answer = { state: (await (await ask("/api/about")).json()).umap };
+      answer = { state: (await json(ask("/api/about"))).umap };
     }
     if (answer.state !== "done") throw new Error("UMAP failed; see the terminal for the reason");
     say(""); await refresh(); $("x").value = "umap1"; $("y").value = "umap2"; await draw();
   });
   for (const button of document.querySelectorAll("nav button")) button.onclick = () => tab(button.dataset.tab);
-  $("find").onsubmit = attempt(async (event) => { event.preventDefault(); const { row } = await (await ask(`/api/find?id=${encodeURIComponent($("find-id").value)}`)).json(); tab("object"); await select([row]); });
+  $("find").onsubmit = attempt(async (event) => { event.preventDefault(); const { row } = await json(ask(`/api/find?id=${encodeURIComponent($("find-id").value)}`)); tab("object"); await select([row]); });
   $("like-clear").onclick = () => { state.like = []; state.unlike = []; return findLike(); };
   $("filter-add").onclick = filterRow;
   $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown", "warning"));
@@ -557,7 +552,7 @@ async function start() {
     const file = $("overlay-file").files[0]; if (!file) throw new Error("choose a catalogue first");
     const answer = await send(`/api/overlay?radius=${Number($("overlay-radius").value)}`, file);
     state.columns.clear(); state.marks = answer.unmatched; await refresh(); await select(answer.rows); await draw();
-    const format = (n) => n.toLocaleString("en"), shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
+    const shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
     $("unmatched").hidden = !answer.num_unmatched;
     $("unmatched-what").textContent = `${format(answer.num_unmatched)} positions match no object; crosses show them when the axes are ra and dec${shown}.`;
     say(`${format(answer.matched)} objects match one of the ${format(answer.total)} positions; they are selected`);
@@ -584,8 +579,8 @@ async function start() {
   plot.subscribe("deselect", () => { state.selection = []; count(); bar(); });
   plot.subscribe("view", ticks);
   plot.subscribe("pointOver", (row) => {
-    const box = $("hover"), [x, y] = plot.getScreenPosition(row) ?? [0, 0], image = document.createElement("img");
-    if (state.about.has_pictures) { image.src = `/api/strip.png?rows=${row}`; image.alt = ""; box.replaceChildren(image); } else { box.textContent = `#${row}`; }
+    const box = $("hover"), [x, y] = plot.getScreenPosition(row) ?? [0, 0];
+    box.replaceChildren(state.about.has_pictures ? make("img", { src: `/api/strip.png?rows=${row}`, alt: "" }) : `#${row}`);
     box.style.left = `${x + 14}px`; box.style.top = `${y + 14}px`; box.style.display = "block";
   });
   plot.subscribe("pointOut", () => { $("hover").style.display = "none"; });
@@ -598,7 +593,7 @@ async function start() {
   await mapped();
   if (!plot.isSupported) say("The map may stay empty: this browser lacks WebGL features it needs. Try another browser, or enable hardware acceleration.", "warning");
   state.ready = true;
-  Object.assign(state.about, await (await ask("/api/drawer")).json()); // the model takes longer to load than the map
+  Object.assign(state.about, await json(ask("/api/drawer"))); // the model takes longer to load than the map
   if (!state.about.has_images) $("position-hint").textContent = "The images are unknown: start with --images DIRECTORY, the directory given to `deepfits cutouts`.";
   const own = state.about.drawn_fwhm_arcsec ?? 0;
   Object.assign($("draw-fwhm"), { min: own, max: own + 2 }); $("draw-fwhm").value = own;
