@@ -197,7 +197,7 @@ def with_error(statistic: Callable[..., Any], *arrays: np.ndarray) -> list[float
 
 
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the column names and the cells of a table of the results of `known`."""
+    """Return the column names and the cells of a table of the results of `predictability`."""
     cells = []
     for row in rows:
         cells.append([SETS[row["features"]], f"{row['num_labels']:,}"])

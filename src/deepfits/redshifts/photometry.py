@@ -73,10 +73,10 @@ def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> 
     kernel = wanted * seen / (seen**2 + 1e-8)  # regularised deconvolution and convolution to the common PSF
     centre = np.exp(-2j * np.pi * cycles * (size - 1) / 2 * pixel_scale_arcsec)
     apertures = []
-    for radius in RADII_ARCSEC:
-        at = np.sqrt(squared) * min(radius, size * pixel_scale_arcsec / 2)
+    for radius in np.minimum(RADII_ARCSEC, size * pixel_scale_arcsec / 2).tolist():
+        at = np.sqrt(squared) * radius
         disc = np.where(at > 0, 2 * j1(at) / np.where(at > 0, at, 1), 1.0)
-        area = np.pi * (min(radius, size * pixel_scale_arcsec / 2) / pixel_scale_arcsec) ** 2
+        area = np.pi * (radius / pixel_scale_arcsec) ** 2
         apertures.append(area * np.fft.ifft2(kernel * disc * centre[:, None] * centre).real[:size, :size])
     return np.stack(apertures)
 

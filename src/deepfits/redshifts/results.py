@@ -129,8 +129,8 @@ def write_row(
     row: dict[str, Any],
     object_id: np.ndarray,
     predictions: Mapping[str, np.ndarray],
-    target: str = "z_spec",
-    describe: Callable[[str], Any] | None = None,
+    target: str,
+    describe: Callable[[str], Any],
 ) -> None:
     """Write one method's predictions, then its row, whose presence marks the method as done."""
     columns = {"object_id": object_id, **as_written(predictions, target)}
@@ -148,8 +148,8 @@ def join_predictions(
     out: Path,
     keys: Sequence[str],
     columns: Mapping[str, np.ndarray],
-    target: str = "z_spec",
-    describe: Callable[[str], Any] | None = None,
+    target: str,
+    describe: Callable[[str], Any],
 ) -> None:
     """Write ``predictions.parquet``: the test objects, with a column ``z_phot_<key>`` for each method."""
     joined: dict[str, Any] = dict(columns)
