@@ -376,7 +376,6 @@ def train_paper(bench: Bench) -> dict[str, Any]:
         finished,
         Batch(held_out.image, held_out.weight),
         bench.sky.noise,
-        add_noise=True,
         fit=_health_fit,
     )
     out = {

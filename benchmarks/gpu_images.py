@@ -206,9 +206,7 @@ def look(model: Model, sky: BrightSky) -> dict[str, Any]:
     image, weight = without_neighbours(drawn.image, drawn.weight, is_other)
     guess = model.embed(image, weight)
     mag = 31.4 - 2.5 * own[:, 3].log10()
-    found: dict[str, Any] = examine(
-        model, Batch(image[:512], weight[:512]), sky.noise, add_noise=True, fit=best
-    )
+    found: dict[str, Any] = examine(model, Batch(image[:512], weight[:512]), sky.noise, fit=best)
     for name, latent in (("embedder", guess), ("both", best(model, image, weight, guess))):
         squares = ((image - model.render(latent)) ** 2 * weight).sum((1, 2, 3)) / (weight > 0).sum((1, 2, 3))
         for low, high in ((16.5, 18.5), (18.5, 20), (20, 22), (22, 23), (23, 25.5)):

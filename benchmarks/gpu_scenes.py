@@ -398,7 +398,7 @@ def look(model: Model, skies: Skies) -> dict[str, Any]:
         flux.append(own[:, 3])
         if number == 0:
             held = Batch(image, weight, drawn.sight)
-            found = examine(model, held, skies.surveys[0].noise, add_noise=True, fit=best)
+            found = examine(model, held, skies.surveys[0].noise, fit=best)
     mag, all_chi2 = 31.4 - 2.5 * torch.cat(flux).log10(), torch.cat(chi2)
     for low, high in ((16.5, 18.5), (18.5, 20), (20, 22), (22, 25.5)):
         inside = (mag >= low) & (mag < high)

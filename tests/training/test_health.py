@@ -104,7 +104,7 @@ def drawn_by(model, number, seed, sigma=0.5):
 
 
 def test_a_perfect_generator_is_healthy(model):
-    found = examine(model, drawn_by(model, 400, 5), SOURCE, add_noise=True, seed=7)
+    found = examine(model, drawn_by(model, 400, 5), SOURCE, seed=7)
     # A cubic kernel has heavy tails, and an untrained discriminator depends on brightness; 400 objects.
     assert abs(found["kernel_distance"]) < 0.3
     assert found["spread"] == pytest.approx(1, abs=0.15)
@@ -122,9 +122,9 @@ def test_a_collapsed_generator_is_reported(model):
     held_out = drawn_by(model, 200, 5, sigma=0.01)
     always = torch.zeros(1, 4)
     collapsed.generator = lambda latent: model.generator(always.expand(len(latent), -1))
-    found = examine(collapsed, held_out, SOURCE, add_noise=True)
+    found = examine(collapsed, held_out, SOURCE)
     assert found["collapsed"]
-    healthy = examine(model, held_out, SOURCE, add_noise=True)
+    healthy = examine(model, held_out, SOURCE)
     assert found["kernel_distance"] > healthy["kernel_distance"] + 0.15
 
 
@@ -135,7 +135,7 @@ def test_chi2_is_per_band_in_units_of_the_noise(model):
     sigma = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
     image = truth + sigma * normal(4, *truth.shape)
     held_out = Batch(image, torch.ones_like(image) / sigma**2)
-    found = examine(model, held_out, SOURCE, add_noise=True, fit=lambda *_: latent)
+    found = examine(model, held_out, SOURCE, fit=lambda *_: latent)
     assert found["chi2_both"] == pytest.approx(1, abs=0.02)  # the median of 300 means of 768 squares
     for band in INFO.bands:
         assert found[f"chi2_both_{band}"] == pytest.approx(1, abs=0.03)
@@ -154,6 +154,6 @@ def test_panel_rows(model):
 
 def test_health_is_repeatable_and_depends_on_the_seed(model):
     held_out = drawn_by(model, 50, 5)
-    first, again, other = (examine(model, held_out, SOURCE, add_noise=True, seed=s) for s in (1, 1, 2))
+    first, again, other = (examine(model, held_out, SOURCE, seed=s) for s in (1, 1, 2))
     assert first == again
     assert other["kernel_distance"] != first["kernel_distance"]

@@ -45,6 +45,7 @@ class Evaluator:
     def __init__(self, store: CutoutStore, out: Path, trainer: Trainer, *, step: int, writes: bool) -> None:
         self.out, self.trainer, self.writes = out, trainer, writes
         self.held_out = load_held_out(store, trainer)
+        self.noise = None if trainer.config.noise == "none" else trainer.noise
         self.history = list(kept_rows(out / "evaluations.jsonl", step).values())
         if writes:
             cut_metrics(out / "evaluations.jsonl", step)
@@ -74,17 +75,8 @@ class Evaluator:
         if self.held_out is None:
             return ""
         model = self.trainer.finished_model()
-        row = {
-            "step": step,
-            **examine(
-                model,
-                self.held_out,
-                self.trainer.noise,
-                add_noise=self.trainer.config.noise != "none",
-                seed=self.trainer.seed,
-                fit=fit_briefly,
-            ),
-        }
+        found = examine(model, self.held_out, self.noise, seed=self.trainer.seed, fit=fit_briefly)
+        row = {"step": step, **found}
         if not all(math.isfinite(v) for v in row.values()):
             row = {k: v if math.isfinite(v) else None for k, v in row.items()} | {"collapsed": True}
         self.history.append(row)
@@ -127,8 +119,7 @@ class Evaluator:
         if importlib.util.find_spec("sep") is None:
             return {}
         image, weight, sight = self.held_out.image, self.held_out.weight, self.held_out.sight
-        noise = self.trainer.noise if self.trainer.config.noise != "none" else None
-        drawn = draw_observed(model, weight, noise, self.trainer.seed, sight)
+        drawn = draw_observed(model, weight, self.noise, self.trainer.seed, sight)
         scale = model.info.pixel_scale_arcsec if sight is None else sight.pixel_scale_arcsec
         real, generated = (
             measure_shapes(flux.cpu().numpy(), weight.cpu().numpy(), model.info.bands, scale)

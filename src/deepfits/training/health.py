@@ -112,16 +112,15 @@ def spread(real: Tensor, generated: Tensor) -> float:
 def examine(
     model: Model,
     held_out: Batch,
-    noise: NoiseSource,
+    noise: NoiseSource | None,
     *,
-    add_noise: bool,
     seed: int = 0,
     fit: FitFunction | None = None,
 ) -> dict[str, Any]:
     """Compute diagnostics of a model in evaluation mode, on complete held-out cutouts.
 
-    With `add_noise`, noise is added to the generated images, for a generator of noise-free images. The
-    latents and the noise depend only on the seed, so that successive evaluations are comparable.
+    `noise` is as in `draw_observed`. The latents and the noise depend only on the seed, so that successive
+    evaluations are comparable.
 
     Returns
     -------
@@ -133,7 +132,7 @@ def examine(
         ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``.
     """
     image, weight, sight = held_out.image, held_out.weight, held_out.sight
-    flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
+    flux = draw_observed(model, weight, noise, seed, sight)
     x_real, x_generated = model.network_input(image, weight, sight), model.network_input(flux, weight, sight)
     num_bands = image.shape[1]
     real, generated = radial_features(x_real[:, :num_bands]), radial_features(x_generated[:, :num_bands])
