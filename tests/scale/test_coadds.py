@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from astropy.io import fits
+from astropy.table import Table
 from scipy.ndimage import gaussian_filter
 
 from deepfits.errors import InputError, ShardsFailedError
@@ -218,6 +219,9 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
     assert len(found["object_id"]) == is_mine.sum()
     assert f"2 of {len(ra)} objects lie on no image" in caplog.text
     assert np.isfinite(found["flux_gauss_ustar"]).all()
+    Table.read(path).write(tmp_path / "c.fits")
+    again = fit(sky, model, tmp_path / "of-fits", **options | {"catalogue": tmp_path / "c.fits[1]"})
+    np.testing.assert_array_equal(read_features(again)["latent"], found["latent"])
     pq.write_table(pa.table({"object_id": np.arange(len(ra)), "ra": ra / 15, "dec": dec}), path)
     with pytest.raises(InputError, match=r"no object lies on any of the images.*look like hours"):
         fit(sky, model, tmp_path / "g", **options)

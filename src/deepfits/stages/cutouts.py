@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from deepfits import tables
 from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents
@@ -23,7 +22,7 @@ from deepfits.stages.parameters import (
     Partial,
     as_list,
     images_at,
-    refuse_detection,
+    require_catalogue,
 )
 from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
 from deepfits.survey.bands import require_bands
@@ -96,11 +95,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))
     if config.catalogue is not None:
-        refuse_detection(config)
-        if not tables.exists(config.catalogue):
-            raise InputError(
-                f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect"
-            )
+        require_catalogue(config, config.catalogue)
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")

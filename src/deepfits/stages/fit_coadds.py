@@ -25,7 +25,7 @@ from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
 from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
-from deepfits.stages.parameters import Cutting, images_at, refuse_detection
+from deepfits.stages.parameters import Cutting, images_at, require_catalogue
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
 from deepfits.survey.bands import given_for, places_of, sort_bands
@@ -62,9 +62,7 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
         require_given_psfs(psf, chosen.bands, {})
         part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
     else:
-        refuse_detection(options)
-        if not path.exists():
-            raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
+        require_catalogue(options, path)
     columns, known = read_catalogue(path, where=config.where), read_info(path)
     require_given_psfs(psf, chosen.bands, columns)
     plan = part_of(

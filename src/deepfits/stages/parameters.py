@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import NAMES_FILES, Range
+from deepfits.errors import InputError
 from deepfits.fitting.settings import SolverSettings
 from deepfits.scale.cluster import Workers
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, refuse_given
 from deepfits.survey.bands import pairs_in
 from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
-from deepfits.tables.conditions import as_conditions
+from deepfits.tables import as_conditions, exists
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
@@ -188,10 +189,12 @@ class Detecting(ReadingOnGrid, SourceOptions):
     min_snr: Annotated[float, Range(ge=0)] = 0.0
 
 
-def refuse_detection(config: Detecting) -> None:
-    """Raise `InputError` if options of detection are given together with a catalogue."""
+def require_catalogue(config: Detecting, path: str | Path) -> None:
+    """Refuse a catalogue that does not exist, and options of detection together with one."""
     names = {f.name for f in fields(Detecting)} - {f.name for f in fields(ReadingOnGrid)}
     refuse_given(config, names, "with a catalogue; leave it out, or select the objects with where")
+    if not exists(path):
+        raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
 
 
 @dataclass(frozen=True, kw_only=True)
