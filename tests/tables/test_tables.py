@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import lzma
 import os
 import pickle
 import re
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import h5py
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
-from astropy.coordinates import FK4, FK5, Angle, SkyCoord
+from astropy.coordinates import FK4, FK5, Angle, SkyCoord, UnitSphericalRepresentation
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table, vstack
 from astropy.time import Time
@@ -537,13 +539,16 @@ def test_hats_collections_are_read_without_their_margins(tmp_path):
         assert read_catalogue(path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
 
 
-def test_numpy_arrays_are_named_with_a_remedy_that_works(tmp_path):
-    """They were called a ZIP archive to unpack, which gives one file for each column."""
-    np.savez(tmp_path / "t.npz", ra=RA, dec=DEC, z_spec=Z)
-    with pytest.raises(InputError, match=r"Table\(dict\(numpy\.load\('t\.npz'\)\)\)\.write\('t\.fits'\)"):
-        tables.read(tmp_path / "t.npz")
-    Table(dict(np.load(tmp_path / "t.npz"))).write(tmp_path / "t.fits")
-    np.testing.assert_array_equal(read_labels(tmp_path / "t.fits").value, Z)
+@pytest.mark.parametrize("is_structured", [True, False])
+def test_columns_as_savez_writes_them(tmp_path, is_structured):
+    columns = {"id": IDENTITIES["beyond 2^53"], "ra": RA, "dec": DEC, "z_spec": Z}
+    np.savez(tmp_path / "t.npz", **({"data": Table(columns).as_array()} if is_structured else columns))
+    labels = read_labels(tmp_path / "t.npz")
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], IDENTITIES["beyond 2^53"])
+    np.savez(tmp_path / "u.npz", ra=RA, edges=np.arange(3))
+    with pytest.raises(InputError, match=r"different lengths.*ra \(24,\), edges \(3,\)"):
+        tables.read(tmp_path / "u.npz")
 
 
 def test_frames_of_other_programs(tmp_path):
@@ -1202,16 +1207,21 @@ def test_what_astropy_masks_is_missing(tmp_path, ending):
         ("position", "({:.7f}, {:.7f})", True),
         ("radec", "{:.7f} {:.7f}", True),
         ("range", "{:.7f} {:.7f}", False),
-        ("coord (B1950)", "hms", False),
+        ("coord3 (FK4,B1950/1950)", "hms", True),
+        ("coord4 (Gal,J2000/2000)", "{:.7f} {:+.7f}", True),
+        ("coord (SGal)", "{:.7f} {:+.7f}", False),
+        ("galaxy position", "({:.7f}, {:.7f})", True),
     ],
 )
 def test_positions_in_one_column(tmp_path, caplog, name, style, is_taken):
     rng = np.random.default_rng(3)
     sky = SkyCoord(rng.uniform(0, 360, 30), rng.uniform(-80, 80, 30), unit="deg")
-    text = [style.format(*place) for place in zip(sky.ra.deg, sky.dec.deg, strict=True)]
+    frame = "fk4" if "FK4" in name else "galactic" if "Gal," in name else "icrs"
+    angles = sky.transform_to(frame).data.represent_as(UnitSphericalRepresentation)
+    text = [style.format(*place) for place in zip(angles.lon.deg, angles.lat.deg, strict=True)]
     if "{" not in style:
         how = {"hms": {"sep": " "}, "colons": {"sep": ":"}, "letters": {}}[style]
-        text = sky.to_string("hmsdms", precision=4, **how)
+        text = sky.transform_to(frame).to_string("hmsdms", precision=4, **how)
     text[4] = ""
     Table({"name": np.arange(30).astype(str), name: text}).write(tmp_path / "t.ecsv")
     table = tables.read(tmp_path / "t.ecsv")
@@ -1422,6 +1432,51 @@ def test_lines_between_bars(tmp_path, rule):
     np.testing.assert_array_equal(found["dec"], DEC)
 
 
+SIMBAD = """C.D.S.  -  SIMBAD4 rel 1.8  -  2023.05.11CEST10:11:12
+
+region(circle,ICRS,150.1 +2.2,10m)
+----------------------------------
+
+Number of objects : 24
+
+# |dist(asec)| identifier |typ|   coord1 (ICRS,J2000/2000)   |Mag U |redshift|#bib
+--|----------|------------|---|------------------------------|------|--------|----
+"""
+MYSQL = "+------+-----+----+--------+\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "row", "after"),
+    [
+        (SIMBAD, "{0:<2}|{0:10.2f}|NAME {0}|G  |{3} {4}|     ~|{5}|   2\n", "=" * 80 + "\n\n"),
+        (f"mysql> select * from t;\n{MYSQL}| id | ra | dec | redshift |\n{MYSQL}",
+         "| {0} | {1} | {2} | {5} |\n", f"{MYSQL}24 rows in set (0.00 sec)\n"),
+        (f"{MYSQL}|  id  | ra | dec | redshift |\n{MYSQL}",
+         "| {0} | {1} | {2} | {5} |\n", f"{MYSQL}(24 rows)\n"),
+        (" id |  ra  | dec  | redshift \n----+------+------+----------\n",
+         " {0} | {1} | {2} | {5}\n", "(24 rows)\n"),
+        ("┌────┬────┬────┬────┐\n│ id │ ra │ dec │ redshift │\n│ int64 │ double │ double │ double │\n"
+         "├────┼────┼────┼────┤\n", "│ {0} │ {1} │ {2} │ {5} │\n", "└────┴────┴────┴────┘\n"),
+        ("Table of redshifts\n\n| id | ra | dec | redshift |\n|---|---:|---:|:--|\n",
+         "| {0} | {1} | {2} | {5} |\n", "\nOf 2020.\n"),
+        ("Skycat Catalog\n# Config\nserv_type: catalog\nra_col: 1\ndec_col: 2\nlong_name: a\n# End\n\n"
+         "id\tra\tdec\tredshift\n--\t--\t---\t--------\n", "{0}\t{1}\t{2}\t{5}\n", "EOD\n"),
+        ("<HEADER>\ntable_name = t\nfield[id] = int4\nfield[ra] = float8:.8f_deg\nfield[dec] = float8\n"
+         "field[redshift] = float8\nline[1] = id ra dec redshift\n<DATA>\n", "{0}|{1}|{2}|{5}|\n", "<END>\n"),
+    ],
+)  # fmt: skip
+def test_tables_as_databases_and_services_print_them(tmp_path, before, row, after):
+    hms, dms = (
+        angle.to_string(sep=" ", precision=6, pad=True) for angle in (SKY.ra.to("hourangle"), SKY.dec)
+    )
+    columns = zip(range(1, NUM + 1), RA, DEC, hms, np.char.add("+", dms), Z, strict=True)
+    (tmp_path / "t.txt").write_text(before + "".join(row.format(*entries) for entries in columns) + after)
+    labels = read_labels(tmp_path / "t.txt", column="redshift")
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-7)
+    np.testing.assert_allclose(labels.columns["dec"], DEC, atol=1e-7)
+
+
 def test_null_is_a_gap_in_tables_of_gaia(tmp_path):
     """Files of the archive are ECSV, packed, of text ``null`` where there is no value."""
     names = {"source_id": "int64", "ra": "float64", "dec": "float64", "z_spec": "float64", "visits": "int16"}
@@ -1544,11 +1599,65 @@ def test_what_compress_packed_is_called_so(tmp_path):
         tables.read(tmp_path / "t.csv.Z")
 
 
+@pytest.mark.parametrize("ending", ["csv", "vot", "parquet", "feather", "npy", "jsonl", "fits"])
+@pytest.mark.parametrize("pack", ["gz", "xz", "zst", "zip"])
+def test_tables_of_any_format_may_be_packed(tmp_path, ending, pack):
+    columns = {"id": IDENTITIES["beyond 2^53"], "ra": RA, "dec": DEC, "z_spec": Z}
+    path = tmp_path / f"t.{ending}"
+    if ending == "npy":
+        np.save(path, Table(columns).as_array())
+    elif ending == "jsonl":
+        pd.DataFrame(columns).to_json(path, orient="records", lines=True, double_precision=15)
+    elif ending in ("feather", "parquet"):
+        getattr(pd.DataFrame(columns), f"to_{ending}")(path)
+    else:
+        Table(columns).write(path, format="votable" if ending == "vot" else ending)
+    packed = tmp_path / f"t.{ending}.{pack}" if ending != "csv" else tmp_path / f"labels.{pack}"
+    if pack == "zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("__MACOSX/._x", b"1")
+            archive.write(path, path.name)
+    else:
+        how = {
+            "gz": gzip.compress,
+            "xz": lzma.compress,
+            "zst": lambda c: pa.compress(c, "zstd", asbytes=True),
+        }
+        packed.write_bytes(how[pack](path.read_bytes()))
+    labels = read_labels(packed)
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], IDENTITIES["beyond 2^53"])
+    assert labels.where == str(packed)
+
+
+def test_archives_of_several_files_and_of_too_much_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.csv", "id,z\n1,2\n")
+        archive.writestr("two.csv", "id,z\n1,2\n")
+    with pytest.raises(InputError, match=r"2 files \(one.csv, two.csv\); unpack it first"):
+        tables.read(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.csv", b"a,b\n" + b"0" * (80 << 20))
+    with pytest.raises(InputError, match="unpacks to more than"):
+        tables.read(tmp_path / "b.zip")
+
+
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV"), ("a.ods", "as CSV")]
+    ("name", "content", "words"),
+    [
+        ("a.xlsx", b"PK\x03\x04", "as CSV"),
+        ("a.ods", b"PK\x03\x04", "as CSV"),
+        ("a.zip", b"PK\x03\x04", "cannot unpack this file"),
+        ("a.db", b"SQLite format 3\0", "an SQLite database; export its table: sqlite3 -csv -header a.db"),
+        ("a.root", b"root\0\0", "a ROOT file"),
+        ("a.sav", b"SR\0\4", "an IDL save file"),
+        ("a.pkl", pickle.dumps({"z": Z}), "a pickle, which may run any program"),
+        ("a.tgz", gzip.compress(b"t.csv".ljust(257, b"\0") + b"ustar\0" + bytes(600)), "tar -xf a.tgz"),
+        ("a.h5.gz", gzip.compress(b"\x89HDF\r\n\x1a\n"), "a packed HDF5 file"),
+    ],
 )
-def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
-    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
+def test_files_of_other_kinds_are_called_so(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content + bytes(100) * (not name.endswith("gz")))
     with pytest.raises(InputError, match=words):
         tables.read(tmp_path / name)
 
@@ -2341,6 +2450,20 @@ def test_titles_of_spreadsheets_frames_and_lone_quotes(tmp_path, name, text):
     labels = read_labels(path)
     assert labels.value.tolist() == [0.3, 0.4]
     assert labels.columns["object_id"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("unit", "per_degree"), [("deg", 15), ("degrees", 15), ("d:m:s", 1), ("dms", 1)])
+def test_sexagesimal_right_ascensions_in_degrees_are_those_of_which_the_unit_says_so(
+    tmp_path, caplog, unit, per_degree
+):
+    """All were taken as degrees, 140° off."""
+    columns = {"id": np.arange(2), "ra": ["10:00:28.6", "09:58:00.1"], "dec": ["+02:12:21", "-00:12:21"]}
+    hdu = with_units(Table(columns), {"ra": unit, "dec": "deg"})
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "t.fits")
+    found = read_catalogue(tmp_path / "t.fits")
+    expected = per_degree * np.array([10 + 28.6 / 3600, 9 + 58 / 60 + 0.1 / 3600])
+    np.testing.assert_allclose(found["ra"], expected, atol=1e-9)
+    assert ("ra is taken as hours" in caplog.text) == (per_degree == 15)
 
 
 def test_decimal_and_sexagesimal_right_ascensions_in_one_column_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -23,6 +24,11 @@ _RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
     "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "angle[deg]", "dd:mm:ss", "°", "degr",
 )  # fmt: skip
+
+_SAYS_DEGREES = re.compile(r'"?d[dm:]')
+"""Beginning of units of sexagesimal degrees; plain degrees are stated even where the text is in hours."""
+
+log = logging.getLogger(__name__)
 
 
 def degrees(
@@ -78,8 +84,13 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
     except ValueError:
         first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
-        says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
-        kind = "hourangle" if is_hours and largest <= 24 and not says_degrees else "deg"
+        kind = "hourangle" if is_hours and largest <= 24 and not _SAYS_DEGREES.match(unit) else "deg"
+        if kind == "hourangle" and unit and unit in _DEGREE_UNITS:
+            log.warning(
+                "WARNING: %s: %s is taken as hours, minutes and seconds, although its unit is %s; if it is "
+                "degrees, minutes and seconds, give the unit d:m:s",
+                *(where, name, unit),
+            )
         letter, factor = ("h", 15) if kind == "hourangle" else ("d", 1)
         if (angle := _in_three_parts(there, letter)) is not None:
             out[is_there] = angle * factor

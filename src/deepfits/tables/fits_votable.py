@@ -23,12 +23,12 @@ from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_di
 log = logging.getLogger(__name__)
 
 
-def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
-    """Read the selected table of a FITS file (see `choose_table`)."""
+def read_fits(source: Path | BytesIO, path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
+    """Read the selected table of a FITS file (see `choose_table`); `path` is for messages."""
     from astropy.io import fits
 
     size = path.stat().st_size
-    with fits.open(path, memmap=False) as hdus:
+    with fits.open(source, memmap=False) as hdus:
         candidates: list[Candidate] = []
         hdu_numbers: dict[str, int] = {}
         for number, hdu in enumerate(hdus):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -64,12 +65,18 @@ def parquet_files(directory: Path) -> list[Path]:
     return files
 
 
-def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) -> Table:
-    """Read files that have the same columns as one table, or only its `columns`."""
+def read_parquet(
+    files: list[Path], where: Path, columns: Sequence[str] | None, unpacked: bytes = b""
+) -> Table:
+    """Read files that have the same columns as one table, or only its `columns`.
+
+    `unpacked` is the content of the only file, if it was packed.
+    """
     parts = []
     for file in files:
-        part = pq.ParquetFile(file)
-        declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
+        part = pq.ParquetFile(BytesIO(unpacked) if unpacked else file)
+        size = len(unpacked) or file.stat().st_size
+        declared = part.metadata.num_rows * part.metadata.num_columns * 8
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
         content = _flat(part.read(columns=list(columns) if columns else None), file)
@@ -98,16 +105,17 @@ def _partition_of(file: Path, directory: Path) -> dict[str, str]:
     return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
 
 
-def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
+def read_feather(source: Path | BytesIO, where: Path, columns: Sequence[str] | None) -> Table:
     """Read an Arrow IPC file (Feather) or stream, or only its `columns`."""
     import pyarrow.feather
 
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else source as file:
         if file.read(len(STREAM)) == STREAM:
             file.seek(0)
             whole = pa.ipc.open_stream(file).read_all()
-            return table_from_arrow(whole.select(list(columns)) if columns else whole, path)
-    return table_from_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
+            return table_from_arrow(whole.select(list(columns)) if columns else whole, where)
+        file.seek(0)
+        return table_from_arrow(pyarrow.feather.read_table(file, columns=columns and list(columns)), where)
 
 
 def table_from_arrow(table: Any, where: Path) -> Table:

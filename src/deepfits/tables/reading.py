@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,31 @@ from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array, require_distinct
-from deepfits.tables.text import PACKED, decode, unpack
+from deepfits.tables.text import MAX_RATIO, PACKED, ZIP, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
 TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
-    "out", "zout", "bpz", "tex",
+    "out", "zout", "bpz", "tex", "tdat", "tst",
 )  # fmt: skip
 _QUOTED_NAME = re.compile(r"""\A\s*(["'`]?)(.*?)\1\s*\Z""", re.DOTALL)
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
+_SPREADSHEET = re.compile("xls.?|ods|numbers")
+_OTHERS = {
+    ZIP: "a spreadsheet; save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet; save the sheet as CSV",  # of Excel before 2007
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
+    b"\x1f\x9d": "packed by `compress`; unpack it first, with `gunzip`",
+    b"ustar": "a packed TAR archive; unpack it first, with `tar -xf {name}`",
+    b"\x89HDF": "a packed HDF5 file; unpack it first",
+    b"SQLite format 3": "an SQLite database; export its table: "
+    "sqlite3 -csv -header {name} 'select * from TABLE' > table.csv",
+    b"root": "a ROOT file; write its tree as a table, with uproot and pandas",
+    b"\x80": "a pickle, which may run any program; write the table as Parquet or FITS",
+    b"SR\0": "an IDL save file; write the table as FITS, with mwrfits or scipy.io.readsav",
+    b"MATLAB": "a MATLAB file; write the table as CSV, with writetable",
+}  # fmt: skip
+"""First bytes of files of other kinds (in TAR after the first name), and what to do with them."""
 
 
 def read_table(path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None) -> Columns:
@@ -144,37 +162,28 @@ def _read_file(
 ) -> Table:
     with path.open("rb") as handle:
         head = handle.read(4096)
-    ending = path.suffix.lower().lstrip(".")
+    ending, content = path.suffix.lower().lstrip("."), b""
+    if ending == "npz" and head.startswith(ZIP):
+        return _read_arrays(path)
+    if head.startswith(tuple(PACKED)) or (head.startswith(ZIP) and not _SPREADSHEET.fullmatch(ending)):
+        content, name = unpack(path)
+        head, ending = content[:4096], Path(name).suffix.lower().lstrip(".")
+    source: Path | BytesIO = BytesIO(content) if content else path
     if head.startswith(b"PAR1"):
-        return read_parquet([path], path, columns)
+        return read_parquet([path], path, columns, content)
     if head.startswith((b"ARROW1", b"FEA1", STREAM)):
-        return read_feather(path, columns)
+        return read_feather(source, path, columns)
     if head.startswith(b"\x93NUMPY"):
         from astropy.table import Table as AstropyTable
 
-        return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
-    if head.startswith(b"\x89HDF"):
+        return from_astropy(AstropyTable(np.load(source, allow_pickle=False)), str(path))
+    if head.startswith(b"\x89HDF") and not content:
         return read_hdf5(path, selection, wanted)
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # the latter is Excel's format before 2007
-        if ending == "npz":
-            raise InputError(
-                f"{path}: separate NumPy arrays; write them as a table: astropy.table.Table(dict(numpy.load("
-                f"{path.name!r}))).write('{path.stem}.fits')"
-            )
-        is_archive = head.startswith(b"PK") and not re.fullmatch("xls.?|ods|numbers", ending)
-        what = "a ZIP archive; unpack it first" if is_archive else "a spreadsheet; save the sheet as CSV"
-        raise InputError(f"{path}: {what}")
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
-    if head.startswith(b"\x1f\x9d"):
-        raise InputError(f"{path}: packed by `compress`; unpack it first, with `gunzip`")
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic) or (magic == b"ustar" and head[257:262] == magic):
+            raise InputError(f"{path}: {what.format(name=path.name)}")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
-        return read_fits(path, selection, wanted)
-    content = unpack(path) if head.startswith(tuple(PACKED)) else b""
-    if content:
-        head, ending = content[:4096], Path(path.stem).suffix.lower().lstrip(".")
-        if head.startswith(b"SIMPLE  "):
-            return read_fits(path, selection, wanted)
+        return read_fits(source, path, selection, wanted)
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
         return read_votable(path, content or path.read_bytes(), selection, wanted)
@@ -192,6 +201,28 @@ def _read_file(
     if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
         raise InputError(f"{path}: not ECSV, which begins with '# %ECSV 1.0'; rename it to .csv or .txt")
     return read_text_table(path, text)
+
+
+def _read_arrays(path: Path) -> Table:
+    """Read the columns that NumPy's `savez` writes: arrays of equal length, or one structured array."""
+    from astropy.table import Table as AstropyTable
+
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > max(
+            MAX_RATIO * path.stat().st_size, 1 << 26
+        ):
+            raise InputError(f"{path}: unpacks to more than {MAX_RATIO} times its size; this is not a table")
+    with np.load(path, allow_pickle=False) as arrays:
+        columns = dict(arrays)
+    first = next(iter(columns.values()), np.zeros(0))
+    if len(columns) == 1 and first.dtype.names:
+        return from_astropy(AstropyTable(first), str(path))
+    if len({array.shape[:1] for array in columns.values()}) != 1 or not first.ndim:
+        raise InputError(
+            f"{path}: arrays of different lengths, not the columns of a table: "
+            f"{', '.join(f'{name} {array.shape}' for name, array in list(columns.items())[:8])}"
+        )
+    return from_astropy(AstropyTable(columns), str(path))
 
 
 def _read_json(path: Path, text: str) -> Table:

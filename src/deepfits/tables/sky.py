@@ -497,8 +497,10 @@ def _components(
 
 def _in_one_column(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
     """Split positions in one column: ``10 00 28.6 +02 12 21`` or, if its name says so, ``150.119, 2.206``."""
-    for name, text in columns.items():
-        if text.dtype.kind != "U" or text.ndim != 1 or _B1950_NAME.search(name):
+    frames = {name: _frame_in_name(name) for name in columns}
+    for name in sorted(columns, key=lambda name: frames[name] != "icrs"):
+        text, frame = columns[name], frames[name]
+        if text.dtype.kind != "U" or text.ndim != 1 or not frame:
             continue
         pattern = _EITHER if _SAYS_BOTH.search(name) else _SEXAGESIMAL
         there = np.flatnonzero(~np.isin(np.char.lower(text), GAPS))
@@ -510,10 +512,25 @@ def _in_one_column(columns: Mapping[str, np.ndarray], where: str | Path) -> Posi
         sky = np.full((2, len(text)), np.nan)
         for row, half in enumerate(("ra", "dec")):
             angles = np.array([part[half] for part in parts if part])
-            sky[row, there] = degrees(angles, "", name, where, is_longitude=half == "ra", frame="icrs")
+            sky[row, there] = degrees(angles, "", name, where, is_longitude=half == "ra", frame=frame)
         log.warning("WARNING: %s: %s is taken as the positions of the objects", where, name)
-        return _validated(sky[0], sky[1], (name,), "icrs")
+        return _validated(sky[0], sky[1], (name,), frame)
     return None
+
+
+def _frame_in_name(name: str) -> str:
+    """Return the frame that the name of a column states: ICRS if none, '' for others than we know.
+
+    Examples
+    --------
+    >>> _frame_in_name("coord1 (ICRS,J2000/2000)"), _frame_in_name("coord4 (Gal,J2000/2000)")
+    ('icrs', 'galactic')
+    """
+    if _B1950_NAME.search(name):
+        return B1950
+    if (word := re.search(r"(?i)(?<![a-z])(?:(ecl|s(?:uper)?_?gal)|gal(?!ax))", name)) is None:
+        return "icrs"
+    return "" if word[1] else "galactic"
 
 
 def pixel_positions(

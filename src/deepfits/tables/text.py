@@ -11,6 +11,7 @@ import gzip
 import logging
 import lzma
 import re
+import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
 from deepfits.tables.table import Columns, require_distinct
@@ -33,6 +34,7 @@ PACKED: dict[bytes, Any] = {
     b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
 }
 """First bytes of gzip, bzip2, xz and Zstandard files, and the functions that open them."""
+ZIP = b"PK\x03\x04"
 MAX_RATIO = 300
 """Largest plausible compression ratio of a table."""
 
@@ -43,24 +45,34 @@ _IN_SINGLE_QUOTES = re.compile(r"(?:\s*#.*\n)*\s*'[^'\n]+'(?:[\s,;|]+'[^'\n]+')+
 """The beginning of a text table whose header has single quotes around each name."""
 
 
-def unpack(path: Path) -> bytes:
-    """Return the bytes of a file, decompressed if its format is one of `PACKED`.
+def unpack(path: Path) -> tuple[bytes, str]:
+    """Return the unpacked bytes of a file that begins like `PACKED` or `ZIP`, and its name without packing.
 
     Raises
     ------
     InputError
-        It unpacks to more than `MAX_RATIO` times its size, and more than 64 MiB.
+        It unpacks to more than `MAX_RATIO` times its size, and more than 64 MiB, or is a ZIP archive of
+        several files.
     """
-    content = path.read_bytes()
-    for magic, opened in PACKED.items():
-        if content.startswith(magic):
-            limit = max(len(content) * MAX_RATIO, 1 << 26)
-            with opened(BytesIO(content)) as handle:
-                unpacked = bytes(handle.read(limit + 1))
-            if len(unpacked) > limit:
-                raise InputError(f"{path}: unpacks to more than {limit} bytes; this is not a table")
-            return unpacked
-    return content
+    content, name = path.read_bytes(), path.stem
+    limit = max(len(content) * MAX_RATIO, 1 << 26)
+    with naming(path, "cannot unpack this file"):
+        if content.startswith(ZIP):
+            archive = zipfile.ZipFile(BytesIO(content))
+            names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+            if len(names) != 1:
+                listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+                raise InputError(f"{path}: a ZIP archive of {len(names)} files ({listed}); unpack it first")
+            handle, name = archive.open(names[0]), names[0]
+        else:
+            handle = next(opened for magic, opened in PACKED.items() if content.startswith(magic))(
+                BytesIO(content)
+            )
+        with handle:
+            unpacked = bytes(handle.read(limit + 1))
+    if len(unpacked) > limit:
+        raise InputError(f"{path}: unpacks to more than {limit} bytes; this is not a table")
+    return unpacked, name
 
 
 def decode(content: bytes) -> str:

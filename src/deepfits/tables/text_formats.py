@@ -1,4 +1,4 @@
-"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, IPAC, LaTeX, Markdown."""
+"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, HEASARC's TDAT, IPAC, LaTeX, Markdown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from deepfits.tables.names import position_names
 from deepfits.tables.table import Table, from_astropy
 from deepfits.tables.text import decode, read_text
 
+_LINES_AS_ASCII = {
+    code: "|" if character in "│┃┆┇┊┋║" else "-" if character in "─━┄┅┈┉═" else "+"
+    for code, character in ((code, chr(code)) for code in range(0x2500, 0x2580))
+}
+"""Lines and corners of frames, as SQLite, DuckDB and Polars draw them."""
+
 
 def read_text_table(path: Path, text: str) -> Table:
     """Read a text table in the format that its content shows, else of any layout (`read_text`)."""
     start = text[:20000].lstrip()
     if start.startswith("# %ECSV"):
         return _from_astropy_text(path, text, "ascii.ecsv")
+    if start.startswith("<HEADER>"):
+        return _from_astropy_text(path, text, "ascii.tdat")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
     if (readme := _readme_for(path)) is not None:
@@ -26,13 +34,14 @@ def read_text_table(path: Path, text: str) -> Table:
 
         return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
     text = re.sub(r"(?m)^[ \t]*=+(?:[ \t]+=+)*[ \t\r]*(?:\n|\Z)", "", text)  # rules of reStructuredText
-    unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # frames drawn by MySQL
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*(?:\n|\Z))+", unframed):  # fixed width, Markdown, or framed
-        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
+    elif (rows := _between_bars(text)) is not None:
+        text = rows
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
+    else:
+        text = _from_ruled_header(text)
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
 
@@ -45,6 +54,50 @@ def read_if_of_objects(path: Path, text: str) -> Table | None:
         return None
     is_of_objects = position_names(table.columns) is not None or identity_name(table.columns) is not None
     return table if is_of_objects else None
+
+
+def _between_bars(text: str) -> str | None:
+    """Return the rows of a table whose lines begin and end with bars, without what else is in the text.
+
+    Databases draw a frame of dashes or lines around it, Markdown and Org a rule below its header, and
+    astropy's fixed width neither; None if it is none of these.
+    """
+    text = text.translate(_LINES_AS_ASCII)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [line for line in lines if line.startswith("|") and line.endswith("|")]
+    is_framed = any(re.fullmatch(r"[|+](?:[-=:\s]*[-=][-=:\s]*[|+])+", line) for line in lines)
+    if not rows or not (is_framed or len(rows) == len(lines)):
+        return None
+    return "\n".join(row[1:-1] for row in rows if row.strip("|-+=: \t"))
+
+
+def _from_ruled_header(text: str) -> str:
+    r"""Cut off what precedes a header with a rule of dashes below it, which SIMBAD and Skycat draw.
+
+    Examples
+    --------
+    >>> print(_from_ruled_header("SIMBAD\n\n# |typ|redshift\n--|---|--------\n1 |G  |0.3"))
+    number |typ|redshift
+    --|---|--------
+    1 |G  |0.3
+    """
+    lines = text[:20000].splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        rule = re.fullmatch(r"\s*-+(?: *([|;\t+]) *-+)(?: *\1 *-+)*\s*", line)
+        if rule is None:
+            continue
+        delimiter = "|" if rule[1] == "+" else rule[1]
+        alike = [n for n in (number - 2, number - 1) if n >= 0 and _is_alike(lines[n], line, delimiter)]
+        if not alike:
+            return text
+        header = re.sub(r"^#(?=\s*[|;\t])", "number", lines[alike[0]])
+        return header + text[sum(map(len, lines[: alike[0] + 1])) :]
+    return text
+
+
+def _is_alike(line: str, rule: str, delimiter: str) -> bool:
+    """Return whether a line above a rule of dashes has as many entries as the rule."""
+    return line.count(delimiter) == len(re.findall("-+", rule)) - 1
 
 
 def _readme_for(path: Path) -> Path | None:

@@ -17,8 +17,10 @@ MOST_TITLES = 5
 _DELIMITERS = "\t;|,"
 _PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")
-# A comment, or the last line of what psql or astropy prints.
-NOT_A_ROW = re.compile(rf"^\s*(?:{'|'.join(COMMENT)}|\(\d+ rows?\)\s*$|Length = \d+ rows\s*$)")
+# A comment, or the last line of what psql, astropy, Skycat or SIMBAD writes.
+NOT_A_ROW = re.compile(
+    rf"^\s*(?:{'|'.join(COMMENT)}|(?:\(\d+ rows?\)|Length = \d+ rows|\[?EOD\]?|={{3,}})\s*$)"
+)
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|[<>|=]?[USfiu]\d+|(?:u?int|float|string)\d*|integer|(?:big|small|tiny)int|long|short|byte|"
     r"double(?: precision)?|real|numeric|decimal|(?:var|unicode)?char|str|text|object|category|bool.*)"
