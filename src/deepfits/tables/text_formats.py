@@ -1,4 +1,4 @@
-"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, HEASARC's TDAT, IPAC, LaTeX, Markdown."""
+"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, TDAT, IPAC, LaTeX, Markdown."""
 
 from __future__ import annotations
 
