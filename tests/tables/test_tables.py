@@ -695,6 +695,45 @@ def test_identities_that_are_not_exact_are_refused(values, word):
         tables.identities(values, "x.fits")
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_identities_with_zeros_beyond_15_digits_are_refused(tmp_path, ending):
+    """A spreadsheet that shows all digits of a number has still lost the last ones."""
+    exact = IDENTITIES["beyond 2^53"]
+    for identity, is_refused in ((exact // 10_000 * 10_000, True), (exact // 1000 * 1000, False)):
+        frame = pd.DataFrame({"objid": identity, "ra": RA, "dec": DEC})
+        getattr(frame, f"to_{ending}")(tmp_path / f"t.{ending}", index=False)
+        if is_refused:
+            with pytest.raises(InputError, match="objid was rounded to 15 digits"):
+                read_catalogue(tmp_path / f"t.{ending}")
+        else:
+            found = read_catalogue(tmp_path / f"t.{ending}")["object_id"]
+            np.testing.assert_array_equal(found, identity)
+
+
+def test_columns_of_two_matched_tables_are_those_of_the_first(tmp_path):
+    """As TOPCAT names them; objects that only the second table has take their positions from it."""
+    gone = np.arange(NUM) >= NUM - 3
+    first = {"ID_1": IDENTITIES["small"], "RA_1": np.where(gone, np.nan, RA), "DEC_1": DEC}
+    second = {"ID_2": IDENTITIES["small"] + 7, "RA_2": RA + 1e-5, "DEC_2": DEC, "Separation": Z}
+    Table(first | second).write(tmp_path / "t.fits")
+    found = read_catalogue(tmp_path / "t.fits")
+    assert found["object_id"].tolist() == IDENTITIES["small"].tolist()
+    np.testing.assert_allclose(found["ra"], np.where(gone, RA + 1e-5, RA), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_said"),
+    [("phot_id", True), ("OBJECT", True), ("SPECID", True), ("mag_no", True), ("width", False)],
+)
+def test_identities_by_another_name_are_mentioned(tmp_path, caplog, name, is_said):
+    """Rows were numbered without a word, and the results had other identities than the catalogue."""
+    Table({"field_id": np.ones(NUM, int), name: 100 + np.arange(NUM), "ra": RA, "dec": DEC}).write(
+        tmp_path / "t.fits"
+    )
+    assert read_catalogue(tmp_path / "t.fits")["object_id"].tolist() == list(range(1, NUM + 1))
+    assert (f"if {name} identifies the objects, rename it" in caplog.text) == is_said
+
+
 def test_objects_without_a_place_are_left_out_and_counted(tmp_path):
     ra, dec = RA.copy(), DEC.copy()
     ra[0], ra[1], ra[2], dec[3], ra[4], dec[5] = np.nan, np.inf, 999.0, 95.0, -999.0, -99.0
@@ -878,6 +917,20 @@ def test_structures_of_arrays_as_idl_writes_them(tmp_path):
     assert labels.columns["object_id"].tolist() == names.tolist()
 
 
+def test_structures_of_arrays_may_have_other_columns(tmp_path):
+    """They were refused, since positions were lists."""
+    columns = {"id": IDENTITIES["small"][None], "RA": RA[None], "DEC": DEC[None], "z_spec": Z[None]}
+    Table(columns | {"version": ["v1"], "edges": np.ones((1, 5))}).write(tmp_path / "t.fits")
+    labels = read_labels(tmp_path / "t.fits")
+    np.testing.assert_array_equal(labels.value, Z)
+    assert labels.columns["version"].tolist() == ["v1"] * NUM
+    assert "edges" not in labels.columns
+    Table({"id": [7], "ra": [150.0], "dec": [2.0], "z_spec": [0.3], "pdf": np.ones((1, 5))}).write(
+        tmp_path / "u.fits"
+    )
+    assert len(read_labels(tmp_path / "u.fits")) == 1  # of one object with a list
+
+
 def test_fits_by_columns_as_topcat_writes_it_may_have_lists(tmp_path):
     """TOPCAT's colfits is one row whose columns list all objects, in further dimensions for lists."""
     columns = {"id": np.arange(NUM)[None], "ra": RA[None], "dec": DEC[None], "z_spec": Z[None]}
@@ -1029,6 +1082,8 @@ def test_units_that_astropy_writes_into_parquet_count(tmp_path, kind):
 
 def test_an_index_of_pandas_that_counts_is_a_column_where_it_has_a_name(tmp_path):
     pd = pytest.importorskip("pandas")
+    pd.DataFrame({"ra": RA}, index=IDENTITIES["small"] * 7).to_parquet(tmp_path / "b.parquet")
+    assert tables.read_table(tmp_path / "b.parquet")["index"].tolist() == (IDENTITIES["small"] * 7).tolist()
     for name, first in (("object_id", 100), (None, 1)):
         frame = pd.DataFrame({"ra": RA, "dec": DEC}, index=pd.RangeIndex(100, 100 + NUM, name=name))
         frame.to_parquet(tmp_path / "a.parquet")

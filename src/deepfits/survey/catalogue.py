@@ -91,7 +91,14 @@ def read_catalogue(
     if "object_id" in columns:
         columns["object_id"] = tables.identities(columns["object_id"], path, name)
     else:
+        likely = tables.likely_identity(columns) if needs_places else None
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
+        if likely is not None:
+            log.warning(
+                "WARNING: %s: rows are numbered from 1, since no column is called object_id or id; if %s "
+                "identifies the objects, rename it to object_id",
+                *(path, likely),
+            )
     chosen = tables.choose(table.columns | columns, where, path)  # by their names and ours
     columns = {name: chosen[name] for name in columns}
     if needs_places and not ("is_primary" in columns and table.info.get("fields")):  # of ours: used later

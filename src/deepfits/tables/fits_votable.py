@@ -142,11 +142,25 @@ def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
 
 
 def _one_row_to_many(table: Table) -> Table:
-    """Unfold a structure of arrays, which IDL writes as one row whose columns list all objects."""
-    lengths = {values.shape[1] if values.ndim > 1 else 0 for values in table.columns.values()}
-    if len(lengths) != 1 or lengths <= {0, 1} or any(len(values) != 1 for values in table.columns.values()):
+    """Unfold a structure of arrays, which IDL writes as one row whose columns list all objects.
+
+    Beside positions that are lists, columns of a single value, such as a version, apply to all objects, and
+    other lists are those of nothing.
+    """
+    if any(len(values) != 1 for values in table.columns.values()):
         return table
-    return replace(table, columns={name: values[0] for name, values in table.columns.items()})
+    lengths = {name: values.shape[1] if values.ndim > 1 else 0 for name, values in table.columns.items()}
+    pair = position_names(lengths)
+    length = lengths[pair[0]] if pair else max(lengths.values(), default=0)
+    if length <= 1 or (set(lengths.values()) != {length} and (pair is None or lengths[pair[1]] != length)):
+        return table
+    columns = {
+        name: np.repeat(values, length) if values.ndim == 1 else values[0]
+        for name, values in table.columns.items()
+        if lengths[name] in (0, length)
+    }
+    unused = {name: f"{n} values in one row" for name, n in lengths.items() if name not in columns}
+    return replace(table, columns=columns, unused=table.unused | unused)
 
 
 def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequence[str]) -> Table:

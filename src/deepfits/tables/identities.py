@@ -13,12 +13,36 @@ from deepfits.tables.entries import WITH_EXPONENT
 from deepfits.tables.names import IDENTITIES, first_name
 from deepfits.tables.table import EXACT
 
+_LIKE_AN_IDENTITY = re.compile(r"(?i)(?<![a-z])(obj(ect)?|(iau_?)?name|id|num(ber)?|no)(?![a-z])|id$")
+MOST_DIGITS = 15
+"""Number of digits that spreadsheets keep; they replace further ones by 0."""
+LEAST_ZEROS = 6
+"""Together, further digits of all identities are this many zeros by chance once in a million tables."""
+
 
 def identity_name(names: Iterable[str] | Mapping[str, np.ndarray]) -> str | None:
-    """Return the column that identifies the objects, or None; of a table's columns, none of lists."""
+    """Return the column that identifies the objects, or None; of a table's columns, none of lists.
+
+    Of two tables that TOPCAT or pandas has matched, it is that of the first (``id_1``, ``id_x``).
+    """
     if isinstance(names, Mapping):  # OBJID of BOSS is the list run, rerun, camcol, field and id
         names = [name for name, values in names.items() if values.ndim == 1]
-    return first_name(names, IDENTITIES)
+    return first_name(names, (*IDENTITIES, *(f"{name}{end}" for name in IDENTITIES for end in ("_1", "_x"))))
+
+
+def likely_identity(columns: Mapping[str, np.ndarray]) -> str | None:
+    """Return the first column that may identify the objects by its name and has no value twice, or None.
+
+    Examples
+    --------
+    >>> likely_identity({"mask_id": np.array([1, 1]), "phot_id": np.array([5, 6]), "z": np.ones(2)})
+    'phot_id'
+    """
+    for name, values in columns.items():
+        is_suitable = values.ndim == 1 and values.dtype.kind in "iuU" and _LIKE_AN_IDENTITY.search(name)
+        if is_suitable and len(np.unique(values)) == len(values) > 1:
+            return name
+    return None
 
 
 def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
@@ -27,7 +51,7 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     Raises
     ------
     InputError
-        Floats that are not exact integers, text rounded by a spreadsheet, lists, or any other type.
+        Floats that are not exact integers, numbers rounded by a spreadsheet, lists, or any other type.
 
     Examples
     --------
@@ -63,9 +87,22 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
         return whole if is_there.all() else np.where(is_there, whole.astype(str), "")
+    if _is_rounded(values):
+        raise InputError(
+            f"{where}: {name} was rounded to {MOST_DIGITS} digits, as by a spreadsheet ({values[0]}); export "
+            "it again as integers or text"
+        )
     if kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
         return values.astype(str)
     return values.astype(np.int64)
+
+
+def _is_rounded(values: np.ndarray) -> bool:
+    """Return whether integers, ``(N,)``, have only zeros beyond the digits that spreadsheets keep."""
+    powers = np.array([10**number for number in range(MOST_DIGITS, 20)], np.uint64)
+    size = np.abs(values).astype(np.uint64)
+    excess = np.searchsorted(powers, size, side="right")
+    return bool(excess.sum() >= LEAST_ZEROS) and not (size % np.uint64(10) ** excess.astype(np.uint64)).any()
 
 
 def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:

@@ -15,7 +15,7 @@ POSITIONS = (
     ("ra_hours", "dec_deg"), ("ra_hours", "dec"), ("ra_hour", "dec"), ("ra_rad", "dec_rad"),
     ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
     ("ra_deg_j2000", "dec_deg_j2000"),
-    ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
+    ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("ra_2", "dec_2"), ("i_ra", "i_dec"), ("_ra", "_de"),
     ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
     ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
     ("x_world", "y_world"), ("xwin_world", "ywin_world"),

@@ -126,16 +126,16 @@ def table_from_arrow(table: Any, where: Path) -> Table:
     units = _astropy_units(metadata.get(b"table_meta_yaml", b""))
     unused: dict[str, str] = {}
     for entry in table.schema:
-        if entry.name.startswith("__index_level_"):
-            continue  # pandas' unnamed index
+        is_index = entry.name.startswith("__index_level_") and "index" not in table.column_names
+        name = "index" if is_index else entry.name  # of pandas, without a name
         values = from_arrow(table.column(entry.name))
         if values is None:
-            unused[entry.name] = str(entry.type)
+            unused[name] = str(entry.type)
             continue
-        out[entry.name] = values
+        out[name] = values
         unit = (entry.metadata or {}).get(b"unit")
         if unit:
-            units[entry.name] = unit.decode()
+            units[name] = unit.decode()
     info = as_info(metadata.get(INFO.encode(), b"{}"))
     return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
 
