@@ -1487,6 +1487,19 @@ def test_lines_between_bars(tmp_path, rule):
     np.testing.assert_array_equal(found["dec"], DEC)
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["ipac", "rst", "fixed_width", "fixed_width_two_line", "latex", "aastex", "mrt", "rdb", "qdp", "tab"],
+)
+def test_text_in_the_formats_of_astropy(tmp_path, form):
+    columns = {"id": IDENTITIES["beyond 2^53"], "ra": RA, "dec": DEC, "z": Z}
+    Table(columns).write(tmp_path / "t.txt", format=f"ascii.{form}")
+    labels = read_labels(tmp_path / "t.txt", column="z")
+    np.testing.assert_allclose(labels.value, Z, atol=1e-7)
+    np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-7)
+    np.testing.assert_array_equal(labels.columns["object_id"], IDENTITIES["beyond 2^53"])
+
+
 SIMBAD = """C.D.S.  -  SIMBAD4 rel 1.8  -  2023.05.11CEST10:11:12
 
 region(circle,ICRS,150.1 +2.2,10m)

@@ -1,4 +1,4 @@
-"""Text tables in standard formats: ECSV, CDS and AAS machine-readable, TDAT, IPAC, LaTeX, Markdown."""
+"""Text tables in standard formats: ECSV, CDS, AAS machine-readable, TDAT, DAOPHOT, IPAC, LaTeX, Markdown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from deepfits.tables.names import position_names
 from deepfits.tables.table import Table, from_astropy
 from deepfits.tables.text import decode, read_text
 
+_BEGINNINGS = {"# %ECSV": "ascii.ecsv", "<HEADER>": "ascii.tdat", "#K ": "ascii.daophot"}
+"""First words of text in formats that astropy reads."""
 _LINES_AS_ASCII = {
     code: "|" if character in "│┃┆┇┊┋║" else "-" if character in "─━┄┅┈┉═" else "+"
     for code, character in ((code, chr(code)) for code in range(0x2500, 0x2580))
@@ -23,10 +25,8 @@ _LINES_AS_ASCII = {
 def read_text_table(path: Path, text: str) -> Table:
     """Read a text table in the format that its content shows, else of any layout (`read_text`)."""
     start = text[:20000].lstrip()
-    if start.startswith("# %ECSV"):
-        return _from_astropy_text(path, text, "ascii.ecsv")
-    if start.startswith("<HEADER>"):
-        return _from_astropy_text(path, text, "ascii.tdat")
+    if (format := next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), "")) != "":
+        return _from_astropy_text(path, text, format)
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
     if (readme := _readme_for(path)) is not None:
@@ -62,13 +62,19 @@ def _between_bars(text: str) -> str | None:
     Databases draw a frame of dashes or lines around it, Markdown and Org a rule below its header, and
     astropy's fixed width neither; None if it is none of these.
     """
+    if not re.search("[|│┃║]", text[:20000]):
+        return None
     text = text.translate(_LINES_AS_ASCII)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     rows = [line for line in lines if line.startswith("|") and line.endswith("|")]
-    is_framed = any(re.fullmatch(r"[|+](?:[-=:\s]*[-=][-=:\s]*[|+])+", line) for line in lines)
-    if not rows or not (is_framed or len(rows) == len(lines)):
+    rules = [line for line in lines if line[0] in "|+" and line[-1] in "|+" and _is_ruled(line)]
+    if not rows or not (rules or len(rows) == len(lines)):
         return None
-    return "\n".join(row[1:-1] for row in rows if row.strip("|-+=: \t"))
+    return "\n".join(row[1:-1] for row in rows if row not in rules)
+
+
+def _is_ruled(line: str) -> bool:
+    return ("-" in line or "=" in line) and not line.strip("|-+=: \t")
 
 
 def _from_ruled_header(text: str) -> str:
