@@ -1487,6 +1487,17 @@ def test_lines_between_bars(tmp_path, rule):
     np.testing.assert_array_equal(found["dec"], DEC)
 
 
+def test_the_header_of_lephare_of_today(tmp_path):
+    """Elements of vectors are written as a range without a blank (it was not recognised)."""
+    head = "# FORMAT : 1\n# IDENT 1 Z_BEST 2 MAG_OBS()3-5 ERR_MAG_OBS()6-8 ZSPEC 9\n"
+    rows = "".join(f"{n:9d} {z:.4f} 18.1 18.2 18.3 0.1 0.2 0.3 -99.9\n" for n, z in enumerate(Z))
+    (tmp_path / "zphot.out").write_text(head + rows)
+    labels = read_labels(tmp_path / "zphot.out", column="Z_BEST")
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], np.arange(NUM))
+    assert labels.columns["ERR_MAG_OBS()_1"].tolist() == [0.2] * NUM
+
+
 @pytest.mark.parametrize(
     "form",
     ["ipac", "rst", "fixed_width", "fixed_width_two_line", "latex", "aastex", "mrt", "rdb", "qdp", "tab"],
@@ -2477,6 +2488,10 @@ def test_a_votable_of_wavelengths_is_written_without_a_word(tmp_path):
         ("# id, ra, dec, z_spec\n", 1),  # as numpy.savetxt writes a header
         ("id, ra, dec, z_spec\n", 1),
         ("id ra dec z_spec\n# these are the brightest\n", 1),
+        ("# id ra dec z_spec\n# after Smith et al.\n", 1),
+        ("# written by J. Doe\n# id ra dec z_spec\n# number deg deg none\n", 1),
+        ("# id ra dec z_spec\n# int64 hours deg float64\n", 1 / 15),
+        ("id ra dec z_spec\n# number h deg redshift\n", 1 / 15),
         ("id ra dec z_spec\n# selected in 2020\n# again\n", 1),
         ("# id ra dec z_spec\n# - hours deg -\n", 1 / 15),
         ("# id ra dec z_spec\n# [] [hourangle] [deg] []\n", 1 / 15),

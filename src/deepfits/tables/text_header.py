@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.tables.entries import GAPS, NUMBER
-from deepfits.tables.names import IDENTITIES, first_name
+from deepfits.tables.names import IDENTITIES, first_name, position_names
 
 MOST_TITLES = 5
 """Maximum number of title lines above the header."""
@@ -34,6 +34,8 @@ _NUMBERED = re.compile(
     r"(?:[\[(]([^\])]*)[\])])?\s*$",
     re.IGNORECASE,
 )
+_NAME_AND_NUMBER = r"([A-Za-z_]\S*)(?:(?<=\(\))|\s+)(\d+)(?:-\d+)?(?=[\s,]|$)"
+"""Entry of LePHARE's list of columns: ``Z_BEST 2``, ``MAG_OBS() 16`` or ``MAG_OBS()16-20``."""
 _RIGHT_ASCENSION = re.compile(r"_?(?:ra|r\.a\.|alpha)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
 _DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
 
@@ -128,9 +130,7 @@ def _below_header(
         units.update({name: unit for name, unit in pairs if unit and not _TYPE.match(unit)})
 
     if lines and NOT_A_ROW.match(lines[0]):
-        entries = split_line(_bare_comment(lines[0]), delimiter)
-        if len(entries) == len(names) and _are_units(entries):
-            keep_units([_without_brackets(entry) for entry in entries])
+        units.update(_stated_units(names, split_line(_bare_comment(lines[0]), delimiter)))
         return 0
     for number, line in enumerate(lines[:3]):
         if "-" in line and _is_rule(line):
@@ -156,15 +156,15 @@ def _as_sextractor(comments: Sequence[str]) -> list[str]:
 
     Examples
     --------
-    >>> _as_sextractor(["# Prior: 1", "# IDENT 1 Z_BEST 2 MAG_OBS() 3", "# CONTEXT 8 #"])[1:]
+    >>> _as_sextractor(["# Prior: 1", "# IDENT 1 Z_BEST 2 MAG_OBS()3-7", "# CONTEXT 8 #"])[1:]
     ['# 1 IDENT', '# 2 Z_BEST', '# 3 MAG_OBS()', '# 8 CONTEXT']
     """
     out: list[str] = []
     last = 0
     for line in comments:
-        pairs = re.findall(r"([A-Za-z_]\S*)\s+(\d+)", line)
+        pairs = re.findall(_NAME_AND_NUMBER, line)
         numbers = [int(number) for _, number in pairs]
-        is_list = re.fullmatch(r"#(\s+[A-Za-z_]\S*\s+\d+(\s*,)?)+[\s#]*", line) is not None
+        is_list = re.fullmatch(rf"#(?:\s+{_NAME_AND_NUMBER}(?:\s*,)?)+[\s#]*", line) is not None
         if is_list and numbers == sorted(numbers) and (numbers[0] > last > 0 or numbers[:2] == [1, 2]):
             out += [f"# {number} {name}" for name, number in pairs]
             last = numbers[-1]
@@ -285,18 +285,41 @@ def _has_row_names(lines: Sequence[str], names: Sequence[str], delimiter: str | 
 def _names_in_comments(
     comments: Sequence[str], delimiter: str | None, number: int, units: dict[str, str]
 ) -> list[str] | None:
-    """Return the names in the last comment with `number` words; it may be followed by one with units."""
-    below: list[str] = []
+    """Return the names in a comment with `number` words, which may be followed by one with units.
+
+    Of several, it is the last that names positions, or an identity, or else the last that has no units.
+    """
+    found: list[list[str]] = []  # from the last to the first
     for line in reversed(comments):
         bare = _bare_comment(line)
         for names in (split_line(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
             if len(names) == number and not any(_PLACE.match(name) for name in names):
-                if not below and _are_units(names):
-                    below = names
-                    break
-                units.update(zip(names, map(_without_brackets, below), strict=False))
-                return names
-    return below or None
+                found.append(names)
+                break
+    places = [position_names(names) is not None for names in found]
+    named = [first_name(names, IDENTITIES) is not None for names in found]
+    others = [not _are_units(names) for names in found]
+    best = next((tests.index(True) for tests in (places, named, others) if any(tests)), 0)
+    if found[best - 1 : best]:
+        units.update(_stated_units(found[best], found[best - 1]))
+    return found[best] if found else None
+
+
+def _stated_units(names: Sequence[str], entries: Sequence[str]) -> dict[str, str]:
+    """Return the units of columns in a line below their names; empty if the line contains something else.
+
+    Examples
+    --------
+    >>> _stated_units(["id", "ra", "dec", "z"], ["number", "[hours]", "[deg]", "float"])
+    {'ra': 'hours', 'dec': 'deg'}
+    >>> _stated_units(["id", "ra", "dec", "z"], ["of", "Smith", "et", "al."])
+    {}
+    """
+    stated = dict(zip(names, map(_without_brackets, entries), strict=False))
+    places = [stated[name] for name in position_names(stated) or ()]
+    if len(entries) != len(names) or not any(u and _are_units(u) for u in (places, list(stated.values()))):
+        return {}
+    return {name: unit for name, unit in stated.items() if unit and _are_units([unit])}
 
 
 def _bare_comment(line: str) -> str:
