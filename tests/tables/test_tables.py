@@ -1556,6 +1556,17 @@ def test_tables_as_databases_and_services_print_them(tmp_path, before, row, afte
     np.testing.assert_allclose(labels.columns["dec"], DEC, atol=1e-7)
 
 
+def test_several_tables_of_vizier_in_one_file_are_refused(tmp_path):
+    rows = "1\t0.5\n2\t0.6\n"
+    (tmp_path / "t.tsv").write_text(f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}")
+    assert read_labels(tmp_path / "t.tsv").value.tolist() == [0.5, 0.6]
+    (tmp_path / "u.tsv").write_text(
+        f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}\n#Table B\nref\tyear\tby\n---\t----\t--\n1\t2000\tA\n"
+    )
+    with pytest.raises(InputError, match=r"u\.tsv: contains several tables; save each in a file of its own"):
+        tables.read(tmp_path / "u.tsv")
+
+
 def test_null_is_a_gap_in_tables_of_gaia(tmp_path):
     """Files of the archive are ECSV, packed, of text ``null`` where there is no value."""
     names = {"source_id": "int64", "ra": "float64", "dec": "float64", "z_spec": "float64", "visits": "int16"}
@@ -1730,6 +1741,7 @@ def test_archives_of_several_files_and_of_too_much_are_refused(tmp_path):
         ("a.db", b"SQLite format 3\0", "an SQLite database; export its table: sqlite3 -csv -header a.db"),
         ("a.root", b"root\0\0", "a ROOT file"),
         ("a.sav", b"SR\0\4", "an IDL save file"),
+        ("a.aspx", b"<!DOCTYPE html><html>Log in</html>\n", "a web page, not a table"),
         ("a.pkl", pickle.dumps({"z": Z}), "a pickle, which may run any program"),
         ("a.tgz", gzip.compress(b"t.csv".ljust(257, b"\0") + b"ustar\0" + bytes(600)), "tar -xf a.tgz"),
         ("a.h5.gz", gzip.compress(b"\x89HDF\r\n\x1a\n"), "a packed HDF5 file"),

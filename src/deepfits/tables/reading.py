@@ -187,6 +187,10 @@ def _read_file(
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
         return read_votable(path, content or path.read_bytes(), selection, wanted)
+    if re.match(rb"<(?:!doctype|html|\?xml)\b", bare, re.IGNORECASE):
+        raise InputError(
+            f"{path}: a web page, not a table, possibly an error or log-in page; download it again"
+        )
     if ending in ("json", "jsonl", "ndjson"):
         return _read_json(path, decode(content or path.read_bytes()))
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head

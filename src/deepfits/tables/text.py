@@ -103,10 +103,6 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # written for Excel
     if text.lstrip().startswith("# Region file format"):
         raise InputError(f"{where}: DS9 regions, not a table; save them as columns ra and dec")
-    if re.match(r"\s*<(?:!doctype|html|\?xml)\b", text[:200], re.IGNORECASE):
-        raise InputError(
-            f"{where}: a web page, not a table, possibly an error or log-in page; download it again"
-        )
     if _IN_SINGLE_QUOTES.match(text) and '"' not in text:
         text = text.replace("'", '"')
     head = text[:_HEAD].split("\n")

@@ -41,7 +41,7 @@ def read_text_table(path: Path, text: str) -> Table:
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
     else:
-        text = _from_ruled_header(text)
+        text = _from_ruled_header(text, path)
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
 
@@ -77,12 +77,18 @@ def _is_ruled(line: str) -> bool:
     return ("-" in line or "=" in line) and not line.strip("|-+=: \t")
 
 
-def _from_ruled_header(text: str) -> str:
-    r"""Cut off what precedes a header with a rule of dashes below it, which SIMBAD and Skycat draw.
+def _from_ruled_header(text: str, path: Path) -> str:
+    r"""Cut off what precedes a header with a rule of dashes below it, as SIMBAD, Skycat and VizieR draw it.
+
+    Raises
+    ------
+    InputError
+        There are several such headers: VizieR writes all tables of a catalogue into one file.
 
     Examples
     --------
-    >>> print(_from_ruled_header("SIMBAD\n\n# |typ|redshift\n--|---|--------\n1 |G  |0.3"))
+    >>> text = "SIMBAD\n\n# |typ|redshift\n--|---|--------\n1 |G  |0.3"
+    >>> print(_from_ruled_header(text, Path("simbad.txt")))
     number |typ|redshift
     --|---|--------
     1 |G  |0.3
@@ -96,6 +102,10 @@ def _from_ruled_header(text: str) -> str:
         alike = [n for n in (number - 2, number - 1) if n >= 0 and _is_alike(lines[n], line, delimiter)]
         if not alike:
             return text
+        if re.search(
+            rf"(?m)^-+(?:{re.escape(delimiter)}-+)+[ \r]*$", text[len("".join(lines[: number + 1])) :]
+        ):
+            raise InputError(f"{path}: contains several tables; save each in a file of its own")
         header = re.sub(r"^#(?=\s*[|;\t])", "number", lines[alike[0]])
         return header + text[sum(map(len, lines[: alike[0] + 1])) :]
     return text
