@@ -1560,6 +1560,8 @@ def test_several_tables_of_vizier_in_one_file_are_refused(tmp_path):
     rows = "1\t0.5\n2\t0.6\n"
     (tmp_path / "t.tsv").write_text(f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}")
     assert read_labels(tmp_path / "t.tsv").value.tolist() == [0.5, 0.6]
+    (tmp_path / "v.tsv").write_text(f"id\tz_spec\n{rows}---\t---\n{rows}")  # a row without values
+    assert read_labels(tmp_path / "v.tsv").value.tolist() == [0.5, 0.6, 0.5, 0.6]
     (tmp_path / "u.tsv").write_text(
         f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}\n#Table B\nref\tyear\tby\n---\t----\t--\n1\t2000\tA\n"
     )

@@ -15,6 +15,10 @@ from deepfits.tables.text import decode, read_text
 
 _BEGINNINGS = {"# %ECSV": "ascii.ecsv", "<HEADER>": "ascii.tdat", "#K ": "ascii.daophot"}
 """First words of text in formats that astropy reads."""
+_RULE = re.compile(
+    r"(?m)^[ ]*-+ *(?P<delimiter>[|;\t+])(?=.*---| *---) *-+(?: *(?P=delimiter) *-+)*[ \t\r]*$"
+)
+"""A rule of dashes below a header, divided as the columns are; of a single dash each are rows without values."""
 _LINES_AS_ASCII = {
     code: "|" if character in "│┃┆┇┊┋║" else "-" if character in "─━┄┅┈┉═" else "+"
     for code, character in ((code, chr(code)) for code in range(0x2500, 0x2580))
@@ -93,27 +97,20 @@ def _from_ruled_header(text: str, path: Path) -> str:
     --|---|--------
     1 |G  |0.3
     """
-    lines = text[:20000].splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        rule = re.fullmatch(r"\s*-+(?: *([|;\t+]) *-+)(?: *\1 *-+)*\s*", line)
-        if rule is None:
-            continue
-        delimiter = "|" if rule[1] == "+" else rule[1]
-        alike = [n for n in (number - 2, number - 1) if n >= 0 and _is_alike(lines[n], line, delimiter)]
-        if not alike:
-            return text
-        if re.search(
-            rf"(?m)^-+(?:{re.escape(delimiter)}-+)+[ \r]*$", text[len("".join(lines[: number + 1])) :]
-        ):
-            raise InputError(f"{path}: contains several tables; save each in a file of its own")
-        header = re.sub(r"^#(?=\s*[|;\t])", "number", lines[alike[0]])
-        return header + text[sum(map(len, lines[: alike[0] + 1])) :]
-    return text
-
-
-def _is_alike(line: str, rule: str, delimiter: str) -> bool:
-    """Return whether a line above a rule of dashes has as many entries as the rule."""
-    return line.count(delimiter) == len(re.findall("-+", rule)) - 1
+    rules = list(_RULE.finditer(text))
+    if not rules:
+        return text
+    delimiter = "|" if rules[0]["delimiter"] == "+" else rules[0]["delimiter"]
+    number = len(re.findall("-+", rules[0][0])) - 1
+    above = text[: rules[0].start()].splitlines(keepends=True)
+    is_alike = [line.count(delimiter) == number for line in above[:-4:-1]]  # from the rule upwards
+    if True not in is_alike or all(is_alike[:3]) and len(is_alike) == 3:  # rows, not only names and units
+        return text
+    if len(rules) > 1:
+        raise InputError(f"{path}: contains several tables; save each in a file of its own")
+    first = len(above) - (2 if is_alike[1:2] == [True] else 1)
+    header = re.sub(r"^#(?=\s*[|;\t])", "number", above[first])
+    return header + "".join(above[first + 1 :]) + text[rules[0].start() :]
 
 
 def _readme_for(path: Path) -> Path | None:
