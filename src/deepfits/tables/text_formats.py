@@ -15,10 +15,8 @@ from deepfits.tables.text import decode, read_text
 
 _BEGINNINGS = {"# %ECSV": "ascii.ecsv", "<HEADER>": "ascii.tdat", "#K ": "ascii.daophot"}
 """First words of text in formats that astropy reads."""
-_RULE = re.compile(
-    r"(?m)^[ ]*-+ *(?P<delimiter>[|;\t+])(?=.*---| *---) *-+(?: *(?P=delimiter) *-+)*[ \t\r]*$"
-)
-"""A rule of dashes below a header, divided as the columns are; of a single dash each are rows without values."""
+_RULE = re.compile(r"(?m)^[ ]*-+ *(?P<delimiter>[|;\t+])(?=.*---) *-+(?: *(?P=delimiter) *-+)*[ \t\r]*$")
+"""A rule of dashes below a header, divided as the columns are; rows without values have a dash each."""
 _LINES_AS_ASCII = {
     code: "|" if character in "│┃┆┇┊┋║" else "-" if character in "─━┄┅┈┉═" else "+"
     for code, character in ((code, chr(code)) for code in range(0x2500, 0x2580))
@@ -104,7 +102,7 @@ def _from_ruled_header(text: str, path: Path) -> str:
     number = len(re.findall("-+", rules[0][0])) - 1
     above = text[: rules[0].start()].splitlines(keepends=True)
     is_alike = [line.count(delimiter) == number for line in above[:-4:-1]]  # from the rule upwards
-    if True not in is_alike or all(is_alike[:3]) and len(is_alike) == 3:  # rows, not only names and units
+    if True not in is_alike or is_alike == [True] * 3:  # the latter are rows, not only names and units
         return text
     if len(rules) > 1:
         raise InputError(f"{path}: contains several tables; save each in a file of its own")
