@@ -1905,6 +1905,8 @@ def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog,
         "rah ram ras decd decm decs",
         "RA_h RA_m RA_s Dec_d Dec_m Dec_s",
         "rahr ramin rasec ded demin desec",
+        "ra_hours ra_min ra_sec dec_deg dec_min dec_sec",  # taken as decimal hours and degrees, 15° off
+        "ra_hour ra_minutes ra_seconds dec_degrees dec_minutes dec_seconds",
         "RAh RAm RAs DE- DEd DEm DEs",
         "RAh RAm RAs sign DEd DEm DEs",
         "RAh RAm RAs Dec_sgn DEd DEm DEs",
@@ -2457,6 +2459,40 @@ def test_further_names_of_places(tmp_path, names):
     catalogue = read_catalogue(tmp_path / "t.csv")
     assert catalogue["ra"].tolist() == [150.1, 150.2]
     assert catalogue["dec"].tolist() == [2.2, 2.3]
+
+
+@pytest.mark.parametrize(
+    ("names", "per_degree"),
+    [
+        ("RA_J2000_deg Dec_J2000_deg", 1),
+        ("RA_hr Dec_deg", 15),
+        ("raj2000_hours dej2000_deg", 15),
+        ("RA_deg_ DEC_deg_", 1),
+    ],
+)
+def test_units_at_the_end_of_names_of_positions(tmp_path, names, per_degree):
+    (tmp_path / "t.txt").write_text(f"id {names}\n1 {150.15 / per_degree!r} 2.5\n")
+    found = read_catalogue(tmp_path / "t.txt")
+    np.testing.assert_allclose([found["ra"], found["dec"]], [[150.15], [2.5]])
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_names_as_casjobs_of_mast_writes_them(tmp_path, quote):
+    names = ",".join(
+        f"{quote}[{name}]:{kind}{quote}"
+        for name, kind in (("objID", "Integer"), ("ra", "Float"), ("dec", "Float"), ("z_spec", "Float"))
+    )
+    (tmp_path / "t.csv").write_text(f"{names}\n{ROWS}\n")
+    labels = read_labels(tmp_path / "t.csv")
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], np.arange(1, NUM + 1))
+
+
+def test_json_of_skyserver(tmp_path):
+    rows = [{"objid": n, "z_spec": z} for n, z in enumerate(Z.tolist())]
+    content = [{"TableName": "Table1", "Rows": rows}, {"TableName": "Query", "Rows": [{"sql": "select"}]}]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.json").value, Z)
 
 
 @pytest.mark.parametrize("ending", ["fits", "parquet"])

@@ -12,17 +12,17 @@ POSITIONS = (
     ("coord_ra", "coord_dec"), ("alphawin_j2000", "deltawin_j2000"), ("alphapsf_j2000", "deltapsf_j2000"),
     ("right_ascension", "declination"), ("rightascension", "declination"), ("ramean", "decmean"),
     ("rastack", "decstack"),
-    ("ra_hours", "dec_deg"), ("ra_hours", "dec"), ("ra_hour", "dec"), ("ra_rad", "dec_rad"),
+    ("ra_hours", "dec_deg"), ("ra_rad", "dec_rad"),
     ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
     ("ra_deg_j2000", "dec_deg_j2000"),
-    ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("ra_2", "dec_2"), ("i_ra", "i_dec"), ("_ra", "_de"),
+    ("ra_1", "dec_1"), ("ra_2", "dec_2"), ("i_ra", "i_dec"), ("_ra", "_de"),
     ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
     ("ra", "decl"), ("ra", "declination"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"),
     ("x_world", "y_world"), ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
     ("ra_d", "dec_d"), ("objra", "objdec"), ("racen", "deccen"),
     ("mean_fiber_ra", "mean_fiber_dec"), ("fiber_ra", "fiber_dec"),
-    ("ra_deg", "dec"), ("radeg", "dec"),
+    ("radeg", "dec"),
 )  # fmt: skip
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
@@ -34,17 +34,54 @@ FIELDS = ("field", "patch")
 """Names of columns with the field of an object; compared without regard to case."""
 SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
 """Names of columns with the sign of the declination, in which - is not a missing value."""
-UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
+_PART = re.compile(
+    r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:rs?|ours?)|(?<=d)eg(?:rees?)?|(?<=m)in(?:utes?)?|(?<=s)ec(?:onds?)?)?"
+)
+"""One of the six sexagesimal columns of a position: RAh, ra_min, DEd, dec_degrees, decs."""
+_UNIT = re.compile(
+    r"\s*[\[(](?P<given>[^\])]*)[\])]$|_(?P<ending>deg(?:rees?)?|hours?|hrs?|rad(?:ians?)?)_?$"
+)
+"""Unit at the end of a name: RA (deg), DEC[deg], ra_j2000_deg, RA_hr."""
 
 
 def position_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the two columns whose names are those of right ascension and declination, or None."""
-    return first_pair(names, POSITIONS)
+    """Return the two columns whose names are those of right ascension and declination, or None.
+
+    Hours and degrees beside minutes and seconds (``ra_hours``, ``ra_min``, ...) are none, but parts of them.
+    """
+    names = list(names)
+    parts = sexagesimal_parts(names).values()
+    return first_pair([name for name in names if name not in parts], POSITIONS)
+
+
+def sexagesimal_parts(names: Iterable[str]) -> dict[str, str]:
+    """Return the six sexagesimal columns of positions, as in journal tables; empty unless all are present.
+
+    Examples
+    --------
+    >>> list(sexagesimal_parts(["RAh", "RAm", "RAs", "DE-", "DEd", "DEm", "DEs"]).values())
+    ['RAh', 'RAm', 'RAs', 'DEd', 'DEm', 'DEs']
+    """
+    named = {match[1][:2] + match[2]: name for name in names if (match := _PART.fullmatch(name.lower()))}
+    needed = ("rah", "ram", "ras", "ded", "dem", "des")
+    return {part: named[part] for part in needed} if set(needed) <= named.keys() else {}
 
 
 def bare_name(name: str) -> str:
     """Normalise a name as in the lists above: ``Right Ascension (J2000)`` becomes ``right_ascension``."""
-    return UNIT_IN_NAME.sub("", name.lower()).replace(" ", "_")
+    return _UNIT.sub("", name.lower()).replace(" ", "_")
+
+
+def unit_in_name(name: str) -> str:
+    """Return the unit at the end of a name, in lower case, or ''.
+
+    Examples
+    --------
+    >>> unit_in_name("RA (deg)"), unit_in_name("ra_j2000_hr"), unit_in_name("ra")
+    ('deg', 'hr', '')
+    """
+    found = _UNIT.search(name.lower())
+    return (found["given"] or found["ending"] or "") if found else ""
 
 
 def first_name(names: Iterable[str], aliases: Iterable[str]) -> str | None:
@@ -58,6 +95,7 @@ def first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[
     """Return the names that match the first pair of which both are there, or None."""
     names = list(names)
     by_lower = {bare_name(name): name for name in reversed(names)}
+    by_lower |= {name.lower(): name for name in reversed(names)}
     for longitude, latitude in pairs:
         if longitude in names and latitude in names:
             return longitude, latitude

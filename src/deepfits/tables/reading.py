@@ -31,7 +31,9 @@ TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
     "out", "zout", "bpz", "tex", "tdat", "tst",
 )  # fmt: skip
-_QUOTED_NAME = re.compile(r"""\A\s*(["'`]?)(.*?)\1\s*\Z""", re.DOTALL)
+_QUOTED_NAME = re.compile(
+    r"""\A\s*(?:\[(?P<cas>[^\]]+)\]:\w+|(["'`]?)(?P<bare>.*?)\2)\s*\Z""", re.DOTALL
+)  # MAST's CasJobs writes [ra]:Float
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
 _SPREADSHEET = re.compile("xls.?|ods|numbers")
 _OTHERS = {
@@ -142,7 +144,9 @@ def _normalized(table: Table) -> Table:
 
 def _with_bare_names(table: Table) -> Table:
     """Remove blanks and quotes around names, unless two then agree; pandas keeps those of ``id, ra``."""
-    bare = {name: _QUOTED_NAME.sub(r"\2", name) or name for name in (*table.columns, *table.unused)}
+    bare = {
+        name: _QUOTED_NAME.sub(r"\g<cas>\g<bare>", name) or name for name in (*table.columns, *table.unused)
+    }
     if len(set(bare.values())) < len(bare) or all(name == new for name, new in bare.items()):
         return table
     parts = ("columns", "units", "ucds", "frames", "unused")
@@ -237,6 +241,8 @@ def _read_json(path: Path, text: str) -> Table:
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
     text = f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text
     content = parse_json(text, where=path, allow_nan=True)
+    if isinstance(content, list) and content[:1] and _json_tables(content[0]):
+        content = content[0]  # SkyServer writes [{"TableName": "Table1", "Rows": [{...}, ...]}]
     rows, labels = _json_rows(content) if isinstance(content, dict) else (content, [])
     if rows is not None:
         if not all(isinstance(row, dict) for row in rows):
@@ -270,10 +276,15 @@ def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
         if _are_rows(outer, inner):
             return list(content.values()), outer
         return [{name: content[name].get(row) for name in outer} for row in inner], inner
-    lists = [value for value in content.values() if isinstance(value, list)]
-    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):  # beside metadata
-        return lists[0], []
-    return None, []
+    return next(iter(_json_tables(content)), None), []
+
+
+def _json_tables(content: Any) -> list[list[Any]]:
+    """Return the rows that a JSON object lists beside metadata, if all else in it is no list."""
+    lists = (
+        [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else []
+    )
+    return lists if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]) else []
 
 
 def _heads(content: dict[str, Any]) -> list[Any]:

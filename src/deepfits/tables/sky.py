@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from deepfits.tables.names import (
     FIELDS,
     POSITIONS,
     SIGNS,
-    UNIT_IN_NAME,
     bare_name,
     first_name,
     first_pair,
     position_names,
+    sexagesimal_parts,
+    unit_in_name,
 )
 from deepfits.tables.table import B1950, Table
 
@@ -49,8 +50,6 @@ ROUNDED_ARCSEC, LEAST_POSITIONS = 0.5, 20
 
 log = logging.getLogger(__name__)
 
-# One of the six sexagesimal columns of a position: RAh, ra_min, DEd, decs.
-_PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
 _EQUINOX = re.compile(r"(?:(?:ra|pos|coord)_?)?equinox|epoch_of_equinox|equinox_epoch")
 # Positions written in one column: two angles of three parts each, or decimal degrees.
@@ -64,7 +63,7 @@ _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Parts of names that tell other columns with "ra" in their name from positions.
 _NOT_A_POSITION = re.compile(
     r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
-    r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
+    r"deg|hms|dms|[hdms]|min(?:utes?)?|sec(?:onds?)?|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
     r"pointing|boresight|fiber|fibre|star|nearest|plate|bbox)(?![a-z])|1950|err$|^[hdms]$"
 )
 
@@ -107,7 +106,7 @@ def positions(
     InputError
         An entry that is not an angle, an unsuitable unit, or values that may be degrees or radians.
     """
-    pair, frame = first_pair(columns, POSITIONS), "icrs"
+    pair, frame = position_names(columns), "icrs"
     if pair is None:
         if (found := _components(columns, where) or _in_one_column(columns, where)) is not None:
             return found
@@ -206,7 +205,7 @@ def _with_equinox_2000(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 def _with_main_columns(table: Table) -> Table:
     """Add `ra`, `dec` and `object_id` by UCD if no column is named like a position or an identity."""
     said: dict[str, str | None] = {}
-    if position_names(table.columns) is None and not _named_components(table.columns):
+    if position_names(table.columns) is None and not sexagesimal_parts(table.columns):
         said |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
     if identity_name(table.columns) is None:
         said["object_id"] = main_column(table.ucds, "meta.id")
@@ -231,7 +230,7 @@ def _with_main_columns(table: Table) -> Table:
 def _in_icrs(table: Table) -> Table:
     """Convert positions to ICRS if the file states another frame, unless their names state the frame."""
     columns, units, where = table.columns, table.units, table.where
-    pair, parts = position_names(columns), tuple(_named_components(columns).values())
+    pair, parts = position_names(columns), tuple(sexagesimal_parts(columns).values())
     if table.frames and pair is None and not parts:
         pair = _similar_pair(columns, units, where)
     names = pair or parts
@@ -448,29 +447,17 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
-    in_name = UNIT_IN_NAME.search(name)
-    stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
+    stated = (units.get(name, "") or unit_in_name(name)).strip().lower()
     stated = re.sub(r"^(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?)$", "", stated)
-    lower = name.lower()
-    if stated:
-        return stated
-    if lower.endswith(("_hours", "_hour", "_hms")) or lower in ("al2000", "al1950"):  # HyperLEDA's
-        return "h"
-    return "rad" if lower.endswith(("_rad", "_radians")) else ""
-
-
-def _named_components(names: Iterable[str]) -> dict[str, str]:
-    """Return the six sexagesimal columns of positions, as in journal tables; empty unless all are present."""
-    named = {match[1][:2] + match[2]: name for name in names if (match := _PART.fullmatch(name.lower()))}
-    needed = ("rah", "ram", "ras", "ded", "dem", "des")
-    return {part: named[part] for part in needed} if set(needed) <= named.keys() else {}
+    is_hours = name.lower().endswith("_hms") or name.lower() in ("al2000", "al1950")  # HyperLEDA's
+    return stated or ("h" if is_hours else "")
 
 
 def _components(
     columns: Mapping[str, np.ndarray], where: str | Path, frame: str = "icrs"
 ) -> Positions | None:
     """Combine sexagesimal columns, six and possibly a seventh with the sign of the declination."""
-    named = _named_components(columns)
+    named = sexagesimal_parts(columns)
     if not named:
         return None
     try:
