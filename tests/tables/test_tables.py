@@ -2476,6 +2476,29 @@ def test_units_at_the_end_of_names_of_positions(tmp_path, names, per_degree):
     np.testing.assert_allclose([found["ra"], found["dec"]], [[150.15], [2.5]])
 
 
+@pytest.mark.parametrize(
+    ("unit", "per_degree"),
+    [
+        ("deg (J2000)", 1), ("[deg]", 1), ("ICRS degrees", 1), ("Angle[deg]", 1), ("decimal hours", 1 / 15),
+        ("hourangle (J2000)", 1 / 15), ("hours, J2000", 1 / 15), ("rad (ICRS)", np.pi / 180), ("mas", 3.6e6),
+        ("microdeg", None), ("deg/1000", None), ("Angle", None),
+    ],
+)  # fmt: skip
+def test_words_beside_a_unit_do_not_count(tmp_path, unit, per_degree):
+    """Thousandths of degrees were taken as degrees, and hours with a word beside them were refused."""
+    hdu = with_units(Table({"ra": [150.15 * (per_degree or 1)], "dec": [2.5 * (per_degree or 1)]}), {})
+    hdu.header["TUNIT1"], hdu.header["TUNIT2"] = unit, unit
+    if per_degree == 1 / 15:
+        hdu.header["TUNIT2"], hdu.data["dec"] = "deg", 2.5
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "t.fits")
+    if per_degree is None:
+        with pytest.raises(InputError, match="not an angular unit"):
+            read_catalogue(tmp_path / "t.fits")
+    else:
+        found = read_catalogue(tmp_path / "t.fits")
+        np.testing.assert_allclose([found["ra"], found["dec"]], [[150.15], [2.5]])
+
+
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_names_as_casjobs_of_mast_writes_them(tmp_path, quote):
     names = ",".join(

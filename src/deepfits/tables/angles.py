@@ -22,7 +22,7 @@ _DECIMAL = re.compile(r"^\+?(\d+\.?\d*|\.\d+)$")
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
 _RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
-    "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "angle[deg]", "dd:mm:ss", "°", "degr",
+    "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "dd:mm:ss", "°", "degr",
 )  # fmt: skip
 
 _SAYS_DEGREES = re.compile(r'"?d[dm:]')
@@ -50,7 +50,7 @@ def degrees(
         return number
     if (factor := degrees_of(unit)) is not None:
         return number * factor
-    if "deg" in unit and not re.match(r"\d", unit):
+    if re.search("(?<![a-z])deg", unit) and not re.search(r"[\d/*]", unit):
         return number
     raise InputError(
         f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"

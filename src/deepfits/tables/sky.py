@@ -51,6 +51,8 @@ ROUNDED_ARCSEC, LEAST_POSITIONS = 0.5, 20
 log = logging.getLogger(__name__)
 
 _B1950_NAME = re.compile(r"(?<!\d)(?:1950(?:\.0)?|fk4)(?![\d.])", re.IGNORECASE)
+_NO_UNIT = re.compile(r"(?<![a-z\d.])(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?|decimal)(?![a-z\d])")
+"""Words beside a unit: deg (J2000), decimal hours."""
 _EQUINOX = re.compile(r"(?:(?:ra|pos|coord)_?)?equinox|epoch_of_equinox|equinox_epoch")
 # Positions written in one column: two angles of three parts each, or decimal degrees.
 _FIRST = r"\d{1,3}[\s:h]\s*\d\d?[\s:m]\s*\d\d?(?:\.\d*)?s?"
@@ -448,7 +450,7 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
     stated = (units.get(name, "") or unit_in_name(name)).strip().lower()
-    stated = re.sub(r"^(?:icrs|fk[45]|[bj]?(?:1950|2000)(?:\.0)?)$", "", stated)
+    stated = " ".join(re.split(r"[\s()\[\],;]+", _NO_UNIT.sub(" ", stated))).strip()
     is_hours = name.lower().endswith("_hms") or name.lower() in ("al2000", "al1950")  # HyperLEDA's
     return stated or ("h" if is_hours else "")
 
