@@ -1556,6 +1556,14 @@ def test_tables_as_databases_and_services_print_them(tmp_path, before, row, afte
     np.testing.assert_allclose(labels.columns["dec"], DEC, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["ustar", "rootHaloID", "SR_mag", "label_1"])
+def test_text_that_begins_like_other_files_is_text(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"{name},ra,dec\n7,150.1,2.1\n7,150.2,2.2\n")
+    found = read_catalogue(tmp_path / "t.csv")
+    assert found[name].tolist() == [7, 7]
+    assert found["object_id"].tolist() == [1, 2]
+
+
 def test_several_tables_of_vizier_in_one_file_are_refused(tmp_path):
     rows = "1\t0.5\n2\t0.6\n"
     (tmp_path / "t.tsv").write_text(f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}")

@@ -27,7 +27,8 @@ def identity_name(names: Iterable[str] | Mapping[str, np.ndarray]) -> str | None
     """
     if isinstance(names, Mapping):  # OBJID of BOSS is the list run, rerun, camcol, field and id
         names = [name for name, values in names.items() if values.ndim == 1]
-    return first_name(names, (*IDENTITIES, *(f"{name}{end}" for name in IDENTITIES for end in ("_1", "_x"))))
+    matched = [f"{name}{end}" for name in IDENTITIES if "id" in name for end in ("_1", "_x")]
+    return first_name(names, (*IDENTITIES, *matched))
 
 
 def likely_identity(columns: Mapping[str, np.ndarray]) -> str | None:

@@ -45,7 +45,7 @@ _OTHERS = {
     b"\x89HDF": "a packed HDF5 file; unpack it first",
     b"SQLite format 3": "an SQLite database; export its table: "
     "sqlite3 -csv -header {name} 'select * from TABLE' > table.csv",
-    b"root": "a ROOT file; write its tree as a table, with uproot and pandas",
+    b"root\0": "a ROOT file; write its tree as a table, with uproot and pandas",
     b"\x80": "a pickle, which may run any program; write the table as Parquet or FITS",
     b"SR\0": "an IDL save file; write the table as FITS, with mwrfits or scipy.io.readsav",
     b"MATLAB": "a MATLAB file; write the table as CSV, with writetable",
@@ -184,7 +184,7 @@ def _read_file(
     if head.startswith(b"\x89HDF") and not content:
         return read_hdf5(path, selection, wanted)
     for magic, what in _OTHERS.items():
-        if head.startswith(magic) or (magic == b"ustar" and head[257:262] == magic):
+        if head.startswith(magic, 257 if magic == b"ustar" else 0):
             raise InputError(f"{path}: {what.format(name=path.name)}")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return read_fits(source, path, selection, wanted)
