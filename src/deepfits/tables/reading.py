@@ -24,7 +24,7 @@ from deepfits.tables.names import position_names
 from deepfits.tables.parquet import STREAM, parquet_files, read_feather, read_parquet, table_from_arrow
 from deepfits.tables.sky import with_file_conventions
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array, require_distinct
-from deepfits.tables.text import MAX_RATIO, PACKED, ZIP, decode, unpack
+from deepfits.tables.text import MAX_RATIO, PACKED, UNPACKED_BY_ASTROPY, ZIP, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
 TEXT_ENDINGS = (
@@ -169,7 +169,9 @@ def _read_file(
     ending, content = path.suffix.lower().lstrip("."), b""
     if ending == "npz" and head.startswith(ZIP):
         return _read_arrays(path)
-    if head.startswith(tuple(PACKED)) or (head.startswith(ZIP) and not _SPREADSHEET.fullmatch(ending)):
+    is_zip = head.startswith(ZIP) and not _SPREADSHEET.fullmatch(ending)
+    is_fits = ".fit" in path.name.lower() and head.startswith(UNPACKED_BY_ASTROPY)
+    if is_zip or (head.startswith(tuple(PACKED)) and not is_fits):
         content, name = unpack(path)
         head, ending = content[:4096], Path(name).suffix.lower().lstrip(".")
     source: Path | BytesIO = BytesIO(content) if content else path
