@@ -1754,6 +1754,7 @@ def test_archives_of_several_files_and_of_too_much_are_refused(tmp_path):
         ("a.aspx", b"<!DOCTYPE html><html>Log in</html>\n", "a web page, not a table"),
         ("a.pkl", pickle.dumps({"z": Z}), "a pickle, which may run any program"),
         ("a.tgz", gzip.compress(b"t.csv".ljust(257, b"\0") + b"ustar\0" + bytes(600)), "tar -xf a.tgz"),
+        ("a.csv.gz", gzip.compress(b""), "a.csv.gz: contains no rows"),
         ("a.h5.gz", gzip.compress(b"\x89HDF\r\n\x1a\n"), "a packed HDF5 file"),
     ],
 )

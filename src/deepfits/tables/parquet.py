@@ -66,7 +66,7 @@ def parquet_files(directory: Path) -> list[Path]:
 
 
 def read_parquet(
-    files: list[Path], where: Path, columns: Sequence[str] | None, unpacked: bytes = b""
+    files: list[Path], where: Path, columns: Sequence[str] | None, unpacked: bytes | None = None
 ) -> Table:
     """Read files that have the same columns as one table, or only its `columns`.
 
@@ -74,8 +74,8 @@ def read_parquet(
     """
     parts = []
     for file in files:
-        part = pq.ParquetFile(BytesIO(unpacked) if unpacked else file)
-        size = len(unpacked) or file.stat().st_size
+        part = pq.ParquetFile(file if unpacked is None else BytesIO(unpacked))
+        size = file.stat().st_size if unpacked is None else len(unpacked)
         declared = part.metadata.num_rows * part.metadata.num_columns * 8
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")

@@ -166,7 +166,7 @@ def _read_file(
 ) -> Table:
     with path.open("rb") as handle:
         head = handle.read(4096)
-    ending, content = path.suffix.lower().lstrip("."), b""
+    ending, content = path.suffix.lower().lstrip("."), None
     if ending == "npz" and head.startswith(ZIP):
         return _read_arrays(path)
     is_zip = head.startswith(ZIP) and not _SPREADSHEET.fullmatch(ending)
@@ -174,7 +174,7 @@ def _read_file(
     if is_zip or (head.startswith(tuple(PACKED)) and not is_fits):
         content, name = unpack(path)
         head, ending = content[:4096], Path(name).suffix.lower().lstrip(".")
-    source: Path | BytesIO = BytesIO(content) if content else path
+    source: Path | BytesIO = path if content is None else BytesIO(content)
     if head.startswith(b"PAR1"):
         return read_parquet([path], path, columns, content)
     if head.startswith((b"ARROW1", b"FEA1", STREAM)):
@@ -183,24 +183,26 @@ def _read_file(
         from astropy.table import Table as AstropyTable
 
         return from_astropy(AstropyTable(np.load(source, allow_pickle=False)), str(path))
-    if head.startswith(b"\x89HDF") and not content:
+    if head.startswith(b"\x89HDF") and content is None:
         return read_hdf5(path, selection, wanted)
     for magic, what in _OTHERS.items():
         if head.startswith(magic, 257 if magic == b"ustar" else 0):
             raise InputError(f"{path}: {what.format(name=path.name)}")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return read_fits(source, path, selection, wanted)
+    is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
+    if content is None:
+        content = path.read_bytes() if is_text else b""
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
-        return read_votable(path, content or path.read_bytes(), selection, wanted)
+        return read_votable(path, content, selection, wanted)
     if re.match(rb"<(?:!doctype|html|\?xml)\b", bare, re.IGNORECASE):
         raise InputError(
             f"{path}: a web page, not a table, possibly an error or log-in page; download it again"
         )
     if ending in ("json", "jsonl", "ndjson"):
-        return _read_json(path, decode(content or path.read_bytes()))
-    is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
-    text = decode(content or path.read_bytes()) if is_text else ""
+        return _read_json(path, decode(content))
+    text = decode(content) if is_text else ""
     if ending not in TEXT_ENDINGS or not is_text:
         if (table := read_if_of_objects(path, text)) is not None:
             return table
