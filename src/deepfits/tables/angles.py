@@ -85,7 +85,7 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
         kind = "hourangle" if is_hours and largest <= 24 and not _SAYS_DEGREES.match(unit) else "deg"
-        if kind == "hourangle" and unit and unit in _DEGREE_UNITS:
+        if kind == "hourangle" and unit and unit in _DEGREE_UNITS and not re.search("[dh]", there[0]):
             log.warning(
                 "WARNING: %s: %s is taken as hours, minutes and seconds, although its unit is %s; if it is "
                 "degrees, minutes and seconds, give the unit d:m:s",
