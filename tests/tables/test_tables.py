@@ -1011,6 +1011,14 @@ def test_a_votable_shows_nothing_but_its_own_bytes(tmp_path, way, place):
         tables.read_table(path)
 
 
+def test_fits_inside_a_votable_is_called_so(tmp_path):
+    data = '<FITS extnum="1"><STREAM encoding="base64">U0lNUExF</STREAM></FITS>'
+    text = VOTABLE.format(doctype="", stream="").replace("<BINARY></BINARY>", data)
+    (tmp_path / "t.vot").write_text(text)
+    with pytest.raises(InputError, match=r"t\.vot: its data are FITS inside the VOTable; save it as FITS"):
+        tables.read(tmp_path / "t.vot")
+
+
 def test_hdf5_groups_that_hold_themselves_and_texts_without_end(tmp_path):
     path = tmp_path / "t.h5"
     with h5py.File(path, "w") as file:

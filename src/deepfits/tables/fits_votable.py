@@ -168,13 +168,17 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
     from astropy.io import votable
     from astropy.utils.xml.iterparser import get_xml_iterator
 
+    is_fits = False
     with get_xml_iterator(BytesIO(content)) as parts:
         for _, name, attributes, _ in parts:
+            is_fits |= name == "FITS"
             if name == "STREAM" and "href" in attributes:  # astropy would fetch it, whether file: or http:
                 raise InputError(
                     f"{path}: its data are in another file ({attributes['href'][:80]}); only data stored "
                     "in the VOTable itself are read (TABLEDATA or BINARY2)"
                 )
+    if is_fits:
+        raise InputError(f"{path}: its data are FITS inside the VOTable; save it as FITS, or with BINARY2")
     tree = votable.parse(BytesIO(content), verify="ignore")
     for info in (info for resource in tree.resources for info in resource.infos):
         if (info.name, info.value) == ("QUERY_STATUS", "ERROR"):
