@@ -894,6 +894,17 @@ def test_pixels_count_from_zero(tmp_path):
     assert found["y"].tolist() == (x + 3).tolist()
 
 
+@pytest.mark.parametrize("unit", ["pix", "arcsec", "deg"])
+def test_only_pixels_are_pixels(tmp_path, unit):
+    """Offsets from a centre in arcseconds were silently taken as pixels."""
+    (tmp_path / "t.csv").write_text(f"id,x ({unit}),y ({unit})\n1,20.5,30.5\n")
+    if unit == "pix":
+        assert read_catalogue(tmp_path / "t.csv")["x"].tolist() == [20.5]
+    else:
+        with pytest.raises(InputError, match="no ra and dec, nor x and y"):
+            read_catalogue(tmp_path / "t.csv")
+
+
 def test_columns_of_journals(tmp_path):
     signs = np.where(np.arange(NUM) % 2, "-", "+")
     sky = SkyCoord(RA, np.where(signs == "-", -1, 1) * np.abs(DEC - 1.7), unit="deg")

@@ -531,6 +531,8 @@ def pixel_positions(
         pair, origin = first_pair(columns, FITS_PIXELS), 1.0
     if pair is None or any(columns[name].dtype.kind not in "iuf" or columns[name].ndim != 1 for name in pair):
         return None
+    if not {unit_in_name(name) for name in pair} <= {"", "pix", "pixel", "pixels", "px"}:  # x (arcsec), x_deg
+        return None
     x, y = (columns[name].astype(np.float64) - origin for name in pair)
     return x, y, pair
 
