@@ -58,6 +58,8 @@ PLACES = {
     "hours": ("ra", "dec", SKY.ra.hour, DEC, "hourangle", "deg"),
     "named hours": ("ra_hours", "dec", SKY.ra.hour, DEC, None, None),
     "negative": ("ra", "dec", RA - 360, DEC, "deg", "deg"),
+    "vizier_hms": ("RAhms", "DEdms", SKY.ra.to_string("hour", sep=" ", precision=6),
+                   SKY.dec.to_string("deg", sep=" ", precision=5), None, None),
     "hms": ("RA", "Dec", SKY.ra.to_string("hour", sep="hms", precision=6),
             SKY.dec.to_string("deg", sep="dms", precision=5), None, None),
     "colons": ("ra", "dec", SKY.ra.to_string("hour", sep=":", precision=6),

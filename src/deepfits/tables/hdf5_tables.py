@@ -80,7 +80,9 @@ def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
         columns: dict[str, int] = {}
         seen.add(group.id)
         if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
-            raise InputError(f"{path}: pandas' to_hdf wrote this file, as pickles; use to_parquet")
+            raise InputError(
+                f"{path}: written by pandas' to_hdf, whose layout may hold pickles; use to_parquet"
+            )
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue

@@ -451,7 +451,7 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
 def _unit(name: str, units: Mapping[str, str]) -> str:
     stated = (units.get(name, "") or unit_in_name(name)).strip().lower()
     stated = " ".join(re.split(r"[\s()\[\],;]+", _NO_UNIT.sub(" ", stated))).strip()
-    is_hours = name.lower().endswith("_hms") or name.lower() in ("al2000", "al1950")  # HyperLEDA's
+    is_hours = name.lower().endswith("hms") or name.lower() in ("al2000", "al1950")  # HyperLEDA's
     return stated or ("h" if is_hours else "")
 
 
