@@ -156,6 +156,28 @@ def hsc_cutout(where, sky):
     return {}
 
 
+def rubin_archive(where, sky):
+    """Calibrations in tables of objects, among them those of the exposures in a coadd."""
+    image, variance = counts(sky, 27.0)
+    for band in "gr":
+        planes = {"IMAGE": image, "MASK": np.zeros(SHAPE, np.int32), "VARIANCE": full(variance)}
+        hdus = [fits.ImageHDU(values, header(), name=name) for name, values in planes.items()]
+        hdus[1].header["MP_BAD"] = 0
+        names = ["Psf", "PhotoCalib", "PhotoCalib"]
+        index = {
+            "id": [7, 8, 9],
+            "cat.archive": [1, 2, 2],
+            "row0": [0, 0, 2],
+            "nrows": [3, 2, 1],
+            "name": names,
+        }
+        means = {"calibrationMean": [1.0, 2.0, 10**1.76], "isConstant": [True] * 3}
+        tables = [fits.BinTableHDU(Table(columns)) for columns in (index, {"sigma": [1.0] * 3}, means)]
+        first = fits.PrimaryHDU(header=fits.Header({"AR_HDU": 5, "HIERARCH PHOTOCALIB_ID": 9}))
+        fits.HDUList([first, *hdus, *tables]).writeto(where / f"deepCoadd_calexp_4431_17_{band}_DC2.fits")
+    return {}
+
+
 def decam_stack(where, sky):
     image, variance = counts(sky, 25.0)
     for band in "gr":
@@ -419,7 +441,8 @@ OTHER_BANDS = {
 @pytest.mark.parametrize(
     "survey",
     [
-        *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
+        *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, rubin_archive, decam_stack),
+        euclid_models,
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
         *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
         *(subaru, swire, bands_in_one_file, bands_in_one_file_by_filter),
@@ -1815,31 +1838,38 @@ def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_pat
 
 
 @pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME"])
-def test_zero_points_of_one_second_in_headers_without_a_unit(key):
-    """Headers of CASU (VISTA, WFCAM, VST ATLAS) have no BUNIT; their MAGZPT is of one count a second."""
-    head = header(MAGZPT=22.0, CASUVERS="1.4", **{key: 10.0})
-    assert any("zero_point 24.50" in text for text in zero_point_doubts(head, 22.0, "MAGZPT"))
-    del head["CASUVERS"]
-    assert not zero_point_doubts(head, 22.0, "MAGZPT")
-    head["MAGZRR"] = 0.02  # CASU's too, as in images of the Isaac Newton Telescope
-    assert zero_point_doubts(head, 22.0, "MAGZPT")
+@pytest.mark.parametrize("card", ["CASUVERS", "MAGZRR"])
+def test_zero_points_of_casu_are_of_one_second(key, card):
+    """Headers of VISTA, WFCAM, VST ATLAS and the Isaac Newton Telescope have no BUNIT."""
+    head = header(MAGZPT=22.0, **{key: 10.0, card: 0.02})
+    assert zero_point_of_header(head) == (24.5, "MAGZPT and EXPTIME 10 s")
+    assert not zero_point_doubts(head, *zero_point_of_header(head))
+    head["PHOTZP"] = 24.5  # ESO's, of one count
+    assert zero_point_of_header(head)[0] == 24.5
+    assert zero_point_of_header({**head, "BUNIT": "ADU/s", "PHOTZP": 22.0})[0] == 22.0
+    del head[card], head["PHOTZP"]
+    assert zero_point_of_header(head) == (22.0, "MAGZPT")
 
 
 @pytest.mark.parametrize(
-    ("key", "comment", "unit", "is_doubtful"),
+    ("key", "comment", "unit", "expected"),
     [
-        ("MAGZERO", "[mag] zero point for 1 ADU/s", "", True),
-        ("MAGZP", "[mag] zero point for 1 ADU/s", "", True),
-        ("MAGZERO", "Zero point of one second", "adu", True),
-        ("MAGZERO", "Zero point per second", "adu/s", False),
-        ("MAGZERO", "[mag] zero point of one count", "adu", False),
-        ("MAGZP", "[mag] zero point, 1 sigma 0.02", "", False),
+        ("MAGZERO", "[mag] zero point for 1 ADU/s", "", "doubtful"),
+        ("MAGZP", "[mag] zero point for 1 ADU/s", "", "doubtful"),
+        ("MAGZERO", "Zero point of one second", "adu", 30.0),
+        ("MAGZP", "[mag] 1 e-/s", "electron", 30.0),
+        ("MAGZERO", "Zero point per second", "adu/s", 25.0),
+        ("MAGZERO", "[mag] zero point of one count", "adu", 25.0),
+        ("MAGZP", "[mag] zero point, 1 sigma 0.02", "", 25.0),
     ],
 )
-def test_zero_points_of_one_second_by_the_comment_of_their_card(key, comment, unit, is_doubtful):
+def test_zero_points_of_one_second_by_the_comment_of_their_card(key, comment, unit, expected):
     head = header(EXPTIME=100.0, BUNIT=unit)
     head[key] = 25.0, comment
-    assert [" 30.00" in text for text in zero_point_doubts(head, 25.0, key)] == [True] * is_doubtful
+    found = zero_point_of_header(head)
+    doubts = zero_point_doubts(head, *found)
+    assert [" 30.00" in text for text in doubts] == [True] * (expected == "doubtful")
+    assert found[0] == (25.0 if expected == "doubtful" else expected)
 
 
 @pytest.mark.parametrize("depth", [17, 22])

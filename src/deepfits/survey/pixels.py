@@ -17,7 +17,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.photometry import njy_per_count
+from deepfits.photometry import NJY_ZERO_POINT, njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fill import HALF_STEP
 from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
@@ -121,13 +121,33 @@ class HduPixels:
 
 
 def header_of(hdus: fits.HDUList, hdu: Any) -> fits.Header:
-    """Return an image's header, with cards that it lacks taken from the primary header."""
+    """Return an image's header, with cards that it lacks taken from the primary header.
+
+    ``FLUXMAG0`` is taken from the calibration in the tables of files of Rubin's and HSC's pipelines too.
+    """
     with quiet():
-        if hdu is hdus[0]:
-            return hdu.header.copy(strip=True)
         header = hdus[0].header.copy(strip=True)
-        header.extend(hdu.header, update=True)
+        if hdu is not hdus[0]:
+            header.extend(hdu.header, update=True)
+        if "FLUXMAG0" not in header and (njy := _archived_njy_per_count(hdus)) is not None:
+            header["FLUXMAG0"] = 10 ** (NJY_ZERO_POINT / 2.5) / njy, "by PHOTOCALIB_ID"
     return header
+
+
+def _archived_njy_per_count(hdus: fits.HDUList) -> float | None:
+    """Return the nJy per count (at the mean over the image) in the archive of Rubin's pipelines, if any.
+
+    AR_HDU is the number, from 1, of an index of its objects, in which PHOTOCALIB_ID is the calibration.
+    """
+    number, own = (hdus[0].header.get(key) for key in ("AR_HDU", "PHOTOCALIB_ID"))
+    if not (isinstance(number, int) and isinstance(own, int) and 1 < number <= len(hdus)):
+        return None
+    index = hdus[number - 1].data
+    entries = index[(index["id"] == own) & (index["name"] == "PhotoCalib")]
+    if not len(entries):
+        return None
+    rows = hdus[number - 1 + int(entries["cat.archive"][0])].data
+    return float(rows["calibrationMean"][int(entries["row0"][0])])
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,8 @@ _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
     *("PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "PHOTZERO"),
 )
+# Keywords of the magnitude of one count per second: that of Pan-STARRS.
+_PER_SECOND = ("FPA.ZP",)
 NAMES_OF_ZERO_POINTS = frozenset(
     key.replace("_", "").lower() for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE) if len(key) > 3
 )
@@ -175,8 +177,7 @@ def _header_doubts(
             f"{what}: assumed to be counts per second, as for {words}; if the image holds counts in "
             f"{seconds:g} s, give zero_point {total:.2f}"
         )
-    is_casu = is_vega(header) or "CASUVERS" in header or "MAGZRR" in header
-    if is_casu or _COUNTS.match(unit) or _ONE_SECOND.search(_comment(header, words)):
+    if is_vega(header) or _COUNTS.match(unit) or _ONE_SECOND.search(_comment(header, words)):
         problems += rate_doubts(header, zero_point, words)
     return problems
 
@@ -264,14 +265,19 @@ def is_vega(header: Mapping[str, Any]) -> bool:
 def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]], list[str]]:
     """Return the zero points in cards, each with its source, and messages on unusable ones."""
     found, unusable = [], []
-    is_rate = bool(_RATE.search(unit))
-    for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE):
+    is_rate, seconds = bool(_RATE.search(unit)), exposure_of(header)
+    for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE, *_PER_SECOND):
         if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
+            continue
+        is_for_second = seconds is not None and not is_rate and _is_for_one_second(header, key, unit)
+        if key in _PER_SECOND and not (is_for_second or is_rate):
             continue
         for stated in _every(header, key):
             value = _as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
                 unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
+            elif is_for_second:
+                found.append((value + 2.5 * math.log10(seconds), f"{key} and EXPTIME {seconds:g} s"))
             else:
                 found.append((value, key))
     if any(value != 0 for value, _ in found):
@@ -279,7 +285,6 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     if "FLUXMAG0" in header:
         value = 2.5 * math.log10(_positive(header["FLUXMAG0"], "FLUXMAG0"))
         found.append((_plausible(value, "FLUXMAG0"), "FLUXMAG0"))
-    seconds = exposure_of(header)
     value, words = math.nan, ""
     if "PHOTFLAM" in header and "PHOTPLAM" in header and not _is_per_wavelength(unit):
         flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
@@ -296,10 +301,6 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
             unusable.append(f"{words} are for {unit} per second, but the header has no EXPTIME")
         else:
             found.append((_plausible(value, words.split(" ", 1)[0]), words))
-    if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts per second
-        exposure = _positive(header["EXPTIME"], "EXPTIME")
-        value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)
-        found.append((value, f"FPA.ZP and EXPTIME {exposure:g} s"))
     if not found and (not unit or is_rate) and "GALEX" in str(header.get("TELESCOP", "")).upper():
         found = [
             (_GALEX[b], f"GALEX {b}, counts per second") for b in [band_of_header(header)] if b in _GALEX
@@ -307,6 +308,17 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     if seconds is not None and len(found) > 1 and _COUNTS.match(unit):
         found = _matching_unit(found, is_rate, seconds)
     return found, unusable
+
+
+def _is_for_one_second(header: Mapping[str, Any], key: str, unit: str) -> bool:
+    """Return whether a card's zero point is for one count per second, although the image holds counts.
+
+    This is so in Pan-STARRS, in what CASU's pipelines write (VISTA, WFCAM, VST ATLAS, Isaac Newton
+    Telescope), and if the comment of the card says so.
+    """
+    is_of_casu = key == "MAGZPT" and ("CASUVERS" in header or "MAGZRR" in header)
+    says_so = _COUNTS.match(unit) and _ONE_SECOND.search(_comment(header, key))
+    return key in _PER_SECOND or is_of_casu or bool(says_so)
 
 
 def _every(header: Mapping[str, Any], key: str) -> list[Any]:
