@@ -376,6 +376,43 @@ def test_directories_of_tiles_with_files_of_the_same_names_are_fields(tmp_path, 
         find_fields([tmp_path / "t2", tmp_path / "t3"])
 
 
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        ("A383_{b}", ["A383"]),
+        ("t1_{b} t2_{b}", ["t1", "t2"]),
+        ("t1/filter_{b} t2/filter_{b}", ["t1", "t2"]),
+        ("W-S-{B}+", ["coadd"]),  # Subaru's
+    ],
+)
+@pytest.mark.parametrize("images", ["", "*", "*/*"])
+def test_bands_that_only_names_of_directories_give(tmp_path, form, fields, images):
+    """Whether their parent, they, or their files are given."""
+    image = np.zeros(SHAPE, np.float32)
+    for tile, name in enumerate(form.split()):
+        for band in "gr":
+            path = tmp_path / "sky" / name.format(b=band, B=band.upper())
+            path.mkdir(parents=True)
+            for end in ("", ".weight"):
+                fits.writeto(path / f"coadd{end}.fits", image, make_wcs(SHAPE, ra=150 + tile).to_header())
+    found = find_fields(f"{tmp_path}/sky/{images}")
+    assert [(f.bands, [len(s.companions) for s in f.images.values()]) for f in found] == [
+        (("g", "r"), [1, 1])
+    ] * len(fields)
+    if images == "" or len(fields) > 1:
+        names = [field.name for field in found]
+        assert (names if images == "" else [name[:2] for name in names]) == fields
+
+
+def test_bands_in_names_of_directories_are_a_last_resort(tmp_path):
+    """Here it says from which band the rest was made."""
+    (tmp_path / "A383_r").mkdir()
+    for band in "gri":
+        name = tmp_path / "A383_r" / f"coadd_{band}.fits"
+        fits.writeto(name, np.zeros(SHAPE, np.float32), make_wcs(SHAPE).to_header())
+    assert [(f.name, f.bands) for f in find_fields(tmp_path)] == [("A383_r", ("g", "r", "i"))]
+
+
 def test_files_given_for_their_bands_are_one_field_wherever_they_lie(tmp_path):
     """``check`` advises to give them so; each directory was taken for a field."""
     image = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)

@@ -28,7 +28,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from deepfits.errors import DamagedFileError, InputError, together
 from deepfits.files import require_regular
 from deepfits.photometry import reference_band
 from deepfits.results import read_record
-from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
+from deepfits.survey.bands import band_name, band_of_name, is_instrument, is_known_band, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of, log_remarks
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
 from deepfits.survey.fitsfile import hdu_number, is_fits_name, opened, peek_headers
@@ -122,7 +122,7 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             (sources if band is None else explicit).append(source)
         elif path.resolve() not in stated:
             if _is_image(path):
-                sources.append(source_of(path))
+                sources.append(source_of(path, folder=_named_by(path.resolve().parent.name, Path()).band))
             else:
                 maps.append(path)
     sources += explicit if has_fields else _of_one_field(explicit)
@@ -284,7 +284,8 @@ def _parsed(item: str | Path) -> _Item:
 
 
 def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
-    found = _in_one_directory(directory, stated, field_name=None)
+    top = directory.resolve().name
+    found = _in_one_directory(directory, stated, _named_by(top, Path()))
     there = {directory.resolve()}  # symbolic links may be duplicates or cycles
     is_simulated = read_record(directory).get("stage") == "simulate"
     for leaf in _leaves(directory):
@@ -294,8 +295,7 @@ def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
             log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue
         there.add(leaf.resolve())
-        folder, name = _named_by(leaf.relative_to(directory))
-        found += _in_one_directory(leaf, stated, field_name=name or None, folder=folder)
+        found += _in_one_directory(leaf, stated, _named_by(top, leaf.relative_to(directory)))
         for below in _subdirectories(leaf):
             if _holds_files(below):
                 log.warning(
@@ -306,13 +306,37 @@ def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
     return found
 
 
-def _named_by(path: Path) -> tuple[str | None, str]:
-    """Return the band in the names of directories, and the field: what names neither band nor camera."""
-    bands = [band if not rest else None for band, rest in map(band_of_name, path.parts)]
-    field = (
-        part for part, band in zip(path.parts, bands, strict=True) if not band and not is_instrument(part)
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """What the names of directories say: a band, and the field of files that state their own, and of others.
+
+    The fields are empty if the names say nothing else.
+    """
+
+    band: str | None
+    field: str
+    field_of_band: str
+
+
+def _named_by(top: str, below: Path) -> _Folder:
+    """Return the band and field in the names of a directory that was given, and of directories below it.
+
+    A name that is only a band (``HSC-G``) comes before one that has further words (``A383_g``). The field is
+    what names neither band nor camera.
+    """
+    found = []
+    for part in (top, *below.parts):
+        band = band_name(part)
+        found.append((band, "") if is_known_band(band) else band_of_name(part))
+    whole = [number for number, (band, rest) in enumerate(found) if band and not rest]
+    within = [number for number, (band, _) in enumerate(found) if band]
+    mine = next(iter(whole[::-1] + within[::-1]), None)
+    words = {number: part for number, part in enumerate(below.parts, 1) if number not in whole}
+    own, others = (
+        "-".join(word for word in names.values() if word and not is_instrument(word))
+        for names in (words, words if mine is None else words | {mine: found[mine][1]})
     )
-    return next((band for band in reversed(bands) if band), None), "-".join(field)
+    return _Folder(band=None if mine is None else found[mine][0], field=own, field_of_band=others)
 
 
 def _leaves(directory: Path, depth: int = 1) -> list[Path]:
@@ -363,21 +387,17 @@ def fits_files(directory: Path) -> list[Path]:
     return out
 
 
-def _in_one_directory(
-    directory: Path, stated: _Stated, field_name: str | None, folder: str | None = None
-) -> list[ImageSource]:
-    """Find the images in a directory; `folder` is the band in its name, if fields spread over directories.
+def _in_one_directory(directory: Path, stated: _Stated, folder: _Folder) -> list[ImageSource]:
+    """Find the images in a directory, whose name, and those of the ones above it, say `folder`.
 
     For the files in `stated`, band and HDU are given by the user.
     """
-    sources = []
-    files = fits_files(directory)
+    sources, files, band = [], fits_files(directory), folder.band
     for path in files:
         if given := stated.get(path.resolve()):
-            sources += [source_of(path, band=b, hdu=n, folder=folder, is_of_name=True) for b, n in given]
-            continue
-        if _is_image(path):
-            sources.append(source_of(path, folder=folder))
+            sources += [source_of(path, band=b, hdu=n, folder=band, is_of_name=True) for b, n in given]
+        elif _is_image(path):
+            sources.append(source_of(path, folder=band))
     kind = kind_of_folder(directory)
     if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
@@ -385,13 +405,17 @@ def _in_one_directory(
             "its name; restore that, or move this file elsewhere"
         )
     names = {s.field for s in sources}
-    if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
-        sources = [replace(s, field=field_name) for s in sources]
-    elif field_name is not None:
-        joined = [replace(s, field="-".join(filter(None, (field_name, s.field)))) for s in sources]
-        sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
-    unnamed = (directory.parent if folder else directory).resolve().name
-    return [s if s.field else replace(s, field=unnamed) for s in sources]
+    is_unnamed = len(names) == 1 and names <= {"", "coadd", "image", "img"}
+    out = []
+    for source in sources:
+        name = folder.field_of_band if source.is_of_folder else folder.field
+        if name and is_unnamed:
+            source = replace(source, field=name)
+        elif name and source.layout not in ("hsc", "sdss"):
+            source = replace(source, field="-".join(filter(None, (name, source.field))))
+        unnamed = directory.parent if source.is_of_folder else directory
+        out.append(source if source.field else replace(source, field=unnamed.resolve().name))
+    return out
 
 
 def _is_image(path: Path) -> bool:
@@ -446,7 +470,8 @@ def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
         mine = [s for s in sources if s.field == name]
         top = os.path.commonpath([s.path.resolve().parent for s in mine])
         for source in mine:
-            _, directory = _named_by(source.path.resolve().parent.relative_to(top))
+            folder = _named_by("", source.path.resolve().parent.relative_to(top))
+            directory = folder.field_of_band if source.is_of_folder else folder.field
             out.append(replace(source, field="-".join(filter(None, (directory, name)))))
     return [s for s in sources if s.field not in apart] + out
 

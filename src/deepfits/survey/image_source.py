@@ -56,6 +56,8 @@ class ImageSource:
         `deepfits.survey.companions.SHARED` apply to all bands.
     layout
         ``hsc``, ``sdss`` or ``generic``.
+    is_of_folder
+        Whether only the name of a directory gives the band.
     """
 
     band: str
@@ -64,6 +66,7 @@ class ImageSource:
     hdu: int | None = None
     companions: tuple[tuple[Path, str], ...] = ()
     layout: str = "generic"
+    is_of_folder: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,7 @@ def source_of(
 ) -> ImageSource:
     """Determine the field and companions of an image file, and its band unless given.
 
+    The band is that of header or name, or else `folder`, that of its directory.
     With `is_of_name`, the field is that of the file's name although the band is given.
     """
     stem = given_name(path)
@@ -109,7 +113,12 @@ def source_of(
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
     is_named = band is not None and not is_of_name
-    band = band or _band_of(path, stem, named, folder)
+    band = band or _band_of(path, stem, named)
+    if is_of_folder := band is None and folder is not None:
+        log.info("%s: band %s, by the name of the directory", path, folder)
+        band = folder
+    if band is None:
+        raise InputError(_no_band(path))
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     elif is_named:
@@ -121,7 +130,14 @@ def source_of(
             plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "ch", plain)
         matched, without = band_of_name(plain, {band})
         rest = without if matched else _without_band(plain, band) if named is None else rest
-    return ImageSource(band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path))
+    return ImageSource(
+        band=band,
+        field=rest,
+        path=path,
+        hdu=hdu,
+        companions=companions_of(path),
+        is_of_folder=is_of_folder,
+    )
 
 
 def _without_band(stem: str, band: str) -> str:
@@ -149,27 +165,28 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     return {n: band for n, band in zip(images, bands, strict=True) if band}
 
 
-def _band_of(path: Path, stem: str, named: str | None, folder: str | None) -> str:
-    """Return the band stated by header or name, else the directory's; conflicting ones raise an error."""
+def _no_band(path: Path) -> str:
+    """Return the message on an image whose band is unknown, with the remedy."""
+    if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in peek_headers(path) if has_image(h)):
+        return (
+            f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
+            "(docs/how-to/survey-files.md); otherwise split it into one image per band"
+        )
+    return (
+        f"{path}: neither the header (FILTER) nor the name gives the band; give it too, "
+        f"as in g={path}; if it is no image of a band but another map, move it elsewhere"
+    )
+
+
+def _band_of(path: Path, stem: str, named: str | None) -> str | None:
+    """Return the band stated by header or name, None if there is none; conflicting ones raise an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
     if stated is None and named is None:
-        stated = next(iter(bands_of_hdus(headers).values()), None)
-    if stated is None and named is None and folder is not None:
-        return folder
-    if stated is None and named is None:
-        if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
-            raise InputError(
-                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-                "(docs/how-to/survey-files.md); otherwise split it into one image per band"
-            )
-        raise InputError(
-            f"{path}: neither the header (FILTER) nor the name gives the band; give it too, "
-            f"as in g={path}; if it is no image of a band but another map, move it elsewhere"
-        )
+        return next(iter(bands_of_hdus(headers).values()), None)
     if stated is None or named is None:
-        return str(stated or named)
+        return stated or named
     last = re.split(r"[-_. ]+", stem)[-1]
     is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
     if is_last and not _may_be_one_band(stated, named):

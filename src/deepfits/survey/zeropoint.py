@@ -269,15 +269,15 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE, *_PER_SECOND):
         if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
             continue
-        is_for_second = seconds is not None and not is_rate and _is_for_one_second(header, key, unit)
-        if key in _PER_SECOND and not (is_for_second or is_rate):
+        of_total = seconds if not is_rate and _is_for_one_second(header, key, unit) else None
+        if key in _PER_SECOND and of_total is None and not is_rate:
             continue
         for stated in _every(header, key):
             value = _as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
                 unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
-            elif is_for_second:
-                found.append((value + 2.5 * math.log10(seconds), f"{key} and EXPTIME {seconds:g} s"))
+            elif of_total is not None:
+                found.append((value + 2.5 * math.log10(of_total), f"{key} and EXPTIME {of_total:g} s"))
             else:
                 found.append((value, key))
     if any(value != 0 for value, _ in found):
