@@ -13,7 +13,7 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.planes import Plane
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
@@ -51,6 +51,23 @@ def test_good_images_give_a_table_and_no_warning(sky):
     assert "depth 5σ 2″" in text
     assert "nothing suspicious" in text
     assert len(text.splitlines()) == 5
+
+
+@pytest.mark.parametrize("where", ["file", "weights"])
+def test_bands_that_reach_far_beyond_the_reference_are_called_out(sky, tmp_path, where):
+    """Objects there are not in the catalogue. In g, only half of the image has data where weights say so."""
+    for end in ("", ".weight"):
+        path = sky / f"coadd-i{end}.fits"
+        with fits.open(path) as hdus:
+            fits.writeto(path, hdus[0].data[:, :150], hdus[0].header, overwrite=True)
+    if where == "weights":
+        change(sky / "coadd-g.weight.fits", lambda hdu: hdu.data[:, 150:].fill(0))
+    deepfits.detect(sky, tmp_path / "catalogue.parquet")
+    (field,) = read_info(tmp_path / "catalogue.parquet")["fields"].values()
+    for found in (deepfits.check(sky).warnings, field["warnings"]):
+        beyond = [text for text in found if "beyond the image of i" in text]
+        assert ["g: 5" in text for text in beyond] == ([False] if where == "weights" else [True, False])
+        assert all(text.endswith(f"give reference_band {text.split(':')[0][-1]}") for text in beyond)
 
 
 def test_a_wrong_unit_shows_in_depth_or_colour(sky):

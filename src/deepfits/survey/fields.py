@@ -19,7 +19,7 @@ from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import find_fields
 from deepfits.survey.fitsfile import quiet
-from deepfits.survey.grids import AlignedPlane, align
+from deepfits.survey.grids import AlignedPlane, align, share_beyond
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.planes import Plane, ReadOptions, open_planes
 
@@ -32,6 +32,8 @@ MIDDLE_ROWS = 1024
 SAMPLE_ROWS, NUM_STRIPS = 2560, 5
 # Rows without weight between strips: half the side of a star's stamp.
 GAP = 13
+# Share of a band's data beyond the grid above which there is a warning: patches and tiles overlap by less.
+MOST_BEYOND = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,17 @@ class Field:
                 )
             out[band] = texts
         return out
+
+    def beyond_warnings(self) -> list[str]:
+        """Warn of bands of which much lies beyond the grid, where nothing is detected or cut out."""
+        grid = self.reference.source.band
+        shares = {b: share_beyond(plane.plane, self.reference) for b, plane in self.aligned.items()}
+        return [
+            f"{band}: {share:.0%} of its data lie beyond the image of {grid}, the reference band, where "
+            f"nothing is detected or cut out; to use all of them, give reference_band {band}"
+            for band, share in shares.items()
+            if share > MOST_BEYOND
+        ]
 
     def row(self, y: np.ndarray) -> np.ndarray:
         """Return the rows: those of its planes are its own (see `PartOfField`)."""

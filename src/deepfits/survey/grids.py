@@ -41,6 +41,8 @@ HALO = 16
 GROW = 2
 # Largest side of a grid pixel, in pixels of the plane, for interpolation at a single position.
 FINEST = 1.3
+# Pixels along each side that are looked at, to see which share of an image lies beyond the grid.
+NUM_SAMPLED = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,25 @@ def _covered(
         first, last = math.floor(places.min() - margin), math.ceil(places.max() + margin) + 1
         out.append(slice(max(first, 0), min(last, length)))
     return out[0], out[1]
+
+
+def share_beyond(plane: Plane, reference: Plane) -> float:
+    """Return the share of a plane's data that lies beyond the grid of the reference, from a sample of pixels.
+
+    Nothing is detected or cut out there.
+    """
+    if plane is reference or plane.wcs is None or reference.wcs is None:
+        return 0.0
+    y, x = (((np.arange(NUM_SAMPLED) + 0.5) / NUM_SAMPLED * length).astype(int) for length in plane.shape)
+    has_data = np.concatenate([plane.rows(row, row + 1)[1][:, x] > 0 for row in y.tolist()])
+    there = map_pixels(plane.wcs, reference.wcs, *np.meshgrid(x, y))
+    is_inside = np.logical_and.reduce(
+        [
+            (place > -0.5) & (place < side - 0.5)
+            for place, side in zip(there, reference.shape[::-1], strict=True)
+        ]
+    )
+    return float((~is_inside)[has_data].mean()) if has_data.any() else 0.0
 
 
 def _nodes(start: int, stop: int) -> np.ndarray:

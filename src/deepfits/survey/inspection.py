@@ -162,6 +162,7 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
         findings.remarks.append(
             f"{field.name} {names}: no weight plane; constant weight from the measured noise"
         )
+    findings.warnings += [f"{field.name} {w}" for w in field.beyond_warnings()]
     findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(extraction.columns, bands)]
     reference = field.reference.source.band
     findings.warnings += [
