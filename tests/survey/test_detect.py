@@ -88,6 +88,26 @@ def test_noise_below_the_step_of_integers_is_measured_beside_bright_pixels(sigma
     assert noise.sigma == pytest.approx(expected, rel=0.06)
 
 
+@pytest.mark.parametrize("radius", [20.0, 40.0])
+def test_noise_is_measured_where_a_galaxy_fills_the_image(radius):
+    """As in cutouts of nearby galaxies; their light was taken for noise, up to seven times too large."""
+    y, x = np.mgrid[-128:128, -128:128]
+    image = 600 * np.exp(-np.hypot(x, y) / radius) + np.random.default_rng(1).normal(0, 2, x.shape)
+    noise = measure_noise(image, np.ones(x.shape, bool))
+    assert noise is not None
+    assert noise.sigma == pytest.approx(2, rel=0.03)
+    assert noise.correlation == pytest.approx(1, abs=0.15)
+
+
+def test_noise_of_pixels_that_are_interpolated_five_times_is_all_noise():
+    """Neighbours hardly differ, as where light is smooth."""
+    image = ndimage.zoom(np.random.default_rng(1).normal(0, 2, (100, 100)), 5, order=3)
+    noise = measure_noise(image, np.ones(image.shape, bool))
+    assert noise is not None
+    # A block holds 13×13 independent values, of which the surface takes 10, and its level 1: 3%.
+    assert 0.9 * image.std() < noise.sigma < image.std()
+
+
 @pytest.mark.parametrize("level", [100.0, 100.25, 100.5])
 def test_background_of_integer_pixels_is_right_to_a_fraction_of_the_noise(level):
     sigma = 3.0  # counts

@@ -30,6 +30,9 @@ BRIGHTEST = 1e12
 FEW_PIXELS = 64
 # Distance in pixels for the differences that measure noise; beyond the correlation in resampled images.
 LAG = 3
+# Ratio of the scatter of pixels to that of differences above which the light of sources is in all of them;
+# in surveys it is 0.94 to 1.4, in images that are interpolated to far smaller pixels it may be larger.
+SMOOTH = 1.5
 CLIPPING_ROUNDS = 6
 # Fraction of values equal to the median above which they are quantised.
 COMMON = 0.005
@@ -137,8 +140,9 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
     """Measure background and noise as medians over blocks of 64×64 pixels.
 
     The noise is measured about the level of each block, so that gradients of the sky do not contribute, and
-    only in the less noisy half of the blocks (those with the fewest sources). Images are ``(H, W)`` in nJy.
-    Returns None if the valid pixels do not vary.
+    only in the less noisy half of the blocks (those with the fewest sources). Where the values scatter more
+    than differences between near pixels, as in a galaxy that fills the image, it is measured about a smooth
+    surface. Images are ``(H, W)`` in nJy. Returns None if the valid pixels do not vary.
     """
     levels, sigmas, ratios = [], [], []
     corners = [
@@ -150,10 +154,13 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
     for y, x in corners[:: -(-len(corners) // MAX_BLOCKS) or 1]:
         block, good = image[y : y + MESH, x : x + MESH], is_valid[y : y + MESH, x : x + MESH]
         level, sigma = clipped_statistics(block[good])
+        residual = block - level
+        if sigma > SMOOTH * clipped_statistics(_differences(block, good))[1] > 0:
+            residual, sigma = _without_smooth(residual, good)
         if sigma > 0 and good.sum() >= MESH:
             levels.append(level)
             sigmas.append(sigma)
-            ratios.append(_block_ratio(block - level, good, sigma))
+            ratios.append(_block_ratio(residual, good, sigma))
     if not sigmas:
         if is_valid.sum() < 2:
             return None
@@ -166,6 +173,20 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
         sigma=float(np.median(np.asarray(sigmas)[quiet])),
         correlation=correlation,
     )
+
+
+def _without_smooth(values: np.ndarray, is_valid: np.ndarray) -> tuple[np.ndarray, float]:
+    """Subtract a cubic surface, fitted without outliers; return the rest and its standard deviation."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, length) for length in values.shape), indexing="ij")
+    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
+    is_used, rest, sigma = is_valid, values, math.nan
+    for _ in range(CLIPPING_ROUNDS):
+        if is_used.sum() <= 2 * terms.shape[-1]:
+            break
+        rest = values - terms @ np.linalg.lstsq(terms[is_used], values[is_used], rcond=None)[0]
+        middle, sigma = clipped_statistics(rest[is_valid])
+        is_used = is_valid & (np.abs(rest - middle) < 3 * sigma)
+    return rest, sigma
 
 
 def rim(height: int, width: int) -> np.ndarray:
@@ -204,10 +225,20 @@ def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, in
     rows, columns = (np.abs(np.arange(n) - n // 2) for n in image.shape)
     from_middle = np.maximum(rows[:, None], columns)
     is_outer = from_middle > 0.75 * from_middle[is_valid].max(initial=0)
+    differences = _differences(image, is_valid, is_outer)
+    return clipped_statistics(differences)[1], int(differences.size)
+
+
+def _differences(image: np.ndarray, is_valid: np.ndarray, is_wanted: np.ndarray | None = None) -> np.ndarray:
+    """Return second differences along rows over `LAG` pixels, ``(N,)``, which have the noise of one pixel.
+
+    The middle one of the three pixels is one of those wanted.
+    """
     middle, left, right = np.s_[:, LAG:-LAG], np.s_[:, : -2 * LAG], np.s_[:, 2 * LAG :]
-    is_used = is_outer[middle] & is_valid[left] & is_valid[middle] & is_valid[right]
-    differences = (2 * image[middle] - image[left] - image[right])[is_used]
-    return clipped_statistics(differences)[1] / math.sqrt(6), int(differences.size)
+    is_used = is_valid[left] & is_valid[middle] & is_valid[right]
+    if is_wanted is not None:
+        is_used &= is_wanted[middle]
+    return np.asarray((2 * image[middle] - image[left] - image[right])[is_used] / math.sqrt(6))
 
 
 def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
