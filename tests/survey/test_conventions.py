@@ -1935,6 +1935,43 @@ def test_planes_as_pipelines_of_eso_call_them(tmp_path, sky, cards, kind):
     assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
 
 
+@pytest.mark.parametrize("end", ["fits", "fits.fz", "fits.gz"])
+@pytest.mark.parametrize("where", ["beside", "within"])
+def test_cubes_whose_headers_name_the_bands_are_fields(tmp_path, sky, where, end):
+    """As from the viewer of the Legacy Surveys, with a mask of all bands; FILTER may be that of one."""
+    factors, bad = np.array([1.0, 2.0, -1.0])[:, None, None], np.zeros(SHAPE, np.int32)
+    bad[5] = 2
+    head = header(0.25, BANDS="grz", MAGZERO=31.4, FILTER="r", INSTRUME="DECam")
+    planes = {"image": factors * sky, "invvar": (factors * SIGMA) ** -2.0 * np.ones(SHAPE), "maskbits": bad}
+    make = packed if end.endswith("fz") else fits.ImageHDU
+    hdus = {n: make(v.astype("i4" if v is bad else "f4"), head, name=n.upper()) for n, v in planes.items()}
+    if where == "within":
+        write(tmp_path / f"cutout_150.1_2.2.{end}", *hdus.values())
+    for name, hdu in hdus.items() if where == "beside" else ():
+        write(tmp_path / f"cutout_150.1_2.2{f'_{name}' * (name != 'image')}.{end}", hdu)
+    images = image_set(tmp_path, mask_polarity="bad")
+    assert [(field.name, field.bands) for field in images.fields] == [("cutout_150.1_2.2", ("g", "r", "z"))]
+    with open_field(images.fields[0], images) as field:
+        for (band, plane), factor in zip(field.planes.items(), factors.ravel(), strict=True):
+            image, weight = plane.read()
+            assert (weight[5] == 0).all()
+            np.testing.assert_allclose(image[6:], factor * sky[6:], atol=0.05 * SIGMA * abs(factor))
+            np.testing.assert_allclose(weight[6:], (factor * SIGMA) ** -2, rtol=1e-3)
+            assert "FILTER" not in field.aligned[band].plane.header
+    assert image_set(tmp_path, bands=["z"], mask_polarity="bad").bands == ("z",)
+
+
+def test_a_layer_without_data_can_be_left_out(tmp_path, sky):
+    """Where a survey lacks a band, its layer is 0."""
+    head = header(0.25, BANDS="gri", MAGZERO=31.4)
+    fits.writeto(tmp_path / "cutout.fits", np.array([sky, 0 * sky, sky], np.float32), head)
+    found = deepfits.check(tmp_path)
+    assert [row.band for row in found.rows] == ["g", "i"]
+    assert any("leave this band, r, out (bands)" in text for text in found.warnings)
+    store = CutoutStore(deepfits.cutouts(tmp_path, tmp_path / "store", bands=["g", "i"]))
+    assert len(store) >= 18
+
+
 def test_images_of_several_bands_in_a_file_are_no_ccds(tmp_path, sky):
     bands_in_one_file_by_filter(tmp_path, sky)
     found = find_exposures(tmp_path)

@@ -56,6 +56,8 @@ _FILTER_KEYS = (
     *("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
     "LSST BUTLER DATAID PHYSICAL_FILTER",
 )
+# Keywords, followed by a number, of the bands of a cube's layers.
+_LAYER_KEYS = ("BAND", "FILTER", "FILT")
 _NO_FILTER = {
     *("", "CLEAR", "CLEARP", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN", "EMPTY"),
     *("N/A", "NA", "NAN", "NULL", "N", "UNDEFINED", "UNDEF", "MULTI", "MULTIPLE", "MIXED", "VARIOUS", "ALL"),
@@ -238,6 +240,26 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest
     return None, stem
+
+
+def bands_of_layers(header: Mapping[str, Any], number: int) -> tuple[str, ...]:
+    """Return the bands of a cube's layers: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
+
+    Empty unless there is one for each layer.
+
+    Examples
+    --------
+    >>> bands_of_layers({"BANDS": "grz"}, 3), bands_of_layers({"BAND1": "HSC-G"}, 1)
+    (('g', 'r', 'z'), ('g',))
+    """
+    stated = str(header.get("BANDS", "")).strip()
+    listed = list(stated) if len(stated) == number else re.split(r"[,; ]+", stated)
+    each = (
+        [header.get(f"{key}{n + first}") for n in range(number)] for key in _LAYER_KEYS for first in (0, 1)
+    )
+    found = next((names for names in (listed, *each) if len(names) == number and all(names)), [])
+    is_text = all(isinstance(name, str) for name in found)
+    return tuple(band_name(str(name)) for name in found) if is_text else ()
 
 
 def are_copies(cards: Sequence[str | None], names: Sequence[str | None]) -> bool:

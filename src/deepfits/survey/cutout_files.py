@@ -18,7 +18,14 @@ from typing import Any
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import are_copies, band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.bands import (
+    are_copies,
+    band_name,
+    band_of_header,
+    band_of_name,
+    bands_of_layers,
+    sort_bands,
+)
 from deepfits.survey.companions import SHARED, companions_of, is_companion, is_psf, log_remarks, psf_of
 from deepfits.survey.cutout_description import Description
 from deepfits.survey.file_names import says_what_it_holds, split_name
@@ -27,8 +34,6 @@ from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_heade
 from deepfits.survey.hdu_roles import band_of_plane, name_of, role_of_hdu
 from deepfits.survey.places import groups_of_one_place
 
-# Keywords, followed by a number, of the bands of a cube's layers.
-_LAYER_KEYWORDS = ("BAND", "FILTER", "FILT")
 log = logging.getLogger(__name__)
 _Named = dict[Path, tuple[str, str, str]]  # an object's key, the band, and the object's name, by file
 
@@ -61,23 +66,9 @@ def bands_of(objects: list[ObjectFiles]) -> tuple[str, ...]:
 
 
 def bands_of_cube(hdus: Sequence[Any], cube: Any) -> tuple[str, ...]:
-    """Return the bands of a cube's layers from the header: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
-
-    Empty unless there is one for each layer.
-    """
-    number = cube.shape[0]
-    for header in (cube.header, hdus[0].header):
-        stated = [str(header.get("BANDS", "")).strip()]
-        stated = re.split(r"[,; ]+", stated[0]) if len(stated[0]) != number else list(stated[0])
-        each = (
-            [header.get(f"{key}{n + first}") for n in range(number)]
-            for key in _LAYER_KEYWORDS
-            for first in (0, 1)
-        )
-        found = next((names for names in (stated, *each) if len(names) == number and all(names)), None)
-        if found is not None and all(isinstance(name, str) for name in found):
-            return tuple(band_name(name) for name in found)
-    return ()
+    """Return the bands of a cube's layers from the header; see `bands_of_layers`."""
+    found = (bands_of_layers(header, cube.shape[0]) for header in (cube.header, hdus[0].header))
+    return next((bands for bands in found if bands), ())
 
 
 def find_objects(d: Description, path: Path) -> list[ObjectFiles]:

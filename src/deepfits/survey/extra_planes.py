@@ -40,8 +40,8 @@ class ExtraPlanes:
 
     Attributes
     ----------
-    hdus, image, path
-        The open file, the image in it, and its path.
+    hdus, image, path, layer
+        The open file, the image in it, its path, and the number of the image in a cube.
     planes
         The planes by role: one of `WEIGHT_ROLES`, and ``mask``.
     notes
@@ -53,6 +53,7 @@ class ExtraPlanes:
     hdus: fits.HDUList
     image: Any
     path: Path
+    layer: int | None = None
     planes: dict[str, HduPixels | FrameNoise] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     has_shared_weights: bool = False
@@ -60,6 +61,13 @@ class ExtraPlanes:
     def add_own(self, *, is_hsc: bool) -> None:
         """Add the weights and mask in the image's own file."""
         hdus, numbers = self.hdus, image_hdus(self.hdus)
+        if self.layer is not None:
+            alike = [
+                hdu for hdu in hdus if hdu.is_image and hdu.shape in (self.image.shape, self.image.shape[1:])
+            ]
+            named = ((role_of_hdu(hdu), self._plane(hdu, self.path)) for hdu in alike)
+            self.planes = {str(role): plane for role, plane in named if role in ROLES}
+            return
         try:
             own = extras_of(hdus, self.image)
         except ValueError as error:
@@ -85,6 +93,11 @@ class ExtraPlanes:
         elif is_hsc and len(numbers) >= 3 and hdus[numbers[0]] is self.image:
             for role, number in zip(("mask", "variance"), numbers[1:3], strict=True):
                 self.planes[role] = HduPixels(hdu=hdus[number], path=self.path)
+
+    def _plane(self, hdu: Any, path: Path, **others: Any) -> HduPixels:
+        """Return the image's own layer of a plane for all layers of its cube, else the plane itself."""
+        is_of_layers = self.layer is not None and hdu.shape == self.image.shape
+        return HduPixels(hdu=hdu, path=path, layer=self.layer if is_of_layers else None, **others)
 
     def _note_unused(self, numbers: list[int], *, is_hsc: bool) -> None:
         """Note HDUs of the image's shape without a name, and those with several layers."""
@@ -114,6 +127,8 @@ class ExtraPlanes:
     def add_companion(self, beside: fits.HDUList, path: Path, kind: str, *, is_guess: bool) -> None:
         """Add the plane of an open companion file; with `is_guess`, its weights are those of all bands."""
         numbers = image_hdus(beside)
+        if self.layer is not None and not numbers:
+            numbers = [n for n, hdu in enumerate(beside) if hdu.is_image and hdu.shape == self.image.shape]
         if not numbers:
             raise InputError(f"{path}: no two-dimensional image in this {kind} file")
         if kind != "mask":
@@ -122,7 +137,7 @@ class ExtraPlanes:
                 f"{path.name} is used instead of the {role} in the image's file" for role in own[:1]
             ]
             self.planes = {k: v for k, v in self.planes.items() if k == "mask"}
-        number = self._counterpart(beside, kind, path)
+        number = self._counterpart(beside, numbers, kind, path)
         plane = beside[number]
         alike = (n for n in numbers if n != number and beside[n].shape == plane.shape)
         if len(sky_images(self.hdus)) == 1 and (more := [n for n in alike if role_of_hdu(beside[n]) is None]):
@@ -137,15 +152,15 @@ class ExtraPlanes:
             )
         own_mask = self.planes.get("mask") if kind == "mask" else None
         assert not isinstance(own_mask, FrameNoise)
-        self.planes[kind] = HduPixels(hdu=plane, path=path, file=beside, own=own_mask)
+        self.planes[kind] = self._plane(plane, path, file=beside, own=own_mask)
         self.notes += self._apart(beside, plane, path, kind)
 
-    def _counterpart(self, beside: fits.HDUList, kind: str, path: Path) -> int:
-        """Return the HDU with the image's weights or mask in a companion file.
+    def _counterpart(self, beside: fits.HDUList, numbers: list[int], kind: str, path: Path) -> int:
+        """Return the HDU with the image's weights or mask in a companion file, one of `numbers`.
 
         It is matched by name, or else by position if both files have the same number of planes.
         """
-        numbers, images = image_hdus(beside), sky_images(self.hdus)
+        images = sky_images(self.hdus)
         numbers = [n for n in numbers if role_of_hdu(beside[n]) == kind] or numbers
         own, mine = whose(name_of(self.image)), number_of(self.hdus, self.image)
         namesakes = [n for n in numbers if own and whose(name_of(beside[n])) == own]
@@ -186,7 +201,7 @@ def find_extras(
     files: OpenFiles,
 ) -> ExtraPlanes:
     """Find the weights and mask of an image in its own file, `hdus`, and in companions, opened in `files`."""
-    out = ExtraPlanes(hdus=hdus, image=image, path=source.path)
+    out = ExtraPlanes(hdus=hdus, image=image, path=source.path, layer=source.layer)
     out.add_own(is_hsc=source.layout == "hsc")
     for path, stated in companions:
         kind = stated.removesuffix(SHARED)

@@ -41,7 +41,7 @@ from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
 from deepfits.survey.fitsfile import hdu_number, is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images
-from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
+from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_images, source_of
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, place_of
 
 log = logging.getLogger(__name__)
@@ -177,10 +177,10 @@ def _of_each_band(source: ImageSource) -> list[ImageSource]:
     """Split a file that holds images of several bands into one source per image."""
     if source.hdu is not None or source.layout == "hsc":
         return [source]
-    found = bands_of_hdus(peek_headers(source.path))
+    found = bands_of_images(source.path)
     if len(set(found.values())) < 2:
         return [source]
-    return [replace(source, band=band, hdu=number) for number, band in found.items()]
+    return [replace(source, band=band, hdu=number, layer=n) for (number, n), band in found.items()]
 
 
 def find_exposures(

@@ -40,7 +40,7 @@ from deepfits.survey.fill import far_below
 from deepfits.survey.fitsfile import OpenFiles, image_hdus
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
 from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of_hdu, words_of
-from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
@@ -442,8 +442,8 @@ class _FitsCutouts:
         if (fill := far_below(flux)) is not None:  # here, since zero points may differ between objects
             flux[fill.holds(flux)] = np.nan
         header = pixels.header
-        if image.layer is not None:  # cards of a cube are those of one of its bands, or of none
-            header = {key: header[key] for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header}
+        if image.layer is not None:
+            header = cards_of_all_layers(header)
         wavelength = wavelength_in_header(header, band)
         out = _Band(image=flux, ivar=weight, wcs=pixels.wcs, wavelength=wavelength)
         if psf is not None and (scale := self.d.pixel_scale_arcsec or self.scale) is not None:

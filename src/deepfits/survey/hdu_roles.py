@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from astropy.io import fits
@@ -133,13 +133,17 @@ def name_of(hdu: Any) -> str:
 
     UTYPE of astropy's uncertainties, and HDUCLAS2 and 3 of ESO's planes, are translated to names of roles.
     """
-    if (kind := _UTYPES.get(str(hdu.header.get("UTYPE", "")).strip().lower())) is not None:
+    return name_in(hdu.header, str(hdu.name))
+
+
+def name_in(header: Mapping[str, Any], name: str) -> str:
+    """Return what `name_of` does, given the header and EXTNAME of an HDU."""
+    if (kind := _UTYPES.get(str(header.get("UTYPE", "")).strip().lower())) is not None:
         return kind
-    name = str(hdu.name)
-    plane, kind_of_error = (str(hdu.header.get(f"HDUCLAS{n}", "")).strip().upper() for n in (2, 3))
+    plane, kind_of_error = (str(header.get(f"HDUCLAS{n}", "")).strip().upper() for n in (2, 3))
     if name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
-        stated = (str(hdu.header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
-        name = next((text for text in stated if role_of(text) in ROLES), hdu.name)
+        stated = (str(header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
+        name = next((text for text in stated if role_of(text) in ROLES), name)
     if plane == "ERROR" and kind_of_error in _CLASSES:
         return _CLASSES[kind_of_error]
     return _CLASSES.get(plane, name) if role_of(name) is None else name

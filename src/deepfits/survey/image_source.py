@@ -14,6 +14,7 @@ from deepfits.survey.bands import (
     band_name,
     band_of_header,
     band_of_name,
+    bands_of_layers,
     is_known_band,
     passband,
     settled_bands,
@@ -21,7 +22,7 @@ from deepfits.survey.bands import (
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
 from deepfits.survey.fitsfile import has_image, peek_headers
-from deepfits.survey.hdu_roles import known_band_of_plane, role_of
+from deepfits.survey.hdu_roles import known_band_of_plane, name_in, role_of
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -50,6 +51,8 @@ class ImageSource:
         The FITS file.
     hdu
         Number of the HDU with the image; None for the first that has one.
+    layer
+        Number of the image in a cube; None for an image of two dimensions.
     companions
         Accompanying files and their roles: weights, which are ``weight`` (inverse variance, possibly up to a
         factor), ``ivar``, ``variance`` or ``rms``, and a ``mask``. Roles that end in
@@ -64,6 +67,7 @@ class ImageSource:
     field: str
     path: Path
     hdu: int | None = None
+    layer: int | None = None
     companions: tuple[tuple[Path, str], ...] = ()
     layout: str = "generic"
     is_of_folder: bool = False
@@ -165,12 +169,31 @@ def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
     return {n: band for n, band in zip(images, bands, strict=True) if band}
 
 
+def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
+    """Return the bands stated by HDUs, or layers of cubes, with images of the sky, by HDU and layer."""
+    headers = peek_headers(path)
+    layers = {
+        (number, layer if len(bands) > 1 else None): band
+        for number, header in enumerate(headers)
+        if has_image(header) and role_of(name_in(header, str(header.get("EXTNAME", "")))) is None
+        for bands in [bands_of_layers(headers[0] | header, _num_layers(header))]
+        for layer, band in enumerate(bands)
+    }
+    return layers or {(number, None): band for number, band in bands_of_hdus(headers).items()}
+
+
+def _num_layers(header: dict[str, Any]) -> int:
+    """Return the number of layers of a cube; 1 for an image, 0 for arrays of more than three dimensions."""
+    key = "ZNAXIS" if "ZNAXIS" in header else "NAXIS"
+    return {2: 1, 3: int(header.get(f"{key}3", 0))}.get(header[key], 0)
+
+
 def _no_band(path: Path) -> str:
     """Return the message on an image whose band is unknown, with the remedy."""
     if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in peek_headers(path) if has_image(h)):
         return (
-            f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-            "(docs/how-to/survey-files.md); otherwise split it into one image per band"
+            f"{path}: a cube, whose header does not name the bands of its layers; write them into it "
+            "(BANDS = 'grz'), or, if this is one of many cutouts, a TOML file (docs/how-to/survey-files.md)"
         )
     return (
         f"{path}: neither the header (FILTER) nor the name gives the band; give it too, "
@@ -183,8 +206,9 @@ def _band_of(path: Path, stem: str, named: str | None) -> str | None:
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
-    if stated is None and named is None:
-        return next(iter(bands_of_hdus(headers).values()), None)
+    found = bands_of_images(path)
+    if any(layer is not None for _, layer in found) or (stated is None and named is None):
+        return next(iter(found.values()), None)
     if stated is None or named is None:
         return stated or named
     last = re.split(r"[-_. ]+", stem)[-1]

@@ -70,7 +70,7 @@ class Findings:
 
     def refuse(self, error: InputError) -> None:
         """Record an error that makes the data unusable; `deepfits check` then exits with status 1."""
-        self.warnings.append(str(error))
+        self.warnings += [str(error)] if str(error) not in self.warnings else []  # of all layers of a cube
         self.is_fatal = True
 
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown

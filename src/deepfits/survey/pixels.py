@@ -150,6 +150,11 @@ def _archived_njy_per_count(hdus: fits.HDUList) -> float | None:
     return float(rows["calibrationMean"][int(entries["row0"][0])])
 
 
+def cards_of_all_layers(header: Mapping[str, Any]) -> fits.Header:
+    """Return the cards of a cube that tell its camera: others may be those of one of its bands."""
+    return fits.Header([(key, header[key]) for key in ("INSTRUME", "TELESCOP", "ORIGIN") if key in header])
+
+
 @dataclass(kw_only=True)
 class CalibratedPixels:
     """Image and weights of one band, in nJy and nJy⁻², read a few rows at a time.

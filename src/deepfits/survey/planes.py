@@ -31,7 +31,7 @@ from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, q
 from deepfits.survey.hdu_roles import meaning_of_mask, name_of, sky_images
 from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import FEW_PIXELS, Noise, brightest_flux, depth_of, measure_noise, sample_rows
-from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, usable_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
@@ -114,7 +114,7 @@ class Plane:
         defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
         self._pixels = calibrated(
             hdus,
-            HduPixels(hdu=self._image, path=source.path),
+            HduPixels(hdu=self._image, path=source.path, layer=source.layer),
             extras.planes,
             zero_point=given,
             default=defaults.get(source.layout),
@@ -123,7 +123,8 @@ class Plane:
             remedy=f"give zero_point, for example zero_point={source.band}=27.0",
         )
         self.remarks: list[str] = self._pixels.remarks + extras.notes
-        self.header = self._pixels.header
+        header = self._pixels.header
+        self.header = header if source.layer is None else cards_of_all_layers(header)
         self.shape: tuple[int, int] = self._pixels.image.shape
         self.wcs = self._pixels.wcs
         self.pixel_scale = self._pixel_scale()
@@ -195,6 +196,8 @@ class Plane:
 
     def _image_number(self, hdus: fits.HDUList) -> int:
         numbers = image_hdus(hdus)
+        if self.source.hdu is not None and self.source.layer is not None:
+            return self.source.hdu
         if self.source.hdu is not None:
             if self.source.hdu not in numbers:
                 raise InputError(
@@ -276,7 +279,8 @@ class Plane:
             image, weight = self.read()
         if not (weight > 0).any():
             raise InputError(
-                f"{self.path}: no pixel with data (all NaN, 0, masked or of weight 0); leave this file out"
+                f"{self.path}: no pixel with data (all NaN, 0, masked or of weight 0); leave this "
+                + ("file out" if self.source.layer is None else f"band, {self.source.band}, out (bands)")
             )
         self._warn_if_masked(rows)
         noise = measure_noise(image, weight > 0)
