@@ -13,8 +13,12 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MOST_NAMES = 40
 """Maximum number of valid names listed in an error."""
@@ -86,6 +90,20 @@ def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) 
     more = f"; and {len(errors) - NAMED_TOGETHER} more" if len(errors) > NAMED_TOGETHER else ""
     quoted = "; ".join(str(error) for error in errors[:NAMED_TOGETHER])
     return InputError(f"{len(errors)} of {total} {parts} cannot be used: {quoted}{more}. {remedy}")
+
+
+def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str, remedy: str) -> list[Result]:
+    """Return the results of `work` for each item, or raise one error for all that fail; see `together`."""
+    done: list[Result] = []
+    failed: list[InputError] = []
+    for item in items:
+        try:
+            done.append(work(item))
+        except InputError as error:
+            failed.append(error)
+    if failed:
+        raise together(failed, len(items), parts, remedy)
+    return done
 
 
 @contextmanager

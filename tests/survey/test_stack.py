@@ -329,6 +329,25 @@ def test_a_zero_point_given_for_exposures_that_differ_is_said(truth, tmp_path, c
     assert "differ by 0.05 mag" in caplog.text
 
 
+def test_what_all_exposures_have_in_common_is_said_once(truth, tmp_path, caplog):
+    """As where each of a camera's CCDs has a zero point in Vega magnitudes; and what is damaged, together."""
+    sky = write_exposures(tmp_path / "sky", truth, sigma=1.0, turns=TURNS[:3])
+    for number, path in enumerate(sorted(sky.iterdir())):
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].header["MAGZPT"] = 31.4 + 0.01 * number
+            hdus[0].header["PHOTSYS"] = "VEGA"
+            del hdus[0].header["BUNIT"]
+    deepfits.stack(sky, tmp_path / "out", register="none")
+    (said,) = (record.getMessage() for record in caplog.records if "Vega" in record.getMessage())
+    assert said.endswith("(2 more such exposures or CCDs)")
+    for path in sorted(sky.iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:-10_000])
+    with pytest.raises(
+        InputError, match=r"2 of 3 exposures cannot be used: \S+: truncated.*; \S+: truncated"
+    ):
+        deepfits.stack(sky, tmp_path / "damaged", register="none")
+
+
 def test_exposures_without_bright_sources_are_stacked_where_their_wcs_puts_them(truth, tmp_path):
     faint = {key: values * (1e-3 if key.startswith("flux") else 1) for key, values in truth.items()}
     write_exposures(tmp_path / "exposures", faint, sigma=5.0, turns=TURNS[:2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from deepfits.config import Range
-from deepfits.errors import InputError
+from deepfits.errors import InputError, for_each
 from deepfits.files import allow_many_open_files, contents_of, read_json, write_json, writing
 from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
@@ -23,7 +24,7 @@ from deepfits.results import read_record
 from deepfits.stages.parameters import Images, Reading, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, refuse_given, stage
 from deepfits.survey.bands import given_for, is_known_band, require_bands, sort_bands
-from deepfits.survey.remarks import warnings_in
+from deepfits.survey.remarks import pattern_of, warnings_in
 
 # Maximum rows combined at a time, further limited so that the strips of all exposures fit into these bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
@@ -132,13 +133,21 @@ def stack(config: StackConfig) -> Path:
         if not left:
             return out
         allow_many_open_files()
-        planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
+        every = for_each(
+            [source for sources in exposures.values() for source in sources],
+            lambda source: open_plane(source, options, opened),
+            "exposures",
+            "Leave out what cannot be repaired",
+        )
+        planes = {band: [plane for plane in every if plane.source.band == band] for band in exposures}
         for band_planes in planes.values():
             _refuse_duplicates(band_planes)
-        every = [plane for band_planes in planes.values() for plane in band_planes]
+        doubts: dict[str, list[str]] = defaultdict(list)
         for plane in every:
             for text in [*warnings_in(plane.remarks), *sky_doubts(plane, is_subtracted=True)]:
-                log.warning("WARNING: %s: %s", plane.path, text)
+                doubts[pattern_of(text)].append(f"{plane.path}: {text}")
+        for first, *more in doubts.values():
+            log.warning("WARNING: %s%s", first, f" ({len(more)} more such exposures or CCDs)" * bool(more))
         for band, its in planes.items():
             _warn_of_zero_points(band, its, given_for(band, points))
         grid = config.grid

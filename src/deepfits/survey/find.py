@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from deepfits.errors import DamagedFileError, InputError, together
+from deepfits.errors import DamagedFileError, InputError, for_each, together
 from deepfits.files import require_regular
 from deepfits.photometry import reference_band
 from deepfits.results import read_record
@@ -195,7 +195,8 @@ def find_exposures(
     InputError
         Nothing found, or a requested band is missing.
     """
-    sources = [s for found in _all_sources(images) for s in _chips(found)]
+    chips = for_each(_all_sources(images), _chips, "exposures", "Leave out what cannot be repaired")
+    sources = [source for its in chips for source in its]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there
     if missing := [b for b in wanted if b not in there]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, name
 from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
-from deepfits.survey.remarks import of_band
+from deepfits.survey.remarks import of_band, pattern_of
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
@@ -462,7 +461,7 @@ class _FitsCutouts:
 
     def _remark(self, text: str) -> None:
         """Add a remark, unless one that differs only in its numbers is there already."""
-        patterns = (re.sub(r"\d+", "#", remark) for remark in (text, *self.remarks))
+        patterns = map(pattern_of, (text, *self.remarks))
         if len(self.remarks) < MOST_REMARKS and next(patterns) not in patterns:
             self.remarks.append(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 WARNING = "WARNING: "
@@ -10,6 +11,11 @@ WARNING = "WARNING: "
 def warnings_in(remarks: Iterable[str]) -> list[str]:
     """Return the remarks on problems, without the mark."""
     return [text.removeprefix(WARNING) for text in remarks if text.startswith(WARNING)]
+
+
+def pattern_of(text: str) -> str:
+    """Return a remark without its numbers, which those of one kind share."""
+    return re.sub(r"\d+", "#", text)
 
 
 def of_band(band: str, remarks: Iterable[str]) -> list[str]:
