@@ -55,7 +55,15 @@ _RATE = re.compile(
 # A zero point of one count per second, by the comment of its card: "[mag] 1 ADU/s", "for one second".
 _ONE_SECOND = re.compile(rf"{_RATE.pattern}|\b(?:1|one)[ -]?s(?:ec(?:ond)?)?\b", re.IGNORECASE)
 _COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
-_VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
+# Surveys whose zero points are usually in Vega magnitudes, and AB minus Vega: González-Fernández et al. 2018,
+# Hewett et al. 2006, Blanton & Roweis 2007, Jarrett et al. 2011.
+_VISTA = {"Z": 0.502, "Y": 0.600, "J": 0.916, "H": 1.366, "Ks": 1.827}
+_WFCAM = {"Z": 0.528, "Y": 0.634, "J": 0.938, "H": 1.379, "K": 1.900}
+_VEGA = {
+    **{"VISTA": _VISTA, "VIRCAM": _VISTA, "UKIRT": _WFCAM, "WFCAM": _WFCAM},
+    **{"2MASS": {"J": 0.91, "H": 1.39, "K": 1.85, "Ks": 1.85}},
+    **{"WISE": {"W1": 2.699, "W2": 3.339, "W3": 5.174, "W4": 6.620}},
+}
 # Keywords of the magnitude system of a zero point.
 _SYSTEMS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAG_SYS", "PHOT_SYS", "MAGTYPE", "ZPTYPE")
 # Services that interpolate pixel values without conserving flux; they are named in HISTORY or COMMENT.
@@ -144,12 +152,13 @@ def _header_doubts(
     is_stated = "unit" not in words
     if is_stated and (card := _states_vega(header, words)):
         problems.append(
-            f"{words} = {zero_point:.2f} is in Vega magnitudes, by {card}; give the AB one (zero_point)"
+            f"{words} = {zero_point:.2f} is in Vega magnitudes, by {card}; give the AB one "
+            f"({_in_ab(header, zero_point)})"
         )
     elif (is_stated or _MAGGIES.search(unit)) and is_vega(header):
         problems.append(
             f"zero points of this survey ({words} = {zero_point:.2f}) are usually in Vega magnitudes; give "
-            "the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
+            f"the AB one ({_in_ab(header, zero_point)}), or write PHOTSYS = 'AB' into the header"
         )
     scale = _as_float(header.get("FLXSCALE"))
     if math.isfinite(scale) and abs(scale - 1) > 0.01 and "unit" not in words:
@@ -255,11 +264,21 @@ def _comment(header: Mapping[str, Any], words: str) -> str:
 def is_vega(header: Mapping[str, Any]) -> bool:
     """Return whether a file comes from a survey whose zero points are usually in Vega magnitudes."""
     says_ab = any("AB" in str(header.get(key, "")).upper() for key in _SYSTEMS)
-    origin = " ".join(
-        str(header.get(key, "")) for key in ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
-    ).upper()
-    is_wise = band_of_header(header) in ("W1", "W2", "W3", "W4")
-    return not says_ab and (is_wise or any(name in origin for name in _VEGA))
+    return not says_ab and _offsets_to_ab(header) is not None
+
+
+def _offsets_to_ab(header: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Return AB minus Vega by band for a survey in Vega magnitudes, None for others."""
+    cards = ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
+    origin = " ".join(str(header.get(key, "")) for key in cards).upper()
+    origin += " WISE" * (band_of_header(header) in _VEGA["WISE"])
+    return next((offsets for name, offsets in _VEGA.items() if name in origin), None)
+
+
+def _in_ab(header: Mapping[str, Any], zero_point: float) -> str:
+    """Return advice on the AB zero point instead of one in Vega magnitudes."""
+    offset = (_offsets_to_ab(header) or {}).get(band_of_header(header) or "")
+    return "zero_point" if offset is None else f"zero_point, here {zero_point + offset:.2f}"
 
 
 def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]], list[str]]:
