@@ -1314,6 +1314,25 @@ def test_a_mask_of_all_bands_counts_where_the_user_says_what_it_means(tmp_path, 
         has_data(bad_planes=["1"])
 
 
+@pytest.mark.parametrize("mean", [0.03, 0.3, 3.0, 30.0])
+def test_zeros_of_photon_counts_are_values_beside_a_border_of_zeros(tmp_path, mean):
+    """As in GALEX's intensities, counts by an exposure that varies; zeros were taken for missing data."""
+    rng = np.random.default_rng(5)
+    truth = make_truth(rng, 30, (320, 320), spacing=25)
+    light = draw((320, 320), truth["x"], truth["y"], np.full(30, 50.0), 3.2) + mean
+    y, x = np.mgrid[-160:160, -160:160]
+    is_seen = np.hypot(x, y) < 150
+    rate = np.where(is_seen, rng.poisson(light) / (100 + 0.05 * x), 0).astype(np.float32)
+    fits.writeto(tmp_path / "AIS_1-nd-int.fits", rate, header(1.5, TELESCOP="GALEX", BAND=1))
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        _, weight = field.planes["NUV"].read()
+        noise = field.aligned["NUV"].plane.noise.sigma
+    assert (weight[is_seen] > 0).mean() > 0.94  # empty blocks of the border reach over the rim
+    assert (weight[~is_seen] > 0).mean() < 0.15  # blocks do not fit into the corners of a circle
+    assert noise == pytest.approx(10 ** ((31.4 - 20.08) / 2.5) * mean**0.5 / 100, rel=0.15)
+
+
 @pytest.mark.parametrize("value", [-1.0, -0.0123, 2.0])
 @pytest.mark.parametrize("has_weights", [False, True])
 def test_a_border_that_is_constant_near_the_sky_has_no_data(tmp_path, sky, value, has_weights):

@@ -110,17 +110,16 @@ def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
     filled = _runs_between(is_bright, is_bad) | _runs_between(is_bright.T, is_bad.T).T
     if filled.any():
         filled &= ~_gaps(is_bad)
-    labels, _ = ndimage.label(filled, np.ones((3, 3)))
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-        window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
-        is_left = labels[window] == number
-        values = np.where(is_bad[window], -np.inf, image[window])
-        while is_left.any():
-            inwards = ndimage.maximum_filter(values, 3)
-            layer = is_left & (inwards > -np.inf)
-            values[layer] = inwards[layer]
-            is_left &= ~layer
-        image[window] = np.where(labels[window] == number, values, image[window])
+    y, x = np.nonzero(filled)
+    if not y.size:
+        return filled
+    values = np.pad(np.where(is_bad, -np.inf, image), 1, constant_values=-np.inf)
+    while y.size:
+        inwards = np.max([values[y + dy, x + dx] for dy in range(3) for dx in range(3)], axis=0)
+        is_layer = inwards > -np.inf
+        y_of, x_of = y[is_layer], x[is_layer]
+        image[y_of, x_of] = values[y_of + 1, x_of + 1] = inwards[is_layer]
+        y, x = y[~is_layer], x[~is_layer]
     return filled
 
 

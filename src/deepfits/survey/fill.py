@@ -9,6 +9,7 @@ Shapes: H, W pixels; any number of axes before them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ HALF_STEP = 0.5001
 FEWEST, FEWEST_SHARE = 5, 0.2
 # Side of the smallest blocks without data, pixels, where single zeros may be real values.
 BLOCK = 5
+# Share of zeros midway between pixels with light, `APART` pixels from each, above which zeros are values even
+# if all others are far from 0: dead pixels are fewer.
+SPARSE, APART = 0.05, 10
 
 
 @dataclass(kw_only=True)
@@ -42,19 +46,22 @@ class Fill:
     within
         Maximum deviation from the value, if quantisation changed it.
     in_blocks
-        Whether only blocks of `BLOCK` pixels a side count, because single pixels may hold the value by
+        Whether only blocks of `block` pixels a side count, because single pixels may hold the value by
         chance.
+    block
+        The side of these blocks, odd.
     """
 
     value: float
     half_step: np.ndarray | None = None
     within: float = 0.0
     in_blocks: bool = False
+    block: int = BLOCK
 
     @property
     def margin(self) -> int:
         """Number of rows before and after a strip that decide which of its pixels have no data."""
-        return BLOCK - 1 if self.in_blocks else 0
+        return self.block - 1 if self.in_blocks else 0
 
     def holds(self, counts: np.ndarray, first: int = 0) -> np.ndarray:
         """Return which pixels of rows ``(..., H, W)``, starting at row `first` of the image, have no data."""
@@ -65,9 +72,11 @@ class Fill:
             is_fill = np.abs(counts - self.value) <= reach
         if self.in_blocks and is_fill.any():
             # Pad, so that blocks at the image's edge may continue beyond it.
-            half, before = BLOCK // 2, counts.ndim - 2
+            half, before = self.block // 2, counts.ndim - 2
             padded = np.pad(is_fill, [(0, 0)] * before + [(half, half)] * 2, mode="edge")
-            kept = ndimage.binary_opening(padded, np.ones((1,) * before + (BLOCK, BLOCK), bool))
+            size = (1,) * before + (self.block, self.block)
+            inner = ndimage.minimum_filter(padded.view(np.uint8), size, mode="constant")
+            kept = ndimage.maximum_filter(inner, size, mode="constant").view(bool)
             is_fill = kept[..., half:-half, half:-half]
         return np.asarray(is_fill)
 
@@ -113,6 +122,8 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
         dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
     is_zero = dithered.holds(counts) if dithered is not None else counts == 0
     others = counts[is_known & ~is_zero]
+    if steps is None and zeros > FILL_SHARE * number and (block := _empty_block(counts, others)):
+        return [Fill(value=0.0, in_blocks=True, block=block)]
     far: list[Fill] = []
     if steps is None and zeros and _floor(others) > 0:  # below a sky that was not subtracted
         far.append(Fill(value=0.0))
@@ -127,6 +138,24 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     if first is not None and not (first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
         far.insert(0, first)
     return [*far, HOLES] if zeros_are_rare(counts) else far
+
+
+def _empty_block(counts: np.ndarray, others: np.ndarray) -> int | None:
+    """Return the side of blocks of zeros that do not arise by chance among photon counts.
+
+    None for other images. In photon counts, as in GALEX's images, no value is negative, and zeros lie among
+    the others, or are frequent midway between pixels with light.
+    """
+    if not others.size or others.min() < 0:
+        return None
+    left, middle, right = counts[..., : -2 * APART], counts[..., APART:-APART], counts[..., 2 * APART :]
+    between = middle[(left > 0) & (right > 0)]
+    empty = float((between == 0).mean()) if between.size else 0.0
+    if not 0 < empty < 1 or (_floor(others) > 0 and empty < SPARSE):
+        return None
+    # Some of the light is that of sources, beside which zeros are more common: hence three times the number.
+    pixels = 3 * math.log(counts.size) / -math.log(empty)
+    return max(BLOCK, 2 * (math.ceil(math.sqrt(pixels)) // 2) + 1)
 
 
 def _find_near(counts: np.ndarray, zeros: int, number: int, others: np.ndarray | None) -> Fill | None:
@@ -248,7 +277,12 @@ def find_marks(
             fills = fills[1:] if not marked or (first.in_blocks and single > marked) else fills
         else:
             common = np.unique(counts[counts != 0], return_counts=True)[1]
-            if first.value == 0 and single > 0.01 * counts.size + 1.5 * max(common, default=0):
+            if first.block > BLOCK:
+                remarks.append(
+                    "no negative values, and zeros among the others: photon counts, where a zero is a value "
+                    f"unless it is in a block of {first.block} pixels a side"
+                )
+            elif first.value == 0 and single > 0.01 * counts.size + 1.5 * max(common, default=0):
                 remarks.append(
                     f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than rounding of "
                     "the counts explains; if they have no data, give a weight or a mask"
