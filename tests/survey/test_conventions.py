@@ -1327,8 +1327,10 @@ def test_zeros_of_photon_counts_are_values_beside_a_border_of_zeros(tmp_path, me
     images = image_set(tmp_path)
     with open_field(images.fields[0], images) as field:
         _, weight = field.planes["NUV"].read()
-        noise = field.aligned["NUV"].plane.noise.sigma
+        noise, said = field.aligned["NUV"].plane.noise.sigma, field.remarks()["NUV"]
     assert (weight[is_seen] > 0).mean() > 0.94  # empty blocks of the border reach over the rim
+    assert not any("more than rounding" in text for text in said)
+    assert any("photon counts, where a zero is a value" in text for text in said) == (mean < 30)
     assert (weight[~is_seen] > 0).mean() < 0.15  # blocks do not fit into the corners of a circle
     assert noise == pytest.approx(10 ** ((31.4 - 20.08) / 2.5) * mean**0.5 / 100, rel=0.15)
 

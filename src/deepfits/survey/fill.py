@@ -155,7 +155,7 @@ def _empty_block(counts: np.ndarray, others: np.ndarray) -> int | None:
         return None
     # Some of the light is that of sources, beside which zeros are more common: hence three times the number.
     pixels = 3 * math.log(counts.size) / -math.log(empty)
-    return max(BLOCK, 2 * (math.ceil(math.sqrt(pixels)) // 2) + 1)
+    return max(BLOCK + 2, 2 * (math.ceil(math.sqrt(pixels)) // 2) + 1)
 
 
 def _find_near(counts: np.ndarray, zeros: int, number: int, others: np.ndarray | None) -> Fill | None:
