@@ -292,7 +292,7 @@ def calibrated(
         if isinstance(plane, HduPixels) and plane.shape != image.shape:
             raise InputError(
                 f"{plane.path}: {plane.shape} pixels, but the image {path.name} has {image.shape}; "
-                "give the weight or mask that belongs to this image"
+                "give the weight or mask that belongs to this image, or move this file elsewhere"
             )
     if "weight" in extras and _is_pan_starrs_variance(extras["weight"], header):
         extras = {"variance" if role == "weight" else role: plane for role, plane in extras.items()}
