@@ -6,6 +6,8 @@ import logging
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from hypothesis import given, settings
@@ -115,6 +117,40 @@ def test_multimodal_universe(arrays, tmp_path):
     given = describe(tmp_path / "given.toml", keys + "fwhm_arcsec = [1.1, 1.2, 1.3]\n")
     store, _ = read(given, tmp_path / "given")
     assert store.info.fwhm_arcsec == pytest.approx((1.1, 1.2, 1.3))
+
+
+@pytest.mark.parametrize("layout", ["struct of lists", "list of structs"])
+def test_multimodal_universe_in_parquet(arrays, tmp_path, layout):
+    """As Hugging Face's datasets write it, a few objects in each row group."""
+    parts = {
+        "band": [["HSC-G", "HSC-R", "HSC-I"]] * N,
+        "flux": arrays["image"].tolist(),
+        "ivar": arrays["ivar"].tolist(),
+        "mask": arrays["mask"].astype(bool).tolist(),
+        "psf_fwhm": [[0.8, 0.7, 0.6]] * N,
+        "scale": [[0.168] * B] * N,
+    }
+    images = [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+    if layout == "list of structs":
+        images = [
+            [dict(zip(parts, band, strict=True)) for band in zip(*row.values(), strict=True)]
+            for row in images
+        ]
+    names = [f"obj{i}" for i in range(N)]
+    content = pa.table({"image": images, "z_spec": arrays["z_spec"], "object_id": names})
+    pq.write_table(content, tmp_path / "train-00000-of-00001.parquet", row_group_size=4)
+    keys = 'file = "train-00000-of-00001.parquet"\nformat = "multimodal-universe"\nmask_nonzero_is = "bad"\n'
+    store, found = read(
+        describe(tmp_path / "c.toml", keys + "zero_point = [31.4, 27.0, 22.5]\n"), tmp_path / "store"
+    )
+    check(found, arrays)
+    assert store.info.bands == ("g", "r", "i")
+    assert store.info.fwhm_arcsec == pytest.approx((0.8, 0.7, 0.6))
+    assert found.object_id.tolist() == names
+    np.testing.assert_allclose(found.catalogue["z_spec"], arrays["z_spec"])
+    pq.write_table(content.drop(["image"]), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="no nested column 'image'"):
+        read(tmp_path / "c.toml", tmp_path / "other")
 
 
 def test_directory_of_fits_cubes(arrays, tmp_path):
@@ -283,9 +319,9 @@ def test_other_files_than_arrays_are_called_so(tmp_path, caplog):
     (tmp_path / "c.zarr").mkdir()
     (tmp_path / "c.pkl").write_bytes(b"\x80\x04 a pickle")
     (tmp_path / "c.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    other = "not an HDF5, NumPy or FITS file; write the images as one array .* into \\.h5 or \\.npz"
+    other = "not an HDF5, Parquet, NumPy or FITS file; write the images as one array .* into \\.h5 or \\.npz"
     arrays = "no FITS file found .*; for arrays, give the \\.h5 or \\.npz file itself"
-    for name, words in (("c.zarr", arrays), ("c.pkl", other), ("c.parquet", other)):
+    for name, words in (("c.zarr", arrays), ("c.pkl", other), ("c.parquet", "not a readable Parquet")):
         with pytest.raises(InputError, match=f"{name}: {words}"):
             read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "store")
 

@@ -2,7 +2,7 @@
 
 For example
 
-    file = "cutouts.h5"            # .h5 or FITS: a directory of files, or one; .npz, .npy
+    file = "cutouts.h5"            # .h5, .parquet or FITS: a directory of files, or one; .npz, .npy
     bands = ["g", "r", "i"]
     image = "images"
     weight = "ivar"
@@ -29,6 +29,7 @@ from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.hdu_roles import meaning_of_mask, role_of
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
+PARQUET = (".parquet", ".pq")
 _Magnitude = Annotated[float, Range(ge=-100, le=100)]
 _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
 
@@ -38,9 +39,10 @@ class Description:
     """Keys of the TOML file; see ``docs/how-to/survey-files.md``.
 
     The format ``multimodal-universe`` uses the names ``image_flux`` or ``image_array``, ``image_ivar``,
-    ``image_mask``, ``image_band``, ``image_psf_fwhm`` and ``image_scale``. PSFs are FWHMs in arcseconds,
-    ``(N, B)``, images, ``(N, B, h, w)``, or one image per band, ``(B, h, w)``. Axes are ``NBHW`` (objects,
-    bands, rows, columns) in any order; ``BHW`` for one object, ``NHW`` for one band.
+    ``image_mask``, ``image_band``, ``image_psf_fwhm`` and ``image_scale``; in Parquet files these are the
+    parts of the nested column ``image``. PSFs are FWHMs in arcseconds, ``(N, B)``, images, ``(N, B, h, w)``,
+    or one image per band, ``(B, h, w)``. Axes are ``NBHW`` (objects, bands, rows, columns) in any order;
+    ``BHW`` for one object, ``NHW`` for one band.
     """
 
     file: str
@@ -77,10 +79,12 @@ class Description:
 
     @cached_property
     def parts(self) -> tuple[Path, ...]:
-        """The HDF5 files with the cutouts in a directory that has no FITS files; empty for anything else."""
+        """The HDF5 or else Parquet files in a directory that has no FITS files; empty for anything else."""
         if not self.path.is_dir() or any(map(is_fits_name, self.path.rglob("*"))):
             return ()
-        return tuple(sorted(p for p in self.path.rglob("*") if p.suffix.lower() in HDF5 and p.is_file()))
+        files = sorted(p for p in self.path.rglob("*") if p.is_file())
+        hdf5, parquet = (tuple(p for p in files if p.suffix.lower() in kind) for kind in (HDF5, PARQUET))
+        return hdf5 or parquet
 
     @property
     def weight_role(self) -> str:

@@ -1,4 +1,4 @@
-"""Readers of foreign cutouts: arrays in HDF5 or NumPy files, FITS files, Multimodal Universe files.
+"""Readers of foreign cutouts: arrays in HDF5, Parquet or NumPy files, FITS files, Multimodal Universe files.
 
 A TOML file describes what the arrays do not contain (`deepfits.survey.cutout_description`); for FITS cutouts
 it may omit what their headers and names give (`deepfits.survey.fits_cutouts`).
@@ -26,6 +26,7 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import (
     HDF5,
+    PARQUET,
     Description,
     compare_bands,
     read_description,
@@ -40,6 +41,7 @@ from deepfits.survey.foreign_cutouts import (
     plain_values,
     resolve_weights,
 )
+from deepfits.survey.nested_parquet import open_nested
 from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
@@ -85,8 +87,11 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         with ExitStack() as files:
             found = []
             for one in paths:
+                if one.suffix.lower() in PARQUET:
+                    found.append(_from_arrays(description, one, open_nested(one)))
+                    continue
                 if one.suffix.lower() not in HDF5 and not h5py.is_hdf5(one):
-                    raise InputError(f"{one}: not an HDF5, NumPy or FITS file; {REMEDY}")
+                    raise InputError(f"{one}: not an HDF5, Parquet, NumPy or FITS file; {REMEDY}")
                 file = files.enter_context(opened(one))
                 found.append(_from_arrays(description, one, LocalGroup(file, one)))
             yield _settled(joined(found, paths, path), description)

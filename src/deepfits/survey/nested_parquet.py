@@ -1,0 +1,94 @@
+"""Images in nested columns of Parquet files, as Hugging Face's `datasets` writes the Multimodal Universe.
+
+Shapes: N objects of a file, n those that are read together, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepfits.errors import InputError, naming
+from deepfits.tables.parquet import table_from_arrow
+
+_LEVELS = ("list", "element", "item", "array", "bag")
+"""Names of the levels of lists in the paths of Parquet columns."""
+
+
+class NestedColumn:
+    """A column of lists of lists of the same lengths, read by row groups as an array ``(N, ...)``."""
+
+    def __init__(self, file: pq.ParquetFile, path: str, where: Path) -> None:
+        self._file, self._path, self._where = file, path, where
+        sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        self._ends = np.cumsum([0, *sizes]).tolist()
+        first = self._group(0)
+        self.shape: tuple[int, ...] = (self._ends[-1], *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return the objects of a slice, with any further indices applied."""
+        rows, *rest = index if isinstance(index, tuple) and index else (slice(None),)
+        rows = index if isinstance(index, slice) else rows
+        start, stop, _ = rows.indices(self._ends[-1])
+        parts = [
+            self._group(number)[max(start - first, 0) : stop - first]
+            for number, (first, last) in enumerate(pairwise(self._ends))
+            if start < last and first < stop
+        ]
+        if any(part.shape[1:] != self.shape[1:] for part in parts):
+            raise InputError(f"{self._where}: {self._path} has images of different sizes; write them apart")
+        found = np.concatenate(parts) if parts else np.zeros((0, *self.shape[1:]), self.dtype)
+        return found[(slice(None), *rest)]
+
+    def _group(self, number: int) -> np.ndarray:
+        with naming(self._where, f"cannot read {self._path}"):
+            column = self._file.read_row_group(number, columns=[self._path]).column(0).combine_chunks()
+        shape = [len(column)]
+        while not pa.types.is_primitive(column.type) and not pa.types.is_string(column.type):
+            if pa.types.is_struct(column.type):
+                column = column.flatten()[0]
+                continue
+            lengths = np.unique(column.value_lengths().fill_null(-1).to_numpy())
+            if len(lengths) != 1 or lengths[0] < 0:
+                raise InputError(
+                    f"{self._where}: {self._path} has lists of different lengths, or none, in some rows; "
+                    "write objects with the same bands and sizes into one file"
+                )
+            shape.append(int(lengths[0]))
+            column = column.flatten()
+        return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def open_nested(path: Path, column: str = "image") -> dict[str, Any]:
+    """Return the arrays of a Parquet file: ``image_flux`` for the part `flux` of the images, and columns.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or has no nested column of this name.
+    """
+    with naming(path, "not a readable Parquet file"):
+        file = pq.ParquetFile(path)
+        leaves = {
+            leaf.path: tuple(leaf.path.split("."))
+            for leaf in map(file.schema.column, range(len(file.schema)))
+        }
+        parts = {
+            bare[1]: leaf
+            for leaf, words in leaves.items()
+            if len(bare := [w for w in words if w not in _LEVELS]) == 2 and bare[0] == column
+        }
+        if not parts or not file.num_row_groups:
+            raise InputError(
+                f"{path}: no nested column {column!r} with images in bands, as in Hugging Face's datasets"
+            )
+        flat = [words[0] for words in leaves.values() if len(words) == 1]
+        table = table_from_arrow(file.read(columns=flat), path) if flat else None
+    arrays: dict[str, Any] = dict(table.columns) if table is not None else {}
+    return arrays | {f"{column}_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
