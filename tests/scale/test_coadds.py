@@ -1,7 +1,9 @@
 """Fitting straight from images: the same bits as through a store, without one, and resumable."""
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from deepfits.errors import InputError, ShardsFailedError
 from deepfits.fitting.features import read_features
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
+from deepfits.progress import silent
 from deepfits.scale.manifest import read_manifest
 from deepfits.splits import is_held_out
 from deepfits.stages.cutouts import cutouts
@@ -255,6 +258,46 @@ def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
 def test_results_are_no_images(model, through_a_store, tmp_path):
     with pytest.raises(InputError, match="the results of `deepfits cutouts`, not images"):
         fit(through_a_store[0], model, tmp_path / "f", from_coadds=True)
+
+
+def _write_again(path):
+    """Leave a file as long as before, but written later."""
+    os.utime(path, (0, path.stat().st_mtime + 10))
+
+
+def test_images_that_change_during_the_fit_are_refused(images, model, through_a_store, tmp_path):
+    """What was planned for one version of a field is not cut from another (it was, without a word)."""
+    sky = shutil.copytree(images, tmp_path / "sky")
+
+    @contextmanager
+    def progress(title, **about):
+        _write_again(sky / "field-1" / "coadd-r.fits")
+        with silent(title, **about) as task:
+            yield task
+
+    catalogue, out = through_a_store[0] / "catalogue.parquet", tmp_path / "f"
+    options = {**QUICK, "from_coadds": True, "catalogue": catalogue, "cutting": {"shard_size": 10}}
+    with pytest.raises(ShardsFailedError, match=r"field-1/coadd-r.fits: changed since the work on it began"):
+        fit(sky, model, out, progress=progress, **options)
+    states = {entry.state for entry in read_manifest(out)}
+    assert states == {"done", "failed"}, "the other field is done"
+    fit(sky, model, out, **options)
+    np.testing.assert_array_equal(read_features(out)["latent"], through_a_store[1]["latent"])
+
+
+def test_images_that_change_after_a_fit_was_prepared_are_refused(images, model, through_a_store, tmp_path):
+    pd = pytest.importorskip("pandas")
+    from deepfits.stages.partitions import PartitionFit
+
+    sky = shutil.copytree(images, tmp_path / "sky")
+    columns = read_catalogue(through_a_store[0] / "catalogue.parquet")
+    mine = pd.DataFrame({name: columns[name][:3] for name in ("object_id", "ra", "dec")})
+    fit_partition = PartitionFit.prepare(sky, model, mode="embedder", threads=1)
+    assert fit_partition(mine)["latent"].notna().all()
+    for path in sky.glob("*/coadd-r.fits"):
+        _write_again(path)
+    with pytest.raises(InputError, match=r"coadd-r.fits: changed since the work on it began; start again"):
+        fit_partition(mine)
 
 
 @pytest.mark.slow

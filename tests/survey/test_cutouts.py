@@ -533,7 +533,7 @@ def test_images_that_change_while_they_are_read_are_refused(tmp_path, truth):
         (deepfits.cutouts, out[1], {"catalogue": out[0]}),
     ):
         with pytest.raises(
-            InputError, match=r"coadd-r.fits: changed while being read; when .* complete, remove"
+            InputError, match=r"coadd-r.fits: changed since the work on it began; start again"
         ):
             stage(sky, path, progress=progress, **more)
         with pytest.raises(InputError, match="not finished"):

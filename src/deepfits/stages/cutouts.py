@@ -99,10 +99,10 @@ def cutouts(config: CutoutsConfig) -> Path:
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
-    before, files = chosen.stamps(), chosen.settings()["files"]
+    files = chosen.settings()["files"]
     with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
         _cut(config, chosen, claimed)
-        chosen.require_unchanged(before)
+        chosen.require_unchanged()
     return claimed.path
 
 

@@ -91,10 +91,10 @@ def detect(config: DetectConfig) -> Path:
         images=config.find(config.images),
         options=part_of(config, DetectOptions, mesh=config.background_mesh),
     )
-    before, files = detection.images.stamps(), detection.images.settings()["files"]
+    files = detection.images.settings()["files"]
     with claim(config, name="detect", version=FORMAT, inputs={"images": files}, is_file=True) as results:
         detection.write(results, workers=config.workers, progress=config.progress)
-        detection.images.require_unchanged(before)
+        detection.images.require_unchanged()
     return results.path
 
 

@@ -390,7 +390,13 @@ def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int) -> np.nd
 def cut_task(
     field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo
 ) -> Cutouts:
-    """Cut the objects of one shard."""
+    """Cut the objects of one shard.
+
+    Raises
+    ------
+    InputError
+        An image has changed since the plan was made.
+    """
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image = np.zeros((number, len(bands), size, size), np.float32)
     weight = np.zeros_like(image)
@@ -419,6 +425,7 @@ def cut_task(
             there = ours | {"x": x, "y": y}
             scale = field.aligned[band].plane.pixel_scale
         psf[:, index] = with_psf_of_objects(of_field, given, band, there, scale)
+    plan.images.require_unchanged(field.sources)
     return Cutouts(
         object_id=columns["object_id"][task.rows],
         image=image,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,15 @@ class ImageSet:
     """Fields to work on, sorted by name, and options for reading them.
 
     The bands are those of the result, in order; fields may lack some if that was allowed. The grid of a field
-    is that of the reference band, or a default choice if it is None or missing (`reference_of`).
+    is that of the reference band, or a default choice if it is None or missing (`reference_of`). `stamps` are
+    those of the files when the set was made; see `require_unchanged`.
     """
 
     fields: tuple[FieldSources, ...]
     bands: tuple[str, ...]
     options: ReadOptions
     reference: str | None = None
+    stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, for JSON: fingerprints of the files, and options."""
@@ -56,26 +58,19 @@ class ImageSet:
             self._reading()
         )
 
-    def stamps(self) -> dict[Path, tuple[int, ...]]:
-        """Return size and time (whole seconds) of each file, to tell whether it changes while it is read.
+    def require_unchanged(self, *fields: FieldSources) -> None:
+        """Raise `InputError` if a file of these fields (by default all) differs from what it was at first.
 
-        Not the inode, nor fractions of seconds, which are not constant on every network file system.
+        The coadds may still be written, or replaced after a fit was prepared: what was measured on one
+        version would be used for cutouts from another.
         """
-        paths = {path for field in self.fields for path in self._files_of(field).values() if path.exists()}
-        states = {path: path.stat() for path in sorted(paths)}
-        return {path: (state.st_size, int(state.st_mtime)) for path, state in states.items()}
-
-    def require_unchanged(self, earlier: Mapping[Path, tuple[int, ...]]) -> None:
-        """Raise `InputError` if a file differs from its `stamps` before it was read.
-
-        The coadds may still be written, and what was read may be part of each version.
-        """
-        changed = [path for path, stamp in self.stamps().items() if earlier.get(path, stamp) != stamp]
+        now = _stamps(path for field in fields or self.fields for path in self._files_of(field).values())
+        changed = [path for path, stamp in now.items() if self.stamps.get(path, stamp) != stamp]
         if changed:
             more = f" and {len(changed) - 1} more files" * (len(changed) > 1)
             raise InputError(
-                f"{changed[0]}{more}: changed while being read; when the images are complete, remove the "
-                "output and run the same command again"
+                f"{changed[0]}{more}: changed since the work on it began; start again once the images are "
+                "complete"
             )
 
     def keeping_copies(self, directory: str | Path) -> ImageSet:
@@ -154,12 +149,23 @@ def image_set(
     kept = [replace(f, images={b: f.images[b] for b in wanted if b in f.images}) for f in fields]
     if empty := [field.name for field in kept if not field.images]:
         raise InputError(f"field {empty[0]!r} has none of the bands {', '.join(wanted)}; leave it out")
-    return ImageSet(
+    chosen = ImageSet(
         fields=tuple(kept),
         bands=wanted,
         options=options,
         reference=band_name(reference) if reference is not None else None,
     )
+    files = (chosen._files_of(field) for field in kept)
+    return replace(chosen, stamps=_stamps(path for paths in files for path in paths.values()))
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """Return size and time (whole seconds) of files, to tell whether they change.
+
+    Not the inode, nor fractions of seconds, which are not constant on every network file system.
+    """
+    states = {path: path.stat() for path in sorted(set(paths)) if path.exists()}
+    return {path: (state.st_size, int(state.st_mtime)) for path, state in states.items()}
 
 
 class Field:
