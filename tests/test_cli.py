@@ -167,6 +167,10 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     assert_one_clear_line(done, "--num-steps is given twice")
     done = run_cli("train", "s", "-o", tmp_path / "o", "--steps", "5", "--set", "steps=6")
     assert_one_clear_line(done, "--steps 5", "is given twice")
+    done = run_cli("train", "s", "-o", tmp_path / "o", "--set", "width=3", "--set", "width=4")
+    assert_one_clear_line(done, "--set: width is given twice, as 3 and 4")
+    done = run_cli("train", "s", "-o", tmp_path / "o", "--set", "seed=3")
+    assert_one_clear_line(done, "a recipe has no seed; give it as --seed 3")
     assert_one_clear_line(run_cli("redshift", "predict", tmp_path), "--out z.parquet")
     assert list(tmp_path.iterdir()) == []
 

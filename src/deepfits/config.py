@@ -63,8 +63,8 @@ class Range:
 
     Examples
     --------
-    >>> str(Range(ge=1, lt=8))
-    'from 1 and below 8'
+    >>> str(Range(ge=1, lt=8)), str(Range(ge=1, le=1 << 20))
+    ('from 1 and below 8', 'from 1 to 1048576')
     """
 
     ge: float | None = None
@@ -86,12 +86,13 @@ class Range:
         )
 
     def __str__(self) -> str:
-        if self.ge is not None and self.le is not None:
-            return f"from {self.ge:g} to {self.le:g}"
-        low = "" if self.gt is None else f"above {self.gt:g}"
-        low = low if self.ge is None else f"from {self.ge:g}"
-        high = "" if self.lt is None else f"below {self.lt:g}"
-        high = high if self.le is None else f"up to {self.le:g}"
+        ge, gt, le, lt = (
+            None if bound is None else f"{bound:.15g}" for bound in (self.ge, self.gt, self.le, self.lt)
+        )
+        if ge is not None and le is not None:
+            return f"from {ge} to {le}"
+        low = f"from {ge}" if ge is not None else f"above {gt}" if gt is not None else ""
+        high = f"up to {le}" if le is not None else f"below {lt}" if lt is not None else ""
         return " and ".join(part for part in (low, high) if part)
 
 

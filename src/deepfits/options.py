@@ -130,24 +130,31 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
     --------
     >>> name_value(["psf=0.8:2.5,allow_missing=true", "zero_point=g=27,r=26"], "--cutting")
     {'psf': '0.8:2.5', 'allow_missing': True, 'zero_point': 'g=27,r=26'}
-    >>> name_value(["zero_point=25", "zero_point=g=27", "zero_point=r=26"], "--cutting")
-    {'zero_point': '25,g=27,r=26'}
+    >>> name_value(["zero_point=g=27", "zero_point=25", "zero_point=r=26"], "--cutting")
+    {'zero_point': 'g=27,25,r=26'}
     """
     settings: dict[str, Any] = {}
     for pair in given:
-        name, equals, value = pair.partition("=")
+        name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not name:
             raise InputError(f"{option} {pair}: write it as name=value, for example {option} width=256")
+        found: dict[str, Any] = {name: text}
         try:
-            settings[name.strip()] = parse_toml(f"value = {value}", where=option, what="value")["value"]
+            found = {name: parse_toml(f"value = {text}", where=option, what="value")["value"]}
         except InputError:  # plain text
-            first, *more = _NEXT_PAIR.split(value, maxsplit=1)
-            if "=" in first or not more:  # text; pairs of a repeated name, zero_point=g=27, add up
-                earlier = settings.get(name.strip())
-                is_one_more = "=" in first and isinstance(earlier, (str, int, float))
-                settings[name.strip()] = f"{earlier},{value}" if is_one_more else value
-            else:
-                settings |= name_value([f"{name}={first}", more[0]], option)
+            first, *more = _NEXT_PAIR.split(text, maxsplit=1)
+            if "=" not in first and more:
+                found = name_value([f"{name}={first}", more[0]], option)
+        for name, value in found.items():
+            earlier = settings.get(name)
+            if name not in settings:
+                settings[name] = value
+            elif "=" in f"{earlier}{value}":  # pairs of a repeated name, zero_point=g=27, add up
+                settings[name] = f"{earlier},{value}"
+            elif earlier != value:
+                raise InputError(
+                    f"{option}: {name} is given twice, as {earlier} and {value}; leave out one of the two"
+                )
     return settings
 
 
@@ -157,7 +164,7 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
     for name, hint in get_type_hints(stage).items():
         kinds = [get_origin(kind) for kind in alternatives(hint) if kind is not NoneType]
         if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(given.get(name), list):
-            settings[name] = name_value(given[name], option_names(name)[0])
+            settings[name] = name_value(given[name], option_names(name)[-1])
         if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):
             settings[name] = _split(value)
         elif name in more:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,6 +120,10 @@ def recipe_of(
     from deepfits import recipes
 
     changed = dict(options or {})
+    for name in changed.keys() & {f.name for f in fields(TrainConfig)} - {"steps"}:
+        raise InputError(
+            f"a recipe has no {name}; give it as {name}={changed[name]!r}, not among the options"
+        )
     if steps is not None:
         if "steps" in changed:
             raise InputError(f"steps={steps} is given twice, also in options; leave out one of the two")
