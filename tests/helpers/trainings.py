@@ -48,13 +48,16 @@ def assert_shared_pass_equals_two_passes(make, batch, *, error=2e-5):
 
 
 class StopAt:
-    """A progress object that sends a signal to this process at a given step."""
+    """A progress object that sends a signal to this process at a given step.
+
+    `counts` has what each task has done.
+    """
 
     def __init__(self, step, number):
-        self.step, self.number, self.count = step, number, 0
+        self.step, self.number, self.counts = step, number, {}
 
     def __call__(self, description, *, total, unit="", done=0):
-        self.description, self.count = description, done
+        self.description, self.counts[description] = description, done
         return self
 
     def __enter__(self):
@@ -64,6 +67,6 @@ class StopAt:
         pass
 
     def advance(self, number=1, note=""):
-        self.count += number
-        if self.description == "train" and self.count == self.step:
+        self.counts[self.description] += number
+        if self.description == "train" and self.counts["train"] == self.step:
             os.kill(os.getpid(), self.number)

@@ -187,7 +187,9 @@ def test_max_time_stops_the_training_and_saves_a_model(store, tmp_path, caplog):
         store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS, progress=shown
     )
     model = Model.load(out)
-    assert shown.count == pytest.approx(model.card["seconds"], abs=0.1)  # the progress bar counts seconds
+    assert shown.counts["train"] == pytest.approx(
+        model.card["seconds"], abs=0.1
+    )  # the progress bar counts seconds
     assert 0 < model.card["steps"] < 10**6
     assert model.card["seconds"] < 10  # a step may be slow on a busy machine
     for minutes, is_longer in ((1 / 60, False), (10.0, True)):
@@ -312,6 +314,17 @@ def test_errors_for_too_little_memory_name_a_batch_size_that_fits(store, tmp_pat
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(InputError, match=r"batch of 16 does not fit.*batch_size=4 fits"):
         train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS)
+    assert not (tmp_path / "m").exists(), (
+        "the size that fits is another setting, which would be refused there"
+    )
+
+
+def test_all_that_takes_long_is_shown(store, tmp_path):
+    """Also what follows the last step: it took half a minute in silence."""
+    shown = StopAt(-1, 0)
+    train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS, progress=shown)
+    assert list(shown.counts) == ["measure", "train", "evaluate", "measure errors"]
+    assert (shown.counts["train"], shown.counts["evaluate"]) == (2, 1)
 
 
 def test_curves_for_tensorboard(store, tmp_path):

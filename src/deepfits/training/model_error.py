@@ -13,26 +13,30 @@ import numpy as np
 
 from deepfits.errors import TooFewGalaxiesError
 from deepfits.fitting.engine import Advance
-from deepfits.fitting.error_measurement import learn_model_error, median_of
+from deepfits.fitting.error_measurement import NUM_FITS, learn_model_error, median_of
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
+from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
 from deepfits.survey.neighbours import find_neighbours
 from deepfits.survey.store import CutoutStore
 from deepfits.training.settings import MAX_MEASURED
 
 
-def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:
+def measure_model_error(
+    model: Model, stores: Sequence[str | Path], progress: Progress = silent
+) -> dict[str, Any] | None:
     """Measure the model error on held-out objects; None if there are too few.
 
     With several stores, the median of each number is returned.
     """
     errors = []
-    for path in stores:
-        with suppress(TooFewGalaxiesError):
-            errors.append(measure_on(model, CutoutStore(path, skip_bad=True)))
+    with progress("measure errors", total=len(stores) * NUM_FITS, unit="galaxies") as task:
+        for path in stores:
+            with suppress(TooFewGalaxiesError):
+                errors.append(measure_on(model, CutoutStore(path, skip_bad=True), advance=task.advance))
     return median_of(errors).to_json() if errors else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
@@ -155,9 +156,20 @@ class Session:
             self.trainer = self._make_trainer(surveys)
             step = self._restore()
             evaluator = Evaluator(self.store, self.out, self.trainer, step=step, writes=not self.engine.rank)
-            step = self._train(batches.start(step), evaluator, step, max_time, progress)
+            try:
+                step = self._train(batches.start(step), evaluator, step, max_time, progress)
+            except InputError:  # the remedy is another setting, which must not be refused as another training
+                self._forget_unless_begun()
+                raise
             self._finish(surveys, evaluator, step, progress)
         return self.out
+
+    def _forget_unless_begun(self) -> None:
+        """Remove what was written before the first step, if there is no checkpoint yet."""
+        if not list_checkpoints(self.out / "checkpoints"):
+            shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
+            for name in ("training.json", "metrics.jsonl"):
+                (self.out / name).unlink(missing_ok=True)
 
     def _warn_of_more_time(self, max_time: float | None) -> None:
         """Warn that a training that ended by its time limit is not continued with a longer one."""
@@ -357,8 +369,10 @@ class Session:
     ) -> None:
         if self.engine.rank:
             return
-        model, step, metrics = evaluator.choose_model(step)
-        model.model_error = measure_model_error(model, self.plan.store)
+        with progress("evaluate", total=1, unit="model") as task:
+            model, step, metrics = evaluator.choose_model(step)
+            task.advance(1)
+        model.model_error = measure_model_error(model, self.plan.store, progress)
         counted = ("num_used", "num_complete", "num_incomplete", "num_held_out")
         model.card = {
             "recipe": self.plan.name,
