@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(INTERRUPTED, 128 + signal.SIGTERM)
     except Exception as error:
-        if (line := explain(error)) is None:
+        has_out = name is not None and "out" in inspect.signature(load(name)).parameters
+        if (line := explain(error, "write elsewhere (--out)" if has_out else "write elsewhere")) is None:
             raise
         _fail(_as_options(line, name), INPUT_ERROR_STATUS)
     sys.exit(status if isinstance(status, int) else 0)

@@ -53,6 +53,7 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     "did you mean 'seed'?"
     """
     names = sorted(valid)
+    key = str(key)  # whatever a request from outside has
     close = [name for name in names if name.lower() == key.lower()]
     close += difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     more = f", and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
@@ -192,8 +193,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def explain(error: BaseException) -> str | None:
-    """Return one line on an error and its remedy, or None if it is a bug in deepfits."""
+def explain(error: BaseException, elsewhere: str = "write elsewhere") -> str | None:
+    """Return one line on an error and its remedy, or None if it is a bug in deepfits.
+
+    `elsewhere` is the advice where nothing can be written.
+    """
     if isinstance(error, InputError):
         return str(error)
     if (needed := missing_extra(error)) is not None:
@@ -202,17 +206,23 @@ def explain(error: BaseException) -> str | None:
         names = [e.filename for e in _causes(error) if isinstance(e, OSError) and _names_file(e)]
         place = f"{names[0]}: " if names else ""
         remedy = "" if number == errno.EROFS else "make space, or "
-        return f"{place}{os.strerror(number)}; {remedy}write elsewhere, and run the same command again"
+        return f"{place}{os.strerror(number)}; {remedy}{elsewhere}, and run the same command again"
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error)}); use fewer workers, or smaller batches or shards"
     if isinstance(error, OSError):
         if error.errno == errno.EMFILE:
             return f"too many open files; {_MORE_FILES}"
         if _names_file(error):
-            where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
+            where = f", or {elsewhere}" if _is_to_be_written(error.filename) else ""
             return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"
         return f"cannot read or write: {one_line(error)}"
     return None
+
+
+def _is_to_be_written(path: str) -> bool:
+    """Return whether a refused path is a directory, or new in one that can be searched."""
+    is_new = not os.path.exists(path) and os.access(os.path.dirname(path) or ".", os.X_OK)
+    return is_new or os.path.isdir(path)
 
 
 def _names_file(error: OSError) -> bool:

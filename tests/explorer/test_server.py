@@ -219,7 +219,8 @@ def test_tags_lie_beside_the_features(client, run):
     assert again.column("tag").tolist() == ["", "discard", "", "discard", *[""] * (NUM - 4)]
     client.post("/api/tag", json={"rows": [1, 3], "tag": None}, headers=SEND)
     assert not load(run)[0].tags
-    assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
+    for tag in ("x", 5):
+        assert "error" in client.post("/api/tag", json={"rows": [1], "tag": tag}, headers=SEND).json()
 
 
 def test_tags_of_two_explorers_are_kept(run):

@@ -112,6 +112,14 @@ def test_what_a_person_can_mend_is_explained(error: Exception, line: str | None)
     assert found is None if line is None else found is not None and found.startswith(line)
 
 
+def test_another_place_is_advised_where_nothing_can_be_written(tmp_path):
+    """Not for files that cannot be read."""
+    (tmp_path / "there").write_text("")
+    for name, is_advised in (("new", True), ("there", False), ("", True)):
+        error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+        assert str(explain(error, "write elsewhere (--out)")).endswith("(--out)") == is_advised, name
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [

@@ -516,6 +516,16 @@ def _identities(store):
     return CutoutStore(store).catalogue(["object_id"])["object_id"]
 
 
+def test_a_finished_store_is_not_written_to_again(tmp_path, truth):
+    """It may be somebody else's: the same command ended with an error of permissions there."""
+    sky = write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(16), bands="gr")
+    store = deepfits.cutouts(sky, tmp_path / "store")
+    for path in store.iterdir():
+        os.utime(path, (0, 0))
+    deepfits.cutouts(sky, store)
+    assert not [path.name for path in store.iterdir() if path.stat().st_mtime]
+
+
 def test_images_that_change_while_they_are_read_are_refused(tmp_path, truth):
     """As where the pipeline still writes them: the result, of both versions, counted as finished."""
     sky = write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(16), bands="gr")

@@ -165,4 +165,5 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
         columns = read_catalogue(path, where=config.where)
         require_given_psfs(psf, chosen.bands, columns)
         plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=psf)
-        build_store(plan, columns, read_info(path), out, config.progress, config.workers, config.scheduler)
+        where, counted = (config.workers, config.scheduler), claimed.is_finished
+        build_store(plan, columns, read_info(path), out, config.progress, *where, is_counted=counted)

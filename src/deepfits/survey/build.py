@@ -105,8 +105,12 @@ def build_store(
     progress: Progress,
     workers: int,
     scheduler: str | None,
+    *,
+    is_counted: bool = False,
 ) -> None:
     """Cut the missing shards, in `workers` processes or on a scheduler, then count incomplete objects.
+
+    If these are counted already and no shard is missing, nothing is written.
 
     Raises
     ------
@@ -139,7 +143,7 @@ def build_store(
         else:
             fields.close()
         try:
-            run_shards(
+            is_new = run_shards(
                 how,
                 shards,
                 out,
@@ -153,7 +157,8 @@ def build_store(
         except ShardsFailedError:
             _count(out, layout, store_info, columns["object_id"])
             raise
-    _count(out, layout, store_info, columns["object_id"])
+    if is_new or not is_counted:
+        _count(out, layout, store_info, columns["object_id"])
 
 
 def _describe(
