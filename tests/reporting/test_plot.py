@@ -117,6 +117,16 @@ def test_nothing_to_show_is_an_empty_figure(ax):
     assert ax.get_ylabel() == "objects per 0.5 mag"
 
 
+def test_what_there_is_one_of_is_seen(ax):
+    """A bin with one object lay below the axis, and a single row of losses drew nothing."""
+    plot.magnitudes(np.array([20.2, *[21.2] * 8, 23.1]), "i", ax=ax)
+    assert ax.get_ylim()[0] < 1 < 8 < ax.get_ylim()[1]
+    ax.clear()
+    for number in (1, 2):
+        line = plot.losses(np.arange(number), {"generator": np.full(number, 0.3)}, ax=ax).lines[-1]
+        assert (line.get_marker() == "o") == (number == 1)
+
+
 def test_a_map_of_latents_finds_the_direction_that_varies_most(ax):
     rng = np.random.default_rng(5)
     latent = rng.normal(size=(300, 6)) * np.array([1, 1, 9, 1, 4, 1])

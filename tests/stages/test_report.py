@@ -115,6 +115,13 @@ def test_features_without_a_column_or_of_other_identities_are_named(base, tmp_pa
         deepfits.report(run, num_examples=1)
 
 
+def test_where_the_cutouts_are_is_asked_for(tmp_path):
+    """It advised to make the store that is elsewhere."""
+    (tmp_path / "features-both").mkdir()
+    with pytest.raises(InputError, match=r"the report needs the cutouts; give their store \(store=...\)"):
+        deepfits.report(tmp_path)
+
+
 def test_features_of_an_unfinished_fit_say_which_model_that_came_with_the_package_made_them(tmp_path):
     (tmp_path / "features-both").mkdir()
     fingerprint = Model.load("builtin:ugriz").fingerprint

@@ -195,7 +195,8 @@ def losses(steps: np.ndarray, curves: Mapping[str, np.ndarray], *, ax: Axes | No
     ax = own_axes(ax, (7.2, 2.9))
     for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
         ax.plot(steps, values, color=colour, alpha=0.22, lw=0.7)
-        ax.plot(steps, _smooth(values), color=colour, lw=1.6, label=name)
+        alone = "o" if len(steps) == 1 else ""  # a line through one point would be invisible
+        ax.plot(steps, _smooth(values), color=colour, lw=1.6, marker=alone, label=name)
     plain_logarithm(ax, "y")
     label(ax, "step", "loss")
     ax.legend(frameon=False, fontsize=8, ncols=3)
@@ -300,6 +301,7 @@ def magnitudes(magnitude: np.ndarray, name: str, *, ax: Axes | None = None) -> A
     if good.size:
         edges = np.arange(np.floor(good.min()), np.ceil(good.max()) + 0.5, 0.5)
         ax.hist(good, bins=edges.tolist(), color=COLOURS[0], alpha=0.85)
+        ax.set_ylim(bottom=0.5)  # bins with a single object are seen
     plain_logarithm(ax, "y")
     label(ax, name, "objects per 0.5 mag")
     return ax

@@ -66,6 +66,8 @@ def write_report(config: Any) -> Path:
     target = run / "report" if config.out is None else Path(config.out)
     if not run.is_dir():
         raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
+    if config.store is None and not store.exists():
+        raise InputError(f"{run}: the report needs the cutouts; give their store (store=...)")
     made = [*sorted(run.glob("features-*")), *sorted(run.glob("inpaint-*")), run / "redshift"]
     for path in filter(Path.exists, [store, model, *made]):
         require_finished(path, partial=config.partial)
