@@ -78,6 +78,7 @@ from tests.helpers.scene_sky import (
     write_scene_features,
     write_scene_store,
 )
+from tests.helpers.trainings import StopAt
 
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 OFFSET = (0.2, -0.15, 0.0, 0.0, 0.0)
@@ -301,7 +302,9 @@ def test_zero_points_are_fitted_with_the_networks(head, columns):
 def test_networks_are_trained_on_the_example_sets_in_turn():
     near, far = (examples_of(scene_sky(300, 1)) for _ in range(2))
     near.redshift[:], far.redshift[:] = 0.2, 2.0
-    head = train_head([near, far], BANDS, model_hash="", steps=250, num_members=3, channels=32, batch=128)
+    shown, few = StopAt(-1, 0), {"num_members": 3, "channels": 32, "batch": 128}
+    head = train_head([near, far], BANDS, model_hash="", steps=250, progress=shown, **few)
+    assert shown.counts == {"train a head": 3 * 250}
     light = near.light.take(np.flatnonzero(near.kind == 0))
     medians = [
         np.median(quantiles_of(replace(head, members=(member,)).densities(light)[0])[:, MEDIAN])

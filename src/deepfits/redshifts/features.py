@@ -260,7 +260,8 @@ class FeatureRecipe:
         check_available(self.name, source.available())
         if source.bands != self.bands:
             raise InputError(
-                f"these objects have the bands {source.bands}, the model was made for {self.bands}"
+                f"these objects have the bands {'-'.join(source.bands)}, the model was made for "
+                f"{'-'.join(self.bands)}"
             )
         blocks = FEATURE_SETS[self.name]
         if "latents" in blocks and self.latents not in source.columns:

@@ -208,8 +208,8 @@ def _train_member(
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"training a head: loss {loss.item()} in step {step + 1}")
         descend(network, optimiser, loss, RATE * one_cycle(step / steps, 0.05))
-        if (step + 1) % 100 == 0:
-            task.advance(100, f"network {number + 1}, loss {loss.item():.3f}")
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            task.advance(step % 100 + 1, f"network {number + 1}, loss {loss.item():.3f}")
     return weights_of(network)
 
 

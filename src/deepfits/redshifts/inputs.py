@@ -128,7 +128,9 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
     if not bands or set(bands) == set(known):
         return cutouts.info
     if all(place is None for place in places_of(bands, known)):
-        raise InputError(f"{store}: the cutouts have the bands {known}, the features {tuple(bands)}")
+        raise InputError(
+            f"{store}: the cutouts have the bands {'-'.join(known)}, the features {'-'.join(bands)}"
+        )
     return cutouts.in_bands(bands).info
 
 

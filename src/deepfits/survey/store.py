@@ -211,8 +211,8 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
         there = read_info(directory)
         if (there.bands, there.size) != (info.bands, info.size):
             raise InputError(
-                f"{directory}: a store with bands {there.bands} and size {there.size} is there already; "
-                "choose another directory or remove it"
+                f"{directory}: a store with bands {'-'.join(there.bands)} and size {there.size} is there "
+                "already; choose another directory or remove it"
             )
     else:
         write_json(path, info.to_json())

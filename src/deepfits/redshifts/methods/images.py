@@ -244,7 +244,7 @@ def _model_for(method: str, path: str | Path | None, bands: tuple[str, ...], pix
     model = Model.load(path)
     if (bands, pixels) != (tuple(model.info.bands), model.info.size):
         raise InputError(
-            f"{path}: this model is for cutouts of {model.info.size} pixels in the bands {model.info.bands}, "
-            f"these have {pixels} pixels and the bands {bands}"
+            f"{path}: this model is for cutouts of {model.info.size} pixels in the bands "
+            f"{'-'.join(model.info.bands)}, these have {pixels} pixels and the bands {'-'.join(bands)}"
         )
     return model

@@ -126,8 +126,9 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     for survey in surveys:
         if set(survey.names) != set(model.info.bands):
             raise InputError(
-                f"survey {survey.name!r} has the bands {survey.names}, but the model {config.model} draws "
-                f"{model.info.bands}; use a survey with the bands of the model, under the same names"
+                f"survey {survey.name!r} has the bands {'-'.join(survey.names)}, but the model "
+                f"{config.model} draws {'-'.join(model.info.bands)}; use a survey with the bands of the "
+                "model, under the same names"
             )
     laws = None if config.population is None else PopulationLaws.read(config.population)
     populations: list[Callable[[np.random.Generator], PopulationLaws]] = [
