@@ -259,6 +259,8 @@ def test_validation_is_stratified(objects):
 
 
 def test_fewer_labels_are_a_subset_of_more(objects):
+    with pytest.raises(InputError, match="training needs at least 30 labels, not 20"):  # of `numbers`, too
+        split_objects(*objects, max_labels=20)
     small = split_objects(*objects, max_labels=100)
     large = split_objects(*objects, max_labels=1000)
     assert len(small.fitted) == 100

@@ -88,7 +88,7 @@ def split_objects(
     test, free = np.flatnonzero(is_test), np.flatnonzero(is_free)
     order = np.argsort(unit_hash(object_id[free], salt=f"labels-{seed}"), kind="stable")
     if max_labels is not None and max_labels < fewest:
-        raise InputError(f"max_labels is {max_labels}; training needs at least {fewest}")
+        raise InputError(f"training needs at least {fewest} labels, not {max_labels}")
     used = free[order[:max_labels]]
     if len(used) < fewest or len(test) < fewest_to_test:
         chosen = len(value) if is_trainable is None else is_trainable.sum()
