@@ -175,6 +175,11 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_message_ends_before_the_help_is_named(tmp_path):
+    done = run_cli("show", tmp_path, "--id", "@nix.txt")
+    assert_one_clear_line(done, "nix.txt: no such list; check the path. See `deepfits show --help`.")
+
+
 def test_unknown_option_and_missing_argument_have_status_2(tmp_path):
     assert run_cli("fit", "--nonsense").returncode == 2
     assert run_cli("train").returncode == 2

@@ -205,7 +205,7 @@ def _explain(error: CycloptsError) -> str:
         is_option = error.argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
         name = error.argument.name
         return f"{name if is_option else name.strip('-').upper()} is missing."
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".") + "."
 
 
 def _end_output(*, reraise: bool = True) -> None:

@@ -34,6 +34,7 @@ from deepfits.fitting.scores import latent_distance
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.redshifts.pdf import LEVELS
+from deepfits.stages.explore import _bound_socket
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.tables import write_table
@@ -262,6 +263,15 @@ def test_a_map_of_earlier_features_is_not_shown(run, tmp_path, monkeypatch):
     refitted = table["embedding"].combine_chunks().take(np.arange(NUM)[::-1])
     pq.write_table(table.set_column(place, table.schema.field(place), refitted), path)
     assert "umap1" not in load(tmp_path / "run")[0].names
+
+
+def test_an_address_that_cannot_be_served_says_which_part_to_change():
+    with _bound_socket("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(InputError, match="another with --port"):
+            _bound_socket("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(InputError, match="another with --host"):  # TEST-NET-1: no machine has it
+        _bound_socket("192.0.2.1", 0)
 
 
 def test_a_run_that_is_only_read_says_so(client, monkeypatch):

@@ -177,9 +177,8 @@ def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
         return SURVEYS[str(survey)]
     path = Path(survey)
     if path.suffix != ".toml":
-        raise InputError(
-            f"survey {str(survey)!r} is unknown; {nearest(str(survey), SURVEYS)}, or a .toml file"
-        )
+        known = nearest(str(survey), SURVEYS)
+        raise InputError(f"survey {str(survey)!r} is unknown; give a .toml file, or one of ours: {known}")
     result = SkySurvey.from_json(read_toml(path, what="survey file"), path)
     files = [path.parent / band.filter for band in result.bands]
     bands = (

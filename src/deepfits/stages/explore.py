@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import socket
@@ -129,7 +130,8 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
+        other = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
         raise InputError(
-            f"port {port} of {host} is not available ({error.strerror}); name another with --port"
+            f"port {port} of {host} is not available ({error.strerror}); name another with --{other}"
         ) from error
     return bound

@@ -161,6 +161,7 @@ def bands_to_predict(bands: str | Sequence[str], known: Sequence[str], where: st
         raise InputError(f"{where}: no band {unknown[0]!r}; there are {'-'.join(known)}")
     if not chosen or len(chosen) == len(known):
         raise InputError(
-            f"inpaint: bands {chosen} leave no band to predict, or none to predict from; name some, not all"
+            f"inpaint: bands {'-'.join(chosen)} leave no band to predict, or none to predict from; name "
+            "some, not all"
         )
     return chosen
