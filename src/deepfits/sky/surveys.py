@@ -178,7 +178,7 @@ def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
     path = Path(survey)
     if path.suffix != ".toml":
         known = nearest(str(survey), SURVEYS)
-        raise InputError(f"survey {str(survey)!r} is unknown; give a .toml file, or one of ours: {known}")
+        raise InputError(f"survey {str(survey)!r} is unknown, and no .toml file; {known}")
     result = SkySurvey.from_json(read_toml(path, what="survey file"), path)
     files = [path.parent / band.filter for band in result.bands]
     bands = (

@@ -86,7 +86,7 @@ def read_parquet(
         parts.append(content)
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(
-                f"{file}: columns differ from those of {files[0].name}; these files are not one table"
+                f"{file}: columns differ from those of {files[0]}; these files are not one table, give one"
             )
     same = [p.select(parts[0].column_names) for p in parts]
     with naming(where, "a column has other types in other files", "write all files with the same types"):
