@@ -250,6 +250,12 @@ def test_cutouts_on_workers(client, tmp_path):
         np.testing.assert_array_equal(first.read_shard(number).image, second.read_shard(number).image)
 
 
+def test_workers_keep_their_memory_between_the_steps_of_a_fit(client):
+    """Dask's own setting has it returned and taken again at each step, for twice the time of the fit."""
+    found = client.run(lambda: [os.environ.get(n) for n in ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS")])
+    assert list(found.values()) == [[None, "1"]] * 2
+
+
 def test_local_workers_share_threads_and_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     given = _environments(Workers(number=3, threads=8, device="cuda"))
