@@ -187,6 +187,19 @@ def profile_of(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return np.asarray((weight[..., None, :] * each).sum(-1))
 
 
+def enclosed(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return the fraction of the flux, ``(..., R)``, of PSFs ``(..., K, 2)`` inside radii ``(..., R)``.
+
+    Examples
+    --------
+    >>> enclosed(np.array([[1.0, 0.5]]), np.array([0.5 * np.sqrt(2 * np.log(2)), 5.0])).round(3).tolist()
+    [0.5, 1.0]
+    """
+    weight, sigma = psf[..., 0].astype(float), psf[..., 1].astype(float)
+    each = -np.expm1(-0.5 * (radius[..., None] / sigma[..., None, :]) ** 2)
+    return np.asarray((weight[..., None, :] * each).sum(-1))
+
+
 def fwhm_of(psf: np.ndarray) -> np.ndarray:
     """Return the FWHM, ``(...)`` arcseconds, of PSFs ``(..., K, 2)``; NaN stays NaN."""
     low = np.zeros(psf.shape[:-2])

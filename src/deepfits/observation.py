@@ -36,6 +36,7 @@ from deepfits.gaussian_psf import (
     FWHM_PER_SIGMA,
     NUM_GAUSSIANS,
     WIDEST,
+    enclosed,
     expand_profile,
     expansion_radii,
     fwhm_of,
@@ -128,10 +129,8 @@ def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndar
         return psf
     fwhm = float(fwhm_of(psf))
     radius = expansion_radii(fwhm)
-    ratio = -0.5 * (radius[:, None] / used[:, 1].astype(float)) ** 2
-    enclosed = -np.expm1(ratio) @ used[:, 0].astype(float)
     sigma = np.geomspace(least, max(WIDEST * fwhm, 2 * least), len(psf))
-    weight, error = expand_profile(radius, profile_of(psf, radius), enclosed, sigma)
+    weight, error = expand_profile(radius, profile_of(psf, radius), enclosed(psf, radius), sigma)
     if error > TOLERANCE:
         where = f"band {band}: " if band else ""
         needed = ADVISED * least * FWHM_PER_SIGMA

@@ -5,14 +5,14 @@ import pytest
 
 from deepfits.fitting.own_light import (
     Wings,
-    enclosed,
     joined_with_data,
+    of_point_source,
     own_light,
     soft_circles,
     total_radius,
     wings,
 )
-from deepfits.gaussian_psf import moffat_psf
+from deepfits.gaussian_psf import moffat_psf, moffat_radius
 
 
 def galaxy(x: float, y: float, flux: float, size: int = 32, sigma: float = 2.0) -> np.ndarray:
@@ -51,7 +51,12 @@ def disc(scale: float, size: int = 33) -> np.ndarray:
     return np.exp(-away / scale) / (2 * np.pi * scale**2)
 
 
-def found(light: np.ndarray, radius: float, *, weight: float = 1.0, fwhm: float = np.nan) -> Wings:
+def psf_of(beta: float) -> np.ndarray:
+    """Return a PSF of 1.4″ (FWHM) with this index of a Moffat profile; an unknown one if it is NaN."""
+    return moffat_psf(1.4 if beta > 1 else np.nan, beta)
+
+
+def found(light: np.ndarray, radius: float, *, weight: float = 1.0, beta: float = np.nan) -> Wings:
     """Return the wings of drawings of 33 pixels, by default much brighter than noise and unseen galaxies."""
     number, bands, *_ = light.shape
     return wings(
@@ -59,7 +64,7 @@ def found(light: np.ndarray, radius: float, *, weight: float = 1.0, fwhm: float 
         np.full(light.shape, weight),
         np.full(number, radius),
         16.5,
-        fwhm_arcsec=np.full((number, bands), fwhm),
+        psf=np.tile(psf_of(beta), (number, bands, 1, 1)),
         noise=np.ones(bands),
         pixel_scale_arcsec=0.2,
     )
@@ -69,7 +74,8 @@ def total(light: np.ndarray, radius: float, **options: float) -> np.ndarray:
     wing = found(light, radius, **options)
     radius = min(radius, 16.5)
     inside = (light * soft_circles(33, np.array([radius]))).sum((2, 3))
-    star_fraction = enclosed(np.array([[options.get("fwhm", np.nan)]]), np.array([0.2 * radius]))
+    psf = psf_of(options.get("beta", np.nan))[None, None]
+    star_fraction = of_point_source(psf, np.array([0.2 * radius]))
     return (inside - wing.background) * (1 / star_fraction + wing.beyond[:, None])
 
 
@@ -92,16 +98,15 @@ def test_constant_background_is_not_part_of_the_galaxy(radius):
     np.testing.assert_array_equal(found(with_sky, 15.0).background, 0)  # no background for large galaxies
 
 
+@pytest.mark.parametrize("beta", [2.2, 3.0, 4.8])
 @pytest.mark.parametrize("radius", [9.0, 11.0, 14.0])
-def test_total_flux_of_a_star_follows_the_psf(radius):
+def test_total_flux_of_a_star_follows_the_psf(radius, beta):
     """Wings of the PSF at the edge are not mistaken for background, and nothing is added to them."""
-    share, sigma = np.moveaxis(moffat_psf(1.4), -1, 0)  # arcsec
+    share, sigma = np.moveaxis(psf_of(beta), -1, 0)  # arcsec
     away = 0.2 * np.hypot(*(np.mgrid[:33, :33] - 16))
     profile = (a * np.exp(-(away**2) / (2 * s**2)) / s**2 for a, s in zip(share, sigma, strict=True))
     star = 1e6 * 0.04 / (2 * np.pi) * sum(profile)[None, None]
-    inside = enclosed(np.array([[1.4]]), np.array([0.2 * radius]))[0, 0]
-    assert inside < 0.97
-    assert total(star, radius, fwhm=1.4)[0, 0] == pytest.approx(1e6, rel=0.01)
+    assert total(star, radius, beta=beta)[0, 0] == pytest.approx(1e6, rel=0.01)
 
 
 def test_flux_beyond_the_circle_is_added_only_where_significant():
@@ -120,7 +125,7 @@ def test_flux_beyond_the_circle_does_not_change_colours():
     light = np.stack([1e6 * disc(2.0), 1e2 * disc(4.0), 1e6 * disc(8.0)])[None]
     weight = np.ones_like(light)
     weight[:, 2] = 0
-    options = {"fwhm_arcsec": np.full((1, 3), np.nan), "noise": np.ones(3), "pixel_scale_arcsec": 0.2}
+    options = {"psf": np.full((1, 3, 8, 2), np.nan), "noise": np.ones(3), "pixel_scale_arcsec": 0.2}
     three = wings(light, weight, np.array([6.0]), 16.5, **options)
     one = found(light[:, :1], 6.0)
     assert three.beyond.shape == (1,)
@@ -152,13 +157,13 @@ def test_wings_of_a_neighbour_outside_its_pixels_are_removed():
     assert 0 < left < 0.05 < beside[~is_neighbour[0]].sum() / 300
 
 
-def test_enclosed_flux_of_the_psf():
-    """Compare with the multi-Gaussian expansion of the same profile."""
-    share, sigma = np.moveaxis(np.stack([moffat_psf(0.7), moffat_psf(1.1)]), -1, 0)
-    inside = (share * -np.expm1(-(1.6**2) / (2 * sigma**2))).sum(1)
-    np.testing.assert_allclose(
-        enclosed(np.array([[0.7, 1.1, np.nan]]), np.array([1.6])), [[*inside, 1]], atol=0.001
-    )
+@pytest.mark.parametrize("beta", [2.2, 3.0, 4.8])
+def test_enclosed_flux_of_the_psf(beta):
+    """Compare with the integral of the profile; an unknown PSF loses nothing."""
+    radius, psf = np.array([1.0, 1.6, 2.8]), np.stack([psf_of(beta), psf_of(np.nan)])
+    inside = 1 - (1 + (radius / moffat_radius(1.4, beta)) ** 2) ** (1 - beta)
+    found = of_point_source(np.tile(psf, (3, 1, 1, 1)), radius)
+    np.testing.assert_allclose(found, np.stack([inside, np.ones(3)], axis=1), atol=0.005)
 
 
 def test_soft_circles_have_the_area_of_circles():

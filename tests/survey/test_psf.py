@@ -14,14 +14,22 @@ from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.gaussian_psf import (
+    NUM_GAUSSIANS,
+    enclosed,
+    expand_image,
+    fwhm_of,
+    moffat_psf,
+    moffat_radius,
+    psf_or_moffat,
+)
 from deepfits.photometry import apertures
 from deepfits.survey.describing import settled_psf, warn_of_doubtful_psfs
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.seeing import star_image
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
-from tests.helpers.gaussian_sky import make_wcs
+from tests.helpers.gaussian_sky import draw, make_wcs
 from tests.helpers.psfex import write_psfex
 
 
@@ -68,6 +76,20 @@ def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
     assert exact is not None
     assert noisy is not None
     assert np.std(noisy - exact) < 1.8e-5
+
+
+@pytest.mark.parametrize("beta", [3.2, 4.7])
+def test_noise_adds_no_wings_to_the_psf(beta: float) -> None:
+    """Positive Gaussians fitted to the noise of faint stars gave errors of 12 and 11%."""
+    rng, inside = np.random.default_rng(0), []
+    y, x = np.mgrid[-12:13, -12:13]
+    alone = (1 + (x**2 + y**2) / moffat_radius(4.0, beta) ** 2) ** -beta
+    for _ in range(16):
+        stars = alone / alone.sum() + rng.normal(0, 0.002, alone.shape)
+        found = find_psf(stars - np.median(stars[[0, -1]]), {}, 0.25)["gaussians"]
+        inside.append(enclosed(np.array(found), np.array([1.5]))[0])
+    true = 1 - (1 + (1.5 / moffat_radius(1.0, beta)) ** 2) ** (1 - beta)
+    assert np.sqrt(np.mean((np.array(inside) / true - 1) ** 2)) < 0.1
 
 
 def test_the_header_is_read_where_there_are_no_stars() -> None:
@@ -421,3 +443,24 @@ def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest
         deepfits.cutouts(tmp_path / "d.toml", tmp_path / "given", size=24, psf=["g=0.9", "r=0.7"])
     )
     np.testing.assert_allclose(given.info.fwhm_arcsec, (0.9, 0.7), rtol=2e-3)
+
+
+def test_the_psf_of_a_shallow_band_is_that_of_the_stars_seen_there(tmp_path) -> None:
+    """Six of 100 stars are well seen in u: a PSF of the others had 17% of its flux within 0.6″, not 71%."""
+    rng, directory = np.random.default_rng(2), tmp_path / "sky"
+    directory.mkdir()
+    shape, places = (560, 560), np.arange(30, 560, 56)
+    x, y = (at.ravel() + rng.uniform(-0.5, 0.5, 100) for at in np.meshgrid(places, places))
+    flux = {"i": np.geomspace(2e4, 1e3, 100), "u": np.geomspace(40, 2, 100)}
+    flux["u"][:6] = 3000
+    for band, values in flux.items():
+        image = draw(shape, x, y, values, np.full(100, 4.5)) + rng.normal(0, 1, shape)
+        header = make_wcs(shape, scale=0.2).to_header()
+        header["MAGZERO"], header["FILTER"] = 31.4, band
+        fits.writeto(directory / f"field-{band}.fits", image.astype("f4"), header)
+    store = CutoutStore(deepfits.cutouts(directory, tmp_path / "store", size=27))
+    psf = dict(zip(store.info.bands, store.read_shard(0).psf[0], strict=True))
+    for band in "ui":
+        inside = enclosed(psf[band], np.array([0.6, 1.0]))
+        true = -np.expm1(-4 * np.log(2) * np.array([0.6, 1.0]) ** 2 / 0.9**2)
+        np.testing.assert_allclose(inside, true, rtol=0.03)

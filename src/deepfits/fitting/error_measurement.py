@@ -29,10 +29,10 @@ from deepfits.fitting.inpainting import model_error, smallest_wide_enough
 from deepfits.fitting.measuring import OwnFluxes, measure, oddities, total_radius_pixels
 from deepfits.fitting.model_error import FLUXES, ModelError, total_error
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
-from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
+from deepfits.fitting.own_light import of_point_source, own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
-from deepfits.gaussian_psf import fwhm_of, psf_or_moffat
+from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.observation import Sight
 from deepfits.photometry import aperture_flux, robust_scatter
 
@@ -307,7 +307,7 @@ def _typical_noise(weight: np.ndarray) -> np.ndarray:
 def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
     """Return the fraction of a point source's flux in the largest circle of a cutout, ``(N, B)``."""
     radius = fitter.info.size / 2 * fitter.info.pixel_scale_arcsec
-    return enclosed(fwhm_of(psf), np.full(len(psf), radius))
+    return of_point_source(psf, np.full(len(psf), radius))
 
 
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:

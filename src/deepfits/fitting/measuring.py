@@ -24,8 +24,8 @@ from deepfits.fitting.model_error import UNSURE, ModelError
 from deepfits.fitting.oddity import PARTS, UNUSUAL_LATENT, residual_figures, score
 from deepfits.fitting.own_light import (
     EXTRAPOLATED,
-    enclosed,
     joined_with_data,
+    of_point_source,
     own_light,
     soft_circles,
     total_radius,
@@ -33,7 +33,6 @@ from deepfits.fitting.own_light import (
 )
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
-from deepfits.gaussian_psf import fwhm_of
 from deepfits.photometry import APERTURE_ARCSEC, aperture_names, apertures, growth_circles, total_and_aperture
 
 BATCH = 32
@@ -69,7 +68,7 @@ class OwnFluxes:
         PSFs are ``(N, B, K, 2)``.
         """
         radius = measured["total_radius"] * pixel_scale_arcsec
-        inside = enclosed(fwhm_of(psf), radius)
+        inside = of_point_source(psf, radius)
         whole = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
         factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
         background, none = measured["background"], np.zeros_like(measured["background"])
@@ -240,7 +239,7 @@ class _Measurement:
             weight,
             radius,
             self.fitter.edge_pixels,
-            fwhm_arcsec=fwhm_of(psf),
+            psf=psf,
             noise=np.array(info.noise_correlation),
             pixel_scale_arcsec=info.pixel_scale_arcsec,
         )

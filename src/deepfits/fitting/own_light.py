@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.fitting.model_error import UNSURE
-from deepfits.gaussian_psf import moffat_radius
+from deepfits.gaussian_psf import enclosed
 from deepfits.photometry import GROWTH_ARCSEC, distance_from_middle, growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
-MOFFAT_INDEX = 3.0
 RINGS = (0.55, 0.775, 1.0)
 """Bounds of the two rings that measure how a galaxy falls off, in units of the circle's radius."""
 SAME, LARGER = 1.1, 1.2
@@ -146,7 +145,7 @@ def wings(
     radius_pixels: np.ndarray,
     edge: float,
     *,
-    fwhm_arcsec: np.ndarray,
+    psf: np.ndarray,
     noise: np.ndarray,
     pixel_scale_arcsec: float,
 ) -> Wings:
@@ -171,8 +170,8 @@ def wings(
         ``(N,)``, of the circles; limited to `edge`.
     edge
         Radius of the largest circle in the model image, in pixels.
-    fwhm_arcsec
-        ``(N, B)``: seeing; NaN where it is unknown.
+    psf
+        ``(N, B, K, 2)``; NaN where it is unknown.
     noise
         ``B``: ratio of the errors of sums to those of independent pixels.
     """
@@ -182,7 +181,7 @@ def wings(
     outer, far = _ring(light, RINGS[1] * radius, RINGS[2] * radius)
     inside = np.einsum("nbhw,nhw->nb", light, soft_circles(size, radius))
     point, point_inner, point_outer = (
-        enclosed(fwhm_arcsec, where * pixel_scale_arcsec)
+        of_point_source(psf, where * pixel_scale_arcsec)
         for where in (radius, np.array([EDGE_RING * edge]), np.array([edge]))
     )
     at_edge, _ = _ring(light, np.array([EDGE_RING * edge]), np.array([edge]))
@@ -237,21 +236,12 @@ def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     return np.clip(radius_pixels[:, None, None] - distance + 0.5, 0.0, 1.0).astype(np.float32)
 
 
-def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
-    """Return the fraction of a point source's flux inside circles, ``(N, B)``; 1 where the seeing is unknown.
+def of_point_source(psf: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
+    """Return the fraction of a point source's flux inside circles, ``(N, B)``; 1 where the PSF is unknown.
 
-    It uses each band's seeing and a Moffat profile: a PSF image is truncated by its stamp, before its
-    wings end. No aperture loses less than this. Seeing is ``(N, B)``, NaN where unknown; radii are ``(N,)``.
-
-    Examples
-    --------
-    >>> enclosed(np.array([[0.7, np.nan]]), np.array([1.4])).round(2)
-    array([[0.96, 1.  ]])
+    No aperture loses less than this. PSFs are ``(N, B, K, 2)``, radii ``(N,)``.
     """
-    scale = moffat_radius(fwhm_arcsec, MOFFAT_INDEX)
-    with np.errstate(divide="ignore"):
-        inside = 1 - (1 + (radius_arcsec[:, None] / scale) ** 2) ** (1 - MOFFAT_INDEX)
-    return np.where(np.isfinite(inside), inside, 1.0)
+    return np.nan_to_num(enclosed(psf, radius_arcsec[:, None, None])[..., 0], nan=1.0)
 
 
 def joined_with_data(

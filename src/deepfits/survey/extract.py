@@ -24,8 +24,11 @@ from deepfits.survey.photometry import (
 )
 from deepfits.survey.psf_error import matched_flux_error
 from deepfits.survey.psf_variation import width_over_field
-from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, stars_at
+from deepfits.survey.seeing import best_in_band, choose_stars, moffat_fwhm, star_image, stars_at
 from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius, too_sharp
+
+MOST_STARS = 40
+"""Maximum number of stars for the PSF of a band."""
 
 
 class Sky(Protocol):
@@ -140,7 +143,7 @@ def extract(
     peak = stellar_peak(compact, snr, stellar)
     if np.isfinite(stellar):
         around = Locus(radius=stellar, half_width=0.08, least_snr=40)
-        stars = choose_stars(compact, snr, flags, peak or around)
+        stars = choose_stars(compact, snr, flags, peak or around, most=200)
         if find_variation:
             everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
     if peak is not None:  # above its limit of brightness few of the sources around the peak are galaxies
@@ -207,15 +210,6 @@ def _one_band(
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
-    best, everywhere, clear = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
-    star = star_image(image, weight, *best)
-    widths = error = None
-    if star is not None:
-        stamps, places = stars_at(image, weight, segmentation, *everywhere)
-        (x, y), among = places, (best[0], sky.row(best[1]))
-        widths = width_over_field(stamps, star, x, sky.row(y), among=among, shape=sky.shape)
-        stamps, (x, y) = stars_at(image, weight, segmentation, *clear)
-        error = matched_flux_error(stamps, star, x, sky.row(y), widths, sky.shape)
     measured = measure_band(
         image,
         weight,
@@ -224,6 +218,18 @@ def _one_band(
         radius=0.5 * aperture_arcsec / sky.pixel_scale,
         noise_correlation=plane.noise_correlation,
     )
+    snr = measured["flux_aper"] / measured["flux_aper_err"]
+    chosen = (best_in_band(rows, snr) for rows in stars)
+    best, everywhere, clear = ((apertures.x[rows], apertures.y[rows]) for rows in chosen)
+    best = best[0][:MOST_STARS], best[1][:MOST_STARS]
+    star = star_image(image, weight, *best)
+    widths = error = None
+    if star is not None:
+        stamps, places = stars_at(image, weight, segmentation, *everywhere)
+        (x, y), among = places, (best[0], sky.row(best[1]))
+        widths = width_over_field(stamps, star, x, sky.row(y), among=among, shape=sky.shape)
+        stamps, (x, y) = stars_at(image, weight, segmentation, *clear)
+        error = matched_flux_error(stamps, star, x, sky.row(y), widths, sky.shape)
     return measured, star, widths, error
 
 

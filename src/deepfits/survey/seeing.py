@@ -15,6 +15,10 @@ LEAST_NOISE = 1e-5
 """Noise of a pixel, in units of a star's flux, below which stars count the same."""
 WIDER = 3
 """Side of the image of a star with its wings, in units of that of its stamp."""
+UNLIKE_MOFFAT = 1.0
+"""Difference of a star's wings from the Moffat profile that fits it best, relative to the latter."""
+UNSATURATED_SNR = 500
+"""Signal-to-noise up to which a star is not saturated."""
 FEWEST = 3
 """Minimum number of stars for a PSF."""
 BRIGHT, COMPACT, LEAST = 50, 2, 8
@@ -25,17 +29,25 @@ APERTURE_ARCSEC = 1.0
 
 
 def choose_stars(
-    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, locus: Locus, *, most: int = 40
+    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, locus: Locus, *, most: int
 ) -> np.ndarray:
-    """Select the brightest unblended point sources, without the brightest tenth (saturation), as indices.
+    """Select the brightest unblended point sources, as indices.
 
     At the bright end, stars of a given radius most outnumber compact galaxies.
     """
     good = np.isfinite(radius) & (snr > locus.least_snr) & (flags == 0)
     good &= np.abs(np.log(np.where(good, radius, 1) / locus.radius)) < locus.half_width
     which = np.flatnonzero(good)
-    which = which[np.argsort(-snr[which])]
-    return which[len(which) // 10 :][:most]
+    return which[np.argsort(-snr[which], kind="stable")][:most]
+
+
+def best_in_band(stars: np.ndarray, snr: np.ndarray) -> np.ndarray:
+    """Order indices of stars by their signal-to-noise in a band, the highest first.
+
+    The brightest tenth is left out as far as it may be saturated.
+    """
+    order = stars[np.argsort(-np.nan_to_num(snr[stars]), kind="stable")]
+    return order[min(len(order) // 10, int((snr[order] > UNSATURATED_SNR).sum())) :]
 
 
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
@@ -159,7 +171,9 @@ def with_wings(star: np.ndarray) -> np.ndarray:
 
     The background that is subtracted from a stamp includes the wings of the star itself. Their level at the
     edge is added again, and the image is continued outwards, as in the Moffat profile that best fits the
-    stamp after the same subtraction.
+    stamp after the same subtraction. This profile also replaces the stamp as far as the noise, averaged over
+    rings, exceeds the difference to be expected between the two: positive Gaussians fitted to noise would
+    find wings there.
 
     Parameters
     ----------
@@ -176,10 +190,17 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     >>> round(float(stamp.sum()), 3), round(float(with_wings(stamp).sum()), 3)
     (0.97, 1.0)
     """
-    half = star.shape[0] // 2
-    out = _moffat(_fit_moffat(star), WIDER * half)
+    half, parameters = star.shape[0] // 2, _fit_moffat(star)
+    out = _moffat(parameters, WIDER * half)
     middle = np.s_[(WIDER - 1) * half : (WIDER + 1) * half + 1]
-    out[middle, middle] = star + _edge_level(out[middle, middle])
+    model = out[middle, middle]
+    _, fwhm, _, x0, y0 = parameters
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    in_ring = np.maximum(np.pi * fwhm * np.hypot(x - x0, y - y0), 1)  # pixels, of half the FWHM in width
+    variance = edge_noise(star[None]) ** 2 / in_ring
+    difference = (UNLIKE_MOFFAT * model) ** 2  # expected, squared
+    share = difference / np.maximum(difference + variance, 1e-300)
+    out[middle, middle] = model + share * (star + _edge_level(model) - model)
     return out
 
 
