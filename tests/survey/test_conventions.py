@@ -819,10 +819,10 @@ def test_bands_with_finer_pixels_keep_fluxes_and_noise(tmp_path):
 
 @pytest.mark.parametrize(
     ("stated", "card", "expected"),
-    [(None, {}, 1.63), (0.535, {}, 1.63), (1.0, {}, 1.0), (0.535, {"NOISCORR": 1.2}, 1.2)],
+    [(None, {}, 1.77), (0.535, {}, 1.77), (1.0, {}, 1.0), (0.535, {"NOISCORR": 1.2}, 1.2)],
 )
 def test_the_correlation_of_resampled_noise_is_measured(tmp_path, stated, card, expected):
-    """[0.15, 0.7, 0.15] along both axes: pixels keep 0.535 of the noise, sums of 4×4 0.8725 (analytic)."""
+    """[0.15, 0.7, 0.15] along both axes: pixels keep 0.535 of the noise, sums of 10×10 0.949 (analytic)."""
     noise = np.random.default_rng(6).normal(0, SIGMA, (402, 402))
     noise = 0.15 * noise[:-2] + 0.7 * noise[1:-1] + 0.15 * noise[2:]
     noise = 0.15 * noise[:, :-2] + 0.7 * noise[:, 1:-1] + 0.15 * noise[:, 2:]

@@ -34,6 +34,8 @@ LAG = 3
 # in surveys it is 0.94 to 1.4, in images that are interpolated to far smaller pixels it may be larger.
 SMOOTH = 1.5
 CLIPPING_ROUNDS = 6
+SIDE_OF_SUMS, SIDE_OF_APERTURES = 4, 10
+"""Sides, in pixels, of the sums in which the noise's correlation is measured and of those it is meant for."""
 # Fraction of values equal to the median above which they are quantised.
 COMMON = 0.005
 
@@ -49,7 +51,7 @@ class Noise:
     sigma
         Standard deviation of one pixel, nJy.
     correlation
-        Noise of sums over 4×4 pixels relative to that of independent pixels; 1 for white noise.
+        Noise of large sums of pixels relative to that of independent pixels; 1 for white noise.
     """
 
     level: float
@@ -167,11 +169,11 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
         level, sigma = clipped_statistics(image[is_valid])
         return Noise(level=level, sigma=sigma) if sigma > 0 else None
     quiet = np.argsort(sigmas)[: (len(sigmas) + 1) // 2]
-    correlation = float(np.nanmedian(np.asarray(ratios)[quiet])) if np.isfinite(ratios).any() else 1.0
+    ratio = float(np.nanmedian(np.asarray(ratios)[quiet])) if np.isfinite(ratios).any() else 1.0
     return Noise(
         level=float(np.median(levels)),
         sigma=float(np.median(np.asarray(sigmas)[quiet])),
-        correlation=correlation,
+        correlation=of_large_sums(ratio),
     )
 
 
@@ -187,6 +189,27 @@ def _without_smooth(values: np.ndarray, is_valid: np.ndarray) -> tuple[np.ndarra
         middle, sigma = clipped_statistics(rest[is_valid])
         is_used = is_valid & (np.abs(rest - middle) < 3 * sigma)
     return rest, sigma
+
+
+def of_large_sums(ratio: float) -> float:
+    """Return the relative noise of sums over 10×10 pixels, about an aperture of 2″, from that over 4×4.
+
+    Faint sources would contribute to larger sums if these were measured. It is assumed that the correlation
+    falls off with distance as a Gaussian, of any width; if the noise is resampled or smoothed, sums over 4×4
+    pixels do not contain all of it.
+
+    Examples
+    --------
+    >>> [round(of_large_sums(ratio), 2) for ratio in (0.95, 1.0, 1.03, 1.5, 2.0, 3.0)]
+    [0.95, 1.0, 1.04, 1.6, 2.25, 4.0]
+    """
+    width = np.linspace(0.1, 4.0, 200)[:, None]
+
+    def of(side: int) -> np.ndarray:
+        lag = np.arange(1, side)
+        return 1 + 2 * ((1 - lag / side) * np.exp(-((lag / (2 * width)) ** 2))).sum(axis=1)
+
+    return float(np.interp(ratio, of(SIDE_OF_SUMS), of(SIDE_OF_APERTURES))) if ratio > 1 else ratio
 
 
 def rim(height: int, width: int) -> np.ndarray:
@@ -243,7 +266,7 @@ def _differences(image: np.ndarray, is_valid: np.ndarray, is_wanted: np.ndarray 
 
 def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
     """Return the noise of sums over 4×4 pixels relative to that of white noise."""
-    side = 4
+    side = SIDE_OF_SUMS
     height, width = (n // side * side for n in residual.shape)
     if height < 2 * side or width < 2 * side:
         return np.nan

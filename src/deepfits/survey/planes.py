@@ -99,7 +99,7 @@ class Plane:
         Background level and noise in nJy, measured on a sample of rows.
     noise_correlation
         Ratio of the noise in large apertures to that of independent pixels with these weights: from the
-        header (NOISCORR), else measured in sums over 4×4 pixels, and then at least 1.
+        header (NOISCORR), else measured (`deepfits.survey.noise`), and then at least 1.
     remarks
         Messages on what was decided.
     """
