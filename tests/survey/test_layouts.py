@@ -120,7 +120,7 @@ def test_relative_weights_far_from_inverse_variances(tmp_path):
 
 @pytest.mark.parametrize("seconds", [2028.0, 800.0])
 def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
-    """As in drizzled images of HST, even where a second is by chance nearly the inverse variance."""
+    """As in drizzled images of HST, also where a second is by chance nearly the inverse variance."""
     header = make_wcs(SHAPE).to_header()
     header.update(FILTER="F814W", BUNIT="ELECTRONS/S", PHOTFLAM=7.0e-20, PHOTPLAM=8045.0, EXPTIME=2028.0)
     depth = np.full(SHAPE, seconds)
@@ -131,11 +131,10 @@ def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
     fits.writeto(tmp_path / "a_drz_wht.fits", depth.astype(np.float32), header)
     planes, remarks, _ = read_all(tmp_path)
     ((name, (_, weight)),) = planes.items()
-    is_scaled = any("relative weights" in line for line in remarks[name])
-    assert is_scaled == (seconds == 2028.0)
+    assert any("relative weights" in line for line in remarks[name])
     scale = njy_per_count(zero_point_of(header)) ** 2
     ratio = weight[20, 80] * scale / inverse_variance[20, 80]
-    assert ratio == pytest.approx(1.0 if is_scaled else 1 / 2.9, rel=0.05)
+    assert ratio == pytest.approx(1.0, rel=0.05)
 
 
 def test_mask_without_named_planes_is_asked_about(tmp_path):
@@ -192,11 +191,26 @@ def test_companions_of_every_kind_mean_the_same(tmp_path, kind, power):
     truth = make_truth(np.random.default_rng(0), 3, SHAPE)
     write_plain(tmp_path, truth, SHAPE, rng=np.random.default_rng(1), bands="g", sigma=3.0, weights=False)
     sigma = np.full(SHAPE, 3.0 / njy_per_count(27.0), np.float32)
-    sigma[:, :50] *= 1.5
+    sigma[:, :20] *= 1.5
     fits.writeto(tmp_path / f"coadd-g.{kind}.fits", sigma**power)
     weight = read_all(tmp_path)[0]["g"][1]
-    np.testing.assert_allclose(weight[:, 60:], 1 / 9, rtol=1e-5)
-    np.testing.assert_allclose(weight[:, :50], 1 / 9 / 2.25, rtol=1e-5)
+    np.testing.assert_allclose(weight[:, 20:], 1 / 9, rtol=1e-5)
+    np.testing.assert_allclose(weight[:, :20], 1 / 9 / 2.25, rtol=1e-5)
+
+
+@pytest.mark.parametrize("off", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("kind", ["ivar", "weight"])
+def test_weights_off_by_less_than_two_are_scaled_or_reported(tmp_path, kind, off):
+    """Errors were silently wrong by up to a factor of two."""
+    truth = make_truth(np.random.default_rng(0), 3, SHAPE)
+    write_plain(tmp_path, truth, SHAPE, rng=np.random.default_rng(1), bands="g", sigma=3.0, weights=False)
+    stated = np.full(SHAPE, off * 3.0 / njy_per_count(27.0), np.float32)
+    fits.writeto(tmp_path / f"coadd-g.{kind}.fits", stated**-2)
+    planes, remarks, _ = read_all(tmp_path)
+    is_scaled = kind == "weight" and off != 1
+    expected = 3.0 * (1 if is_scaled else off)
+    np.testing.assert_allclose(planes["g"][1] ** -0.5, expected, rtol=0.05)
+    assert any("measured noise is" in line for line in remarks["g"]) == (off != 1)
 
 
 def test_tile_compressed_images_are_read_like_plain_ones(tmp_path):

@@ -41,8 +41,9 @@ Blocks = list[tuple[np.ndarray, np.ndarray | None]]
 
 # Rows read at a time.
 STRIP = 512
-# Weights whose implied noise is off by more than this factor are relative, and rescaled.
-RELATIVE_FACTOR = 2.0
+# Weights whose implied noise is off by more than this factor, for pixels or for sums over many, are relative,
+# and rescaled.
+RELATIVE_FACTOR = 1.25
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
 CREDIBLE_DEPTH = (8.0, 36.0)
 # Depth above which a zero point of one count per second may have been taken for one of a count.
@@ -358,9 +359,11 @@ class Plane:
         # Not the ratio of the medians: if the depth varies, they refer to different pixels.
         normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
         ratio = noise.sigma * float(np.median(weight[weight > 0])) ** 0.5
-        ratio = ratio if normalised is None else normalised.sigma
+        ratio, correlation = (
+            (ratio, 1.0) if normalised is None else (normalised.sigma, normalised.correlation)
+        )
         mode = self.options.weight_scale
-        is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
+        is_off = ratio > RELATIVE_FACTOR or ratio * max(correlation, 1.0) < 1 / RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
         is_relative = self._has_shared_weights or (
             may_be_relative and (is_off or self._pixels.are_exposure_times(weight))
