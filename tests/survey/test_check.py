@@ -13,10 +13,11 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.photometry import njy_per_count
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.planes import Plane
-from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
+from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, make_truth, write_plain
 
 SHAPE = (300, 320)
 
@@ -114,6 +115,17 @@ def test_a_sky_that_was_not_subtracted(sky):
 
     change(sky / "coadd-i.fits", brighten)
     assert any("coadd i: the sky lies at 8" in w for w in deepfits.check(sky).warnings)
+
+
+@pytest.mark.parametrize("level", [-0.3, 0.0, 0.3])
+def test_a_sky_level_that_adds_up_is_mentioned(tmp_path, level):
+    """At 0.3 σ of a pixel totals of faint galaxies were several times too bright, without a word."""
+    truth, rng = make_truth(np.random.default_rng(0), 60, (400, 400)), np.random.default_rng(1)
+    write_plain(tmp_path, truth, (400, 400), rng=rng, bands="i", sigma=3.0)
+    with fits.open(tmp_path / "coadd-i.fits", mode="update") as hdus:
+        hdus[0].data += np.float32(level * 3.0 / njy_per_count(ZERO_POINTS["i"]))
+    found = [text for text in deepfits.check(tmp_path).warnings if "the sky lies at" in text]
+    assert [f"lies at {level} σ" in text for text in found] == [True] * (level != 0)
 
 
 def test_bad_columns_and_rows_that_nothing_marks(sky):

@@ -22,7 +22,7 @@ from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_marks, without_data
 from deepfits.survey.noise import (
     FEW_PIXELS,
-    MAX_LEVEL_SIGMAS,
+    MAX_RIM_SIGMAS,
     brightest_flux,
     clipped_statistics,
     difference_noise,
@@ -295,7 +295,7 @@ def _measure_noise(cutouts: ForeignCutouts, band: int, image: np.ndarray, weight
     fluxes, weights = rim_pixels(image, weight)
     level, sigma = clipped_statistics(fluxes)
     cutouts.noise[band] = sigma
-    if abs(level) > MAX_LEVEL_SIGMAS * sigma:
+    if abs(level) > MAX_RIM_SIGMAS * sigma:
         cutouts.remarks.append(
             f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at {level / sigma:.1f} σ; "
             "subtract it first"

@@ -23,7 +23,7 @@ from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import hdu_number, is_fits_name, peek_headers, quiet
 from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
-from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of, rim_pixels
+from deepfits.survey.noise import MAX_RIM_SIGMAS, clipped_statistics, depth_of, rim_pixels
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.reading import TEXT_ENDINGS
@@ -184,7 +184,7 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     if not (row.noise_njy > 0):
         return ["no data in the inspected cutouts; is the polarity of mask or weight right?"]
     out = depth_warning(row)
-    if abs(level) > MAX_LEVEL_SIGMAS * row.noise_njy:
+    if abs(level) > MAX_RIM_SIGMAS * row.noise_njy:
         out.append(f"the sky lies at {level / row.noise_njy:.1f} σ; subtract it first")
     out += empty_warning(row, "mask_nonzero_is")
     ratio = row.noise_njy * float(np.median(weight[weight > 0])) ** 0.5

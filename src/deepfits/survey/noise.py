@@ -16,8 +16,10 @@ from deepfits.splits import evenly_spaced
 MESH = 64
 # Number of blocks that gives the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
-# Largest background level, and difference of levels within an image, that is not suspicious.
-MAX_LEVEL_SIGMAS = 1.0
+MAX_LEVEL_SIGMAS, MAX_DIFFERENCE_SIGMAS, MAX_RIM_SIGMAS = 0.2, 0.6, 0.5
+"""Largest level of the sky, difference of levels between parts of an image, and level at the rims of cutouts,
+in σ of a pixel, that are not suspicious. Over the hundred pixels of a faint galaxy 0.2 σ add up to twice the
+noise; galaxies too faint to be seen contribute 0.1."""
 MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
 UNEVEN = 2.0
@@ -300,19 +302,18 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
     out, blocks = [], _measured_blocks(plane)
     parts = [blocks[blocks[:, 0] == part] for part in np.unique(blocks[:, 0])]
     # The lower quartile represents a part, since galaxies affect it little.
-    quiet = np.array([np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS])
-    difference = float(np.ptp(quiet[:, 0]) / np.median(quiet[:, 1])) if len(quiet) else 0.0
-    if not is_subtracted and abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
-        out.append(
-            f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
-            "(`deepfits stack` does)"
-        )
-    elif difference > MAX_LEVEL_SIGMAS:
+    quiet = [np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS]
+    sky, sigma = np.transpose(quiet or [[plane.noise.level, plane.noise.sigma]])
+    levels = sky / np.median(sigma)
+    level, difference = max(levels.min(), 0.0) + min(levels.max(), 0.0), np.ptp(levels)
+    if not is_subtracted and abs(level) > MAX_LEVEL_SIGMAS:
+        out.append(f"the sky lies at {level:.1f} σ of a pixel; subtract it first (`deepfits stack` does)")
+    elif difference > MAX_DIFFERENCE_SIGMAS:
         out.append(
             f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; subtract it first "
             "(photutils.Background2D, SExtractor)"
         )
-    ratio = float(quiet[:, 1].max() / quiet[:, 1].min()) if len(quiet) else 1.0
+    ratio = float(sigma.max() / sigma.min())
     if plane.weight_kind == "measured" and ratio > UNEVEN:
         out.append(
             f"the noise differs by a factor {ratio:.1f} between parts of the image, which constant weights "
