@@ -76,10 +76,7 @@ def test_totals_include_the_flux_beyond_the_circle_and_its_uncertainty():
         "beyond": np.array([2.0, 0.5]),
         "outside": np.array([1.5, 0.0]),
     }
-    width = 2 * np.sqrt(
-        (2 ** (1 / 3) - 1) / (2**0.5 - 1)
-    )  # FWHM of a Moffat profile with half-light radius 1
-    psf = np.tile([[[1.0, width / FWHM_PER_SIGMA]]], (2, 1, 1, 1))
+    psf = np.tile([[[1.0, 2 / FWHM_PER_SIGMA]]], (2, 1, 1, 1))  # half-light radius 1
     own = OwnFluxes.of(measured, psf, 1.0)
     np.testing.assert_allclose(own.flux[:, 0], [[4, 8 * 3], [4, 6 * 2.5]], rtol=1e-4)
     np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5 * 3], [0.5, 0.5 * 2.5]], rtol=1e-4)
