@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -55,9 +56,13 @@ def _attempt(name: str, base: Path, out: Path, seconds: float | None) -> bool:
         assert process.exitcode == 0
         return True
     assert process.pid is not None
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
+    children = []
+    with suppress(psutil.NoSuchProcess):  # it has just come to its end
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
     process.join()
+    if process.exitcode == 0:
+        return True
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive  # workers go with the command that started them
     return False

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)

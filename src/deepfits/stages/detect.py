@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deepfits.survey.image_source import FieldSources
 
 
-FORMAT = 5
+FORMAT = 6
 log = logging.getLogger(__name__)
 
 
