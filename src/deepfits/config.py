@@ -348,7 +348,7 @@ def _convert_union(value: Any, annotation: Any, where: str, key: str, range_: Ra
     for member in sorted(members, key=lambda m: m is not type(value)):  # try the exact type first
         try:
             return _convert(value, member, where, key, range_)
-        except _WrongTypeError as error:
+        except WrongTypeError as error:
             errors.append(error)
     deeper = [error for error in errors if error.key != key]
     if len(deeper) == 1:  # a list with a single wrong entry
@@ -356,7 +356,9 @@ def _convert_union(value: Any, annotation: Any, where: str, key: str, range_: Ra
     raise _wrong(_describe(annotation, range_), value, where, key)
 
 
-class _WrongTypeError(InputError):
+class WrongTypeError(InputError):
+    """A value has the wrong type; `key` names the setting."""
+
     key = ""
 
 
@@ -366,9 +368,9 @@ def _accept(value: Any, ok: bool, annotation: Any, where: str, key: str) -> Any:
     return value
 
 
-def _wrong(expected: Any, value: Any, where: str, key: str) -> _WrongTypeError:
+def _wrong(expected: Any, value: Any, where: str, key: str) -> WrongTypeError:
     expected = expected if isinstance(expected, str) else _describe(expected, Range())
-    error = _WrongTypeError(f"{_place(where, key)} must be {expected}, not {_show(value)}")
+    error = WrongTypeError(f"{_place(where, key)} must be {expected}, not {_show(value)}")
     error.key = key
     return error
 
