@@ -17,7 +17,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
-from deepfits.survey.detection import DetectOptions, fill_cores, find_sources, subtract_background
+from deepfits.survey.detection import DetectOptions, background_of, fill_cores, find_sources
 from deepfits.survey.noise import clipped_statistics, measure_noise
 from deepfits.survey.photometry import FLAG_SHARP, make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
@@ -112,7 +112,7 @@ def test_noise_of_pixels_that_are_interpolated_five_times_is_all_noise():
 def test_background_of_integer_pixels_is_right_to_a_fraction_of_the_noise(level):
     sigma = 3.0  # counts
     counts = np.rint(np.random.default_rng(1).normal(level, sigma, (512, 512))).astype(np.float32)
-    subtract_background(counts, np.zeros(counts.shape, bool), 128)
+    background_of(counts, np.zeros(counts.shape, bool), 128).subfrom(counts)
     assert abs(counts.mean()) < 0.02 * sigma  # the median's rounding makes 0.2 to 0.5
 
 

@@ -63,8 +63,8 @@ class DetectOptions(DeblendOptions):
         check(self, where="detection")
 
 
-def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
-    """Subtract the smooth background (sep's mesh of clipped modes) from the image, in place.
+def background_of(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> sep.Background:
+    """Measure the smooth background of an image: sep's mesh of clipped modes.
 
     Modes follow medians, which are rounded if pixels have few distinct values, as integers have: by 0.3σ for
     a noise of three counts. So noise of half the pixels' own is added to such images for the estimate.
@@ -75,7 +75,7 @@ def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> Non
     if len(np.unique(values)) < len(values) / 2:
         dither = np.random.default_rng(0).standard_normal(image.shape, np.float32)
         smooth = image + np.float32(0.5 * clipped_statistics(values)[1]) * dither
-    sep.Background(smooth, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).subfrom(image)
+    return sep.Background(smooth, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3)
 
 
 def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
@@ -162,7 +162,7 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
     for plane in planes.values():
         image, weight = plane.read()
         is_bad = weight <= 0
-        subtract_background(image, is_bad, options.mesh)
+        background_of(image, is_bad, options.mesh).subfrom(image)
         drop_source_noise(image, weight, is_bad, options.mesh)
         np.sqrt(weight, out=weight)
         image *= weight

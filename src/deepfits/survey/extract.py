@@ -13,7 +13,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.photometry import ab_magnitude
-from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
+from deepfits.survey.detection import DetectOptions, background_of, combined_image, find_sources
 from deepfits.survey.photometry import (
     FLAG_SHARP,
     Apertures,
@@ -209,7 +209,7 @@ def _one_band(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None, float | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
-    subtract_background(image, weight <= 0, options.mesh)
+    background_of(image, weight <= 0, options.mesh).subfrom(image)
     measured = measure_band(
         image,
         weight,

@@ -307,11 +307,12 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
     levels = sky / np.median(sigma)
     level, difference = max(levels.min(), 0.0) + min(levels.max(), 0.0), np.ptp(levels)
     if not is_subtracted and abs(level) > MAX_LEVEL_SIGMAS:
-        out.append(f"the sky lies at {level:.1f} σ of a pixel; subtract it first (`deepfits stack` does)")
+        out.append(f"the sky lies at {level:.1f} σ of a pixel; give subtract_sky, or subtract it first")
     elif difference > MAX_DIFFERENCE_SIGMAS:
+        remedy = "" if is_subtracted else "give subtract_sky, or "
         out.append(
-            f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; subtract it first "
-            "(photutils.Background2D, SExtractor)"
+            f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; {remedy}"
+            "subtract it first (photutils.Background2D, SExtractor)"
         )
     ratio = float(sigma.max() / sigma.min())
     if plane.weight_kind == "measured" and ratio > UNEVEN:

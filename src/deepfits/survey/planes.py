@@ -33,6 +33,7 @@ from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import FEW_PIXELS, Noise, brightest_flux, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.reading import FieldReadingOptions
+from deepfits.survey.sky_surface import SkySurface
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, usable_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
@@ -136,7 +137,14 @@ class Plane:
         self._fills: list[Fill] = []
         self._credible = 0.0, math.inf
         self._brightest = math.inf
+        self._sky: SkySurface | None = None
         self.noise = self._measure()
+        if options.subtract_sky:
+            self._sky = SkySurface(*self.read())
+            self.noise = replace(self.noise, level=self.noise.level - self._sky.level)
+            self.remarks.append(
+                f"the sky that was left is subtracted, {self._sky.level:.3g} nJy in the middle"
+            )
         if given is None:
             self._check_depth(self._pixels.zero_point_source)
         self.noise_correlation = self._stated_correlation(hdus) or self._measured_correlation()
@@ -162,7 +170,10 @@ class Plane:
         Returns image and weight, ``(stop − start, W)`` float32, nJy and nJy⁻². The image is 0 where the
         weight is 0.
         """
-        return self._usable(*self._pixels.rows(start, stop, self._scale), start)
+        image, weight = self._usable(*self._pixels.rows(start, stop, self._scale), start)
+        if self._sky is not None:
+            image = np.where(weight > 0, image - self._sky.rows(start, stop), 0)
+        return image, weight
 
     def _usable(
         self, image: np.ndarray, weight: np.ndarray | None, start: int

@@ -45,6 +45,10 @@ class FieldReadingOptions(ReadingOptions):
     ----------
     assume_aligned
         Treat the bands of images without WCS as aligned pixel by pixel.
+    subtract_sky
+        Subtract the sky that is left in the images, measured in a mesh of 128 pixels. Light of objects as
+        large as that is lost with it.
     """
 
     assume_aligned: bool = False
+    subtract_sky: bool = False

@@ -33,7 +33,7 @@ from scipy.spatial import cKDTree
 from deepfits.errors import InputError
 from deepfits.photometry import SIGMA_PER_MAD
 from deepfits.survey.astrometry import map_pixels, middle_of
-from deepfits.survey.detection import subtract_background
+from deepfits.survey.detection import background_of
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
 from deepfits.survey.planes import Plane
@@ -132,7 +132,7 @@ def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any
     The background is subtracted from the image, in place.
     """
     is_bad = weight <= 0
-    subtract_background(image, is_bad, 128)
+    background_of(image, is_bad, 128).subfrom(image)
     sources = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
     sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
     return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]

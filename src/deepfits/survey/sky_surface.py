@@ -1,0 +1,41 @@
+"""The sky that is left in an image: a smooth surface, of which single rows are evaluated.
+
+Shapes: H, W pixels of the image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import interpolate
+
+from deepfits.survey.detection import background_of
+
+MESH = 128
+"""Side of the cells in which the sky is measured, pixels."""
+NODES = 2
+"""Nodes of the surface per cell."""
+
+
+class SkySurface:
+    """A spline through sep's background of a mesh, in which sources are clipped.
+
+    Parameters
+    ----------
+    image, weight
+        ``(H, W)``; pixels without weight are ignored.
+    """
+
+    def __init__(self, image: np.ndarray, weight: np.ndarray) -> None:
+        background = background_of(image, weight <= 0, MESH).back(dtype=np.float32)
+        self._width = image.shape[1]
+        numbers = (max(4, math.ceil(NODES * side / MESH) + 1) for side in image.shape)
+        y, x = (np.linspace(0, side - 1, number) for side, number in zip(image.shape, numbers, strict=True))
+        nodes = background[np.ix_(*(np.rint(axis).astype(int) for axis in (y, x)))]
+        self._spline = interpolate.RectBivariateSpline(y, x, nodes)
+        self.level = float(np.median(nodes))
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return the sky in rows `start` to `stop`, ``(stop − start, W)`` float32."""
+        return np.asarray(self._spline(np.arange(start, stop), np.arange(self._width)), np.float32)
