@@ -60,7 +60,7 @@ def test_every_object_has_that_of_its_field(tmp_path):
     store = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "store", size=27))
     for band in "gr":
         (error,) = np.unique(store.catalogue([f"psf_mismatch_{band}"])[f"psf_mismatch_{band}"])
-        assert error < 0.01
+        assert error < 0.02  # 60 stars, each with a noise of up to 3%
     given = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "given", size=27, psf=["g=0.8"]))
     columns = given.catalogue(["psf_mismatch_g", "psf_mismatch_r"])
     assert np.isnan(columns["psf_mismatch_g"]).all()
