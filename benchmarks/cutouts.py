@@ -81,8 +81,7 @@ def our_cutting(directory: Path, columns: dict[str, np.ndarray], shard_size: int
     with open_field(images.fields[0], images) as field:
         for first in range(0, len(order), shard_size):
             rows = order[first : first + shard_size]
-            image = np.zeros((len(rows), len(BANDS), SIZE, SIZE), np.float32)
-            weight = np.zeros_like(image)
+            image, weight = (np.zeros((len(rows), len(BANDS), SIZE, SIZE), np.float32) for _ in range(2))
             for index, band in enumerate(BANDS):
                 place = columns["x"][rows], columns["y"][rows]
                 cut(field.aligned[band], *place, SIZE, out=(image[:, index], weight[:, index]))

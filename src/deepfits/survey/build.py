@@ -403,8 +403,7 @@ def cut_task(
         An image has changed since the plan was made.
     """
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
-    image = np.zeros((number, len(bands), size, size), np.float32)
-    weight = np.zeros_like(image)
+    image, weight = (np.zeros((number, len(bands), size, size), np.float32) for _ in range(2))
     for index, band in enumerate(bands):
         if band in field.aligned:
             cut(field.aligned[band], task.x, task.y, size, out=(image[:, index], weight[:, index]))

@@ -367,12 +367,13 @@ class Plane:
             )
 
     def _settle_scale(self, noise: Noise, image: np.ndarray, weight: np.ndarray) -> None:
-        # Not the ratio of the medians: if the depth varies, they refer to different pixels.
-        normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
-        ratio = noise.sigma * float(np.median(weight[weight > 0])) ** 0.5
-        ratio, correlation = (
-            (ratio, 1.0) if normalised is None else (normalised.sigma, normalised.correlation)
-        )
+        used = weight[weight > 0]
+        ratio, correlation = noise.sigma * float(np.median(used)) ** 0.5, noise.correlation
+        if used.min() < used.max():
+            # Not the ratio of the medians: if the depth varies, they refer to different pixels.
+            normalised = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
+            if normalised is not None:
+                ratio, correlation = normalised.sigma, normalised.correlation
         mode = self.options.weight_scale
         is_off = ratio > RELATIVE_FACTOR or ratio * max(correlation, 1.0) < 1 / RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
