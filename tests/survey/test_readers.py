@@ -120,7 +120,7 @@ def test_multimodal_universe(arrays, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["struct of lists", "list of structs"])
-def test_multimodal_universe_in_parquet(arrays, tmp_path, layout):
+def test_multimodal_universe_in_parquet(arrays, tmp_path, layout, monkeypatch):
     """As Hugging Face's datasets write it, a few objects in each row group."""
     parts = {
         "band": [["HSC-G", "HSC-R", "HSC-I"]] * N,
@@ -148,6 +148,13 @@ def test_multimodal_universe_in_parquet(arrays, tmp_path, layout):
     assert store.info.fwhm_arcsec == pytest.approx((0.8, 0.7, 0.6))
     assert found.object_id.tolist() == names
     np.testing.assert_allclose(found.catalogue["z_spec"], arrays["z_spec"])
+    monkeypatch.setattr("deepfits.survey.nested_parquet.MOST_OF_SMALL_FILES", 1 << 16)
+    pq.write_table(
+        pa.table({"image": [{"flux": np.zeros((1, 1000, 1000), bool).tolist()}]}),
+        tmp_path / "train-00000-of-00001.parquet",
+    )
+    with pytest.raises(InputError, match="declares 1000000 values in a file of"):
+        read(tmp_path / "c.toml", tmp_path / "other")
     pq.write_table(content.drop(["image"]), tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(InputError, match="no nested column 'image'"):
         read(tmp_path / "c.toml", tmp_path / "other")

@@ -5,6 +5,8 @@ Shapes: N objects of a file, n those that are read together, B bands, H, W pixel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, naming
-from deepfits.tables.parquet import table_from_arrow
+from deepfits.tables.parquet import MOST_OF_SMALL_FILES, table_from_arrow
 
+MOST_UNPACKED = 1000
+"""Largest plausible ratio of the size of a file's values to its own."""
 _LEVELS = ("list", "element", "item", "array", "bag")
 """Names of the levels of lists in the paths of Parquet columns."""
 
@@ -33,8 +37,7 @@ class NestedColumn:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Return the objects of a slice, with any further indices applied."""
-        rows, *rest = index if isinstance(index, tuple) and index else (slice(None),)
-        rows = index if isinstance(index, slice) else rows
+        rows, *rest = (index if isinstance(index, tuple) else (index,)) or (slice(None),)
         start, stop, _ = rows.indices(self._ends[-1])
         parts = [
             self._group(number)[max(start - first, 0) : stop - first]
@@ -65,8 +68,9 @@ class NestedColumn:
         return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def open_nested(path: Path, column: str = "image") -> dict[str, Any]:
-    """Return the arrays of a Parquet file: ``image_flux`` for the part `flux` of the images, and columns.
+@contextmanager
+def open_nested(path: Path, column: str = "image") -> Iterator[dict[str, Any]]:
+    """Open a Parquet file as arrays: ``image_flux`` for the part `flux` of the images, and plain columns.
 
     Raises
     ------
@@ -75,20 +79,24 @@ def open_nested(path: Path, column: str = "image") -> dict[str, Any]:
     """
     with naming(path, "not a readable Parquet file"):
         file = pq.ParquetFile(path)
+    with file:
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        values = sum(g.column(number).num_values for g in groups for number in range(g.num_columns))
+        if 8 * values > max(MOST_UNPACKED * path.stat().st_size, MOST_OF_SMALL_FILES):
+            raise InputError(f"{path}: declares {values} values in a file of {path.stat().st_size} bytes")
         leaves = {
             leaf.path: tuple(leaf.path.split("."))
             for leaf in map(file.schema.column, range(len(file.schema)))
         }
-        parts = {
-            bare[1]: leaf
-            for leaf, words in leaves.items()
-            if len(bare := [w for w in words if w not in _LEVELS]) == 2 and bare[0] == column
-        }
+        bare = {leaf: [word for word in words if word not in _LEVELS] for leaf, words in leaves.items()}
+        parts = {words[1]: leaf for leaf, words in bare.items() if len(words) == 2 and words[0] == column}
         if not parts or not file.num_row_groups:
             raise InputError(
                 f"{path}: no nested column {column!r} with images in bands, as in Hugging Face's datasets"
             )
-        flat = [words[0] for words in leaves.values() if len(words) == 1]
-        table = table_from_arrow(file.read(columns=flat), path) if flat else None
-    arrays: dict[str, Any] = dict(table.columns) if table is not None else {}
-    return arrays | {f"{column}_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
+        with naming(path, "not a readable Parquet file"):
+            table = table_from_arrow(
+                file.read([leaf for leaf, words in leaves.items() if len(words) == 1]), path
+            )
+            nested = {f"{column}_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
+        yield {**table.columns, **nested}

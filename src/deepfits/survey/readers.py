@@ -88,7 +88,7 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
             found = []
             for one in paths:
                 if one.suffix.lower() in PARQUET:
-                    found.append(_from_arrays(description, one, open_nested(one)))
+                    found.append(_from_arrays(description, one, files.enter_context(open_nested(one))))
                     continue
                 if one.suffix.lower() not in HDF5 and not h5py.is_hdf5(one):
                     raise InputError(f"{one}: not an HDF5, Parquet, NumPy or FITS file; {REMEDY}")
