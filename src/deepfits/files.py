@@ -232,25 +232,28 @@ def reading_record(path: str | Path, *, what: str = "file") -> AbstractContextMa
     return naming(path, f"not the {what} that deepfits writes", "make it again")
 
 
-def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:
-    """Read one of our NumPy archives (``.npz``), without unpickling.
+def read_arrays(
+    path: str | Path, *, what: str = "file of arrays", remedy: str = "remove it", max_ratio: int = 1000
+) -> dict[str, np.ndarray]:
+    """Read a NumPy archive (``.npz``), by default one of ours, without unpickling.
 
     Raises
     ------
     InputError
-        The file is not regular, is damaged, or declares arrays far larger than itself.
+        The file is not regular, is damaged, or declares arrays more than `max_ratio` times its size, and more
+        than 64 MiB.
     """
     import numpy as np
 
     require_regular(Path(path))
     with (
-        naming(path, f"damaged {what}", "remove it"),
+        naming(path, f"damaged {what}", remedy),
         Path(path).open("rb") as handle,
         np.load(handle, allow_pickle=False) as file,
     ):
         declared = sum(member.file_size for member in file.zip.infolist())
-        if declared > max(1000 * Path(path).stat().st_size, 1 << 26):
-            raise InputError(f"{path}: declares {declared} bytes, far more than the file has; remove it")
+        if declared > max(max_ratio * Path(path).stat().st_size, 1 << 26):
+            raise InputError(f"{path}: declares {declared} bytes, far more than the file has; {remedy}")
         return {name: file[name] for name in file.files}
 
 

@@ -148,7 +148,7 @@ def test_multimodal_universe_in_parquet(arrays, tmp_path, layout, monkeypatch):
     assert store.info.fwhm_arcsec == pytest.approx((0.8, 0.7, 0.6))
     assert found.object_id.tolist() == names
     np.testing.assert_allclose(found.catalogue["z_spec"], arrays["z_spec"])
-    monkeypatch.setattr("deepfits.survey.nested_parquet.MOST_OF_SMALL_FILES", 1 << 16)
+    monkeypatch.setattr("deepfits.tables.parquet.MOST_OF_SMALL_FILES", 1 << 16)
     pq.write_table(
         pa.table({"image": [{"flux": np.zeros((1, 1000, 1000), bool).tolist()}]}),
         tmp_path / "train-00000-of-00001.parquet",

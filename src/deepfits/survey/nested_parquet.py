@@ -16,10 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, naming
-from deepfits.tables.parquet import MOST_OF_SMALL_FILES, table_from_arrow
+from deepfits.tables.parquet import require_credible, table_from_arrow
 
-MOST_UNPACKED = 1000
-"""Largest plausible ratio of the size of a file's values to its own."""
 _LEVELS = ("list", "element", "item", "array", "bag")
 """Names of the levels of lists in the paths of Parquet columns."""
 
@@ -82,21 +80,15 @@ def open_nested(path: Path, column: str = "image") -> Iterator[dict[str, Any]]:
     with file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         values = sum(g.column(number).num_values for g in groups for number in range(g.num_columns))
-        if 8 * values > max(MOST_UNPACKED * path.stat().st_size, MOST_OF_SMALL_FILES):
-            raise InputError(f"{path}: declares {values} values in a file of {path.stat().st_size} bytes")
-        leaves = {
-            leaf.path: tuple(leaf.path.split("."))
-            for leaf in map(file.schema.column, range(len(file.schema)))
-        }
-        bare = {leaf: [word for word in words if word not in _LEVELS] for leaf, words in leaves.items()}
+        require_credible(values, f"{values} values", path.stat().st_size, path)
+        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        bare = {leaf: [word for word in leaf.split(".") if word not in _LEVELS] for leaf in leaves}
         parts = {words[1]: leaf for leaf, words in bare.items() if len(words) == 2 and words[0] == column}
         if not parts or not file.num_row_groups:
             raise InputError(
                 f"{path}: no nested column {column!r} with images in bands, as in Hugging Face's datasets"
             )
         with naming(path, "not a readable Parquet file"):
-            table = table_from_arrow(
-                file.read([leaf for leaf, words in leaves.items() if len(words) == 1]), path
-            )
+            table = table_from_arrow(file.read([leaf for leaf in leaves if "." not in leaf]), path)
             nested = {f"{column}_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
         yield {**table.columns, **nested}

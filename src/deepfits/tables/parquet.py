@@ -76,9 +76,8 @@ def read_parquet(
     for file in files:
         part = pq.ParquetFile(file if unpacked is None else BytesIO(unpacked))
         size = file.stat().st_size if unpacked is None else len(unpacked)
-        declared = part.metadata.num_rows * part.metadata.num_columns * 8
-        if declared > max(1000 * size, MOST_OF_SMALL_FILES):
-            raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
+        rows = part.metadata.num_rows
+        require_credible(rows * part.metadata.num_columns, f"{rows} rows", size, file)
         content = _flat(part.read(columns=list(columns) if columns else None), file)
         for name, value in _partition_of(file, where).items():
             if name not in content.column_names and name in (columns or (name,)):
@@ -92,6 +91,12 @@ def read_parquet(
     with naming(where, "a column has other types in other files", "write all files with the same types"):
         whole = pa.concat_tables(same, promote_options="permissive")
     return table_from_arrow(whole, where)
+
+
+def require_credible(values: int, words: str, size: int, where: Path) -> None:
+    """Raise `InputError` if a file declares more values, called `words`, than its size in bytes allows."""
+    if 8 * values > max(1000 * size, MOST_OF_SMALL_FILES):
+        raise InputError(f"{where}: declares {words} in a file of {size} bytes")
 
 
 def _partition_of(file: Path, directory: Path) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, naming
-from deepfits.files import parse_json, split_table_path
+from deepfits.files import parse_json, read_arrays, split_table_path
 from deepfits.tables.conditions import as_truth
 from deepfits.tables.entries import GAPS
 from deepfits.tables.fits_votable import read_fits, read_hdu, read_votable
@@ -219,13 +218,7 @@ def _read_arrays(path: Path) -> Table:
     """Read the columns that NumPy's `savez` writes: arrays of equal length, or one structured array."""
     from astropy.table import Table as AstropyTable
 
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > max(
-            MAX_RATIO * path.stat().st_size, 1 << 26
-        ):
-            raise InputError(f"{path}: unpacks to more than {MAX_RATIO} times its size; this is not a table")
-    with np.load(path, allow_pickle=False) as arrays:
-        columns = dict(arrays)
+    columns = read_arrays(path, what="table", remedy="write it again", max_ratio=MAX_RATIO)
     first = next(iter(columns.values()), np.zeros(0))
     if len(columns) == 1 and first.dtype.names:
         return from_astropy(AstropyTable(first), str(path))
