@@ -21,7 +21,7 @@ from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.catalogue import read_info
 from deepfits.survey.parallel import in_processes
-from deepfits.survey.sources import DeblendOptions
+from deepfits.survey.sources import MESH, DeblendOptions
 from deepfits.tables import format_of, read_table, write_table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
     images: Annotated[Images, INPUT]
     out: str | Path
     _: KW_ONLY
-    background_mesh: Annotated[int, Range(ge=8)] = 128
+    background_mesh: Annotated[int, Range(ge=8)] = MESH
     aperture_arcsec: Annotated[float, Range(gt=0)] = 2.0
 
 

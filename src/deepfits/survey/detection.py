@@ -19,7 +19,7 @@ from scipy import ndimage
 from deepfits.config import Range, check
 from deepfits.errors import InputError
 from deepfits.survey.noise import clipped_statistics
-from deepfits.survey.sources import DeblendOptions
+from deepfits.survey.sources import MESH, DeblendOptions
 
 # Initial and maximum size of sep's buffer of pixels above the threshold (64 bytes each); enlarged on demand.
 PIXSTACK = 1_000_000
@@ -57,13 +57,13 @@ class DetectOptions(DeblendOptions):
 
     smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5
     deblend_levels: int = 32
-    mesh: Annotated[int, Range(ge=8)] = 128
+    mesh: Annotated[int, Range(ge=8)] = MESH
 
     def __post_init__(self) -> None:
         check(self, where="detection")
 
 
-def background_of(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> sep.Background:
+def background_of(image: np.ndarray, is_bad: np.ndarray, mesh: int = MESH) -> sep.Background:
     """Measure the smooth background of an image: sep's mesh of clipped modes.
 
     Modes follow medians, which are rounded if pixels have few distinct values, as integers have: by 0.3σ for

@@ -219,9 +219,9 @@ def _one_band(
         noise_correlation=plane.noise_correlation,
     )
     snr = measured["flux_aper"] / measured["flux_aper_err"]
-    chosen = (best_in_band(rows, snr) for rows in stars)
+    first, *others = (best_in_band(rows, snr) for rows in stars)
+    chosen = (first[:MOST_STARS], *others)
     best, everywhere, clear = ((apertures.x[rows], apertures.y[rows]) for rows in chosen)
-    best = best[0][:MOST_STARS], best[1][:MOST_STARS]
     star = star_image(image, weight, *best)
     widths = error = None
     if star is not None:

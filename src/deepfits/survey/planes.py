@@ -208,10 +208,8 @@ class Plane:
 
     def _image_number(self, hdus: fits.HDUList) -> int:
         numbers = image_hdus(hdus)
-        if self.source.hdu is not None and self.source.layer is not None:
-            return self.source.hdu
         if self.source.hdu is not None:
-            if self.source.hdu not in numbers:
+            if self.source.layer is None and self.source.hdu not in numbers:
                 raise InputError(
                     f"{self.path}: HDU {self.source.hdu} is not an image; images are in HDUs {numbers}"
                 )

@@ -11,9 +11,8 @@ import numpy as np
 from scipy import interpolate
 
 from deepfits.survey.detection import background_of
+from deepfits.survey.sources import MESH
 
-MESH = 128
-"""Side of the cells in which the sky is measured, pixels."""
 NODES = 2
 """Nodes of the surface per cell."""
 
@@ -28,7 +27,7 @@ class SkySurface:
     """
 
     def __init__(self, image: np.ndarray, weight: np.ndarray) -> None:
-        background = background_of(image, weight <= 0, MESH).back(dtype=np.float32)
+        background = background_of(image, weight <= 0).back(dtype=np.float32)
         self._width = image.shape[1]
         numbers = (max(4, math.ceil(NODES * side / MESH) + 1) for side in image.shape)
         y, x = (np.linspace(0, side - 1, number) for side, number in zip(image.shape, numbers, strict=True))

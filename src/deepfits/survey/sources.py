@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from deepfits.config import Range
 
+MESH = 128
+"""Side of the cells in which the background is measured, pixels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:

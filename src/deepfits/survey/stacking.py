@@ -132,7 +132,7 @@ def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any
     The background is subtracted from the image, in place.
     """
     is_bad = weight <= 0
-    background_of(image, is_bad, 128).subfrom(image)
+    background_of(image, is_bad).subfrom(image)
     sources = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
     sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
     return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]
