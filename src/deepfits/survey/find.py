@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from deepfits.errors import DamagedFileError, InputError, for_each, together
+from deepfits.errors import DamagedFileError, InputError, for_each
 from deepfits.files import require_regular
 from deepfits.photometry import reference_band
 from deepfits.results import read_record
@@ -80,23 +80,18 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     images = _as_list(images)
     try:
         return _group(_all_sources(images))
-    except DamagedFileError as error:
-        raise _damaged(images) or error from error
+    except DamagedFileError:
+        for_each(_files_in(images), peek_headers, "files", "Leave out what cannot be repaired")
+        raise
 
 
-def _damaged(images: Iterable[str | Path]) -> InputError | None:
-    """Return an error that names the files with an unreadable header in the directories that are searched."""
+def _files_in(images: Iterable[str | Path]) -> list[Path]:
+    """Return the files that are given, and those in the directories that are searched."""
     files: list[Path] = []
     for path, *_ in map(_parsed, images):
         folders = [path, *_leaves(path)] if path.is_dir() else []
         files += [name for folder in folders for name in fits_files(folder)] or [path]
-    errors: list[InputError] = []
-    for path in files:
-        try:
-            peek_headers(path)
-        except DamagedFileError as error:
-            errors.append(error)
-    return together(errors, len(files), "files", "Leave out what cannot be repaired") if errors else None
+    return files
 
 
 def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
