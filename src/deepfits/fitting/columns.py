@@ -20,20 +20,10 @@ _SPECTRUM = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Unit, UCD and description of a column.
+    """Unit, UCD and description of a column."""
 
-    Attributes
-    ----------
-    unit
-        As in the FITS and VOUnits standards; empty for a dimensionless number.
-    ucd
-        Unified content descriptor; empty if none applies.
-    words
-        Description.
-    """
-
-    unit: str = ""
-    ucd: str = ""
+    unit: str = ""  # as in the FITS and VOUnits standards; empty for a dimensionless number
+    ucd: str = ""  # unified content descriptor; empty if none applies
     words: str = ""
 
 

@@ -30,25 +30,14 @@ ITERATIONS, NUM_FOLDS = 10, 5
 
 @dataclass(frozen=True, kw_only=True)
 class Correction(Stored):
-    """The magnitude difference between a hidden band and its prediction by the generator.
+    """The magnitude difference between a hidden band and its prediction by the generator."""
 
-    Attributes
-    ----------
-    hidden
-        Indices of the bands that were hidden together.
-    softening
-        ``B`` softenings of the asinh magnitudes, nJy.
-    low, high
-        Range to which the linear terms are clipped.
-    coefficients
-        ``K`` coefficients: of 1, of the linear terms, and, if there were enough objects, of products of two
-        of the model's magnitude and colours.
-    """
-
-    hidden: tuple[int, ...]
-    softening: tuple[float, ...]
-    low: tuple[float, ...]
+    hidden: tuple[int, ...]  # indices of the bands that were hidden together
+    softening: tuple[float, ...]  # B softenings of the asinh magnitudes, nJy
+    low: tuple[float, ...]  # range to which the linear terms are clipped
     high: tuple[float, ...]
+    # K coefficients: of 1, of the linear terms, and, if there were enough objects, of products of two of
+    # the model's magnitude and colours.
     coefficients: tuple[float, ...]
 
     def magnitude(self, drawn: np.ndarray, measured: np.ndarray) -> np.ndarray:

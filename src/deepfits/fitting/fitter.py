@@ -34,28 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fitted:
-    """Best fits of some objects, with the data that were fitted.
-
-    Attributes
-    ----------
-    fit
-        The result; `Fit.loss` is in the units of the objective.
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; both 0 for pixels that were excluded from the fit.
-    fit_weight
-        Weights of the fit in nJy⁻²; None if they are `weight`.
-    is_neighbour
-        ``(N, H, W)`` bool: pixels of other objects, excluded from the fit.
-    sight
-        For scene models: how the objects were observed.
-    """
+    """Best fits of some objects, with the data that were fitted."""
 
     fit: Fit
-    image: Tensor
-    weight: Tensor
-    fit_weight: Tensor | None
-    is_neighbour: Tensor
-    sight: Sight | None = None
+    image: Tensor  # (N, B, H, W), nJy; 0 for pixels that were excluded from the fit
+    weight: Tensor  # (N, B, H, W), nJy⁻²; likewise
+    fit_weight: Tensor | None  # weights of the fit in nJy⁻²; None if they are `weight`
+    is_neighbour: Tensor  # (N, H, W) bool: pixels of other objects, excluded from the fit
+    sight: Sight | None = None  # for scene models: how the objects were observed
 
     def __len__(self) -> int:
         return len(self.image)

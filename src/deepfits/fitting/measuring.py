@@ -40,25 +40,14 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class OwnFluxes:
-    """Fluxes of the central galaxies, for each kind in `deepfits.fitting.model_error.FLUXES`.
+    """Fluxes of the central galaxies, for each kind in `deepfits.fitting.model_error.FLUXES`."""
 
-    Attributes
-    ----------
-    flux, noise
-        ``(N, B, 2)``, nJy: values, and their errors from noise alone.
-    area
-        ``(N, 2)``: of the aperture and of the circle of the total, arcsec².
-    beyond
-        ``(N,)``: fraction of the totals, all bands summed, that lies outside the model image.
-    unsure
-        ``(N, B, 2)``: errors from flux that was attributed to neighbours or to the background inside the
-        circle of the total, and from flux beyond this circle.
-    """
-
-    flux: np.ndarray
-    noise: np.ndarray
-    area: np.ndarray
-    beyond: np.ndarray
+    flux: np.ndarray  # (N, B, 2), nJy
+    noise: np.ndarray  # (N, B, 2), nJy: errors from noise alone
+    area: np.ndarray  # (N, 2): of the aperture and of the circle of the total, arcsec²
+    beyond: np.ndarray  # (N,): fraction of the totals, all bands summed, that lies outside the model image
+    # (N, B, 2): errors from flux that was attributed to neighbours or to the background inside the circle
+    # of the total, and from flux beyond this circle.
     unsure: np.ndarray
 
     @classmethod

@@ -32,18 +32,10 @@ CHUNKS = {"cpu": 8, "cuda": 512}  # matrices per exponential; fixed, so that res
 
 @dataclass(frozen=True)
 class Metric:
-    """The logarithm of the Gauss–Newton half-Hessian JᵀWJ as an affine function of the latent.
+    """The logarithm of the Gauss–Newton half-Hessian JᵀWJ as an affine function of the latent."""
 
-    Attributes
-    ----------
-    centre
-        ``(L, L)``: its value at the origin.
-    slopes
-        ``(L, L, L)``: its derivative along each latent (first axis).
-    """
-
-    centre: Tensor
-    slopes: Tensor
+    centre: Tensor  # (L, L): its value at the origin
+    slopes: Tensor  # (L, L, L): its derivative along each latent (first axis)
     _cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

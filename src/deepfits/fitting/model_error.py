@@ -41,30 +41,19 @@ UNSURE = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class ModelError:
-    """Measured errors of a model.
+    """Measured errors of a model."""
 
-    Attributes
-    ----------
-    flux_fraction, flux_unseen
-        For each kind of flux, f and g (nJy^½ per arcsec) of each band.
-    light_fraction
-        ``B``: relative error of the rendered flux, on the scale of the PSF.
-    usual
-        For each statistic in `deepfits.fitting.oddity.PARTS`, its median over ordinary galaxies, and the
-        distance from there to the 84th percentile.
-    latent_trend
-        Typical `latent_distance` as intercept and slope in the natural logarithm of the flux in nJy of all
-        bands, and the range of that logarithm in which it was measured.
-    latent_nuisance
-        ``(L, L)``: covariance of embeddings due to noise, orientation, position and the uncertainty of a fit
-        (`deepfits.fitting.similarity`).
-    """
-
-    flux_fraction: dict[str, tuple[float, ...]]
-    flux_unseen: dict[str, tuple[float, ...]]
-    light_fraction: tuple[float, ...]
+    flux_fraction: dict[str, tuple[float, ...]]  # for each kind of flux, f of each band
+    flux_unseen: dict[str, tuple[float, ...]]  # the same for g, nJy^½ per arcsec
+    light_fraction: tuple[float, ...]  # (B,): relative error of the rendered flux, on the scale of the PSF
+    # For each statistic in `deepfits.fitting.oddity.PARTS`, its median over ordinary galaxies, and the
+    # distance from there to the 84th percentile.
     usual: dict[str, tuple[float, float]]
+    # Typical `latent_distance` as intercept and slope in the natural logarithm of the flux in nJy of all
+    # bands, and the range of that logarithm in which it was measured.
     latent_trend: tuple[float, float, float, float]
+    # (L, L): covariance of embeddings due to noise, orientation, position and the uncertainty of a fit
+    # (`deepfits.fitting.similarity`).
     latent_nuisance: tuple[tuple[float, ...], ...] = ()
 
     @classmethod

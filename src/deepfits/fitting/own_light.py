@@ -122,21 +122,13 @@ def total_radius(
 
 @dataclass(frozen=True, kw_only=True)
 class Wings:
-    """Corrections to the flux in the circle of a total.
+    """Corrections to the flux in the circle of a total."""
 
-    Attributes
-    ----------
-    background
-        ``(N, B)``, nJy: flux in the circle from a level that is also present at the edge, not the galaxy's.
-    beyond
-        ``(N,)``: flux beyond the circle over that inside, in excess of what the PSF scatters there.
-    outside
-        ``(N,)``: the part of `beyond` that lies outside the model image.
-    """
-
+    # (N, B), nJy: flux in the circle from a level that is also present at the edge, not the galaxy's.
     background: np.ndarray
+    # (N,): flux beyond the circle over that inside, in excess of what the PSF scatters there.
     beyond: np.ndarray
-    outside: np.ndarray
+    outside: np.ndarray  # (N,): the part of `beyond` that lies outside the model image
 
 
 def wings(

@@ -37,28 +37,15 @@ JACOBIANS = {"cpu": 2, "cuda": 8}
 
 @dataclass
 class Posterior:
-    """Posterior covariances of a batch of objects, their model images, and fluxes with errors.
+    """Posterior covariances of a batch of objects, their model images, and fluxes with errors."""
 
-    Attributes
-    ----------
-    covariance
-        ``(N, P, P)``: of latent and amplitudes jointly (P = L if amplitudes are fixed).
-    model
-        ``(N, B, H, W)``: amplitude × rendered image.
-    flux, flux_std
-        ``(N, B, K)``: sums over the pixels of the model image.
-    pixel_std
-        ``(N, B, H, W)``: standard deviations of the pixels of the model image, or None.
-    scene_flux_std
-        ``(N, B, J)``: standard deviations of sums over the pixels of the scene, or None.
-    """
-
-    covariance: Tensor
+    covariance: Tensor  # (N, P, P): of latent and amplitudes jointly (P = L if amplitudes are fixed)
     num_latents: int
-    model: Tensor
-    flux: Tensor
-    flux_std: Tensor
-    pixel_std: Tensor | None
+    model: Tensor  # (N, B, H, W): amplitude × rendered image
+    flux: Tensor  # (N, B, K): sums over the pixels of the model image
+    flux_std: Tensor  # (N, B, K)
+    pixel_std: Tensor | None  # (N, B, H, W): standard deviations of the pixels of the model image, or None
+    # (N, B, J): standard deviations of sums over the pixels of the scene, or None.
     scene_flux_std: Tensor | None = None
 
     @property

@@ -102,15 +102,9 @@ def shifted(images: torch.Tensor, by: list[float]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Coordinates whose Euclidean distances measure how different two galaxies are.
+    """Coordinates whose Euclidean distances measure how different two galaxies are."""
 
-    Attributes
-    ----------
-    matrix
-        ``(L, L)``: latents times this are the coordinates.
-    """
-
-    matrix: np.ndarray
+    matrix: np.ndarray  # (L, L): latents times this are the coordinates
 
     @classmethod
     def of(cls, nuisance: np.ndarray) -> Similarity:

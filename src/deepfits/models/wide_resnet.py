@@ -24,28 +24,16 @@ _Number = Annotated[int, Range(ge=1, le=8192)]
 
 @dataclass(frozen=True, kw_only=True)
 class WideResNetConfig:
-    """Architecture of the network.
-
-    Attributes
-    ----------
-    num_outputs
-        1 for a redshift; the number of bins for p(z).
-    blocks
-        Number of residual blocks in each stage; (3, 4, 6, 3) makes 50 layers.
-    width
-        Channels of the first stage, doubled by each of the next.
-    widening
-        Width of the bottlenecks relative to those of a plain residual network.
-    small_images
-        Start with a 3×3 convolution of stride 1 without pooling, suited to 32×32 pixels, instead of the 7×7
-        one of stride 2 with pooling for 224×224 pixels.
-    """
+    """Architecture of the network."""
 
     num_bands: _Number = 5
-    num_outputs: _Number = 1
+    num_outputs: _Number = 1  # 1 for a redshift; the number of bins for p(z)
+    # Number of residual blocks in each stage; (3, 4, 6, 3) makes 50 layers.
     blocks: Annotated[tuple[int, ...], Range(ge=1, le=100)] = (3, 4, 6, 3)
-    width: _Number = 64
-    widening: _Number = 2
+    width: _Number = 64  # channels of the first stage, doubled by each of the next
+    widening: _Number = 2  # width of the bottlenecks relative to those of a plain residual network
+    # Start with a 3×3 convolution of stride 1 without pooling, suited to 32×32 pixels, instead of the 7×7
+    # one of stride 2 with pooling for 224×224 pixels.
     small_images: bool = True
 
     def __post_init__(self) -> None:

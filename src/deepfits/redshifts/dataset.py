@@ -34,37 +34,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The labelled objects.
+    """The labelled objects."""
 
-    Attributes
-    ----------
-    object_id, value, magnitude, separation_arcsec
-        ``(N,)``; the magnitude (NaN where unknown) serves for stratification and binning.
-    split
-        Row indices of the parts.
-    source
-        Measurements from which feature sets are made, N rows.
-    label_columns
-        The other columns of the labels, N rows.
-    classes
-        Class names where the target is a class; `value` then holds class indices.
-    unit
-        Unit of `value` as far as the labels state it.
-    counts
-        Numbers of objects and labels, and of those lost at each step.
-    """
-
-    object_id: np.ndarray
-    value: np.ndarray
-    magnitude: np.ndarray
+    object_id: np.ndarray  # (N,)
+    value: np.ndarray  # (N,)
+    magnitude: np.ndarray  # (N,), for stratification and binning; NaN where unknown
     magnitude_name: str
-    separation_arcsec: np.ndarray
+    separation_arcsec: np.ndarray  # (N,)
     split: Split
-    source: Source
-    label_columns: Columns
-    counts: dict[str, int | str]
-    classes: tuple[str, ...] = ()
-    unit: str = ""
+    source: Source  # measurements from which feature sets are made, N rows
+    label_columns: Columns  # the other columns of the labels, N rows
+    counts: dict[str, int | str]  # numbers of objects and labels, and of those lost at each step
+    classes: tuple[str, ...] = ()  # class names where the target is a class; `value` then holds class indices
+    unit: str = ""  # unit of `value` as far as the labels state it
 
     @property
     def model_hash(self) -> str:

@@ -24,27 +24,13 @@ FLAGS = ("domain_distance", "is_outside_domain")
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """The labelled objects, projected on their whitened principal axes.
+    """The labelled objects, projected on their whitened principal axes."""
 
-    Attributes
-    ----------
-    standard
-        Standardisation of the features.
-    points
-        ``(T, D)``: the labelled objects along the axes.
-    axes
-        ``(K, D)``: principal axes divided by the standard deviations along them.
-    unit
-        Median distance among the labelled objects.
-    limit
-        Distance, in that unit, beyond which an object is outside the domain.
-    """
-
-    standard: Standard
-    points: np.ndarray
-    axes: np.ndarray
-    unit: float
-    limit: float
+    standard: Standard  # standardisation of the features
+    points: np.ndarray  # (T, D): the labelled objects along the axes
+    axes: np.ndarray  # (K, D): principal axes divided by the standard deviations along them
+    unit: float  # median distance among the labelled objects
+    limit: float  # distance, in that unit, beyond which an object is outside the domain
 
     @classmethod
     def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Domain:

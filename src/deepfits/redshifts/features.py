@@ -107,43 +107,24 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The measurements from which features are made.
+    """The measurements from which features are made."""
 
-    Attributes
-    ----------
-    columns
-        Columns of the features directory, N rows.
-    bands
-        Names of the B bands.
-    flux, flux_err
-        ``(N, A, B)``, nJy: aperture photometry, where the cutouts are available.
-    matched_flux, matched_flux_err
-        ``(N, A, B)``, nJy: aperture photometry at a common PSF, where the cutouts' PSFs allow it.
-    embedder
-        ``(N, L)``: latents of the embedder alone, where available.
-    similarity
-        ``(L, L)``, where known: latents times this matrix are in units of the scatter that noise, orientation
-        and position cause in them (`deepfits.fitting.similarity`).
-    template_quantiles
-        ``(N, Q)``: p(z) quantiles from template fitting with zero points of 1, where requested.
-    read_images
-        Function from n identities to their images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², where there
-        are cutouts; images are read on demand and not cached.
-    latents
-        The column that the block ``latents`` uses.
-    """
-
-    columns: Columns
+    columns: Columns  # columns of the features directory, N rows
     bands: tuple[str, ...]
-    flux: np.ndarray | None = None
+    flux: np.ndarray | None = None  # (N, A, B), nJy: aperture photometry, where there are cutouts
     flux_err: np.ndarray | None = None
-    matched_flux: np.ndarray | None = None
+    matched_flux: np.ndarray | None = None  # (N, A, B), nJy: at a common PSF, where PSFs allow it
     matched_flux_err: np.ndarray | None = None
-    embedder: np.ndarray | None = None
+    embedder: np.ndarray | None = None  # (N, L): latents of the embedder alone, where available
+    # (L, L), where known: latents times this matrix are in units of the scatter that noise, orientation and
+    # position cause in them (`deepfits.fitting.similarity`).
     similarity: np.ndarray | None = None
+    # (N, Q): p(z) quantiles from template fitting with zero points of 1, where requested.
     template_quantiles: np.ndarray | None = None
+    # Function from n identities to their images and weights, (n, B, H, W) in nJy and nJy⁻², where there are
+    # cutouts; images are read on demand and not cached.
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
-    latents: str = "latent"
+    latents: str = "latent"  # the column that the block `latents` uses
 
     def __len__(self) -> int:
         return len(self.columns["object_id"])
@@ -207,27 +188,14 @@ def check_available(name: str, available: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
-    """How to make one feature set, identically for training objects and all others.
+    """How to make one feature set, identically for training objects and all others."""
 
-    Attributes
-    ----------
-    name
-        One of `FEATURE_SETS`.
-    bands
-        Names of the B bands.
-    softening
-        Softening of the asinh magnitudes of each block, learned from the training objects: ``(A, B)``, nJy.
-    similarity
-        ``(L, L)``, for sets with latents where it is known; see `Source`.
-    latents
-        The column that the block ``latents`` uses: ``"embedding"``, or ``"latent"`` where the features lack
-        embeddings.
-    """
-
-    name: str
+    name: str  # one of `FEATURE_SETS`
     bands: tuple[str, ...]
+    # Softening of the asinh magnitudes of each block, learned from the training objects: (A, B), nJy.
     softening: dict[str, np.ndarray] = field(default_factory=dict)
-    similarity: np.ndarray | None = None
+    similarity: np.ndarray | None = None  # (L, L), for sets with latents where it is known; see `Source`
+    # The column that the block `latents` uses: "embedding", or "latent" where the features lack embeddings.
     latents: str = "latent"
 
     @classmethod

@@ -57,24 +57,12 @@ over all simulated populations; the galaxies of one survey are more alike, so p(
 
 @dataclass(frozen=True, kw_only=True)
 class Examples(PerObject):
-    """Training objects.
+    """Training objects."""
 
-    Attributes
-    ----------
-    light
-        Measurements of the N objects.
-    redshift
-        ``(N,)``; ignored for stars.
-    kind
-        ``(N,)``: index into `CLASSES`.
-    weight
-        ``(N,)``: weight in the loss.
-    """
-
-    light: SceneLight
-    redshift: np.ndarray
-    kind: np.ndarray
-    weight: np.ndarray
+    light: SceneLight  # measurements of the N objects
+    redshift: np.ndarray  # (N,); ignored for stars
+    kind: np.ndarray  # (N,): index into `CLASSES`
+    weight: np.ndarray  # (N,): weight in the loss
 
     @classmethod
     def galaxies(cls, light: SceneLight, redshift: np.ndarray) -> Examples:
@@ -90,46 +78,22 @@ class Examples(PerObject):
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A trained head.
-
-    Attributes
-    ----------
-    bands
-        Names of the B bands.
-    model_hash
-        Fingerprint of the model whose fits the head was trained on.
-    centre, scale
-        ``(K,)``: standardisation of the inputs.
-    channels
-        Width of each of the three hidden layers.
-    members
-        Weights of each network, by parameter name.
-    zero_points
-        ``(B,)``: magnitudes subtracted from the observed ones.
-    replay
-        Simulated examples that are replayed during adaptation so that the head does not forget them.
-    domain
-        Domain of the simulated galaxies in the space of the inputs.
-    about
-        How the head was trained, and its accuracy.
-    also_for
-        Fingerprints of further models whose fits the head has been validated on and also serves.
-    sharpness
-        Power by which p(z) is narrowed; see `SHARPNESS`.
-    """
+    """A trained head."""
 
     bands: tuple[str, ...]
-    model_hash: str
-    centre: np.ndarray
-    scale: np.ndarray
-    channels: int
-    members: tuple[dict[str, np.ndarray], ...]
-    zero_points: np.ndarray
+    model_hash: str  # fingerprint of the model whose fits the head was trained on
+    centre: np.ndarray  # (K,): standardisation of the inputs
+    scale: np.ndarray  # (K,)
+    channels: int  # width of each of the three hidden layers
+    members: tuple[dict[str, np.ndarray], ...]  # weights of each network, by parameter name
+    zero_points: np.ndarray  # (B,): magnitudes subtracted from the observed ones
+    # Simulated examples that are replayed during adaptation so that the head does not forget them.
     replay: Examples
-    domain: Domain
-    about: dict[str, Any] = field(default_factory=dict)
+    domain: Domain  # domain of the simulated galaxies in the space of the inputs
+    about: dict[str, Any] = field(default_factory=dict)  # how the head was trained, and its accuracy
+    # Fingerprints of further models whose fits the head has been validated on and also serves.
     also_for: tuple[str, ...] = ()
-    sharpness: float = SHARPNESS
+    sharpness: float = SHARPNESS  # power by which p(z) is narrowed; see `SHARPNESS`
 
     def is_for(self, model_hash: str) -> bool:
         """Return whether the head may be used with the fits of a model."""

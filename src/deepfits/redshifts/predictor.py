@@ -19,36 +19,19 @@ from deepfits.redshifts.pdf import point_estimates
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained method, stored by `deepfits.redshifts.storage`, which can load all imported methods.
-
-    Attributes
-    ----------
-    method
-        The trained method.
-    loss, target
-        The loss and the name of the target's column in training.
-    recipe
-        How features are made; None for methods that take none.
-    domain
-        Domain of the labelled objects in feature space.
-    model_hash
-        Fingerprint of the model that the features were fitted with; features of other models are rejected.
-    filters
-        speclite names of the bands' filters in training, for template features.
-    out_of_fold
-        Out-of-fold estimates of the labelled objects, for methods that have them.
-    about
-        Number of training objects, the target's `unit` if known, and further information on the training.
-    """
+    """A trained method, stored by `deepfits.redshifts.storage`, which can load all imported methods."""
 
     method: Method
     loss: str
-    target: str
-    recipe: FeatureRecipe | None = None
-    domain: Domain | None = None
+    target: str  # name of the target's column in training
+    recipe: FeatureRecipe | None = None  # how features are made; None for methods that take none
+    domain: Domain | None = None  # domain of the labelled objects in feature space
+    # Fingerprint of the model that the features were fitted with; features of other models are rejected.
     model_hash: str = ""
-    filters: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()  # speclite names of the bands' filters in training, for template features
+    # Out-of-fold estimates of the labelled objects, for methods that have them.
     out_of_fold: OutOfFold | None = None
+    # Number of training objects, the target's `unit` if known, and further information on the training.
     about: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, source: Source) -> dict[str, np.ndarray]:

@@ -41,31 +41,17 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SceneLight(PerObject):
-    """Measurements of the best-fit scene, and of model and data combined; NaN where a band has no data.
+    """Measurements of the best-fit scene, and of model and data combined; NaN where a band has no data."""
 
-    Attributes
-    ----------
-    flux, flux_err
-        ``(N, B)``, nJy: flux of the scene in an aperture of 2″ diameter.
-    total, total_err
-        ``(N, B)``, nJy: total flux of the scene.
-    gaussian, gaussian_err
-        ``(N, B)``, nJy: flux of model and data combined, in Gaussian apertures matched to the PSF.
-    radius, concentration
-        ``(N, B)``: half-light radius in arcsec, and concentration.
-    wavelength
-        ``(N, B)``, Å: mean wavelength of the filter; NaN where unknown.
-    """
-
-    flux: np.ndarray
-    flux_err: np.ndarray
-    total: np.ndarray
-    total_err: np.ndarray
-    gaussian: np.ndarray
-    gaussian_err: np.ndarray
-    radius: np.ndarray
-    concentration: np.ndarray
-    wavelength: np.ndarray
+    flux: np.ndarray  # (N, B), nJy: flux of the scene in an aperture of 2″ diameter
+    flux_err: np.ndarray  # (N, B), nJy
+    total: np.ndarray  # (N, B), nJy: total flux of the scene
+    total_err: np.ndarray  # (N, B), nJy
+    gaussian: np.ndarray  # (N, B), nJy: model and data combined, in Gaussian apertures matched to the PSF
+    gaussian_err: np.ndarray  # (N, B), nJy
+    radius: np.ndarray  # (N, B), arcsec: half-light radius
+    concentration: np.ndarray  # (N, B)
+    wavelength: np.ndarray  # (N, B), Å: mean wavelength of the filter; NaN where unknown
 
     @property
     def is_valid(self) -> np.ndarray:

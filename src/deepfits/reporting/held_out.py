@@ -31,34 +31,18 @@ def central_circle(size: int, pixel_scale_arcsec: float) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Held-out objects of a store.
-
-    Attributes
-    ----------
-    cutouts, info
-        The cutouts, and their properties.
-    own_weight
-        Their weight, set to 0 in the pixels of neighbours if the fits exclude these.
-    flux, flux_error
-        ``(N, B)``, nJy, in the central aperture.
-    signal_to_noise
-        ``(N,)``, of all bands combined, in that aperture.
-    blank, blank_central
-        ``(N,)``, reduced χ² of an empty image: in the cutout, and in its centre.
-    examples, faint
-        Indices of the objects shown in figures: bright and faint ones.
-    """
+    """Held-out objects of a store."""
 
     cutouts: Cutouts
     info: StoreInfo
-    own_weight: np.ndarray
-    flux: np.ndarray
-    flux_error: np.ndarray
-    signal_to_noise: np.ndarray
-    blank: np.ndarray
-    blank_central: np.ndarray
-    examples: np.ndarray
-    faint: np.ndarray
+    own_weight: np.ndarray  # their weight, set to 0 in the pixels of neighbours if the fits exclude these
+    flux: np.ndarray  # (N, B), nJy, in the central aperture
+    flux_error: np.ndarray  # (N, B), nJy
+    signal_to_noise: np.ndarray  # (N,), of all bands combined, in that aperture
+    blank: np.ndarray  # (N,): reduced χ² of an empty image
+    blank_central: np.ndarray  # (N,): the same in the centre
+    examples: np.ndarray  # indices of the bright objects shown in figures
+    faint: np.ndarray  # indices of the faint ones
 
     @property
     def object_id(self) -> np.ndarray:
@@ -101,34 +85,18 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """Results of one mode of the fit for the held-out objects, in their order.
+    """Results of one mode of the fit for the held-out objects, in their order."""
 
-    Attributes
-    ----------
-    chi2, dof
-        ``(N,)``; NaN where the object was not fitted.
-    chi2_band, dof_band
-        ``(N, B)``.
-    status
-        ``(N,)`` strings.
-    latent, embedding
-        ``(N, L)``: the fitted latents, and the embeddings by which galaxies are compared.
-    central
-        ``(N,)``, reduced χ² in the centre; NaN where it was not measured.
-    drawn
-        Fitted image ``(B, H, W)``, nJy, of each object shown in a figure, by index.
-    """
-
-    chi2: np.ndarray
-    dof: np.ndarray
-    chi2_band: np.ndarray
-    dof_band: np.ndarray
-    status: np.ndarray
+    chi2: np.ndarray  # (N,); NaN where the object was not fitted
+    dof: np.ndarray  # (N,)
+    chi2_band: np.ndarray  # (N, B)
+    dof_band: np.ndarray  # (N, B)
+    status: np.ndarray  # (N,) strings
     num_steps: np.ndarray
-    latent: np.ndarray
-    embedding: np.ndarray
-    central: np.ndarray
-    drawn: Mapping[int, np.ndarray]
+    latent: np.ndarray  # (N, L)
+    embedding: np.ndarray  # (N, L), by which galaxies are compared
+    central: np.ndarray  # (N,), reduced χ² in the centre; NaN where it was not measured
+    drawn: Mapping[int, np.ndarray]  # fitted image (B, H, W), nJy, of each object shown in a figure, by index
 
     @property
     def reduced(self) -> np.ndarray:

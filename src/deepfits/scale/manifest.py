@@ -27,31 +27,15 @@ State = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The record of one shard.
-
-    Attributes
-    ----------
-    shard
-        Name of the shard.
-    state
-        ``done``, ``failed``, or ``missing`` (not tried yet).
-    objects
-        Number of objects in the result; None if the shard cannot be read.
-    seconds
-        Processing time; None if unknown.
-    reason
-        Why the shard failed.
-    made_from, num_bytes
-        Digest of the inputs of the result, and size of its file, by which a changed file is recognised.
-    """
+    """The record of one shard."""
 
     shard: str
-    state: State
-    objects: int | None = None
-    seconds: float | None = None
+    state: State  # done, failed, or missing (not tried yet)
+    objects: int | None = None  # number of objects in the result; None if the shard cannot be read
+    seconds: float | None = None  # processing time; None if unknown
     reason: str = ""
-    made_from: str = ""
-    num_bytes: int | None = None
+    made_from: str = ""  # digest of the inputs of the result
+    num_bytes: int | None = None  # size of its file, by which a changed one is recognised
 
 
 class Manifest:

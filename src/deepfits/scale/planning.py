@@ -33,24 +33,12 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of one object.
+    """Cost of one object."""
 
-    Attributes
-    ----------
-    flop
-        Floating-point operations of fit and errors.
-    words
-        Settings for which this was measured.
-    overhead_seconds
-        Time for reading and writing.
-    feature_bytes
-        Size of the features on disk.
-    """
-
-    flop: float
-    words: str
-    overhead_seconds: float
-    feature_bytes: float
+    flop: float  # floating-point operations of fit and errors
+    words: str  # settings for which this was measured
+    overhead_seconds: float  # time for reading and writing
+    feature_bytes: float  # size of the features on disk
 
 
 @dataclass(frozen=True)

@@ -38,23 +38,12 @@ def thread_safe(advance: Advance) -> Advance:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """The input for one result.
-
-    Attributes
-    ----------
-    name
-        Name of the shard.
-    objects
-        Number of objects in the result.
-    made_from
-        Digest of the inputs.
-    content
-        Further information for the work; small, because it is sent to the worker.
-    """
+    """The input for one result."""
 
     name: str
-    objects: int
-    made_from: str
+    objects: int  # number of objects in the result
+    made_from: str  # digest of the inputs
+    # Further information for the work; small, because it is sent to the worker.
     content: Any = field(default=None, compare=False)
 
 

@@ -33,21 +33,13 @@ BLEED_PIXELS = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """Positions of the defects of a patch. Lengths in pixels.
+    """Positions of the defects of a patch. Lengths in pixels."""
 
-    Attributes
-    ----------
-    columns
-        Band, column, start row, end row, width of each; ends are exclusive.
-    gaps
-        Band, start row, end row, start column, end column.
-    trails
-        Band, x and y of a point on the trail, direction in radians, standard deviation of its profile, peak
-        in units of the pixel noise.
-    """
-
+    # Band, column, start row, end row, width of each; ends are exclusive.
     columns: Sequence[tuple[int, int, int, int, int]] = ()
-    gaps: Sequence[tuple[int, int, int, int, int]] = ()
+    gaps: Sequence[tuple[int, int, int, int, int]] = ()  # band, start row, end row, start column, end column
+    # Band, x and y of a point on the trail, direction in radians, standard deviation of its profile, peak
+    # in units of the pixel noise.
     trails: Sequence[tuple[int, float, float, float, float, float]] = ()
 
 

@@ -32,31 +32,17 @@ DRAW_BYTES = 1 << 21
 
 @dataclass(frozen=True)
 class Shapes:
-    """Positions, fluxes and shapes of objects to draw.
+    """Positions, fluxes and shapes of objects to draw."""
 
-    Attributes
-    ----------
-    x, y
-        ``(N,)`` position of the centre in the scene, pixels; the centre of the first pixel is at (0, 0).
-    disc_flux, bulge_flux
-        ``(N, B)``, nJy. A star is a disc of radius 0.
-    disc_radius, bulge_radius
-        ``(N,)`` half-light radii along the major axis, pixels.
-    disc_ratio, bulge_ratio
-        ``(N,)`` minor over major axis, in (0, 1].
-    angle
-        ``(N,)`` direction of the major axis, radians from +x to +y.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    disc_flux: np.ndarray
-    bulge_flux: np.ndarray
-    disc_radius: np.ndarray
-    bulge_radius: np.ndarray
-    disc_ratio: np.ndarray
-    bulge_ratio: np.ndarray
-    angle: np.ndarray
+    x: np.ndarray  # (N,): position of the centre in the scene, pixels; that of the first pixel is at 0
+    y: np.ndarray  # (N,)
+    disc_flux: np.ndarray  # (N, B), nJy; a star is a disc of radius 0
+    bulge_flux: np.ndarray  # (N, B), nJy
+    disc_radius: np.ndarray  # (N,): half-light radius along the major axis, pixels
+    bulge_radius: np.ndarray  # (N,)
+    disc_ratio: np.ndarray  # (N,): minor over major axis, in (0, 1]
+    bulge_ratio: np.ndarray  # (N,)
+    angle: np.ndarray  # (N,) direction of the major axis, radians from +x to +y
 
     def __len__(self) -> int:
         return len(self.x)

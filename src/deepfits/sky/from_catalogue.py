@@ -62,18 +62,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CatalogueObjects:
-    """Objects of a user's table that can be drawn.
+    """Objects of a user's table that can be drawn."""
 
-    Attributes
-    ----------
-    table
-        Columns as from `draw_galaxies`, and ``kind``, ``object_id`` and ``z_spec_flag``.
-    left_out
-        Number of rows skipped because a magnitude is missing.
-    """
-
-    table: Table
-    left_out: int
+    table: Table  # columns as from `draw_galaxies`, and kind, object_id and z_spec_flag
+    left_out: int  # number of rows skipped because a magnitude is missing
 
     def __len__(self) -> int:
         return len(self.table["kind"])

@@ -40,25 +40,13 @@ _GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE, _DEFECTS = range(7
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Observing conditions of a patch, per band.
-
-    Attributes
-    ----------
-    fwhm_arcsec, depth
-        As in `SkyBand`.
-    sigma
-        Noise of a pixel of empty sky, nJy.
-    sky
-        Brightness of the night sky, nJy per pixel.
-    kernel
-        Smoothing weight of the noise, from `kernel_weight`.
-    """
+    """Observing conditions of a patch, per band."""
 
     fwhm_arcsec: tuple[float, ...]
     depth: tuple[float, ...]
-    sigma: tuple[float, ...]
-    sky: tuple[float, ...]
-    kernel: float
+    sigma: tuple[float, ...]  # noise of a pixel of empty sky, nJy
+    sky: tuple[float, ...]  # brightness of the night sky, nJy per pixel
+    kernel: float  # smoothing weight of the noise, from `kernel_weight`
 
 
 def patch_name(patch: int) -> str:
@@ -174,38 +162,19 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A patch, or an exposure of it, ready to be drawn.
-
-    Attributes
-    ----------
-    survey, conditions
-        The survey, and the observing conditions of this patch.
-    size
-        Side in pixels.
-    seed, patch
-        Seed of the sky, and number of the patch.
-    wcs
-        World coordinates, `astropy.wcs.WCS`.
-    shapes, stamp_size
-        The objects, and the sides of their stamps, ``(N,)``.
-    defects
-        Image defects; None for images without any.
-    noise_key
-        Seed of the noise.
-    knows_filters
-        Whether fluxes were computed for the survey's filters; False for a user's magnitudes.
-    """
+    """A patch, or an exposure of it, ready to be drawn."""
 
     survey: SkySurvey
     conditions: Conditions
-    size: int
-    seed: int
-    patch: int
-    wcs: Any
-    shapes: Shapes
-    stamp_size: np.ndarray
-    defects: Defects | None
-    noise_key: tuple[int, ...]
+    size: int  # side in pixels
+    seed: int  # of the sky
+    patch: int  # its number
+    wcs: Any  # world coordinates, `astropy.wcs.WCS`
+    shapes: Shapes  # the objects
+    stamp_size: np.ndarray  # (N,): the sides of their stamps
+    defects: Defects | None  # image defects; None for images without any
+    noise_key: tuple[int, ...]  # seed of the noise
+    # Whether fluxes were computed for the survey's filters; False for a user's magnitudes.
     knows_filters: bool = True
 
     @property

@@ -144,18 +144,12 @@ def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.nda
 
 @dataclass(frozen=True)
 class ColourGrid:
-    """Logarithm of the flux per unit frequency in each band, by template, reddening and redshift.
+    """Logarithm of the flux per unit frequency in each band, by template, reddening and redshift."""
 
-    Attributes
-    ----------
-    log_flux
-        ``(T, E, Z, B)``: log₁₀ of the band fluxes of a template that is 1 at 5500 Å in the rest frame;
-        redshifting stretches its wavelengths but does not rescale its values.
-    log_rest
-        ``(T, E)`` each: the same at redshift 0, in the bands `REST_BAND` and `ULTRAVIOLET`.
-    """
-
+    # (T, E, Z, B): log₁₀ of the band fluxes of a template that is 1 at 5500 Å in the rest frame;
+    # redshifting stretches its wavelengths but does not rescale its values.
     log_flux: np.ndarray
+    # (T, E) each: the same at redshift 0, in the bands `REST_BAND` and `ULTRAVIOLET`.
     log_rest: dict[str, np.ndarray]
 
     def at(self, template: np.ndarray, reddening: np.ndarray, redshift: np.ndarray) -> np.ndarray:

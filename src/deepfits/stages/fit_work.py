@@ -35,19 +35,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The selected objects of a store, shard by shard.
+    """The selected objects of a store, shard by shard."""
 
-    Attributes
-    ----------
-    shards
-        The `content` of each is ``(fingerprint, object_id)``: the fingerprint of its file, and the
-        identifiers of the selected objects, None for all.
-    unreadable
-        The reason for each shard that cannot be opened, by name.
-    """
-
+    # The `content` of each is (fingerprint, object_id): the fingerprint of its file, and the identifiers of
+    # the selected objects, None for all.
     shards: list[Shard]
-    unreadable: dict[str, str]
+    unreadable: dict[str, str]  # the reason for each shard that cannot be opened, by name
 
     @property
     def made_from(self) -> str:

@@ -36,18 +36,10 @@ SUMS = ("", "_aper")  # total and aperture fluxes
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(Stored):
-    """Calibration of a band's predictions, from objects observed in that band.
+    """Calibration of a band's predictions, from objects observed in that band."""
 
-    Attributes
-    ----------
-    error
-        Model error as a fraction of the flux, added in quadrature.
-    correction
-        Correction of the generator's systematic error; None without one.
-    """
-
-    error: float = 0.0
-    correction: Correction | None = None
+    error: float = 0.0  # model error as a fraction of the flux, added in quadrature
+    correction: Correction | None = None  # correction of the generator's systematic error; None without one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,24 +58,12 @@ _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A validated run file.
-
-    Attributes
-    ----------
-    out
-        The run directory.
-    images
-        Paths of the images; None if they are simulated.
-    model
-        The model to use; None to train one.
-    sections
-        The arguments given for each stage that runs, by its name.
-    """
+    """A validated run file."""
 
     out: Path
-    images: list[str] | None
-    model: str | None
-    sections: dict[str, dict[str, Any]]
+    images: list[str] | None  # paths of the images; None if they are simulated
+    model: str | None  # the model to use; None to train one
+    sections: dict[str, dict[str, Any]]  # the arguments given for each stage that runs, by its name
 
     def to_json(self) -> dict[str, Any]:
         """Return the resolved configuration: the values of the file, and the defaults of all other keys."""

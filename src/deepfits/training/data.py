@@ -34,29 +34,15 @@ NOISE_SAMPLE = 4000  # objects: about 4000 × 700 outer pixels are plenty
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """The objects of a store to train on, and statistics measured over them.
+    """The objects of a store to train on, and statistics measured over them."""
 
-    Attributes
-    ----------
-    rows
-        Row indices to train on, for each shard.
-    num_complete, num_incomplete, num_held_out
-        Counts over the whole store; the first two exclude held-out objects.
-    normalisation
-        Measured over all complete training images.
-    autocovariance
-        Autocovariance of the noise, ``(B, 2k+1, 2k+1)``: see `deepfits.training.noise`.
-    fingerprint
-        Hash of the objects trained on and of their pixel statistics.
-    """
-
-    rows: tuple[np.ndarray, ...]
-    num_complete: int
-    num_incomplete: int
+    rows: tuple[np.ndarray, ...]  # row indices to train on, for each shard
+    num_complete: int  # of the whole store, without held-out objects
+    num_incomplete: int  # likewise
     num_held_out: int
-    normalisation: Normalisation
-    autocovariance: np.ndarray
-    fingerprint: str
+    normalisation: Normalisation  # measured over all complete training images
+    autocovariance: np.ndarray  # autocovariance of the noise, (B, 2k+1, 2k+1): see `deepfits.training.noise`
+    fingerprint: str  # hash of the objects trained on and of their pixel statistics
 
     @property
     def num_used(self) -> int:

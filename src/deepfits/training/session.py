@@ -56,22 +56,13 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan(TrainingSettings):
-    """Complete specification of a training: inputs, outputs, configuration and settings.
+    """Complete specification of a training: inputs, outputs, configuration and settings."""
 
-    Attributes
-    ----------
-    store, out
-        Directories of the cutouts and of the model; several stores train a generator of scenes.
-    where
-        Conditions on the stores' catalogues; only objects that satisfy them are used.
-    model, training
-        The configuration; number of bands and size are taken from the store.
-    """
-
-    store: Sequence[Path]
-    out: Path
-    model: ModelConfig
+    store: Sequence[Path]  # cutouts; several stores train a generator of scenes
+    out: Path  # the model's directory
+    model: ModelConfig  # number of bands and size are taken from the store
     training: TrainingConfig
+    # Conditions on the stores' catalogues; only objects that satisfy them are used.
     where: str | Sequence[str] | None = None
     name: str
     engine: EngineConfig

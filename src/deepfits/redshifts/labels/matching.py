@@ -27,26 +27,15 @@ FLAGS = ("z_spec_flag", "z_flag", "zflag")
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Pairs of objects and labels, one to one.
+    """Pairs of objects and labels, one to one."""
 
-    Attributes
-    ----------
-    rows, label_rows
-        ``(P,)``: indices of the pairs; `rows` increases.
-    separation_arcsec
-        ``(P,)``; NaN where a position is unknown.
-    by
-        ``"id"`` or ``"position"``.
-    counts
-        Numbers of labels that are `repeated` (further labels of an object, dropped), `disagreeing` (left out
-        with their object), `elsewhere` (of the same identity, but farther than the radius),
-        `without_position` or `without_identity`.
-    """
-
-    rows: np.ndarray
-    label_rows: np.ndarray
-    separation_arcsec: np.ndarray
-    by: str
+    rows: np.ndarray  # (P,): indices of the objects, increasing
+    label_rows: np.ndarray  # (P,): indices of their labels
+    separation_arcsec: np.ndarray  # (P,); NaN where a position is unknown
+    by: str  # "id" or "position"
+    # Numbers of labels that are `repeated` (further labels of an object, dropped), `disagreeing` (left out
+    # with their object), `elsewhere` (of the same identity, but farther than the radius),
+    # `without_position` or `without_identity`.
     counts: dict[str, int] = field(default_factory=dict)
 
 

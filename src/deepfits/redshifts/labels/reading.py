@@ -57,31 +57,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Known values of the target, and the columns that identify their objects.
+    """Known values of the target, and the columns that identify their objects."""
 
-    Attributes
-    ----------
-    value
-        ``(M,)`` float64, finite: the target (such as a redshift).
-    columns
-        All other columns of the table, for the same rows.
-    where
-        The file, for messages.
-    counts
-        Number of rows in the file, and of rows left out, by reason.
-    classes
-        Class names where the target is a class; `value` then holds indices into them.
-    target, unit
-        Name of the target's column, and its unit as far as the table states it.
-    """
-
-    value: np.ndarray
-    columns: Columns
+    value: np.ndarray  # (M,) float64, finite: the target (such as a redshift)
+    columns: Columns  # all other columns of the table, for the same rows
     where: str
+    # Number of rows in the file, and of rows left out, by reason.
     counts: dict[str, int] = field(default_factory=dict)
+    # Class names where the target is a class; `value` then holds indices into them.
     classes: tuple[str, ...] = ()
-    target: str = "z_spec"
-    unit: str = ""
+    target: str = "z_spec"  # name of the target's column
+    unit: str = ""  # of the target, as far as the table states it
 
     def __len__(self) -> int:
         return len(self.value)

@@ -89,30 +89,7 @@ MEMBERS = ("scene", "matched", "templates")
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted(Method):
-    """A head adapted to labels.
-
-    Attributes
-    ----------
-    heads
-        The head unchanged, with zero points, and fine-tuned where labels suffice.
-    residual, recipes
-        Networks on the head's p(z) and other features, and how to make the latter; None and empty with few
-        labels.
-    weights
-        ``(M,)``: weight of each stage near the labels.
-    validation_pit
-        PIT values for recalibration.
-    labelled
-        Domain of the labels in the head's inputs; None with few labels.
-    loss
-        ``"squared"`` for the mean of p(z) as the point estimate, else its median.
-    members
-        Networks without the head.
-    templates
-        Template fitting; None without photometry, and with many labels.
-    brightest
-        Luminosity limit of the tuned head, as an absolute magnitude; see `Head.brightest`.
-    """
+    """A head adapted to labels."""
 
     name: ClassVar[str] = "adapted"
     takes_features: ClassVar[bool] = False
@@ -121,15 +98,18 @@ class Adapted(Method):
     reads_scenes: ClassVar[bool] = True
     fewest_labels: ClassVar[int] = 1
 
-    heads: tuple[Head, ...]
+    heads: tuple[Head, ...]  # the head unchanged, with zero points, and fine-tuned where labels suffice
+    # residual, recipes: networks on the head's p(z) and other features, and how to make the latter; None
+    # and empty with few labels.
     residual: MLPEnsemble | None = None
     recipes: tuple[FeatureRecipe, ...] = ()
-    weights: np.ndarray
-    validation_pit: np.ndarray
-    labelled: Domain | None = None
-    loss: str = "absolute"
-    members: tuple[Predictor, ...] = ()
-    templates: TemplateFit | None = None
+    weights: np.ndarray  # (M,): weight of each stage near the labels
+    validation_pit: np.ndarray  # PIT values for recalibration
+    labelled: Domain | None = None  # domain of the labels in the head's inputs; None with few labels
+    loss: str = "absolute"  # "squared" for the mean of p(z) as the point estimate, else its median
+    members: tuple[Predictor, ...] = ()  # networks without the head
+    templates: TemplateFit | None = None  # template fitting; None without photometry, and with many labels
+    # Luminosity limit of the tuned head, as an absolute magnitude; see `Head.brightest`.
     brightest: float | None = None
 
     @classmethod

@@ -53,30 +53,16 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetwork(Method):
-    """A network on images, with early stopping and recalibration on the validation part.
-
-    Attributes
-    ----------
-    network
-        The trained network.
-    normalisation
-        Conversion from nJy to the network's units, in JSON form.
-    standard
-        Standardisation of the features; None for networks without features.
-    validation_pit
-        ``(V,)``: PIT values of the validation part, for recalibration.
-    device
-        Where to run the network.
-    """
+    """A network on images, with early stopping and recalibration on the validation part."""
 
     takes_features: ClassVar[bool] = False
     flags_domain: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 2e-3
 
     network: TrainedNetwork
-    normalisation: dict[str, Any]
-    standard: Standard | None
-    validation_pit: np.ndarray
+    normalisation: dict[str, Any]  # conversion from nJy to the network's units, in JSON form
+    standard: Standard | None  # standardisation of the features; None for networks without features
+    validation_pit: np.ndarray  # (V,): PIT values of the validation part, for recalibration
     device: str = "cpu"
 
     @classmethod

@@ -26,32 +26,16 @@ MIN_FOR_QUANTILES = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours(Method):
-    """The training objects, and the number of neighbours.
-
-    Attributes
-    ----------
-    standard
-        Standardisation of the features.
-    points
-        ``(T, K)``: standardised features.
-    value
-        ``(T,)``: redshifts.
-    num
-        Number of neighbours for the point estimate.
-    loss
-        ``"squared"`` for the mean of the neighbours, else their median.
-    validation_pit
-        ``(V,)``: PIT values for recalibration; `AS_PREDICTED` for none.
-    """
+    """The training objects, and the number of neighbours."""
 
     name: ClassVar[str] = "neighbours"
 
-    standard: Standard
-    points: np.ndarray
+    standard: Standard  # standardisation of the features
+    points: np.ndarray  # (T, K): standardised features
     value: np.ndarray
-    num: int
-    loss: str
-    validation_pit: np.ndarray
+    num: int  # number of neighbours for the point estimate
+    loss: str  # "squared" for the mean of the neighbours, else their median
+    validation_pit: np.ndarray  # (V,): PIT values for recalibration; `AS_PREDICTED` for none
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:

@@ -103,21 +103,7 @@ def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.nd
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateFit(Method):
-    """Template fitting with corrections learned from labels.
-
-    Attributes
-    ----------
-    bands, filters
-        ``(B,)``: names of the bands, and of their filters.
-    zero_points
-        ``(B,)``: factors by which observed fluxes are multiplied.
-    validation_pit
-        ``(V,)``: PIT values for recalibration; `AS_PREDICTED` for none.
-    error_floor
-        Error, as a fraction of the flux, that is added in quadrature to the flux errors.
-    brightest
-        Absolute i magnitude of the most luminous galaxies that are allowed; None for no limit.
-    """
+    """Template fitting with corrections learned from labels."""
 
     name: ClassVar[str] = "templates"
     takes_features: ClassVar[bool] = False
@@ -125,10 +111,12 @@ class TemplateFit(Method):
     only_redshifts: ClassVar[bool] = True
 
     bands: tuple[str, ...]
-    filters: tuple[str, ...]
-    zero_points: np.ndarray
-    validation_pit: np.ndarray
+    filters: tuple[str, ...]  # of each band
+    zero_points: np.ndarray  # (B,): factors by which observed fluxes are multiplied
+    validation_pit: np.ndarray  # (V,): PIT values for recalibration; `AS_PREDICTED` for none
+    # Error, as a fraction of the flux, that is added in quadrature to the flux errors.
     error_floor: float = ERROR_FLOOR
+    # Absolute i magnitude of the most luminous galaxies that are allowed; None for no limit.
     brightest: float | None = None
 
     @classmethod

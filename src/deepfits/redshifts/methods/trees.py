@@ -15,25 +15,18 @@ from deepfits.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSum:
-    """A constant plus a sum of regression trees.
+    """A constant plus a sum of regression trees."""
 
-    Attributes
-    ----------
-    left, right, feature
-        ``(T, M)`` int32: the children of each node, −1 at a leaf, and the feature it splits on, 0 at a leaf.
-    threshold, value
-        ``(T, M)`` float64: an object goes left if its feature, as float32, does not exceed the threshold;
-        `value` is a leaf's contribution before the learning rate.
-    constants
-        ``(2,)``: the constant term and the learning rate.
-    """
-
+    # left, right, feature: (T, M) int32: the children of each node, −1 at a leaf, and the feature it splits
+    # on, 0 at a leaf.
     left: np.ndarray
     right: np.ndarray
     feature: np.ndarray
+    # threshold, value: (T, M) float64: an object goes left if its feature, as float32, does not exceed the
+    # threshold; `value` is a leaf's contribution before the learning rate.
     threshold: np.ndarray
     value: np.ndarray
-    constants: np.ndarray
+    constants: np.ndarray  # (2,): the constant term and the learning rate
 
     def __post_init__(self) -> None:
         """Check that children come after their parents, so that traversal always ends."""

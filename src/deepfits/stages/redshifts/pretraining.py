@@ -155,21 +155,11 @@ def match_truth(
 
 @dataclass(frozen=True, kw_only=True)
 class FittedSky:
-    """Fitted objects of one pointing, with their true properties.
+    """Fitted objects of one pointing, with their true properties."""
 
-    Attributes
-    ----------
-    examples
-        Measurements, true redshifts and classes.
-    flux
-        True total fluxes, ``(N, B)`` nJy.
-    radius
-        True half-light radii, ``(N,)`` arcsec; 0 for point sources.
-    """
-
-    examples: Examples
-    flux: np.ndarray
-    radius: np.ndarray
+    examples: Examples  # measurements, true redshifts and classes
+    flux: np.ndarray  # true total fluxes, (N, B) nJy
+    radius: np.ndarray  # true half-light radii, (N,) arcsec; 0 for point sources
 
     @classmethod
     def of(
