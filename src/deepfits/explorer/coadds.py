@@ -39,11 +39,6 @@ def read_place(text: str) -> tuple[float, float]:
 
     Also a name that contains it, such as SDSS J100024.00+021500.0.
 
-    Raises
-    ------
-    InputError
-        The text is not a position.
-
     Examples
     --------
     >>> read_place("150.1, 2.25")
@@ -79,13 +74,7 @@ class Coadds:
 
     @classmethod
     def open(cls, path: str | Path | Sequence[str | Path], store: CutoutStore) -> Coadds:
-        """Find the images, with the reading options of the store.
-
-        Raises
-        ------
-        InputError
-            The cutouts were not made from images by deepfits, or these are not the images of the store.
-        """
+        """Find the images, with the reading options of the store."""
         settings = store.info.extra.get("settings", {})
         if "files" not in settings:
             raise InputError(f"{store.directory}: these cutouts were not made from images by deepfits")
@@ -101,13 +90,7 @@ class Coadds:
         return cls(images, store.info, path)
 
     def cut(self, ra: float, dec: float) -> Cutouts:
-        """Cut out the object at a position, in degrees.
-
-        Raises
-        ------
-        InputError
-            No image covers the position.
-        """
+        """Cut out the object at a position, in degrees."""
         plan = build.StorePlan(
             images=self.images, size=self.info.size, shard_size=1, survey="", catalogue_path=Path("position")
         )

@@ -215,13 +215,7 @@ class Drawer:
         return float(np.nanmedian(known)) if np.isfinite(known).any() else None
 
     def fit_position(self, ra: float, dec: float) -> Dropped:
-        """Make a cutout at a position on the images of the run, and fit it.
-
-        Raises
-        ------
-        InputError
-            The images are unknown, are not those of the run, or do not cover the position.
-        """
+        """Make a cutout at a position on the images of the run, and fit it."""
         with self._lock:
             return self._fit(self._coadds.cut(ra, dec))
 
@@ -238,11 +232,6 @@ class Drawer:
         """Fit a cutout ``(B, H, W)`` in nJy; a band that is all NaN or zero is missing.
 
         Without a weight, the noise of each band is measured at the cutout's edges.
-
-        Raises
-        ------
-        InputError
-            The shape is not that of the run's cutouts.
         """
         expected = self.store.shape
         if image.shape != expected:

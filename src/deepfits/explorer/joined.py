@@ -391,11 +391,6 @@ def find_parts(run: str | Path, store: str | Path | None = None, model: str | Pa
 
     The tables are those of labelled objects (``redshift/predictions.parquet``), all results of `deepfits
     redshift predict` and `property predict` in the run, under any name, and the truth of a simulated sky.
-
-    Raises
-    ------
-    InputError
-        The directory is neither a run with features, nor features.
     """
     run = Path(run)
     features = next((p for p in (run, *map(run.joinpath, FEATURES)) if (p / DESCRIPTION).exists()), None)

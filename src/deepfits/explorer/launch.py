@@ -26,13 +26,7 @@ def load_objects(
     predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> Objects:
-    """Return the objects of a run, with their redshift distributions.
-
-    Raises
-    ------
-    InputError
-        Features, store or redshifts are not finished, unless `partial`.
-    """
+    """Return the objects of a run, with their redshift distributions."""
     parts = find_parts(run, store)
     given = {Path(path).stem: Path(path) for path in predictions}
     objects = Objects(join(run, store=store, tables=given, partial=partial))
@@ -45,13 +39,7 @@ def load_objects(
 def load_drawer(
     objects: Objects, run: str | Path, *, model: str | Path | None = None, images: str | Path | None = None
 ) -> Drawer | None:
-    """Load the model and return the drawer of objects, which takes seconds; None without a store.
-
-    Raises
-    ------
-    InputError
-        The model is not the one that made the features.
-    """
+    """Load the model and return the drawer of objects, which takes seconds; None without a store."""
     if objects.store is None:
         return None
     from deepfits.explorer.drawing import Drawer

@@ -87,13 +87,7 @@ class ByBrightness:
 
 
 class Objects:
-    """All objects with features, and everything known about them.
-
-    Raises
-    ------
-    InputError
-        No object has a finite latent.
-    """
+    """All objects with features, and everything known about them."""
 
     def __init__(self, table: JoinedTable) -> None:
         self.table, self.directory, self.store = table, table.directory, table.store
@@ -124,13 +118,7 @@ class Objects:
         return [name for name in self.table if name not in _NOT_SHOWN]
 
     def column(self, name: str) -> np.ndarray:
-        """Return a column, ``(N,)``.
-
-        Raises
-        ------
-        InputError
-            There is no such column; the message suggests the nearest.
-        """
+        """Return a column, ``(N,)``."""
         return require_column(self.table, name, self.directory)
 
     def describe(self, name: str) -> ColumnInfo:
@@ -190,11 +178,6 @@ class Objects:
 
         Returns the ``rows`` of the objects with a match, the counts ``matched`` and ``total`` and the names
         of the ``columns`` added; and the rows of the catalogue without an object.
-
-        Raises
-        ------
-        InputError
-            The features have no positions.
         """
         if not {"ra", "dec"} <= self.table.keys():
             raise InputError("the features have no ra and dec, so they cannot be matched by position")
@@ -216,13 +199,7 @@ class Objects:
         return {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
 
     def place(self, row: int) -> tuple[float, float]:
-        """Return right ascension and declination of an object, in degrees.
-
-        Raises
-        ------
-        InputError
-            The position is unknown.
-        """
+        """Return right ascension and declination of an object, in degrees."""
         if not {"ra", "dec"} <= self.table.keys() or not np.isfinite(self.column("ra")[row]):
             raise InputError(f"the position of {self.object_id[row]} is unknown")
         return float(self.column("ra")[row]), float(self.column("dec")[row])

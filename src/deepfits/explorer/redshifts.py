@@ -107,13 +107,7 @@ class Distributions:
         return None if row < 0 else self._staircase(self.quantiles[row], self.z_phot[row], self.z_spec[row])
 
     def predict(self, features: Mapping[str, np.ndarray], cutouts: Cutouts, info: StoreInfo) -> Any:
-        """Predict p(z) of a new object from its features and its cutout.
-
-        Raises
-        ------
-        InputError
-            The model is not in the run, or needs inputs that this object does not have.
-        """
+        """Predict p(z) of a new object from its features and its cutout."""
         if (model := self.find_model()) is None:
             raise InputError(f"the model that predicted {self.method} is not in the run")
         with tempfile.TemporaryDirectory(prefix="deepfits-") as name:

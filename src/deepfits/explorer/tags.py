@@ -15,13 +15,7 @@ FILE = "_tags.json"
 
 
 def read_tags(features: Path) -> dict[str, str]:
-    """Return the tag of each object that has one, by identity.
-
-    Raises
-    ------
-    InputError
-        The file has other content.
-    """
+    """Return the tag of each object that has one, by identity."""
     path = features / FILE
     if not path.exists():
         return {}

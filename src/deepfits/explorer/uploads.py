@@ -28,11 +28,6 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
 
     A FITS file contains a cube, or one image HDU per band; an HDU named WEIGHT (or IVAR) of the cube's shape
     is its weight. An ``.npz`` contains the array ``image`` and, optionally, ``weight``.
-
-    Raises
-    ------
-    InputError
-        The file unpacks to too much, is of another format, damaged, or has no image.
     """
     with naming(name, "cannot be read"):
         if name.endswith((".npy", ".npz")):

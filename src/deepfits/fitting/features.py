@@ -90,13 +90,7 @@ def is_done(path: str | Path, made_from: str) -> bool:
 
 
 def read_features(directory: str | Path, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the features of all shards as NumPy columns; ``latent`` and ``latent_std`` are ``(N, L)``.
-
-    Raises
-    ------
-    InputError
-        There are no features, a file is damaged, or they lack a requested column.
-    """
+    """Read the features of all shards as NumPy columns; ``latent`` and ``latent_std`` are ``(N, L)``."""
     if columns is not None:
         columns = [columns] if isinstance(columns, str) else list(columns)
     paths = shard_paths(directory)

@@ -90,13 +90,7 @@ class ModelError:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], num_bands: int, where: str) -> ModelError:
-        """Read back `to_json`.
-
-        Raises
-        ------
-        InputError
-            Entries that are missing, not finite numbers, or not as many as there are bands.
-        """
+        """Read back `to_json`."""
 
         def numbers(values: Any, length: int) -> tuple[float, ...]:
             read = tuple(float(value) for value in values)

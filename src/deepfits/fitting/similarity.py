@@ -135,13 +135,7 @@ class Similarity:
 
     @classmethod
     def read(cls, directory: Path, length: int) -> Similarity:
-        """Read the matrix from a directory of features; plain distances if there is none.
-
-        Raises
-        ------
-        InputError
-            The file does not hold a matrix of finite numbers, ``(length, length)``.
-        """
+        """Read the matrix from a directory of features; plain distances if there is none."""
         path = Path(directory) / FILE
         if not path.exists():
             return cls.plain(length)

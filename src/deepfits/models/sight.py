@@ -43,11 +43,6 @@ def require_psf(psf: np.ndarray | None, used: np.ndarray, info: StoreInfo, grid:
     """Refuse objects (or fields) of which not one can be described, before any is fitted.
 
     `psf`, ``(N, B, K, 2)`` or None, is as in a store; `used`, ``(N, B)`` bool, says which bands have data.
-
-    Raises
-    ------
-    InputError
-        The error of `sight_of` for the first.
     """
     reason = None
     for one, is_used in zip(psf_or_moffat(psf, info.fwhm_arcsec, len(used)), used, strict=True):

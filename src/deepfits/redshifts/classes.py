@@ -63,13 +63,7 @@ class Classifier:
 
 
 def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the index of each object's class, ``(N,)``, and the names of the classes.
-
-    Raises
-    ------
-    InputError
-        More than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
-    """
+    """Return the index of each object's class, ``(N,)``, and the names of the classes."""
     unique, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
     names = tuple(unique.tolist())
     if len(names) > MAX_CLASSES:

@@ -69,11 +69,6 @@ def make_dataset(
     Objects without a finite latent are excluded from every row of the table, so that all methods are compared
     on the same objects; their number is in `counts`. `train_select` restricts the training labels but not the
     test labels; `splitting` is passed to `split_objects`.
-
-    Raises
-    ------
-    InputError
-        See `match_labels` and `split_objects`; or all remaining labels are the same.
     """
     usable = is_usable(features)
     columns = {name: values[usable] for name, values in features.items()}

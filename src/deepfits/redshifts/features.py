@@ -130,13 +130,7 @@ class Source:
         return len(self.columns["object_id"])
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return images, 0 where there are no data, and weights: ``(N, B, H, W)`` each.
-
-        Raises
-        ------
-        InputError
-            There are no cutouts.
-        """
+        """Return images, 0 where there are no data, and weights: ``(N, B, H, W)`` each."""
         if self.read_images is None:
             raise InputError("this method learns from the cutouts: give the store")
         image, weight = self.read_images(self.columns["object_id"])
@@ -200,13 +194,7 @@ class FeatureRecipe:
 
     @classmethod
     def learn(cls, name: str, source: Source) -> FeatureRecipe:
-        """Make the recipe of a feature set from training objects.
-
-        Raises
-        ------
-        InputError
-            The set cannot be made of the given measurements.
-        """
+        """Make the recipe of a feature set from training objects."""
         check_available(name, source.available())
         learned = {block: BLOCKS[block].softening(source) for block in FEATURE_SETS[name]}
         return cls(
@@ -218,13 +206,7 @@ class FeatureRecipe:
         )
 
     def make(self, source: Source) -> Matrix:
-        """Make the features of any objects, ``(N, K)``.
-
-        Raises
-        ------
-        InputError
-            The bands differ from the recipe's, or a measurement that it needs is missing.
-        """
+        """Make the features of any objects, ``(N, K)``."""
         check_available(self.name, source.available())
         if source.bands != self.bands:
             raise InputError(
@@ -241,14 +223,7 @@ class FeatureRecipe:
 
 
 def read_features(directory: str | Path) -> Columns:
-    """Read a features directory (or one Parquet file of the same columns).
-
-    Raises
-    ------
-    InputError
-        No `object_id` or `latent`, a latent that is not numbers, no object, a missing or repeated
-        identity, or only one band.
-    """
+    """Read a features directory (or one Parquet file of the same columns)."""
     columns = read_table(directory, what="features")
     identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
     if not len(identity):
@@ -320,11 +295,6 @@ def size_features(columns: Columns, bands: Sequence[str], prefix: str = "") -> M
     """Return half-light radii, as ln(arcsec), and concentrations of the best fits; NaN where undefined.
 
     `prefix` precedes the columns' names: ``scene_`` for those of the scenes at their reference PSF.
-
-    Raises
-    ------
-    InputError
-        The features lack radii in some of the bands.
     """
     missing = [band for band in bands if f"{prefix}{SIZES[0]}_{band}" not in columns]
     if missing:

@@ -230,13 +230,7 @@ class Head:
 
 
 def head_directory(model_hash: str) -> Path:
-    """Return the directory of the head that ships with a built-in model.
-
-    Raises
-    ------
-    InputError
-        No head ships with it.
-    """
+    """Return the directory of the head that ships with a built-in model."""
     from deepfits.models.bundle import BUILTIN_DIRECTORY
 
     for place in sorted(BUILTIN_DIRECTORY.glob(f"*/head/{HEAD}")):

@@ -71,13 +71,7 @@ def complete_source(
 
 
 def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
-    """Return features with the mean wavelength of each band's filter added, where filters are given.
-
-    Raises
-    ------
-    InputError
-        The number of filters is not that of the bands, or a filter is unknown or belongs to another band.
-    """
+    """Return features with the mean wavelength of each band's filter added, where filters are given."""
     if not filters:
         return columns
     bands = band_names(columns)
@@ -112,13 +106,7 @@ def known_filters(columns: Columns) -> tuple[str, ...]:
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
-    """Return the store's metadata, restricted to the bands of the features where the two differ.
-
-    Raises
-    ------
-    InputError
-        The store has only one band, or none of those of the features.
-    """
+    """Return the store's metadata, restricted to the bands of the features where the two differ."""
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store)
@@ -177,11 +165,6 @@ def store_photometry(
 
     Returns ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in the order
     of `object_id`.
-
-    Raises
-    ------
-    InputError
-        An object is not in the store.
     """
     from deepfits.gaussian_psf import psf_or_moffat
     from deepfits.survey.store import CutoutStore
@@ -207,13 +190,7 @@ def store_photometry(
 def store_images(
     store: str | Path, bands: Sequence[str], object_id: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and weights of n objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻².
-
-    Raises
-    ------
-    InputError
-        An object is not in the store.
-    """
+    """Return images and weights of n objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻²."""
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store).in_bands(bands)
@@ -225,11 +202,6 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """Return a user's own estimates for the objects of a data set, ``(N,)``; NaN where there is none.
 
     `photoz` is ``COLUMN`` for a column of the labels, or ``TABLE:COLUMN``.
-
-    Raises
-    ------
-    InputError
-        No such table or column, or the column holds no numbers.
     """
     path, _, name = photoz.rpartition(":")
     if not path:

@@ -56,11 +56,6 @@ def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool =
     Estimates and redshifts are ``(N,)``. For targets other than redshifts, the metrics are those of
     `PROPERTY_DEFINITIONS`.
 
-    Raises
-    ------
-    InputError
-        The lengths differ, there are fewer than two objects, or a value is not finite.
-
     Examples
     --------
     >>> z = np.array([0.5, 1.0, 1.5])

@@ -223,13 +223,7 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
 
 
 def as_qp(quantiles: np.ndarray) -> Any:
-    """Return the distributions as a `qp` ensemble of quantiles, as used by RAIL.
-
-    Raises
-    ------
-    InputError
-        `qp-prob` is not installed.
-    """
+    """Return the distributions as a `qp` ensemble of quantiles, as used by RAIL."""
     try:
         import qp
     except ImportError:

@@ -40,11 +40,6 @@ class Predictor:
         There are the point estimates `z_phot`; for distributions, `quantiles`, ``(N, Q)``, and `z_mean`,
         `z_median`, `z_mode`, `z_err68_low` and so on; with a domain, `domain_distance` and
         `is_outside_domain`; and any further columns of the method.
-
-        Raises
-        ------
-        InputError
-            The features differ from those that the method was trained on.
         """
         features = None
         self._check_model(source)
@@ -71,13 +66,7 @@ class Predictor:
 
 
 def train_predictor(method: type[Method], target: str, training: Training) -> Predictor:
-    """Make the features of a data set, and train one method on its training and validation parts.
-
-    Raises
-    ------
-    InputError
-        The features cannot be made.
-    """
+    """Make the features of a data set, and train one method on its training and validation parts."""
     dataset, recipe, domain = training.dataset, None, None
     if method.takes_features:
         recipe = FeatureRecipe.learn(training.feature_set, dataset.source)

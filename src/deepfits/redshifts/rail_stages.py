@@ -32,13 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
-    """Concatenate columns of a table to a feature matrix, ``(N, K)`` float32.
-
-    Raises
-    ------
-    InputError
-        The table lacks a column.
-    """
+    """Concatenate columns of a table to a feature matrix, ``(N, K)`` float32."""
     parts, names = [], []
     for name in columns:
         values = _column(table, name)

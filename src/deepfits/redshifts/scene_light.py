@@ -63,11 +63,6 @@ class SceneLight(PerObject):
         """Take the measurements in the given bands; bands that the features lack are missing.
 
         A band without any data (``dof_<band>`` of 0) is also missing, although the scene has a flux there.
-
-        Raises
-        ------
-        InputError
-            The features lack scenes, errors or Gaussian fluxes, or have fewer than two of the bands.
         """
         columns, number = source.columns, len(source)
         there = [band for band in bands if f"flux_aper_scene_{band}" in columns]

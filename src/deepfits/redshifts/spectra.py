@@ -96,11 +96,6 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
 
     Fluxes, ``(T, Z, B)``, are per unit frequency, normalised to a mean of 1 over the bands; types, ``(T,)``,
     are those of `rest_spectra`.
-
-    Raises
-    ------
-    InputError
-        A filter that cannot be read; see `deepfits.passbands.read_curve`.
     """
     out = _fluxes(filters, redshifts)
     return out / out.mean(axis=2, keepdims=True), rest_spectra()[1]

@@ -74,11 +74,6 @@ def split_objects(
         ``(N,)`` bool: objects whose labels may be used for training; test objects are not restricted.
     fewest, fewest_to_test
         Minimum numbers of training (including validation) and of test objects.
-
-    Raises
-    ------
-    InputError
-        There are too few objects to train or to test on.
     """
     is_test = is_held_out(object_id)
     is_free = ~is_test if is_trainable is None else ~is_test & is_trainable

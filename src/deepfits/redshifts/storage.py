@@ -62,13 +62,7 @@ def load(
     what: str = "redshift model",
     version: int = SCHEMA_VERSION,
 ) -> T:
-    """Load what `save` has written.
-
-    Raises
-    ------
-    InputError
-        The file is missing or of another version, or a part is missing, damaged or inconsistent.
-    """
+    """Load what `save` has written."""
     directory = Path(directory)
     path = directory / name
     content = read_json(path, what=f"{what} ({name})")

@@ -62,13 +62,7 @@ class Workers:
 
 @contextmanager
 def connect(workers: Workers) -> Iterator[Client]:
-    """Yield a Dask client, for the given scheduler or for newly started local processes.
-
-    Raises
-    ------
-    InputError
-        No scheduler responds at the address.
-    """
+    """Yield a Dask client, for the given scheduler or for newly started local processes."""
     from distributed import Client
 
     if workers.scheduler is None:

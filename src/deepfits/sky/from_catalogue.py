@@ -91,11 +91,6 @@ def resolve_columns(
     -------
     dict
         The table's names of ``mag_<band>`` for every band, and of those of `OPTIONAL` that it has.
-
-    Raises
-    ------
-    InputError
-        A name in `mapping` is unknown, or a band has no magnitudes.
     """
     needed = [f"mag_{band}" for band in survey.names]
     known = [*needed, *OPTIONAL]
@@ -152,12 +147,6 @@ def from_table(
         Name of the table, for messages.
     units
         Units stated in the file, by its column names.
-
-    Raises
-    ------
-    InputError
-        No row has all magnitudes, a column has the wrong type or unit, or its values are not magnitudes or
-        redshifts.
     """
     catalogue = _CatalogueColumns(columns, names, units or {}, where)
     mag = np.stack([catalogue.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
@@ -269,13 +258,7 @@ class _CatalogueColumns:
         return np.where(value > largest, np.nan, value)
 
     def magnitudes(self, name: str) -> np.ndarray:
-        """Return a column of AB magnitudes, ``(N,)``, NaN where missing.
-
-        Raises
-        ------
-        InputError
-            The name, unit or values show that these are fluxes or magnitudes of another system.
-        """
+        """Return a column of AB magnitudes, ``(N,)``, NaN where missing."""
         remedy = (
             "AB magnitudes are needed: −2.5 log10(flux) + 31.4 for nJy, 23.9 for µJy, 22.5 for nanomaggies, "
             "−48.6 for erg/s/cm²/Hz"
@@ -432,11 +415,6 @@ def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
 
 def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
     """Parse ``["mag_u=u_photz", "z_spec=zpec"]`` into a dictionary.
-
-    Raises
-    ------
-    InputError
-        An item has no ``=``, or a name on the left occurs twice.
 
     Examples
     --------

@@ -40,13 +40,7 @@ def aperture_factor(weight: float, radius: float) -> float:
 
 @lru_cache(maxsize=32)
 def kernel_weight(factor: float, radius: float) -> float:
-    """Return the smoothing weight that gives an aperture factor: the inverse of `aperture_factor`.
-
-    Raises
-    ------
-    ValueError
-        The factor is larger than the three-tap kernel can produce.
-    """
+    """Return the smoothing weight that gives an aperture factor: the inverse of `aperture_factor`."""
     if factor <= max(1.0, aperture_factor(0.0, radius)):
         return 0.0
     if factor > aperture_factor(1.0, radius):

@@ -189,13 +189,7 @@ def _corners(
 
 @cached_by_files(maxsize=8)
 def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> ColourGrid:
-    """Compute the colour grid of galaxies for filters and a template sequence (takes a second; cached).
-
-    Raises
-    ------
-    InputError
-        There are not exactly six templates, or one is not in `galaxy_templates`.
-    """
+    """Compute the colour grid of galaxies for filters and a template sequence (takes a second; cached)."""
     known = galaxy_templates()[1]
     if len(templates) != len(CWW) or not set(templates) <= set(known):
         raise InputError(

@@ -45,11 +45,6 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
 
     `config` is a `deepfits.stages.fit.FitConfig`; `common` are the fields of `FittingWork`. The model
     determines the bands and size of the cutouts. The content of each selected shard is a `Part`.
-
-    Raises
-    ------
-    InputError
-        An unknown argument in `cutting`, or unusable images or catalogue.
     """
     images, cutting = images_at(config.store, os.path.realpath), dict(config.cutting or {})
     if "bands" in cutting:

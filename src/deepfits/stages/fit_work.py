@@ -109,26 +109,14 @@ def open_store(config: Any, model: Model) -> tuple[CutoutStore, list[str]]:
 
 
 def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str], Selection]:
-    """Open a store to fit; return it, cautions, and the selected objects.
-
-    Raises
-    ------
-    InputError
-        As for `open_store`; or PSFs too sharp for the model, or an empty selection.
-    """
+    """Open a store to fit; return it, cautions, and the selected objects."""
     store, cautions = open_store(config, model)
     model.require_psf(store)
     return store, cautions, select(store, held_out_only=config.held_out_only, object_ids=config.object_ids)
 
 
 def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder | None = None) -> Cutouts:
-    """Read the selected objects of a shard, with the bands rearranged by `order` if given.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or its objects have changed since the run began.
-    """
+    """Read the selected objects of a shard, with the bands rearranged by `order` if given."""
     from deepfits.survey.store import read_shard
 
     path = store / f"{shard.name}.h5"

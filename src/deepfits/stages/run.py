@@ -211,14 +211,7 @@ def _each_warning_once() -> Iterator[None]:
 
 
 def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile:
-    """Read and check a run file. Relative paths in it are relative to the file's directory.
-
-    Raises
-    ------
-    InputError
-        The file is not readable or not TOML; an unknown section or key (the nearest valid one is named); or
-        no images, or no labels for redshifts, without ``[simulate]``.
-    """
+    """Read and check a run file. Relative paths in it are relative to the file's directory."""
     path = Path(path)
     content = read_toml(path, what="run file")
     for name, section in content.items():

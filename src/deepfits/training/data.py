@@ -63,11 +63,6 @@ def measure_training_set(
 
     This takes two passes over the store, with one shard in memory at a time: the noise is measured first,
     because it sets the softening of the asinh stretch.
-
-    Raises
-    ------
-    InputError
-        No complete cutout is left to train on; the message says how many were discarded and why.
     """
     used, complete = [], []
     counts = {"complete": 0, "incomplete": 0, "held_out": 0}

@@ -190,13 +190,7 @@ def _warn_of_neighbours(others: np.ndarray, chosen: np.ndarray, labels: Labels, 
 
 
 def _within(pairs: Pairs, features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, int]:
-    """Keep pairs of the same identity within the radius, and count the others.
-
-    Raises
-    ------
-    InputError
-        Most lie farther apart: the identities are those of another catalogue.
-    """
+    """Keep pairs of the same identity within the radius, and count the others."""
     objects, label_rows = pairs
     apart = tables.apart_arcsec(features, objects, label_rows, labels.columns)
     median = float(np.median(apart[np.isfinite(apart)])) if np.isfinite(apart).any() else 0.0

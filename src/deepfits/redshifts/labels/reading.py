@@ -253,13 +253,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
 
 
 def read_table_of_estimates(path: str | Path, column: str) -> Labels:
-    """Read estimates of a target, with the columns for matching; rows without an estimate are dropped.
-
-    Raises
-    ------
-    InputError
-        As for `read_estimates`.
-    """
+    """Read estimates of a target, with the columns for matching; rows without an estimate are dropped."""
     table = tables.read(path, what="table of estimates", wanted=(column,))
     columns = add_standard_names(table)
     value = read_estimates(columns, column, path)

@@ -69,13 +69,7 @@ def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[s
 
 
 def find_head(head: str | Path | None, model_hash: str) -> Head:
-    """Return the given head, or the one that ships with the model of the features.
-
-    Raises
-    ------
-    InputError
-        No head ships with the model, or the given one was trained on fits of another model.
-    """
+    """Return the given head, or the one that ships with the model of the features."""
     if head is None:
         return Head.load(head_directory(model_hash))
     loaded = Head.load(head)

@@ -222,13 +222,7 @@ def _corrected(
 
 
 def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the filter of each band: those given, by default those of CLAUDS and HSC.
-
-    Raises
-    ------
-    InputError
-        The number of filters is not that of the bands, or a band has no default filter.
-    """
+    """Return the filter of each band: those given, by default those of CLAUDS and HSC."""
     if filters:
         names = [name.strip() for given in filters for name in str(given).split(",")]
         if len(names) != len(bands):

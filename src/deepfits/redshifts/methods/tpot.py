@@ -118,11 +118,6 @@ def train_tpot(
 ) -> TpotModel:
     """Search in a separate process with a time limit; features must be finite, targets are ``(N,)``.
 
-    Raises
-    ------
-    InputError
-        A feature is not finite, TPOT is not installed, or no pipeline finished within the time budget.
-
     Notes
     -----
     Because the search ends by the clock, its result depends on the speed of the machine: the seed alone does

@@ -199,13 +199,7 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
 
 
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
-    """List the rows: the constant, then the methods in the order of `METHODS`, each with its losses.
-
-    Raises
-    ------
-    InputError
-        An unknown name, or a row whose requirements (named in the message) are not met.
-    """
+    """List the rows: the constant, then the methods in the order of `METHODS`, each with its losses."""
     names, losses, feature_sets = _known_names(config)
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
