@@ -62,16 +62,8 @@ def learn_correction(
 ) -> Correction | None:
     """Fit the correction of a hidden band by robust weighted least squares; None with too few objects.
 
-    Parameters
-    ----------
-    drawn
-        ``(N, B)`` nJy: model aperture fluxes, from best fits to the bands that were not hidden.
-    measured, measured_err
-        ``(N, B)`` nJy: aperture fluxes measured on the images; NaN where there are none.
-    hidden
-        Indices of the bands that were hidden together.
-    band
-        Index of the band to correct.
+    `drawn` are model aperture fluxes from best fits without the `hidden` bands, and `measured` those measured
+    on the images, NaN where there are none: ``(N, B)`` nJy.
     """
     softening = np.array([_softening(*columns) for columns in zip(measured.T, measured_err.T, strict=True)])
     linear = _linear_terms(drawn, measured, hidden, softening)

@@ -213,10 +213,8 @@ def _inject(
 ) -> tuple[OwnFluxes, np.ndarray]:
     """Inject dimmed galaxies into the sky of faint objects, and fit them there.
 
-    Returns
-    -------
-    fluxes, truth
-        Fluxes as fitted, and as injected, ``(N, B, 2)``, of galaxies that are still the central object.
+    Return the fluxes as fitted, and as injected ``(N, B, 2)``, of the galaxies that are still the central
+    object.
     """
     fitter, image = galaxies.fitter, galaxies.image
     circle = fitter.sums[1]

@@ -134,17 +134,9 @@ class Fitter(ForwardModel):
     ) -> Fitted:
         """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``.
 
-        Parameters
-        ----------
-        advance
-            Called with the number of objects newly done.
-        is_neighbour
-            ``(N, H, W)`` bool: pixels of other objects, which the setting ``neighbours="mask"`` excludes;
-            None for none.
-        sight
-            For scene models: how the images were observed (`Fitter.sight`).
-        start
-            ``(N, L)``: latents that replace the mode's first start, where they are finite.
+        `is_neighbour` ``(N, H, W)`` marks pixels of other objects, which the setting ``neighbours="mask"``
+        excludes. Scene models need the `sight` (`Fitter.sight`). The latents `start` ``(N, L)`` replace the
+        mode's first start where they are finite. `advance` is called with the number of objects newly done.
         """
         if (sight is None) != (self.grid is None):
             raise ValueError("`sight` is required for scene models, and only for these")

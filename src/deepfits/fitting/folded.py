@@ -42,10 +42,7 @@ def can_fold(module: Any) -> bool:
 class FoldedGenerator:
     """A renderer (`deepfits.fitting.rendering.Renderer`) of the same images as a generator.
 
-    Parameters
-    ----------
-    generator
-        A module for which `can_fold` holds. Its weights are copied: later training has no effect here.
+    The generator's weights are copied: later training has no effect here.
     """
 
     def __init__(self, generator: nn.Module) -> None:

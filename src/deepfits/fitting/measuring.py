@@ -295,18 +295,9 @@ def oddities(
 ) -> dict[str, np.ndarray]:
     """Return anomaly scores of the central galaxies and artefact scores of the images.
 
-    Parameters
-    ----------
-    drawn
-        Model images from `Fitter.reconstruct`.
-    model_error
-        Errors of the generator; by default those stored with the model.
-
-    Returns
-    -------
-    dict
-        ``anomaly``, ``artefact`` and ``anomaly_reason``, ``(N,)``, and the statistics that make up the
-        anomaly (`deepfits.fitting.oddity`). NaN and an empty reason without a fit.
+    `drawn` are the model images from `Fitter.reconstruct`; the errors of the generator are by default those
+    stored with the model. The columns ``(N,)`` are ``anomaly``, ``artefact``, ``anomaly_reason`` and the
+    statistics that make up the anomaly (`deepfits.fitting.oddity`); NaN and an empty reason without a fit.
     """
     info, known = fitter.info, model_error or fitter.model_error
     names = ("anomaly", "artefact", *PARTS)

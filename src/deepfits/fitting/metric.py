@@ -105,28 +105,11 @@ def learn_metric(
 ) -> Metric:
     """Learn how a generator's Gauss–Newton matrix changes with the latent.
 
-    Parameters
-    ----------
-    renderer
-        The generator, in the unit of the fit.
-    num_latents
-        L.
-    weight
-        Pixel weights, broadcastable to ``(B, H, W)``; 1 by default. Only the ratios between bands matter.
-    observation
-        If the renderer draws scenes: how a typical object is observed.
-    num_reference
-        Number of latents drawn from the prior, each of which costs a Jacobian; by default eight per latent
-        dimension and at least 64.
-    ridge
-        Added to each matrix, in units of its mean diagonal.
-    profiled
-        Project out of each derivative what an amplitude per band would absorb (Kaufman 1975).
-
-    Returns
-    -------
-    Metric
-        Ridge regression of the logarithms on the latents.
+    The renderer is in the unit of the fit. `weight` is that of the pixels, broadcastable to ``(B, H, W)``, of
+    which only the ratios between bands matter; an `observation` is that of a typical object, for scenes. The
+    Jacobian is computed at `num_reference` latents drawn from the prior: by default eight per latent
+    dimension, and at least 64. `ridge` is added to each matrix, in units of its mean diagonal. With
+    `profiled`, what an amplitude per band would absorb is projected out of each derivative (Kaufman 1975).
     """
     number = num_reference or max(64, REFERENCES_PER_LATENT * num_latents)
     generator = torch.Generator().manual_seed(0)

@@ -71,15 +71,9 @@ class Evaluation:
 class Objective:
     """The loss of each object and its gradient with respect to the latent.
 
-    Parameters
-    ----------
-    renderer
-        Maps latents to images, in the unit of the images that are fitted.
-    prior_strength
-        Strength of the unit-normal prior on the latent. If the weights are inverse variances, the loss is −2
-        ln likelihood and 1 gives the maximum a posteriori.
-    amplitude_prior
-        Prior on free amplitudes; None fixes them to 1.
+    The renderer draws in the unit of the images that are fitted. If the weights are inverse variances, the
+    loss is −2 ln likelihood, and a `prior_strength` of 1 gives the maximum a posteriori. Without an
+    `amplitude_prior`, amplitudes are fixed to 1.
     """
 
     def __init__(

@@ -97,20 +97,9 @@ def residual_figures(
 
     Images, weights and models are ``(N, B, H, W)``, nJy and nJy⁻², with weight 0 for pixels to ignore.
 
-    Parameters
-    ----------
-    radius_pixels
-        ``(N,)``: radius of each galaxy.
-    fraction
-        ``(B,)``: fraction of the flux that the generator renders wrong.
-    noise
-        ``(B,)``: true over stated noise.
-
-    Returns
-    -------
-    dict
-        ``structure``, ``extended``, ``colour`` and ``artefact``, ``(N,)``: the highest |S| of each kind, 0 if
-        there is none; and ``structure_words`` and so on, ``(N,)`` str.
+    `fraction` ``(B,)`` is the fraction of the flux that the generator renders wrong, `noise` ``(B,)`` the
+    ratio of true to stated noise. Return ``structure``, ``extended``, ``colour`` and ``artefact``, ``(N,)``:
+    the highest |S| of each kind, 0 if there is none; and ``structure_words`` and so on.
     """
     within = region(image.shape[3], radius_pixels)
     weight = np.where(within[:, None], weight, 0)

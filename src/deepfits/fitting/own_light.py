@@ -90,12 +90,8 @@ def total_radius(
     that of the flux in the circles of `deepfits.photometry.growth_circles`, where neighbours matter least, or
     in the largest circle of the model image, if that radius is clearly larger.
 
-    Parameters
-    ----------
-    model, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    edge_pixels
-        Radius of the largest circle in the model image.
+    Model and weights are ``(N, B, H, W)``; `edge_pixels` is the radius of the largest circle in the model
+    image.
     """
     size, edge = model.shape[3], edge_pixels * pixel_scale_arcsec
     gain = _gain(weight)
@@ -154,18 +150,9 @@ def wings(
     and 2R and of undetected galaxies there. A galaxy with a small circle has no flux at the edge of the model
     image except what the PSF scatters there: any other is background and is subtracted.
 
-    Parameters
-    ----------
-    light, weight
-        ``(N, B, H, W)``: the galaxy's own noise-free image, nJy, and inverse variances of the data, nJy⁻².
-    radius_pixels
-        ``(N,)``, of the circles; limited to `edge`.
-    edge
-        Radius of the largest circle in the model image, in pixels.
-    psf
-        ``(N, B, K, 2)``; NaN where it is unknown.
-    noise
-        ``B``: ratio of the errors of sums to those of independent pixels.
+    `light` ``(N, B, H, W)`` is the galaxy's own noise-free image, `radius_pixels` those of the circles,
+    limited to `edge`, the radius of the largest circle in the model image; `noise` is the ratio of the errors
+    of sums to those of independent pixels, per band. A PSF may be NaN, which is unknown.
     """
     size, radius = light.shape[3], np.minimum(radius_pixels, edge)
     gain = _gain(weight)

@@ -47,12 +47,8 @@ def learn_nuisance(
 ) -> np.ndarray:
     """Return the nuisance covariance S, ``(L, L)``.
 
-    Parameters
-    ----------
-    latent, covariance
-        ``(N, L)`` and ``(N, L, L)``: best fits of galaxies, and their posterior covariances.
-    noise
-        ``(B,)``: standard deviation of a pixel, nJy; infinite for a band without data.
+    `latent` ``(N, L)`` and `covariance` ``(N, L, L)`` are best fits of galaxies and their posterior
+    covariances; `noise` ``(B,)`` is that of a pixel in nJy, infinite for a band without data.
     """
     import torch
 

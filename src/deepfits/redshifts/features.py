@@ -350,12 +350,8 @@ def magnitude_features(
     The features are, for each aperture, B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and
     for each aperture after the first its magnitudes relative to the first; NaN where data are missing.
 
-    Parameters
-    ----------
-    flux
-        ``(N, A, B)``, nJy.
-    softening
-        ``(A, B)``, nJy: softening of the asinh magnitudes, the training objects' typical error.
+    `flux` is ``(N, A, B)`` in nJy; `softening` ``(A, B)`` is that of the asinh magnitudes, the training
+    objects' typical error.
     """
     magnitude = asinh_magnitude(_known(flux), _known(softening))  # (N, A, B)
     bands = list(bands)

@@ -167,10 +167,7 @@ class Head:
         They are of the scene's total flux, at the rest-frame wavelength at which the observed light was
         emitted, so that no K-correction and hence no spectrum is needed.
 
-        Parameters
-        ----------
-        redshift
-            ``(N,)``, or ``(1, G)`` to evaluate every object at G redshifts.
+        `redshift` is ``(N,)``, or ``(1, G)`` to evaluate every object at G redshifts.
         """
         magnitude = ab_magnitude(light.total[:, self.order[0]])
         redshift = np.maximum(redshift, 1e-3)

@@ -118,12 +118,8 @@ def head_loss(
 ) -> torch.Tensor:
     """Return 20 CRPS of ln(1 + z) plus `entropy` times the cross-entropies of the redshift and the class.
 
-    Parameters
-    ----------
-    output
-        ``(N, G + 3)``: logits of the cells of ln(1 + z) and of the classes.
-    log, kind, weight
-        ``(N,)``: true ln(1 + z), ignored for stars; class index; weight.
+    `output` ``(N, G + 3)`` has the logits of the cells of ln(1 + z) and of the classes; `log` ``(N,)`` is the
+    true ln(1 + z), ignored for stars, and `kind` the index of the class.
     """
     logits = output[:, :NUM_CELLS]
     position = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
@@ -286,14 +282,9 @@ def fine_tuned(
 
     The member before fine-tuning is among the candidates.
 
-    Returns
-    -------
-    weights
-        Weights of the network at the lowest validation loss.
-    density
-        ``(V, G)``: p(z) on the cells for the V objects left out. Each half of them is estimated with the
-        weights that suit the other half best, so that early stopping on an object never affects its own
-        estimate.
+    Return the weights at the lowest validation loss, and p(z) on the cells for the objects left out. Each
+    half of these is estimated with the weights that suit the other half best, so that early stopping on an
+    object never affects its own estimate.
     """
     network = build_network(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))

@@ -138,16 +138,8 @@ def kernel_ridge(features: np.ndarray, target: np.ndarray, asked: np.ndarray) ->
     The kernel width and the ridge are chosen for each target by the leave-one-out error of the first 1,000
     labels, which must be in random order.
 
-    Parameters
-    ----------
-    features, target
-        ``(M, K)`` and ``(M, T)``: features and targets of the labels.
-    asked
-        ``(J, K)``: features of the objects to predict.
-
-    Returns
-    -------
-    ``(J, T)``
+    `features` ``(M, K)`` and `target` ``(M, T)`` are those of the labels; the result is ``(J, T)`` for the
+    objects with the features `asked`, ``(J, K)``.
 
     Source: leave-one-out errors of ridge regression, Hastie, Tibshirani & Friedman (2009), eq. 7.64.
     """

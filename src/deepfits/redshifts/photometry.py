@@ -36,19 +36,9 @@ def aperture_photometry(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes in the circular apertures and then the Gaussian one.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    psf
-        ``(N, B, K, 2)``: PSFs as sums of round Gaussians.
-    radii_arcsec
-        Radii of the circles; those wider than the cutout are reduced to its width.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, A, B)``, nJy; NaN where data are missing.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², and PSFs sums of round Gaussians. Circles wider
+    than the cutout are reduced to its width. Return fluxes and errors, ``(N, A, B)`` in nJy, NaN where data
+    are missing.
     """
     masks = apertures(image.shape[-1], pixel_scale_arcsec, psf, radii_arcsec)
     measured = [aperture_flux(image, weight, mask, min_valid=0.5) for mask in masks]
@@ -86,17 +76,8 @@ def matched_photometry(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes in circular apertures at the common PSF.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    psf
-        ``(N, B, K, 2)``: PSFs as sums of round Gaussians; NaN where unknown.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, A, B)``, nJy; NaN where data are missing, or the PSF is unknown or wider than the common one.
+    Return fluxes and errors as `aperture_photometry` does, NaN also where the PSF is unknown (NaN) or wider
+    than the common one.
     """
     from deepfits.gaussian_psf import fwhm_of
 

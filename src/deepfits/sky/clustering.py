@@ -25,21 +25,8 @@ def clustered_positions(
 
     Galaxies that would fall outside are wrapped to the other side, which conserves the density.
 
-    Parameters
-    ----------
-    redshift
-        ``(N,)``.
-    low, high
-        Borders of the square field, pixels.
-    pixel_scale
-        Arcseconds per pixel.
-    rng
-        Random generator.
-
-    Returns
-    -------
-    x, y
-        ``(N,)`` each, pixels.
+    Return x and y of each galaxy, in pixels; `low` and `high` are the borders of the square field, and
+    `pixel_scale` is in arcsec.
     """
     number = len(redshift)
     x, y = rng.uniform(low, high, (2, number))

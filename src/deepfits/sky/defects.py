@@ -85,22 +85,10 @@ def add_defects(
 ) -> np.ndarray:
     """Add the defects to a strip, and return them as bits of `PLANES`, ``(B, H, W)`` int32.
 
-    Parameters
-    ----------
-    image
-        ``(B, H, W)``, nJy; changed in place. Pixels without data are set to 0.
-    model
-        The image without noise.
-    rows
-        First row of the strip, and the row after its last.
-    survey
-        Sets the saturation levels.
-    sigma
-        ``(B,)``, noise of a pixel, nJy.
-    shapes
-        The objects of the whole patch; bright point sources bleed along their column.
-    defects
-        The other defects of the patch.
+    The strip `image` ``(B, H, W)``, in nJy, is the patch from the first of the `rows` to before the second;
+    it is changed in place, with 0 where there are no data. `model` is the same without noise, `sigma`
+    ``(B,)`` the noise of a pixel. Pixels saturate at the levels of the survey, and bright point sources among
+    the `shapes` of the patch bleed along their column.
     """
     bits = np.zeros(image.shape, dtype=np.int32)
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])

@@ -76,21 +76,8 @@ def resolve_columns(
 ) -> dict[str, str]:
     """Match the columns of a table to the names used here.
 
-    Parameters
-    ----------
-    names
-        Column names of the table.
-    survey
-        Survey whose bands need a magnitude ``mag_<band>`` each.
-    mapping
-        The table's names by the names used here, where they differ.
-    where
-        Name of the table, for messages.
-
-    Returns
-    -------
-    dict
-        The table's names of ``mag_<band>`` for every band, and of those of `OPTIONAL` that it has.
+    Return the table's names of ``mag_<band>`` for every band of the survey, and of those of `OPTIONAL` that
+    it has. `mapping` states them where they differ, and `where` names the table in messages.
     """
     needed = [f"mag_{band}" for band in survey.names]
     known = [*needed, *OPTIONAL]
@@ -133,20 +120,8 @@ def from_table(
 ) -> CatalogueObjects:
     """Convert a user's table to objects.
 
-    Parameters
-    ----------
-    columns
-        Columns of the table.
-    names
-        The table's column names, from `resolve_columns`.
-    survey
-        Survey in whose bands the objects are drawn.
-    rng
-        Random generator for properties that the table lacks.
-    where
-        Name of the table, for messages.
-    units
-        Units stated in the file, by its column names.
+    `names` are the table's column names, from `resolve_columns`; `units` are those stated in the file, by its
+    column names. Properties that the table lacks are drawn.
     """
     catalogue = _CatalogueColumns(columns, names, units or {}, where)
     mag = np.stack([catalogue.magnitudes(f"mag_{band}") for band in survey.names], axis=1)

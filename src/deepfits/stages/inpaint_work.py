@@ -76,22 +76,10 @@ def predict(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit without some bands, and predict these.
 
-    Parameters
-    ----------
-    hidden
-        Indices of the bands to hide and predict.
-    calibrations
-        One for each hidden band; by default predictions are not calibrated.
-    with_pixels
-        Also return the predicted pixels.
-
-    Returns
-    -------
-    columns
-        Columns of the table: identifier, quality of the fit, and fluxes and magnitudes of the hidden bands.
-    predicted
-        With pixels, ``model`` and ``pixel_std`` of the hidden bands. Aperture fluxes of all bands ``(N, B)``:
-        uncalibrated predictions ``drawn``, ``measured`` and ``measured_err``.
+    Return the columns of the table (identifier, quality of the fit, fluxes and magnitudes of the hidden
+    bands, which are not calibrated without `calibrations`), and predictions: aperture fluxes of all bands
+    ``(N, B)``, uncalibrated predictions ``drawn``, ``measured`` and ``measured_err``; and `with_pixels`,
+    ``model`` and ``pixel_std`` of the hidden bands.
     """
     weight = shard.weight.copy()
     weight[:, hidden] = 0

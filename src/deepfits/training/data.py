@@ -203,24 +203,10 @@ class Batch:
 class Batches:
     """Endless batches of real images, starting at any step.
 
-    Parameters
-    ----------
-    store, rows
-        The store, and the row indices to use for each shard.
-    batch_size
-        Objects per batch; the incomplete last batch of a group is dropped.
-    seed
-        Seed of all shuffles and flips.
-    symmetries
-        Flip and rotate each image at random, by quarter turns.
-    device
-        Device that holds the current group of shards and the batches.
-    memory_bytes
-        Maximum size of a group.
-    grid
-        Pixel grid of the scenes, for a model of scenes; the batches then state how each object was observed.
-    mask_neighbours
-        Set the weight to 0 in the pixels of neighbouring objects.
+    `rows` are those to use of each shard. Shards are held on the `device` in groups of at most
+    `memory_bytes`; the incomplete last batch of a group is dropped. With `symmetries`, each image is flipped
+    and rotated at random, by quarter turns. A model of scenes needs their pixel `grid`: the batches then
+    state how each object was observed.
     """
 
     def __init__(

@@ -27,19 +27,9 @@ from deepfits.training.shapes import compare_shapes, measure_shapes
 class Evaluator:
     """Evaluate the model at intervals, on held-out cutouts.
 
-    Parameters
-    ----------
-    store
-        Store whose held-out cutouts are used.
-    out
-        The model's directory, which receives ``evaluations.jsonl``, images ``panels/step-00001000.png`` (if
-        Pillow is installed) and, with patience, the best model so far in ``best/``.
-    trainer
-        The training whose model is evaluated.
-    step
-        Step at which the training starts or resumes; evaluations recorded after it are discarded.
-    writes
-        Whether this process writes the files.
+    The model's directory receives ``evaluations.jsonl``, images ``panels/step-00001000.png`` (if Pillow is
+    installed) and, with patience, the best model so far in ``best/``. Evaluations recorded after the `step`
+    at which the training starts or resumes are discarded.
     """
 
     def __init__(self, store: CutoutStore, out: Path, trainer: Trainer, *, step: int, writes: bool) -> None:

@@ -122,14 +122,11 @@ def examine(
     `noise` is as in `draw_observed`. The latents and the noise depend only on the seed, so that successive
     evaluations are comparable.
 
-    Returns
-    -------
-    dict
-        ``kernel_distance``, ``spread``, ``collapsed``, ``texture`` and ``textured``; the discriminator's mean
-        outputs ``answer_real`` and ``answer_generated`` (equal when it cannot tell the two apart);
-        ``latent_spread``, the standard deviation of the latents of embedded real images (1 for the prior);
-        and, for the mode ``embedder`` and, given a `fit` function, ``both``, the median reduced chi-square
-        ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``.
+    Return ``kernel_distance``, ``spread``, ``collapsed``, ``texture`` and ``textured``; the discriminator's
+    mean outputs ``answer_real`` and ``answer_generated`` (equal when it cannot tell the two apart);
+    ``latent_spread``, the standard deviation of the latents of embedded real images (1 for the prior); and,
+    for the mode ``embedder`` and, given a `fit` function, ``both``, the median reduced chi-square
+    ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``.
     """
     image, weight, sight = held_out.image, held_out.weight, held_out.sight
     flux = draw_observed(model, weight, noise, seed, sight)

@@ -49,17 +49,8 @@ def seed_of_step(seed: int, step: int) -> int:
 class Trainer:
     """Networks, their optimisers, and the training step, which updates them in place.
 
-    Parameters
-    ----------
-    model, config
-        The model to train, and how.
-    noise
-        Noise source for noise-aware training; one per store if there are several.
-    seed
-        Together with the step number it determines every random draw, so that no generator state has to be
-        saved.
-    engine
-        Where to compute; the CPU by default.
+    Noise-aware training needs a noise source, one per store if there are several. The seed and the number of
+    the step determine every random draw, so that no generator state has to be saved.
     """
 
     def __init__(
@@ -103,16 +94,8 @@ class Trainer:
     def step(self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0) -> dict[str, Tensor]:
         """Update discriminator, generator and embedder once, and return the detached losses.
 
-        Parameters
-        ----------
-        batch
-            Real images, for all processes together.
-        step
-            Step number, counted from 0.
-        fraction
-            Completed fraction of the training, which sets the learning rates.
-        store
-            Index of the store that the batch comes from.
+        Steps count from 0; `fraction` is that of the training that is completed, which sets the learning
+        rates. The batch is for all processes together, and from the store of that index.
         """
         part, number = self.engine.part, len(batch.image)
         self._set_rates(fraction)
@@ -258,18 +241,9 @@ class Trainer:
     ) -> Tensor:
         """Simulate the observation of generated images, given the weights and sights of real ones.
 
-        Parameters
-        ----------
-        clean
-            Generated images, ``(N, B, H, W)``, in the networks' units.
-        weight
-            Weights of real images, nJy⁻²; where they are 0, the flux is set to 0.
-        noise
-            Noise to add, in units of the noise implied by the weights; None adds nothing.
-        sight
-            PSF and pixel grid with which to observe scenes.
-        way
-            The observation of `sight`, if it has been built already.
+        `clean` ``(N, B, H, W)`` is in the networks' units; `noise`, in units of that implied by the weights,
+        may be None. Where the weights are 0, so is the flux. Scenes are observed with the `sight`, or the way
+        that has been built for it already.
         """
         normalisation = self.model.normalisation
         if sight is not None and self.grid is not None:

@@ -48,16 +48,8 @@ def shared_pass(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     gradient of the weights by less than the rounding error of an output near 1, and that of the generator not
     at all.
 
-    Parameters
-    ----------
-    real, generated
-        Outputs of the discriminator, ``(N,)`` each.
-
-    Returns
-    -------
-    cotangent, factor
-        ``(2N,)``, to propagate back from the outputs, those for real images first; and ``(N,)``, by which to
-        multiply the gradient at each generated image.
+    Return the cotangent to propagate back from the outputs, ``(2N,)`` with those for real images first, and
+    the factor by which to multiply the gradient at each generated image, ``(N,)``.
 
     Examples
     --------

@@ -40,11 +40,8 @@ def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
     Images and weights are ``(N, B, H, W)``, in nJy and nJy⁻².
 
-    Returns
-    -------
-    ndarray
-        ``(B, 2k+1, 2k+1)``, in units of the variance given by the weights: entry ``[b, k + dy, k + dx]`` is
-        the mean product of pixels separated by (dy, dx). The centre is 1 if the weights are right.
+    Return ``(B, 2k+1, 2k+1)``, in units of the variance given by the weights: entry ``[b, k + dy, k + dx]``
+    is the mean product of pixels separated by (dy, dx). The centre is 1 if the weights are right.
 
     Notes
     -----
@@ -102,12 +99,7 @@ def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
 class NoiseSource:
     """Gaussian noise with a given autocovariance, in units of the noise given by the weights.
 
-    Parameters
-    ----------
-    autocovariance
-        ``(B, 2k+1, 2k+1)``; see `measure_autocovariance`.
-    size
-        Side of the cutouts in pixels.
+    The autocovariance is from `measure_autocovariance`; `size` is the side of the cutouts in pixels.
     """
 
     def __init__(self, autocovariance: np.ndarray, size: int) -> None:

@@ -15,16 +15,9 @@ from deepfits.training.checkpoint import cut_metrics
 class Recorder:
     """Write rows of metrics to files and trackers.
 
-    Parameters
-    ----------
-    out
-        The model's directory, which receives ``metrics.jsonl``.
-    step
-        Step at which the training starts or resumes; rows that a killed run wrote after it are dropped.
-    tensorboard
-        Also write ``tensorboard/``, if TensorBoard is installed.
-    tracker
-        ``"mlflow"`` or ``"wandb"``: also log to its active run, or else to a new one.
+    The files are ``metrics.jsonl`` in the model's directory, without the rows that a killed run wrote after
+    `step`, and ``tensorboard/``, if TensorBoard is installed. A tracker, ``"mlflow"`` or ``"wandb"``, logs to
+    its active run, or else to a new one.
     """
 
     def __init__(self, out: Path, step: int, *, tensorboard: bool, tracker: str | None = None) -> None:

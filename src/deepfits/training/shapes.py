@@ -25,12 +25,9 @@ def measure_shapes(
 
     Images and weights are ``(N, B, H, W)``, in nJy and nJy⁻², without missing pixels.
 
-    Returns
-    -------
-    dict
-        Arrays ``(N,)``, NaN where not measurable: ``mag_<band>`` (AB, in an aperture of 6 pixels
-        radius), ``colour_<a>_<b>`` of adjacent bands, ``radius_arcsec`` (half-light radius), ``ellipticity``
-        (1 − b/a) and ``concentration`` (5 log10(r80 / r20)).
+    Return arrays ``(N,)``, NaN where not measurable: ``mag_<band>`` (AB, in an aperture of 6 pixels radius),
+    ``colour_<a>_<b>`` of adjacent bands, ``radius_arcsec`` (half-light radius), ``ellipticity`` (1 − b/a) and
+    ``concentration`` (5 log10(r80 / r20)).
     """
     import sep
 

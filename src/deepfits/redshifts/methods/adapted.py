@@ -294,12 +294,8 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     more than two. So the labels are supplemented by `CERTAIN` calibrated pseudo-labels and by `SMOOTH` that
     follow the maximum-likelihood beta distribution of the PIT values, binned at the `LEVELS`.
 
-    Parameters
-    ----------
-    left_out, fitted
-        ``(V, Q)``: quantiles for the labels, out-of-fold and by the final mixture, which has seen them.
-    value
-        ``(V,)``: the labels.
+    `left_out` and `fitted` are quantiles for the labels `value`, ``(V, Q)``: out-of-fold, and by the final
+    mixture, which has seen them.
     """
     from scipy.optimize import minimize
     from scipy.stats import beta

@@ -92,18 +92,9 @@ def draw_pointing(
 ) -> Pointing:
     """Draw the properties of a sky: a survey with perturbed seeing and depth, and a galaxy population.
 
-    Parameters
-    ----------
-    surveys
-        Surveys to perturb, used in turn.
-    number
-        Number of the pointing, which selects the survey.
-    objects
-        Approximate number of galaxies to the magnitude limit; determines the size of the sky.
-    rng
-        Random numbers.
-    narrowest
-        FWHM of the narrowest PSF that the model can draw, arcsec.
+    `number` is that of the pointing, which selects the survey to perturb. The sky is sized for about as many
+    `objects` to the magnitude limit; `narrowest` is the FWHM of the narrowest PSF that the model can draw,
+    arcsec.
     """
     base = surveys[number % len(surveys)]
     seeing, deeper = rng.uniform(0.85, 1.5), rng.uniform(-1.5, 0.3)
