@@ -28,38 +28,28 @@ class ModelConfig(Stored):
     """Architecture of the networks.
 
     The defaults are those of M19 §2.1, except `kernel_size`, which is not given there.
-
-    Attributes
-    ----------
-    num_bands, size
-        Bands and side of the cutouts; training takes both from the store.
-    latent_size
-        Number of latent dimensions.
-    width
-        Channels at the smallest resolution, halved by every block.
-    num_blocks
-        Number of residual blocks. One more layer, without a pass-through, is next to the image, so the
-        smallest resolution is ``size / 2**(num_blocks + 1)`` pixels (2 for 32).
-    kernel_size
-        Kernel size of all convolutions, whose stride is 2.
-    num_groups
-        Groups of the group normalisation in discriminator and embedder; 0 for no normalisation.
-    negative_slope
-        Slope of the LeakyReLU in discriminator and embedder.
-    sees_observation
-        For scene models: discriminator and embedder are also given how an image was observed, in two planes
-        per band (`deepfits.observation.Sight.described`).
     """
 
     num_bands: Annotated[int, Range(ge=1, le=64)] = 5
+    """Bands of the cutouts; training takes them and the size from the store."""
     size: Annotated[int, Range(ge=4, le=4096)] = 32
+    """Side of the cutouts."""
     latent_size: Annotated[int, Range(ge=1, le=4096)] = 64
+    """Number of latent dimensions."""
     width: Annotated[int, Range(ge=1, le=8192)] = 1024
+    """Channels at the smallest resolution, halved by every block."""
     num_blocks: Annotated[int, Range(ge=0, le=10)] = 3
+    """Number of residual blocks. One more layer, without a pass-through, is next to the image, so the
+    smallest resolution is ``size / 2**(num_blocks + 1)`` pixels (2 for 32)."""
     kernel_size: Annotated[int, Range(ge=2, le=16)] = 4
+    """Kernel size of all convolutions, whose stride is 2."""
     num_groups: Annotated[int, Range(ge=0, le=8192)] = 4
+    """Groups of the group normalisation in discriminator and embedder; 0 for no normalisation."""
     negative_slope: Annotated[float, Range(ge=0, lt=1)] = 0.2
+    """Slope of the LeakyReLU in discriminator and embedder."""
     sees_observation: bool = False
+    """For scene models: discriminator and embedder are also given how an image was observed, in two planes
+    per band (`deepfits.observation.Sight.described`)."""
 
     def __post_init__(self) -> None:
         check(self, where="model")

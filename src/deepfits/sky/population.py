@@ -50,61 +50,47 @@ _Constant = Annotated[float, Range(ge=0, le=10)]
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationLaws:
-    """The free parameters of the population model.
-
-    Attributes
-    ----------
-    smooth_scatter, ultraviolet_scatter, smooth_length
-        Standard deviation, in magnitudes, of smooth deviations of each galaxy's spectrum from its template,
-        above `OPTICAL_ABOVE` and below `ULTRAVIOLET_BELOW` in the rest frame, and their correlation length in
-        ln λ.
-    oddity
-        Standard deviation of the ln of a galaxy's amplitude of these smooth deviations.
-    calibration_scatter
-        Standard deviation of an independent deviation in each band, magnitudes.
-    dust_early, dust_late
-        Mean of the exponential distribution of E(B−V), for early types and for others.
-    early_share, spiral_share
-        Factors on the fractions of early types and spirals of Benítez (2000).
-    redshift_scale
-        Factor on the redshifts of that paper: above 1, galaxies of a given magnitude are more distant.
-    template_offset
-        Offset of the position in the template sequence; positive is bluer.
-    line_strength
-        Mean strength of additional emission lines in spirals and irregulars, relative to the equivalent
-        widths of `LINES`; it scatters by a factor of 2.
-    common_scatter
-        Standard deviation, in magnitudes, of a smooth deviation from the templates common to all galaxies of
-        a type, i.e. of errors of the templates.
-    passband_shift
-        Standard deviation of the relative wavelength shift of each passband, common to all galaxies of a
-        draw.
-    zero_point_scatter
-        Standard deviation of the zero point of each band, in magnitudes, common to all galaxies of a draw.
-    ultraviolet_limit
-        Absolute magnitude at 2300 Å (GALEX NUV), corresponding to a luminosity L_limit, of an exponential
-        cut-off: galaxies are kept with probability exp(−L/L_limit), as in Schechter (1976).
-    templates
-        Six spectra from red to blue, from `deepfits.sky.spectra.galaxy_templates`.
-    """
+    """The free parameters of the population model."""
 
     smooth_scatter: _Constant = 0.11
+    """Standard deviation, in magnitudes, of smooth deviations of each galaxy's spectrum from its template,
+    above `OPTICAL_ABOVE` in the rest frame."""
     ultraviolet_scatter: _Constant = 0.06
+    """The same below `ULTRAVIOLET_BELOW`."""
     smooth_length: Annotated[float, Range(ge=0.02, le=10)] = 0.15
+    """Correlation length of these deviations in ln λ."""
     oddity: _Constant = 0.5
+    """Standard deviation of the ln of a galaxy's amplitude of these smooth deviations."""
     calibration_scatter: _Constant = 0.02
+    """Standard deviation of an independent deviation in each band, magnitudes."""
     dust_early: _Constant = 0.03
+    """Mean of the exponential distribution of E(B−V), for early types."""
     dust_late: _Constant = 0.12
+    """The same for other types."""
     early_share: _Constant = 1.0
+    """Factor on the fraction of early types of Benítez (2000)."""
     spiral_share: _Constant = 1.0
+    """The same for spirals."""
     redshift_scale: Annotated[float, Range(gt=0, le=10)] = 1.0
+    """Factor on the redshifts of that paper: above 1, galaxies of a given magnitude are more distant."""
     template_offset: Annotated[float, Range(ge=-10, le=10)] = 0.0
+    """Offset of the position in the template sequence; positive is bluer."""
     line_strength: _Constant = 0.0
+    """Mean strength of additional emission lines in spirals and irregulars, relative to the equivalent widths
+    of `LINES`; it scatters by a factor of 2."""
     common_scatter: _Constant = 0.0
+    """Standard deviation, in magnitudes, of a smooth deviation from the templates common to all galaxies of a
+    type, i.e. of errors of the templates."""
     passband_shift: _Constant = 0.0
+    """Standard deviation of the relative wavelength shift of each passband, common to all galaxies of a
+    draw."""
     zero_point_scatter: _Constant = 0.0
+    """Standard deviation of the zero point of each band, in magnitudes, common to all galaxies of a draw."""
     ultraviolet_limit: Annotated[float, Range(ge=-40, le=-10)] = -21.2
+    """Absolute magnitude at 2300 Å (GALEX NUV), corresponding to a luminosity L_limit, of an exponential
+    cut-off: galaxies are kept with probability exp(−L/L_limit), as in Schechter (1976)."""
     templates: tuple[str, ...] = CWW
+    """Six spectra from red to blue, from `deepfits.sky.spectra.galaxy_templates`."""
 
     def __post_init__(self) -> None:
         check(self, where="population")

@@ -20,35 +20,24 @@ _Magnitude = Annotated[float, Range(ge=-60, le=60)]
 
 @dataclass(frozen=True, kw_only=True)
 class SkyBand:
-    """One band of a survey's coadds.
-
-    Attributes
-    ----------
-    name
-        Used in file names and columns.
-    filter
-        A filter of `speclite`, such as ``hsc2017-i2``, or the path of a text file with two columns,
-        wavelength in Å and transmission; paths in a TOML file are relative to that file.
-    depth
-        AB magnitude that corresponds to five times the flux error in a 2″ aperture.
-    fwhm_arcsec
-        Full width at half maximum of the PSF.
-    zero_point
-        AB magnitude of one count in the files.
-    sky_mag
-        Brightness of the night sky, AB magnitudes per square arcsecond, relative to which the photon noise of
-        sources is computed.
-    saturation
-        AB magnitude at which the peak of a point source just saturates.
-    """
+    """One band of a survey's coadds."""
 
     name: str
+    """Used in file names and columns."""
     filter: str
+    """A filter of `speclite`, such as ``hsc2017-i2``, or the path of a text file with two columns, wavelength
+    in Å and transmission; paths in a TOML file are relative to that file."""
     depth: _Magnitude
+    """AB magnitude that corresponds to five times the flux error in a 2″ aperture."""
     fwhm_arcsec: Annotated[float, Range(ge=0.05, le=20)]
+    """Full width at half maximum of the PSF."""
     zero_point: _Magnitude
+    """AB magnitude of one count in the files."""
     sky_mag: _Magnitude
+    """Brightness of the night sky, AB magnitudes per square arcsecond, relative to which the photon noise of
+    sources is computed."""
     saturation: _Magnitude
+    """AB magnitude at which the peak of a point source just saturates."""
 
     def __post_init__(self) -> None:
         check(self, where="band")
@@ -58,35 +47,25 @@ class SkyBand:
 
 @dataclass(frozen=True, kw_only=True)
 class SkySurvey(Stored):
-    """Image properties of a survey.
-
-    Attributes
-    ----------
-    name
-        Name, which also appears in file headers.
-    bands
-        The bands, from blue to red.
-    pixel_scale_arcsec
-        Side of a pixel.
-    moffat_beta
-        Exponent β of the Moffat (1969) PSF; 3 is typical from the ground.
-    noise_correlation
-        Ratio of the noise in a 2″ aperture to that of independent pixels with the same variance; above 1 for
-        resampled coadds.
-    mag_limit
-        Faintest i magnitude of simulated galaxies.
-    seeing_scatter, depth_scatter
-        Scatter between patches: standard deviations of ln(fwhm), and of the depth in magnitudes.
-    """
+    """Image properties of a survey."""
 
     name: str
+    """Name, which also appears in file headers."""
     bands: tuple[SkyBand, ...]
+    """The bands, from blue to red."""
     pixel_scale_arcsec: Annotated[float, Range(ge=0.01, le=10)]
+    """Side of a pixel."""
     moffat_beta: Annotated[float, Range(ge=1.5, le=20)] = 3.0
+    """Exponent β of the Moffat (1969) PSF; 3 is typical from the ground."""
     noise_correlation: Annotated[float, Range(ge=1, le=1.8)] = 1.2
+    """Ratio of the noise in a 2″ aperture to that of independent pixels with the same variance; above 1 for
+    resampled coadds."""
     mag_limit: Annotated[float, Range(ge=20, le=30)] = 28.0
+    """Faintest i magnitude of simulated galaxies."""
     seeing_scatter: Annotated[float, Range(ge=0, le=0.5)] = 0.05
+    """Standard deviation of ln(fwhm) between patches."""
     depth_scatter: Annotated[float, Range(ge=0, le=1)] = 0.05
+    """Standard deviation of the depth between patches, in magnitudes."""
 
     def __post_init__(self) -> None:
         check(self, where="survey")

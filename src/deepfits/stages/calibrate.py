@@ -15,32 +15,22 @@ from deepfits.training.settings import MAX_MEASURED
 
 @dataclass(frozen=True)
 class CalibrateConfig(Choosing, Partial):
-    """Parameters of `calibrate`.
-
-    Parameters
-    ----------
-    model
-        A model from `train`, or ``builtin:NAME``.
-    store
-        Cutout store of the survey. Of a model from `train` only held-out objects are used, since it may have
-        been trained on the others.
-    out
-        Output directory of the calibrated model.
-    max_objects
-        Maximum number of objects, drawn at random, among which bright and faint galaxies are chosen.
-    threads
-        CPU threads; by default PyTorch decides.
-    device
-        ``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one).
-    """
+    """Parameters of `calibrate`."""
 
     model: str | Path
+    """A model from `train`, or ``builtin:NAME``."""
     store: Annotated[str | Path, INPUT]
+    """Cutout store of the survey. Of a model from `train` only held-out objects are used, since it may have
+    been trained on the others."""
     out: str | Path
+    """Output directory of the calibrated model."""
     _: KW_ONLY
     max_objects: Annotated[int, Range(ge=100)] = MAX_MEASURED
+    """Maximum number of objects, drawn at random, among which bright and faint galaxies are chosen."""
     threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
+    """CPU threads; by default PyTorch decides."""
     device: Annotated[str, NEUTRAL] = "cpu"
+    """``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one)."""
 
 
 @stage(CalibrateConfig)

@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckConfig(ReadingFields):
-    """Parameters of `check`.
-
-    Parameters
-    ----------
-    images
-        A directory, a FITS file, or a list of these and of ``band=path``. Also accepted: a cutout store, a
-        TOML file that describes cutouts made elsewhere (`deepfits.survey.readers`), or a catalogue.
-    """
+    """Parameters of `check`."""
 
     images: Annotated[Images, INPUT]
+    """A directory, a FITS file, or a list of these and of ``band=path``. Also accepted: a cutout store, a
+    TOML file that describes cutouts made elsewhere (`deepfits.survey.readers`), or a catalogue."""
 
 
 @stage(CheckConfig)

@@ -37,29 +37,21 @@ FORMAT = 6
 
 @dataclass(frozen=True)
 class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
-    """Parameters of `cutouts`.
-
-    Parameters
-    ----------
-    images
-        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`. Or a
-        TOML file that describes cutouts made elsewhere; see `deepfits.survey.readers`.
-    out
-        Output directory, the cutout store.
-    catalogue
-        Objects to cut out: Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the
-        reference band, 0-based), and with several fields also ``object_id`` and ``field``. By default the
-        objects are detected, and ``catalogue.parquet`` is written to the store. For cutouts made elsewhere, a
-        table of further columns to store.
-    size
-        Side of a cutout in pixels.
-    """
+    """Parameters of `cutouts`."""
 
     images: Annotated[Images, INPUT]
+    """A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`. Or a
+    TOML file that describes cutouts made elsewhere; see `deepfits.survey.readers`."""
     out: str | Path
+    """Output directory, the cutout store."""
     _: KW_ONLY
     catalogue: Annotated[str | Path | None, INPUT] = None
+    """Objects to cut out: Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the
+    reference band, 0-based), and with several fields also ``object_id`` and ``field``. By default the objects
+    are detected, and ``catalogue.parquet`` is written to the store. For cutouts made elsewhere, a table of
+    further columns to store."""
     size: Annotated[int, Range(ge=4, le=4096)] = 32
+    """Side of a cutout in pixels."""
 
 
 @stage(CutoutsConfig)

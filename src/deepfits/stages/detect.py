@@ -36,25 +36,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DetectConfig(Detecting, DeblendOptions, InProcesses):
-    """Parameters of `detect`.
-
-    Parameters
-    ----------
-    images
-        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
-    out
-        Output catalogue: Parquet, or a FITS table if the name ends in ``.fits``.
-    background_mesh
-        Mesh size of the background estimate, in pixels; the light of larger galaxies is partly subtracted.
-    aperture_arcsec
-        Diameter of the circular aperture for aperture photometry.
-    """
+    """Parameters of `detect`."""
 
     images: Annotated[Images, INPUT]
+    """A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`."""
     out: str | Path
+    """Output catalogue: Parquet, or a FITS table if the name ends in ``.fits``."""
     _: KW_ONLY
     background_mesh: Annotated[int, Range(ge=8)] = MESH
+    """Mesh size of the background estimate, in pixels; the light of larger galaxies is partly subtracted."""
     aperture_arcsec: Annotated[float, Range(gt=0)] = 2.0
+    """Diameter of the circular aperture for aperture photometry."""
 
 
 @stage(DetectConfig)

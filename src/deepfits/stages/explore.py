@@ -28,43 +28,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExploreConfig(Partial):
-    """Parameters of `explore`.
-
-    Parameters
-    ----------
-    run
-        A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
-        predict` and `property predict` in it are used), or a directory of features from `fit`.
-    store
-        Cutout store of the features, if it is not in the run directory. Needed to show images.
-    model
-        Model of the features, if it is not in the run directory. Needed to draw best fits.
-    images
-        Images that the cutouts were made from, if they are not in the run directory. Needed to cut out and
-        fit an object at any position.
-    predictions
-        Further tables of predicted redshifts or properties, if they are not in the run directory.
-    host
-        Address to serve on. If it is not the local host, the page requires a token, which is part of the
-        address that is printed.
-    port
-        Port to serve on; 0 selects a free one.
-    open_browser
-        Open the page in a browser.
-    samp
-        Allow the page to send selections to TOPCAT and positions to Aladin on this machine, through SAMP.
-    """
+    """Parameters of `explore`."""
 
     run: str | Path
+    """A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
+    predict` and `property predict` in it are used), or a directory of features from `fit`."""
     _: KW_ONLY
     store: str | Path | None = None
+    """Cutout store of the features, if it is not in the run directory. Needed to show images."""
     model: str | Path | None = None
+    """Model of the features, if it is not in the run directory. Needed to draw best fits."""
     images: str | Path | None = None
+    """Images that the cutouts were made from, if they are not in the run directory. Needed to cut out and fit
+    an object at any position."""
     predictions: Sequence[str | Path] = ()
+    """Further tables of predicted redshifts or properties, if they are not in the run directory."""
     host: str = "127.0.0.1"
+    """Address to serve on. If it is not the local host, the page requires a token, which is part of the
+    address that is printed."""
     port: Annotated[int, Range(ge=0, le=65535)] = 8642
+    """Port to serve on; 0 selects a free one."""
     open_browser: bool = True
+    """Open the page in a browser."""
     samp: bool = False
+    """Allow the page to send selections to TOPCAT and positions to Aladin on this machine, through SAMP."""
 
 
 @stage(ExploreConfig)

@@ -37,48 +37,35 @@ FINEST_ORDERS = range(7, 13)  # HEALPix orders: cells of 27 arcmin to 51 arcsec
 
 @dataclass(frozen=True)
 class ExportConfig(Choosing, Partial):
-    """Parameters of `export`.
-
-    Parameters
-    ----------
-    features
-        A run directory, of which features, catalogue, predictions, truth and tags are joined into one table.
-        Or the output of `fit`, `inpaint` or `redshift predict` alone: a directory, or one Parquet file.
-    out
-        Output file, or directory for HATS.
-    format
-        ``"parquet"``, ``"fits"``, ``"votable"``, ``"ecsv"``, ``"csv"``, ``"hdf5"`` or ``"hats"``. By default
-        the extension of `out` decides (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``); a
-        name without an extension is a HATS directory.
-    columns
-        Columns to write, in this order; by default all that are stored. For a run, derived columns can also
-        be named: ``reduced_chi2``, ``mag_model_<band>``, and colours such as ``g_minus_r``.
-    store
-        Cutout store of the features, if it is not in the run directory. The columns of its catalogue are
-        joined to the features.
-    tables
-        Further tables to join, each as ``NAME=PATH``: spectra, labels, another catalogue. They are matched by
-        position or identifier (`deepfits.join`). A column whose name already exists becomes ``NAME.column``.
-    half
-        Write latents, their errors and embeddings as 16-bit floats, which makes files about a third smaller
-        (see docs/how-to/scale.md for the loss of precision). Parquet and HATS only.
-    margin_arcsec
-        HATS only: width of the margin around each partition in which objects of its neighbours are listed
-        too, so that cross-matches across borders are complete.
-    partition_rows
-        HATS only: maximum number of objects in a partition.
-    """
+    """Parameters of `export`."""
 
     features: Annotated[str | Path, INPUT]
+    """A run directory, of which features, catalogue, predictions, truth and tags are joined into one table.
+    Or the output of `fit`, `inpaint` or `redshift predict` alone: a directory, or one Parquet file."""
     out: str | Path
+    """Output file, or directory for HATS."""
     _: KW_ONLY
     format: Literal["parquet", "fits", "votable", "ecsv", "csv", "hdf5", "hats"] | None = None
+    """``"parquet"``, ``"fits"``, ``"votable"``, ``"ecsv"``, ``"csv"``, ``"hdf5"`` or ``"hats"``. By default
+    the extension of `out` decides (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``); a name
+    without an extension is a HATS directory."""
     columns: Sequence[str] | None = None
+    """Columns to write, in this order; by default all that are stored. For a run, derived columns can also be
+    named: ``reduced_chi2``, ``mag_model_<band>``, and colours such as ``g_minus_r``."""
     store: Annotated[str | Path | None, INPUT] = None
+    """Cutout store of the features, if it is not in the run directory. The columns of its catalogue are
+    joined to the features."""
     tables: Mapping[str, str | Path] | None = None
+    """Further tables to join, each as ``NAME=PATH``: spectra, labels, another catalogue. They are matched by
+    position or identifier (`deepfits.join`). A column whose name already exists becomes ``NAME.column``."""
     half: bool = False
+    """Write latents, their errors and embeddings as 16-bit floats, which makes files about a third smaller
+    (see docs/how-to/scale.md for the loss of precision). Parquet and HATS only."""
     margin_arcsec: Annotated[float, Range(ge=0)] = 5.0
+    """HATS only: width of the margin around each partition in which objects of its neighbours are listed too,
+    so that cross-matches across borders are complete."""
     partition_rows: Annotated[int, Range(ge=1)] = 200_000
+    """HATS only: maximum number of objects in a partition."""
 
 
 @stage(ExportConfig)

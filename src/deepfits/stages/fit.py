@@ -34,35 +34,25 @@ _COADD_OPTIONS = ("catalogue", "cutting")
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Solving, FitSettings):
-    """Parameters of `fit`.
-
-    Parameters
-    ----------
-    store
-        Cutout store, from `cutouts`; with `from_coadds`, images.
-    from_coadds
-        Fit directly from images: `store` is then what `cutouts` takes as images: a directory, a pattern such
-        as ``"tiles/*/"``, or several: ``g=ONE.fits,r=TWO.fits`` (in Python also a list). Objects are cut out,
-        fitted and discarded, part by part. The features are identical to those from a store of these cutouts.
-    catalogue
-        With `from_coadds`: the objects to fit. By default they are detected.
-    cutting
-        With `from_coadds`: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. The
-        model determines bands and size.
-    start
-        Features of an earlier fit with the same generator (fewer bands or other settings, say), whose latents
-        are the starting points. Objects that it lacks start as `mode` says.
-    reconstructions
-        Also write the best-fit images, ``shard-00000.h5`` with ``model`` (amplitudes applied) and
-        ``residual``.
-    """
+    """Parameters of `fit`."""
 
     store: Annotated[Images, INPUT] = field(kw_only=False)  # type: ignore[assignment]
+    """Cutout store, from `cutouts`; with `from_coadds`, images."""
     from_coadds: bool = False
+    """Fit directly from images: `store` is then what `cutouts` takes as images: a directory, a pattern such
+    as ``"tiles/*/"``, or several: ``g=ONE.fits,r=TWO.fits`` (in Python also a list). Objects are cut out,
+    fitted and discarded, part by part. The features are identical to those from a store of these cutouts."""
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
+    """With `from_coadds`: the objects to fit. By default they are detected."""
     cutting: Annotated[Mapping[str, Any] | None, NAMES_FILES] = None
+    """With `from_coadds`: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. The
+    model determines bands and size."""
     start: Annotated[str | Path | None, INPUT] = None
+    """Features of an earlier fit with the same generator (fewer bands or other settings, say), whose latents
+    are the starting points. Objects that it lacks start as `mode` says."""
     reconstructions: bool = False
+    """Also write the best-fit images, ``shard-00000.h5`` with ``model`` (amplitudes applied) and
+    ``residual``."""
 
 
 @stage(FitConfig)

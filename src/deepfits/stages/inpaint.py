@@ -26,46 +26,34 @@ DESCRIPTION, VALIDATION = "inpaint.json", "validation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(Solving):
-    """Parameters of `inpaint`.
-
-    Parameters
-    ----------
-    bands
-        Bands to predict. Their data, where they exist, are not used in the fit.
-    validate
-        Also validate on held-out objects: each observed band is hidden in turn, and its prediction is
-        compared with the measurement, as are interpolation between and regression on the magnitudes of the
-        other bands. Writes ``validation.json``; finished predictions can be validated later.
-    max_validation
-        Maximum number of held-out objects for the validation.
-    num_calibration
-        Number of objects (none of them held out) on which predictions are calibrated: the bands are hidden,
-        and the generator's systematic error relative to the measurements is corrected
-        (`deepfits.fitting.correction`). Any remaining scatter beyond the noise is added to the errors, as a
-        fraction of the flux. Both are written to ``calibration.json``. A band without any data is not
-        corrected, and its fractional error is the largest that other bands have before correction. With 0,
-        predictions are not corrected and their errors include only the noise.
-    truth
-        Parquet table with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky, with
-        which the validation also compares.
-    prior_strength
-        Weight of the unit-normal prior on the latent, which determines the appearance of pixels without data
-        as far as the other pixels leave it open.
-    amplitudes
-        As in `fit`, but by default ``"none"``: with free amplitudes, the observed bands would constrain the
-        hidden one less.
-    images
-        Write predicted images and their errors as HDF5, in addition to fluxes.
-    """
+    """Parameters of `inpaint`."""
 
     bands: Sequence[str] | str = ("u",)
+    """Bands to predict. Their data, where they exist, are not used in the fit."""
     validate: Annotated[bool, NEUTRAL] = False
+    """Also validate on held-out objects: each observed band is hidden in turn, and its prediction is compared
+    with the measurement, as are interpolation between and regression on the magnitudes of the other bands.
+    Writes ``validation.json``; finished predictions can be validated later."""
     max_validation: Annotated[int, NEUTRAL, Range(ge=1)] = 2000
+    """Maximum number of held-out objects for the validation."""
     num_calibration: Annotated[int, Range(ge=0)] = 1500
+    """Number of objects (none of them held out) on which predictions are calibrated: the bands are hidden,
+    and the generator's systematic error relative to the measurements is corrected
+    (`deepfits.fitting.correction`). Any remaining scatter beyond the noise is added to the errors, as a
+    fraction of the flux. Both are written to ``calibration.json``. A band without any data is not corrected,
+    and its fractional error is the largest that other bands have before correction. With 0, predictions are
+    not corrected and their errors include only the noise."""
     truth: Annotated[str | Path | None, INPUT] = None
+    """Parquet table with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky, with
+    which the validation also compares."""
     prior_strength: Annotated[float, Range(ge=0)] = 1.0
+    """Weight of the unit-normal prior on the latent, which determines the appearance of pixels without data
+    as far as the other pixels leave it open."""
     amplitudes: Literal["after", "fit", "none"] = "none"
+    """As in `fit`, but by default ``"none"``: with free amplitudes, the observed bands would constrain the
+    hidden one less."""
     images: bool = True
+    """Write predicted images and their errors as HDF5, in addition to fluxes."""
 
 
 @stage(InpaintConfig)

@@ -10,20 +10,15 @@ from deepfits.stages.stage import Common, stage
 
 @dataclass(frozen=True)
 class ModelCardConfig(Common):
-    """Parameters of `model`.
-
-    Parameters
-    ----------
-    model
-        A model from `train`, or ``builtin:NAME``. Without it, the models shipped with the package are listed.
-    store
-        Cutout store to check the model against. If the model cannot be fitted to it, the reasons and remedies
-        are given.
-    """
+    """Parameters of `model`."""
 
     model: str | Path | None = None
+    """A model from `train`, or ``builtin:NAME``. Without it, the models shipped with the package are
+    listed."""
     _: KW_ONLY
     store: str | Path | None = None
+    """Cutout store to check the model against. If the model cannot be fitted to it, the reasons and remedies
+    are given."""
 
 
 @stage(ModelCardConfig)

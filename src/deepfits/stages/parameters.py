@@ -45,60 +45,39 @@ def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Partial(Common):
-    """Unfinished inputs.
-
-    Parameters
-    ----------
-    partial
-        Accept inputs that are not finished, with shards that are missing or still being written.
-    """
+    """Unfinished inputs."""
 
     partial: Annotated[bool, NEUTRAL] = False
+    """Accept inputs that are not finished, with shards that are missing or still being written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InProcesses(Common):
-    """Parallel processes.
-
-    Parameters
-    ----------
-    workers
-        Number of processes on this machine that share the work. Does not affect the results.
-    """
+    """Parallel processes."""
 
     workers: Annotated[int, NEUTRAL, Range(ge=1, le=256)] = 1
+    """Number of processes on this machine that share the work. Does not affect the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnCluster(InProcesses):
-    """Dask cluster.
-
-    Parameters
-    ----------
-    scheduler
-        Address of a Dask scheduler (``tcp://HOST:8786``, or a scheduler file) whose workers do the work. They
-        must see the same file paths.
-    """
+    """Dask cluster."""
 
     scheduler: Annotated[str | None, NEUTRAL] = None
+    """Address of a Dask scheduler (``tcp://HOST:8786``, or a scheduler file) whose workers do the work. They
+    must see the same file paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnWorkers(OnCluster, Partial):
-    """Threads and device.
-
-    Parameters
-    ----------
-    threads
-        CPU threads, shared by all workers; by default PyTorch decides. Does not affect the results.
-    device
-        ``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one). Workers on this machine are spread over
-        its GPUs; a scheduler's workers use the GPU assigned to them.
-    """
+    """Threads and device."""
 
     workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1  # 0 also means this process
     threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
+    """CPU threads, shared by all workers; by default PyTorch decides. Does not affect the results."""
     device: Annotated[str, NEUTRAL] = "cpu"
+    """``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one). Workers on this machine are spread over
+    its GPUs; a scheduler's workers use the GPU assigned to them."""
 
     def pool(self) -> Workers:
         """Return the workers that share the shards."""
@@ -109,16 +88,11 @@ class OnWorkers(OnCluster, Partial):
 
 @dataclass(frozen=True, kw_only=True)
 class Choosing(Common):
-    """Object selection.
-
-    Parameters
-    ----------
-    where
-        Use only objects whose catalogue columns satisfy all these conditions, such as ``"flags == 0"``,
-        ``"mag_auto_i < 22"`` or ``"field == A"``. Objects with a missing value are excluded.
-    """
+    """Object selection."""
 
     where: Sequence[str] | str | None = None
+    """Use only objects whose catalogue columns satisfy all these conditions, such as ``"flags == 0"``,
+    ``"mag_auto_i < 22"`` or ``"field == A"``. Objects with a missing value are excluded."""
 
     def __post_init__(self) -> None:
         getattr(super(), "__post_init__", lambda: None)()  # of the other base classes
@@ -128,15 +102,10 @@ class Choosing(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(ReadingOptions, Common):
-    """Bands.
-
-    Parameters
-    ----------
-    bands
-        Bands to use, in this order, such as ``u,g,r``; all by default.
-    """
+    """Bands."""
 
     bands: Sequence[str] | None = None
+    """Bands to use, in this order, such as ``u,g,r``; all by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,19 +122,13 @@ class ReadingFields(Reading, FieldReadingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOnGrid(ReadingFields):
-    """Common pixel grid.
-
-    Parameters
-    ----------
-    reference_band
-        Band onto whose pixel grid the others are aligned. By default i, or the first of r, z and g that is
-        there, or else the middle one.
-    allow_missing
-        Accept fields that lack a band; it has weight 0 there.
-    """
+    """Common pixel grid."""
 
     reference_band: str | None = None
+    """Band onto whose pixel grid the others are aligned. By default i, or the first of r, z and g that is
+    there, or else the middle one."""
     allow_missing: bool = False
+    """Accept fields that lack a band; it has weight 0 there."""
 
     def find(self, images: Images, **others: Any) -> ImageSet:
         """Group images into fields, with the options of the common grid."""
@@ -174,19 +137,13 @@ class ReadingOnGrid(ReadingFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Detecting(ReadingOnGrid, SourceOptions):
-    """Source selection.
-
-    Parameters
-    ----------
-    smoothing_arcsec
-        FWHM of the Gaussian kernel with which the detection image is smoothed; 2.5 pixels by default.
-    min_snr
-        Keep only sources whose total flux, in all bands together, has at least this signal-to-noise ratio. By
-        default all sources are kept.
-    """
+    """Source selection."""
 
     smoothing_arcsec: Annotated[float, Range(gt=0)] | None = None
+    """FWHM of the Gaussian kernel with which the detection image is smoothed; 2.5 pixels by default."""
     min_snr: Annotated[float, Range(ge=0)] = 0.0
+    """Keep only sources whose total flux, in all bands together, has at least this signal-to-noise ratio. By
+    default all sources are kept."""
 
 
 def require_catalogue(config: Detecting, path: str | Path) -> None:
@@ -199,51 +156,34 @@ def require_catalogue(config: Detecting, path: str | Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cutting(Detecting):
-    """Cutouts.
-
-    Parameters
-    ----------
-    shard_size
-        Number of objects in each file of the store.
-    survey
-        Name of the survey, shown in reports and model cards.
-    psf
-        PSF of one or several bands: ``g=0.8`` (FWHM in arcsec), ``g=0.8:2.5`` (FWHM and Moffat β),
-        ``g=PSF.fits`` (an image) or ``g=MODEL.psf`` (a PSFEx model). Without a band, it holds for all bands.
-        By default the PSF is measured from stars in the field if there are enough, otherwise taken from
-        ``FWHM`` in the header, otherwise recorded as unknown.
-    keep_duplicates
-        Cut out every detection of an object in overlapping fields. By default only the primary detection is
-        cut out, and ``summary.json`` counts the others. This needs a catalogue made by `detect`.
-    """
+    """Cutouts."""
 
     shard_size: Annotated[int, Range(ge=1)] = 2048
+    """Number of objects in each file of the store."""
     survey: str = ""
+    """Name of the survey, shown in reports and model cards."""
     psf: Annotated[PerBand | Mapping[str, str] | None, NAMES_FILES] = None
+    """PSF of one or several bands: ``g=0.8`` (FWHM in arcsec), ``g=0.8:2.5`` (FWHM and Moffat β),
+    ``g=PSF.fits`` (an image) or ``g=MODEL.psf`` (a PSFEx model). Without a band, it holds for all bands. By
+    default the PSF is measured from stars in the field if there are enough, otherwise taken from ``FWHM`` in
+    the header, otherwise recorded as unknown."""
     keep_duplicates: bool = False
+    """Cut out every detection of an object in overlapping fields. By default only the primary detection is
+    cut out, and ``summary.json`` counts the others. This needs a catalogue made by `detect`."""
 
 
 @dataclass(frozen=True)
 class Solving(Choosing, SolverSettings, OnWorkers):
-    """Objects to fit.
-
-    Parameters
-    ----------
-    store
-        Cutout store, from `cutouts`.
-    model
-        Trained model, from `train`, or ``builtin:NAME``.
-    out
-        Output directory.
-    held_out_only
-        Fit only the held-out objects, which training never uses.
-    object_ids
-        Fit only the objects with these identifiers (`object_id`).
-    """
+    """Objects to fit."""
 
     store: Annotated[str | Path, INPUT]
+    """Cutout store, from `cutouts`."""
     model: Annotated[str | Path, INPUT]
+    """Trained model, from `train`, or ``builtin:NAME``."""
     out: str | Path
+    """Output directory."""
     _: KW_ONLY
     held_out_only: bool = False
+    """Fit only the held-out objects, which training never uses."""
     object_ids: Sequence[int | str] | None = None
+    """Fit only the objects with these identifiers (`object_id`)."""

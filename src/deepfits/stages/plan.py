@@ -55,32 +55,22 @@ def _plain(value: float) -> str:
 
 @dataclass(frozen=True)
 class PlanConfig(Common):
-    """Parameters of `plan`.
-
-    Parameters
-    ----------
-    objects
-        Number of objects in the survey, such as 2e10.
-    device
-        ``"measured"`` times a core of this machine now; ``"cpu-core"``, ``"h200"``, ``"h100"`` and ``"a100"``
-        use the package's table.
-    num_devices
-        Number of devices that work in parallel.
-    model
-        The model to fit; its size determines the cost per object.
-    objects_per_arcmin2
-        Surface density of the objects, which determines how many coadd pixels are read.
-    half
-        Store latents as 16-bit floats, as `export` can.
-    """
+    """Parameters of `plan`."""
 
     objects: Annotated[float, Range(gt=0)]
+    """Number of objects in the survey, such as 2e10."""
     _: KW_ONLY
     device: str = "cpu-core"
+    """``"measured"`` times a core of this machine now; ``"cpu-core"``, ``"h200"``, ``"h100"`` and ``"a100"``
+    use the package's table."""
     num_devices: Annotated[int, Range(ge=1)] = 1
+    """Number of devices that work in parallel."""
     model: str | Path = "builtin:clauds-hsc"
+    """The model to fit; its size determines the cost per object."""
     objects_per_arcmin2: Annotated[float, Range(gt=0)] = 50.0
+    """Surface density of the objects, which determines how many coadd pixels are read."""
     half: bool = False
+    """Store latents as 16-bit floats, as `export` can."""
 
 
 @stage(PlanConfig)

@@ -13,35 +13,24 @@ from deepfits.stages.stage import stage
 
 @dataclass(frozen=True)
 class ReportConfig(Choosing, Partial):
-    """Parameters of `report`.
-
-    Parameters
-    ----------
-    run
-        Run directory, with ``cutouts/``, ``model/``, ``features-<mode>/``, ``inpaint-<bands>/`` and
-        ``redshift/``. The page says which of these are missing, and leaves them out.
-    out
-        Output directory; by default ``report/`` in the run directory.
-    store
-        Cutout store, if it is not ``cutouts/`` in the run directory.
-    model
-        Model, if it is neither ``model/`` in the run directory nor one shipped with the package.
-    num_examples
-        Number of galaxies in Figs. 1 and 2.
-    max_objects
-        Maximum number of held-out objects to read from the store, on which χ² is evaluated.
-    title
-        Heading of the page.
-    """
+    """Parameters of `report`."""
 
     run: str | Path
+    """Run directory, with ``cutouts/``, ``model/``, ``features-<mode>/``, ``inpaint-<bands>/`` and
+    ``redshift/``. The page says which of these are missing, and leaves them out."""
     _: KW_ONLY
     out: str | Path | None = None
+    """Output directory; by default ``report/`` in the run directory."""
     store: str | Path | None = None
+    """Cutout store, if it is not ``cutouts/`` in the run directory."""
     model: str | Path | None = None
+    """Model, if it is neither ``model/`` in the run directory nor one shipped with the package."""
     num_examples: Annotated[int, Range(ge=1)] = 6
+    """Number of galaxies in Figs. 1 and 2."""
     max_objects: Annotated[int, Range(ge=1)] = 4000
+    """Maximum number of held-out objects to read from the store, on which χ² is evaluated."""
     title: str | None = None
+    """Heading of the page."""
 
 
 @stage(ReportConfig)

@@ -84,32 +84,21 @@ class RunFile:
 
 @dataclass(frozen=True)
 class RunConfig(Common):
-    """Parameters of `run`.
-
-    Parameters
-    ----------
-    config
-        Run file (TOML); see "Everything from one file" in docs/how-to/coadds-to-report.md.
-    out
-        Run directory; by default that of the file, or else the file's name without ``.toml``.
-    """
+    """Parameters of `run`."""
 
     config: str | Path
+    """Run file (TOML); see "Everything from one file" in docs/how-to/coadds-to-report.md."""
     _: KW_ONLY
     out: str | Path | None = None
+    """Run directory; by default that of the file, or else the file's name without ``.toml``."""
 
 
 @dataclass(frozen=True)
 class DemoConfig(Common):
-    """Parameters of `demo`.
-
-    Parameters
-    ----------
-    out
-        Run directory.
-    """
+    """Parameters of `demo`."""
 
     out: str | Path = "demo"
+    """Run directory."""
 
 
 @stage(RunConfig)

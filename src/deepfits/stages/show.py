@@ -35,85 +35,57 @@ WIDEST_CELL = 90
 
 @dataclass(frozen=True)
 class Looking(Partial):
-    """Inputs and outputs.
-
-    Parameters
-    ----------
-    run
-        A run directory, or a directory of features from `fit`.
-    store
-        Cutout store of the features, if it is not in the run directory.
-    model
-        Model of the features, if it is not in the run directory. If there is none, only the images are shown.
-    out
-        Output directory for the figure (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/``
-        or ``odd/`` next to the features. Earlier results there are replaced.
-    columns
-        Columns of the printed table; the CSV file has all columns.
-    predictions
-        Further tables from `redshift predict` or `property predict` to join, if they are not in the run
-        directory.
-    """
+    """Inputs and outputs."""
 
     run: str | Path
+    """A run directory, or a directory of features from `fit`."""
     _: KW_ONLY
     store: str | Path | None = None
+    """Cutout store of the features, if it is not in the run directory."""
     model: str | Path | None = None
+    """Model of the features, if it is not in the run directory. If there is none, only the images are
+    shown."""
     out: str | Path | None = None
+    """Output directory for the figure (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/``
+    or ``odd/`` next to the features. Earlier results there are replaced."""
     columns: Sequence[str] | None = None
+    """Columns of the printed table; the CSV file has all columns."""
     predictions: Sequence[str | Path] = ()
+    """Further tables from `redshift predict` or `property predict` to join, if they are not in the run
+    directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(Looking):
-    """Parameters of `show`.
-
-    Parameters
-    ----------
-    ids
-        Identifiers (`object_id`) of the objects to show, in this order.
-    """
+    """Parameters of `show`."""
 
     ids: Sequence[int | str]
+    """Identifiers (`object_id`) of the objects to show, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarConfig(Looking, Choosing):
-    """Parameters of `similar`.
-
-    Parameters
-    ----------
-    ids
-        Identifiers (`object_id`) of the examples; with several, objects near all of them are found.
-    unlike
-        Identifiers of counter-examples: objects nearer to one of these than to the examples are excluded.
-    number
-        Number of objects to find.
-    magnitude_window
-        Restrict the search to objects within this many magnitudes of the examples' mean magnitude.
-    """
+    """Parameters of `similar`."""
 
     ids: Sequence[int | str]
+    """Identifiers (`object_id`) of the examples; with several, objects near all of them are found."""
     unlike: Sequence[int | str] = ()
+    """Identifiers of counter-examples: objects nearer to one of these than to the examples are excluded."""
     number: Annotated[int, Range(ge=1)] = 24
+    """Number of objects to find."""
     magnitude_window: Annotated[float | None, Range(gt=0)] = None
+    """Restrict the search to objects within this many magnitudes of the examples' mean magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OddConfig(Looking, Choosing):
-    """Parameters of `odd`.
-
-    Parameters
-    ----------
-    number
-        Number of objects to show.
-    everything
-        Also rank flagged objects, stars, artefacts, and objects that are saturated or lack data at their
-        centre. By default these are excluded and only counted.
-    """
+    """Parameters of `odd`."""
 
     number: Annotated[int, Range(ge=1)] = 24
+    """Number of objects to show."""
     everything: bool = False
+    """Also rank flagged objects, stars, artefacts, and objects that are saturated or lack data at their
+    centre. By default these are excluded and only counted."""
 
 
 @stage(ShowConfig)

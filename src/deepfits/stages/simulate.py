@@ -33,62 +33,44 @@ _GIVEN = 7  # random stream for properties that a user's table lacks
 
 @dataclass(frozen=True)
 class SimulateConfig(Common):
-    """Parameters of `simulate`.
-
-    Parameters
-    ----------
-    out
-        Output directory.
-    survey
-        Survey to imitate: ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file with your own (see
-        docs/how-to/simulated-sky.md).
-    size
-        Side of a patch in pixels.
-    num_patches
-        Number of patches, between which seeing and depth vary. With a catalogue it is raised if that is
-        needed to hold every row.
-    seed
-        Seed of all random draws. The same seed gives the same sky, whatever `workers` is.
-    catalogue
-        A table (Parquet, FITS or CSV) of objects to draw instead of the built-in population. Required are AB
-        magnitudes ``mag_<band>``; used if present are ``z_spec``, ``z_spec_flag``, ``kind`` (galaxy, star or
-        quasar), ``object_id``, ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg`` and
-        ``bulge_fraction``.
-    columns
-        Names of these columns in your table, where they differ: ``["mag_u=u_photz", "z_spec=zpec"]``.
-    where
-        Draw only the rows of the table that satisfy these conditions: ``["cc >= 3"]``.
-    population
-        A TOML file with constants of the built-in population to change, such as ``redshift_scale = 1.2``; see
-        `deepfits.sky.population.PopulationLaws`.
-    layout
-        File layout: ``"plain"``, or ``"hsc"`` for that of the HSC pipeline.
-    defects
-        Add saturated stars, bad columns, gaps and satellite trails.
-    exposures
-        Number of exposures per band to write in addition to the coadds, as input for `stack`. They are
-        dithered and rotated, each with its own seeing and zero point, and lie in ``exposures/<band>/``.
-    workers
-        Number of threads that draw in parallel; by default the number of cores.
-    device
-        PyTorch device for drawing: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-    """
+    """Parameters of `simulate`."""
 
     out: str | Path
+    """Output directory."""
     _: KW_ONLY
     survey: Annotated[str | Path, NAMES_FILES] = "clauds-hsc"
+    """Survey to imitate: ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file with your own (see
+    docs/how-to/simulated-sky.md)."""
     size: Annotated[int, Range(ge=64, le=30_000)] = 2000
+    """Side of a patch in pixels."""
     num_patches: Annotated[int, Range(ge=1, le=1000)] = 1
+    """Number of patches, between which seeing and depth vary. With a catalogue it is raised if that is needed
+    to hold every row."""
     seed: Annotated[int, Range(ge=0, lt=2**31)] = 1
+    """Seed of all random draws. The same seed gives the same sky, whatever `workers` is."""
     catalogue: Annotated[str | Path | None, INPUT] = None
+    """A table (Parquet, FITS or CSV) of objects to draw instead of the built-in population. Required are AB
+    magnitudes ``mag_<band>``; used if present are ``z_spec``, ``z_spec_flag``, ``kind`` (galaxy, star or
+    quasar), ``object_id``, ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg`` and
+    ``bulge_fraction``."""
     columns: Sequence[str] | None = None
+    """Names of these columns in your table, where they differ: ``["mag_u=u_photz", "z_spec=zpec"]``."""
     where: Sequence[str] | None = None
+    """Draw only the rows of the table that satisfy these conditions: ``["cc >= 3"]``."""
     population: Annotated[str | Path | None, INPUT] = None
+    """A TOML file with constants of the built-in population to change, such as ``redshift_scale = 1.2``; see
+    `deepfits.sky.population.PopulationLaws`."""
     layout: Literal["plain", "hsc"] = "plain"
+    """File layout: ``"plain"``, or ``"hsc"`` for that of the HSC pipeline."""
     defects: bool = True
+    """Add saturated stars, bad columns, gaps and satellite trails."""
     exposures: Annotated[int, Range(ge=0, le=100)] = 0
+    """Number of exposures per band to write in addition to the coadds, as input for `stack`. They are
+    dithered and rotated, each with its own seeing and zero point, and lie in ``exposures/<band>/``."""
     workers: Annotated[int | None, NEUTRAL, Range(ge=1, le=1024)] = None
+    """Number of threads that draw in parallel; by default the number of cores."""
     device: Annotated[str, NEUTRAL] = "cpu"
+    """PyTorch device for drawing: ``"cpu"``, ``"cuda"`` or ``"auto"``."""
 
 
 @stage(SimulateConfig)

@@ -40,41 +40,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StackConfig(Reading):
-    """Parameters of `stack`.
-
-    Parameters
-    ----------
-    images
-        Exposures: a directory, FITS files, or ``band=path``.
-    out
-        Output directory for the coadds.
-    method
-        How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted)
-        or ``"median"``, which preserves fluxes only where the seeing is the same in all exposures.
-    clip
-        Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
-        of the median, or more where the seeing differs, which spares bright sources.
-    register
-        Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
-        ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them.
-    grid
-        A FITS image that defines the output grid; by default the smallest grid, north up, that covers all
-        exposures.
-    pixel_scale
-        Pixel scale of the default grid in arcsec; by default that of the finest exposure.
-    subtract_level
-        Subtract the median sky level from each exposure.
-    """
+    """Parameters of `stack`."""
 
     images: Annotated[Images, INPUT]
+    """Exposures: a directory, FITS files, or ``band=path``."""
     out: str | Path
+    """Output directory for the coadds."""
     _: KW_ONLY
     method: Literal["clipped", "mean", "median"] = "clipped"
+    """How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted) or
+    ``"median"``, which preserves fluxes only where the seeing is the same in all exposures."""
     clip: Annotated[float, Range(gt=0)] = 4.0
+    """Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
+    of the median, or more where the seeing differs, which spares bright sources."""
     register: Literal["report", "apply", "none"] = "report"
+    """Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
+    ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them."""
     grid: Annotated[str | Path | None, INPUT] = None
+    """A FITS image that defines the output grid; by default the smallest grid, north up, that covers all
+    exposures."""
     pixel_scale: Annotated[float | None, Range(gt=0)] = None
+    """Pixel scale of the default grid in arcsec; by default that of the finest exposure."""
     subtract_level: bool = True
+    """Subtract the median sky level from each exposure."""
 
 
 @stage(StackConfig)

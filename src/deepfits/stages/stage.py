@@ -6,15 +6,10 @@ line, the sections of a run file, and the record of what a result was made from.
 
     @dataclass(frozen=True)
     class FitConfig(OnWorkers):
-        \"\"\"Parameters
-        ----------
-        store
-            The cutouts.
-        ...
-        \"\"\"
-
         store: Annotated[str | Path, INPUT]
+        \"\"\"The cutouts.\"\"\"
         out: str | Path
+        ...
         _: KW_ONLY
         objective: Literal["flux", "paper"] = "flux"
         workers: Annotated[int, NEUTRAL] = 1
@@ -33,6 +28,7 @@ name files (``g=PSF.fits``), the files are compared by their contents too.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
@@ -43,6 +39,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
@@ -56,15 +53,10 @@ from deepfits.results import Results, require_finished, results
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """Parameters of every stage.
-
-    Parameters
-    ----------
-    progress
-        Progress display; see `deepfits.progress`. Silent by default.
-    """
+    """Parameters of every stage."""
 
     progress: Annotated[Progress, NEUTRAL] = silent
+    """Progress display; see `deepfits.progress`. Silent by default."""
 
 
 P = ParamSpec("P")
@@ -281,22 +273,27 @@ def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
 
 
 def documentation(config: Any) -> dict[str, str]:
-    """Return the description of each field from the docstrings of a configuration and its bases, in order."""
-    descriptions: dict[str, str] = {}
+    """Return the description of each field, the docstring below it in a configuration or base, in order."""
+    stated: dict[str, str] = {}
     for kind in reversed(config.__mro__):
-        text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
-        _, _, section = text.partition("Parameters\n----------\n")
-        names: list[str] = []
-        for line in section.splitlines():
-            if line.startswith("---"):
-                break
-            if line and not line.startswith(" "):
-                names = [name.strip() for name in line.split(",")]
-                descriptions |= dict.fromkeys(names, "")
-            else:
-                for name in names:
-                    descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
-    return {name: descriptions[name] for name in inspect.signature(config).parameters if name in descriptions}
+        stated |= _described_fields(kind)
+    return {name: stated[name] for name in inspect.signature(config).parameters if name in stated}
+
+
+@functools.cache
+def _described_fields(kind: type) -> dict[str, str]:
+    """Return the descriptions of a class's own fields; none if its source is not installed."""
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return {}
+    (definition,) = ast.parse(textwrap.dedent(source)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:

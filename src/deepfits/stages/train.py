@@ -24,36 +24,26 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
-    """Parameters of `train`.
-
-    Parameters
-    ----------
-    store
-        Cutout store to train on. With the recipe ``"scene"`` there may be several, with the same bands but
-        any seeing, depth, pixel scale and cutout size. Held-out objects (`deepfits.splits`) are not used.
-    out
-        Output directory of the model: ``model.json``, ``weights.safetensors``, ``metrics.jsonl`` and
-        ``checkpoints/``.
-    recipe
-        Size of the networks and length of the training: ``"paper"`` (as in M19: 64 latent dimensions, 1024
-        channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes, to try things out) or ``"scene"`` (a
-        generator of scenes at one reference PSF, for data of any seeing); see `deepfits.recipes`.
-    steps
-        Number of training steps, instead of the recipe's.
-    max_time
-        Stop after this many minutes of training, including earlier runs of the same training.
-    options
-        Further fields of the recipe's model and training configurations to change, such as ``{"ema": 0.99}``
-        (on the command line ``--set ema=0.99``).
-    """
+    """Parameters of `train`."""
 
     store: Annotated[Images, INPUT]
+    """Cutout store to train on. With the recipe ``"scene"`` there may be several, with the same bands but any
+    seeing, depth, pixel scale and cutout size. Held-out objects (`deepfits.splits`) are not used."""
     out: str | Path
+    """Output directory of the model: ``model.json``, ``weights.safetensors``, ``metrics.jsonl`` and
+    ``checkpoints/``."""
     _: KW_ONLY
     recipe: str = "small"
+    """Size of the networks and length of the training: ``"paper"`` (as in M19: 64 latent dimensions, 1024
+    channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes, to try things out) or ``"scene"`` (a
+    generator of scenes at one reference PSF, for data of any seeing); see `deepfits.recipes`."""
     steps: Annotated[int, Range(ge=1)] | None = None
+    """Number of training steps, instead of the recipe's."""
     max_time: Annotated[float | None, NEUTRAL, Range(gt=0)] = None
+    """Stop after this many minutes of training, including earlier runs of the same training."""
     options: Mapping[str, Any] | None = None
+    """Further fields of the recipe's model and training configurations to change, such as ``{"ema": 0.99}``
+    (on the command line ``--set ema=0.99``)."""
 
 
 @stage(TrainConfig)

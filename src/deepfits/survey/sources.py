@@ -13,31 +13,19 @@ MESH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Definition of a source.
-
-    Parameters
-    ----------
-    threshold
-        Detection threshold, in standard deviations of the smoothed combined image.
-    min_pixels
-        Minimum number of connected pixels above the threshold.
-    """
+    """Definition of a source."""
 
     threshold: Annotated[float, Range(gt=0)] = 4.0
+    """Detection threshold, in standard deviations of the smoothed combined image."""
     min_pixels: Annotated[int, Range(ge=1)] = 5
+    """Minimum number of connected pixels above the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeblendOptions(SourceOptions):
-    """How bands are combined and blended sources are separated.
-
-    Parameters
-    ----------
-    combine
-        How bands are combined into the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
-    deblend_contrast
-        Minimum contrast for deblending, as SExtractor's DEBLEND_MINCONT.
-    """
+    """How bands are combined and blended sources are separated."""
 
     combine: Literal["snr", "chi2"] = "snr"
+    """How bands are combined into the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``."""
     deblend_contrast: Annotated[float, Range(ge=0, le=1)] = 0.0003
+    """Minimum contrast for deblending, as SExtractor's DEBLEND_MINCONT."""

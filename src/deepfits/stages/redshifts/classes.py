@@ -34,19 +34,13 @@ from deepfits.tables import write_table
 
 @dataclass(frozen=True)
 class ClassesConfig(Labelled):
-    """Parameters of `redshift_classes`.
-
-    Parameters
-    ----------
-    label_column
-        Column of the labels with the class (text or integers).
-    feature_sets
-        Feature sets to train on; by default all that are available. See `redshift`.
-    """
+    """Parameters of `redshift_classes`."""
 
     _: KW_ONLY
     label_column: str = "kind"
+    """Column of the labels with the class (text or integers)."""
     feature_sets: Annotated[Sequence[str] | None, NEUTRAL] = None
+    """Feature sets to train on; by default all that are available. See `redshift`."""
 
 
 @stage(ClassesConfig)

@@ -55,43 +55,33 @@ from deepfits.tables.values import is_redshift_name
 
 @dataclass(frozen=True)
 class CompareConfig(Learning):
-    """Parameters of `redshift`.
-
-    Parameters
-    ----------
-    methods
-        Methods to compare. On feature sets: ``"boosting"`` (tuned XGBoost) and ``"network"`` (small neural
-        networks). On the latents: ``"tpot"``. On photometry: ``"neighbours"`` (nearest neighbours in colour
-        space) and ``"templates"`` (template fitting). On images: ``"wide_resnet"`` (50 layers, trained from
-        scratch; slow without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned on the labels),
-        ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder combined
-        with aperture magnitudes). ``"stack"`` combines several methods. For fits with a scene model:
-        ``"pretrained"`` (trained on simulated galaxies, uses no labels) and ``"adapted"`` (the same, adapted
-        to the labels). A constant is always included as the baseline.
-    feature_sets
-        Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
-        other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable``
-        and ``embedder``. A prefix limits a set to one method, as in ``boosting:all``. Stacks are chosen by
-        ``stack:templates``, ``stack:fits`` and ``stack:deep``. Give a list, or text such as
-        ``latents,model``.
-    losses
-        Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both. By default
-        each method's own, as in `redshift_train`: ``"absolute"`` for ``"adapted"`` and ``"pretrained"``,
-        ``"squared"`` for the others.
-    photoz
-        Your own photometric redshifts to compare with: a column of the labels, or ``TABLE:COLUMN``.
-    template_features
-        Fit templates to all objects, and use the quantiles of their redshift distributions as features of
-        boosting and small networks: feature sets ``templates``, ``sizes`` and ``all``.
-    """
+    """Parameters of `redshift`."""
 
     _: KW_ONLY
     methods: Annotated[Sequence[str], NEUTRAL] = ("boosting", "tpot")
+    """Methods to compare. On feature sets: ``"boosting"`` (tuned XGBoost) and ``"network"`` (small neural
+    networks). On the latents: ``"tpot"``. On photometry: ``"neighbours"`` (nearest neighbours in colour
+    space) and ``"templates"`` (template fitting). On images: ``"wide_resnet"`` (50 layers, trained from
+    scratch; slow without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned on the labels),
+    ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder combined with
+    aperture magnitudes). ``"stack"`` combines several methods. For fits with a scene model: ``"pretrained"``
+    (trained on simulated galaxies, uses no labels) and ``"adapted"`` (the same, adapted to the labels). A
+    constant is always included as the baseline."""
     feature_sets: Annotated[Sequence[str] | None, NEUTRAL] = None
+    """Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
+    other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,
+    ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable`` and
+    ``embedder``. A prefix limits a set to one method, as in ``boosting:all``. Stacks are chosen by
+    ``stack:templates``, ``stack:fits`` and ``stack:deep``. Give a list, or text such as ``latents,model``."""
     losses: Annotated[Sequence[str] | None, NEUTRAL] = None
+    """Training loss: ``"squared"`` (best for R²) or ``"absolute"`` (best for σ_MAD), or both. By default each
+    method's own, as in `redshift_train`: ``"absolute"`` for ``"adapted"`` and ``"pretrained"``, ``"squared"``
+    for the others."""
     photoz: Annotated[str | None, NEUTRAL] = None
+    """Your own photometric redshifts to compare with: a column of the labels, or ``TABLE:COLUMN``."""
     template_features: bool = False
+    """Fit templates to all objects, and use the quantiles of their redshift distributions as features of
+    boosting and small networks: feature sets ``templates``, ``sizes`` and ``all``."""
 
 
 @stage(CompareConfig)

@@ -20,16 +20,11 @@ NUMBERS = (100, 300, 1000, 3000, 10000)
 
 @dataclass(frozen=True)
 class CurvesConfig(CompareConfig):
-    """Parameters of `redshift_curves`: those of `redshift` except `max_labels`.
-
-    Parameters
-    ----------
-    numbers
-        Numbers of labels to train on.
-    """
+    """Parameters of `redshift_curves`: those of `redshift` except `max_labels`."""
 
     _: KW_ONLY
     numbers: Annotated[Sequence[int], NEUTRAL] = NUMBERS
+    """Numbers of labels to train on."""
 
 
 @stage(CurvesConfig)

@@ -32,27 +32,19 @@ MOST_OFF = 0.02
 
 @dataclass(frozen=True)
 class EvaluateConfig(Matching):
-    """Parameters of `redshift_evaluate`.
-
-    Parameters
-    ----------
-    predictions
-        File from `redshift_predict`, or any table with `z_phot` and identities or positions; for another
-        target with `<target>_predicted`, for classes with `class` and `p_<class>`.
-    labels
-        Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
-        `object_id`.
-    out
-        Output directory for ``metrics.json`` and ``table.md``.
-    held_out_only
-        Use only held-out objects, on which no method was trained.
-    """
+    """Parameters of `redshift_evaluate`."""
 
     predictions: Annotated[str | Path, INPUT]
+    """File from `redshift_predict`, or any table with `z_phot` and identities or positions; for another
+    target with `<target>_predicted`, for classes with `class` and `p_<class>`."""
     labels: Annotated[str | Path, INPUT]
+    """Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
+    `object_id`."""
     out: str | Path
+    """Output directory for ``metrics.json`` and ``table.md``."""
     _: KW_ONLY
     held_out_only: bool = True
+    """Use only held-out objects, on which no method was trained."""
 
 
 @stage(EvaluateConfig)

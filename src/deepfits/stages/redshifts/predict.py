@@ -39,35 +39,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictConfig(FromFits, OnCluster):
-    """Parameters of `redshift_predict`.
-
-    Parameters
-    ----------
-    model
-        Redshift model: a directory from `redshift_train` (or under ``methods/`` in the output of `redshift`),
-        or a head from `redshift_pretrain`. If only features are given, the head shipped with their model is
-        used, which needs no labels.
-    features
-        Features of any objects, from `fit`. Also give the store and the embedder's features if the model was
-        trained with them.
-    out
-        Output table, in the format of its extension (``.parquet``, ``.fits`` or ``.csv``), with `object_id`,
-        `ra` and `dec` if known, `z_phot`, the distribution as `quantiles`, `z_mean`, `z_median`, `z_mode`,
-        `z_err68_low`, `z_err68_high`, `z_err95_low` and `z_err95_high`, a flag for objects outside the
-        training domain, and `is_valid` (objects without a finite latent have NaN). Classifiers write `class`
-        and `p_<class>`. A name without an extension is a directory, with one such file for each non-empty
-        file of the features, and ``_manifest.jsonl``; run again to process what is missing or failed.
-    filters
-        Filter of each band, in the order of the features' bands: a name of speclite, such as ``sdss2010-g``,
-        a file of wavelengths and transmissions, or the mean wavelength in Å. By default the filters named in
-        the image headers. If these are unknown, a head allows for any plausible filters.
-    """
+    """Parameters of `redshift_predict`."""
 
     model: Annotated[str | Path, INPUT]
+    """Redshift model: a directory from `redshift_train` (or under ``methods/`` in the output of `redshift`),
+    or a head from `redshift_pretrain`. If only features are given, the head shipped with their model is used,
+    which needs no labels."""
     features: Annotated[str | Path | None, INPUT] = None
+    """Features of any objects, from `fit`. Also give the store and the embedder's features if the model was
+    trained with them."""
     out: str | Path | None = None
+    """Output table, in the format of its extension (``.parquet``, ``.fits`` or ``.csv``), with `object_id`,
+    `ra` and `dec` if known, `z_phot`, the distribution as `quantiles`, `z_mean`, `z_median`, `z_mode`,
+    `z_err68_low`, `z_err68_high`, `z_err95_low` and `z_err95_high`, a flag for objects outside the training
+    domain, and `is_valid` (objects without a finite latent have NaN). Classifiers write `class` and
+    `p_<class>`. A name without an extension is a directory, with one such file for each non-empty file of the
+    features, and ``_manifest.jsonl``; run again to process what is missing or failed."""
     _: KW_ONLY
     filters: Annotated[Sequence[str], NAMES_FILES] = ()
+    """Filter of each band, in the order of the features' bands: a name of speclite, such as ``sdss2010-g``, a
+    file of wavelengths and transmissions, or the mean wavelength in Å. By default the filters named in the
+    image headers. If these are unknown, a head allows for any plausible filters."""
 
 
 @stage(PredictConfig)

@@ -33,59 +33,42 @@ SHARPEST = 1.45
 
 @dataclass(frozen=True)
 class PretrainConfig(Common):
-    """Parameters of `redshift_pretrain`.
-
-    Parameters
-    ----------
-    out
-        Output directory of the head.
-    model
-        Scene model with which the real objects will be fitted: from `train` with the recipe ``"scene"``, or
-        ``builtin:NAME``.
-    survey
-        Survey whose filters, depths and seeing are simulated: ``clauds-hsc``, ``rubin-like``, ``sdss-like``,
-        or a TOML file (see docs/how-to/simulated-sky.md). By default all three in turn, with further galaxies
-        seen through filters of many cameras, for a head that works for any survey.
-    population
-        A TOML file with constants of the galaxy population to train on. By default the population is drawn
-        anew for each sky and for every 200 further galaxies.
-    num_skies
-        Number of skies to simulate and cut out.
-    num_fitted
-        Maximum number of objects to fit in each sky.
-    num_examples
-        Number of further galaxies, which are not fitted but take over the measurement errors of a similar
-        fitted object. Half of the networks train on this many with the templates of several libraries, the
-        other half on as many with those of one library.
-    steps
-        Training steps of each network.
-    num_members
-        Number of networks in the ensemble.
-    distant_weight
-        Number of galaxies beyond z = 2 relative to the simulated population, by which p(z) is reweighted.
-        Above 1, fewer distant galaxies are mistaken for nearby ones, and more nearby ones for distant ones.
-    seed
-        Seed of all random draws; the same seed gives the same head.
-    num_threads
-        CPU threads for simulating and fitting. Does not affect the results.
-    device
-        Device for the fits: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-    """
+    """Parameters of `redshift_pretrain`."""
 
     out: str | Path
+    """Output directory of the head."""
     _: KW_ONLY
     model: Annotated[str | Path, INPUT] = "builtin:ugriz"
+    """Scene model with which the real objects will be fitted: from `train` with the recipe ``"scene"``, or
+    ``builtin:NAME``."""
     survey: str | Path | None = None
+    """Survey whose filters, depths and seeing are simulated: ``clauds-hsc``, ``rubin-like``, ``sdss-like``,
+    or a TOML file (see docs/how-to/simulated-sky.md). By default all three in turn, with further galaxies
+    seen through filters of many cameras, for a head that works for any survey."""
     population: Annotated[str | Path | None, INPUT] = None
+    """A TOML file with constants of the galaxy population to train on. By default the population is drawn
+    anew for each sky and for every 200 further galaxies."""
     num_skies: Annotated[int, Range(ge=1)] = 10
+    """Number of skies to simulate and cut out."""
     num_fitted: Annotated[int, Range(ge=30)] = 1000
+    """Maximum number of objects to fit in each sky."""
     num_examples: Annotated[int, Range(ge=0)] = 150_000
+    """Number of further galaxies, which are not fitted but take over the measurement errors of a similar
+    fitted object. Half of the networks train on this many with the templates of several libraries, the other
+    half on as many with those of one library."""
     steps: Annotated[int, Range(ge=1)] = 3000
+    """Training steps of each network."""
     num_members: Annotated[int, Range(ge=1)] = 10
+    """Number of networks in the ensemble."""
     distant_weight: Annotated[float, Range(gt=0)] = 1.4
+    """Number of galaxies beyond z = 2 relative to the simulated population, by which p(z) is reweighted.
+    Above 1, fewer distant galaxies are mistaken for nearby ones, and more nearby ones for distant ones."""
     seed: Annotated[int, Range(ge=0, lt=2_000_000)] = 0
+    """Seed of all random draws; the same seed gives the same head."""
     num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
+    """CPU threads for simulating and fitting. Does not affect the results."""
     device: Annotated[str, NEUTRAL] = "cpu"
+    """Device for the fits: ``"cpu"``, ``"cuda"`` or ``"auto"``."""
 
 
 @stage(PretrainConfig)

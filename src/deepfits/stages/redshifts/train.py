@@ -32,26 +32,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainPredictorConfig(Learning):
-    """Parameters of `redshift_train`.
-
-    Parameters
-    ----------
-    method
-        A method of `redshift`, such as ``boosting``, ``network`` or ``templates``; ``adapted`` needs only one
-        label.
-    feature_set
-        Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
-        ``templates`` for ``stack``. Other methods have no choice.
-    loss
-        Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD). By default ``squared``, but
-        ``absolute`` for ``adapted`` and ``pretrained``: the estimate is then the median of p(z), as it is
-        without labels, and not the mean.
-    """
+    """Parameters of `redshift_train`."""
 
     _: KW_ONLY
     method: str = "boosting"
+    """A method of `redshift`, such as ``boosting``, ``network`` or ``templates``; ``adapted`` needs only one
+    label."""
     feature_set: str = "extended"
+    """Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
+    ``templates`` for ``stack``. Other methods have no choice."""
     loss: str | None = None
+    """Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD). By default ``squared``, but
+    ``absolute`` for ``adapted`` and ``pretrained``: the estimate is then the median of p(z), as it is without
+    labels, and not the mean."""
 
 
 @stage(TrainPredictorConfig)
