@@ -62,11 +62,6 @@ def cutouts(config: CutoutsConfig) -> Path:
     0, and the affected objects are counted in ``summary.json`` and listed in ``incomplete.csv`` in the store.
     Run the same command again to add what is missing.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

@@ -58,11 +58,6 @@ def detect(config: DetectConfig) -> Path:
     ``is_primary`` marks the one that is complete or, failing that, farthest from the edges of its field
     (`deepfits.survey.overlaps`).
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

@@ -75,11 +75,6 @@ def export(config: ExportConfig) -> Path:
     Tags set in the explorer become a column ``tag``. Parquet and HATS are written shard by shard if nothing
     is joined or selected; all else is held in memory.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

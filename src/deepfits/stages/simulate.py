@@ -85,11 +85,6 @@ def simulate(config: SimulateConfig) -> Path:
     to subdirectories ``patch-00``, ``patch-01`` and so on. Run the same command again to make what is
     missing.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

@@ -73,11 +73,6 @@ def stack(config: StackConfig) -> Path:
     one pixel grid. ``stack.json`` records the number of rejected pixels of each band, and the residual shift
     and sky level of each exposure. Bands that are already stacked are kept.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

@@ -70,7 +70,8 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
 
     def decorate(work: Callable[[C], R]) -> Callable[P, R]:
         name = work.__name__
-        signature = _signature(config, inspect.signature(work).return_annotation)
+        returned = inspect.signature(work).return_annotation
+        signature = _signature(config, returned)
 
         @functools.wraps(work, assigned=("__module__", "__name__", "__qualname__"), updated=())
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -102,7 +103,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
         call.__signature__ = signature  # type: ignore[attr-defined]
         described = documentation(config)
         ordered = {name: described[name] for name in signature.parameters if name in described}
-        call.__doc__ = _with_parameters(inspect.getdoc(work) or "", ordered)
+        call.__doc__ = _with_parameters(inspect.getdoc(work) or "", ordered, returned)
         call.config = config  # type: ignore[attr-defined]
         return call
 
@@ -306,12 +307,14 @@ def _signature(config: Any, returned: Any) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=returned)
 
 
-def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
-    """Insert a Parameters section into a docstring, before its other sections."""
+def _with_parameters(text: str, parameters: Mapping[str, str], returned: Any) -> str:
+    """Insert what a stage takes, and that it returns `out` if it says nothing else, before other sections."""
     lines = text.splitlines()
     at = next((n - 1 for n, line in enumerate(lines) if n and line and set(line) == {"-"}), len(lines))
     section = ["Parameters", "----------"]
     for name, description in parameters.items():
         section += [name, *textwrap.wrap(description, 100, initial_indent="    ", subsequent_indent="    ")]
+    if returned == "Path" and "Returns" not in lines:
+        section += ["", "Returns", "-------", "Path", "    `out`."]
     before = "\n".join(lines[:at]).rstrip()
     return "\n".join([before, "", *section, "", *lines[at:]]).rstrip() + "\n"

@@ -54,11 +54,6 @@ def train(config: TrainConfig) -> Path:
     learns the inverse mapping. No labels are needed. Held-out objects are not used. Run the same command
     again to continue from the last checkpoint; a finished model is kept.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError

@@ -69,11 +69,6 @@ def redshift_predict(config: PredictConfig) -> Path:
     Without a model, the head shipped with the features' own model predicts redshifts without any labels, if
     there is one.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     InputError
