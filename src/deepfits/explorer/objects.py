@@ -68,24 +68,6 @@ class ColumnInfo:
     categories: tuple[str, ...] = ()
 
 
-class ByBrightness:
-    """Objects sorted by brightness, to find those of similar brightness."""
-
-    def __init__(self, brightness: np.ndarray, allowed: np.ndarray) -> None:
-        rows = np.flatnonzero(allowed & np.isfinite(brightness))
-        self.rows = rows[np.argsort(brightness[rows], kind="stable")]
-        self.brightness = brightness[self.rows]
-        self.every = np.flatnonzero(allowed)
-
-    def near(self, brightness: float, number: int) -> np.ndarray:
-        """Return the `number` rows closest in brightness rank; if NaN, rows spread evenly over all."""
-        if not np.isfinite(brightness) or not len(self.rows):
-            return self.every[evenly_spaced(len(self.every), number)]
-        place = int(np.searchsorted(self.brightness, brightness)) - number // 2
-        first = min(max(place, 0), max(len(self.rows) - number, 0))
-        return self.rows[first : first + number]
-
-
 class Objects:
     """All objects with features, and everything known about them."""
 
@@ -102,7 +84,6 @@ class Objects:
             raise InputError(f"{self.directory}: no object has a finite latent; fit first")
         self.distributions: list[Distributions] = []
         self._lock = threading.RLock()
-        self._in_order: tuple[np.ndarray, ByBrightness] | None = None
         self._derive()
         self.tags = read_tags(self.directory)
         self._offer_tags()
@@ -341,7 +322,7 @@ class Objects:
         if rows.size:
             brightness = float(_mean(self.brightness[rows]))
         distance = self._distance(examples)
-        others = self.by_brightness(self.is_fitted).near(brightness, NUM_AS_BRIGHT + len(rows))
+        others = self.as_bright(brightness, NUM_AS_BRIGHT + len(rows), self.is_fitted)
         others = others[~np.isin(others, rows)]
         typical = float(np.median(distance[others])) or 1.0 if len(others) else 1.0
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
@@ -374,12 +355,21 @@ class Objects:
         coordinates = similarity.coordinates(self.embedding)
         return similarity, coordinates, np.einsum("nl,nl->n", coordinates, coordinates)
 
-    def by_brightness(self, allowed: np.ndarray) -> ByBrightness:
-        """Return the `allowed` objects, ``(N,)``, sorted by brightness; the last result is cached."""
-        with self._lock:
-            if self._in_order is None or not np.array_equal(self._in_order[0], allowed):
-                self._in_order = (allowed.copy(), ByBrightness(self.brightness, allowed))
-            return self._in_order[1]
+    def as_bright(self, brightness: float, number: int, allowed: np.ndarray) -> np.ndarray:
+        """Return `number` allowed rows: the closest in brightness rank or, if it is NaN, spread evenly."""
+        rows = self._by_brightness[allowed[self._by_brightness]]
+        if not np.isfinite(brightness) or not len(rows):
+            every = np.flatnonzero(allowed)
+            return every[evenly_spaced(len(every), number)]
+        place = int(np.searchsorted(self.brightness[rows], brightness)) - number // 2
+        first = min(max(place, 0), max(len(rows) - number, 0))
+        return rows[first : first + number]
+
+    @cached_property
+    def _by_brightness(self) -> np.ndarray:
+        """Rows of the objects of known brightness, sorted by it."""
+        rows = np.flatnonzero(np.isfinite(self.brightness))
+        return rows[np.argsort(self.brightness[rows], kind="stable")]
 
     # Tags
 

@@ -177,7 +177,7 @@ def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
 
 def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[str]:
     """Name the colours and sizes of an object beyond this fraction of objects of similar brightness."""
-    others = objects.by_brightness(pool).near(objects.brightness[row], NUM_AS_BRIGHT + 1)
+    others = objects.as_bright(objects.brightness[row], NUM_AS_BRIGHT + 1, pool)
     others = others[others != row]
     ranked = []
     for name, (more, less) in _compared(objects, row).items():
