@@ -61,29 +61,10 @@ def run_shards(
 ) -> bool:
     """Process all shards that are not done; return whether there were any.
 
-    Parameters
-    ----------
-    work
-        How to process a shard; writes ``directory/NAME.parquet`` atomically. Or a function that processes the
-        shards in its own way (for instance all shards of a field together).
-    shards
-        The shards.
-    directory
-        Where results and manifest are written.
-    title
-        Title of the progress bar.
-    is_done
-        Whether a file is a complete result with the given digest; called if the manifest does not know.
-    progress
-        Shows the progress.
-    workers
-        Where the work is done, by default in this process.
-    unreadable
-        Names of shards that cannot be opened, and the reasons.
-    suffix
-        Suffix of the result files.
-    remedy
-        Advice to the user if shards fail.
+    `work` writes ``directory/NAME.parquet`` atomically, or is a function that processes the shards in its own
+    way (for instance all shards of a field together). `is_done` tells whether a file is a complete result
+    with the given digest, where the manifest does not know. `unreadable` are the shards that cannot be
+    opened, with the reasons, and `remedy` is the advice to the user if shards fail.
 
     Raises
     ------

@@ -142,16 +142,14 @@ SURVEYS: dict[str, SkySurvey] = {
 }
 
 
-def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
-    """Return a survey given by name, by TOML file, or as an object.
+def find_survey(survey: str | Path) -> SkySurvey:
+    """Return a survey given by name or by TOML file.
 
     Raises
     ------
     InputError
         This is neither a known name nor a readable TOML file with the right keys.
     """
-    if isinstance(survey, SkySurvey):
-        return survey
     if str(survey) in SURVEYS:
         return SURVEYS[str(survey)]
     path = Path(survey)
