@@ -14,13 +14,14 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.processes import torch_threads
 from deepfits.progress import Progress
 from deepfits.provenance import hardware
-from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
-from deepfits.stages.stage import Common, part_of, stage
+from deepfits.scale.planning import Cost, Device, Line, figures, named_device
+from deepfits.stages.stage import Common, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 MEASURED_OBJECTS = 256
+SECONDS_PER_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,58 @@ def plan(config: PlanConfig) -> Plan:
     loaded = Model.load(config.model)
     cost = cost_of(loaded)
     is_measured = config.device == "measured"
-    lines = part_of(
-        config,
-        make_plan,
-        num_objects=config.objects,
-        device=measure_core(loaded, cost, config.progress) if is_measured else named_device(config.device),
-        cost=cost,
-        num_bands=len(loaded.info.bands),
-        size=loaded.info.size,
-        pixel_scale_arcsec=loaded.info.pixel_scale_arcsec,
-        latent_size=loaded.config.latent_size,
-    )
-    return Plan(tuple(lines))
+    device = measure_core(loaded, cost, config.progress) if is_measured else named_device(config.device)
+    return Plan(tuple(_lines(config, loaded, device, cost)))
+
+
+def _lines(config: PlanConfig, model: Model, device: Device, cost: Cost) -> list[Line]:
+    """Estimate the resources for a survey.
+
+    The rate follows from the sustained floating-point performance of a device, the operations per object, and
+    the overhead of reading and writing. Devices process shards independently, so that the rate scales with
+    their number. The density of objects and the pixel scale determine how many coadd pixels are read per
+    object.
+    """
+    bands, size, scale = len(model.info.bands), model.info.size, model.info.pixel_scale_arcsec
+    kind = "measured" if device.is_measured else "estimated"
+    rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)
+    seconds = config.objects / rate / config.num_devices
+    cutout = 2 * 4 * bands * size**2
+    coadd = 2 * 4 * bands * 3600 / scale**2 / config.objects_per_arcmin2
+    kept = cost.feature_bytes - (3 * 2 * model.config.latent_size if config.half else 0)
+    tera = 1e12
+    flop = f"{cost.flop / 1e9:.2f} GFLOP per object ({cost.words})"
+    together = "all devices together"
+    return [
+        Line("objects", config.objects, "", "given"),
+        Line("devices", config.num_devices, "", "given", device.words),
+        Line(
+            "rate of a device", rate, "objects/s", kind,
+            f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
+            f"{cost.overhead_seconds * 1e3:.2g} ms per object to read and write (measured)",
+        ),
+        Line("time", seconds / SECONDS_PER_DAY, "days", kind),
+        Line("device hours", seconds / 3600 * config.num_devices, "h", kind),
+        Line(
+            "devices for one day", config.objects / rate / SECONDS_PER_DAY, "", kind,
+            "linear in the number of devices: shards are independent",
+        ),
+        Line(
+            "features", config.objects * kept / tera, "TB", "measured",
+            f"{kept:.0f} bytes per object{', latents in 16 bits' if config.half else ''}",
+        ),
+        Line(
+            "cutout store, if kept", config.objects * cutout / tera, "TB", "given",
+            f"{cutout:,} bytes per object: image and weight, {bands} bands of {size}×{size}",
+        ),
+        Line(
+            "coadds, read once", config.objects * coadd / tera, "TB", "assumed",
+            f"{config.objects_per_arcmin2:g} objects per arcmin², pixels of {scale:g} arcsec",
+        ),
+        Line("reading from a store", cutout * rate * config.num_devices / 1e6, "MB/s", kind, together),
+        Line("reading from coadds", coadd * rate * config.num_devices / 1e6, "MB/s", kind, together),
+        Line("writing features", kept * rate * config.num_devices / 1e6, "MB/s", kind, together),
+    ]  # fmt: skip
 
 
 def cost_of(model: Model) -> Cost:
