@@ -14,7 +14,7 @@ statistics of `deepfits.fitting.oddity`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,8 @@ from deepfits.fitting.similarity import learn_nuisance
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.observation import Sight
 from deepfits.photometry import aperture_flux, robust_scatter
+from deepfits.survey.neighbours import find_neighbours
+from deepfits.survey.store import Cutouts
 
 FEWEST = 40
 """Minimum number of bright galaxies for a measurement."""
@@ -53,23 +55,12 @@ LARGEST_DIMMING = 3.0
 
 
 def learn_model_error(
-    fitter: Fitter,
-    image: np.ndarray,
-    weight: np.ndarray,
-    find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    *,
-    sight: Sight | None,
-    psf: np.ndarray | None,
-    otherwise: ModelError | None = None,
-    advance: Advance | None = None,
+    fitter: Fitter, cutouts: Cutouts, otherwise: ModelError | None = None, advance: Advance | None = None
 ) -> ModelError:
-    """Measure the errors of a model on the galaxies of a survey.
+    """Measure the errors of a model on galaxies of a survey that it was not trained on.
 
-    The fitter has the settings of the survey's fits, and no measured `model_error` yet. Images and weights,
-    ``(N, B, H, W)`` in nJy and nJy⁻², are of objects that the model was not trained on; `find_neighbours`
-    returns the pixels of their neighbours, ``(N, H, W)`` bool. Scene models need `sight`. PSFs, ``(N, B, K,
-    2)``, are by default those of the store's seeing. Bands that (nearly) no object has get the values of
-    `otherwise`. `advance` is called with the number of fits newly done.
+    The fitter has the settings of the survey's fits, and no measured `model_error` yet. Bands that (nearly)
+    no object has get the values of `otherwise`. `advance` is called with the number of fits newly done.
 
     Raises
     ------
@@ -77,31 +68,22 @@ def learn_model_error(
         There are fewer than `FEWEST` bright galaxies with data in all bands that the survey has.
     """
     rng = np.random.default_rng(0)
-    galaxies = _Galaxies(
-        fitter=fitter,
-        image=image,
-        weight=weight,
-        find_neighbours=find_neighbours,
-        sight=sight,
-        psf=psf_or_moffat(psf, fitter.info.fwhm_arcsec, len(image)),
-        advance=advance,
-    )
-    signal, is_whole = galaxies.signal()
-    rows, is_bright = _choose(signal, is_whole, rng)
+    galaxies = _Galaxies(fitter=fitter, cutouts=cutouts, advance=advance)
+    rows, is_bright = _choose(galaxies.signal, galaxies.is_whole, rng)
     if not len(rows):
-        raise _too_few(galaxies, signal, is_whole)
-    fitted = galaxies.fit(image[rows], weight[rows], rows)
+        raise _too_few(galaxies)
+    fitted = galaxies.fit(cutouts.image[rows], cutouts.weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
-        raise _too_few(galaxies, signal, is_whole)
-    injected, truth = _inject(galaxies, fitted, signal, is_whole, rows, good, rng)
+        raise _too_few(galaxies)
+    injected, truth = _inject(galaxies, fitted, rows, good, rng)
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
     own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], np.nansum(own.flux[good, :, 1], axis=1)
     covariance = measured["latent_covariance"][good]
-    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]))
+    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(cutouts.weight[rows]))
     bands = len(fitter.info.bands)
     learnt = ModelError(
         flux_fraction=fraction,
@@ -124,29 +106,41 @@ class _Galaxies:
     """Objects that the model was not trained on, and the fitter for them."""
 
     fitter: Fitter
-    image: np.ndarray
-    weight: np.ndarray
-    find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    sight: Sight | None
-    psf: np.ndarray
-    advance: Advance | None = None
+    cutouts: Cutouts
+    advance: Advance | None
+
+    @cached_property
+    def psf(self) -> np.ndarray:
+        """PSFs, ``(N, B, K, 2)``, by default those of the store's seeing."""
+        return psf_or_moffat(self.cutouts.psf, self.fitter.info.fwhm_arcsec, len(self.cutouts))
+
+    @cached_property
+    def sight(self) -> Sight | None:
+        """How the objects were observed; None for a model of images."""
+        return self.fitter.sight(self.cutouts)
 
     @cached_property
     def aperture(self) -> tuple[np.ndarray, np.ndarray]:
         """Flux and error in the aperture, ``(N, B)``; NaN for bands without data."""
-        return aperture_flux(self.image, self.weight, self.fitter.sums[1])
+        return aperture_flux(self.cutouts.image, self.cutouts.weight, self.fitter.sums[1])
 
     @cached_property
     def has_band(self) -> np.ndarray:
         """Which bands the survey has, ``(B,)`` bool."""
         return np.asarray(np.isfinite(self.aperture[0]).mean(axis=0) > LEAST_COVERED)
 
-    def signal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the signal to noise in the aperture, all bands together, and which have all bands."""
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """Signal to noise in the aperture, all bands together, ``(N,)``."""
         flux, error = self.aperture
-        is_known = np.isfinite(flux)
-        signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(is_known.sum(1), 1))
-        return signal, is_known[:, self.has_band].all(1) & is_known.any(1)
+        number = np.isfinite(flux).sum(axis=1)
+        return np.asarray(np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(number, 1)))
+
+    @cached_property
+    def is_whole(self) -> np.ndarray:
+        """Which objects have all bands of the survey, ``(N,)`` bool."""
+        is_known = np.isfinite(self.aperture[0])
+        return np.asarray(is_known[:, self.has_band].all(1) & is_known.any(1))
 
     def seen(self, rows: np.ndarray) -> Sight | None:
         """Return how objects were observed; None for a model of images."""
@@ -154,7 +148,8 @@ class _Galaxies:
 
     def fit(self, image: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> Fitted:
         """Fit images that were observed like the objects of these rows."""
-        is_neighbour = self.find_neighbours(image, weight)
+        correlation = self.fitter.info.noise_correlation
+        is_neighbour = find_neighbours(image, weight, noise_correlation=correlation)
         return self.fitter.fit(
             np.arange(len(image)),
             image,
@@ -191,32 +186,26 @@ def _choose(
     return rows, np.arange(len(rows)) < len(bright)
 
 
-def _too_few(galaxies: _Galaxies, signal: np.ndarray, is_whole: np.ndarray) -> TooFewGalaxiesError:
-    bright = int((is_whole & (signal >= BRIGHT_SIGMA)).sum())
+def _too_few(galaxies: _Galaxies) -> TooFewGalaxiesError:
+    bright = int((galaxies.is_whole & (galaxies.signal >= BRIGHT_SIGMA)).sum())
     names = zip(galaxies.fitter.info.bands, galaxies.has_band, strict=True)
     bands = ", ".join(band for band, is_there in names if is_there)
     return TooFewGalaxiesError(
-        f"errors of the model: {bright} of {len(signal)} objects are bright (signal to noise above "
+        f"errors of the model: {bright} of {len(galaxies.cutouts)} objects are bright (signal to noise above "
         f"{BRIGHT_SIGMA:g}) and have data in all of {bands}; {FEWEST} are needed. Give more objects, or fit "
         "with the model as it is"
     )
 
 
 def _inject(
-    galaxies: _Galaxies,
-    fitted: Fitted,
-    signal: np.ndarray,
-    is_whole: np.ndarray,
-    rows: np.ndarray,
-    good: np.ndarray,
-    rng: np.random.Generator,
+    galaxies: _Galaxies, fitted: Fitted, rows: np.ndarray, good: np.ndarray, rng: np.random.Generator
 ) -> tuple[OwnFluxes, np.ndarray]:
     """Inject dimmed galaxies into the sky of faint objects, and fit them there.
 
     Return the fluxes as fitted, and as injected ``(N, B, 2)``, of the galaxies that are still the central
     object.
     """
-    fitter, image = galaxies.fitter, galaxies.image
+    fitter, cutouts, signal, is_whole = galaxies.fitter, galaxies.cutouts, galaxies.signal, galaxies.is_whole
     circle = fitter.sums[1]
     faint = np.flatnonzero(is_whole & (signal < np.median(signal[is_whole])))
     skies = rng.choice(faint, NUM_DRAWN, replace=len(faint) < NUM_DRAWN)
@@ -226,8 +215,10 @@ def _inject(
     scale = np.minimum(goal / signal[rows[sources]], 1.0)[:, None, None, None]
     galaxy = scale * _alone(fitter, fitted, sources, galaxies.seen(skies))
     # Roll the sky by half its size, which moves its own central object to the corners.
-    half = image.shape[3] // 2
-    sky, inverse = (np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (image, galaxies.weight))
+    half = fitter.info.size // 2
+    sky, inverse = (
+        np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (cutouts.image, cutouts.weight)
+    )
     refitted = galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies)
     fluxes = galaxies.fluxes(measure(fitter, refitted, galaxy_psf=galaxies.psf[skies]), skies)
     sky_flux = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
-from deepfits.survey.neighbours import find_neighbours
 from deepfits.survey.store import CutoutStore
 from deepfits.training.settings import MAX_MEASURED
 
@@ -62,18 +60,9 @@ def measure_on(
     if held_out_only:
         rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:max_objects])
-    cutouts = store.take(chosen)
     trained = model.model_error
     bands, name = len(model.info.bands), f"model {model.fingerprint}"
     uncalibrated = replace(model, model_error=None, calibration=None)
     fitter = Fitter(uncalibrated, FitSettings(), store.info, threads=threads)
-    return learn_model_error(
-        fitter,
-        cutouts.image,
-        cutouts.weight,
-        partial(find_neighbours, noise_correlation=store.info.noise_correlation),
-        sight=fitter.sight(cutouts),
-        psf=cutouts.psf,
-        otherwise=None if trained is None else ModelError.from_json(trained, bands, name),
-        advance=advance,
-    )
+    otherwise = None if trained is None else ModelError.from_json(trained, bands, name)
+    return learn_model_error(fitter, store.take(chosen), otherwise, advance)
