@@ -36,6 +36,10 @@ class DamagedFileError(InputError):
     """A file that cannot be read; the others of a survey may be intact."""
 
 
+class NoDataError(InputError):
+    """An image without a single pixel of data."""
+
+
 class TooFewGalaxiesError(InputError):
     """There are too few galaxies to measure the errors of a model on."""
 

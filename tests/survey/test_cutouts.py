@@ -366,6 +366,37 @@ def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
     assert json.loads((store.directory / "summary.json").read_text())["num_without_data"]["u"] == second.sum()
 
 
+@pytest.mark.parametrize("band", ["u", "i"])  # i defines the grid
+def test_an_image_without_data_is_a_missing_band(band, truth, tmp_path):
+    for name in ("empty", "absent"):
+        rng = np.random.default_rng(3)
+        for patch in ("patch-00", "patch-01"):
+            write_plain(tmp_path / name / patch, truth, SHAPE, rng=rng, weights=False)
+    with fits.open(tmp_path / "empty" / "patch-01" / f"coadd-{band}.fits", mode="update") as file:
+        file[0].data[:] = np.nan
+    (tmp_path / "absent" / "patch-01" / f"coadd-{band}.fits").unlink()
+    with pytest.raises(InputError, match=f"patch-01/coadd-{band}.fits: no pixel with data .*allow_missing"):
+        deepfits.cutouts(tmp_path / "empty", tmp_path / "store")
+    found = deepfits.check(tmp_path / "empty")
+    assert not found.is_fatal
+    assert any(f"coadd-{band}.fits: no pixel with data" in text for text in found.warnings)
+    empty, absent = (
+        CutoutStore(deepfits.cutouts(tmp_path / name, tmp_path / f"store-{name}", allow_missing=True))
+        for name in ("empty", "absent")
+    )
+    assert len(empty) == len(absent) > 0
+    one, other = (store.take(np.arange(len(store))) for store in (empty, absent))
+    np.testing.assert_array_equal(one.weight, other.weight)
+    np.testing.assert_array_equal(one.image, other.image)
+    np.testing.assert_array_equal(one.psf, other.psf)
+    for path in (tmp_path / "empty" / "patch-01").iterdir():
+        fits.writeto(path, np.full(SHAPE, np.nan, np.float32), fits.getheader(path), overwrite=True)
+    with pytest.raises(
+        InputError, match=r"patch-01/coadd-.*: no pixel with data in any band; leave this field"
+    ):
+        deepfits.cutouts(tmp_path / "empty", tmp_path / "other", allow_missing=True)
+
+
 def test_the_width_of_a_given_psf_is_that_of_the_store(sky, tmp_path):
     measured = CutoutStore(deepfits.cutouts(sky, tmp_path / "measured"))
     given = CutoutStore(deepfits.cutouts(sky, tmp_path / "given", psf=["g=1.3"]))

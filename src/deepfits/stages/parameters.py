@@ -128,7 +128,7 @@ class ReadingOnGrid(ReadingFields):
     """Band onto whose pixel grid the others are aligned. By default i, or the first of r, z and g that is
     there, or else the middle one."""
     allow_missing: bool = False
-    """Accept fields that lack a band; it has weight 0 there."""
+    """Accept fields that lack a band, or have no data in it; it has weight 0 there."""
 
     def find(self, images: Images, **others: Any) -> ImageSet:
         """Group images into fields, with the options of the common grid."""

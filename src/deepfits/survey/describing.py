@@ -250,7 +250,7 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
     remarks = field.remarks()
     stated = [f"{b}: {text}" for b, texts in remarks.items() for text in warnings_in(texts)]
     stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
-    stated += field.beyond_warnings()
+    stated += field.empty_warnings() + field.beyond_warnings()
     return {
         "format": FORMAT,
         "made_from": images.made_from(field.sources),

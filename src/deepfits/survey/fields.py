@@ -41,14 +41,16 @@ class ImageSet:
     """Fields to work on, sorted by name, and options for reading them.
 
     The bands are those of the result, in order; fields may lack some if that was allowed. The grid of a field
-    is that of the reference band, or a default choice if it is None or missing (`reference_of`). `stamps` are
-    those of the files when the set was made; see `require_unchanged`.
+    is that of the reference band, or a default choice if it is None or missing (`reference_of`). With
+    `allow_missing`, an image without data counts as a missing band. `stamps` are those of the files when the
+    set was made; see `require_unchanged`.
     """
 
     fields: tuple[FieldSources, ...]
     bands: tuple[str, ...]
     options: ReadOptions
     reference: str | None = None
+    allow_missing: bool = False
     stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     def settings(self) -> dict[str, Any]:
@@ -154,6 +156,7 @@ def image_set(
         bands=wanted,
         options=options,
         reference=band_name(reference) if reference is not None else None,
+        allow_missing=allow_missing,
     )
     files = (chosen._files_of(field) for field in kept)
     return replace(chosen, stamps=_stamps(path for paths in files for path in paths.values()))
@@ -206,6 +209,14 @@ class Field:
                 )
             out[band] = texts
         return out
+
+    def empty_warnings(self) -> list[str]:
+        """Warn of images without data, which were left out."""
+        return [
+            f"{source.path} has no pixel with data: weight 0 in {band}"
+            for band, source in self.sources.images.items()
+            if band not in self.planes
+        ]
 
     def beyond_warnings(self) -> list[str]:
         """Warn of bands of which much lies beyond the grid, where nothing is detected or cut out."""
@@ -330,8 +341,9 @@ def sample_of(field: Field) -> Field | PartOfField:
 @contextmanager
 def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
     """Open one field of a set."""
-    with open_planes(sources.images, images.options) as planes:
-        yield Field(sources, dict(planes), images.reference_of(sources))
+    with open_planes(sources.images, images.options, may_be_empty=images.allow_missing) as planes:
+        there = replace(sources, images={band: sources.images[band] for band in planes})
+        yield Field(sources, dict(planes), images.reference_of(there))
 
 
 class OpenFields:

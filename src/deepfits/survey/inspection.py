@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, NoDataError
 from deepfits.photometry import reference_band
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
@@ -129,7 +129,10 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
     except InputError as error:
         unusable.append(error)
     for problem in unusable:
-        findings.refuse(problem)
+        if isinstance(problem, NoDataError) and len(unusable) < len(sources.images):
+            findings.warnings.append(str(problem))  # a missing band, which can be allowed
+        else:
+            findings.refuse(problem)
 
 
 def _note_wrong_sums(sources: Iterable[ImageSource], findings: Findings) -> None:

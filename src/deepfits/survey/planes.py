@@ -20,7 +20,7 @@ import numpy as np
 from astropy.io import fits
 
 from deepfits.config import check
-from deepfits.errors import InputError, naming
+from deepfits.errors import InputError, NoDataError, naming
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED
@@ -288,9 +288,10 @@ class Plane:
         if not (weight > 0).any():
             image, weight = self.read()
         if not (weight > 0).any():
-            raise InputError(
+            raise NoDataError(
                 f"{self.path}: no pixel with data (all NaN, 0, masked or of weight 0); leave this "
                 + ("file out" if self.source.layer is None else f"band, {self.source.band}, out (bands)")
+                + ", or use allow_missing to keep its objects with weight 0"
             )
         self._warn_if_masked(rows)
         noise = measure_noise(image, weight > 0)
@@ -411,11 +412,16 @@ def open_plane(source: ImageSource, options: ReadOptions, files: OpenFiles) -> P
 
 @contextmanager
 def open_planes(
-    sources: Mapping[str, ImageSource], options: ReadOptions, unusable: list[InputError] | None = None
+    sources: Mapping[str, ImageSource],
+    options: ReadOptions,
+    unusable: list[InputError] | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Iterator[dict[str, Plane]]:
     """Open the planes of all bands of a field.
 
-    Errors on single files are added to `unusable`, if given, and their bands left out.
+    Errors on single files are added to `unusable`, if given, and their bands left out. With `may_be_empty`,
+    so are bands without data, as long as others have some.
 
     Raises
     ------
@@ -423,14 +429,20 @@ def open_planes(
         A file is unusable, or images without WCS do not have the same shape.
     """
     planes: dict[str, Plane] = {}
+    empty: list[InputError] | None = [] if may_be_empty else unusable
     with OpenFiles(options.unpacked) as files:
         for band, source in sources.items():
             try:
                 planes[band] = open_plane(source, options, files)
             except InputError as error:
-                if unusable is None:
+                left_out = empty if isinstance(error, NoDataError) else unusable
+                if left_out is None:
                     raise
-                unusable.append(error)
+                left_out.append(error)
+        if empty and may_be_empty and not planes:
+            raise InputError(
+                f"{next(iter(sources.values())).path}: no pixel with data in any band; leave this field out"
+            )
         if planes and options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
             option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
             raise InputError(
