@@ -1858,18 +1858,30 @@ def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_pat
     assert sorted(["".join(field.bands) for field in find_fields(tmp_path)]) == sorted(fields)
 
 
-@pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME"])
+@pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME", "EXPOSURE", "TEXPTIME"])
 @pytest.mark.parametrize("card", ["CASUVERS", "MAGZRR"])
 def test_zero_points_of_casu_are_of_one_second(key, card):
     """Headers of VISTA, WFCAM, VST ATLAS and the Isaac Newton Telescope have no BUNIT."""
     head = header(MAGZPT=22.0, **{key: 10.0, card: 0.02})
-    assert zero_point_of_header(head) == (24.5, "MAGZPT and EXPTIME 10 s")
+    assert zero_point_of_header(head) == (24.5, "MAGZPT and an exposure of 10 s")
     assert not zero_point_doubts(head, *zero_point_of_header(head))
     head["PHOTZP"] = 24.5  # ESO's, of one count
     assert zero_point_of_header(head)[0] == 24.5
     assert zero_point_of_header({**head, "BUNIT": "ADU/s", "PHOTZP": 22.0})[0] == 22.0
     del head[card], head["PHOTZP"]
     assert zero_point_of_header(head) == (22.0, "MAGZPT")
+
+
+def test_zero_points_of_one_second_need_the_exposure_time():
+    """Swift's maps state it as EXPOSURE; without one, the zero point was taken as that of a count."""
+    head = header(BUNIT="count")
+    head["MAGZERO"] = 18.0, "[mag] of one count/s"
+    with pytest.raises(
+        InputError, match="MAGZERO is for one count per second, but the header has no EXPTIME"
+    ):
+        zero_point_of_header(head)
+    head["EXPOSURE"] = 1000.0
+    assert zero_point_of_header(head)[0] == 25.5
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,8 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         "e.fits": ("GS_SCALE", 0.05),
         "f.fits": ("PIXSCALE", 0.05 / 3600),
         "g.fits": ("CDELT1", -0.05 / 3600),
+        "i.fits": ("PIXSCALE", "0.05"),
+        "j.fits": ("HIERARCH OVERSAMPLING", 4),
     }
     for name, (key, value) in cards.items():
         fits.writeto(tmp_path / name, star(0.9, 0.05, 121), fits.Header({key: value}))
@@ -289,6 +291,16 @@ def test_a_grid_of_psfs_is_no_psf_and_further_axes_of_one_plane_are_none(tmp_pat
     assert fwhm == pytest.approx(2 * 2.355 * 0.2, rel=0.05)  # 4% less: the pixel is taken out
     with pytest.raises(InputError, match="shows 9 peaks, a grid of PSFs"):
         read_psf_option(str(tmp_path / "grid.fits"), 0.2)
+
+
+def test_the_psf_of_a_file_is_in_the_hdu_of_that_name(tmp_path) -> None:
+    """Beside it are often its weights, or the image itself; the first image of the file was taken."""
+    for number, other in enumerate((np.ones((41, 41)), star(2.5, 0.2))):
+        path = tmp_path / f"{number}.fits"
+        fits.HDUList(
+            [fits.PrimaryHDU(), fits.ImageHDU(other, name="IMAGE"), fits.ImageHDU(star(0.9, 0.2), name="PSF")]
+        ).writeto(path)
+        assert read_psf_option(str(path), 0.2)["fwhm_arcsec"] == pytest.approx(0.9, rel=0.03)
 
 
 def test_psfs_of_several_bands_or_images_in_a_file(tmp_path) -> None:

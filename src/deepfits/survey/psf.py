@@ -25,7 +25,7 @@ from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_of_header, by_band, given_for, settled_bands
 from deepfits.survey.fitsfile import quiet
-from deepfits.survey.hdu_roles import known_band_of_plane
+from deepfits.survey.hdu_roles import known_band_of_plane, words_of
 from deepfits.survey.psf_variation import psf_at
 from deepfits.survey.seeing import with_wings
 
@@ -137,8 +137,11 @@ def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
+    """Return the finite number that a card holds, also as text; None for anything else."""
+    with suppress(TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        return number if math.isfinite(number) else None
+    return None
 
 
 def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:
@@ -185,6 +188,7 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image]
+        images = [hdu for hdu in images if "PSF" in words_of(hdu.name)] or images
         bands = settled_bands(
             [band_of_header(hdu.header) for hdu in images], [known_band_of_plane(hdu.name) for hdu in images]
         )
@@ -224,7 +228,7 @@ def own_scale(header: Any, pixel_scale: float) -> float:
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header).celestial)
         return scale if 0.001 < scale < 20 else pixel_scale
-    factor = _number(header.get("OVERSAMP")) or 0.0
+    factor = _number(header.get("OVERSAMP", header.get("OVERSAMPLING"))) or 0.0
     step = 1 / factor if factor > 0 else _number(header.get("PSF_SAMP")) or 1.0
     return pixel_scale * (step if step > 0 else 1.0)
 

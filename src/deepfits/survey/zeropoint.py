@@ -32,6 +32,8 @@ _PER_COUNT_OR_RATE = (
 )
 # Keywords of the magnitude of one count per second: that of Pan-STARRS.
 _PER_SECOND = ("FPA.ZP",)
+# Keywords of the exposure time: the usual one, WFCAM's, Swift's and others', that of Hubble's archive.
+_EXPOSURE_TIMES = ("EXPTIME", "EXP_TIME", "EXPOSURE", "TEXPTIME")
 NAMES_OF_ZERO_POINTS = frozenset(
     key.replace("_", "").lower() for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE) if len(key) > 3
 )
@@ -288,15 +290,17 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE, *_PER_SECOND):
         if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
             continue
-        of_total = seconds if not is_rate and _is_for_one_second(header, key, unit) else None
-        if key in _PER_SECOND and of_total is None and not is_rate:
+        is_of_total = not is_rate and _is_for_one_second(header, key, unit)
+        of_total = seconds if is_of_total else None
+        if is_of_total and seconds is None:
+            unusable.append(f"{key} is for one {unit or 'count'} per second, but the header has no EXPTIME")
             continue
         for stated in _every(header, key):
             value = _as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
                 unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
             elif of_total is not None:
-                found.append((value + 2.5 * math.log10(of_total), f"{key} and EXPTIME {of_total:g} s"))
+                found.append((value + 2.5 * math.log10(of_total), f"{key} and an exposure of {of_total:g} s"))
             else:
                 found.append((value, key))
     if any(value != 0 for value, _ in found):
@@ -313,10 +317,10 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         value, words = 8.9 - 2.5 * math.log10(_positive(header["PHOTFNU"], "PHOTFNU")), "PHOTFNU"
     if words:
         is_total = _COUNTS.match(unit) and not is_rate  # both keywords are for counts per second
-        if is_total and "EXPTIME" in header:
-            value += 2.5 * math.log10(_positive(header["EXPTIME"], "EXPTIME"))
-            words += f", of counts in EXPTIME {header['EXPTIME']} s"
-        if is_total and "EXPTIME" not in header:
+        if is_total and seconds is not None:
+            value += 2.5 * math.log10(seconds)
+            words += f", of counts in {seconds:g} s"
+        if is_total and seconds is None:
             unusable.append(f"{words} are for {unit} per second, but the header has no EXPTIME")
         else:
             found.append((_plausible(value, words.split(" ", 1)[0]), words))
@@ -359,8 +363,8 @@ def _matching_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float
 
 
 def exposure_of(header: Mapping[str, Any]) -> float | None:
-    """Return the exposure time, ``EXPTIME`` (WFCAM: ``EXP_TIME``), in seconds; None if there is none."""
-    seconds = _as_float(header.get("EXPTIME", header.get("EXP_TIME")))
+    """Return the exposure time, seconds, from the first of `_EXPOSURE_TIMES`; None if there is none."""
+    seconds = _as_float(next((header[key] for key in _EXPOSURE_TIMES if key in header), None))
     return seconds if 0 < seconds < math.inf else None
 
 
