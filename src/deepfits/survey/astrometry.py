@@ -193,7 +193,7 @@ def _without_left_over_distortion(cards: fits.Header) -> list[str]:
     types = [str(cards[f"CTYPE{axis}"]).strip() for axis in (1, 2)]
     asks = all(text.endswith("-SIP") for text in types)
     scamp = [key for key in cards if re.fullmatch(r"PV[12]_\d+", key)]
-    is_scamp = any(key.startswith("PV2_") or int(key[4:]) > 4 for key in scamp)
+    is_scamp = any((key.startswith("PV2_") or int(key[4:]) > 4) and cards[key] for key in scamp)
     if is_scamp and all(re.fullmatch(r"(?:RA-|DEC)-*TAN(?:-SIP)?", text) for text in types):
         if asks and sip:
             for key in scamp:
@@ -224,7 +224,8 @@ def _settle_frame(cards: fits.Header) -> list[str]:
     """Normalise the frame for astropy; equatorial frames are dropped for Galactic coordinates.
 
     An EPOCH other than those of catalogues is assumed to be the date of the observation; an EQUINOX of 0 is
-    ignored.
+    ignored. FK5 of J2000 is read as ICRS: catalogues in the ICRS are what images so labelled are tied to, and
+    the 0.02 arcsec between these frames would shift bands on one grid by part of a pixel.
     """
     kinds = {str(cards[f"CTYPE{axis}"]).split("-")[0].strip().upper() for axis in (1, 2)}
     if kinds == {"GLON", "GLAT"}:
@@ -257,7 +258,12 @@ def _settle_frame(cards: fits.Header) -> list[str]:
             if name not in ("", *_FRAMES):
                 raise _UnusableWCSError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
             cards[key] = name
-    equinox, frame = cards.get("EQUINOX"), cards.get("RADESYS", cards.get("RADECSYS"))
+    equinox = cards.get("EQUINOX", cards.get("EPOCH"))
+    frame = cards.get("RADESYS", cards.get("RADECSYS"))
+    if kinds == {"RA", "DEC"} and frame in (None, "", "FK5") and equinox in (None, 2000.0):
+        for key in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"):
+            cards.remove(key, ignore_missing=True)
+        cards["RADESYS"] = "ICRS"
     if equinox not in (None, *_EQUINOXES) and frame != "ICRS":
         remarks.append(
             f"WARNING: WCS: coordinates are precessed from EQUINOX = {equinox:g}; if that is the date of the "

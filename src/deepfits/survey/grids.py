@@ -101,7 +101,13 @@ class AlignedPlane:
             return
         self._covered = _covered(plane, plane.wcs, reference, offset)
         nodes_y, nodes_x = (_nodes(its.start, its.stop) for its in self._covered)
-        x, y = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
+        mapped = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
+        if mapped is None:
+            raise InputError(
+                f"{plane.path}: its WCS cannot be mapped onto that of {reference.path.name}; are both images of "
+                "the same sky?"
+            )
+        x, y = mapped
         dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]
         self.shift = float(np.median(dx)), float(np.median(dy))
         whole = round(self.shift[0]), round(self.shift[1])
@@ -250,10 +256,11 @@ def _nodes(start: int, stop: int) -> np.ndarray:
     return np.linspace(start, stop - 1, number)
 
 
-def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Map the grid of pixels x, y of one WCS to another, via the sky: two ``(len(y), len(x))`` arrays.
 
-    Beside an image, where its distortion cannot be inverted, the map is continued linearly.
+    Beside an image, where its distortion cannot be inverted, the map is continued linearly; None if there are
+    too few pixels for that.
     """
     nodes = np.meshgrid(x, y)
     mapped = map_pixels(source, target, *nodes)
@@ -261,7 +268,7 @@ def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.
     if is_known.all():
         return mapped
     if is_known.sum() < FEWEST_NODES:
-        raise InputError("two WCS cannot be mapped onto each other; are both images of the same sky?")
+        return None
     terms = np.stack([np.ones_like(nodes[0]), *nodes], axis=-1)
     linear = (terms @ np.linalg.lstsq(terms[is_known], v[is_known], rcond=None)[0] for v in mapped)
     first, second = (np.where(is_known, v, rest) for v, rest in zip(mapped, linear, strict=True))
