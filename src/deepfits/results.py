@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def results(
     version: int = 1,
     is_file: bool = False,
     renew: bool = False,
+    by_part: Collection[str] = (),
     is_partial: bool = False,
 ) -> Iterator[Results]:
     """Claim the output of a stage; all stages decide here what may be written and what is kept.
@@ -93,6 +94,9 @@ def results(
     renew
         Replace an earlier result of this stage with other inputs or settings, or made by another version of
         the package, and log it, instead of raising an error. For results that take seconds.
+    by_part
+        Names of inputs on whose files only parts of the result depend, which the stage tells apart. If the
+        contents of such files differ, but not their names, the result is unfinished, not another one.
     is_partial
         Whether the inputs, and therefore the result, are incomplete.
 
@@ -119,6 +123,8 @@ def results(
         earlier = None  # removed, to start over
     elif not (is_file or (earlier or {}).get("finished")) and _holds_nothing_of_its_own(out):
         earlier = None  # ended before anything was written
+    if earlier is not None:
+        earlier = _with_changed_parts(out, earlier, wanted, by_part)
     if earlier is None:
         _refuse_foreign(out, is_file=is_file)
     elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
@@ -150,6 +156,25 @@ def results(
         except BaseException:
             _remove_empty(out, record, new_parents, is_file=is_file)
             raise
+
+
+def _with_changed_parts(
+    out: Path, earlier: dict[str, Any], wanted: Mapping[str, Any], by_part: Collection[str]
+) -> dict[str, Any]:
+    """Return an earlier record with the inputs `by_part` of now: unfinished, if they differ."""
+    before, now = earlier.get("inputs", {}), wanted["inputs"]
+    changed = {
+        name: now[name]
+        for name in by_part
+        if isinstance(before.get(name), dict) and before[name] != now[name]
+        if before[name].keys() == now[name].keys()
+    }
+    if not changed:
+        return earlier
+    later = {**earlier, "inputs": {**before, **changed}, "finished": False}
+    if (difference := _difference(earlier, wanted)) and _difference(later, wanted) is None:
+        log.info("%s: %s; making again what depends on it", out, difference)
+    return later
 
 
 def _is_the_same(

@@ -26,13 +26,15 @@ from deepfits.gaussian_psf import fwhm_of
 from deepfits.progress import silent
 from deepfits.results import require_finished
 from deepfits.scale.manifest import read_manifest
+from deepfits.stages.detect import Detection
 from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutting import compiled_copy, copy_windows, cut
-from deepfits.survey.store import CutoutStore
+from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import write_table
 from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, draw, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
+from tests.helpers.results import assert_same_results
 
 SHAPE = (320, 360)
 
@@ -538,9 +540,48 @@ def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, worke
             ours = CutoutStore(out).take(np.flatnonzero(np.isin(_identities(out), shard.object_id)))
             np.testing.assert_array_equal(ours.image, shard.image)
     path.write_bytes(good)
-    mended = deepfits.cutouts(images, tmp_path / "mended", catalogue=catalogue, workers=workers)
+    mended = deepfits.cutouts(images, out, catalogue=catalogue, workers=workers)
+    assert (out / "shard-00000.h5").stat().st_mtime_ns == kept
     assert [entry.state for entry in read_manifest(mended)] == ["done"] * 3
     assert sum(entry.objects for entry in read_manifest(mended)) == len(CutoutStore(mended)) == len(whole)
+
+
+def test_of_images_that_have_changed_only_the_fields_are_made_again(tmp_path, monkeypatch, caplog):
+    """As where a tile was released again: the whole store was refused, and so was the catalogue."""
+    images = deepfits.simulate(tmp_path / "sky", size=200, num_patches=3, seed=4)
+    given = {"psf": "0.8", "shard_size": 60}
+    out = deepfits.cutouts(images, tmp_path / "store", **given)
+    catalogue = deepfits.detect(images, tmp_path / "found.parquet")
+    fields = CutoutStore(out).catalogue(["field"])["field"]
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.h5")}
+    for path in (images / "patch-01").glob("coadd-?.fits"):
+        with fits.open(path, mode="update") as file:
+            file[0].data[80:140, 80:140] = 0.0  # a hole, in which there were objects
+    detected = []
+    detect_field = Detection._detect_field
+    monkeypatch.setattr(
+        Detection, "_detect_field", lambda self, it: (detected.append(it.name), detect_field(self, it))[1]
+    )
+    with caplog.at_level("INFO"):
+        assert deepfits.detect(images, catalogue) == catalogue
+        assert deepfits.cutouts(images, out, **given) == out
+    assert detected == ["patch-01"] * 2
+    assert "its input 'images' has changed (patch-01/" in caplog.text
+    fresh = deepfits.cutouts(images, tmp_path / "fresh", **given)
+    assert_same_results(out, fresh)
+    assert pq.read_table(catalogue).schema.equals(pq.read_table(out / "catalogue.parquet").schema)
+    now = CutoutStore(out).catalogue(["field"])["field"]
+    assert (now == "patch-01").sum() < (fields == "patch-01").sum()
+    others = [path for path in out.glob("shard-*.h5") if "patch-01" not in _fields_of(path)]
+    assert others
+    assert all(path.stat().st_mtime_ns == before[path.name] for path in others)
+    shutil.rmtree(images / "patch-02")
+    with pytest.raises(InputError, match=r"its input 'images' has changed \(patch-02/.* is missing\)"):
+        deepfits.cutouts(images, out, **given)
+
+
+def _fields_of(shard):
+    return set(shard_catalogue(shard, ["field"])["field"])
 
 
 def _identities(store):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def cutouts(config: CutoutsConfig) -> Path:
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
     files = chosen.settings()["files"]
-    with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
+    inputs = {"images": files}
+    with claim(config, name="cutouts", version=FORMAT, inputs=inputs, by_part=inputs) as claimed:
         _cut(config, chosen, claimed)
         chosen.require_unchanged()
     return claimed.path
@@ -142,6 +143,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 settings={**asdict(detection.options), **measuring},
                 version=CATALOGUE_FORMAT,
                 is_file=True,
+                by_part=("images",),
             ) as catalogue:
                 detection.write(catalogue, workers=config.workers, progress=config.progress)
             if config.scheduler is None:  # its workers cannot see this machine's copies

@@ -78,8 +78,8 @@ def detect(config: DetectConfig) -> Path:
         images=config.find(config.images),
         options=part_of(config, DetectOptions, mesh=config.background_mesh),
     )
-    files = detection.images.settings()["files"]
-    with claim(config, name="detect", version=FORMAT, inputs={"images": files}, is_file=True) as results:
+    images = {"images": detection.images.settings()["files"]}
+    with claim(config, name="detect", version=FORMAT, inputs=images, is_file=True, by_part=images) as results:
         detection.write(results, workers=config.workers, progress=config.progress)
         detection.images.require_unchanged()
     return results.path
@@ -99,7 +99,8 @@ class Detection:
         """Detect field by field, unless the catalogue is finished.
 
         A field that cannot be read does not stop the others, which are kept for the next run: each counts as
-        done as long as its own images and the settings are the same.
+        done as long as its own images and the settings are the same. So do those of an earlier catalogue, of
+        which some images have changed.
         """
         from deepfits.survey.describing import log_warnings
 
@@ -115,7 +116,7 @@ class Detection:
             sources.name: self.images.made_from(sources) | {"bands": bands, "detect": detect}
             for sources in fields
         }
-        done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        done = self._kept(results.path)
         for name, wanted in made_from.items():
             path = parts / f"{name}.parquet"
             if path.exists() and read_info(path).get("settings") == wanted:
@@ -156,6 +157,23 @@ class Detection:
         write_table(results.path, columns, info=about, describe=partial(describe, table="detections"))
         if parts.exists():
             shutil.rmtree(parts)
+
+    def _kept(self, path: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """Return what an earlier catalogue has of fields whose images have not changed since."""
+        if not path.exists():
+            return {}
+        columns, info = read_table(path), read_info(path)
+        columns.pop("is_primary", None)
+        unchanged = {
+            sources.name: known
+            for sources in self.images.fields
+            if (known := info.get("fields", {}).get(sources.name)) is not None
+            and self.images.is_made_from(sources, known["made_from"], info["settings"])
+        }
+        return {
+            name: ({key: values[columns["field"] == name] for key, values in columns.items()}, known)
+            for name, known in unchanged.items()
+        }
 
     def _attempt(
         self, sources: FieldSources

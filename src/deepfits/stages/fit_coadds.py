@@ -106,7 +106,7 @@ def _describe(
         name = plan.images.fields[index].name
         there = {"fields": {**known.get("fields", {}), **described}}
         try:
-            now = describing.known_or_described(plan.images, index, there, fields)
+            now = describing.known_or_described(plan.images, index, fields, there)
         except InputError as error:
             reason = error
             continue
@@ -164,7 +164,7 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, using all fields."""
     plan = StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
     with closing(OpenFields(images)) as fields:
-        described = describing.describe_fields(images, range(len(images.fields)), {}, fields)
+        described = describing.describe_fields(images, range(len(images.fields)), fields)
     return _with_field_properties(describing.describe_store(plan, described, {}), plan, described, {})
 
 
@@ -181,7 +181,7 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
 
 
 def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:
-    states = plan.images.states_by_field()
+    states = plan.images.states_by_field
     common = replace(info, extra={}).to_json()
     shards = []
     for number, part in enumerate(parts):

@@ -36,7 +36,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -204,6 +204,7 @@ def claim(
     settings: Mapping[str, Any] | None = None,
     is_file: bool = False,
     renew: bool = False,
+    by_part: Collection[str] = (),
 ) -> AbstractContextManager[Results]:
     """Claim a stage's output path, recording the inputs and settings of its configuration.
 
@@ -216,7 +217,7 @@ def claim(
         do not identify what is read.
     settings
         Values that replace or add to those of the fields, such as what a default was resolved to.
-    is_file, renew
+    is_file, renew, by_part
         See `deepfits.results.results`.
 
     Raises
@@ -243,6 +244,7 @@ def claim(
         version=version,
         is_file=is_file,
         renew=renew,
+        by_part=by_part,
         is_partial=not is_whole,
     )
 

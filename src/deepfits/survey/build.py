@@ -52,7 +52,7 @@ from deepfits.survey.store import (
     StoreInfo,
     create_store,
     read_info,
-    shard_identities,
+    shard_made_from,
     shard_name,
     write_shard,
 )
@@ -65,7 +65,7 @@ MAX_OFFSET_PIXELS = 0.5
 log = logging.getLogger(__name__)
 _REMEDY = (
     "If this was a temporary problem, run the same command again: it does only what is missing or failed. "
-    "Otherwise repair or leave out these images, and cut into another directory"
+    "Otherwise repair these images first, or leave them out, and cut into another directory"
 )
 
 
@@ -117,25 +117,29 @@ def build_store(
     ShardsFailedError
         Images turned out to be damaged; all other shards are done.
     """
-    store_info = read_info(out) if (out / "store.json").exists() else None
+    earlier = read_info(out) if (out / "store.json").exists() else None
     with closing(OpenFields(plan.images)) as fields:
         layout = lay_out(plan, columns, info, fields)
         tasks = layout.tasks
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        if store_info is None:
-            described = _describe(plan, tasks, info, fields)
+        if earlier is not None and is_counted:
+            store_info = earlier
+        else:
+            described = _describe(plan, tasks, fields, info, {} if earlier is None else earlier.extra)
             store_info = describe_store(plan, described, columns)
             store_info.extra["units"] = stored_units(columns, info)
-            warn_of_doubtful_psfs(store_info, described)
+            if earlier is None or described != earlier.extra.get("fields"):
+                warn_of_doubtful_psfs(store_info, described)
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
         is_here = workers == 1 and scheduler is None
-        shards = []
-        for task in tasks:
-            part = Part(task=task, columns=columns)
-            identity = columns["object_id"][task.rows]
-            shards.append(store_shard(task.number, identity, part if is_here else part.alone()))
+        parts = [Part(task=task, columns=columns) for task in tasks]
+        shards = [
+            store_shard(part.task.number, len(part.task.rows), made_from, part if is_here else part.alone())
+            for part, made_from in zip(parts, _digests(parts, plan, store_info), strict=True)
+        ]
+        _remove_others(out, shards)
         work = CutWork(plan=plan, info=store_info, out=out)
         how: Work | Execute = work if scheduler is not None else partial(_in_processes, work, workers)
         if is_here:
@@ -148,7 +152,7 @@ def build_store(
                 shards,
                 out,
                 title="cut out",
-                is_done=partial(has_identities, store_info),
+                is_done=partial(is_written, store_info),
                 progress=progress,
                 workers=Workers(scheduler=scheduler),
                 suffix=".h5",
@@ -162,14 +166,21 @@ def build_store(
 
 
 def _describe(
-    plan: StorePlan, tasks: list[ShardTask], info: dict[str, Any], fields: OpenFields
+    plan: StorePlan,
+    tasks: list[ShardTask],
+    fields: OpenFields,
+    info: dict[str, Any],
+    earlier: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """Describe the fields with objects, by name; those that cannot be read are named together."""
+    """Describe the fields with objects, by name; those that cannot be read are named together.
+
+    Descriptions of the same images in the catalogue, or in an `earlier` version of the store, are used.
+    """
     described: dict[str, dict[str, Any]] = {}
     failed: list[InputError] = []
     for index, mine in groupby(tasks, lambda task: task.field_index):
         try:
-            described |= describe_fields(plan.images, [index], info, fields)
+            described |= describe_fields(plan.images, [index], fields, info, earlier)
             if not info.get("fields"):  # the catalogue is not ours
                 x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
                 for text in position_warnings(fields.open(index), x, y):
@@ -198,22 +209,34 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
     return place_hint(columns["ra"], field.sky(np.array([0.0, width]), np.array([0.0, height]))[0])
 
 
-def store_shard(number: int, object_id: np.ndarray, content: Any) -> Shard:
-    """Describe a shard of a store; it is recognised by a digest of its objects' identities."""
-    return Shard(
-        name=Path(shard_name(number)).stem,
-        objects=len(object_id),
-        made_from=digest(as_text(object_id)),
-        content=content,
-    )
+def _digests(parts: list[Part], plan: StorePlan, info: StoreInfo) -> list[str]:
+    """Return a digest of what each shard depends on: its objects, its field's files, its description."""
+    states, common, out = plan.images.states_by_field, replace(info, extra={}).to_json(), list[str]()
+    for part in parts:
+        task, name = part.task, plan.images.fields[part.task.field_index].name
+        chosen = [part.columns[key][task.rows] for key in ("object_id", "is_primary") if key in part.columns]
+        own = info.extra["psf"][name], info.extra["fields"][name]["wavelength"]
+        out.append(digest(*map(as_text, chosen), task.x, task.y, states[name], common, *own))
+    return out
 
 
-def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
-    """Return whether a file is an intact shard with the planned objects."""
-    if not path.exists():
-        return False
+def _remove_others(out: Path, shards: list[Shard]) -> None:
+    """Remove shards that there no longer are: images that have changed show fewer objects."""
+    names = {shard.name for shard in shards}
+    for path in out.glob("shard-*.h5"):
+        if path.stem not in names:
+            path.unlink()
+
+
+def store_shard(number: int, objects: int, made_from: str, content: Any) -> Shard:
+    """Describe a shard of a store."""
+    return Shard(name=Path(shard_name(number)).stem, objects=objects, made_from=made_from, content=content)
+
+
+def is_written(info: StoreInfo, path: Path, made_from: str) -> bool:
+    """Return whether a file is an intact shard that was made from this."""
     try:
-        return digest(as_text(shard_identities(path, info))) == made_from
+        return path.exists() and shard_made_from(path, info) == made_from
     except InputError:
         return False  # damaged: will be rewritten
 
@@ -230,7 +253,8 @@ def _cut_and_write(fields: OpenFields, work: CutWork, shard: Shard, advance: Adv
     part: Part = shard.content
     images = fields.open(part.task.field_index)
     cutouts = cut_task(images, part.task, part.columns, work.plan, work.info)
-    write_shard(work.out / f"{shard.name}.h5", with_neighbours(cutouts, work.info), work.info)
+    path = work.out / f"{shard.name}.h5"
+    write_shard(path, with_neighbours(cutouts, work.info), work.info, shard.made_from)
     advance(shard.objects)
 
 

@@ -71,32 +71,37 @@ class StorePlan:
 
 
 def describe_fields(
-    images: ImageSet, which: Iterable[int], info: Mapping[str, Any], opened: OpenFields
+    images: ImageSet, which: Iterable[int], opened: OpenFields, *infos: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Describe some fields, given by number, by name; see `known_or_described`."""
     return {
-        images.fields[index].name: known_or_described(images, index, info, opened)
+        images.fields[index].name: known_or_described(images, index, opened, *infos)
         for index in sorted(set(which))
     }
 
 
 def known_or_described(
-    images: ImageSet, index: int, info: Mapping[str, Any], opened: OpenFields
+    images: ImageSet, index: int, opened: OpenFields, *infos: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the description of a field from `info` if it was made from these images; else describe it.
+    """Return the description of a field from the first of `infos` that has one of these images.
 
-    It is also described anew if its format is an earlier one. If it cannot be read, `info` is used anyway:
-    the error is raised when it is cut.
+    If none has, or in an earlier format, the field is described. If it cannot be read, the first description
+    is used anyway: the error is raised when it is cut.
     """
-    field, known = images.fields[index], known_field(images.fields[index], info)
-    if known.get("format") == FORMAT and images.is_made_from(field, known.get("made_from", {})):
-        return known
+    field, there = images.fields[index], []
+    for info in infos:
+        if not (known := known_field(field, info)):
+            continue
+        made_from, settings = known.get("made_from", {}), info.get("settings", {})
+        if known.get("format") == FORMAT and images.is_made_from(field, made_from, settings):
+            return known
+        there.append(known)
     try:
         now = describe_field(opened.open(index), images)
     except InputError:
-        if not known:
+        if not there:
             raise
-        return known
+        return there[0]
     log_warnings(field.name, now)
     return now
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ class ImageSet:
         """Return this set, with decompressed copies of its files kept in a directory."""
         return replace(self, options=replace(self.options, unpacked=Path(directory)))
 
+    @cached_property
     def states_by_field(self) -> dict[str, dict[str, str]]:
-        """Return fingerprints of each field's files, by the field's name, made as for `settings`."""
+        """Fingerprints of each field's files, by the field's name, made as for `settings`."""
         files = {field.name: self._files_of(field) for field in self.fields}
         states = states_of({name: path for paths in files.values() for name, path in paths.items()})
         return {field: {name: states[name] for name in paths} for field, paths in files.items()}
@@ -90,8 +92,18 @@ class ImageSet:
         files = states_of(self._files_of(field), is_sample=True)
         return {"files": files, "reference": self.reference_of(field)} | self._reading()
 
-    def is_made_from(self, field: FieldSources, earlier: Mapping[str, Any]) -> bool:
-        """Return whether a product was made from these images of a field (or more), with the same options."""
+    def is_made_from(
+        self, field: FieldSources, earlier: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a product was made from these images of a field (or more), with the same options.
+
+        `earlier` is what `made_from` returned. Files that the `settings` of then name are compared with these
+        too: their fingerprints may be those of all their bytes, not of samples.
+        """
+        if whole := settings.get("files"):
+            states = self.states_by_field[field.name]
+            if any(whole.get(name, state) != state for name, state in states.items()):
+                return False
         now = self.made_from(field)
         files = earlier.get("files", {})
         return {**now, "files": {}} == {**earlier, "files": {}} and now["files"].items() <= files.items()

@@ -104,8 +104,8 @@ class AlignedPlane:
         mapped = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
         if mapped is None:
             raise InputError(
-                f"{plane.path}: its WCS cannot be mapped onto that of {reference.path.name}; are both images of "
-                "the same sky?"
+                f"{plane.path}: its WCS cannot be mapped onto that of {reference.path.name}; are both images "
+                "of the same sky?"
             )
         x, y = mapped
         dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]

@@ -11,14 +11,14 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.files import remove_leftovers
+from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
 from deepfits.progress import Progress
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Here, Shard
-from deepfits.splits import evenly_spaced
+from deepfits.splits import as_text, evenly_spaced
 from deepfits.survey.bands import given_for, require_bands
-from deepfits.survey.build import has_identities, store_shard
+from deepfits.survey.build import is_written, store_shard
 from deepfits.survey.catalogue import read_catalogue, read_info, stored_units
 from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutout_description import read_description
@@ -104,13 +104,16 @@ def ingest(
         all_rows = {**found.columns, "object_id": found.object_id, _ROW: np.arange(found.number)}
         chosen = choose(all_rows, where, description.where)[_ROW]
         parts = [chosen[start : start + shard_size] for start in range(0, len(chosen), shard_size)]
-        shards = [store_shard(number, found.object_id[part], part) for number, part in enumerate(parts)]
+        shards = [
+            store_shard(number, len(part), digest(as_text(found.object_id[part])), part)
+            for number, part in enumerate(parts)
+        ]
         run_shards(
             Here(lambda: partial(_one_shard, found, read_psf, info, out)),
             shards,
             out,
             title="read",
-            is_done=partial(has_identities, info),
+            is_done=partial(is_written, info),
             progress=progress,
             suffix=".h5",
         )
@@ -328,7 +331,7 @@ def _one_shard(
     cutouts = Cutouts(
         object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
     )
-    write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info)
+    write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info, shard.made_from)
     advance(shard.objects)
 
 

@@ -11,6 +11,7 @@ written atomically and read one at a time, so a store may be larger than memory.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
@@ -198,7 +199,7 @@ def shard_name(number: int) -> str:
 
 
 def create_store(directory: str | Path, info: StoreInfo) -> Path:
-    """Create an empty store, or check that an existing one has the same bands and size.
+    """Create an empty store, or describe an existing one, of the same bands and size, anew if that differs.
 
     Raises
     ------
@@ -206,7 +207,7 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
         The directory already holds a store with other bands or another size.
     """
     directory = Path(directory)
-    path = directory / "store.json"
+    path, content = directory / "store.json", info.to_json()
     if path.exists():
         there = read_info(directory)
         if (there.bands, there.size) != (info.bands, info.size):
@@ -214,13 +215,13 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
                 f"{directory}: a store with bands {'-'.join(there.bands)} and size {there.size} is there "
                 "already; choose another directory or remove it"
             )
-    else:
-        write_json(path, info.to_json())
+    if not path.exists() or read_json(path) != json.loads(json.dumps(content)):
+        write_json(path, content)
     return directory
 
 
-def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
-    """Write one shard atomically.
+def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo, made_from: str = "") -> None:
+    """Write one shard atomically, with the digest of what it was made from.
 
     Raises
     ------
@@ -235,6 +236,7 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
         file.attrs["flux_unit"] = info.flux_unit
         file.attrs["pixel_scale_arcsec"] = info.pixel_scale_arcsec
         file.attrs["fwhm_arcsec"] = info.fwhm_arcsec
+        file.attrs["made_from"] = made_from
         has_no_data = cutouts.weight <= 0
         image = np.where(has_no_data, np.float32(0), cutouts.image) if has_no_data.any() else cutouts.image
         file.create_dataset("image", data=image.astype(np.float32, copy=False))
@@ -567,6 +569,13 @@ def shard_identities(path: str | Path, info: StoreInfo) -> np.ndarray:
     with _open(path) as file:
         _check_shard(file, Path(path), info)
         return _read_catalogue(file, Path(path), [])["object_id"]
+
+
+def shard_made_from(path: str | Path, info: StoreInfo) -> str:
+    """Validate a shard against the store's description, and return the digest that it was written with."""
+    with _open(path) as file:
+        _check_shard(file, Path(path), info)
+        return str(file.attrs.get("made_from", ""))
 
 
 def read_shard(
