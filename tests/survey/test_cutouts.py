@@ -31,7 +31,7 @@ from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutting import compiled_copy, copy_windows, cut
 from deepfits.survey.store import CutoutStore, shard_catalogue
-from deepfits.tables import write_table
+from deepfits.tables import read_table, write_table
 from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, draw, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
 from tests.helpers.results import assert_same_results
@@ -552,6 +552,7 @@ def test_of_images_that_have_changed_only_the_fields_are_made_again(tmp_path, mo
     given = {"psf": "0.8", "shard_size": 60}
     out = deepfits.cutouts(images, tmp_path / "store", **given)
     catalogue = deepfits.detect(images, tmp_path / "found.parquet")
+    of_catalogue = deepfits.cutouts(images, tmp_path / "of-catalogue", catalogue=catalogue, **given)
     fields = CutoutStore(out).catalogue(["field"])["field"]
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.h5")}
     for path in (images / "patch-01").glob("coadd-?.fits"):
@@ -569,12 +570,20 @@ def test_of_images_that_have_changed_only_the_fields_are_made_again(tmp_path, mo
     assert "its input 'images' has changed (patch-01/" in caplog.text
     fresh = deepfits.cutouts(images, tmp_path / "fresh", **given)
     assert_same_results(out, fresh)
+    deepfits.cutouts(images, of_catalogue, catalogue=catalogue, **given)
+    fresh = deepfits.cutouts(images, tmp_path / "also-fresh", catalogue=catalogue, **given)
+    assert_same_results(of_catalogue, fresh)
     assert pq.read_table(catalogue).schema.equals(pq.read_table(out / "catalogue.parquet").schema)
     now = CutoutStore(out).catalogue(["field"])["field"]
     assert (now == "patch-01").sum() < (fields == "patch-01").sum()
     others = [path for path in out.glob("shard-*.h5") if "patch-01" not in _fields_of(path)]
     assert others
     assert all(path.stat().st_mtime_ns == before[path.name] for path in others)
+    mine = write_table(tmp_path / "mine.parquet", read_table(catalogue))
+    of_mine = deepfits.cutouts(images, tmp_path / "of-mine", catalogue=mine, **given)
+    write_table(mine, {key: values[1:] for key, values in read_table(catalogue).items()})
+    with pytest.raises(InputError, match="its input 'catalogue' has changed"):
+        deepfits.cutouts(images, of_mine, catalogue=mine, **given)
     shutil.rmtree(images / "patch-02")
     with pytest.raises(InputError, match=r"its input 'images' has changed \(patch-02/.* is missing\)"):
         deepfits.cutouts(images, out, **given)

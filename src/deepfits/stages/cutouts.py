@@ -86,9 +86,10 @@ def cutouts(config: CutoutsConfig) -> Path:
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
-    files = chosen.settings()["files"]
-    inputs = {"images": files}
-    with claim(config, name="cutouts", version=FORMAT, inputs=inputs, by_part=inputs) as claimed:
+    inputs, by_part = {"images": chosen.settings()["files"]}, ["images"]
+    if config.catalogue is not None and read_info(config.catalogue).get("fields"):
+        by_part.append("catalogue")  # of `detect`, which only detects again where images have changed
+    with claim(config, name="cutouts", version=FORMAT, inputs=inputs, by_part=by_part) as claimed:
         _cut(config, chosen, claimed)
         chosen.require_unchanged()
     return claimed.path

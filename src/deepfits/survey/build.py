@@ -8,6 +8,7 @@ The assignment of objects to shards is deterministic: fields in order of their n
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterator
@@ -214,10 +215,19 @@ def _digests(parts: list[Part], plan: StorePlan, info: StoreInfo) -> list[str]:
     states, common, out = plan.images.states_by_field, replace(info, extra={}).to_json(), list[str]()
     for part in parts:
         task, name = part.task, plan.images.fields[part.task.field_index].name
-        chosen = [part.columns[key][task.rows] for key in ("object_id", "is_primary") if key in part.columns]
         own = info.extra["psf"][name], info.extra["fields"][name]["wavelength"]
-        out.append(digest(*map(as_text, chosen), task.x, task.y, states[name], common, *own))
+        out.append(digest(_hash(part.columns, task.rows), task.x, task.y, states[name], common, *own))
     return out
+
+
+def _hash(columns: dict[str, np.ndarray], rows: np.ndarray) -> str:
+    """Return a hash of some rows of a catalogue."""
+    hashed = hashlib.sha256()
+    for name, values in sorted(columns.items()):
+        chosen = values[rows] if not values.dtype.hasobject else np.array(as_text(values[rows]))
+        hashed.update(f"{name} {chosen.dtype}".encode())
+        hashed.update(chosen.tobytes())
+    return hashed.hexdigest()
 
 
 def _remove_others(out: Path, shards: list[Shard]) -> None:
