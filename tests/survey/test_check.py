@@ -90,6 +90,20 @@ def test_a_band_beside_its_wcs(sky):
     assert any("g lies (-2.6, +0.0) pixels off i" in w or "g lies (-2.6, -0.0)" in w for w in found.warnings)
 
 
+def test_a_band_that_is_mirrored(tmp_path):
+    """As by CDELT without its sign: every source was detected twice, without a word."""
+    truth = make_truth(np.random.default_rng(5), 60, SHAPE)
+    write_plain(tmp_path, truth, SHAPE, rng=np.random.default_rng(6), bands="gri", weights=False)
+    assert not [text for text in deepfits.check(tmp_path).warnings if "sources" in text]
+
+    def mirror(hdu):
+        hdu.data = hdu.data[:, ::-1]
+
+    change(tmp_path / "coadd-g.fits", mirror)
+    (said,) = [text for text in deepfits.check(tmp_path).warnings if "sources" in text]
+    assert re.search(r"none of the \d\d brightest sources of g is at the place of one of i", said)
+
+
 def test_weights_that_are_variances(sky):
     rng = np.random.default_rng(1)
     sigma = np.where(np.arange(320) < 160, 2.0, 5.0) * np.ones(SHAPE)

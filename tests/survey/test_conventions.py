@@ -1768,6 +1768,8 @@ def test_a_sky_and_a_noise_that_differ_over_an_image_are_said(tmp_path, sky):
     slope = np.linspace(-2 * SIGMA, 2 * SIGMA, SHAPE[0])[:, None]  # 0 in the median
     (text,) = said(sky + slope)
     assert re.search(r"coadd r: the sky differs by (1\.[5-9]|2\.[0-5]) σ of a pixel between parts", text)
+    (text,) = said(sky + slope + 4 * SIGMA)
+    assert re.search(r"the sky lies at (2\.[0-5]) σ of a pixel, and differs by (1\.[5-9]|2\.[0-5]) σ;", text)
     more = np.where(slope > 0, 2 * SIGMA, 0) * np.ones(SHAPE)  # √5 of the noise in one half
     uneven = sky + np.random.default_rng(3).normal(0, more)
     (text,) = said(uneven)

@@ -374,6 +374,23 @@ def test_registration_votes_down_wrong_pairs():
     assert register(few, other).num_matched == 0
 
 
+@pytest.mark.parametrize("number", [40, 400])
+def test_a_wcs_that_was_never_solved_is_found(number):
+    """Beyond 15 pixels it was not, without a word. Lists that have nothing in common agree on nothing."""
+    rng = np.random.default_rng(number)
+    x, y, other_x, other_y = rng.uniform(0, 1000, (4, number))
+    flux = np.ones(number)
+    sky = PixelPositions(x=x, y=y, flux=flux)
+    mixed = np.arange(number) % 2 == 0
+    shifted = PixelPositions(
+        x=np.where(mixed, x + 130, other_x), y=np.where(mixed, y - 90, other_y), flux=flux
+    )
+    found = register(shifted, sky)
+    assert (found.dx, found.dy) == pytest.approx((130, -90), abs=0.5)
+    assert found.num_matched >= number / 2
+    assert register(PixelPositions(x=other_x, y=other_y, flux=flux), sky).num_matched == 0
+
+
 def test_combining_by_hand():
     image = np.array([1.0, 2.0, 3.0, 100.0], np.float32)[:, None, None] * np.ones((4, 1, 2), np.float32)
     weight = np.array([1.0, 1.0, 2.0, 1.0], np.float32)[:, None, None] * np.ones((4, 1, 2), np.float32)

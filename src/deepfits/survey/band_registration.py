@@ -6,30 +6,51 @@ Measured on the middle rows of each band on the common grid. Bands without WCS a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import sep
 
 from deepfits.survey.fields import Field, middle_of, middle_rows
-from deepfits.survey.stacking import AGREEING_PIXELS, PixelPositions, Registration, find_bright, register
+from deepfits.survey.stacking import (
+    AGREEING_PIXELS,
+    OVER_CHANCE,
+    PixelPositions,
+    Registration,
+    find_bright,
+    register,
+)
 
 if TYPE_CHECKING:
     from deepfits.survey.extract import Sky
 
 MAX_SHIFT_PIXELS = 1.0
-OVER_CHANCE = 5
-"""A catalogue is offset if so many times more sources agree on the offset than would by chance."""
+MANY = 30
+"""Number of bright sources of two bands of which some must be the same."""
 
 
 def band_shifts(field: Sky, reference: str) -> dict[str, Registration]:
     """Measure the offset of each band's bright sources from those of the reference band."""
-    sources = {band: _bright(*plane.read()) for band, plane in field.planes.items()}
-    return {
-        band: register(positions, sources[reference], same_band=False)
-        for band, positions in sources.items()
-        if band != reference
-    }
+    image, weight = field.planes[reference].read()
+    those = _bright(image, weight)
+    out = {}
+    for band, plane in field.planes.items():
+        if band != reference:
+            image, own_weight = plane.read()
+            these = _bright(image, own_weight)
+            number = min(_seen(these, weight), _seen(those, own_weight))
+            out[band] = replace(register(these, those, same_band=False), num_sources=number)
+    return out
+
+
+def _seen(sources: PixelPositions, weight: np.ndarray) -> int:
+    """Return how many sources lie where a plane has data."""
+    y, x = (
+        np.rint(at).astype(int).clip(0, side - 1)
+        for at, side in zip((sources.y, sources.x), weight.shape, strict=True)
+    )
+    return int((weight[y, x] > 0).sum())
 
 
 def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
@@ -45,11 +66,17 @@ def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:
     """Return a warning, with its remedy, for each band that is off by more than `MAX_SHIFT_PIXELS`."""
-    return [
+    off = [
         f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {reference}, according to "
         f"{shift.num_matched} sources; correct its WCS, or use `deepfits stack --register apply`"
         for band, shift in shifts.items()
         if shift.num_matched and math.hypot(shift.dx, shift.dy) > MAX_SHIFT_PIXELS
+    ]
+    return off + [
+        f"none of the {shift.num_sources} brightest sources of {band} is at the place of one of {reference}; "
+        "is its WCS right (position, scale, rotation, parity)?"
+        for band, shift in shifts.items()
+        if not shift.num_matched and shift.num_sources >= MANY
     ]
 
 

@@ -308,7 +308,8 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
     level, difference = max(levels.min(), 0.0) + min(levels.max(), 0.0), np.ptp(levels)
     remedy = "" if is_subtracted or plane.options.subtract_sky else "give subtract_sky, or "
     if not is_subtracted and abs(level) > MAX_LEVEL_SIGMAS:
-        out.append(f"the sky lies at {level:.1f} σ of a pixel; {remedy}subtract it first")
+        also = f", and differs by {difference:.1f} σ" * bool(difference > MAX_DIFFERENCE_SIGMAS)
+        out.append(f"the sky lies at {level:.1f} σ of a pixel{also}; {remedy}subtract it first")
     elif difference > MAX_DIFFERENCE_SIGMAS:
         out.append(
             f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; {remedy}"

@@ -48,8 +48,10 @@ LEAST_SOURCES, MOST_SOURCES = 8, 400
 APERTURE_ARCSEC = 2.5
 # Percentile of the sources' widths taken as that of stars: some of the most compact are cosmic rays.
 COMPACT = 25.0
-# Largest measurable error of an exposure's WCS, pixels.
-FARTHEST = 15.0
+# Largest error of an exposure's WCS, pixels; and that of a WCS that was never solved, for which so many times
+# more sources must agree than would by chance.
+FARTHEST, LOST = 15.0, 200.0
+OVER_CHANCE = 5
 # Sources within this distance of the most common offset agree with it.
 AGREEING_PIXELS = 1.5
 
@@ -150,6 +152,8 @@ class Registration:
         Scatter of individual sources about the offset, pixels.
     num_matched
         Number of matched sources; 0 when there were too few.
+    num_sources
+        Number of sources that lie on both, if counted.
     flux_ratio
         Its aperture fluxes over those of the reference; NaN if the bands differ.
     width
@@ -160,41 +164,54 @@ class Registration:
     dy: float = 0.0
     scatter: float = np.nan
     num_matched: int = 0
+    num_sources: int = 0
     flux_ratio: float = np.nan
     width: float = np.nan
 
 
 def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
-    """Measure the shift between two lists of sources, which may be up to `FARTHEST` pixels.
+    """Measure the shift between two lists of sources, which may be up to `FARTHEST` pixels, or `LOST`.
 
     Each pair within that distance votes for its difference in position; the shift is the median of the pairs
     within `AGREEING_PIXELS` of the most common difference.
     """
     if len(sources.x) < LEAST_SOURCES or len(reference.x) < LEAST_SOURCES:
         return Registration()
-    tree = cKDTree(np.c_[reference.x, reference.y])
-    positions = np.c_[sources.x, sources.y]
-    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(positions, FARTHEST)) for j in near]
-    if len(pairs) < LEAST_SOURCES:
+    positions, others = np.c_[sources.x, sources.y], np.c_[reference.x, reference.y]
+    first, second = _agreeing(positions, others, FARTHEST)
+    number = len(positions) * len(others)
+    if len(first) < LEAST_SOURCES and number <= MOST_SOURCES**2:
+        first, second = _agreeing(positions, others, LOST)
+        by_chance = number * math.pi * AGREEING_PIXELS**2 / np.prod(np.ptp(others, axis=0) + 1)
+        if len(first) < OVER_CHANCE * by_chance:
+            return Registration()
+    if len(first) < LEAST_SOURCES:
         return Registration()
-    first, second = np.array(pairs).T
-    difference = positions[first] - tree.data[second]
-    votes = cKDTree(difference).query_ball_point(difference, 1.0, return_length=True)
-    centre = difference[np.argmax(votes)]
-    near = np.hypot(*(difference - centre).T) < AGREEING_PIXELS
-    if near.sum() < LEAST_SOURCES:
-        return Registration()
-    shift = np.median(difference[near], axis=0)
-    residual = np.hypot(*(difference[near] - shift).T)
+    difference = positions[first] - others[second]
+    shift = np.median(difference, axis=0)
+    residual = np.hypot(*(difference - shift).T)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = sources.flux[first[near]] / reference.flux[second[near]]
+        ratio = sources.flux[first] / reference.flux[second]
     return Registration(
         dx=float(shift[0]),
         dy=float(shift[1]),
         scatter=float(SIGMA_PER_MAD * np.median(residual)),
-        num_matched=int(near.sum()),
+        num_matched=len(first),
         flux_ratio=float(np.median(ratio)) if same_band else np.nan,
     )
+
+
+def _agreeing(positions: np.ndarray, others: np.ndarray, farthest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs, as rows of both lists ``(N, 2)``, that agree with the most common offset."""
+    found = cKDTree(others).query_ball_point(positions, farthest)
+    first = np.repeat(np.arange(len(positions)), [len(near) for near in found])
+    second = np.array([row for near in found for row in near], int)
+    if not len(first):
+        return first, second
+    difference = positions[first] - others[second]
+    votes = cKDTree(difference).query_ball_point(difference, 1.0, return_length=True)
+    near = np.hypot(*(difference - difference[np.argmax(votes)]).T) < AGREEING_PIXELS
+    return first[near], second[near]
 
 
 def seeing_tolerances(widths: Sequence[float], pixel_scale: float) -> tuple[np.ndarray, int]:
