@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -75,6 +77,22 @@ def test_duplicates_are_said_of_a_catalogue_that_another_program_has_written_aga
     number = (~table["is_primary"]).sum()
     assert f"{number} of {len(table)} objects are not primary by is_primary, so probably" in caplog.text
     assert "--where 'is_primary == true'" in caplog.text
+
+
+def test_fields_whose_common_objects_differ_in_brightness_are_said(patches, tmp_path, caplog):
+    """As by a zero point that one tile's header has for another exposure time."""
+    root = shutil.copytree(patches[0], tmp_path / "sky")
+    deepfits.detect(root, tmp_path / "right.parquet")
+    assert "as bright" not in caplog.text
+    for name in ("coadd-g.fits", "coadd-g.weight.fits"):
+        with fits.open(root / "p2" / name, mode="update") as hdus:
+            hdus[0].header["MAGZERO"] -= 2.5 * np.log10(1.5)
+            hdus[0].data *= 1.5**2 if "weight" in name else 1  # as deep as before
+    deepfits.detect(root, tmp_path / "wrong.parquet")
+    (text,) = [record.getMessage() for record in caplog.records if "as bright" in record.getMessage()]
+    assert re.match(
+        r"WARNING: in g of field p2, \d+ objects are 1\.[45]\d times as bright as in p1; are", text
+    )
 
 
 def test_cutouts_take_primary_detections_unless_told_otherwise(patches, tmp_path):

@@ -145,7 +145,7 @@ class Detection:
                 "the others"
             )
             raise together(failed, len(fields), "fields", remedy)
-        columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields})
+        columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields}, bands)
         remedy = f"lower the threshold of {self.options.threshold}"
         remedy += f" or the min_snr of {self.min_snr}" if self.min_snr > 0 else ""
         empty = ", ".join(name for name, info in infos.items() if not info["num_objects"])
@@ -203,14 +203,16 @@ class Detection:
 
 
 def _join_fields(
-    done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+    done: dict[str, tuple[dict[str, Any], dict[str, Any]]], bands: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Concatenate the catalogues of all fields and mark the primary detections."""
-    from deepfits.survey.overlaps import primary_detections
+    from deepfits.survey.overlaps import flux_warnings, primary_detections
 
     parts, infos = [columns for columns, _ in done.values()], {name: info for name, (_, info) in done.items()}
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(np.unique(joined["object_id"])) < len(joined["object_id"]):
         raise InputError("two fields have names with the same hash; rename the directory of one of them")
     joined["is_primary"] = primary_detections(joined, infos)
+    for text in flux_warnings(joined, infos, bands):
+        log.warning("WARNING: %s", text)
     return joined, infos

@@ -5,7 +5,10 @@ Shapes: N detections.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ from deepfits.tables import unit_vectors
 
 # Maximum separation of two detections of the same object: the larger of these, in pixels and arcseconds.
 MATCH_PIXELS, MATCH_ARCSEC = 2.0, 0.3
+# Minimum number and signal-to-noise of objects whose fluxes in two fields are compared, and the difference,
+# in log flux, that is too large: that of the seeing changes it by a few hundredths.
+FEWEST, CLEAR_SNR, UNLIKE = 8, 20.0, 0.1
 
 
 def primary_detections(
@@ -41,36 +47,125 @@ def primary_detections(
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = unit_vectors(columns["ra"], columns["dec"])
     is_lacking = (columns["flags"] & FLAGS_LACKING) > 0
-    parts = {}
-    for name in sorted(infos):
-        rows = np.flatnonzero((columns["field"] == name) & np.isfinite(vectors).all(axis=1))
-        if len(rows):
-            height, width = infos[name]["shape"]
-            x, y = columns["x"][rows], columns["y"][rows]
-            margin = np.minimum.reduce([x, y, width - 1 - x, height - 1 - y])
-            margin = margin + np.where(is_lacking[rows], 0.0, height + width)
-            parts[name] = rows, cKDTree(vectors[rows]), margin
-    names = list(parts)
-    for index, field in enumerate(names):
-        for other in names[index + 1 :]:
-            scale = max(infos[n]["pixel_scale_arcsec"] for n in (field, other))
-            radius = np.deg2rad(max(MATCH_PIXELS * scale, MATCH_ARCSEC) / 3600)
-            (rows, tree, margin), (other_rows, other_tree, other_margin) = parts[field], parts[other]
-            reach = np.deg2rad(columns["kron_radius"] * scale / 3600)
-            far = max(radius, *(float(np.nanmax(reach[its], initial=0)) for its in (rows, other_rows)))
-            if (tree.mins - other_tree.maxes > far).any() or (other_tree.mins - tree.maxes > far).any():
-                continue  # fields far from each other
-            first, second = _mutual_nearest(tree, other_tree, radius)
-            loses = margin[first] < other_margin[second]
-            is_primary[rows[first[loses]]] = False
-            is_primary[other_rows[second[~loses]]] = False
-            for cut, whole in (
-                (np.delete(rows, first), other_rows),
-                (np.delete(other_rows, second), rows),
-            ):
-                cut, whole = cut[is_lacking[cut]], whole[~is_lacking[whole]]
-                is_primary[cut[_lie_within(vectors[cut], vectors[whole], reach[whole])]] = False
+    margin = np.where(is_lacking, 0.0, np.inf)
+    for name, rows in _rows_by_field(columns["field"]).items():
+        height, width = infos[name]["shape"]
+        x, y = columns["x"][rows], columns["y"][rows]
+        inside = np.minimum.reduce([x, y, width - 1 - x, height - 1 - y])
+        margin[rows] = inside + np.where(is_lacking[rows], 0.0, height + width)
+    reach = np.deg2rad(columns["kron_radius"] / 3600)  # for pixels of an arcsecond
+    for two in overlapping_fields(columns, infos):
+        loses = margin[two.first] < margin[two.second]
+        is_primary[two.first[loses]] = False
+        is_primary[two.second[~loses]] = False
+        for cut, whole in (
+            (np.setdiff1d(two.rows, two.first), two.other_rows),
+            (np.setdiff1d(two.other_rows, two.second), two.rows),
+        ):
+            cut, whole = cut[is_lacking[cut]], whole[~is_lacking[whole]]
+            is_primary[cut[_lie_within(vectors[cut], vectors[whole], two.scale * reach[whole])]] = False
     return is_primary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Two fields that overlap, and the rows of their detections.
+
+    Attributes
+    ----------
+    field, other
+        Their names.
+    rows, other_rows
+        All detections of each.
+    first, second
+        Those of the same objects.
+    scale
+        The larger of their pixel scales, arcseconds.
+    """
+
+    field: str
+    other: str
+    rows: np.ndarray
+    other_rows: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    scale: float
+
+
+def overlapping_fields(
+    columns: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Overlap]:
+    """Yield each two fields that overlap, by name; see `primary_detections`."""
+    vectors = unit_vectors(columns["ra"], columns["dec"])
+    is_known = np.isfinite(vectors).all(axis=1)
+    every = {name: rows[is_known[rows]] for name, rows in _rows_by_field(columns["field"]).items()}
+    every = {name: rows for name, rows in every.items() if len(rows)}
+    if not every:
+        return
+    names, scales = list(every), [infos[name]["pixel_scale_arcsec"] for name in every]
+    trees = [cKDTree(vectors[rows]) for rows in every.values()]
+    reach = [float(np.nanmax(columns["kron_radius"][rows], initial=0)) for rows in every.values()]
+    far = np.deg2rad(max(MATCH_PIXELS, *reach) * max(scales) / 3600 + MATCH_ARCSEC / 3600)
+    sides = np.array([tree.maxes - tree.mins for tree in trees])
+    centres = np.array([tree.mins for tree in trees]) + sides / 2
+    near = cKDTree(centres).query_pairs(float(np.linalg.norm(sides, axis=1).max()) + far)
+    for one, two in sorted(near):
+        scale = max(scales[one], scales[two])
+        radius = np.deg2rad(max(MATCH_PIXELS * scale, MATCH_ARCSEC) / 3600)
+        apart = max(radius, np.deg2rad(max(reach[one], reach[two]) * scale / 3600))
+        if (np.abs(centres[one] - centres[two]) - (sides[one] + sides[two]) / 2 > apart).any():
+            continue
+        rows, other_rows = every[names[one]], every[names[two]]
+        first, second = _mutual_nearest(trees[one], trees[two], radius)
+        yield Overlap(
+            field=names[one],
+            other=names[two],
+            rows=rows,
+            other_rows=other_rows,
+            first=rows[first],
+            second=other_rows[second],
+            scale=scale,
+        )
+
+
+def flux_warnings(
+    columns: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]], bands: Iterable[str]
+) -> list[str]:
+    """Return a warning for each band in which overlapping fields show the same objects in other fluxes.
+
+    As by a zero point of another exposure time, or of Vega magnitudes, in some of them.
+    """
+    unlike: dict[str, list[tuple[float, str]]] = {band: [] for band in bands}
+    is_whole = (columns["flags"] & FLAGS_LACKING) == 0
+    for two in overlapping_fields(columns, infos):
+        both = is_whole[two.first] & is_whole[two.second]
+        first, second = two.first[both], two.second[both]
+        for band, found in unlike.items():
+            flux, least = columns[f"flux_{band}"], CLEAR_SNR * columns[f"flux_err_{band}"]
+            is_clear = (flux[first] > least[first]) & (flux[second] > least[second])
+            if is_clear.sum() < FEWEST:
+                continue
+            ratio = float(np.median(flux[second[is_clear]] / flux[first[is_clear]]))
+            if abs(math.log(ratio)) > UNLIKE:
+                text = (
+                    f"{two.other}, {is_clear.sum()} objects are {ratio:.2f} times as bright as in {two.field}"
+                )
+                found.append((abs(math.log(ratio)), text))
+    return [
+        f"in {band} of field {max(found)[1]}"
+        + f" ({len(found) - 1} more pairs of fields differ)" * (len(found) > 1)
+        + "; are the zero points of both right?"
+        for band, found in unlike.items()
+        if found
+    ]
+
+
+def _rows_by_field(field: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of each field, by its name, sorted."""
+    names, numbers = np.unique(field, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    ends = np.searchsorted(numbers[order], np.arange(len(names) + 1))
+    return {str(name): order[first:last] for name, (first, last) in zip(names, pairwise(ends), strict=True)}
 
 
 def _lie_within(places: np.ndarray, centres: np.ndarray, reach: np.ndarray) -> np.ndarray:
