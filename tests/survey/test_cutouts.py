@@ -579,6 +579,10 @@ def test_of_images_that_have_changed_only_the_fields_are_made_again(tmp_path, mo
     others = [path for path in out.glob("shard-*.h5") if "patch-01" not in _fields_of(path)]
     assert others
     assert all(path.stat().st_mtime_ns == before[path.name] for path in others)
+    other = deepfits.simulate(tmp_path / "other", size=200, num_patches=3, seed=5)  # files of the same names
+    for stage, path, more in ((deepfits.detect, catalogue, {}), (deepfits.cutouts, out, given)):
+        with pytest.raises(InputError, match=r"its input 'images' has changed \(patch-00/"):
+            stage(other, path, **more)
     mine = write_table(tmp_path / "mine.parquet", read_table(catalogue))
     of_mine = deepfits.cutouts(images, tmp_path / "of-mine", catalogue=mine, **given)
     write_table(mine, {key: values[1:] for key, values in read_table(catalogue).items()})

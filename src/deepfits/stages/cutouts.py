@@ -6,14 +6,14 @@ import os
 import tempfile
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import contents
-from deepfits.results import Results, results
+from deepfits.files import contents, read_json
+from deepfits.results import Results, read_record, results
 from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
-from deepfits.stages.detect import Detection
+from deepfits.stages.detect import Detection, inputs_by_part
 from deepfits.stages.parameters import (
     Choosing,
     Cutting,
@@ -86,13 +86,26 @@ def cutouts(config: CutoutsConfig) -> Path:
     # A scheduler's workers may run in another directory: give them absolute paths.
     chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
-    inputs, by_part = {"images": chosen.settings()["files"]}, ["images"]
-    if config.catalogue is not None and read_info(config.catalogue).get("fields"):
-        by_part.append("catalogue")  # of `detect`, which only detects again where images have changed
+    inputs = {"images": chosen.settings()["files"]}
+    by_part = _inputs_by_part(config, chosen, inputs)
     with claim(config, name="cutouts", version=FORMAT, inputs=inputs, by_part=by_part) as claimed:
         _cut(config, chosen, claimed)
         chosen.require_unchanged()
     return claimed.path
+
+
+def _inputs_by_part(config: CutoutsConfig, chosen: ImageSet, inputs: dict[str, Any]) -> list[str]:
+    """Return the inputs of which some parts may have changed since the store was begun, as others have not.
+
+    These are the images, and with them a catalogue of `detect`, which only detects again where they changed.
+    """
+    store = Path(config.out) / "store.json"
+    if not store.exists() or read_record(config.out).get("inputs", {}).get("images") == inputs["images"]:
+        return []
+    if not chosen.has_field_of(read_json(store, what="store description").get("extra", {})):
+        return []
+    is_ours = config.catalogue is not None and bool(read_info(config.catalogue).get("fields"))
+    return ["images", *(["catalogue"] if is_ours else [])]
 
 
 def _ingest(config: CutoutsConfig, path: Path) -> Path:
@@ -137,14 +150,15 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
             kept = chosen.keeping_copies(unpacked)
             detection = part_of(config, Detection, images=kept, options=part_of(config, DetectOptions))
             measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
+            inputs = {"images": claimed.content["inputs"]["images"]}
             with results(
                 path,
                 "detect",
-                inputs={"images": claimed.content["inputs"]["images"]},
+                inputs=inputs,
                 settings={**asdict(detection.options), **measuring},
                 version=CATALOGUE_FORMAT,
                 is_file=True,
-                by_part=("images",),
+                by_part=inputs_by_part(chosen, path, inputs),
             ) as catalogue:
                 detection.write(catalogue, workers=config.workers, progress=config.progress)
             if config.scheduler is None:  # its workers cannot see this machine's copies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from deepfits.config import Range
 from deepfits.errors import InputError, together
 from deepfits.fitting.columns import describe
 from deepfits.progress import Progress
-from deepfits.results import Results
+from deepfits.results import Results, read_record
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.catalogue import read_info
@@ -78,11 +79,20 @@ def detect(config: DetectConfig) -> Path:
         images=config.find(config.images),
         options=part_of(config, DetectOptions, mesh=config.background_mesh),
     )
-    images = {"images": detection.images.settings()["files"]}
-    with claim(config, name="detect", version=FORMAT, inputs=images, is_file=True, by_part=images) as results:
+    inputs = {"images": detection.images.settings()["files"]}
+    by_part = inputs_by_part(detection.images, Path(config.out), inputs)
+    with claim(
+        config, name="detect", version=FORMAT, inputs=inputs, is_file=True, by_part=by_part
+    ) as results:
         detection.write(results, workers=config.workers, progress=config.progress)
         detection.images.require_unchanged()
     return results.path
+
+
+def inputs_by_part(images: ImageSet, path: Path, inputs: Mapping[str, Any]) -> list[str]:
+    """Return the inputs of a catalogue that may have changed: images, if some fields are as they were."""
+    is_other = path.exists() and read_record(path).get("inputs", inputs) != inputs
+    return ["images"] if is_other and images.has_field_of(read_info(path)) else []
 
 
 @dataclass(frozen=True, kw_only=True)

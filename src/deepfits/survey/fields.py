@@ -108,6 +108,15 @@ class ImageSet:
         files = earlier.get("files", {})
         return {**now, "files": {}} == {**earlier, "files": {}} and now["files"].items() <= files.items()
 
+    def has_field_of(self, info: Mapping[str, Any]) -> bool:
+        """Return whether any field is as it was for an earlier result, which `info` describes."""
+        earlier, settings = info.get("fields", {}), info.get("settings", {})
+        return any(
+            self.is_made_from(field, earlier[field.name].get("made_from", {}), settings)
+            for field in self.fields
+            if field.name in earlier
+        )
+
     def reference_of(self, field: FieldSources) -> str:
         """Return the band that defines a field's grid."""
         is_there = self.reference is not None and self.reference in field.images
