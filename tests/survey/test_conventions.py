@@ -1466,6 +1466,21 @@ def test_cards_of_a_wcs_that_mean_the_same(tmp_path, sky, cards, words):
     assert [words in text for text in said] == ([True] if words else [])
 
 
+def test_a_wcs_that_cannot_be_mapped_is_named(tmp_path, sky):
+    fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), header(0.25, FILTER="r", BUNIT="nJy"))
+    cards = {f"PV{axis}_{term}": 1.0 for axis in (1, 2) for term in (1, 2)}  # both axes are the same sum
+    head = header(0.25, FILTER="g", BUNIT="nJy", CTYPE1="RA---TPV", CTYPE2="DEC--TPV", **cards)
+    fits.writeto(tmp_path / "coadd-g.fits", sky.astype(np.float32), head)
+    images = image_set(tmp_path)
+    with (
+        pytest.raises(
+            InputError, match=r"coadd-g\.fits: its WCS cannot be mapped onto that of coadd-r\.fits"
+        ),
+        open_field(images.fields[0], images),
+    ):
+        pass
+
+
 def test_an_equinox_that_may_be_a_date_is_warned_of(tmp_path, sky):
     head = header(0.25, FILTER="r", BUNIT="nJy", EQUINOX=2015.3)
     head.remove("RADESYS", ignore_missing=True)
