@@ -54,6 +54,10 @@ class ImageSet:
     allow_missing: bool = False
     stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what workers need: not the fingerprints of all files."""
+        return {name: value for name, value in vars(self).items() if name != "states_by_field"}
+
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, for JSON: fingerprints of the files, and options."""
         files = {name: path for field in self.fields for name, path in self._files_of(field).items()}
