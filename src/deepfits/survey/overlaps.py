@@ -69,27 +69,15 @@ def primary_detections(
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Two fields that overlap, and the rows of their detections.
-
-    Attributes
-    ----------
-    field, other
-        Their names.
-    rows, other_rows
-        All detections of each.
-    first, second
-        Those of the same objects.
-    scale
-        The larger of their pixel scales, arcseconds.
-    """
+    """Two fields that overlap, and the rows of their detections."""
 
     field: str
     other: str
-    rows: np.ndarray
+    rows: np.ndarray  # all detections
     other_rows: np.ndarray
-    first: np.ndarray
+    first: np.ndarray  # those of the same objects
     second: np.ndarray
-    scale: float
+    scale: float  # the larger of the pixel scales, arcseconds
 
 
 def overlapping_fields(
