@@ -38,9 +38,9 @@ from deepfits.survey.coverage import valid_fractions, write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.describing import (
     StorePlan,
-    describe_fields,
     describe_store,
     known_field,
+    known_or_described,
     warn_of_doubtful_psfs,
 )
 from deepfits.survey.fields import Field, OpenFields
@@ -180,9 +180,11 @@ def _describe(
     described: dict[str, dict[str, Any]] = {}
     failed: list[InputError] = []
     for index, mine in groupby(tasks, lambda task: task.field_index):
+        field = plan.images.fields[index]
         try:
-            described |= describe_fields(plan.images, [index], fields, info, earlier)
-            if not info.get("fields"):  # the catalogue is not ours
+            described[field.name] = known_or_described(plan.images, index, fields, info, earlier)
+            is_new = described[field.name] is not known_field(field, earlier)
+            if is_new and not info.get("fields"):  # the catalogue is not ours
                 x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
                 for text in position_warnings(fields.open(index), x, y):
                     log.warning("WARNING: %s: %s", plan.catalogue_path, text)
@@ -215,7 +217,7 @@ def _digests(parts: list[Part], plan: StorePlan, info: StoreInfo) -> list[str]:
     states, common, out = plan.images.states_by_field, replace(info, extra={}).to_json(), list[str]()
     for part in parts:
         task, name = part.task, plan.images.fields[part.task.field_index].name
-        own = info.extra["psf"][name], info.extra["fields"][name]["wavelength"]
+        own = info.extra["psf"][name], info.extra["fields"][name].get("wavelength")
         out.append(digest(_hash(part.columns, task.rows), task.x, task.y, states[name], common, *own))
     return out
 
