@@ -13,7 +13,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ except ImportError:  # Windows
 
 RECORD = "_made_from.json"  # in an output directory
 SUFFIX = ".made_from.json"  # of the record of an output file, next to it
+LOCK = ".lock-"  # and the name of an output file: a hidden file that exists while the file is being made
 UNREADABLE = "unreadable"  # replaces the fingerprint of an input that could not be read and may be repaired
 
 log = logging.getLogger(__name__)
-_HELD: dict[str, int] = {}  # directories locked by this process, and the thread that holds each
+_HELD: dict[str, int] = {}  # what this process has locked, and the thread that holds each
 
 
 class Results:
@@ -111,7 +112,7 @@ def results(
     InputError
         The output contains foreign files, another stage's results, or results made from other inputs, with
         other settings or in another version (the first difference is named); or another process is using the
-        directory.
+        directory, or writing the file.
     """
     out = Path(out)
     refuse_broken_link(out)
@@ -136,26 +137,32 @@ def results(
     is_kept = earlier is not None and bool(earlier.get("finished")) and out.exists()
     made_by = {"code": code()} if renew else {}
     claimed = Results(out, record, {**wanted, **made_by, "finished": is_kept})
-    with nullcontext() if is_file else _locked(out):
-        if is_kept:
-            assert earlier is not None
-            claimed.content |= {"written": earlier["written"]} if "written" in earlier else {}
-        else:
-            claimed.save(finished=False)
-        if is_file:
-            for name in (out.name, record.name):
-                remove_leftovers(out.parent, of=name)
-        else:
-            remove_leftovers(out)
-        try:
-            yield claimed
-            if is_partial or not is_kept:
-                claimed.save(finished=not is_partial)
-        except ShardsFailedError:  # the manifest has the reasons, also if no shard is done
-            raise
-        except BaseException:
-            _remove_empty(out, record, new_parents, is_file=is_file)
-            raise
+    try:
+        with _locked(out, is_file=is_file):
+            if is_kept:
+                assert earlier is not None
+                claimed.content |= {"written": earlier["written"]} if "written" in earlier else {}
+            else:
+                claimed.save(finished=False)
+            if is_file:
+                for name in (out.name, record.name):
+                    remove_leftovers(out.parent, of=name)
+            else:
+                remove_leftovers(out)
+            try:
+                yield claimed
+                if is_partial or not is_kept:
+                    claimed.save(finished=not is_partial)
+            except ShardsFailedError:  # the manifest has the reasons, also if no shard is done
+                raise
+            except BaseException:
+                _remove_empty(out, record, is_file=is_file)
+                raise
+    except BaseException:
+        for directory in new_parents:
+            with suppress(OSError):  # not empty
+                directory.rmdir()
+        raise
 
 
 def _with_changed_parts(
@@ -195,36 +202,53 @@ def _is_the_same(
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Lock a directory against other processes and threads; without a lock if its file system has none.
+def _locked(out: Path, *, is_file: bool) -> Iterator[None]:
+    """Lock an output against other processes and threads; without a lock if its file system has none.
 
-    The lock is on the directory itself, so that it leaves no file behind, and ends with the process. Worker
-    processes claim no outputs; a stage called by another one in the same directory shares its lock.
+    A directory is locked itself, which leaves no file behind; for a file, which is replaced as a whole, a
+    hidden one beside it is, and removed at the end. Locks end with the process. Worker processes claim no
+    outputs; a stage called by another one for the same output shares its lock.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    name, thread = os.path.realpath(out), threading.get_ident()
+    (out.parent if is_file else out).mkdir(parents=True, exist_ok=True)
+    name = os.path.realpath(out.with_name(f"{LOCK}{out.name}") if is_file else out)
+    doing = "writing this file" if is_file else "using this directory"
+    thread = threading.get_ident()
     holder = _HELD.get(name, thread)
     if holder != thread:
-        raise InputError(
-            f"{out}: another thread is using this directory; wait until it ends, or choose another"
-        )
+        raise InputError(f"{out}: another thread is {doing}; wait until it ends, or choose another")
     if fcntl is None or name in _HELD:
         yield
         return
     with ExitStack() as stack:
         try:
-            directory = os.open(name, os.O_RDONLY)
-            stack.callback(os.close, directory)
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(name, stack, is_file=is_file)
         except BlockingIOError:
             raise InputError(
-                f"{out}: another process is using this directory; wait until it ends, or choose another"
+                f"{out}: another process is {doing}; wait until it ends, or choose another"
             ) from None
         except OSError:
             pass
+        if is_file:
+            stack.callback(_remove, name)
         _HELD[name] = thread
         stack.callback(_HELD.pop, name, None)
         yield
+
+
+def _lock(name: str, stack: ExitStack, *, is_file: bool) -> None:
+    """Lock a directory, or a file that is made for this, until the stack ends."""
+    while True:
+        handle = os.open(name, os.O_RDWR | os.O_CREAT if is_file else os.O_RDONLY, 0o666)
+        stack.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(name)):  # else removed since it was opened
+                return
+
+
+def _remove(name: str) -> None:
+    with suppress(OSError):  # it could not be made
+        os.unlink(name)
 
 
 def read_record(out: str | Path) -> dict[str, Any]:
@@ -314,14 +338,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
-    """Remove the record of a result that is still empty, and the directories created for it."""
+def _remove_empty(out: Path, record: Path, *, is_file: bool) -> None:
+    """Remove the record of a result that is still empty."""
     if _holds_nothing(out, is_file=is_file):
         for path in [record] if is_file else _visible(out):
             path.unlink(missing_ok=True)
-    for path in new_parents:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _holds_nothing(out: Path, *, is_file: bool) -> bool:

@@ -272,39 +272,49 @@ def test_another_thread_in_the_same_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_another_process_in_the_same_directory_is_refused(tmp_path, is_killed):
-    out = tmp_path / "features"
+@pytest.mark.parametrize("is_file", [False, True])
+def test_another_process_that_makes_the_same_output_is_refused(tmp_path, is_file, is_killed):
+    out = tmp_path / "new" / "features"
+    doing = "writing this file" if is_file else "using this directory"
+    claim = {"stage": "fit", "inputs": {}, "settings": {}, "is_file": is_file}
     code = (
         "import sys\nfrom deepfits.results import results\n"
-        f"with results({str(out)!r}, 'fit', inputs={{}}, settings={{}}):\n"
+        f"with results({str(out)!r}, **{claim!r}):\n"
         "    print('here', flush=True)\n    sys.stdin.read()\n"
+        f"    open({str(out)!r}, 'w').close() if {is_file} else None\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "here\n"
-        with pytest.raises(InputError, match="features: another process is using this directory"):
-            results(out, "fit", inputs={}, settings={}).__enter__()
+        with pytest.raises(InputError, match=f"features: another process is {doing}"):
+            results(out, **claim).__enter__()
         if is_killed:
             other.kill()
         else:
             other.stdin.close()
         other.wait()
     for _ in range(2):
-        with results(out, "fit", inputs={}, settings={}), results(out, "fit", inputs={}, settings={}):
-            pass
-    assert [path.name for path in out.iterdir()] == [RECORD]
+        with results(out, **claim), results(out, **claim):
+            out.touch()
+    assert (
+        [path.name for path in out.iterdir()] == [RECORD]
+        if out.is_dir()
+        else len([*out.parent.iterdir()]) == 2
+    )
     assert require_finished(out)
 
 
-def test_a_filesystem_without_locks_is_gone_on_with(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_filesystem_without_locks_is_gone_on_with(tmp_path, monkeypatch, is_file):
     def no_locks(*arguments):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr("deepfits.results.fcntl.flock", no_locks)
-    with results(tmp_path / "out", "fit", inputs={}, settings={}):
-        pass
+    with results(tmp_path / "out", "fit", inputs={}, settings={}, is_file=is_file):
+        (tmp_path / "out").touch()
     assert require_finished(tmp_path / "out")
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_a_shard_that_was_taken_away_is_missed(tmp_path):
