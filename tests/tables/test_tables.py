@@ -511,6 +511,15 @@ def test_names_beyond_ascii_are_refused_by_fits_alone(tmp_path):
         assert list(tables.read(path).columns["σ_z"]) == [0.25, 0.5]
 
 
+@pytest.mark.parametrize(("ending", "number"), [("fits", 1000), ("h5", 2500)])
+def test_more_columns_than_a_format_can_store_are_refused(tmp_path, ending, number):
+    columns = {f"column_{n}": Z[:2] for n in range(number)}
+    with pytest.raises(InputError, match=rf"out\.{ending}: .* {number}.*columns=\.\.\.\), or use .parquet"):
+        tables.write_table(tmp_path / f"out.{ending}", columns)
+    path = tables.write_table(tmp_path / "out.parquet", columns)
+    assert len(tables.read_table(path)) == number
+
+
 def test_mixin_columns_of_ecsv(tmp_path):
     path = tmp_path / "photutils.ecsv"
     QTable(

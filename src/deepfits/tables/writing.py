@@ -28,6 +28,8 @@ ENDINGS = {
 
 LONGEST_IN_FITS = 68
 """Number of characters of a header card, which a column's name must fit into."""
+MOST_IN_FITS = 999
+"""Number of columns that the FITS standard allows."""
 
 
 def format_of(path: str | Path) -> str:
@@ -88,16 +90,22 @@ def write_table(
 
 
 def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Check that the format of `path` can store the columns: FITS is limited to ASCII names and text.
+    """Check that FITS, if that is the format of `path`, can store the columns.
 
     Raises
     ------
     InputError
-        Names or text beyond ASCII in FITS; the message names the first, and formats without this limit.
+        Too many columns, or names or text beyond ASCII, of which the message names the first; and formats
+        without this limit.
     """
     name = Path(path).name
     if format_of(name) != "fits":
         return
+    if len(columns) > MOST_IN_FITS:
+        raise InputError(
+            f"{name}: FITS allows {MOST_IN_FITS} columns, not {len(columns)}; select some (columns=...), or "
+            "use .parquet or .ecsv"
+        )
     if strange := [column for column in columns if not (column.isascii() and column.isprintable())]:
         raise InputError(
             f"{name}: FITS allows only ASCII in names, not column {strange[0]!r}; rename it, leave it "
@@ -187,7 +195,15 @@ def write_astropy(
             table.meta[INFO] = json.dumps(info)
         if format == "hdf5":
             with writing_hdf5(path) as file:
-                table.write(file, format="hdf5", path="table", serialize_meta=True)
+                try:
+                    table.write(file, format="hdf5", path="table", serialize_meta=True)
+                except ValueError as error:
+                    if "header message is too large" not in str(error):
+                        raise
+                    raise InputError(
+                        f"{path.name}: HDF5 has no room for the names and types of {len(columns)} columns; "
+                        "select some (columns=...), or use .parquet or .ecsv"
+                    ) from error
         else:
             with path.open("w", encoding="utf-8", newline="") as text:  # astropy would take the locale's
                 table.write(text, format=f"ascii.{format}")
