@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from deepfits.errors import InputError, ShardsFailedError
+from deepfits.errors import InputError
 from deepfits.files import (
     CONTENTS,
     MANIFEST,
@@ -153,8 +153,6 @@ def results(
                 yield claimed
                 if is_partial or not is_kept:
                     claimed.save(finished=not is_partial)
-            except ShardsFailedError:  # the manifest has the reasons, also if no shard is done
-                raise
             except BaseException:
                 _remove_empty(out, record, is_file=is_file)
                 raise
@@ -339,8 +337,12 @@ def _short(value: Any) -> str:
 
 
 def _remove_empty(out: Path, record: Path, *, is_file: bool) -> None:
-    """Remove the record of a result that is still empty."""
-    if _holds_nothing(out, is_file=is_file):
+    """Remove the record of a result that is still empty.
+
+    It is kept beside a manifest, which has the reasons if all shards failed, and because workers of a
+    scheduler may write a shard after the command has ended.
+    """
+    if _holds_nothing(out, is_file=is_file) and not (out / MANIFEST).exists():
         for path in [record] if is_file else _visible(out):
             path.unlink(missing_ok=True)
 

@@ -164,9 +164,11 @@ def test_the_manifest_of_many_shards_costs_little(tmp_path):
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "give one of the two"),
         ({"scheduler": "nowhere.json"}, "no such scheduler file"),
         ({"scheduler": "not an address"}, "no Dask scheduler answers"),
+        ({"scheduler": "localhost"}, "no Dask scheduler answers there .missing port number"),
     ],
 )
-def test_impossible_workers_are_refused(sky, tmp_path, options, message):
+def test_impossible_workers_are_refused(sky, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("distributed.Client", None)  # one that has failed waits for 40 seconds at its end
     with pytest.raises(InputError, match=message):
         fit(sky / "store", sky / "model", tmp_path / "x", **QUICK, **options)
 

@@ -88,18 +88,22 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     assert (out / "shard").read_text() == "x"
 
 
-def test_the_manifest_of_shards_that_all_failed_is_kept(tmp_path):
+@pytest.mark.parametrize("error", [ShardsFailedError("all"), InputError("lost"), KeyboardInterrupt()])
+def test_the_manifest_of_shards_of_which_none_is_done_is_kept(tmp_path, error):
     out = tmp_path / "out"
 
-    def fail():
-        with results(out, "fit", inputs={}, settings={"seed": 1}):
+    def fail(**settings):
+        with results(out, "fit", inputs={}, settings=settings):
             (out / MANIFEST).write_text("{}\n")
-            raise ShardsFailedError("all")
+            raise error
 
-    with pytest.raises(ShardsFailedError):
-        fail()
+    with pytest.raises(type(error)):
+        fail(seed=1)
     assert (out / MANIFEST).exists()
-    with results(out, "fit", inputs={}, settings={"seed": 2}) as made:  # nothing is lost by other settings
+    with pytest.raises(type(error)):  # nothing is lost by other settings
+        fail(seed=2)
+    (out / "shard-00000.parquet").touch()  # a worker has outlived the command
+    with results(out, "fit", inputs={}, settings={"seed": 2}) as made:
         assert not made.is_finished
 
 

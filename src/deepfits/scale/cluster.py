@@ -64,6 +64,8 @@ class Workers:
 def connect(workers: Workers) -> Iterator[Client]:
     """Yield a Dask client, for the given scheduler or for newly started local processes."""
     from distributed import Client
+    from distributed.comm import get_address_host_port
+    from distributed.utils import silence_logging_cmgr
 
     if workers.scheduler is None:
         with local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
@@ -74,13 +76,16 @@ def connect(workers: Workers) -> Iterator[Client]:
         raise InputError(f"{workers.scheduler}: no such scheduler file; start `dask scheduler` first")
     where: dict[str, Any] = {"scheduler_file" if is_file else "address": workers.scheduler}
     try:
+        if not is_file:
+            get_address_host_port(workers.scheduler)  # without a port, the client would fail, and wait
         client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{workers.scheduler}: no Dask scheduler answers there ({' '.join(str(error).split())}); start "
             "one with `dask scheduler`, or check the address"
         ) from error
-    with client:
+    # Dask would print a traceback when the scheduler is lost, besides the error that says so.
+    with silence_logging_cmgr(logging.CRITICAL, "distributed.client"), client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
             log.info("%s: has no workers yet; waiting for them", workers.scheduler)
         yield client
