@@ -96,6 +96,14 @@ def test_top_level_help_lists_every_stage_and_is_quick():
     assert run_cli("--version").stdout.strip() == version("deepfits")
 
 
+def test_terminals_without_a_size_do_not_wrap_the_help_forever():
+    done = subprocess.run(
+        [sys.executable, "-m", "deepfits", "--help"], capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "COLUMNS": "0"},
+    )  # fmt: skip
+    assert max(map(len, done.stdout.splitlines())) > 60
+
+
 def _seconds_of_children():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

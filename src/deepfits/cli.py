@@ -31,6 +31,7 @@ INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
 INTERRUPTED = "interrupted; run the same command again to resume"
 BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
+LEAST_COLUMNS = 20  # COLUMNS=0, as terminals without a size state it, would wrap text forever
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
     "calibrate": "model",
@@ -168,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every locale has σ
+    if (columns := os.environ.get("COLUMNS", "")).isdigit() and int(columns) < LEAST_COLUMNS:
+        del os.environ["COLUMNS"]
     name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))

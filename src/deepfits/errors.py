@@ -213,6 +213,8 @@ def explain(error: BaseException, elsewhere: str = "write elsewhere") -> str | N
         return f"{place}{os.strerror(number)}; {remedy}{elsewhere}, and run the same command again"
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error)}); use fewer workers, or smaller batches or shards"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object}: is not valid UTF-8, in which files must be named; rename it"
     if isinstance(error, OSError):
         if error.errno == errno.EMFILE:
             return f"too many open files; {_MORE_FILES}"

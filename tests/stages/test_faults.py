@@ -101,6 +101,10 @@ def test_no_space_is_found_in_what_led_to_an_error():
         (OSError(errno.EMFILE, "Too many open files", "a"), "too many open files; permit more"),
         (OSError("half a file\nor less"), "cannot read or write: half a file or less"),
         (MemoryError(), "out of memory (MemoryError); use fewer"),
+        (
+            UnicodeEncodeError("utf-8", "a\udcff.csv", 1, 2, "surrogates not allowed"),
+            "a\udcff.csv: is not valid UTF-8",
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (DefaultCPU"),
         (RuntimeError("shapes do not match"), None),
         (ZeroDivisionError("division by zero"), None),
