@@ -2880,6 +2880,26 @@ def test_columns_of_unsupported_types_are_named(tmp_path, caplog):
     assert "columns whose type is not supported are left out: spectrum (list<" in caplog.text
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv", "fits", "vot", "ecsv", "jsonl"])
+def test_text_whose_longest_entry_would_fill_the_memory_is_left_out(tmp_path, caplog, monkeypatch, ending):
+    path = tmp_path / f"a.{ending}"
+    note = np.array(["x"] * NUM, dtype=object)
+    note[3] = "y" * 500
+    frame = pd.DataFrame({"object_id": IDENTITIES["names"], "ra": RA, "dec": DEC, "note": note})
+    {
+        "parquet": frame.to_parquet,
+        "csv": lambda path: frame.to_csv(path, index=False),
+        "jsonl": lambda path: frame.to_json(path, orient="records", lines=True),
+        "vot": lambda path: Table.from_pandas(frame).write(path, format="votable"),
+    }.get(ending, Table.from_pandas(frame).write)(path)
+    assert read_catalogue(path)["note"][3] == "y" * 500
+    monkeypatch.setattr("deepfits.tables.table.MOST_LETTERS", 499 * NUM)
+    columns = read_catalogue(path)
+    assert columns["object_id"].tolist() == IDENTITIES["names"].tolist()
+    assert "note" not in columns
+    assert "left out: note (text of up to 500 letters)" in caplog.text
+
+
 @pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
 def test_blanks_and_quotes_around_names_do_not_count(tmp_path, ending):
     """As pandas keeps them from ``id, ra, dec``."""

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfits.tables.table import truth_with_gaps, whole_with_gaps
+from deepfits.tables.table import text_array, truth_with_gaps, whole_with_gaps
 
 GAPS = (
     "", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
@@ -108,7 +108,7 @@ def any_match(values: pa.Array, pattern: str) -> bool:
 
 def as_text(column: pa.Array) -> np.ndarray:
     """Return the entries as NumPy text, ``(N,)``."""
-    return np.array(column.to_pylist(), dtype=str) if len(column) else np.zeros(0, "U1")
+    return text_array(column.to_pylist())
 
 
 def _floats(values: pa.Array, gap: np.ndarray) -> np.ndarray:

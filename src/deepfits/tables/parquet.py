@@ -20,6 +20,7 @@ from deepfits.tables.table import (
     INFO,
     Columns,
     Table,
+    TooLongError,
     as_info,
     plain_array,
     require_distinct,
@@ -133,7 +134,11 @@ def table_from_arrow(table: Any, where: Path) -> Table:
     for entry in table.schema:
         is_index = entry.name.startswith("__index_level_") and "index" not in table.column_names
         name = "index" if is_index else entry.name  # of pandas, without a name
-        values = from_arrow(table.column(entry.name))
+        try:
+            values = from_arrow(table.column(entry.name))
+        except TooLongError as error:
+            unused[name] = str(error)
+            continue
         if values is None:
             unused[name] = str(entry.type)
             continue

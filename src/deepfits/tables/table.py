@@ -22,6 +22,8 @@ INFO = "deepfits"
 LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
+MOST_LETTERS = 2**28
+"""NumPy stores a column of text at the length of its longest entry, 4 bytes a letter: up to 1 GiB is read."""
 B1950 = "fk4 B1950"
 SKY = "sky coordinates"
 """Type of columns whose content is in others, right ascension and declination."""
@@ -31,6 +33,10 @@ _MENTIONS_B1950 = re.compile(
     r"(?:\bB|\(|equinox\W*B?|(?:ascension|declination|ra|dec)\W+)1950(?![\d.]*[1-9])", re.IGNORECASE
 )
 _MENTIONS_J2000 = re.compile(r"2000|icrs", re.IGNORECASE)
+
+
+class TooLongError(TypeError):
+    """A column of text does not fit into memory, because of its longest entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,8 @@ def from_astropy(table: Any, where: str) -> Table:
             units[name] = str(unit)
         try:
             columns[name] = plain_array(values)
+        except TooLongError as error:
+            unused[name] = str(error)
         except TypeError:
             unused[name] = type(column).__name__ if not hasattr(values, "dtype") else str(values.dtype)
     raw = table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))
@@ -114,7 +122,7 @@ def plain_array(values: Any) -> np.ndarray:
     Raises
     ------
     TypeError
-        It contains neither numbers, nor booleans, nor text.
+        It contains neither numbers, nor booleans, nor text; or text that is too long (`TooLongError`).
     """
     if hasattr(values, "unmasked"):  # astropy's Masked
         values = np.ma.array(values.unmasked, mask=values.mask)
@@ -147,10 +155,11 @@ def plain_array(values: Any) -> np.ndarray:
             return plain_array(filled)
         if not all(value is None or isinstance(value, (str, bytes)) for value in array):
             raise TypeError
-        array = np.array(["" if value is None else decoded(value) for value in array], dtype=str)
+        array = text_array(["" if value is None else decoded(value) for value in array])
     elif kind == "S":
-        array = np.array([decoded(value) for value in array.tolist()], dtype=str)
+        array = text_array([decoded(value) for value in array.tolist()])
     if array.dtype.kind == "U":
+        _require_room(array.dtype.itemsize // 4, len(array))
         if "\0" in "".join(array.tolist()):
             array = np.array([text.partition("\0")[0] for text in array.tolist()], dtype=str)
         array = np.char.strip(array) if len(array) else array
@@ -180,6 +189,23 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
         raise TypeError
     missing: Any = np.ma.masked_all(lengths.pop(), max(part.dtype for part in parts))
     return np.ma.stack([part if part.size else missing for part in parts])
+
+
+def text_array(entries: Sequence[str]) -> np.ndarray:
+    """Return text as a NumPy array, ``(N,)``.
+
+    Raises
+    ------
+    TooLongError
+        The longest entry would make it larger than `MOST_LETTERS`.
+    """
+    _require_room(max(map(len, entries), default=0), len(entries))
+    return np.array(entries, dtype=str) if entries else np.zeros(0, "U1")
+
+
+def _require_room(longest: int, number: int) -> None:
+    if longest * number > MOST_LETTERS:
+        raise TooLongError(f"text of up to {longest} letters")
 
 
 def decoded(value: str | bytes) -> str:

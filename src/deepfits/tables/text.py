@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from deepfits.errors import InputError, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
-from deepfits.tables.table import Columns, require_distinct
+from deepfits.tables.table import Columns, Table, TooLongError, require_distinct
 from deepfits.tables.text_header import COMMENT, NOT_A_ROW, find_layout, split_line
 
 PACKED: dict[bytes, Any] = {
@@ -89,13 +89,8 @@ def decode(content: bytes) -> str:
     return re.sub(r"\x1a\s*\Z", "", text)  # the end-of-file mark of DOS
 
 
-def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
+def read_text(text: str, where: str | Path) -> Table:
     """Read a text table, whose layout is inferred from its first lines.
-
-    Returns
-    -------
-    columns, units
-        Units as far as the header or the comments give them.
 
     Raises
     ------
@@ -142,7 +137,14 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
             *(where, name),
         )
         named[name] = pc.replace_substring(named[name], ".", "")
-    return {name: _column(name, column, has_commas) for name, column in named.items()}, layout.units
+    columns: Columns = {}
+    unused: dict[str, str] = {}
+    for name, column in named.items():
+        try:
+            columns[name] = _column(name, column, has_commas)
+        except TooLongError as error:
+            unused[name] = str(error)
+    return Table(columns=columns, units=layout.units, where=str(where), unused=unused)
 
 
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:

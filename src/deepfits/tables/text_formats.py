@@ -44,8 +44,7 @@ def read_text_table(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ipac")
     else:
         text = _from_ruled_header(text, path)
-    columns, units = read_text(text, path)
-    return Table(columns=columns, units=units, where=str(path))
+    return read_text(text, path)
 
 
 def read_if_of_objects(path: Path, text: str) -> Table | None:
