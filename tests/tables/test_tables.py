@@ -792,6 +792,26 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     )
 
 
+@pytest.mark.parametrize(("name", "said"), [("f_z", "VALUE"), ("flag_spec", "VALUE"), ("secure", "true")])
+def test_flags_that_may_mean_a_doubt_are_not_advised_to_be_set(tmp_path, caplog, name, said):
+    """LEGA-C's are 0 for good redshifts, and VizieR's notes are set for doubtful ones."""
+    columns = {"object_id": np.arange(NUM), "z_spec": Z, name: np.arange(NUM) % 2}
+    read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
+    assert f"(--select '{name} == {said}')" in caplog.text
+
+
+def test_flags_stored_as_text_count_as_numbers(tmp_path, caplog):
+    columns = {
+        "object_id": np.arange(NUM).repeat(2),
+        "z_spec": np.stack([Z + 0.5, Z], axis=1).ravel(),
+        "z_spec_flag": np.array(["1.5", "4.5"] * NUM),
+    }
+    labels = read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
+    assert "(--select 'z_spec_flag >= 3')" in caplog.text
+    found = match_labels({"object_id": np.arange(NUM)}, labels)
+    np.testing.assert_array_equal(labels.value[found.label_rows], Z)
+
+
 def test_flags_of_stars_and_single_lines_do_not_decide(tmp_path):
     """VVDS's 9 is a single line, and OzDES's 6 a star: neither is more secure than 4."""
     for flag in (6, 9):
@@ -1682,12 +1702,12 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
     assert "(--select 'ZWARN == 0')" in caplog.text
     for flags, example in (
         ("AB", "z_flag == VALUE"),
-        ("tf", "z_flag == true"),
-        ("12", "z_flag >= VALUE"),
+        ("tf", "z_flag == VALUE"),
+        ("12", "z_flag == VALUE"),
         ("1235", "z_flag >= 3"),
         ("15", "z_flag >= 3"),
         ("346", "z_flag >= 3 and z_flag < 5"),
-        ("189", "z_flag >= VALUE"),
+        ("189", "z_flag == VALUE"),
     ):
         entries = [flags[i % len(flags)] for i in range(1, 13)]
         path.write_text("id,Z,z_flag\n" + "".join(f"{i},0.{i},{entry}\n" for i, entry in enumerate(entries)))

@@ -12,8 +12,9 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.labels.reading import Labels
+from deepfits.redshifts.labels.reading import Labels, is_text
 from deepfits.tables import Columns, require_column
+from deepfits.tables.entries import numbers_in_text
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +258,8 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
     for name in (f"{labels.target}_flag", *FLAGS):
         values = labels.columns.get(name)
+        if values is not None and is_text(values):
+            values = numbers_in_text(values)
         # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, so larger is not more secure.
         if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5:
             return name, values.astype(np.float64)

@@ -49,6 +49,8 @@ _PHOTOMETRIC = re.compile(r"(?i)photo?([ _-]?z|metric|metry)?(redshifts?)?|z[ _-
 """Entries by which a column tells photometric redshifts from spectroscopic ones."""
 _KIND = re.compile(r"(?i)(type|source|origin|class|best_s)$")
 """Names of columns with the kind of a redshift, such as 1 for spectroscopic ones: none is larger."""
+_OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|fla?gs?(_?(z|sp))?|(^f|fla?gs?)_?spec(_?z)?$")
+"""Names of flags and notes of which one that is set may mean a good redshift, or a doubtful one."""
 _CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|confidence)$", re.IGNORECASE)
 """Names of those whose values are continuous, such as probabilities."""
 
@@ -303,7 +305,7 @@ def _warn_of_repeats(value: np.ndarray, column: str, path: str | Path) -> None:
 def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) -> None:
     """Warn where there are columns of redshift quality, and none of them is used to select."""
     flags = {
-        name: values
+        name: numbers_in_text(values) if is_text(values) else values
         for name, values in columns.items()
         if values.ndim == 1 and (_QUALITY.fullmatch(name) or _are_kinds(values))
     }
@@ -343,11 +345,13 @@ def _example(name: str, values: np.ndarray) -> str:
         return f"{name} == 0"
     if "rank" in name.lower() and not is_text(values):
         return f"{name} == {np.nanmin(values):g}"
-    if tables.as_truth(values) is not None and not _KIND.search(name):
-        return f"{name} == true"
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
     secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
+    if _OF_PROBLEMS.search(name) and not secure.any():
+        return f"{name} == VALUE"
+    if tables.as_truth(values) is not None:
+        return f"{name} == true"
     if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
         return f"{name} >= VALUE"
     return f"{name} >= 3" + (f" and {name} < 5" if np.nanmax(values) > 5 else "")
