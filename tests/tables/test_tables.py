@@ -1614,6 +1614,37 @@ def test_text_that_begins_like_other_files_is_text(tmp_path, name):
     assert found["object_id"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("stated", "missing"),
+    [("?", ""), ("", ""), ("?", "---"), ("?", "..."), ("?", "******"), ("?=-1", "-1.000"), ("?=9", "9.0000")],
+)
+@pytest.mark.parametrize("has_readme", [False, True])
+def test_missing_entries_of_tables_that_journals_describe(tmp_path, stated, missing, has_readme):
+    """Astropy compares what the description states as text, and fails on what it does not state."""
+    rule = "-" * 80
+    description = [
+        "Byte-by-byte Description of file: t.dat", rule,
+        "   Bytes Format Units   Label   Explanations", rule,
+        "   1-  4 I4     ---     ID      Number",
+        f"   6- 12 F7.4   kpc     Size    {stated} Half-light radius",
+        f"  14- 20 F7.4   ---     z       {stated} Redshift", rule,
+    ]  # fmt: skip
+    entries = [f"{value:7.4f}" for value in Z]
+    entries[3] = missing.rjust(7)
+    rows = [f"{number:04d} {entry} {entry}" for number, entry in enumerate(entries)]
+    path = tmp_path / "t.dat"
+    if has_readme:
+        (tmp_path / "ReadMe").write_text("\n".join([*description, ""]))
+        path.write_text("\n".join([*rows, ""]))
+    else:
+        path.write_text("\n".join(["Title: A survey", "=" * 80, *description, "Note: x", rule, *rows, ""]))
+    columns = tables.read(path).columns
+    expected = np.where(np.arange(NUM) == 3, np.nan, Z)
+    np.testing.assert_array_equal(columns["Size"], expected)
+    np.testing.assert_array_equal(columns["z"], expected)
+    np.testing.assert_array_equal(columns["ID"], np.arange(NUM))
+
+
 def test_several_tables_of_vizier_in_one_file_are_refused(tmp_path):
     rows = "1\t0.5\n2\t0.6\n"
     (tmp_path / "t.tsv").write_text(f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}")

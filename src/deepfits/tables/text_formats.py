@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from deepfits.errors import InputError, naming
+from deepfits.tables.entries import NUMBER, as_numbers
 from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
-from deepfits.tables.table import Table, from_astropy
+from deepfits.tables.table import Table, from_astropy, plain_array
 from deepfits.tables.text import decode, read_text
 
 _BEGINNINGS = {"# %ECSV": "ascii.ecsv", "<HEADER>": "ascii.tdat", "#K ": "ascii.daophot"}
@@ -30,11 +35,9 @@ def read_text_table(path: Path, text: str) -> Table:
     if (format := next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), "")) != "":
         return _from_astropy_text(path, text, format)
     if "Byte-by-byte Description" in start:
-        return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
+        return _read_by_bytes(path, text.splitlines(), is_of_aas=start.startswith("Title:"))
     if (readme := _readme_for(path)) is not None:
-        from astropy.table import Table as AstropyTable
-
-        return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
+        return _read_by_bytes(path, str(path), readme=str(readme))
     text = re.sub(r"(?m)^[ \t]*=+(?:[ \t]+=+)*[ \t\r]*(?:\n|\Z)", "", text)  # rules of reStructuredText
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
@@ -108,6 +111,36 @@ def _from_ruled_header(text: str, path: Path) -> str:
     first = len(above) - (2 if is_alike[1:2] == [True] else 1)
     header = re.sub(r"^#(?=\s*[|;\t])", "number", above[first])
     return header + "".join(above[first + 1 :]) + text[rules[0].start() :]
+
+
+def _read_by_bytes(
+    path: Path, source: str | list[str], *, is_of_aas: bool = False, readme: str | None = None
+) -> Table:
+    """Read a table that a byte-by-byte description explains, as journals publish them.
+
+    Missing entries are those of all text tables, and the number that the description states, however it is
+    written: ``?=-99`` beside -99.000. astropy compares the text, and fails on dashes and dots.
+    """
+    from astropy.io import ascii
+
+    reader = ascii.get_reader(
+        ascii.Mrt if is_of_aas else ascii.Cds,
+        converters={"*": [ascii.convert_numpy(str)]},
+        **({} if readme is None else {"readme": readme}),
+    )
+    kind_of = reader.header.get_col_type
+    reader.header.get_col_type = lambda column: kind_of(column) and ascii.core.StrType
+    table = from_astropy(reader.read(source), str(path))
+    for column in reader.cols:
+        if column.raw_type.upper().startswith("A"):
+            continue
+        text = pa.array(table.columns[column.name].tolist(), pa.string())
+        values = as_numbers(pc.replace_substring_regex(text, r"^([+-]?)0+(\d)", r"\1\2"))
+        stated = getattr(column, "null", None) or ""
+        if values.dtype.kind in "iuf" and re.fullmatch(NUMBER, stated):
+            values = plain_array(np.ma.array(values, mask=values == float(stated)))
+        table.columns[column.name] = values
+    return table
 
 
 def _readme_for(path: Path) -> Path | None:
