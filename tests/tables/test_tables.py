@@ -792,12 +792,29 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     )
 
 
-@pytest.mark.parametrize(("name", "said"), [("f_z", "VALUE"), ("flag_spec", "VALUE"), ("secure", "true")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("f_z", "VALUE"),
+        ("flag_spec", "VALUE"),
+        ("secure", "true"),
+        ("specz_flag_homogeneous", "true"),
+    ],
+)
 def test_flags_that_may_mean_a_doubt_are_not_advised_to_be_set(tmp_path, caplog, name, said):
     """LEGA-C's are 0 for good redshifts, and VizieR's notes are set for doubtful ones."""
     columns = {"object_id": np.arange(NUM), "z_spec": Z, name: np.arange(NUM) % 2}
     read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
     assert f"(--select '{name} == {said}')" in caplog.text
+
+
+def test_a_few_of_many_flags_are_described(tmp_path, caplog):
+    flags = {f"specz_flag_{n}": np.arange(NUM) % 2 == 0 for n in range(20)}
+    columns = {"object_id": np.arange(NUM), "z_spec": Z, **flags}
+    read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
+    assert "specz_flag_4: False (12 times), True (12 times); and 15 more columns; select" in caplog.text
+    assert caplog.text.count("specz_flag_4") == 2
+    assert "specz_flag_5" not in caplog.text
 
 
 def test_flags_stored_as_text_count_as_numbers(tmp_path, caplog):

@@ -23,6 +23,8 @@ RESERVED = ("object_id", "ra", "dec", "part")
 """Column names that have another meaning in results, and so cannot be targets."""
 NO_MEDIAN_OF_Z = 8.0
 """A column z beside g, r and i contains magnitudes if its median is above this, which no sample exceeds."""
+MOST_NAMED = 5
+"""Number of columns of redshift quality that a warning describes; HSC's tables have twenty."""
 MOST_QUALITIES = 100
 """A column with more distinct values than this is not a quality flag."""
 LEAST_VALUES, MOST_REPEATS = 10, 10
@@ -49,7 +51,7 @@ _PHOTOMETRIC = re.compile(r"(?i)photo?([ _-]?z|metric|metry)?(redshifts?)?|z[ _-
 """Entries by which a column tells photometric redshifts from spectroscopic ones."""
 _KIND = re.compile(r"(?i)(type|source|origin|class|best_s)$")
 """Names of columns with the kind of a redshift, such as 1 for spectroscopic ones: none is larger."""
-_OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|fla?gs?(_?(z|sp))?|(^f|fla?gs?)_?spec(_?z)?$")
+_OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|(^f|fla?gs?)(_?(z|sp(ec)?(_?z)?))?$")
 """Names of flags and notes of which one that is set may mean a good redshift, or a doubtful one."""
 _CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|confidence)$", re.IGNORECASE)
 """Names of those whose values are continuous, such as probabilities."""
@@ -324,10 +326,12 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
             continue
         conditions.append(f"'{_example(name, values)}'")
     if summaries:
+        more = len(summaries) - MOST_NAMED
         log.warning(
-            "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
-            "the survey's documentation describes (--select %s)",
-            *(path, "; ".join(summaries), ", or ".join(conditions)),
+            "WARNING: %s: all rows are used, whatever their redshift quality: %s%s; select the secure ones "
+            "as the survey's documentation describes (--select %s)",
+            *(path, "; ".join(summaries[:MOST_NAMED]), f"; and {more} more columns" if more > 0 else ""),
+            ", or ".join(conditions[:MOST_NAMED]),
         )
 
 
