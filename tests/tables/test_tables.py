@@ -1662,6 +1662,18 @@ def test_missing_entries_of_tables_that_journals_describe(tmp_path, stated, miss
     np.testing.assert_array_equal(columns["ID"], np.arange(NUM))
 
 
+@pytest.mark.parametrize(("stated", "missing"), [("null", "null"), ("-1", "-1.000"), ("null", "---")])
+def test_missing_entries_of_ipac_tables(tmp_path, stated, missing):
+    lines = ["|      ID|      z|", "|    char| double|", "|        |       |", f"|    null|{stated:>7}|"]
+    entries = [f"{value:7.4f}" for value in Z]
+    entries[3] = missing.rjust(7)
+    path = tmp_path / "t.tbl"
+    path.write_text("\n".join([*lines, *(f" {n:08d} {entry} " for n, entry in enumerate(entries)), ""]))
+    columns = tables.read(path).columns
+    np.testing.assert_array_equal(columns["z"], np.where(np.arange(NUM) == 3, np.nan, Z))
+    assert columns["ID"][1] == "00000001"
+
+
 def test_several_tables_of_vizier_in_one_file_are_refused(tmp_path):
     rows = "1\t0.5\n2\t0.6\n"
     (tmp_path / "t.tsv").write_text(f"#Table A\nid\tz_spec\n\t\n--\t------\n{rows}")

@@ -35,16 +35,16 @@ def read_text_table(path: Path, text: str) -> Table:
     if (format := next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), "")) != "":
         return _from_astropy_text(path, text, format)
     if "Byte-by-byte Description" in start:
-        return _read_by_bytes(path, text.splitlines(), is_of_aas=start.startswith("Title:"))
+        return _read_described(path, text.splitlines(), "Mrt" if start.startswith("Title:") else "Cds")
     if (readme := _readme_for(path)) is not None:
-        return _read_by_bytes(path, str(path), readme=str(readme))
+        return _read_described(path, str(path), "Cds", readme=str(readme))
     text = re.sub(r"(?m)^[ \t]*=+(?:[ \t]+=+)*[ \t\r]*(?:\n|\Z)", "", text)  # rules of reStructuredText
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
     elif (rows := _between_bars(text)) is not None:
         text = rows
     elif re.match(r"(\\.*\n)*\|", start):
-        return _from_astropy_text(path, text, "ascii.ipac")
+        return _read_described(path, text.splitlines(), "Ipac")
     else:
         text = _from_ruled_header(text, path)
     return read_text(text, path)
@@ -113,32 +113,27 @@ def _from_ruled_header(text: str, path: Path) -> str:
     return header + "".join(above[first + 1 :]) + text[rules[0].start() :]
 
 
-def _read_by_bytes(
-    path: Path, source: str | list[str], *, is_of_aas: bool = False, readme: str | None = None
-) -> Table:
-    """Read a table that a byte-by-byte description explains, as journals publish them.
+def _read_described(path: Path, source: str | list[str], format: str, **options: str) -> Table:
+    """Read a table whose description states the types and missing values of columns: CDS, AAS, IPAC.
 
     Missing entries are those of all text tables, and the number that the description states, however it is
     written: ``?=-99`` beside -99.000. astropy compares the text, and fails on dashes and dots.
     """
     from astropy.io import ascii
 
-    reader = ascii.get_reader(
-        ascii.Mrt if is_of_aas else ascii.Cds,
-        converters={"*": [ascii.convert_numpy(str)]},
-        **({} if readme is None else {"readme": readme}),
-    )
+    reader = ascii.get_reader(getattr(ascii, format), converters={"*": [ascii.convert_numpy(str)]}, **options)
     kind_of = reader.header.get_col_type
     reader.header.get_col_type = lambda column: kind_of(column) and ascii.core.StrType
     table = from_astropy(reader.read(source), str(path))
+    stated = {name: text for text, _, *names in reader.data.fill_values for name in names}
     for column in reader.cols:
-        if column.raw_type.upper().startswith("A"):
+        if not issubclass(kind_of(column), ascii.core.NumType):
             continue
         text = pa.array(table.columns[column.name].tolist(), pa.string())
         values = as_numbers(pc.replace_substring_regex(text, r"^([+-]?)0+(\d)", r"\1\2"))
-        stated = getattr(column, "null", None) or ""
-        if values.dtype.kind in "iuf" and re.fullmatch(NUMBER, stated):
-            values = plain_array(np.ma.array(values, mask=values == float(stated)))
+        null = stated.get(column.name, "")
+        if values.dtype.kind in "iuf" and re.fullmatch(NUMBER, null):
+            values = plain_array(np.ma.array(values, mask=values == float(null)))
         table.columns[column.name] = values
     return table
 
