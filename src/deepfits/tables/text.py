@@ -13,6 +13,7 @@ import lzma
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,10 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
 
 
 def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int) -> list[pa.Array]:
+    if '"' not in text:
+        even = ["\t".join(line.split()) for line in text.split("\n") if not NOT_A_ROW.match(line)]
+        with suppress(InputError):  # named below, with the number of the line
+            return _by_delimiter("\n".join(even), names, "\t", where)
     rows = []
     for number, line in enumerate(text.split("\n"), line_number):
         entries = split_line(line, None) if '"' in line else line.split()
