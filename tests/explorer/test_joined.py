@@ -159,6 +159,11 @@ def test_positions_in_unnamed_hours_get_a_hint(features, sky, tmp_path, is_same)
     np.testing.assert_array_equal(found["mass"], ids)
 
 
+def test_identities_by_another_name_get_a_hint(features, sky, tmp_path):
+    with pytest.raises(InputError, match=r"no row .*column 'sex_key' would match: rename it"):
+        joined(features, tmp_path, sex_key=sky["object_id"], mass=sky["z_spec"])
+
+
 def test_a_table_without_rows_is_refused(features, tmp_path):
     with pytest.raises(InputError, match="no row matches an object"):
         joined(features, tmp_path, ra=np.zeros(0), dec=np.zeros(0), mass=np.zeros(0))

@@ -33,6 +33,7 @@ from deepfits.tables import (
     from_memory,
     identities,
     identity_name,
+    likely_match,
     match_identities,
     match_one_to_one,
     place_hint,
@@ -244,6 +245,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
             else:
                 rows = self._without_far(rows, columns, path, radius_arcsec)
         if (rows < 0).all():
+            hint = hint or likely_match(table.columns, self["object_id"])
             raise InputError(
                 f"{path}: no row matches an object of {self.directory}, by object_id or position{hint}"
             )

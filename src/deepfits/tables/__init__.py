@@ -18,6 +18,7 @@ from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
     has_neighbour,
+    likely_match,
     match_identities,
     match_one_to_one,
     require_aligned,

@@ -60,6 +60,22 @@ def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
     return np.where(identity[row] == wanted, row, -1)
 
 
+def likely_match(columns: Mapping[str, np.ndarray], identity: np.ndarray) -> str:
+    """Return a hint at a column, ``(M,)``, most of whose values are among the identities ``(N,)``, or ''.
+
+    Examples
+    --------
+    >>> likely_match({"z": np.array([0.5]), "sex_id": np.array([7])}, np.array([3, 7]))
+    "; column 'sex_id' would match: rename it object_id"
+    """
+    ours = identity.astype(str)
+    for name, values in columns.items():
+        is_candidate = values.ndim == 1 and values.dtype.kind in "iuU"
+        if is_candidate and 2 * np.isin(values.astype(str), ours).sum() > len(values):
+            return f"; column {name!r} would match: rename it object_id"
+    return ""
+
+
 def match_positions(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -130,9 +130,8 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     bare = np.char.lstrip(theirs[theirs != ""], "0")
     if np.isin(np.char.lstrip(ours, "0"), bare).any():
         return "; they would match without leading zeros: write both as text or both as numbers"
-    for name, values in labels.columns.items():
-        if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
-            return f"; column {name!r} would match: rename it object_id"
+    if hint := tables.likely_match(labels.columns, ours):
+        return hint
     return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
 
 
