@@ -3,6 +3,7 @@
 import csv
 import shutil
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
@@ -61,6 +62,19 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match=f"has no object_id 12; an example of an object_id there is {FIRST}"):
         deepfits.show(run, ids=[12])
+
+
+def test_pictures_do_not_depend_on_the_settings_of_the_user(run, tmp_path):
+    """LaTeX for all text is common among astronomers, and absent from the nodes of clusters."""
+    pictures = []
+    for number, settings in enumerate(({}, {"text.usetex": True, "font.size": 30})):
+        with matplotlib.rc_context(settings):
+            shown = deepfits.show(run, ids=[FIRST], out=tmp_path / f"show-{number}")
+            odd = deepfits.odd(run, number=2, everything=True, out=tmp_path / f"odd-{number}")
+            page = deepfits.report(run, num_examples=1, out=tmp_path / f"report-{number}")
+        files = shown / "show.png", odd / "odd.png", *sorted((page.parent / "figures").iterdir())
+        pictures.append([file.read_bytes() for file in files])
+    assert pictures[0] == pictures[1]
 
 
 def test_features_of_a_model_that_came_with_the_package_are_drawn_with_it(run, tmp_path, monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.style import context
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -15,6 +17,11 @@ COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#2
 INK = "#1d2733"
 GRID = "#d9dde2"
 DOTS_PER_INCH = 150  # of the pictures that stages write
+
+
+def default_style() -> AbstractContextManager[None]:
+    """Return a context in which files are drawn without the user's settings, such as LaTeX for all text."""
+    return context("default")
 
 
 def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

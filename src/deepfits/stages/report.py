@@ -57,6 +57,8 @@ def report(config: ReportConfig) -> Path:
 
     Bright objects only: `deepfits report run --out run/report-bright --where "mag_auto_i < 22"`
     """
+    from deepfits.plot.style import default_style
     from deepfits.stages.report_parts import write_report
 
-    return write_report(config)
+    with default_style():
+        return write_report(config)

@@ -108,6 +108,7 @@ def show(config: ShowConfig) -> Path:
     `deepfits show demo --id 1203 --id 77`
     """
     from deepfits import plot
+    from deepfits.plot.style import default_style
 
     objects, drawer = _load(config)
     rows = _rows(objects, config.ids)
@@ -118,10 +119,11 @@ def show(config: ShowConfig) -> Path:
         shown["best fit"], residual = fitted, plot.significance(image, fitted, weight)
         notes = {"best fit": [f"χ²ᵣ {value:.2f}" for value in objects.column("reduced_chi2")[rows]]}
     titles = [str(identity) for identity in objects.object_id[rows].tolist()]
-    figure = plot.reconstructions(
-        shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
-    )
-    return _write(config, "show", figure, objects, rows, {})
+    with default_style():
+        figure = plot.reconstructions(
+            shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
+        )
+        return _write(config, "show", figure, objects, rows, {})
 
 
 @stage(SimilarConfig)
@@ -260,10 +262,12 @@ def _write_tiles(
     more: Mapping[str, np.ndarray],
 ) -> Path:
     from deepfits import plot
+    from deepfits.plot.style import default_style
 
     image, weight, fitted = _pixels(drawer, rows)
-    figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
-    return _write(config, name, figure, objects, rows, more)
+    with default_style():
+        figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
+        return _write(config, name, figure, objects, rows, more)
 
 
 def _write(
