@@ -19,6 +19,7 @@ from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
 from deepfits.options import SET_BY_COMMAND_LINE, option_names, options_of
+from deepfits.processes import available_cores, stated_threads
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, documentation
@@ -102,6 +103,14 @@ def test_terminals_without_a_size_do_not_wrap_the_help_forever():
         env={**os.environ, "COLUMNS": "0"},
     )  # fmt: skip
     assert max(map(len, done.stdout.splitlines())) > 60
+
+
+@pytest.mark.parametrize(
+    ("stated", "number"), [("3", 3), ("3,2", 3), ("", None), ("auto", None), ("0", None)]
+)
+def test_threads_that_the_environment_states(monkeypatch, stated, number):
+    monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    assert stated_threads() == (number or available_cores())
 
 
 def _seconds_of_children():

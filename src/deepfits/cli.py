@@ -24,7 +24,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 from deepfits.options import about, from_text, name_value, option_names, options_of
-from deepfits.processes import THREAD_VARIABLES, available_cores
+from deepfits.processes import THREAD_VARIABLES, available_cores, stated_threads
 from deepfits.stages import MODULES, load
 
 INPUT_ERROR_STATUS = 2
@@ -151,7 +151,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
             )
     given |= from_text(stage, given, more)
     for threads in {"threads", "num_threads"} & parameters:
-        given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
+        given.setdefault(threads, stated_threads())
     try:
         result = stage(**given, progress=show_progress)
     except KeyboardInterrupt:
@@ -257,8 +257,8 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     for variable in THREAD_VARIABLES:
         if threads is not None:
             os.environ[variable] = str(threads)
-        else:
-            os.environ.setdefault(variable, str(available_cores()))
+        elif not os.environ.get(variable):
+            os.environ[variable] = str(available_cores())
     # Busy-waiting threads slow each other down several times over on shared cores
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

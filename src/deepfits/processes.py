@@ -20,6 +20,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def stated_threads() -> int:
+    """Return the number of threads that OMP_NUM_THREADS states, the first of a list; by default all cores."""
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(stated) if stated.isdigit() and int(stated) > 0 else available_cores()
+
+
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
     """Set PyTorch's number of threads within a block; None leaves it unchanged."""

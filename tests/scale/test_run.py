@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import h5py
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import MANIFEST, TEMPORARY_PREFIX, writing
 from deepfits.fitting.features import read_features
 from deepfits.progress import silent
-from deepfits.scale.cluster import Workers
+from deepfits.scale.cluster import Workers, connect
 from deepfits.scale.manifest import Manifest, read_manifest
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Shard
@@ -171,6 +172,12 @@ def test_impossible_workers_are_refused(sky, tmp_path, monkeypatch, options, mes
     monkeypatch.setattr("distributed.Client", None)  # one that has failed waits for 40 seconds at its end
     with pytest.raises(InputError, match=message):
         fit(sky / "store", sky / "model", tmp_path / "x", **QUICK, **options)
+
+
+def test_workers_here_do_not_need_what_other_clusters_of_the_user_need():
+    settings = {"distributed.comm.require-encryption": True, "distributed.comm.default-scheme": "tls"}
+    with dask.config.set(settings), connect(Workers(number=2)) as client:
+        assert len(client.nthreads()) == 2
 
 
 def assert_same(directory, undisturbed):

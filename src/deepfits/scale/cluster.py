@@ -111,6 +111,8 @@ def local_cluster(workers: Workers) -> Iterator[Any]:
     settings = {
         "distributed.worker.daemon": True,
         "distributed.scheduler.worker-ttl": None,
+        "distributed.comm.require-encryption": False,  # as the user's clusters may; here is one machine
+        "distributed.comm.default-scheme": "tcp",
         # Dask's own returns memory to the system at each step of a fit, which more than doubles its time.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
