@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20.0
+ON_ONE_MACHINE = {"distributed.comm.require-encryption": False, "distributed.comm.default-scheme": "tcp"}
+"""Settings of Dask that the user's configuration may state for other clusters."""
 CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)  # which of them depends on Dask
 
 
@@ -111,10 +113,9 @@ def local_cluster(workers: Workers) -> Iterator[Any]:
     settings = {
         "distributed.worker.daemon": True,
         "distributed.scheduler.worker-ttl": None,
-        "distributed.comm.require-encryption": False,  # as the user's clusters may; here is one machine
-        "distributed.comm.default-scheme": "tcp",
         # Dask's own returns memory to the system at each step of a fit, which more than doubles its time.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+        **ON_ONE_MACHINE,
     }
     with (
         dask.config.set(settings),

@@ -22,6 +22,7 @@ from deepfits.files import TEMPORARY_PREFIX, contents, digest, naming_full_disk,
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.progress import Progress, Task
+from deepfits.scale.cluster import ON_ONE_MACHINE
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
@@ -298,6 +299,7 @@ def _to_half_precision(column: Any) -> Any:
 def _import(
     source: Path, directory: Path, name: str, names: list[str], margin_arcsec: float, partition_rows: int
 ) -> None:
+    import dask
     from distributed import Client
     from hats_import import CollectionArguments, pipeline_with_client
 
@@ -325,7 +327,12 @@ def _import(
     # hats-import reopens the catalogue to make the margin, and warns that the collection is incomplete and
     # that all of it will be read. Both are expected here.
     here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-    with warnings.catch_warnings(), Client(**here, set_as_default=False) as client, client.as_current():
+    with (
+        warnings.catch_warnings(),
+        dask.config.set(ON_ONE_MACHINE),
+        Client(**here, set_as_default=False) as client,
+        client.as_current(),
+    ):
         warnings.filterwarnings("ignore", "Computing partitions from catalog")
         root = logging.getLogger()
         root.addFilter(_is_not_expected)
