@@ -192,13 +192,7 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def text_array(entries: Sequence[str]) -> np.ndarray:
-    """Return text as a NumPy array, ``(N,)``.
-
-    Raises
-    ------
-    TooLongError
-        The longest entry would make it larger than `MOST_LETTERS`.
-    """
+    """Return text as a NumPy array, ``(N,)``, unless its longest entry makes that too large."""
     _require_room(max(map(len, entries), default=0), len(entries))
     return np.array(entries, dtype=str) if entries else np.zeros(0, "U1")
 
