@@ -217,6 +217,34 @@ def test_a_walk_between_two_galaxies_ends_at_the_other(page, loaded):
     page.wait_for_function("document.querySelector('#between img').naturalWidth === 8 * 36 - 4")
 
 
+def test_a_map_of_the_sky_has_east_on_the_left_and_a_ring_around_what_is_found_at_a_position(page, loaded):
+    page.select_option("#x", "ra")
+    page.select_option("#y", "dec")
+    page.wait_for_function("document.querySelector('#x-ticks .name').textContent === 'ra'")
+    page.wait_for_timeout(500)
+    assert place_of(page, 30)[0] < place_of(page, 10)[0], "the later one is farther east"
+    page.fill("#find-id", f"{loaded[0].column('ra')[20]:.5f} 2.0001")
+    page.click("#find button")
+    page.wait_for_function("document.getElementById('message').textContent.startsWith('0.36″ from')")
+    assert page.inner_text("#object-id") == str(loaded[0].object_id[20])
+    ring = page.evaluate(
+        "() => { const c = document.getElementById('marks'), [x, y] = window.deepfits.plot.getScreenPosition(20);"
+        "return [0, 11].map((off) => c.getContext('2d').getImageData(x + off, y, 1, 1).data[3] > 0); }"
+    )
+    assert ring == [False, True]
+    page.evaluate("window.deepfits.plot.zoomToPoints([20, 21], { padding: 0.5 })")
+    page.wait_for_timeout(500)
+    marks = page.eval_on_selector_all("#x-ticks span:not(.name)", "all => all.map((one) => one.textContent)")
+    assert len(set(marks)) == len(marks) > 2
+
+
+def test_a_server_that_has_ended_is_said(page):
+    page.route("**/api/odd*", lambda route: route.abort())
+    page.click("nav >> text=Odd")
+    page.wait_for_function("document.getElementById('message').textContent.includes('still running')")
+    assert "ERR_FAILED" in page.said.pop()
+
+
 def test_filters_hide_objects(page):
     page.select_option("#filters select", "z_spec")
     page.fill("#filters input[placeholder=to]", "0.1999")

@@ -80,8 +80,18 @@ def test_columns_are_those_of_features_and_catalogue(client, run):
 
 def test_large_identities_arrive_whole(client):
     assert client.get("/api/object/3").json()["object_id"] == str(2**60 + 3)
-    assert client.get("/api/find", params={"id": str(2**60 + 5)}).json()["row"] == 5
-    assert "error" in client.get("/api/find", params={"id": "5"}).json()
+    assert client.get("/api/find", params={"what": str(2**60 + 5)}).json() == {"row": 5}
+    assert "error" in client.get("/api/find", params={"what": "5"}).json()
+
+
+def test_an_object_is_found_by_its_position(client, loaded):
+    ra, dec = loaded[0].column("ra"), loaded[0].column("dec")
+    place = f"{ra[7]:.6f} {dec[7] + 1 / 3600:.6f}"
+    found = client.get("/api/find", params={"what": place}).json()
+    assert found["row"] == 7
+    assert found["separation_arcsec"] == pytest.approx(1.0, abs=0.01)
+    assert "within 5″" in client.get("/api/find", params={"what": f"{ra[7]} {-dec[7] - 1}"}).json()["error"]
+    assert "identity 'NGC 1'" in client.get("/api/find", params={"what": "NGC 1"}).json()["error"]
 
 
 def test_neighbours_are_those_of_a_plain_search(client, loaded):

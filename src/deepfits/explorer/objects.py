@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, require_known
+from deepfits.explorer.coadds import read_place
 from deepfits.explorer.joined import JoinedTable
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
@@ -35,6 +36,8 @@ NUM_AS_BRIGHT = 200
 """Number of objects of similar brightness with which one is compared."""
 UNLIKE = 0.8
 """Distance beyond which objects are not similar. In simulated skies, 95% have a neighbour within 0.66."""
+FIND_RADIUS_ARCSEC = 5.0
+"""Largest distance of an object from a position by which it is looked for."""
 MAP_FILE = "_map-umap.npz"
 _DESCRIPTIONS = {
     "reduced_chi2": "χ² of the best fit per valid pixel; 1 is a fit to the noise",
@@ -115,7 +118,7 @@ class Objects:
             return ColumnInfo(name=name, kind="number")
         low, middle, high = (float(v) for v in np.percentile(finite, [1, 50, 99]))
         is_skewed = low > 0 and high / low > 30 and (high - middle) > 3 * (middle - low)
-        return ColumnInfo(name=name, kind="number", low=low, high=max(high, low + 1e-9), is_skewed=is_skewed)
+        return ColumnInfo(name=name, kind="number", low=low, high=high, is_skewed=is_skewed)
 
     def as_float32(self, info: ColumnInfo) -> np.ndarray:
         """Return a column as numbers for the page: values, or indices of categories; NaN where unknown."""
@@ -147,6 +150,26 @@ class Objects:
         """Return the rows of objects by identity, −1 for unknown ones."""
         return match_identities(np.asarray(object_ids), self.object_id)
 
+    def find(self, text: str) -> tuple[int, float | None]:
+        """Return the row of the object of an identity, or nearest to a position, with their separation.
+
+        Raises
+        ------
+        InputError
+            There is no such object.
+        """
+        if (row := int(self.rows_of([text])[0])) >= 0:
+            return row, None
+        try:
+            ra, dec = read_place(text)
+        except InputError:
+            raise InputError(f"no object has the identity {text!r}, and it is not a position") from None
+        here, there = np.array([[ra], [dec]]), self._positions()
+        row, separation, _ = match_one_to_one(*here, *there, FIND_RADIUS_ARCSEC)
+        if row[0] < 0:
+            raise InputError(f"no object lies within {FIND_RADIUS_ARCSEC:g}″ of {ra:.6f} {dec:+.6f}")
+        return int(row[0]), float(separation[0])
+
     def overlay(
         self,
         label: str,
@@ -160,10 +183,7 @@ class Objects:
         Returns the ``rows`` of the objects with a match, the counts ``matched`` and ``total`` and the names
         of the ``columns`` added; and the rows of the catalogue without an object.
         """
-        if not {"ra", "dec"} <= self.table.keys():
-            raise InputError("the features have no ra and dec, so they cannot be matched by position")
-        ours = self.column("ra"), self.column("dec")
-        other, separation, nearest = match_one_to_one(*ours, ra, dec, radius_arcsec)
+        other, separation, nearest = match_one_to_one(*self._positions(), ra, dec, radius_arcsec)
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
@@ -173,6 +193,12 @@ class Objects:
         rows = np.flatnonzero(other >= 0)
         unmatched = np.flatnonzero((nearest < 0) & np.isfinite(ra) & np.isfinite(dec))
         return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}, unmatched
+
+    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return right ascension and declination of the objects, in degrees."""
+        if not {"ra", "dec"} <= self.table.keys():
+            raise InputError("the features have no ra and dec, so they cannot be matched by position")
+        return self.column("ra"), self.column("dec")
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, including their tags, for saving."""

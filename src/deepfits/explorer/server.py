@@ -241,11 +241,10 @@ class _Explorer:
         return JSONResponse({"objects": answer, "left_out": ranking.left_out})
 
     async def find(self, request: Request) -> Response:
-        """Find an object by its identity."""
-        rows = self.objects.rows_of([request.query_params["id"].strip()[:200]])
-        if rows[0] < 0:
-            raise InputError(f"no object with the identity {request.query_params['id']!r}")
-        return JSONResponse({"row": int(rows[0])})
+        """Find an object by its identity or its position."""
+        what = request.query_params["what"].strip()[:200]
+        row, separation = await run_in_threadpool(self.objects.find, what)
+        return JSONResponse({"row": row} | ({} if separation is None else {"separation_arcsec": separation}))
 
     async def neighbours(self, request: Request) -> Response:
         content = await _json(request)

@@ -28,7 +28,7 @@ function say(text, kind = "hint") { $("message").textContent = text || ""; $("me
 function warn(error) { say(error.message, "warning"); }
 
 async function ask(path, options) {
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => { throw new Error("the explorer does not answer: is `deepfits explore` still running?"); });
   if (!answer.ok) {
     let text = `${answer.status}`;
     try { text = (await answer.json()).error || text; } catch { /* not JSON: the status has to do */ }
@@ -75,9 +75,8 @@ const plot = createScatterplot({
 state.plot = plot;
 
 function position({ values, info }) {
-  const half = (info.high - info.low) / 2 || 1, middle = (info.high + info.low) / 2;
-  const out = new Float32Array(values.length);
-  for (let n = 0; n < out.length; n++) out[n] = 0.9 * (values[n] - middle) / half;
+  const [first, last] = seen(info), out = new Float32Array(values.length);
+  for (let n = 0; n < out.length; n++) out[n] = 2 * (values[n] - first) / (last - first) - 1;
   return out;
 }
 
@@ -109,9 +108,10 @@ async function draw() {
   for (let n = 0; n < number; n++) { if (!Number.isFinite(px[n]) || !Number.isFinite(py[n])) { px[n] = 3; py[n] = 3; } }
   // One after the other: taking a scale writes what is seen into both.
   xScale.domain(seen(x.info)); plot.set({ xScale }); yScale.domain(seen(y.info)); plot.set({ yScale });
-  plot.set({ pointSize: number > 300000 ? 1.5 : number > 50000 ? 2.2 : 4 });
+  const { clientWidth, clientHeight } = $("plot"), enlarged = Math.min(3, Math.max(1, Math.sqrt(clientWidth * clientHeight) / 1000));
+  plot.set({ pointSize: (number > 300000 ? 1.5 : number > 50000 ? 2.2 : 4) * enlarged });
   const filtered = shown.length < number;
-  const selected = state.selection.filter((row) => !filtered || state.shown.has(row));
+  const selected = state.selection.filter(state.isShown);
   state.numShown = shown.length;
   count();
   // The plot refuses to draw while it draws: one drawing waits for the other, and only the latest is made.
@@ -122,7 +122,11 @@ async function draw() {
   await state.drawing;
   ticks();
 }
-function seen(info) { const half = (info.high - info.low) / 2 || 1, middle = (info.high + info.low) / 2; return [middle - half / 0.9, middle + half / 0.9]; }
+// The first and last value of an axis: east is left, as on the sky.
+function seen({ name, low, high }) {
+  const margin = high > low ? (high - low) / 18 : Math.abs(high) / 2 || 1, ends = [low - margin, high + margin];
+  return name === "ra" ? ends.reverse() : ends;
+}
 
 function visible(px, py) {
   const rows = [], tests = state.filters.map((f) => ({ ...f, values: state.columns.get(f.name).values }));
@@ -130,7 +134,8 @@ function visible(px, py) {
     if (Number.isFinite(px[n]) && Number.isFinite(py[n]) && tests.every((f) => f.values[n] >= f.low && f.values[n] <= f.high)) rows.push(n);
   }
   state.shownRows = rows;
-  state.shown = rows.length === px.length ? null : new Set(rows);
+  const shown = rows.length === px.length ? null : new Set(rows);
+  state.isShown = (row) => !shown || shown.has(row);
   return rows;
 }
 
@@ -138,21 +143,24 @@ function ticks() {
   for (const [id, scale, side, name] of [["x-ticks", xScale, "left", $("x").value], ["y-ticks", yScale, "top", $("y").value]]) {
     const [low, high] = scale.domain(), span = Math.abs(high - low), box = $("plot").getBoundingClientRect();
     const rough = span / 5, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough);
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)); // as many as tell one mark from the next
     const marks = [];
     for (let value = Math.ceil(Math.min(low, high) / step) * step; value <= Math.max(low, high); value += step) {
       const fraction = (value - low) / (high - low), at = side === "left" ? fraction * box.width : (1 - fraction) * box.height;
       if (side === "top" && (at < 24 || at > box.height - 22)) continue;
-      const mark = make("span", { textContent: Number(value.toPrecision(4)).toString() });
+      const mark = make("span", { textContent: Number(value.toFixed(digits)).toString() });
       mark.style[side] = `${at}px`; marks.push(mark);
     }
     $(id).replaceChildren(...marks, make("span", { className: "name", textContent: name }));
   }
-  crosses();
+  marks();
 }
-// Positions of an overlay at which there is no object, where the axes are the sky.
-function crosses() {
+// A ring around the chosen object; and positions of an overlay at which there is no object, where the axes are the sky.
+function marks() {
   const canvas = $("marks"), box = $("plot").getBoundingClientRect(), pen = canvas.getContext("2d");
   canvas.width = box.width; canvas.height = box.height;
+  const chosen = state.row !== null && state.isShown?.(state.row) && plot.getScreenPosition(state.row);
+  if (chosen) { pen.strokeStyle = "#e01b24"; pen.lineWidth = 2; pen.beginPath(); pen.arc(...chosen, 11, 0, 2 * Math.PI); pen.stroke(); pen.lineWidth = 1; }
   if ($("x").value !== "ra" || $("y").value !== "dec") return;
   const [left, right] = xScale.domain(), [low, high] = yScale.domain();
   pen.strokeStyle = "#c8553d"; pen.beginPath();
@@ -174,8 +182,9 @@ function legend(c, logarithmic) {
       box.append(make("span", {}, dot, name || "(empty)"));
     });
   } else {
-    add(show(c.info.low)); add("", "ramp").style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; add(show(c.info.high));
-    add("grey: unknown", "why");
+    const end = (value) => { add(show(value)).title = `1% of the values lie beyond ${show(value)}`; };
+    end(c.info.low); add("", "ramp").style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; end(c.info.high);
+    if (!c.values.every(Number.isFinite)) add("grey: unknown", "why");
   }
 }
 function show(value) {
@@ -206,7 +215,7 @@ function bar() {
   const button = (textContent, onclick) => box.append(make("button", { textContent, onclick }), " ");
   button("←", () => step(-1)); button("→", () => step(1));
   box.append(`${state.at + 1} of ${format(state.selection.length)} `);
-  button("Nothing selected", () => { state.selection = []; plot.deselect({ preventEvent: true }); count(); bar(); });
+  button("Clear selection", () => { state.selection = []; plot.deselect({ preventEvent: true }); count(); bar(); });
 }
 const step = attempt(async (by) => {
   if (!state.selection.length) return;
@@ -215,7 +224,7 @@ const step = attempt(async (by) => {
 });
 
 async function choose(row) {
-  state.row = row;
+  state.row = row; marks();
   const object = await json(ask(`/api/object/${row}`));
   if (state.row !== row) return;
   state.object = object;
@@ -223,7 +232,7 @@ async function choose(row) {
   if (f.ra !== undefined && f.ra !== null) {
     const text = `${f.ra.toFixed(6)} ${f.dec.toFixed(6)}`, href = `https://aladin.cds.unistra.fr/AladinLite/?target=${encodeURIComponent(text)}&fov=0.02`;
     const copy = make("button", { textContent: "copy", onclick: () => navigator.clipboard.writeText(text) });
-    line.append(`ra, dec ${text} `, copy, " ", make("a", { textContent: "Aladin", href, target: "_blank", rel: "noreferrer" }), " ");
+    line.append(`ra, dec ${text} `, navigator.clipboard ? copy : "", " ", make("a", { textContent: "Aladin", href, target: "_blank", rel: "noreferrer" }), " ");
     if (state.about.samp) line.append(make("button", { textContent: "send position", title: "By SAMP, to an Aladin or TOPCAT running on this machine", onclick: attempt(() => samp("position", [row])) }), " ");
   }
   line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : "");
@@ -449,7 +458,10 @@ function filterRow() {
 
 function tab(name) {
   say("");
-  for (const button of document.querySelectorAll("nav button")) button.classList.toggle("on", button.dataset.tab === name);
+  for (const button of document.querySelectorAll("nav button")) {
+    button.classList.toggle("on", button.dataset.tab === name);
+    button.setAttribute("aria-selected", button.dataset.tab === name);
+  }
   for (const section of document.querySelectorAll("aside > section")) section.hidden = section.id !== `tab-${name}`;
   if (name === "draw") walk();
   if (name === "like" && state.row !== null && !state.found.length) return findLike();
@@ -524,7 +536,12 @@ async function start() {
     say(""); await refresh(); $("x").value = "umap1"; $("y").value = "umap2"; await draw();
   });
   for (const button of document.querySelectorAll("nav button")) button.onclick = () => tab(button.dataset.tab);
-  $("find").onsubmit = attempt(async (event) => { event.preventDefault(); const { row } = await json(ask(`/api/find?id=${encodeURIComponent($("find-id").value)}`)); tab("object"); await select([row]); });
+  $("find").onsubmit = attempt(async (event) => {
+    event.preventDefault();
+    const { row, separation_arcsec: apart } = await json(ask(`/api/find?what=${encodeURIComponent($("find-id").value)}`));
+    tab("object"); await select([row]);
+    if (apart !== undefined) say(`${apart.toFixed(2)}″ from that position`);
+  });
   $("like-clear").onclick = () => { state.like = []; state.unlike = []; return findLike(); };
   $("filter-add").onclick = filterRow;
   $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown", "warning"));
@@ -577,7 +594,7 @@ async function start() {
   });
   plot.subscribe("select", attempt(({ points }) => select(points, points[0], false)));
   plot.subscribe("deselect", () => { state.selection = []; count(); bar(); });
-  plot.subscribe("view", ticks);
+  plot.subscribe("view", ticks); window.addEventListener("resize", ticks);
   plot.subscribe("pointOver", (row) => {
     const box = $("hover"), [x, y] = plot.getScreenPosition(row) ?? [0, 0];
     box.replaceChildren(state.about.has_pictures ? make("img", { src: `/api/strip.png?rows=${row}`, alt: "" }) : `#${row}`);
