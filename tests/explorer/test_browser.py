@@ -228,7 +228,8 @@ def test_a_map_of_the_sky_has_east_on_the_left_and_a_ring_around_what_is_found_a
     page.wait_for_function("document.getElementById('message').textContent.startsWith('0.36″ from')")
     assert page.inner_text("#object-id") == str(loaded[0].object_id[20])
     ring = page.evaluate(
-        "() => { const c = document.getElementById('marks'), [x, y] = window.deepfits.plot.getScreenPosition(20);"
+        "() => { const c = document.getElementById('marks');"
+        "const [x, y] = window.deepfits.plot.getScreenPosition(20);"
         "return [0, 11].map((off) => c.getContext('2d').getImageData(x + off, y, 1, 1).data[3] > 0); }"
     )
     assert ring == [False, True]

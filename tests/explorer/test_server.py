@@ -464,7 +464,7 @@ def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_j
     assert known.of(6) is None
 
 
-def test_predictions_of_a_run_are_found_joined_and_shown(run, tmp_path):
+def test_predictions_of_a_run_are_found_joined_and_shown(run, tmp_path, caplog):
     whole = tmp_path / "run"
     shutil.copytree(run, whole)
     quantiles = np.array(LEVELS, dtype=np.float32) + np.arange(NUM)[:, None]
@@ -484,6 +484,16 @@ def test_predictions_of_a_run_are_found_joined_and_shown(run, tmp_path):
     assert unknown["redshift"] is None
     assert "not among those of z.parquet (3 objects)" in unknown["why"]
     assert client.get("/api/about").json()["words"]["z_phot"].endswith("from z")
+    # of two, the one that has seen spectra counts
+    for name, model in (("a", "head.json"), ("z", "predictor.json")):
+        write_table(whole / f"{name}.parquet", {**few, "z_phot": few["z_phot"] + (name == "a")})
+        record = {"stage": "redshift predict", "finished": True, "inputs": {"model": {model: "1"}}}
+        write_json(whole / f"{name}.parquet.made_from.json", record)
+    with caplog.at_level("INFO", logger="deepfits"):
+        objects = load(whole)[0]
+    assert (objects.column("z_phot")[2], objects.column("a.z_phot")[2]) == (2.5, 3.5)
+    assert objects.redshift(2)[0]["method"] == "z.parquet"
+    assert "z_phot is that of z; the others are a.z_phot" in caplog.text
     # what is named comes before what was found
     elsewhere = {**columns, "z_phot": np.arange(NUM) + 0.25}
     write_table(tmp_path / "mine.parquet", elsewhere)

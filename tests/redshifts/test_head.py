@@ -50,7 +50,7 @@ from deepfits.redshifts.pdf import (
     recalibrated,
     sorted_quantiles,
 )
-from deepfits.redshifts.predict import template_filters
+from deepfits.redshifts.predict import load_predictor, template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
@@ -68,6 +68,7 @@ from deepfits.stages.redshifts.pretraining import (
 )
 from deepfits.stages.redshifts.train import redshift_train
 from deepfits.tables import match_identities, read_table
+from tests.helpers.redshift_inputs import metrics_of
 from tests.helpers.scene_sky import (
     BANDS,
     FILTERS,
@@ -391,6 +392,23 @@ def test_adapted_heads_are_not_worse_than_pretrained_ones(files, columns):
     assert (found["p_galaxy"] > 0.3).mean() > 0.9
 
 
+def test_heads_are_used_by_default_where_they_serve_the_features(files, monkeypatch, tmp_path):
+    directory, features = files
+    labels = directory / "labels.csv"
+    monkeypatch.setattr("deepfits.models.bundle.BUILTIN_DIRECTORY", tmp_path)
+    monkeypatch.setattr("deepfits.stages.redshifts.compare.USUAL", ())
+    without = deepfits.redshift(features, labels, tmp_path / "without", match="id")
+    assert [row["method"] for row in metrics_of(without)[0].values()] == ["constant"]
+    shutil.copytree(directory / "head", tmp_path / "mine" / "head")
+    with_head = deepfits.redshift(features, labels, tmp_path / "with", match="id", max_labels=30)
+    rows = [row["method"] for row in metrics_of(with_head)[0].values()]
+    assert rows == ["constant", "pretrained", "adapted"]
+    sizes = deepfits.redshift(features, labels, tmp_path / "sizes", match="id", label_column="mag_i")
+    assert [row["method"] for row in metrics_of(sizes)[0].values()] == ["constant"], "heads know redshifts"
+    model = redshift_train(features, labels, tmp_path / "model", match="id", max_labels=3)
+    assert load_predictor(model).about["num_train"] == 3
+
+
 def test_adapting_to_few_spectra(files, caplog):
     caplog.set_level(logging.INFO)
     directory, features = files
@@ -673,7 +691,8 @@ def test_features_of_other_models_are_refused(files, columns, tmp_path):
     shutil.copytree(directory / "head", tmp_path / "model" / "head", dirs_exist_ok=True)
     beside = Head.load(tmp_path / "model" / "head")
     assert beside.is_for(Model.load("builtin:ugriz").fingerprint)
-    assert MODEL_HASH in disclaimer(beside)
+    assert "earlier version of this model" in disclaimer(beside)
+    assert "earlier version" not in disclaimer(Head.load(directory / "head"))
     assert not beside.is_for("another")
     for name in [name for name in other if "scene" in name]:
         other.pop(name)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +16,8 @@ from deepfits.files import read_json
 from deepfits.fitting.columns import Column
 from deepfits.redshifts.features import read_features
 from deepfits.redshifts.inputs import _cached
+from deepfits.redshifts.method import Estimates, Method, Trained
+from deepfits.redshifts.methods import METHODS
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.evaluate import redshift_evaluate
@@ -367,6 +371,39 @@ def test_the_same_objects_are_held_out_whatever_the_type_of_their_identities(sky
     features = read_features(write_features(tmp_path / "features", given))
     held_out = is_held_out(features["object_id"])
     np.testing.assert_array_equal(held_out, is_held_out(sky["object_id"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest(Method):
+    """A method of somebody's own: features, no loss, and nothing but a subclass."""
+
+    name: ClassVar[str] = "nearest"
+    has_loss: ClassVar[bool] = False
+
+    known: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def fit(cls, training):
+        return Trained(method=cls(known=training.matrix.values, value=training.value))
+
+    def predict(self, source, features):
+        apart = np.square(features.values[:, None] - self.known[None]).sum(axis=2)
+        return Estimates(point=self.value[apart.argmin(axis=1)])
+
+
+def test_a_method_of_ones_own_has_rows_and_predicts(inputs, sky, tmp_path, monkeypatch):
+    features, labels, _ = inputs
+    monkeypatch.setitem(METHODS, Nearest.name, Nearest)
+    out = deepfits.redshift(
+        features, labels, tmp_path / "out", methods=["nearest"], feature_sets=["latents", "model"]
+    )
+    rows, _ = metrics_of(out)
+    assert list(rows) == ["constant", "nearest-latents", "nearest-model"]
+    assert rows["nearest-latents"]["metrics"]["r2"]["value"] > 0.3
+    model = redshift_train(features, labels, tmp_path / "model", method="nearest", feature_set="latents")
+    found = read_table(redshift_predict(model, features, tmp_path / "z.parquet"))
+    assert np.corrcoef(found["z_phot"], sky["z_spec"])[0, 1] > 0.6
 
 
 def test_own_features_of_one_number(inputs, sky, tmp_path):

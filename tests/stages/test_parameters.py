@@ -112,6 +112,8 @@ def test_a_misspelt_argument_names_the_nearest():
         deepfits.fit("store", objectve="paper")
     with pytest.raises(TypeError, match=r"fit\(\) missing a required argument: 'model'"):
         deepfits.fit("store")
+    with pytest.raises(TypeError, match=r"show\(\) takes run and then arguments by name, such as ids=…"):
+        deepfits.show("run", [7])
 
 
 def test_a_missing_package_is_named_in_python_too(monkeypatch):

@@ -23,6 +23,7 @@ from deepfits.files import contents, read_json
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import DESCRIPTION, column_names, shard_paths
 from deepfits.fitting.features import read_features as read_columns
+from deepfits.redshifts.head import HEAD
 from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import (
@@ -413,9 +414,14 @@ def find_parts(run: str | Path, store: str | Path | None = None, model: str | Pa
 
 
 def find_predictions(home: Path) -> dict[str, Path]:
-    """Find results of `redshift predict` and `property predict` in a run: tables or directories of them."""
-    tables = [path for path in sorted(home.glob("*")) if not path.name.startswith((".", "_"))]
-    return {path.stem: path for path in tables if read_record(path).get("stage") == "redshift predict"}
+    """Find results of `redshift predict` and `property predict` in a run: tables or directories of them.
+
+    Those of a head that has seen no labels come last, so that ``z_phot`` is that of one which has.
+    """
+    records = {path: read_record(path) for path in sorted(home.glob("*")) if path.name[0] not in "._"}
+    found = [path for path, record in records.items() if record.get("stage") == "redshift predict"]
+    found.sort(key=lambda path: HEAD in (records[path].get("inputs", {}).get("model") or {}))
+    return {path.stem: path for path in found}
 
 
 def warn_of_other_features(home: Path, results: Iterable[Path]) -> None:
@@ -487,6 +493,8 @@ def join(
                 joined.add_table(label, path, radius_arcsec, of_run=True)
             except InputError as error:  # tables that were only found in the run need not match
                 log.warning("left out: %s", error)
+    if others := [name for name in (f"{label}.z_phot" for label in parts.tables) if name in joined]:
+        log.info("z_phot is that of %s; the others are %s", joined.origin["z_phot"], ", ".join(others))
     for label, table in tables.items():
         joined.add_table(label, table, radius_arcsec)
     return joined

@@ -164,11 +164,11 @@ class Objects:
             ra, dec = read_place(text)
         except InputError:
             raise InputError(f"no object has the identity {text!r}, and it is not a position") from None
-        here, there = np.array([[ra], [dec]]), self._positions()
-        row, separation, _ = match_one_to_one(*here, *there, FIND_RADIUS_ARCSEC)
-        if row[0] < 0:
+        place = np.array([ra]), np.array([dec])
+        rows, separation, _ = match_one_to_one(*place, *self._positions(), FIND_RADIUS_ARCSEC)
+        if rows[0] < 0:
             raise InputError(f"no object lies within {FIND_RADIUS_ARCSEC:g}″ of {ra:.6f} {dec:+.6f}")
-        return int(row[0]), float(separation[0])
+        return int(rows[0]), float(separation[0])
 
     def overlay(
         self,

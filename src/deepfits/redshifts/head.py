@@ -246,13 +246,11 @@ def disclaimer(head: Head) -> str:
         "These redshifts come from simulated galaxies: no spectrum of this survey or any other was used."
     ]
     if head.also_for:
-        serves = " and ".join((head.model_hash, *head.also_for))
-        lines.append(f"The head serves fits of the models with fingerprints {serves}.")
+        lines.append("The head was trained on fits of an earlier version of this model.")
     if measured := head.about.get("real"):
         lines.append(f"Accuracy of such predictions on real redshifts: {measured}")
     lines.append(
-        "If there are spectra, even a few, use them: `deepfits redshift train FEATURES SPECTRA --method "
-        "adapted --out MODEL`."
+        "If there are spectra, even a few, use them: `deepfits redshift train FEATURES SPECTRA --out MODEL`."
     )
     return " ".join(lines)
 

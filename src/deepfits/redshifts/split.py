@@ -85,14 +85,9 @@ def split_objects(
     if max_labels is not None and max_labels < fewest:
         raise InputError(f"training needs at least {fewest} labels, not {max_labels}")
     used = free[order[:max_labels]]
-    if len(used) < fewest or len(test) < fewest_to_test:
-        chosen = len(value) if is_trainable is None else is_trainable.sum()
-        looser = f"; train_select leaves {chosen} of {len(value)}" if chosen < len(value) else ""
-        raise InputError(
-            f"too few labels: {len(used)} objects to train on and {len(test)} held-out ones to test on; at "
-            f"least {fewest} and {fewest_to_test} are needed. Give more labels, or a larger match "
-            f"radius{looser}"
-        )
+    chosen = len(value) if is_trainable is None else is_trainable.sum()
+    looser = f"; train_select leaves {chosen} of {len(value)}" if chosen < len(value) else ""
+    require_enough(len(used), len(test), fewest, fewest_to_test, looser)
     is_validation = _stratified(used, value, magnitude, object_id, seed)
     return Split(
         train=np.sort(used[~is_validation]),
@@ -100,6 +95,15 @@ def split_objects(
         test=test,
         unused=np.setdiff1d(np.arange(len(object_id)), np.concatenate([used, test])),
     )
+
+
+def require_enough(train: int, test: int, fewest: int, fewest_to_test: int = 0, hint: str = "") -> None:
+    """Raise `InputError` if there are fewer objects to train on or to test on than needed."""
+    if train < fewest or test < fewest_to_test:
+        raise InputError(
+            f"too few labels: {train} objects to train on and {test} held-out ones to test on; at least "
+            f"{fewest} and {fewest_to_test} are needed. Give more labels, or a larger match radius{hint}"
+        )
 
 
 def _stratified(

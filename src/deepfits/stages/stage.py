@@ -78,10 +78,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
-                unknown = next((key for key in kwargs if key not in signature.parameters), None)
-                wrong = f"got an unexpected keyword argument {unknown!r}; "
-                text = error if unknown is None else wrong + nearest(unknown, signature.parameters)
-                raise TypeError(f"{name}() {text}") from None
+                raise TypeError(f"{name}() {_wrong_arguments(signature, args, kwargs) or error}") from None
             try:
                 given = config(*args, **kwargs)
                 _require_finite(given, name)
@@ -108,6 +105,22 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
         return call
 
     return decorate
+
+
+def _wrong_arguments(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str | None:
+    """Return what to write instead of a misspelt argument, or of too many without a name."""
+    for key in kwargs:
+        if key not in signature.parameters:
+            return f"got an unexpected keyword argument {key!r}; {nearest(key, signature.parameters)}"
+    first: list[str] = []
+    named: list[str] = []
+    for parameter in signature.parameters.values():
+        (named if parameter.kind is parameter.KEYWORD_ONLY else first).append(parameter.name)
+    if len(args) > len(first):
+        return f"takes {', '.join(first)} and then arguments by name, such as {named[0]}=…"
+    return None
 
 
 def _require_finite(config: Any, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,16 @@ from deepfits.redshifts.inputs import photoz_column
 from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Inputs, Training
-from deepfits.redshifts.methods import METHODS, Boosting, Constant, TemplateFit
+from deepfits.redshifts.methods import (
+    METHODS,
+    Adapted,
+    Boosting,
+    Constant,
+    Pretrained,
+    Stack,
+    TemplateFit,
+    TpotModel,
+)
 from deepfits.redshifts.methods.stack import STACKS
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
@@ -39,6 +48,7 @@ from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
+    has_head,
     inputs_of,
     is_of_classes,
     load_dataset,
@@ -52,13 +62,16 @@ from deepfits.stages.stage import NEUTRAL, claim, part_of, settings_of, stage
 from deepfits.tables import write_table
 from deepfits.tables.values import is_redshift_name
 
+USUAL, OF_HEADS = (Boosting.name, TpotModel.name), (Pretrained.name, Adapted.name)
+"""Methods by default, and those that are added where there is a head."""
+
 
 @dataclass(frozen=True)
 class CompareConfig(Learning):
     """Parameters of `redshift`."""
 
     _: KW_ONLY
-    methods: Annotated[Sequence[str], NEUTRAL] = ("boosting", "tpot")
+    methods: Annotated[Sequence[str] | None, NEUTRAL] = None
     """Methods to compare. On feature sets: ``"boosting"`` (tuned XGBoost) and ``"network"`` (small neural
     networks). On the latents: ``"tpot"``. On photometry: ``"neighbours"`` (nearest neighbours in colour
     space) and ``"templates"`` (template fitting). On images: ``"wide_resnet"`` (50 layers, trained from
@@ -66,7 +79,8 @@ class CompareConfig(Learning):
     ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder combined with
     aperture magnitudes). ``"stack"`` combines several methods. For fits with a scene model: ``"pretrained"``
     (trained on simulated galaxies, uses no labels) and ``"adapted"`` (the same, adapted to the labels). A
-    constant is always included as the baseline."""
+    constant is always included as the baseline. By default boosting and TPOT, and for redshifts from fits
+    with a model that has a head, as ``builtin:ugriz``, pretrained and adapted."""
     feature_sets: Annotated[Sequence[str] | None, NEUTRAL] = None
     """Feature sets for boosting and small networks; by default all that are available (``oriented`` only for
     other targets than redshifts). Choose from ``latents``, ``oriented``, ``model``, ``extended``,
@@ -110,7 +124,7 @@ def redshift(config: CompareConfig) -> Path:
 
     Examples
     --------
-    Boosting and TPOT: `deepfits redshift compare run/features-both spectra.csv --out run/redshift`
+    The usual methods: `deepfits redshift compare run/features-both spectra.csv --out run/redshift`
 
     With photometry and templates: `deepfits redshift compare run/features-both spectra.csv --out run/redshift
     --store run/cutouts --method boosting,templates`
@@ -122,6 +136,8 @@ def redshift(config: CompareConfig) -> Path:
     names = [name for name in parse_names(config.methods) if name in METHODS]
     fewest = max((METHODS[name].fewest_labels for name in names), default=MIN_TRAIN)
     dataset = load_dataset(config, fewest=fewest)
+    if config.methods is None:
+        config = replace(config, methods=[*USUAL, *(OF_HEADS if has_head(dataset, config) else ())])
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
     if config.template_features or RowKey(method=TemplateFit.name) in keys:
@@ -167,7 +183,8 @@ def redshift(config: CompareConfig) -> Path:
 
 def _compare_classifiers(config: CompareConfig) -> Path:
     """Make the table for a target of classes."""
-    if Boosting.name not in parse_names(config.methods) or config.photoz or config.template_features:
+    methods = parse_names(config.methods) or USUAL
+    if Boosting.name not in methods or config.photoz or config.template_features:
         raise InputError(
             f"{config.labels}: {config.label_column} has class names, which only boosting predicts; include "
             "it in methods, and leave out photoz and template_features"
@@ -195,11 +212,9 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     keys = [
         RowKey(method=method.name, features=name, loss=loss)
         for method in chosen
-        if method.has_loss
-        for loss in losses or [method.usual_loss]
+        for loss in (losses or [method.usual_loss] if method.has_loss else [""])
         for name in method.rows(inputs, _feature_sets_for(method.name, feature_sets))
     ]
-    keys += [RowKey(method=method.name) for method in chosen if not method.has_loss]
     for key in keys:
         try:
             METHODS[key.method].check(key.features, inputs)
@@ -234,11 +249,13 @@ def require_usable(labels: str | Path | None, **settings: Any) -> None:
 
 def _feature_sets_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
     """Return the feature sets chosen for a method, as ``NAME`` or ``METHOD:NAME``; None for the default."""
-    if not feature_sets or method not in ("boosting", "network", "stack"):
+    if not feature_sets:
         return None
     pairs = [text.rpartition(":") for text in feature_sets]
     own = [name for only, _, name in pairs if only == method]
-    return own or None if method == "stack" else [name for only, _, name in pairs if only in ("", method)]
+    if method == Stack.name:
+        return own or None
+    return [name for only, _, name in pairs if only in ("", method)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
 from deepfits.redshifts.inputs import can_match, check_store, complete_source, known_filters, with_filters
 from deepfits.redshifts.labels import is_text, read_labels
 from deepfits.redshifts.method import Inputs
+from deepfits.redshifts.methods.pretrained import find_head
 from deepfits.redshifts.methods.templates import filters_of
 from deepfits.redshifts.options import LearningOptions
+from deepfits.redshifts.scene_light import SceneLight
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
@@ -105,6 +108,17 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
         target=config.label_column,
         model_hash=dataset.model_hash,
     )
+
+
+def has_head(dataset: Dataset, config: Learning) -> bool:
+    """Return whether a head serves these features, or is given (and refused later, if it does not)."""
+    if not is_redshift_name(config.label_column):
+        return False
+    try:
+        SceneLight.of(dataset.source, find_head(config.head, dataset.model_hash).bands)
+    except InputError:
+        return config.head is not None
+    return True
 
 
 def warn_of_default_filters(inputs: Inputs) -> None:

@@ -13,11 +13,13 @@ from deepfits.redshifts.classes import CLASSIFIER, train_classifier
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Training
-from deepfits.redshifts.methods import METHODS, Boosting, TemplateFit, uses_templates
+from deepfits.redshifts.methods import METHODS, Adapted, Boosting, TemplateFit, uses_templates
 from deepfits.redshifts.predictor import Predictor, train_predictor
+from deepfits.redshifts.split import require_enough
 from deepfits.stages.redshifts.classes import classes_of
 from deepfits.stages.redshifts.load import (
     fingerprints,
+    has_head,
     inputs_of,
     is_of_classes,
     load_dataset,
@@ -35,9 +37,10 @@ class TrainPredictorConfig(Learning):
     """Parameters of `redshift_train`."""
 
     _: KW_ONLY
-    method: str = "boosting"
-    """A method of `redshift`, such as ``boosting``, ``network`` or ``templates``; ``adapted`` needs only one
-    label."""
+    method: str | None = None
+    """A method of `redshift`, such as ``boosting``, ``network`` or ``templates``. By default ``adapted``,
+    which needs only one label, for redshifts from fits with a model that has a head, as ``builtin:ugriz``,
+    and else ``boosting``."""
     feature_set: str = "extended"
     """Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
     ``templates`` for ``stack``. Other methods have no choice."""
@@ -74,11 +77,14 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
         require_known("loss", config.loss, LOSSES)
     if is_of_classes(config.labels, config.label_column):
         return _train_classes(config)
-    require_known("method", config.method, METHODS)
-    kind, templates = METHODS[config.method], uses_templates(config.method, config.feature_set)
+    if config.method is not None:
+        require_known("method", config.method, METHODS)
+    dataset = load_dataset(config, fewest=1, fewest_to_test=0)
+    method = config.method or (Adapted if has_head(dataset, config) else Boosting).name
+    kind, templates = METHODS[method], uses_templates(method, config.feature_set)
+    require_enough(len(dataset.split.fitted), len(dataset.split.test), kind.fewest_labels)
     loss = config.loss or kind.usual_loss
-    config = replace(config, loss=loss)
-    dataset = load_dataset(config, fewest=kind.fewest_labels, fewest_to_test=0)
+    config = replace(config, method=method, loss=loss)
     inputs = inputs_of(dataset, config, templates=templates)
     kind.check(config.feature_set, inputs)
     if templates or kind is TemplateFit:
@@ -95,7 +101,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
                 feature_set=config.feature_set,
                 loss=loss,
                 options=inputs.options,
-                progress=noted(config.progress, task, config.method),
+                progress=noted(config.progress, task, method),
             )
 
             def member(name: str, features: str) -> Predictor:
@@ -104,7 +110,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
 
             predictor = train_predictor(kind, config.label_column, replace(training, member=member))
             storage.save(predictor, results.path)
-            task.advance(1, config.method)
+            task.advance(1, method)
     return results.path
 
 
@@ -118,7 +124,7 @@ def _log_numbers(dataset: Dataset) -> None:
 
 def _train_classes(config: TrainPredictorConfig) -> Path:
     """Train on a target of classes."""
-    if config.method != Boosting.name:
+    if config.method not in (None, Boosting.name):
         raise InputError(
             f"{config.labels}: {config.label_column} has class names, which only boosting predicts, not "
             f"{config.method}"
@@ -134,5 +140,5 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
                 target, features = config.label_column, config.feature_set
                 classifier = train_classifier(target, features, dataset, label, names, config)
                 storage.save(classifier, results.path, CLASSIFIER)
-                task.advance(1, config.method)
+                task.advance(1, Boosting.name)
     return results.path
