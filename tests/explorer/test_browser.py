@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import uvicorn
 
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.server import make_app
-from tests.helpers.drawn_run import NUM
+from tests.helpers.drawn_run import NUM, load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -25,10 +26,10 @@ FLAGS = [
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="module")
-def address(loaded):
-    config = uvicorn.Config(make_app(*loaded, title="a <b>run</b>"), port=0, log_level="warning")
-    server = uvicorn.Server(config)
+@contextmanager
+def served(app):
+    """Serve an application; give its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -36,6 +37,12 @@ def address(loaded):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(loaded):
+    with served(make_app(*loaded, title="a <b>run</b>")) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +246,23 @@ def test_a_map_of_the_sky_has_east_on_the_left_and_a_ring_around_what_is_found_a
     assert len(set(marks)) == len(marks) > 2
 
 
+def test_without_cutouts_the_page_says_how_to_have_images(browser, run):
+    objects, _ = load(run / "features-both")
+    objects.store = None
+    with served(make_app(objects, None, title="features")) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(address)
+        page.wait_for_function("window.deepfits?.complete")
+        page.click("#select-shown")
+        page.wait_for_selector("#object-id")
+        assert "start with --store" in page.inner_text("#object")
+        page.click("nav >> text=Draw")
+        assert "start with --store" in page.inner_text("#draw-what")
+        assert not page.is_visible("#walk")
+        page.close()
+
+
 def test_a_server_that_has_ended_is_said(page):
     page.route("**/api/odd*", lambda route: route.abort())
     page.click("nav >> text=Odd")
@@ -262,7 +286,7 @@ def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
     page.click("#overlay-go")
     page.wait_for_function("document.getElementById('message').textContent.startsWith('3 objects match')")
     assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5, 30]
-    assert page.inner_text("#unmatched-what").startswith("1 positions match no object")
+    assert page.inner_text("#unmatched-what").startswith("1 position without an object;")
     page.click("#unmatched-show")
     lit = "() => { const c = document.getElementById('marks'); return c.getContext('2d')"
     lit += ".getImageData(0, 0, c.width, c.height).data.some((one) => one > 0); }"

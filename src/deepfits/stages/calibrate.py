@@ -75,7 +75,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     with claim(config, name="calibrate", inputs=inputs) as results:
         if results.is_finished:
             return results.path
-        with config.progress("calibrate", total=NUM_FITS, unit="galaxies") as task:
+        with config.progress("calibrate", total=NUM_FITS, unit="fits") as task:
             error = measure_on(
                 loaded,
                 store,

@@ -141,7 +141,8 @@ class Detection:
             for name, result in detected:
                 if isinstance(result, InputError):
                     failed.append(result)
-                    log.warning("WARNING: field %s left out for now: %s", name, result)
+                    if len(fields) > 1:  # else the error that follows says it
+                        log.warning("WARNING: field %s left out for now: %s", name, result)
                     continue
                 columns, info = done[name] = result
                 if len(columns["object_id"]):

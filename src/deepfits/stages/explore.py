@@ -99,7 +99,8 @@ def explore(config: ExploreConfig) -> None:
 
     with _bound_socket(host, config.port) as bound:
         address = f"http://{host}:{bound.getsockname()[1]}/" + (f"?token={token}" if token else "")
-        log.info("%d objects: %s (Ctrl-C ends it)", len(objects), address)
+        number = len(objects)
+        log.info("%d object%s: %s (Ctrl-C ends it)", number, "s" * (number != 1), address)
         if config.open_browser and is_local:
             Timer(0.5, webbrowser.open, [address]).start()
         Thread(target=prepare, daemon=True).start()

@@ -122,7 +122,7 @@ class Plane:
             default=defaults.get(source.layout),
             bad_planes=options.bad_planes,
             mask_polarity=options.mask_polarity,
-            remedy=f"give zero_point, for example zero_point={source.band}=27.0",
+            remedy=f"give zero_point, for example zero_point=27.0 or zero_point={source.band}=27.0",
         )
         self.remarks: list[str] = self._pixels.remarks + extras.notes
         header = self._pixels.header

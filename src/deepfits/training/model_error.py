@@ -31,7 +31,7 @@ def measure_model_error(
     With several stores, the median of each number is returned.
     """
     errors = []
-    with progress("measure errors", total=len(stores) * NUM_FITS, unit="galaxies") as task:
+    with progress("measure errors", total=len(stores) * NUM_FITS, unit="fits") as task:
         for path in stores:
             with suppress(TooFewGalaxiesError):
                 errors.append(measure_on(model, CutoutStore(path, skip_bad=True), advance=task.advance))

@@ -14,6 +14,7 @@ const CATEGORIES = ["#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6
   "#a3b04d", "#2f4b6b", "#e0a07c", "#7fc4a8", "#c3b2db", "#e3cc8f", "#aab2bb", "#93305f", "#2a7f94", "#5d3b26", "#66752b",
   "#111111", "#ff7f50", "#00a0a0", "#b000b0"];
 const LEVELS = 64;
+const NO_PICTURES = "no images, since the cutouts are unknown: start with --store STORE";
 
 function mix(a, b, t) {
   const part = (hex, k) => parseInt(hex.slice(1 + 2 * k, 3 + 2 * k), 16);
@@ -42,6 +43,7 @@ const post = (path, body) => ask(path, {
 });
 const make = (tag, set = {}, ...inside) => { const e = Object.assign(document.createElement(tag), set); e.append(...inside); return e; };
 const format = (n) => n.toLocaleString("en");
+const counted = (n, what) => `${format(n)} ${what}${n === 1 ? "" : "s"}`;
 const attempt = (work) => async (...inputs) => {
   try { say(""); return await work(...inputs); } catch (error) { warn(error); return undefined; }
 };
@@ -194,7 +196,7 @@ function show(value) {
 }
 function count() {
   const { num_objects: all } = state.about, shown = state.numShown ?? all;
-  $("count").textContent = `${format(all)} objects` + (shown < all ? `, ${format(shown)} shown` : "") +
+  $("count").textContent = counted(all, "object") + (shown < all ? `, ${format(shown)} shown` : "") +
     (state.selection.length ? `, ${format(state.selection.length)} selected` : "") +
     (state.about.num_tagged ? `, ${format(state.about.num_tagged)} tagged` : "");
   $("save-what").textContent = state.selection.length ? `${format(state.selection.length)} selected, with all their columns and tags.`
@@ -237,7 +239,7 @@ async function choose(row) {
   }
   line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : "");
   const box = make("div", {}, make("h2", { textContent: object.object_id, id: "object-id" }), line);
-  if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
+  box.append(state.about.has_pictures ? pictures(`/api/panels/${row}.png`) : make("p", { className: "why", textContent: NO_PICTURES }));
   box.append(...perBand(f));
   if (object.redshift) box.append(...redshift(object.redshift));
   else if (object.why) box.append(make("p", { className: "why", id: "no-redshift", textContent: object.why }));
@@ -369,7 +371,7 @@ const findLike = attempt(async () => {
   const answer = await json(post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() }));
   state.found = answer.rows;
   const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
-  $("like-warning").textContent = answer.warning;
+  $("like-warning").textContent = answer.rows.length ? answer.warning : "no other object passes the filters";
   tiles(answer.rows, $("like-strip"), distances(answer), (row) => [
     make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
     make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
@@ -386,7 +388,7 @@ const rankOdd = attempt(async () => {
     list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
   });
   $("odd-list").replaceChildren(list);
-  if (!rows.length) say("no object passes the filters", "warning");
+  if (!rows.length) say(answer.left_out ? "all objects that pass the filters are set apart" : "no object passes the filters", "warning");
 });
 
 // Drawing
@@ -396,7 +398,12 @@ function seeing() {
   return { fwhm: Math.sqrt(Math.max(0, wanted ** 2 - own ** 2)).toFixed(3), noise: $("draw-noise").value };
 }
 function walk() {
-  if (!state.about.has_model) return;
+  $("walk").hidden = !state.about.has_model;
+  if (!state.about.has_model) {
+    const unknown = state.about.has_pictures ? "the model is unknown: start with --model MODEL" : NO_PICTURES;
+    $("draw-what").textContent = state.about.has_model === false ? unknown : "the model is being loaded …";
+    return;
+  }
   const query = new URLSearchParams({ offsets: state.offsets.map((v) => v.toFixed(2)).join(","), ...seeing() });
   if (state.row !== null) query.set("row", state.row);
   if (state.farEnd !== null && state.row !== null) { query.set("end", state.farEnd); query.set("way", $("draw-way").value); }
@@ -571,7 +578,7 @@ async function start() {
     state.columns.clear(); state.marks = answer.unmatched; await refresh(); await select(answer.rows); await draw();
     const shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
     $("unmatched").hidden = !answer.num_unmatched;
-    $("unmatched-what").textContent = `${format(answer.num_unmatched)} positions match no object; crosses show them when the axes are ra and dec${shown}.`;
+    $("unmatched-what").textContent = `${counted(answer.num_unmatched, "position")} without an object; crosses show them when the axes are ra and dec${shown}.`;
     say(`${format(answer.matched)} objects match one of the ${format(answer.total)} positions; they are selected`);
   });
   $("samp-table").onclick = attempt(() => samp("table", state.selection));
