@@ -125,6 +125,9 @@ def test_what_there_is_one_of_is_seen(ax):
     for number in (1, 2):
         line = plot.losses(np.arange(number), {"generator": np.full(number, 0.3)}, ax=ax).lines[-1]
         assert (line.get_marker() == "o") == (number == 1)
+    ax.clear()
+    line = plot.chi2_by_signal(np.array([30.0, 300.0]), {"both": np.array([1.0, 1.2])}, ax=ax).lines[0]
+    assert line.get_xydata().tolist() == [[30.0, 1.0], [300.0, 1.2]]
 
 
 def test_a_map_of_latents_finds_the_direction_that_varies_most(ax):

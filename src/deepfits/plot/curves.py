@@ -235,12 +235,16 @@ def chi2_by_signal(
     y_name: str = "reduced χ²",
     ax: Axes | None = None,
 ) -> Axes:
-    """Show the median of reduced χ², ``(N,)`` each, in bins of signal-to-noise ratio; shaded: 16 to 84%."""
+    """Show the median of reduced χ², ``(N,)`` each, in bins of signal-to-noise ratio; shaded: 16 to 84%.
+
+    Objects that are too few for bins are shown as points.
+    """
     ax = own_axes(ax, (4.0, 2.9))
     for number, (name, values) in enumerate(reduced.items()):
         colour = COLOURS[number % len(COLOURS)]
         middle, low, median, high = binned(signal_to_noise, values, num_bins)
-        ax.plot(middle, median, "o-", color=colour, ms=3.5, lw=1.4, label=name)
+        shown, style = ((middle, median), "o-") if len(middle) else ((signal_to_noise, values), "o")
+        ax.plot(*shown, style, color=colour, ms=3.5, lw=1.4, label=name)
         ax.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
     ax.axhline(1, color=INK, lw=0.7, ls=":")
     plain_logarithm(ax, "x")

@@ -17,6 +17,7 @@ from deepfits.reporting.held_out import APERTURE_ARCSEC, MIN_IN_BIN, RULE, UNSEE
 from deepfits.reporting.page import PageTable, Picture, Section, format_number
 
 SIGNAL_EDGES = (0, 10, 30, 100, np.inf)
+ALL = "all"
 CENTRE = f"within {APERTURE_ARCSEC:g}″ of the centre"
 
 
@@ -122,7 +123,7 @@ def _central_table(
 ) -> PageTable:
     measured = np.isfinite(list(central.values())[-1])
     ranges = {name: which & measured for name, which in _signal_ranges(held, fits).items()}
-    ranges = {name: which for name, which in ranges.items() if which.sum() >= MIN_IN_BIN}
+    ranges = {name: which for name, which in ranges.items() if name == ALL or which.sum() >= MIN_IN_BIN}
     rows = [
         [mode, *(format_number(_median(values[which])) for which in ranges.values())]
         for mode, values in central.items()
@@ -139,7 +140,7 @@ def _range_names(ranges: Mapping[str, np.ndarray]) -> list[str]:
 def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np.ndarray]:
     """Return which of the fitted objects are in each range of signal-to-noise ratio."""
     is_fitted = np.any([np.isfinite(fit.reduced) for fit in fits.values()], axis=0)
-    ranges = {"all": is_fitted}
+    ranges = {ALL: is_fitted}
     for low, high in pairwise(SIGNAL_EDGES):
         name = f"S/N > {low:g}" if np.isinf(high) else f"S/N {low:g}–{high:g}"
         which = is_fitted & (held.signal_to_noise >= low) & (held.signal_to_noise < high)
