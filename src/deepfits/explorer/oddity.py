@@ -55,7 +55,7 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
     """Rank the oddest of the `allowed` objects, ``(N,)`` bool, and say what is odd about each.
 
     Flagged objects, stars, artefacts and objects whose centre is saturated or was not observed are excluded
-    and counted, unless `everything` is set.
+    and counted, unless `everything` is set. Objects with an anomaly of 0 are not odd.
     """
     objects.table.load(objects.names)
     score = np.nan_to_num(objects.column("anomaly").astype(np.float64), nan=-np.inf)
@@ -63,7 +63,7 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
     for what, is_apart in {} if everything else suspects(objects).items():
         apart[what] = int((pool & is_apart).sum())
         pool = pool & ~is_apart
-    candidates = np.flatnonzero(pool)
+    candidates = np.flatnonzero(pool & (score > 0))
     candidates = candidates[np.argsort(-score[candidates], kind="stable")]
     rows, num_damaged = np.empty(0, dtype=np.int64), 0
     for first in range(0, len(candidates), 4 * number):

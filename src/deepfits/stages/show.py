@@ -200,7 +200,10 @@ def odd(config: OddConfig) -> Path:
     ranking = rank(objects, config.number, allowed, everything=config.everything)
     excluded = f"excluded: {ranking.left_out}; everything=True ranks them too"
     if not len(ranking.rows):
-        remedy = excluded if ranking.left_out else "loosen the conditions"
+        ordinary = (
+            f"the anomaly of all {int(allowed.sum()):,} is 0" if allowed.any() else "loosen the conditions"
+        )
+        remedy = excluded if ranking.left_out else ordinary
         raise InputError(f"{objects.directory}: no object to rank; {remedy}")
     if ranking.left_out:
         log.info("%s", excluded)

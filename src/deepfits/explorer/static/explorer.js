@@ -388,7 +388,7 @@ const rankOdd = attempt(async () => {
     list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
   });
   $("odd-list").replaceChildren(list);
-  if (!rows.length) say(answer.left_out ? "all objects that pass the filters are set apart" : "no object passes the filters", "warning");
+  if (!rows.length) say(answer.left_out ? "no other object that passes the filters is odd" : "no object that passes the filters is odd", "warning");
 });
 
 // Drawing
