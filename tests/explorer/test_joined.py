@@ -214,6 +214,17 @@ def test_features_name_the_nearest_column_and_are_shown_in_a_line(features):
     assert f"{NUM} objects" in repr(JoinedTable(features))
 
 
+@pytest.mark.parametrize("read", [read_features, JoinedTable])
+def test_features_become_data_frames_with_their_latents(features, read):
+    columns = read(features)
+    frame = columns.to_pandas()
+    assert list(frame.columns) == list(columns)
+    assert frame.shape == (NUM, len(columns))
+    np.testing.assert_array_equal(np.stack(frame["latent"]), columns["latent"])
+    again = JoinedTable(features, tables={"mine": frame[["object_id", "ra", "dec"]].assign(size=2.0)})
+    assert (again["size"] == 2).all()
+
+
 def test_a_table_keeps_the_names_of_its_columns_and_its_identities(features, sky, tmp_path):
     ids = 39_627_000_000_000_000 + np.arange(NUM)
     spectra = {"TARGETID": ids, "TARGET_RA": sky["ra"], "TARGET_DEC": sky["dec"]}

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,9 @@ from deepfits.tables import (
     with_standard_names,
     without_lists,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 FEATURES = ("features-both", "features-optimise", "features-embedder")
 RADIUS_ARCSEC = 1.0
@@ -308,6 +311,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
         out[found[is_far]] = -1
         return out
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame of all columns; each latent is one array."""
+        self.load(self)
+        return _to_pandas(self)
+
     def __repr__(self) -> str:
         return f"<JoinedTable of {self.directory}: {self.num_rows} objects, {len(self)} columns>"
 
@@ -335,10 +343,20 @@ def _warn_of_duplicates(
         )
 
 
+def _to_pandas(columns: Mapping[str, np.ndarray]) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.DataFrame({name: list(v) if v.ndim > 1 else v for name, v in columns.items()})
+
+
 class Features(dict[str, np.ndarray]):
     """Columns of features, ``(N,)`` or ``(N, L)`` each, with a summary for notebooks."""
 
     directory = Path()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame; each latent is one array, as where pandas reads the files."""
+        return _to_pandas(self)
 
     def __missing__(self, name: str) -> np.ndarray:
         raise KeyError(f"{self.directory}: no column {name!r}; {nearest(str(name), self)}")
@@ -470,8 +488,8 @@ def join(
     Returns
     -------
     JoinedTable
-        A mapping of columns, each read on first access. Convert it with ``pandas.DataFrame(dict(table))``
-        without the latents, or ``astropy.table.Table(dict(table))`` with them.
+        A mapping of columns, each read on first access. Convert it with ``table.to_pandas()``,
+        ``polars.DataFrame(dict(table))`` or ``astropy.table.Table(dict(table))``.
     """
     tables = {} if tables is None else tables
     if not isinstance(tables, Mapping):
