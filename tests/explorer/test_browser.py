@@ -234,12 +234,15 @@ def test_a_map_of_the_sky_has_east_on_the_left_and_a_ring_around_what_is_found_a
     page.click("#find button")
     page.wait_for_function("document.getElementById('message').textContent.startsWith('0.36″ from')")
     assert page.inner_text("#object-id") == str(loaded[0].object_id[20])
-    ring = page.evaluate(
+    where = (
         "() => { const c = document.getElementById('marks');"
         "const [x, y] = window.deepfits.plot.getScreenPosition(20);"
         "return [0, 11].map((off) => c.getContext('2d').getImageData(x + off, y, 1, 1).data[3] > 0); }"
     )
-    assert ring == [False, True]
+    assert page.evaluate(where) == [False, True]
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.wait_for_timeout(500)
+    assert page.evaluate(where) == [False, True], "it follows the point"
     page.evaluate("window.deepfits.plot.zoomToPoints([20, 21], { padding: 0.5 })")
     page.wait_for_timeout(500)
     marks = page.eval_on_selector_all("#x-ticks span:not(.name)", "all => all.map((one) => one.textContent)")

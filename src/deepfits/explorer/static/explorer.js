@@ -149,7 +149,7 @@ function ticks() {
     const marks = [];
     for (let value = Math.ceil(Math.min(low, high) / step) * step; value <= Math.max(low, high); value += step) {
       const fraction = (value - low) / (high - low), at = side === "left" ? fraction * box.width : (1 - fraction) * box.height;
-      if (side === "top" && (at < 24 || at > box.height - 22)) continue;
+      if (at < 24 || at > (side === "left" ? box.width : box.height) - 22) continue; // cut off, or behind a name
       const mark = make("span", { textContent: Number(value.toFixed(digits)).toString() });
       mark.style[side] = `${at}px`; marks.push(mark);
     }
@@ -601,7 +601,7 @@ async function start() {
   });
   plot.subscribe("select", attempt(({ points }) => select(points, points[0], false)));
   plot.subscribe("deselect", () => { state.selection = []; count(); bar(); });
-  plot.subscribe("view", ticks); window.addEventListener("resize", ticks);
+  plot.subscribe("draw", ticks); // whatever is the reason, such as a window of another size
   plot.subscribe("pointOver", (row) => {
     const box = $("hover"), [x, y] = plot.getScreenPosition(row) ?? [0, 0];
     box.replaceChildren(state.about.has_pictures ? make("img", { src: `/api/strip.png?rows=${row}`, alt: "" }) : `#${row}`);
