@@ -269,9 +269,10 @@ def test_redshifts_of_unknown_truth_are_counted_by_class():
     nothing = {name: values[3:4] for name, values in columns.items()}
     unclassified = {name: values[:3] for name, values in columns.items() if name.startswith("z")}
     tables = {"z.parquet": columns, "none.parquet": nothing, "unclassified.parquet": unclassified}
-    table, picture = redshift_section.predicted(tables)
+    table, picture = redshift_section.predicted(tables, {"z.parquet": 0, "none.parquet": 1200})
     first, second, third = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert [first[key] for key in ("objects", "galaxies", "stars", "quasars", "outside")] == list("52111")
+    assert [row["labels"] for row in (first, second, third)] == ["0", "1,200", "–"]
     assert first["redshift"] == "0.75 (0.58 to 0.92)"
     assert first["width"] == "0.100"
     assert (second["objects"], second["galaxies"], second["redshift"]) == ("1", "0", "")
@@ -281,7 +282,7 @@ def test_redshifts_of_unknown_truth_are_counted_by_class():
 
 def test_redshifts_at_or_below_0_can_be_drawn():
     nearest = {"z_phot": np.array([-0.01]), "z_err68_low": np.array([-0.1]), "z_err68_high": np.array([0.1])}
-    _, picture = redshift_section.predicted({"z.parquet": nearest})
+    _, picture = redshift_section.predicted({"z.parquet": nearest}, {})
     assert sum(patch.get_xy()[:, 1].max() for patch in picture.figure.axes[0].patches) == 1
 
 

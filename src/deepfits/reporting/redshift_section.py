@@ -96,8 +96,13 @@ def section(
     return Section(title="Redshifts", paragraphs=paragraphs, tables=[table], pictures=pictures), summary
 
 
-def predicted(tables: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[PageTable, Picture]:
-    """Summarise redshifts whose truth is unknown, from the columns of each table of `redshift predict`."""
+def predicted(
+    tables: Mapping[str, Mapping[str, np.ndarray]], num_train: Mapping[str, int | None]
+) -> tuple[PageTable, Picture]:
+    """Summarise redshifts whose truth is unknown, from the columns of each table of `redshift predict`.
+
+    `num_train` is the number of labels that each method learned from, where it is known.
+    """
     rows, galaxies = [], {}
     for name, columns in tables.items():
         z, low, high = (columns[key] for key in ("z_phot", "z_err68_low", "z_err68_high"))
@@ -106,18 +111,19 @@ def predicted(tables: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[PageTable
         z, width = z[used], ((high - low) / 2 / (1 + z))[used]
         galaxies[name] = z, width
         others = [None if kinds is None else (kinds == kind).sum() for kind in ("star", "quasar")]
-        counts = [len(used), len(z), *others, None if is_outside is None else is_outside[used].sum()]
+        counts = [num_train.get(name), len(used), len(z), *others]
+        counts.append(None if is_outside is None else is_outside[used].sum())
         cells = ["", ""]
         if len(z):
             low, middle, high = np.percentile(z, (16, 50, 84))
             cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{np.median(width):.3f}"]
         rows.append([name, *("–" if count is None else f"{count:,}" for count in counts), *cells])
     table = PageTable(
-        columns=["", "objects", "galaxies", "stars", "quasars", "outside", "redshift", "width"],
+        columns=["", "labels", "objects", "galaxies", "stars", "quasars", "outside", "redshift", "width"],
         rows=rows,
-        caption="outside: galaxies unlike those that the method was trained on; –: not known to the method; "
-        "redshift: median of the galaxies, and 16 to 84%; width: median half-width of the 68% interval, in "
-        "units of 1 + z.",
+        caption="labels: number of redshifts that the method learned from; outside: galaxies unlike those "
+        "that it was trained on; –: not known; redshift: median of the galaxies, and 16 to 84%; width: "
+        "median half-width of the 68% interval, in units of 1 + z.",
     )
     caption = (
         "Predicted redshifts of the galaxies, and the half-widths of their 68% intervals (line: median; "
@@ -145,8 +151,9 @@ def _table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) ->
             ]
             for row in rows
         ],
-        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. ± "
-        "is the standard deviation over bootstrap samples of the held-out objects. "
+        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. "
+        "loss: the error that is minimised. labels: number of redshifts to learn from. ± is the standard "
+        "deviation over bootstrap samples of the held-out objects. "
         + ". ".join(f"{heading}: {definitions[name]}" for name, heading in headings.items())
         + ".",
     )

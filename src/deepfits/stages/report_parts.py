@@ -36,7 +36,7 @@ from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import CutoutStore
-from deepfits.tables import match_identities, read_table, take_rows
+from deepfits.tables import match_identities, read, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
 
 log = logging.getLogger(__name__)
@@ -341,11 +341,12 @@ def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     compared, summary = _compared_redshifts(run)
     wanted = ("object_id", *redshift_section.PREDICTED)  # not the quantiles
-    predicted = {path.name: read_table(path, columns=wanted) for path in find_predictions(run).values()}
-    predicted = {name: columns for name, columns in predicted.items() if "z_err68_low" in columns}
+    found = {path.name: read(path, columns=wanted) for path in find_predictions(run).values()}
+    predicted = {name: table.columns for name, table in found.items() if "z_err68_low" in table.columns}
     if not predicted:
         return compared, summary
-    table, picture = redshift_section.predicted(predicted)
+    num_train = {name: table.info.get("num_train") for name, table in found.items()}
+    table, picture = redshift_section.predicted(predicted, num_train)
     return replace(
         compared, tables=[*compared.tables, table], pictures=[*compared.pictures, picture]
     ), summary
