@@ -169,8 +169,18 @@ def test_a_given_model_takes_the_place_of_training(tmp_path, monkeypatch, caplog
     assert _run(read, silent) == tmp_path / "report"
     assert calls["fit"][0][1] == "builtin:ugriz"
     assert "2 of 9 objects are bright; those measured in training are used" in caplog.text
-    assert calls["redshift_predict"] == ((tmp_path / "fit",), {"out": read.out / "redshifts.parquet"})
+    predicted = {"out": read.out / "redshifts.parquet"}
+    assert calls["redshift_predict"] == ((), {"model": tmp_path / "fit", **predicted})
     calls.clear()
+    read.sections["redshift"] = {"labels": "spectra.csv", "filters": ["sdss2010-g"]}  # labels are used
+    (read.out / "redshift" / "methods" / "adapted-absolute").mkdir(parents=True)
+    assert _run(read, silent) == tmp_path / "report"
+    assert list(calls)[-3:] == ["redshift", "redshift_predict", "report"]
+    adapted = {"model": read.out / "redshift" / "methods" / "adapted-absolute", "features": tmp_path / "fit"}
+    given = {**predicted, **adapted, "store": tmp_path / "cutouts", "filters": ["sdss2010-g"]}
+    assert calls["redshift_predict"] == ((), given)
+    calls.clear()
+    del read.sections["redshift"]
     read.sections["fit"]["modes"] = ["embedder"]  # without errors, which redshifts need
     assert _run(read, silent) == tmp_path / "report"
     assert "redshift_predict" not in calls

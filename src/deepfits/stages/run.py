@@ -327,13 +327,17 @@ def _run(config: RunFile, progress: Progress) -> Path:
     if hidden:
         sections["inpaint"]["bands"] = hidden
         call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
-    if config.model and "both" in features and _has_head(best):  # a head needs errors
-        call("redshift_predict", best, out=out / "redshifts.parquet")
+    redshifts: dict[str, Any] = {"out": out / "redshifts.parquet"}
     if "redshift" in sections:
         labels, embedder = Path(sections["redshift"]["labels"]), features.get("embedder")
         call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
+        redshifts["filters"] = sections["redshift"].get("filters", ())
+        for adapted in sorted((out / "redshift" / "methods").glob("adapted-*"))[:1]:
+            redshifts |= {"model": adapted, "features": best, "store": store}
+    if config.model and "both" in features and _has_head(best):  # a head needs errors
+        call("redshift_predict", **({"model": best} | redshifts))  # by its own head, if there is no other
     write_json(out / "config.json", config.to_json())  # not before: a stage may refuse a changed setting
     return call("report", out)
 
