@@ -352,6 +352,10 @@ class Sight:
     def __len__(self) -> int:
         return len(self.psf)
 
+    def __repr__(self) -> str:
+        pixels = f"{self.size}×{self.size} pixels of {self.pixel_scale_arcsec:.4g}″"
+        return f"<Sight of {len(self)} objects in {self.psf.shape[1]} bands, {pixels}>"
+
     def __getitem__(self, which: Any) -> Sight:
         return replace(self, psf=self.psf[which], shift_pixels=self.shift_pixels[which])
 

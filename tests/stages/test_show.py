@@ -1,6 +1,7 @@
 """Pictures and tables of some objects, from the command line and from Python."""
 
 import csv
+import re
 import shutil
 
 import matplotlib
@@ -10,8 +11,10 @@ import pytest
 from astropy.table import Table
 
 import deepfits
+from deepfits import fitting
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
+from deepfits.observation import SceneGrid, Sight
 from deepfits.results import require_finished
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
@@ -160,6 +163,12 @@ def test_they_show_themselves_in_notebooks(run):
         html = shown._repr_html_()
         assert "data:image/png;base64," in html
         assert "g, r, i" in html or f"{NUM}" in html
+    assert re.search(r">\d\.\d{3}<.*>\d+ (converged|step_limit)[<,]", features._repr_html_(), re.DOTALL)
+    model, cutouts = deepfits.Model.load(run / "model"), deepfits.CutoutStore(run / "cutouts").take([0])
+    best = fitting.fit(model.render, cutouts.image, cutouts.weight, np.zeros((1, 8), np.float32), num_steps=1)
+    assert re.fullmatch(r"<Fit of 1 objects, 8 latents: 1 \w+>", repr(best))
+    sight = Sight.nominal(SceneGrid(size=8, pixel_scale_arcsec=0.2, reference_fwhm_arcsec=0.5), 3)
+    assert repr(sight) == "<Sight of 1 objects in 3 bands, 8×8 pixels of 0.2″>"
     features["<script>"] = features["chi2"]
     assert "<script>" not in features._repr_html_()
 

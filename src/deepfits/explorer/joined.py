@@ -389,7 +389,9 @@ def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str
     facts, pictures = {}, None
     with suppress(InputError):  # both are optional
         summary = read_json(directory / DESCRIPTION, what="description of features")["summary"]
-        facts = {"median reduced χ²": summary["median_reduced_chi2"], "status": summary["status"]}
+        status = ", ".join(f"{number:,} {name}" for name, number in summary["status"].items())
+        median = summary["median_reduced_chi2"]  # None where nothing was fitted
+        facts = {"median reduced χ²": f"{median:.3f}" if median is not None else "", "status": status}
         store = CutoutStore(find_parts(directory).store or str(summary["store"]), skip_bad=True)
         pictures = store.take(np.arange(min(NUM_PICTURES, len(store)))).image
     number = len(next(iter(columns.values()), ()))

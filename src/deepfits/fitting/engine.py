@@ -70,6 +70,11 @@ class Fit:
     def __len__(self) -> int:
         return len(self.latent)
 
+    def __repr__(self) -> str:
+        names, numbers = np.unique(self.status_names, return_counts=True)
+        ends = ", ".join(f"{number:,} {name}" for name, number in zip(names, numbers, strict=True))
+        return f"<Fit of {len(self)} objects, {self.latent.shape[1]} latents: {ends}>"
+
     @property
     def status_names(self) -> np.ndarray:
         """Lower-case names of the statuses, ``(N,)`` str."""
