@@ -195,6 +195,8 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
 def test_a_message_ends_before_the_help_is_named(tmp_path):
     done = run_cli("show", tmp_path, "--id", "@nix.txt")
     assert_one_clear_line(done, "nix.txt: no such list; check the path. See `deepfits show --help`.")
+    wrong = 'Unknown command "cutout". Did you mean "cutouts"? See `deepfits --help`.'
+    assert_one_clear_line(run_cli("cutout", tmp_path), wrong)
 
 
 def test_unknown_option_and_missing_argument_have_status_2(tmp_path):

@@ -208,7 +208,9 @@ def _explain(error: CycloptsError) -> str:
         is_option = error.argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
         name = error.argument.name
         return f"{name if is_option else name.strip('-').upper()} is missing."
-    return " ".join(str(error).split()).rstrip(".") + "."
+    text = " ".join(str(error).split())
+    text = re.sub(r" Available commands: [^.]*, \.\.\.$", "", text)  # some of them, out of order
+    return text if text.endswith("?") else text.rstrip(".") + "."
 
 
 def _end_output(*, reraise: bool = True) -> None:

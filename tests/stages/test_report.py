@@ -117,6 +117,8 @@ def test_features_without_a_column_or_of_other_identities_are_named(base, tmp_pa
 
 def test_where_the_cutouts_are_is_asked_for(tmp_path):
     """It advised to make the store that is elsewhere."""
+    with pytest.raises(InputError, match="neither cutouts nor features are there; give a run directory"):
+        deepfits.report(tmp_path)
     (tmp_path / "features-both").mkdir()
     with pytest.raises(InputError, match=r"the report needs the cutouts; give their store \(store=...\)"):
         deepfits.report(tmp_path)

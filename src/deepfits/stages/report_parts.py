@@ -17,7 +17,7 @@ import pyarrow.dataset
 
 from deepfits.config import convert
 from deepfits.errors import InputError, naming
-from deepfits.explorer.joined import find_predictions, warn_of_other_features
+from deepfits.explorer.joined import FEATURES, find_predictions, warn_of_other_features
 from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
@@ -67,6 +67,8 @@ def write_report(config: Any) -> Path:
     if not run.is_dir():
         raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
     if config.store is None and not store.exists():
+        if not any((run / name).exists() for name in FEATURES):
+            raise InputError(f"{run}: neither cutouts nor features are there; give a run directory")
         raise InputError(f"{run}: the report needs the cutouts; give their store (store=...)")
     made = [*sorted(run.glob("features-*")), *sorted(run.glob("inpaint-*")), run / "redshift"]
     for path in filter(Path.exists, [store, model, *made]):
