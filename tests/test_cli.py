@@ -325,8 +325,9 @@ def test_check_ends_with_status_1_where_an_image_cannot_be_used(sky):
     _write(path, np.ones((64, 64)), FILTER="r", MAGZERO=30.0, MAGZPT=25.0)
     done = run_cli("check", sky)
     assert done.returncode == 1
-    assert "give --zero-point, for example --zero-point r=27.0" in done.stdout
+    assert "give --zero-point, for example --zero-point 27.0 or --zero-point r=27.0" in done.stdout
     assert "zero_point" not in done.stdout + done.stderr
+    assert run_cli("detect", sky, "--out", sky / "found.parquet").stderr.count("MAGZPT") == 1, "said once"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
