@@ -95,6 +95,9 @@ def test_other_images_are_refused(run, tmp_path):
     assert np.isfinite(moved[1].fit_position(*moved[0].place(3)).features["latent"]).all(), (
         "the same ones elsewhere serve"
     )
+    several = load(run, images=[str(run / "sky")])[1]
+    with pytest.raises(InputError, match=f"lies on none of the images of {run / 'sky'}$"):
+        several.fit_position(1, 2)
     with (tmp_path / "sky" / "field" / "coadd-g.fits").open("r+b") as file:
         file.seek(-9, 2)
         file.write(b"x")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,12 +64,12 @@ def read_place(text: str) -> tuple[float, float]:
 class Coadds:
     """Images from which a store was made, for further cutouts like those of the store (`info`).
 
-    `path` is named in messages.
+    `where` names them in messages.
     """
 
     images: ImageSet
     info: StoreInfo
-    path: Any
+    where: str
 
     @classmethod
     def open(cls, path: str | Path | Sequence[str | Path], store: CutoutStore) -> Coadds:
@@ -81,13 +80,14 @@ class Coadds:
         reading = {name: settings[name] for name in _READING if name in settings}
         images = image_set(path, allow_missing=True, **reading)
         current = images.settings()["files"]
+        where = str(path) if isinstance(path, str | Path) else ", ".join(map(str, path))
         changed = [name for name, state in settings["files"].items() if current.get(name) != state]
         if changed:
             raise InputError(
-                f"{path}: not the images that {store.directory} was cut from ({changed[0]} differs or is "
+                f"{where}: not the images that {store.directory} was cut from ({changed[0]} differs or is "
                 "missing); give those with --images"
             )
-        return cls(images, store.info, path)
+        return cls(images, store.info, where)
 
     def cut(self, ra: float, dec: float) -> Cutouts:
         """Cut out the object at a position, in degrees."""
@@ -98,5 +98,5 @@ class Coadds:
         with closing(build.OpenFields(self.images)) as opened:
             tasks = build.plan_shards(plan, columns, {}, opened).tasks
             if not tasks:
-                raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.path}")
+                raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.where}")
             return build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
