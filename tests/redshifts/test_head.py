@@ -407,6 +407,8 @@ def test_heads_are_used_by_default_where_they_serve_the_features(files, monkeypa
     assert [row["method"] for row in metrics_of(sizes)[0].values()] == ["constant"], "heads know redshifts"
     model = redshift_train(features, labels, tmp_path / "model", match="id", max_labels=3)
     assert load_predictor(model).about["num_train"] == 3
+    with pytest.raises(InputError, match="at least 30"):  # which boosting needs
+        redshift_train(features, labels, tmp_path / "m", match="id", max_labels=3, feature_set="latents")
 
 
 def test_adapting_to_few_spectra(files, caplog):

@@ -31,6 +31,9 @@ from deepfits.stages.stage import claim, stage
 
 log = logging.getLogger(__name__)
 
+USUAL = "extended"
+"""Feature set by default."""
+
 
 @dataclass(frozen=True)
 class TrainPredictorConfig(Learning):
@@ -40,10 +43,10 @@ class TrainPredictorConfig(Learning):
     method: str | None = None
     """A method of `redshift`, such as ``boosting``, ``network`` or ``templates``. By default ``adapted``,
     which needs only one label, for redshifts from fits with a model that has a head, as ``builtin:ugriz``,
-    and else ``boosting``."""
-    feature_set: str = "extended"
-    """Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``; ``fits``, ``deep`` or
-    ``templates`` for ``stack``. Other methods have no choice."""
+    and ``boosting`` otherwise or if a feature set is given."""
+    feature_set: str | None = None
+    """Feature set (see `redshift`) for ``boosting``, ``network`` and ``hybrid``, by default ``extended``;
+    ``fits``, ``deep`` or ``templates`` for ``stack``. Other methods have no choice."""
     loss: str | None = None
     """Training loss: ``squared`` (best for R²) or ``absolute`` (best for σ_MAD). By default ``squared``, but
     ``absolute`` for ``adapted`` and ``pretrained``: the estimate is then the median of p(z), as it is without
@@ -80,13 +83,17 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     if config.method is not None:
         require_known("method", config.method, METHODS)
     dataset = load_dataset(config, fewest=1, fewest_to_test=0)
-    method = config.method or (Adapted if has_head(dataset, config) else Boosting).name
-    kind, templates = METHODS[method], uses_templates(method, config.feature_set)
+    by_head = config.feature_set is None and has_head(dataset, config)
+    method, feature_set = (
+        config.method or (Adapted if by_head else Boosting).name,
+        config.feature_set or USUAL,
+    )
+    kind, templates = METHODS[method], uses_templates(method, feature_set)
     require_enough(len(dataset.split.fitted), len(dataset.split.test), kind.fewest_labels)
     loss = config.loss or kind.usual_loss
-    config = replace(config, method=method, loss=loss)
+    config = replace(config, method=method, feature_set=feature_set, loss=loss)
     inputs = inputs_of(dataset, config, templates=templates)
-    kind.check(config.feature_set, inputs)
+    kind.check(feature_set, inputs)
     if templates or kind is TemplateFit:
         warn_of_default_filters(inputs)
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
@@ -98,7 +105,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
         with config.progress("train redshifts", total=1, unit="methods") as task:
             training = Training(
                 dataset=dataset,
-                feature_set=config.feature_set,
+                feature_set=feature_set,
                 loss=loss,
                 options=inputs.options,
                 progress=noted(config.progress, task, method),
@@ -129,16 +136,18 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
             f"{config.labels}: {config.label_column} has class names, which only boosting predicts, not "
             f"{config.method}"
         )
+    feature_set = config.feature_set or USUAL
+    config = replace(config, method=Boosting.name, feature_set=feature_set)
     dataset = load_dataset(config, classes=True)
-    Boosting.check(config.feature_set, inputs_of(dataset, config))
+    Boosting.check(feature_set, inputs_of(dataset, config))
     label, names = classes_of(dataset, config)
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
         if not results.is_finished:
             _log_numbers(dataset)
             with config.progress("train classes", total=1, unit="methods") as task:
                 dataset = with_measurements(dataset, config)
-                target, features = config.label_column, config.feature_set
-                classifier = train_classifier(target, features, dataset, label, names, config)
+                target = config.label_column
+                classifier = train_classifier(target, feature_set, dataset, label, names, config)
                 storage.save(classifier, results.path, CLASSIFIER)
                 task.advance(1, Boosting.name)
     return results.path
