@@ -84,10 +84,8 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
         require_known("method", config.method, METHODS)
     dataset = load_dataset(config, fewest=1, fewest_to_test=0)
     by_head = config.feature_set is None and has_head(dataset, config)
-    method, feature_set = (
-        config.method or (Adapted if by_head else Boosting).name,
-        config.feature_set or USUAL,
-    )
+    method = config.method or (Adapted if by_head else Boosting).name
+    feature_set = config.feature_set or USUAL
     kind, templates = METHODS[method], uses_templates(method, feature_set)
     require_enough(len(dataset.split.fitted), len(dataset.split.test), kind.fewest_labels)
     loss = config.loss or kind.usual_loss
