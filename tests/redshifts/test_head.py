@@ -36,6 +36,7 @@ from deepfits.redshifts.head_training import (
     fine_tuned,
     fit_zero_points,
     head_loss,
+    suited,
     train_head,
 )
 from deepfits.redshifts.inputs import known_filters, with_filters
@@ -300,7 +301,7 @@ def test_zero_points_are_fitted_with_the_networks(head, columns):
     assert np.abs(single.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
 
 
-def test_networks_are_trained_on_the_example_sets_in_turn():
+def test_networks_are_trained_on_the_example_sets_in_turn_and_chosen_by_labels():
     near, far = (examples_of(scene_sky(300, 1)) for _ in range(2))
     near.redshift[:], far.redshift[:] = 0.2, 2.0
     shown, few = StopAt(-1, 0), {"num_members": 3, "channels": 32, "batch": 128}
@@ -312,6 +313,10 @@ def test_networks_are_trained_on_the_example_sets_in_turn():
         for member in head.members
     ]
     assert medians == pytest.approx([0.2, 2.0, 0.2], rel=0.3)
+    for labels, number, chosen in ((near.take(np.arange(40)), 2, {0, 2}), (far.take(np.arange(40)), 1, {1})):
+        members = suited(head, labels, number).members
+        places = [next(place for place, own in enumerate(head.members) if own is member) for member in members]
+        assert set(places) == chosen
 
 
 def test_inputs_can_be_disabled():

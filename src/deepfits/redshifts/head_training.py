@@ -242,6 +242,20 @@ def fit_zero_points(head: Head, examples: Examples) -> Head:
     return replace(head, zero_points=head.zero_points + shift.detach().double().numpy())
 
 
+def suited(head: Head, examples: Examples, number: int) -> Head:
+    """Return the head with zero points, and of its members the `number` with the lowest losses, best first.
+
+    Members were trained on different templates (`train_head`), of which some are closer to real galaxies.
+    """
+    some = examples.take(evenly_spaced(len(examples), MOST_FOR_ZERO_POINTS))
+    zeroed, truth = fit_zero_points(head, some), Minibatches(some, 0)
+    inputs = torch.as_tensor(zeroed.inputs(some.light))
+    with torch.no_grad():
+        losses = [truth.loss(network(inputs), 0.3).item() for network in head.networks]
+    members = tuple(head.members[place] for place in np.argsort(losses)[:number])
+    return fit_zero_points(replace(head, members=members), some)
+
+
 class _BestSoFar:
     """A network's weights at the lowest validation loss, and the validation objects' p(z).
 

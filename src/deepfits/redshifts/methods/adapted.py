@@ -216,16 +216,16 @@ def _adapted_heads(
     head: Head, examples: Examples, parts: list[tuple[np.ndarray, np.ndarray]], training: Training
 ) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
     """Return the stages that are heads, and their out-of-fold quantiles, ``(V, Q)`` each."""
-    from deepfits.redshifts.head_training import fine_tuned, fit_zero_points
+    from deepfits.redshifts.head_training import fine_tuned, suited
 
     is_tuned = len(examples) >= FEWEST_TO_TUNE
     first = quantiles_of(head.densities(examples.light)[0])
     shifted, tuned = np.empty_like(first), np.empty_like(first)
-    members, zeroed = [], fit_zero_points(head, examples)
+    members, zeroed = [], suited(head, examples, NUM_FOLDS)
     with training.progress("adapt", total=len(parts), unit="folds") as task:
         for place, (train, test) in enumerate(parts):
             left_in, left_out = examples.take(train), examples.take(test)
-            stage = fit_zero_points(head, left_in)
+            stage = suited(head, left_in, NUM_FOLDS)
             shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
             if is_tuned:
                 seed = training.options.seed + place
