@@ -1,9 +1,13 @@
 """Distributions as quantiles: comparison with exact Gaussians, qp and SciPy; calibration statistics."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import kstest, norm
 
+from deepfits.redshifts.features import Source
+from deepfits.redshifts.method import Estimates
 from deepfits.redshifts.pdf import (
     LEVELS,
     MEDIAN,
@@ -21,6 +25,7 @@ from deepfits.redshifts.pdf import (
     sorted_quantiles,
     values_at,
 )
+from deepfits.redshifts.predictor import Predictor
 
 NUMBER = 1500
 
@@ -158,3 +163,15 @@ def test_crossing_quantiles_are_sorted():
     found = sorted_quantiles(crossed)
     assert (np.diff(found, axis=1) >= 0.99e-4).all()
     np.testing.assert_allclose(found, np.sort(crossed, axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize(("target", "lowest"), [("z_spec", 0.0), ("mag_absolute", -1.5)])
+def test_redshift_distributions_end_at_zero(target, lowest):
+    quantiles = sorted_quantiles(np.linspace(-1.5, 3.5, len(LEVELS))[None])
+    estimates = Estimates(point=quantiles[:, MEDIAN], quantiles=quantiles)
+    method = SimpleNamespace(predict=lambda source, features: estimates)
+    found = Predictor(method=method, loss="absolute", target=target).predict(Source(columns={}, bands=()))
+    assert found["quantiles"].min() == found["quantiles"][0, 0] == pytest.approx(lowest, abs=1e-6)
+    low = max(lowest, quantiles[0, np.searchsorted(LEVELS, 0.16)])
+    assert found["z_err68_low"] == pytest.approx(low, abs=0.01)
+    assert found["z_median"] == quantiles[:, MEDIAN]

@@ -14,7 +14,8 @@ from deepfits.errors import InputError
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.method import Method, OutOfFold, Training
-from deepfits.redshifts.pdf import point_estimates
+from deepfits.redshifts.pdf import point_estimates, sorted_quantiles
+from deepfits.tables.values import is_redshift_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,11 @@ class Predictor:
         estimates = self.method.predict(source, features)
         out = {"z_phot": estimates.point}
         if estimates.quantiles is not None:
-            out["quantiles"] = estimates.quantiles.astype(np.float32)
-            out |= point_estimates(estimates.quantiles)
+            quantiles = estimates.quantiles
+            if is_redshift_name(self.target):  # the tails, once recalibrated, may extend below
+                quantiles = sorted_quantiles(np.maximum(quantiles, 0))
+            out["quantiles"] = quantiles.astype(np.float32)
+            out |= point_estimates(quantiles)
         out |= estimates.columns
         if self.domain is not None and features is not None:
             out |= self.domain.flags(features.values)
