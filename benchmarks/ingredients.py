@@ -58,7 +58,7 @@ NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
 """Held-out skies: one of CLAUDS+HSC, one of Rubin."""
 NUM_DRAWN, STEPS = 60_000, 2_500
-SEVERAL, ONE = PopulationLaws.randomised, partial(PopulationLaws.randomised, libraries=False)
+SEVERAL, ONE = PopulationLaws.randomised, partial(PopulationLaws.randomised, templates="cww")
 """Random populations with templates from several libraries, or from one."""
 HEADS: dict[str, dict[str, Any]] = {
     "everything": {},

@@ -225,3 +225,13 @@ def test_laws_of_nothing_change_nothing_and_others_do_what_they_say(tmp_path):
         PopulationLaws.read(path)
     one, two = (PopulationLaws.randomised(np.random.default_rng(n)) for n in (1, 2))
     assert one != two
+    pairs = [
+        [PopulationLaws.randomised(np.random.default_rng(n), narrow=narrow) for narrow in (False, True)]
+        for n in range(30)
+    ]
+    for name in ("smooth_scatter", "calibration_scatter", "common_scatter", "zero_point_scatter"):
+        wide, narrow = np.mean([[getattr(laws, name) for laws in pair] for pair in pairs], axis=0)
+        assert narrow < 0.8 * wide
+    assert all(wide.templates == narrow.templates for wide, narrow in pairs)
+    of_cww = PopulationLaws.randomised(np.random.default_rng(1), templates="cww")
+    assert of_cww.templates == PopulationLaws().templates

@@ -109,6 +109,9 @@ def test_sequences_of_templates_go_from_red_to_blue_in_other_libraries_too():
     assert len(drawn) > 20
     for sequence in drawn:
         assert (np.diff([places[name] for name in sequence]) >= 0).all()
+    recent = {draw_sequence(rng, recent=True) for _ in range(20)}
+    assert len(recent) > 10
+    assert not any(set(sequence) & set(CWW) for sequence in recent)
     # shapes, not only colours, differ: of the same place, galaxies at z = 0.7 have other colours
     other = next(sequence for sequence in drawn if not set(sequence) & set(CWW))
     at = (np.full(50, 1.0), np.zeros(50), np.full(50, 0.7))

@@ -6,10 +6,10 @@ Shapes: N objects, B bands. A population is a `Table`, a dictionary of columns o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -96,13 +96,21 @@ class PopulationLaws:
         check(self, where="population")
 
     @classmethod
-    def randomised(cls, rng: np.random.Generator, *, libraries: bool = True) -> PopulationLaws:
+    def randomised(
+        cls,
+        rng: np.random.Generator,
+        *,
+        templates: Literal["all", "recent", "cww"] = "all",
+        narrow: bool = False,
+    ) -> PopulationLaws:
         """Draw plausible laws at random, so that a model trained on many draws does not rely on any one.
 
-        With `libraries`, the templates are drawn from all template libraries; otherwise they are those of
-        `CWW`, with a larger common scatter and zero-point scatter.
+        The templates are drawn from all libraries or all but `CWW` (``"recent"``), or are those of `CWW`,
+        with a larger common scatter and zero-point scatter. With `narrow`, galaxies are closer to their
+        templates, and common scatter and zero-point scatter are smaller.
         """
-        return cls(
+        of_cww = templates == "cww"
+        laws = cls(
             smooth_scatter=rng.uniform(0.05, 0.13),
             ultraviolet_scatter=rng.uniform(0.04, 0.12),
             smooth_length=rng.uniform(0.12, 0.3),
@@ -115,11 +123,22 @@ class PopulationLaws:
             redshift_scale=rng.uniform(0.85, 1.25),
             template_offset=rng.normal(0, 0.1),
             line_strength=rng.uniform(0, 1),
-            common_scatter=rng.uniform(0, 0.05 if libraries else 0.08),
+            common_scatter=rng.uniform(0, 0.08 if of_cww else 0.05),
             passband_shift=0.003,
-            zero_point_scatter=0.025 if libraries else 0.04,
-            templates=draw_sequence(rng) if libraries else CWW,
+            zero_point_scatter=0.04 if of_cww else 0.025,
+            templates=CWW if of_cww else draw_sequence(rng, recent=templates == "recent"),
             ultraviolet_limit=rng.uniform(-21.6, -20.8),
+        )
+        if not narrow:
+            return laws
+        return replace(
+            laws,
+            smooth_scatter=rng.uniform(0.04, 0.08),
+            ultraviolet_scatter=rng.uniform(0.04, 0.08),
+            calibration_scatter=rng.uniform(0.005, 0.015),
+            common_scatter=rng.uniform(0, 0.02),
+            zero_point_scatter=0.015,
+            oddity=rng.uniform(0.2, 0.5),
         )
 
     @classmethod

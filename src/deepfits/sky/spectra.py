@@ -84,17 +84,20 @@ def template_places() -> dict[str, float]:
     return {name: float(np.interp(slope(row), nodes, range(len(CWW)))) for name, row in spectra.items()}
 
 
-def draw_sequence(rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw six templates from red to blue, with colours like those of `CWW`, mostly from one library."""
-    if rng.random() < SHARE_OF_CWW:
+def draw_sequence(rng: np.random.Generator, *, recent: bool = False) -> tuple[str, ...]:
+    """Draw six templates from red to blue, with colours like those of `CWW`, mostly from one library.
+
+    With `recent`, each comes from any library but `CWW`.
+    """
+    if not recent and rng.random() < SHARE_OF_CWW:
         return CWW
     every = list(template_places())
     benitez = [name for name in every if name.endswith(("_B2004a", "_z008"))]
     ilbert = [name for name in every if name not in (*CWW, *benitez)]
-    library = (list(CWW), ilbert, benitez)[rng.integers(3)]
+    library = benitez + ilbert if recent else (list(CWW), ilbert, benitez)[rng.integers(3)]
     out = []
     for place in range(len(CWW)):
-        names = library if rng.random() < SHARE_OF_LIBRARY else every
+        names = library if recent or rng.random() < SHARE_OF_LIBRARY else every
         distance = [abs(template_places()[name] - place) for name in names]
         out.append(names[int(np.argmin(distance + PLACE_TOLERANCE * rng.random(len(names))))])
     return tuple(out)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
-FORMAT = 4
+FORMAT = 5
 SHARPEST = 1.45
 """FWHM of the narrowest simulated PSF, in units of the reference PSF's."""
 
@@ -54,11 +54,11 @@ class PretrainConfig(Common):
     """Maximum number of objects to fit in each sky."""
     num_examples: Annotated[int, Range(ge=0)] = 150_000
     """Number of further galaxies, which are not fitted but take over the measurement errors of a similar
-    fitted object. Half of the networks train on this many with the templates of several libraries, the other
-    half on as many with those of one library."""
+    fitted object. In turn, a network trains on this many with the templates of several libraries, of one,
+    of the recent ones with little scatter, or of several with little scatter."""
     steps: Annotated[int, Range(ge=1)] = 3000
     """Training steps of each network."""
-    num_members: Annotated[int, Range(ge=1)] = 10
+    num_members: Annotated[int, Range(ge=1)] = 12
     """Number of networks in the ensemble."""
     distant_weight: Annotated[float, Range(gt=0)] = 1.4
     """Number of galaxies beyond z = 2 relative to the simulated population, by which p(z) is reweighted.
@@ -116,7 +116,9 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     laws = None if config.population is None else PopulationLaws.read(config.population)
     populations: list[Callable[[np.random.Generator], PopulationLaws]] = [
         PopulationLaws.randomised,
-        partial(PopulationLaws.randomised, libraries=False),
+        partial(PopulationLaws.randomised, templates="cww"),
+        partial(PopulationLaws.randomised, templates="recent", narrow=True),
+        partial(PopulationLaws.randomised, narrow=True),
     ]
     if laws is not None:
         populations = [lambda _: laws]
