@@ -145,7 +145,7 @@ _DIRECTIONS = {
     "sky": set(),
     "models": {"survey.store", "survey.normalise", "survey.bands"},
     "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
-    "fitting": {"survey.store", "survey.normalise", "models"},
+    "fitting": {"survey.store", "survey.normalise", "survey.neighbours", "models"},
     "redshifts": {"survey.store", "survey.normalise", "survey.bands", "models"},
     "reporting": {"survey.store", "redshifts.results"},
     "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},
