@@ -16,6 +16,7 @@ from deepfits.files import read_json
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
 from deepfits.passbands import COLUMN
 from deepfits.photometry import robust_scatter
+from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Source, read_features
 from deepfits.redshifts.head import (
     CELL,
@@ -667,6 +668,22 @@ def test_many_labels_calibrate_widths_for_any_error_distribution():
         value = values()
         held = ((value > calibrated[:, low]) & (value < calibrated[:, high])).mean()
         assert held == pytest.approx(share, abs=0.03)
+
+
+def test_intervals_are_recalibrated_only_near_the_labels(head, columns):
+    source = Source(columns=columns, bands=BANDS)
+    light = SceneLight.of(source, BANDS)
+    bright = np.argsort(-light.flux[:, 3])[:60]
+    narrow = np.linspace(0.4, 0.6, 100)  # PIT values of intervals that are far too wide
+    labelled = Domain.learn(head.inputs(light.take(bright)))
+    method = Adapted(
+        heads=(head, head), weights=np.array([0.5, 0.5]), validation_pit=narrow, labelled=labelled
+    )
+    quantiles, (mixed, _, near) = method.predict(source, None).quantiles, method._mixture(source, light)
+    assert (near[bright] > 0.5).mean() > 0.8
+    assert (near == 0).sum() > 20
+    np.testing.assert_array_equal(quantiles[near == 0], mixed[near == 0])
+    np.testing.assert_array_equal(quantiles[near == 1], recalibrated(mixed, narrow)[near == 1])
 
 
 def test_templates_are_fitted_only_if_the_adapted_head_uses_them(head):

@@ -143,7 +143,7 @@ class Adapted(Method):
             **others,
         )
         mixed = mixture(np.array(list(left_out.values())), weights)
-        fitted, _ = method._mixture(source, light)
+        fitted, *_ = method._mixture(source, light)
         method = replace(method, validation_pit=_for_recalibration(mixed, fitted, value))
         final = recalibrated(mixed, method.validation_pit)
         out_of_fold = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
@@ -165,16 +165,19 @@ class Adapted(Method):
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; far from the labels, only the simplest two."""
         light = SceneLight.of(source, self.heads[0].bands)
-        mixed, kinds = self._mixture(source, light)
-        quantiles = recalibrated(mixed, self.validation_pit)
+        mixed, kinds, near = self._mixture(source, light)
+        quantiles = near[:, None] * recalibrated(mixed, self.validation_pit) + (1 - near[:, None]) * mixed
         return Estimates(
             point=_point(quantiles, self.loss),
             quantiles=quantiles,
             columns=domain_and_class(self.heads[0], light, kinds),
         )
 
-    def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
-        """Return quantiles before recalibration, ``(N, Q)``, and class probabilities, ``(N, 3)``."""
+    def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return quantiles before recalibration, ``(N, Q)``, and class probabilities, ``(N, 3)``.
+
+        The third array, ``(N,)``, is 1 for objects like the labels and 0 for those far from all of them.
+        """
         stages = []
         for place, head in enumerate(self.heads):
             density, kinds = head.densities(light)
@@ -195,7 +198,7 @@ class Adapted(Method):
         simple[:2] = self.weights[:2] if self.weights[:2].sum() > 0 else [0.0, 1.0]
         simple /= simple.sum()
         weights = near[:, None] * self.weights + (1 - near[:, None]) * simple
-        return mixture(np.array(stages), weights), kinds
+        return mixture(np.array(stages), weights), kinds, near
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
