@@ -11,6 +11,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import math
 import os
 import re
 import shutil
@@ -425,3 +426,11 @@ def _one_header(stream: IO[bytes], start: bytes) -> dict[str, Any]:
                 except Exception as error:  # astropy raises many kinds on damaged cards
                     raise InputError(f"unreadable header ({one_line(error)})") from error
     raise InputError("no END card in the header")
+
+
+def as_float(value: Any) -> float:
+    """Return the number that a card holds, also as text; NaN for anything else."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan

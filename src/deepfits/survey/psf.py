@@ -24,7 +24,7 @@ from deepfits.files import cached_by_files
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_of_header, by_band, given_for, settled_bands
-from deepfits.survey.fitsfile import quiet
+from deepfits.survey.fitsfile import as_float, quiet
 from deepfits.survey.hdu_roles import known_band_of_plane, words_of
 from deepfits.survey.psf_variation import psf_at
 from deepfits.survey.seeing import with_wings
@@ -138,10 +138,8 @@ def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
 
 def _number(value: object) -> float | None:
     """Return the finite number that a card holds, also as text; None for anything else."""
-    with suppress(TypeError, ValueError):
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-        return number if math.isfinite(number) else None
-    return None
+    number = as_float(value)
+    return number if math.isfinite(number) else None
 
 
 def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:

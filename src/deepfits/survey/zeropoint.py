@@ -18,6 +18,7 @@ from astropy.io import fits
 
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_of_header, by_band
+from deepfits.survey.fitsfile import as_float
 
 HSC_COADD_ZERO_POINT = 27.0
 # Zero points of one count per second in GALEX intensity maps, whose headers have none (Morrissey et al. 2007,
@@ -162,7 +163,7 @@ def _header_doubts(
             f"zero points of this survey ({words} = {zero_point:.2f}) are usually in Vega magnitudes; give "
             f"the AB one ({_in_ab(header, zero_point)}), or write PHOTSYS = 'AB' into the header"
         )
-    scale = _as_float(header.get("FLXSCALE"))
+    scale = as_float(header.get("FLXSCALE"))
     if math.isfinite(scale) and abs(scale - 1) > 0.01 and "unit" not in words:
         problems.append(
             f"FLXSCALE = {scale:g}, by which SWarp multiplies counts, is not applied; if {words} is for "
@@ -288,7 +289,7 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     found, unusable = [], []
     is_rate, seconds = bool(_RATE.search(unit)), exposure_of(header)
     for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE, *_PER_SECOND):
-        if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
+        if key not in header or (key == "PHOTZPT" and as_float(header[key]) == _ST_ZERO_POINT):
             continue
         is_of_total = not is_rate and _is_for_one_second(header, key, unit)
         of_total = seconds if is_of_total else None
@@ -296,7 +297,7 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
             unusable.append(f"{key} is for one {unit or 'count'} per second, but the header has no EXPTIME")
             continue
         for stated in _every(header, key):
-            value = _as_float(stated)
+            value = as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
                 unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
             elif of_total is not None:
@@ -364,7 +365,7 @@ def _matching_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float
 
 def exposure_of(header: Mapping[str, Any]) -> float | None:
     """Return the exposure time, seconds, from the first of `_EXPOSURE_TIMES`; None if there is none."""
-    seconds = _as_float(next((header[key] for key in _EXPOSURE_TIMES if key in header), None))
+    seconds = as_float(next((header[key] for key in _EXPOSURE_TIMES if key in header), None))
     return seconds if 0 < seconds < math.inf else None
 
 
@@ -499,15 +500,8 @@ def _zero_point_per_pixel(
     return found[0]
 
 
-def _as_float(value: Any) -> float:
-    try:
-        return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
 def _positive(value: Any, key: str) -> float:
-    number = _as_float(value)
+    number = as_float(value)
     if not (number > 0 and math.isfinite(number)):
         raise InputError(f"{key} = {value!r} is not a positive number")
     return number
