@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from deepfits.stages.redshifts.pretrain import SHARPEST
 from deepfits.stages.redshifts.pretraining import (
     EXAMPLES,
     FILTERS,
+    POPULATIONS,
     FittedSky,
     default_surveys,
     draw_pointings,
@@ -58,8 +59,7 @@ NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
 """Held-out skies: one of CLAUDS+HSC, one of Rubin."""
 NUM_DRAWN, STEPS = 60_000, 2_500
-SEVERAL, ONE = PopulationLaws.randomised, partial(PopulationLaws.randomised, templates="cww")
-"""Random populations with templates from several libraries, or from one."""
+SEVERAL, ONE, RECENT_NARROW, SEVERAL_NARROW = POPULATIONS
 HEADS: dict[str, dict[str, Any]] = {
     "everything": {},
     "no radii and concentrations": {"unseen": ("radius", "concentration")},
@@ -69,7 +69,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "filters not told": {"unseen": ("passband", "told")},
     "the same, filters of three surveys alone": {"unseen": ("passband", "told"), "filters": None},
     "templates of one library": {"populations": (ONE,)},
-    "a network for each, one library and several": {"populations": (SEVERAL, ONE)},
+    "the recent templates, with little scatter": {"populations": (RECENT_NARROW,)},
+    "several libraries, with little scatter": {"populations": (SEVERAL_NARROW,)},
+    "a network for each of these four kinds": {"populations": POPULATIONS},
     "grafted galaxies of one population": {"populations": (lambda _: PopulationLaws(),)},
     "a quarter of the grafted galaxies": {"drawn": NUM_DRAWN // 4},
     "fitted galaxies alone": {"drawn": 0},

@@ -239,6 +239,40 @@ def test_slots_are_refilled_until_all_objects_are_done():
     assert result.num_steps.unique().numel() > 1  # objects do finish at different times
 
 
+def test_objects_of_ordinary_brightness_are_fitted_last():
+    """The brightest and the faintest take the most steps; one that begins late leaves other slots idle."""
+    taken = []
+
+    class Noted(Decoder):
+        def forward(self, latent):
+            taken.append(latent.detach().clone())
+            return super().forward(latent)
+
+    _, image, weight, start = make_problem(7)
+    image = image / image.square().mean((1, 2, 3), keepdim=True).sqrt()
+    image = image * torch.tensor([1.0, 5, 3, 7, 2, 6, 4])[:, None, None, None]
+    minimise(
+        Objective(as_renderer(Noted())), image, torch.ones_like(weight), start, LBFGS(num_steps=1),
+        num_slots=1, device=torch.device("cpu"), advance=lambda _: None,
+    )  # fmt: skip
+    begun = [(start == latent).all(1).nonzero() for latent in taken]
+    order = [int(rows[0, 0]) for rows in begun if len(rows)]
+    assert sorted(order[:2]) == [0, 3]  # the brightest and the faintest
+    assert order[-1] == 6
+
+
+def test_the_metric_is_kept_where_it_no_longer_changes():
+    """Beyond the radius to which it is known, a latent that moves outwards has the metric that it had."""
+    metric = Metric(torch.eye(L), 0.1 * torch.randn(L, L, L, generator=torch.Generator().manual_seed(3)))
+    solver = LBFGS(metric=metric)
+    state = solver.init(torch.full((2, L), 2.0))
+    state["latent"] = torch.tensor([[6.0], [-6.0]]).expand(2, L).clone()
+    state["inverse_metric"][:] = 0
+    solver._update_metric(state)
+    assert not state["inverse_metric"][0].any()
+    assert torch.equal(state["inverse_metric"][1], metric.inverse(state["latent"])[1])
+
+
 class Doubled(torch.autograd.Function):
     """An operation without forward-mode derivatives, as in compiled and many hand-written ones."""
 

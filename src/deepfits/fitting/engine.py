@@ -4,8 +4,8 @@ Shapes: N objects, K slots, L latent dimensions, B bands, H, W pixels.
 
 Objects are fitted in a fixed number of slots; when one is done, the next in the queue takes its slot. So the
 networks always see full batches, and since kernels never change shape, an object's result is the same to the
-last bit whatever else is in its batch. Bright objects take the most steps and go first, so that few slots
-idle at the end.
+last bit whatever else is in its batch. Bright objects take the most steps, and without a prior the faintest
+ones do too. Both go first and ordinary ones last, so that few slots idle at the end.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ class _Pool:
         self.source = image, weight, start
         parts = zip(image.split(POWER_BATCH), weight.split(POWER_BATCH), strict=True)
         power = torch.cat([(i * i * w).sum((1, 2, 3)) for i, w in parts])
-        self.queue = power.cpu().argsort(descending=True, stable=True)
+        rank = power.cpu().argsort(stable=True).argsort()
+        self.queue = (2 * rank - len(rank) + 1).abs().argsort(descending=True, stable=True)
         self.next = min(num_slots, len(image))
         first = self.queue[torch.arange(num_slots).clamp_max(self.next - 1)]  # spare slots repeat an object
         self.owner = torch.where(torch.arange(num_slots) < self.next, first, -1)

@@ -49,14 +49,19 @@ class Metric:
         centre, slopes = self._like(latent)
         number, length = latent.shape
         chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
-        radius = latent.square().mean(1, keepdim=True).sqrt()
-        near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
+        near = self.where_known(latent)
         parts = []
         for first in range(0, number, chunk):
             rows = torch.arange(first, first + chunk, device=near.device).clamp_max(number - 1)
             logarithm = centre + (near[rows] @ slopes).view(-1, *centre.shape)
             parts.append(_exponential(-logarithm)[: number - first])
         return torch.cat(parts) if parts else latent.new_zeros(0, length, length)
+
+    @staticmethod
+    def where_known(latent: Tensor) -> Tensor:
+        """Return the latents, ``(N, L)``, at which the metric is evaluated: within `MAX_RADIUS`."""
+        radius = latent.square().mean(1, keepdim=True).sqrt()
+        return latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
 
     def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return centre and flattened slopes with the dtype and device of `latent`, cached."""

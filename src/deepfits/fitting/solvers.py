@@ -104,8 +104,8 @@ class LBFGS:
     max_step
         Maximum length of a step (root mean square per latent).
     metric_reach
-        The metric is recomputed for an object that has moved farther than this (root mean square per latent)
-        from where it was computed; fits from an embedder's estimate never do.
+        The metric is recomputed for an object if the latent at which it is evaluated (`Metric.where_known`)
+        has moved farther than this (root mean square per latent).
     """
 
     num_steps: int = 100
@@ -126,7 +126,7 @@ class LBFGS:
         pairs = start.new_zeros(number, self.memory, length)
         state = {}
         if self.metric is not None:
-            state = {"inverse_metric": self.metric.inverse(start), "anchor": start.clone()}
+            state = {"inverse_metric": self.metric.inverse(start), "anchor": self.metric.where_known(start)}
         return state | {
             "trial": start.clone(),
             "latent": start.clone(),
@@ -198,13 +198,14 @@ class LBFGS:
         """Recompute the metric of objects that have moved far from where it was computed."""
         if self.metric is None:
             return
-        is_far = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
+        now = self.metric.where_known(state["latent"])
+        is_far = (now - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
         if is_far.is_cuda:  # a fixed number of rows, far ones first, so that the host need not synchronise
             rows = is_far.float().topk(min(MOVED_AT_ONCE, len(is_far))).indices
             moved = is_far[rows]
             for name, fresh in (
                 ("inverse_metric", self.metric.inverse(state["latent"][rows])),
-                ("anchor", state["latent"][rows]),
+                ("anchor", now[rows]),
             ):
                 is_new = moved.view(-1, *(1,) * (fresh.ndim - 1))
                 state[name][rows] = torch.where(is_new, fresh, state[name][rows])
@@ -212,7 +213,7 @@ class LBFGS:
         rows = is_far.nonzero()[:, 0]
         if len(rows):
             state["inverse_metric"][rows] = self.metric.inverse(state["latent"][rows])
-            state["anchor"][rows] = state["latent"][rows]
+            state["anchor"][rows] = now[rows]
 
     def _set_direction(self, state: State, accepted: Tensor) -> None:
         """Set direction and slope by the two-loop recursion where a trial was accepted."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,7 +95,13 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples
     from deepfits.redshifts.head_training import train_head
-    from deepfits.stages.redshifts.pretraining import FILTERS, default_surveys, draw_pointings, grafted
+    from deepfits.stages.redshifts.pretraining import (
+        FILTERS,
+        POPULATIONS,
+        default_surveys,
+        draw_pointings,
+        grafted,
+    )
 
     model = Model.load(config.model)
     if model.grid is None:
@@ -114,14 +118,9 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
                 "model, under the same names"
             )
     laws = None if config.population is None else PopulationLaws.read(config.population)
-    populations: list[Callable[[np.random.Generator], PopulationLaws]] = [
-        PopulationLaws.randomised,
-        partial(PopulationLaws.randomised, templates="cww"),
-        partial(PopulationLaws.randomised, templates="recent", narrow=True),
-        partial(PopulationLaws.randomised, narrow=True),
-    ]
+    populations = POPULATIONS
     if laws is not None:
-        populations = [lambda _: laws]
+        populations = (lambda _: laws,)
     described = {"survey": named_contents([survey.to_json() for survey in surveys])}
     given = {"model": model.fingerprint}
     with claim(config, name="redshift pretrain", version=FORMAT, settings=described, inputs=given) as results:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -33,6 +34,13 @@ BELOW_DEPTH = 0.7
 MATCH_ARCSEC = 1.0
 PER_POPULATION = 200
 """Objects drawn from each population; with fewer populations, the networks would memorise them."""
+POPULATIONS: tuple[Callable[[np.random.Generator], PopulationLaws], ...] = (
+    PopulationLaws.randomised,
+    partial(PopulationLaws.randomised, templates="cww"),
+    partial(PopulationLaws.randomised, templates="recent", narrow=True),
+    partial(PopulationLaws.randomised, narrow=True),
+)
+"""The kinds of random populations; each network of a head is trained on one."""
 FILTERS = {
     "u": ("cfht_megacam-u", "cfht_megacam-ustar", "sdss2010-u", "lsst2023-u", "lsst2016-u", "decam2014-u"),
     "g": ("hsc2017-g", "sdss2010-g", "lsst2023-g", "decam2014-g", "cfht_megacam-g", "panstarrs-g", "BASS-g"),
