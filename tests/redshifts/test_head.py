@@ -41,7 +41,7 @@ from deepfits.redshifts.head_training import (
     train_head,
 )
 from deepfits.redshifts.inputs import known_filters, with_filters
-from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
+from deepfits.redshifts.methods.adapted import Adapted, _domain_of, _for_recalibration, _weights
 from deepfits.redshifts.methods.templates import can_fit_templates
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -568,6 +568,17 @@ def test_stages_are_weighted_by_left_out_labels():
     high, low, far = (right + shift for shift in (0.15, -0.15, 0.6))
     weights = _weights({"pretrained": high, "tuned": low, "network on scene": far}, value)
     np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.04)
+
+
+def test_odd_labels_do_not_extend_the_domain():
+    """Of a hundred labels, the most distant one or two would set the limit beyond which little is known."""
+    rng = np.random.default_rng(5)
+    labels = rng.normal(size=(100, 5))
+    odd, elsewhere = (shift * np.eye(5)[axis] for shift, axis in ((20, 0), (7, 1)))
+    domain = _domain_of(np.concatenate([labels, [odd, odd]]))
+    far = domain.distance(labels + elsewhere)
+    assert (far > domain.limit).all()
+    assert (domain.distance(labels) <= domain.limit).mean() > 0.85
 
 
 def test_few_labels_give_the_heads_equal_weights():

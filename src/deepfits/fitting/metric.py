@@ -27,7 +27,7 @@ RIDGE = 0.02  # in units of the mean diagonal; bounds directions that do not cha
 SHRINKAGE = 0.3  # ridge of the regression for the slopes, per reference latent
 MAX_RADIUS = 1.5  # root mean square per latent; farther out, the metric at this radius is used
 SQUARINGS = 5
-CHUNKS = {"cpu": 8, "cuda": 512}  # matrices per exponential; fixed, so that results are the same bitwise
+CHUNKS = {"cpu": 4, "cuda": 512}  # matrices per exponential; fixed, so that results are the same bitwise
 
 
 @dataclass(frozen=True)

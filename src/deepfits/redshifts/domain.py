@@ -33,8 +33,13 @@ class Domain:
     limit: float  # distance, in that unit, beyond which an object is outside the domain
 
     @classmethod
-    def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Domain:
-        """Learn the domain of labelled objects, ``(T, K)``; for `together` see `Standard.learn`."""
+    def learn(
+        cls, features: np.ndarray, together: np.ndarray | None = None, *, inside: float = INSIDE
+    ) -> Domain:
+        """Learn the domain of labelled objects, ``(T, K)``; for `together` see `Standard.learn`.
+
+        The share `inside` of the labelled objects is within the domain.
+        """
         standard = Standard.learn(features, together)
         values = standard(features)
         _, singular, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
@@ -43,7 +48,7 @@ class Domain:
         points = values @ axes
         own = _distance(points, points, NUM_NEIGHBOURS + 1)  # the nearest is the object itself
         unit = float(np.median(own)) or 1.0
-        limit = float(np.quantile(own / unit, INSIDE))
+        limit = float(np.quantile(own / unit, inside))
         return cls(standard=standard, points=points, axes=axes, unit=unit, limit=limit)
 
     def distance(self, features: np.ndarray) -> np.ndarray:

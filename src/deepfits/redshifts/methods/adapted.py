@@ -19,11 +19,12 @@ The adaptation has several stages, each evaluated by cross-validation on labels 
 ``network on <set>``
     small networks that do not use the head, for each of the feature sets `MEMBERS`.
 
-The result is the mixture of the stages' distributions whose weights suit the left-out labels best. Gains that
-are not significant do not count: the improvement over the unchanged head is reduced by its standard error,
-and with few labels the weights stay near equal ones for the stages of the head. Far from all labels, only the
-two simplest stages are used. Mixing distributions, instead of averaging quantiles, keeps the peaks of a
-bimodal p(z); an averaged quantile would lie between them.
+The result is the mixture of the stages' distributions whose weights suit the left-out labels best. Gains
+that are not significant do not count: the improvement over the unchanged head is reduced by its standard
+error, and with few labels the weights stay near equal ones for the stages of the head. Far from the
+labels, which say nothing about weights there, the two simplest stages count the same. Mixing
+distributions, instead of averaging quantiles, keeps the peaks of a bimodal p(z); an averaged quantile
+would lie between them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepfits.redshifts.domain import Domain
+from deepfits.redshifts.domain import INSIDE, NUM_NEIGHBOURS, Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
 from deepfits.redshifts.learning import folds
@@ -137,7 +138,7 @@ class Adapted(Method):
             heads=tuple(stage.without_replay() for stage in heads),
             weights=weights,
             validation_pit=AS_PREDICTED,
-            labelled=Domain.learn(head.inputs(light)) if len(value) >= FEWEST_TO_TUNE else None,
+            labelled=_domain_of(head.inputs(light)) if len(value) >= FEWEST_TO_TUNE else None,
             loss=training.loss,
             brightest=head.brightest(examples),
             **others,
@@ -163,7 +164,7 @@ class Adapted(Method):
         return Trained(method=method, about=_about(method, HEADS[:2]))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Mix the stages; far from the labels, only the simplest two."""
+        """Mix the stages; far from the labels, only the two simplest ones."""
         light = SceneLight.of(source, self.heads[0].bands)
         mixed, kinds, near = self._mixture(source, light)
         quantiles = near[:, None] * recalibrated(mixed, self.validation_pit) + (1 - near[:, None]) * mixed
@@ -194,11 +195,14 @@ class Adapted(Method):
         if self.labelled is not None:
             distance = self.labelled.distance(self.heads[0].inputs(light))
             near = np.clip(2.0 - distance / self.labelled.limit, 0.0, 1.0)
-        simple = np.zeros_like(self.weights)
-        simple[:2] = self.weights[:2] if self.weights[:2].sum() > 0 else [0.0, 1.0]
-        simple /= simple.sum()
-        weights = near[:, None] * self.weights + (1 - near[:, None]) * simple
+        weights = near[:, None] * self.weights
+        weights[:, :2] += 0.5 * (1 - near[:, None])
         return mixture(np.array(stages), weights), kinds, near
+
+
+def _domain_of(inputs: np.ndarray) -> Domain:
+    """Return the domain of the labels; ten or more are outside, so that no odd one sets its limit."""
+    return Domain.learn(inputs, inside=min(INSIDE, 1 - NUM_NEIGHBOURS / len(inputs)))
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
