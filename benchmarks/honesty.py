@@ -25,7 +25,7 @@ from deepfits.provenance import provenance
 from deepfits.sky.drawing import draw_stamps, psf_transfer
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.scene import to_shapes
-from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.sky.surveys import SkySurvey, find_survey
 
 LIMIT = 25.5
 RANGES = ((0.0, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5))
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=90_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    survey = SURVEYS["clauds-hsc"]
+    survey = find_survey("clauds-hsc")
     start = time.perf_counter()
     rng = np.random.default_rng((arguments.seed, 77))
     filters = tuple(band.filter for band in survey.bands)

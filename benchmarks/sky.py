@@ -30,7 +30,7 @@ from deepfits.provenance import provenance
 from deepfits.sky.drawing import Shapes, draw_stamps, psf_transfer
 from deepfits.sky.population import cumulative_counts, draw_galaxies
 from deepfits.sky.scene import MARGIN, choose_stamps, draw_conditions, to_shapes
-from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.sky.surveys import SkySurvey, find_survey
 
 STAMP = 32
 BATCH = 100
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    survey = SURVEYS["clauds-hsc"]
+    survey = find_survey("clauds-hsc")
     shapes = make_objects(survey, arguments.objects, arguments.seed)
     ours, theirs = speeds(shapes, survey, arguments.galsim_objects)
     errors = image_errors(shapes, survey, arguments.galsim_objects)

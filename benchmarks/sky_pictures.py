@@ -26,12 +26,12 @@ from deepfits.provenance import provenance
 from deepfits.sky.points import star_counts
 from deepfits.sky.population import cumulative_counts, draw_galaxies
 from deepfits.sky.scene import draw_objects
-from deepfits.sky.surveys import SURVEYS
+from deepfits.sky.surveys import find_survey
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SURVEY = SURVEYS["clauds-hsc"]
+SURVEY = find_survey("clauds-hsc")
 FILTERS = tuple(band.filter for band in SURVEY.bands)
 KNOWN_RADII = {20: 0.64, 22: 0.38, 24: 0.25, 25: 0.20}
 """Expected median half-light radii in arcsec, by i magnitude."""

@@ -48,7 +48,7 @@ from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.metrics import point_metrics
 from deepfits.redshifts.split import Split
-from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.sky.surveys import SkySurvey, find_survey
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 
@@ -104,10 +104,10 @@ def main() -> None:
 
 def make_surveys() -> dict[str, SkySurvey]:
     """Return the three surveys; the shallow one is two magnitudes shallower than ten years of Rubin."""
-    rubin = SURVEYS["rubin-like"]
+    rubin = find_survey("rubin-like")
     bands = tuple(replace(band, depth=band.depth - 2, fwhm_arcsec=1.3) for band in rubin.bands)
     shallow = replace(rubin, name="shallow", bands=bands, pixel_scale_arcsec=0.3)
-    return {"clauds-hsc": SURVEYS["clauds-hsc"], "rubin-like": rubin, "shallow": shallow}
+    return {"clauds-hsc": find_survey("clauds-hsc"), "rubin-like": rubin, "shallow": shallow}
 
 
 def observe(

@@ -20,7 +20,7 @@ import numpy as np
 from astropy.io import fits
 
 import deepfits
-from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.sky.surveys import SkySurvey, find_survey
 from deepfits.tables import read_table, write_table
 
 THINNED = ((22.0, 1.0), (23.0, 0.8), (24.0, 0.5), (25.0, 0.3), (25.5, 0.2))
@@ -58,7 +58,7 @@ class Sky:
 
     def survey(self, name: str) -> SkySurvey:
         """Return the modified survey."""
-        base = SURVEYS[self.base]
+        base = find_survey(self.base)
         bands = tuple(
             replace(b, depth=b.depth - self.shallower, fwhm_arcsec=b.fwhm_arcsec * self.seeing)
             for b in base.bands

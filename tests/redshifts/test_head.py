@@ -56,7 +56,7 @@ from deepfits.redshifts.predict import load_predictor, template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
-from deepfits.sky.surveys import SURVEYS, find_survey
+from deepfits.sky.surveys import find_survey
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.stages.redshifts.predict import redshift_predict
@@ -746,7 +746,7 @@ def test_features_of_other_models_are_refused(files, columns, tmp_path):
 def test_grafted_objects_are_measured_like_their_donors():
     """Fits that lose a tenth of the flux, with known noise, have the same effect on grafted galaxies."""
     rng = np.random.default_rng(1)
-    survey = SURVEYS["clauds-hsc"]
+    survey = find_survey("clauds-hsc")
     table = draw_galaxies(4000, 23.0, FILTERS, rng)
     error = np.broadcast_to(8 * SIGMA, table["flux"].shape)
     noise = error * rng.normal(size=error.shape)
@@ -794,7 +794,7 @@ def test_grafted_objects_are_measured_like_their_donors():
 
 def test_pointings_vary_and_detections_are_matched_with_truth():
     rng = np.random.default_rng(2)
-    first, second = (draw_pointing([SURVEYS["sdss-like"]], n, 200, rng, 0.58) for n in (0, 1))
+    first, second = (draw_pointing([find_survey("sdss-like")], n, 200, rng, 0.58) for n in (0, 1))
     assert first.laws != second.laws
     assert first.survey.bands != second.survey.bands
     assert 500 <= first.size <= 2000
@@ -810,7 +810,7 @@ def test_pointings_vary_and_detections_are_matched_with_truth():
 
 def test_surveys_without_i_use_one_reference_band():
     """Previously, the training limit referred to r, but objects beyond it were chosen by z."""
-    survey = SURVEYS["sdss-like"]
+    survey = find_survey("sdss-like")
     without = replace(survey, bands=tuple(b for b in survey.bands if b.name != "i"))
     pointing = Pointing(survey=without, laws=PopulationLaws(), size=500)
     assert pointing.reference == "r"
@@ -819,5 +819,5 @@ def test_surveys_without_i_use_one_reference_band():
 
 def test_survey_toml_round_trip(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(SURVEYS["rubin-like"].to_toml())
-    assert find_survey(path) == SURVEYS["rubin-like"]
+    path.write_text(find_survey("rubin-like").to_toml())
+    assert find_survey(path) == find_survey("rubin-like")

@@ -6,9 +6,9 @@ import pytest
 from deepfits.sky.defects import IS_BAD, PLANES, Defects, add_defects, draw_defects, saturation_levels
 from deepfits.sky.drawing import Shapes
 from deepfits.sky.scene import draw_model, draw_objects, draw_strip, make_scene
-from deepfits.sky.surveys import SURVEYS
+from deepfits.sky.surveys import find_survey
 
-SURVEY = SURVEYS["clauds-hsc"]
+SURVEY = find_survey("clauds-hsc")
 NONE = Defects()
 
 

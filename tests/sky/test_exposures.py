@@ -9,10 +9,10 @@ from astropy.wcs import WCS
 import deepfits
 from deepfits.sky.exposures import make_exposure
 from deepfits.sky.scene import draw_model, draw_objects, make_scene
-from deepfits.sky.surveys import SURVEYS
+from deepfits.sky.surveys import find_survey
 from deepfits.survey.find import find_fields
 
-SURVEY = SURVEYS["clauds-hsc"]
+SURVEY = find_survey("clauds-hsc")
 SIZE = 320
 NUMBER = 3
 

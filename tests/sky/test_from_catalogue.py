@@ -9,11 +9,11 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.sky.from_catalogue import from_table, grid_positions, resolve_columns
 from deepfits.sky.scene import draw_model, make_scene
-from deepfits.sky.surveys import SURVEYS
+from deepfits.sky.surveys import find_survey
 from tests.helpers.galaxy_table import BANDS, make_table
 from tests.helpers.real_data import REAL_DATA
 
-SURVEY = SURVEYS["clauds-hsc"]
+SURVEY = find_survey("clauds-hsc")
 
 
 def given(table: dict[str, np.ndarray], mapping: dict[str, str] | None = None, **units: str):

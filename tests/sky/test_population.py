@@ -18,9 +18,9 @@ from deepfits.sky.population import (
     draw_redshifts,
     draw_types,
 )
-from deepfits.sky.surveys import SURVEYS
+from deepfits.sky.surveys import find_survey
 
-FILTERS = tuple(band.filter for band in SURVEYS["clauds-hsc"].bands)
+FILTERS = tuple(band.filter for band in find_survey("clauds-hsc").bands)
 
 
 @pytest.fixture(scope="module")

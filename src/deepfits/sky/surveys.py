@@ -1,6 +1,6 @@
 """Properties of survey images: bands, depth, seeing, pixel scale, zero points.
 
-Shapes: B bands. A survey is a name in `SURVEYS`, or a TOML file with the same keys.
+Shapes: B bands. A survey is a TOML file with the keys of `SkySurvey`, or the name of one in `SURVEYS`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Annotated
 from deepfits.config import Range, Stored, check, read_toml
 from deepfits.errors import InputError, nearest
 
+SURVEYS = Path(__file__).parents[1] / "configs" / "surveys"
+"""The surveys that come with the package, one file each."""
 DEPTH_APERTURE_ARCSEC = 2.0
 """Diameter of the aperture in which depths are defined."""
 _Magnitude = Annotated[float, Range(ge=-60, le=60)]
@@ -95,53 +97,6 @@ class SkySurvey(Stored):
         return "\n".join(lines) + "\n"
 
 
-def _bands(*rows: tuple[str, str, float, float, float, float, float]) -> tuple[SkyBand, ...]:
-    keys = ("name", "filter", "depth", "fwhm_arcsec", "zero_point", "sky_mag", "saturation")
-    return tuple(SkyBand(**dict(zip(keys, row, strict=True))) for row in rows)  # type: ignore[arg-type]
-
-
-SURVEYS: dict[str, SkySurvey] = {
-    # CLAUDS u (Sawicki et al. 2019) and the HSC-SSP deep layer (Aihara et al. 2018).
-    "clauds-hsc": SkySurvey(
-        name="clauds-hsc",
-        bands=_bands(
-            ("u", "cfht_megacam-u", 27.1, 0.92, 30.0, 22.7, 16.5),
-            ("g", "hsc2017-g", 27.5, 0.83, 27.0, 22.0, 17.8),
-            ("r", "hsc2017-r2", 27.1, 0.77, 27.0, 21.0, 18.0),
-            ("i", "hsc2017-i2", 26.8, 0.66, 27.0, 20.0, 18.2),
-            ("z", "hsc2017-z", 26.3, 0.78, 27.0, 19.2, 17.5),
-        ),
-        pixel_scale_arcsec=0.168,
-    ),
-    # SDSS imaging: point-source depths of York et al. (2000), converted to 5σ in 2″; nanomaggies.
-    "sdss-like": SkySurvey(
-        name="sdss-like",
-        bands=_bands(
-            ("u", "sdss2010-u", 22.0, 1.50, 22.5, 22.1, 12.0),
-            ("g", "sdss2010-g", 23.1, 1.40, 22.5, 21.9, 14.0),
-            ("r", "sdss2010-r", 22.7, 1.30, 22.5, 20.9, 14.0),
-            ("i", "sdss2010-i", 22.2, 1.25, 22.5, 20.3, 14.0),
-            ("z", "sdss2010-z", 20.7, 1.28, 22.5, 18.9, 12.0),
-        ),
-        pixel_scale_arcsec=0.396,
-        noise_correlation=1.0,
-        mag_limit=24.0,
-    ),
-    # Ten years of the Rubin LSST (Ivezić et al. 2019), without y; zero point of its pipelines' coadds.
-    "rubin-like": SkySurvey(
-        name="rubin-like",
-        bands=_bands(
-            ("u", "lsst2023-u", 26.1, 0.90, 31.4, 22.9, 14.7),
-            ("g", "lsst2023-g", 27.4, 0.86, 31.4, 22.3, 15.7),
-            ("r", "lsst2023-r", 27.5, 0.81, 31.4, 21.2, 15.8),
-            ("i", "lsst2023-i", 26.8, 0.79, 31.4, 20.5, 15.8),
-            ("z", "lsst2023-z", 26.1, 0.77, 31.4, 19.6, 15.3),
-        ),
-        pixel_scale_arcsec=0.2,
-    ),
-}
-
-
 def find_survey(survey: str | Path) -> SkySurvey:
     """Return a survey given by name or by TOML file.
 
@@ -150,12 +105,11 @@ def find_survey(survey: str | Path) -> SkySurvey:
     InputError
         This is neither a known name nor a readable TOML file with the right keys.
     """
-    if str(survey) in SURVEYS:
-        return SURVEYS[str(survey)]
-    path = Path(survey)
+    known = {path.stem: path for path in SURVEYS.glob("*.toml")}
+    path = known.get(str(survey), Path(survey))
     if path.suffix != ".toml":
-        known = nearest(str(survey), SURVEYS)
-        raise InputError(f"survey {str(survey)!r} is unknown, and no .toml file; {known}")
+        close = nearest(str(survey), known)
+        raise InputError(f"survey {str(survey)!r} is unknown, and no .toml file; {close}")
     result = SkySurvey.from_json(read_toml(path, what="survey file"), path)
     files = [path.parent / band.filter for band in result.bands]
     bands = (

@@ -25,7 +25,7 @@ from deepfits.redshifts.head import CLASSES, Examples
 from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
-from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.sky.surveys import SkySurvey, find_survey
 
 FAINTEST = 25.5
 """Faintest i magnitude of training examples; shallower surveys end at their own limit."""
@@ -284,4 +284,4 @@ def as_donor(light: SceneLight, donor_flux: np.ndarray, flux: np.ndarray) -> Sce
 
 def default_surveys() -> list[SkySurvey]:
     """Return the surveys on which a general-purpose head is trained, the deep ones more often."""
-    return [SURVEYS[name] for name in ("clauds-hsc", "rubin-like", "clauds-hsc", "sdss-like", "rubin-like")]
+    return list(map(find_survey, ("clauds-hsc", "rubin-like", "clauds-hsc", "sdss-like", "rubin-like")))
