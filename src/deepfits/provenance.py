@@ -28,9 +28,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def code() -> str:
-    """Return the package's version, with a digest of its sources."""
+    """Return the package's version, with a digest of its sources and of the tables that they read."""
     here, digest = Path(__file__).resolve().parent, hashlib.sha256()
-    for path in sorted(here.rglob("*.py")):
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".csv")):
         digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{versions()['deepfits']} (sources {digest.hexdigest()[:12]})"
 

@@ -18,6 +18,7 @@ from deepfits.explorer.tags import write_tags
 from deepfits.fitting.columns import describe
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.features import write_shard as write_features
+from deepfits.photometry import aperture_names
 from deepfits.stages.export import export
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import read, read_table, write_table
@@ -171,7 +172,8 @@ def test_columns_are_described_by_the_table_they_are_from(columns, tmp_path):
     ["object_id", "ra", "latent", "latent_std", "chi2", "dof_u", "status", "flux_model_err_y", "mag_aper_j",
      "mag_err_i", "amplitude_err_g", "z_phot", "z_mean", "z_err68_low", "loss", "latent_distance",
      "model_hash", "num_steps", "flux_aper_measured_vis", "z_median", "flux_aper_scene_err_u", "mag_model_i",
-     "scene_half_light_arcsec_i", "fraction_beyond", "correction_mag_i"],
+     "scene_half_light_arcsec_i", "fraction_beyond", "correction_mag_i",
+     *(f"flux_{aperture}_err_i" for aperture in aperture_names())],
 )  # fmt: skip
 def test_ucds_are_of_the_controlled_vocabulary(name):
     assert_in_vocabulary(describe(name).ucd)
