@@ -48,9 +48,10 @@ from deepfits.recipes import recipe  # noqa: E402
 from deepfits.survey.normalise import Normalisation  # noqa: E402
 from deepfits.survey.store import StoreInfo  # noqa: E402
 from deepfits.training.data import Batch, turn  # noqa: E402
-from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
+from deepfits.training.engine import Engine  # noqa: E402
 from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
+from deepfits.training.settings import EngineSettings  # noqa: E402
 from fit_parts import count_operations, plain_adam, widen  # noqa: E402
 from gpu_sky import SIZE, DeviceSky  # noqa: E402
 from machine import Limit, measure_limit  # noqa: E402
@@ -320,7 +321,7 @@ def train_speed(bench: Bench) -> dict[str, Any]:
         batch = Batch(real, torch.ones_like(real))
         plain = make_plain_step(width, bench.device)
         for precision in precisions:
-            engine = Engine(EngineConfig(device=str(bench.device), precision=precision))
+            engine = Engine(EngineSettings(device=str(bench.device), precision=precision))
             shared = width < bench.sizes.width  # as in the recipe `small`, but not in `paper`
             trainer = make_trainer(width, engine, shared=shared)
             steps = {
@@ -353,7 +354,7 @@ def train_paper(bench: Bench) -> dict[str, Any]:
     torch.manual_seed(0)
     model = Model.make(replace(shipped.config, width=sizes.width), shipped.info, shipped.normalisation)
     precision: Precision = "bf16" if device.type == "cuda" else "float32"
-    engine = Engine(EngineConfig(device=str(device), precision=precision))
+    engine = Engine(EngineSettings(device=str(device), precision=precision))
     trainer = Trainer(model, config, bench.sky.noise, 0, engine)
     checkpoint, before, step = bench.out / "training.pt", 0.0, 0
     if checkpoint.exists():

@@ -36,9 +36,10 @@ from deepfits.models.bundle import Model  # noqa: E402
 from deepfits.observation import Observation, Sight  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.training.data import Batch  # noqa: E402
-from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
+from deepfits.training.engine import Engine  # noqa: E402
 from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
+from deepfits.training.settings import EngineSettings  # noqa: E402
 from gpu import Bench, Sizes, _learn, _mlp, load_builtin  # noqa: E402
 from gpu_sky import (  # noqa: E402
     DISC_SCALE,
@@ -146,7 +147,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     torch.manual_seed(arguments.seed)
     shape = replace(base.config, width=arguments.width, num_groups=arguments.groups)
     model = Model.make(shape, base.info, base.normalisation)
-    engine = Engine(EngineConfig(device=str(device), precision="tf32"))
+    engine = Engine(EngineSettings(device=str(device), precision="tf32"))
     torch.backends.cudnn.allow_tf32 = True
     kind = InNoise if arguments.in_noise else Trainer
     trainer = kind(model, config, sky.noise, arguments.seed, engine)

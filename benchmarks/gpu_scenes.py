@@ -45,10 +45,11 @@ from deepfits.recipes import recipe  # noqa: E402
 from deepfits.sky.drawing import moffat_transfer  # noqa: E402
 from deepfits.survey.store import CutoutStore  # noqa: E402
 from deepfits.training.data import Batch, Batches, measure_training_set  # noqa: E402
-from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
+from deepfits.training.engine import Engine  # noqa: E402
 from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
+from deepfits.training.settings import EngineSettings  # noqa: E402
 from gpu_sky import (  # noqa: E402
     DISC_SCALE,
     FARTHEST,
@@ -303,7 +304,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         known = Model.load(arguments.start)
         for name, network in known.networks.items():
             model.networks[name].load_state_dict(network.state_dict())
-    engine = Engine(EngineConfig(device=str(device), precision="tf32"))
+    engine = Engine(EngineSettings(device=str(device), precision="tf32"))
     torch.backends.cudnn.allow_tf32 = True
     stores = [CutoutStore(path) for path in arguments.store]
     real, noises = [], [survey.noise for survey in skies.surveys]

@@ -32,9 +32,10 @@ from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
-from deepfits.training.engine import Engine, EngineConfig
+from deepfits.training.engine import Engine
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
+from deepfits.training.settings import EngineSettings
 from machine import measure_limit
 
 
@@ -155,7 +156,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.batch_size = arguments.batch_size or recipe(arguments.recipe).training.batch_size
-    engine_config = EngineConfig(
+    engine_config = EngineSettings(
         device=arguments.device,
         precision=arguments.precision,
         compile=arguments.compile,
@@ -169,7 +170,7 @@ def main() -> None:
     trainer, plain = make_trainer(width, engine, shared=shared), make_plain_step(width, device)
     steps = {"plain": lambda: plain(real), "trainer": lambda: trainer.step(batch, 0)}
     with FlopCounterMode(display=False) as counter:
-        make_trainer(width, Engine(EngineConfig(device=arguments.device)), shared=shared).step(batch, 0)
+        make_trainer(width, Engine(EngineSettings(device=arguments.device)), shared=shared).step(batch, 0)
     operations = counter.get_total_flops() / arguments.batch_size
     number = {
         name: max(1, int(arguments.seconds / seconds_of(step, 2, device) * 2)) for name, step in steps.items()

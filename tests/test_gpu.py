@@ -144,12 +144,13 @@ def test_recorded_steps_of_training_are_those_that_are_not(monkeypatch, precisio
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from deepfits import recording
     from deepfits.training.data import Batch
-    from deepfits.training.engine import Engine, EngineConfig
+    from deepfits.training.engine import Engine
+    from deepfits.training.settings import EngineSettings
     from train import make_trainer
 
     def losses(warm_up):
         monkeypatch.setattr(recording, "WARM_UP", warm_up)
-        trainer = make_trainer(32, Engine(EngineConfig(device="cuda", precision=precision)), shared=shared)
+        trainer = make_trainer(32, Engine(EngineSettings(device="cuda", precision=precision)), shared=shared)
         draw = torch.Generator("cuda").manual_seed(3)
         out = []
         for step in range(12):
@@ -175,7 +176,8 @@ def test_a_training_that_goes_on_records_anew():
         pytest.skip("no GPU")
     sys.path.insert(0, str(BENCHMARKS))
     from deepfits.training.data import Batch
-    from deepfits.training.engine import Engine, EngineConfig
+    from deepfits.training.engine import Engine
+    from deepfits.training.settings import EngineSettings
     from train import make_trainer
 
     def step(trainer, number):
@@ -184,10 +186,10 @@ def test_a_training_that_goes_on_records_anew():
         )
         return trainer.step(Batch(image, torch.ones_like(image)), number, number / 20)
 
-    one = make_trainer(32, Engine(EngineConfig(device="cuda")), shared=True)
+    one = make_trainer(32, Engine(EngineSettings(device="cuda")), shared=True)
     for number in range(8):
         step(one, number)
-    other = make_trainer(32, Engine(EngineConfig(device="cuda")), shared=True)
+    other = make_trainer(32, Engine(EngineSettings(device="cuda")), shared=True)
     for number in range(5):  # has recorded tensors that it must not use afterwards
         step(other, 100 + number)
     other.restore({name: t.clone() for name, t in one.state().items()})

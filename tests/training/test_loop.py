@@ -12,7 +12,7 @@ from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
-from deepfits.training.engine import Engine, EngineConfig
+from deepfits.training.engine import Engine
 from deepfits.training.loop import Trainer, seed_of_step
 from deepfits.training.losses import (
     discriminator_loss,
@@ -24,6 +24,7 @@ from deepfits.training.losses import (
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource, white_autocovariance
+from deepfits.training.settings import EngineSettings
 from tests.helpers.trainings import assert_shared_pass_equals_two_passes, gradients
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
@@ -171,7 +172,7 @@ def test_a_step_with_a_shared_pass_agrees_with_two_passes(options):
 def test_a_shared_pass_in_bf16_agrees_with_two_passes_within_rounding():
     def make(shared):
         trainer = make_trainer(shared_discriminator_pass=shared)
-        engine = Engine(EngineConfig(device="cpu", precision="bf16"))
+        engine = Engine(EngineSettings(device="cpu", precision="bf16"))
         return Trainer(trainer.model, trainer.config, trainer.noise, seed=3, engine=engine)
 
     assert_shared_pass_equals_two_passes(make, make_batch(), error=0.05)  # each differs from float32 by 0.11

@@ -46,11 +46,6 @@ class Fitted:
     def __len__(self) -> int:
         return len(self.image)
 
-    @property
-    def fitted_rows(self) -> Tensor:
-        """Row numbers of the objects that have a best fit."""
-        return torch.isfinite(self.fit.latent).all(1).nonzero()[:, 0]
-
     def take(self, rows: Tensor, sight: Sight | None = None) -> Fitted:
         """Return some rows; `sight`, if given, replaces how they were observed."""
         return Fitted(
@@ -158,7 +153,23 @@ class Fitter(ForwardModel):
             if advance is not None:
                 advance(len(image))
         else:
-            best = self._minimise(data, data_weight, begin, advance, sight)
+            best = fit(
+                self.in_objective(self.inner),
+                data,
+                data_weight,
+                begin,
+                sight=sight,
+                solver=self.settings.solver,
+                num_steps=self.settings.num_steps,
+                tolerance=self.settings.tolerance,
+                prior_strength=self.settings.strength,
+                amplitudes=self.prior or False,
+                metric=self.metric,
+                batch_size=self.settings.batch_size,
+                threads=self.threads,
+                device=self.device,
+                advance=advance,
+            )
         if self.prior_after is not None:
             best.amplitude = self._amplitudes_after(best.latent, image, weight, sight)
         return Fitted(best, image, weight, fit_weight, masked, sight)
@@ -185,29 +196,6 @@ class Fitter(ForwardModel):
         num_draws = {"embedder": 0, "optimise": num_starts, "both": num_starts - 1}[mode]
         draws = random_starts(object_id, self.num_latents, seed=self.settings.seed, num_starts=num_draws)
         return torch.cat((guess, torch.from_numpy(draws)))
-
-    def _minimise(
-        self, data: Tensor, weight: Tensor, start: Tensor, advance: Advance | None, sight: Sight | None
-    ) -> Fit:
-        """Minimise the objective from each of the starts, ``(S, N, L)``."""
-        settings = self.settings
-        return fit(
-            self.in_objective(self.inner),
-            data,
-            weight,
-            start,
-            sight=sight,
-            solver=settings.solver,
-            num_steps=settings.num_steps,
-            tolerance=settings.tolerance,
-            prior_strength=settings.strength,
-            amplitudes=self.prior or False,
-            metric=self.metric,
-            batch_size=settings.batch_size,
-            threads=self.threads,
-            device=self.device,
-            advance=advance,
-        )
 
     def _guess_as_fit(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Fit:
         """Return the embedder's estimate as a `Fit`."""

@@ -113,7 +113,7 @@ def measure(
         for name, values in measurement.of_batch(rows).items():
             out[name][rows.numpy()] = values.cpu().numpy()
 
-    rows = fitted.fitted_rows
+    rows = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
     batches = rows.split(BATCH) if len(rows) else ()
     in_threads(work, batches, fitter.threads)
     return out | {"dof": (fitted.weight > 0).sum((2, 3)).numpy()}
@@ -184,7 +184,8 @@ class _Measurement:
             radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
             radius = np.minimum(radius, fitter.edge_pixels)
             circle = soft_circles(fitter.info.size, radius)[:, None]
-            sums = torch.cat((sums, self._sums_of_galaxy(own, circle, through)), dim=2)
+            of_galaxy = np.stack([own * pixels for pixels in (circle, *through)], axis=2).astype(np.float32)
+            sums = torch.cat((sums, torch.from_numpy(of_galaxy).to(fitter.device)), dim=2)
         if fitter.settings.uncertainty:
             posterior = laplace(
                 fitter.objective,
@@ -233,11 +234,6 @@ class _Measurement:
             pixel_scale_arcsec=info.pixel_scale_arcsec,
         )
         return {name: torch.from_numpy(values.astype(np.float32)) for name, values in vars(parts).items()}
-
-    def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray, through: Sequence[np.ndarray]) -> Tensor:
-        """Return the pixel weights for the galaxy's own flux in its circle and in each aperture."""
-        sums = np.stack([own * pixels for pixels in (circle, *through)], axis=2)  # (N, B, 1 + A, H, W)
-        return torch.from_numpy(sums.astype(np.float32)).to(self.fitter.device)
 
     def _with_errors(self, posterior: Posterior) -> dict[str, Tensor]:
         """Return fluxes and their errors from noise, corrected for the correlation of the pixels."""

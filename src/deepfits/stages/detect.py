@@ -175,15 +175,11 @@ class Detection:
             return {}
         columns, info = read_table(path), read_info(path)
         columns.pop("is_primary", None)
-        unchanged = {
-            sources.name: known
-            for sources in self.images.fields
-            if (known := info.get("fields", {}).get(sources.name)) is not None
-            and self.images.is_made_from(sources, known["made_from"], info["settings"])
-        }
         return {
             name: ({key: values[columns["field"] == name] for key, values in columns.items()}, known)
-            for name, known in unchanged.items()
+            for sources in self.images.fields
+            if (known := info.get("fields", {}).get(name := sources.name)) is not None
+            and self.images.is_made_from(sources, known["made_from"], info["settings"])
         }
 
     def _attempt(

@@ -68,7 +68,6 @@ def train(config: TrainConfig) -> Path:
 
     Change one setting of a recipe: `deepfits train run/cutouts --out run/model --set width=256`
     """
-    from deepfits.training.engine import EngineConfig
     from deepfits.training.session import Session, TrainingPlan
 
     chosen = recipe_of(config.recipe, config.options, config.steps)
@@ -83,7 +82,7 @@ def train(config: TrainConfig) -> Path:
         model=chosen.model,
         training=chosen.training,
         name=config.recipe,
-        engine=part_of(config, EngineConfig),
+        engine=part_of(config, EngineSettings),
     )
     session = Session(plan)
     if plan.engine.num_devices * plan.engine.num_nodes > 1 and _rank():  # only rank 0 claims the directory

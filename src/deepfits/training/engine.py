@@ -8,23 +8,12 @@ single process with the same batch, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from deepfits.config import check
 from deepfits.tensors import require_device
 from deepfits.training.settings import EngineSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig(EngineSettings):
-    """Validated engine settings: the device must exist."""
-
-    def __post_init__(self) -> None:
-        check(self, where="training")
-        require_device(self.device)
 
 
 class Engine:
@@ -32,7 +21,7 @@ class Engine:
 
     rank, num_processes = 0, 1
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineSettings) -> None:
         self.config = config
         self.device = torch.device(require_device(config.device))
         self.can_record = self.device.type == "cuda" and not config.compile
@@ -76,7 +65,7 @@ class Engine:
 class FabricEngine(Engine):
     """Several processes, on one or several nodes, through Lightning Fabric."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineSettings) -> None:
         super().__init__(config)
         from lightning.fabric import Fabric
 
@@ -102,6 +91,6 @@ class FabricEngine(Engine):
         return averaged
 
 
-def make_engine(config: EngineConfig) -> Engine:
+def make_engine(config: EngineSettings) -> Engine:
     """Return the engine for a configuration; Fabric is imported only if there are several devices."""
     return FabricEngine(config) if config.num_devices * config.num_nodes > 1 else Engine(config)

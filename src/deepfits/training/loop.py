@@ -20,7 +20,7 @@ from deepfits.recording import Recording
 from deepfits.survey.normalise import arcsinh, normalise
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
-from deepfits.training.engine import Engine, EngineConfig
+from deepfits.training.engine import Engine
 from deepfits.training.losses import (
     discriminator_loss,
     embedder_loss,
@@ -31,6 +31,7 @@ from deepfits.training.losses import (
     with_gradient,
 )
 from deepfits.training.noise import NoiseSource, noise_of
+from deepfits.training.settings import EngineSettings
 
 SAMPLED_FWHM = 2.5  # pixels: a PSF at least this wide leaves no structure at the finest scales
 
@@ -64,7 +65,7 @@ class Trainer:
         self.model, self.config, self.seed = model, config, seed
         self.noises = [noise] if isinstance(noise, NoiseSource) else list(noise)
         self.noise, self.grid = self.noises[0], model.grid
-        self.engine = engine or Engine(EngineConfig(device="cpu"))
+        self.engine = engine or Engine(EngineSettings(device="cpu"))
         self.device = self.engine.device
         self.networks = {n: self.engine.place(network.train()) for n, network in model.networks.items()}
         self.generator, self.discriminator, self.embedder = (

@@ -42,13 +42,13 @@ from deepfits.training.data import (
     measure_for_scenes,
     measure_training_set,
 )
-from deepfits.training.engine import EngineConfig, make_engine
+from deepfits.training.engine import make_engine
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.loop import Trainer
 from deepfits.training.model_error import measure_model_error
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import Recorder
-from deepfits.training.settings import TrainingSettings
+from deepfits.training.settings import EngineSettings, TrainingSettings
 
 MEMORY_BYTES = 4e9  # of images held at once, over all stores
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class TrainingPlan(TrainingSettings):
     # Conditions on the stores' catalogues; only objects that satisfy them are used.
     where: str | Sequence[str] | None = None
     name: str
-    engine: EngineConfig
+    engine: EngineSettings
 
 
 class Session:
