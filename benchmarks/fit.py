@@ -31,13 +31,12 @@ from torch import Tensor
 
 import deepfits
 from deepfits.fitting import fit
-from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.fitter import Fitter, random_starts
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.measuring import measure
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
-from deepfits.fitting.starts import random_starts
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.splits import is_held_out

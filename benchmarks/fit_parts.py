@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
-from deepfits.models.generator import Generator
+from deepfits.models.networks import Generator
 
 
 def widen(generator: Generator, factor: int) -> Generator:

@@ -94,8 +94,8 @@ def test_galaxies_drawn_on_the_device_are_those_of_the_simulated_sky(monkeypatch
 def test_fits_on_a_gpu_are_those_of_the_processor():
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    from deepfits.models.generator import Generator
     from deepfits.models.layers import ModelConfig
+    from deepfits.models.networks import Generator
 
     torch.manual_seed(0)
     generator = Generator(ModelConfig(width=64)).eval().requires_grad_(False)

@@ -6,8 +6,8 @@ import torch
 from deepfits.fitting import fit
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.rendering import Differentiated, InFlux
-from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig
+from deepfits.models.networks import Generator
 from deepfits.survey.normalise import Normalisation
 
 CONFIGS = [

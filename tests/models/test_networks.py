@@ -8,10 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from deepfits.errors import InputError
-from deepfits.models.discriminator import Discriminator
-from deepfits.models.embedder import Embedder
-from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, count_parameters, without_allocating
+from deepfits.models.networks import Discriminator, Embedder, Generator
 from deepfits.recipes import recipe
 
 PAPER = recipe("paper").model

@@ -9,6 +9,7 @@ latent. Fluxes and other measurements at the best fit are in `deepfits.fitting.m
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.rendering import InFlux, Renderer
 from deepfits.fitting.settings import FitSettings
-from deepfits.fitting.starts import random_starts
 from deepfits.observation import Sight
+from deepfits.splits import as_text
 from deepfits.survey.store import Cutouts, StoreInfo
 
 if TYPE_CHECKING:
@@ -232,3 +233,24 @@ class Fitter(ForwardModel):
         """Render the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
         drawn = self.draw(fitted.fit.latent, fitted.sight)
         return (drawn * fitted.fit.amplitude[:, :, None, None]).numpy()
+
+
+def random_starts(
+    object_id: np.ndarray, num_latents: int, *, seed: int = 0, num_starts: int = 1
+) -> np.ndarray:
+    """Draw unit-normal latents, ``(S, N, L)`` float32, that depend on identity and seed alone.
+
+    They are the same in any shard, batch or order.
+
+    Examples
+    --------
+    >>> both, single = random_starts(np.array([3, 8]), 4), random_starts(np.array([8]), 4)
+    >>> bool((both[0, 1] == single[0, 0]).all())
+    True
+    """
+    out = np.empty((num_starts, len(object_id), num_latents), dtype=np.float32)
+    for row, text in enumerate(as_text(object_id)):
+        digest = hashlib.blake2b(f"start:{seed}:{text}".encode(), digest_size=16).digest()
+        draws = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
+        out[:, row] = draws.standard_normal((num_starts, num_latents), dtype=np.float32)
+    return out

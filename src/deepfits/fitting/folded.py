@@ -10,7 +10,7 @@ together are one affine map of the latent.
 channels.
 3. In a fit the weights are constants, so the backward pass consists of the transposed maps alone.
 
-Any module with the structure of `deepfits.models.generator.Generator` can be folded (attributes ``first``,
+Any module with the structure of `deepfits.models.networks.Generator` can be folded (attributes ``first``,
 ``blocks`` of ``main`` and ``pass_through``, ``last``), whatever its class.
 """
 

@@ -26,10 +26,8 @@ from torch import Tensor, nn
 from deepfits.config import Range, convert
 from deepfits.errors import InputError, naming
 from deepfits.files import digest, fingerprint, read_json, require_regular, write_json, writing
-from deepfits.models.discriminator import Discriminator
-from deepfits.models.embedder import Embedder
-from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, without_allocating
+from deepfits.models.networks import Discriminator, Embedder, Generator
 from deepfits.models.sight import require_psf, sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.photometry import bands_of

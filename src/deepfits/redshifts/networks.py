@@ -78,8 +78,8 @@ class Architecture:
             from deepfits.models.wide_resnet import WideResNet, WideResNetConfig
 
             return WideResNet(WideResNetConfig(**self.settings))
-        from deepfits.models.embedder import Embedder
         from deepfits.models.layers import ModelConfig
+        from deepfits.models.networks import Embedder
 
         config = ModelConfig(**self.settings)
         embedder = Embedder(config)
