@@ -6,7 +6,7 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.scale.planning import figures, named_device
+from deepfits.stages.plan import figures, named_device
 
 DEFAULT = "builtin:clauds-hsc"
 

@@ -1,20 +1,25 @@
-"""Stage `plan`: estimate the time and storage that a survey needs, from measured throughputs."""
+"""Stage `plan`: estimate the time and storage that a survey needs, from measured throughputs.
+
+The devices, the cost of an object and their sources are in ``configs/devices.json``.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import KW_ONLY, dataclass
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from deepfits.config import Range
+from deepfits.errors import require_known
+from deepfits.files import read_json
 from deepfits.fitting.settings import FitSettings
 from deepfits.processes import torch_threads
 from deepfits.progress import Progress
 from deepfits.provenance import hardware
-from deepfits.scale.planning import Cost, Device, Line, figures, named_device
 from deepfits.stages.stage import Common, stage
 
 if TYPE_CHECKING:
@@ -22,6 +27,37 @@ if TYPE_CHECKING:
 
 MEASURED_OBJECTS = 256
 SECONDS_PER_DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A computing device."""
+
+    words: str
+    flops: float  # sustained operations per second, measured in the fit itself or estimated from a data sheet
+    is_measured: bool
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of one object."""
+
+    flop: float  # floating-point operations of fit and errors
+    words: str  # settings for which this was measured
+    overhead_seconds: float  # time for reading and writing
+    feature_bytes: float  # size of the features on disk
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plan; `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
+
+    what: str
+    value: float
+    unit: str
+    kind: str
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +188,19 @@ def _lines(config: PlanConfig, model: Model, device: Device, cost: Cost) -> list
         Line("reading from coadds", coadd * rate * config.num_devices / 1e6, "MB/s", kind, together),
         Line("writing features", kept * rate * config.num_devices / 1e6, "MB/s", kind, together),
     ]  # fmt: skip
+
+
+def figures() -> dict[str, Any]:
+    """Return the content of ``devices.json``."""
+    with resources.as_file(resources.files("deepfits") / "configs" / "devices.json") as path:
+        return read_json(path, what="table of devices")
+
+
+def named_device(name: str) -> Device:
+    """Return a device by its name in ``devices.json``."""
+    table = figures()["devices"]
+    require_known("device", name, [*table, "measured"])  # the message offers to time a device
+    return Device(**table[name])
 
 
 def cost_of(model: Model) -> Cost:
