@@ -121,12 +121,7 @@ def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
 def arguments(function: Callable[..., Any], content: Any, *, where: str | Path) -> dict[str, Any]:
     """Check the content of a file against a function's signature; return keyword arguments for it.
 
-    Missing arguments are not an error here, but in the call.
-
-    Raises
-    ------
-    InputError
-        As `from_mapping`.
+    Missing arguments are not an error here, but in the call. Errors are those of `from_mapping`.
     """
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(function, include_extras=True)
@@ -181,10 +176,7 @@ class Stored:
 def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     """Read a TOML file, with errors that name it.
 
-    Raises
-    ------
-    InputError
-        The file is absent, unreadable, larger than 4 MiB, not TOML, or nested too deeply.
+    Raise `InputError` if it is absent, unreadable, larger than 4 MiB, not TOML, or nested too deeply.
     """
     return parse_toml(read_text(path, what=what, max_bytes=MAX_TOML_BYTES), where=path, what=what)
 

@@ -51,13 +51,8 @@ def writing(path: str | Path) -> Iterator[Path]:
 
     It has the same directory, created if necessary, and the same suffixes, for libraries that choose a format
     by extension; it is absolute, for those that take ``a:b/c`` for an address. On an error it is removed and
-    `path` is left unchanged.
-
-    Raises
-    ------
-    OSError
-        No space is left, whichever library noticed it (names `path`), or the directory is not writable (names
-        the directory).
+    `path` is left unchanged. Raise `OSError` if no space is left, whichever library noticed it (it names
+    `path`), or the directory is not writable (it names the directory).
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -141,10 +136,7 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     """Read a JSON object; errors name the file.
 
-    Raises
-    ------
-    InputError
-        The file is absent, larger than 64 MiB, not JSON, or not an object.
+    Raise `InputError` if the file is absent, larger than 64 MiB, not JSON, or not an object.
     """
     content = parse_json(read_text(path, what=what), where=path, what=what)
     if not isinstance(content, dict):
@@ -155,11 +147,8 @@ def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
 def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> str:
     """Read a UTF-8 text file; errors name it.
 
-    Raises
-    ------
-    InputError
-        The file is absent, not regular (a pipe, a device, a directory), larger than `max_bytes`, or not
-        UTF-8.
+    Raise `InputError` if the file is absent, not regular (a pipe, a device, a directory), larger than
+    `max_bytes`, or not UTF-8.
     """
     path = Path(path)
     try:
@@ -182,12 +171,8 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
 def parse_json(text: str, *, where: str | Path, what: str = "file", allow_nan: bool = False) -> Any:
     """Parse untrusted JSON, with limits on the size of numbers and on nesting.
 
-    NaN, which JSON does not have, but Python writes, is refused unless `allow_nan` is set.
-
-    Raises
-    ------
-    InputError
-        The text is not valid JSON of finite numbers and valid Unicode; the message names `where`.
+    NaN, which JSON does not have, but Python writes, is refused unless `allow_nan` is set. Raise `InputError`
+    if it is not valid JSON of finite numbers and valid Unicode; the message names `where`.
     """
     try:
         content = json.loads(
@@ -237,11 +222,8 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Read a NumPy archive (``.npz``), by default one of ours, without unpickling.
 
-    Raises
-    ------
-    InputError
-        The file is not regular, is damaged, or declares arrays more than `max_ratio` times its size, and more
-        than 64 MiB.
+    Raise `InputError` if the file is not regular, is damaged, or declares arrays more than `max_ratio` times
+    its size, and more than 64 MiB.
     """
     import numpy as np
 
@@ -343,12 +325,7 @@ def contents(*paths: str | Path) -> dict[str, str]:
     for a redshift model, its description, which holds the hashes of all parts; for any other directory, all
     files; for ``zcat.fits[A]`` the file, under the name of the table. Up to a total of 2 GiB all bytes are
     hashed; beyond that, 32 blocks spread over each file. Sizes are always included, modification times and
-    locations are not: a copy is the same input.
-
-    Raises
-    ------
-    InputError
-        A path does not exist.
+    locations are not: a copy is the same input. Raise `InputError` if a path does not exist.
     """
     files: dict[str, Path] = {}
     for number, given in enumerate(map(Path, paths)):

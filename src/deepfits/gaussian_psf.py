@@ -118,12 +118,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     The image, ``(H, W)``, is free of background and has any normalisation; unknown pixels are NaN. The PSF is
     centred near the brightest pixel. The convolution with the detector's pixels, of side `pixel_side` in
     pixels of this image, is removed: 1 for a star or HSC's PSF models; 0 if the image samples the PSF at the
-    centres of its pixels.
-
-    Raises
-    ------
-    InputError
-        The image has no positive flux, or is mostly NaN.
+    centres of its pixels. Raise `InputError` if the image has no positive flux, or is mostly NaN.
     """
     image = np.asarray(image, dtype=float)
     is_known = np.isfinite(image)

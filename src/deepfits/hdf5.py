@@ -31,10 +31,7 @@ def opened(
 ) -> Iterator[h5py.File]:
     """Open a file for reading.
 
-    Raises
-    ------
-    InputError
-        The file is not regular, or is found to be damaged, on opening or at any later access.
+    Raise `InputError` if it is not regular, or is found to be damaged, on opening or at any later access.
     """
     require_regular(Path(path))
     with naming(path, f"damaged {what}", remedy), h5py.File(path, "r") as file:
@@ -44,11 +41,8 @@ def opened(
 def read_column(data: h5py.Dataset) -> np.ndarray:
     """Return the values of a data set with at least one axis: numbers, booleans or strings.
 
-    Raises
-    ------
-    InputError
-        The data set has another type (references, compounds, lists), or strings that together take far more
-        memory than the file has bytes.
+    Raise `InputError` if it has another type (references, compounds, lists), or strings that together take
+    far more memory than the file has bytes.
     """
     kind, where = h5py.check_string_dtype(data.dtype), f"{data.file.filename}: {data.name}"
     if kind is None:
@@ -70,10 +64,8 @@ def read_column(data: h5py.Dataset) -> np.ndarray:
 def local_object(group: h5py.Group, name: str, path: str | Path, *, depth: int = 0) -> Any:
     """Return a data set or group by name, or None if it does not exist.
 
-    Raises
-    ------
-    InputError
-        It lies outside the file, is packed as in netCDF, or declares far more bytes than the file has.
+    Raise `InputError` if it lies outside the file, is packed as in netCDF, or declares far more bytes than
+    the file has.
     """
     if depth > _MAX_LINKS:
         raise InputError(f"{path}: circular links at {name!r}")

@@ -52,19 +52,9 @@ TOLERANCE = 0.03  # maximum error, relative to the peak, of the expansion of a P
 
 @dataclass(frozen=True, kw_only=True)
 class SceneGrid:
-    """Pixel grid and reference PSF of scenes.
+    """Pixel grid and reference PSF of scenes."""
 
-    Attributes
-    ----------
-    size
-        S, pixels per side.
-    pixel_scale_arcsec
-        Side of a pixel.
-    reference_fwhm_arcsec
-        FWHM of the reference PSF.
-    """
-
-    size: int
+    size: int  # S, pixels per side
     pixel_scale_arcsec: float
     reference_fwhm_arcsec: float
 
@@ -79,12 +69,8 @@ def all_above_reference(
 ) -> np.ndarray:
     """Apply `above_reference` to the PSFs of many objects, ``(N, B, K, 2)``, once for each distinct PSF.
 
-    PSFs that are not `used`, ``(N, B)`` (bands without data), are replaced by the reference PSF.
-
-    Raises
-    ------
-    InputError
-        A PSF that is used is too sharp, or unknown.
+    PSFs that are not `used`, ``(N, B)`` (bands without data), are replaced by the reference PSF. Raise
+    `InputError` if a PSF that is used is too sharp, or unknown.
     """
     flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(-1, *psf.shape[2:])
     band = np.tile(np.arange(psf.shape[1]), len(psf))
@@ -113,12 +99,8 @@ def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndar
     """Expand a PSF in Gaussians that the reference PSF can be convolved to, ``(K, 2)``.
 
     Every Gaussian must be the reference itself, or wider by a kernel that the scene's pixels sample. A PSF
-    that satisfies this is returned unchanged.
-
-    Raises
-    ------
-    InputError
-        The PSF is too sharp for this; the message says what to do.
+    that satisfies this is returned unchanged. Raise `InputError` if the PSF is too sharp for this; the
+    message says what to do.
     """
     reference = grid.reference_sigma
     least = math.hypot(reference, SAMPLED * grid.pixel_scale_arcsec)
@@ -317,23 +299,13 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """Observing conditions of some objects: everything that defines the `Observation` of their scenes.
-
-    Attributes
-    ----------
-    psf
-        ``(N, B, K, 2)``, as returned by `all_above_reference`.
-    shift_pixels
-        ``(N, 2)``: position (y, x) of the object relative to the centre of the cutout.
-    size, pixel_scale_arcsec
-        Pixels per side (D) and side of a pixel of the data.
-    """
+    """Observing conditions of some objects: everything that defines the `Observation` of their scenes."""
 
     grid: SceneGrid
-    psf: Tensor
-    shift_pixels: Tensor
-    size: int
-    pixel_scale_arcsec: float
+    psf: Tensor  # (N, B, K, 2), as returned by `all_above_reference`
+    shift_pixels: Tensor  # (N, 2): position (y, x) of the object relative to the centre of the cutout
+    size: int  # D, pixels per side of the data
+    pixel_scale_arcsec: float  # of the data
 
     @classmethod
     def nominal(

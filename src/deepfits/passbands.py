@@ -61,11 +61,8 @@ STEP = 5.0
 def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a filter's wavelengths, ``(W,)`` in Å, and its transmission, ``(W,)``, as published.
 
-    Raises
-    ------
-    InputError
-        The filter is not in `speclite`, or its file is not a table whose first two columns are wavelengths,
-        in order and in Å unless it states another unit, and transmissions.
+    Raise `InputError` if the filter is not in `speclite`, or its file is not a table whose first two columns
+    are wavelengths, in order and in Å unless it states another unit, and transmissions.
     """
     path = Path(name)
     if path.is_file():
@@ -134,10 +131,7 @@ def filter_centre(name: str) -> float:
 def wavelength_of(given: str | float) -> float:
     """Return a filter's mean wavelength, Å, given its name in `WAVELENGTHS` or speclite, a file, or a number.
 
-    Raises
-    ------
-    InputError
-        The filter is unknown, or the wavelength implausible.
+    Raise `InputError` if the filter is unknown, or the wavelength implausible.
 
     Examples
     --------
@@ -160,10 +154,8 @@ def wavelength_of(given: str | float) -> float:
 def require_own_bands(bands: Sequence[str], filters: Sequence[str], wavelengths: Sequence[float]) -> None:
     """Raise an error if filters do not match their bands, e.g. in order; bands of unusual names match any.
 
-    Raises
-    ------
-    InputError
-        A filter's mean wavelength is far from the usual one of its band, or closer to that of another band.
+    A filter's mean wavelength may neither be far from the usual one of its band, nor closer to that of
+    another band.
 
     Examples
     --------

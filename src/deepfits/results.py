@@ -45,14 +45,9 @@ _HELD: dict[str, int] = {}  # what this process has locked, and the thread that 
 
 
 class Results:
-    """An output that this run has claimed.
+    """An output, the directory or file `path`, that this run has claimed.
 
-    Attributes
-    ----------
-    path
-        The directory or file.
-    is_finished
-        Whether an earlier run with the same inputs and settings completed.
+    It `is_finished` if an earlier run with the same inputs and settings completed.
     """
 
     def __init__(self, path: Path, record: Path, content: dict[str, Any]) -> None:
@@ -372,12 +367,8 @@ def _is_about_results(path: Path) -> bool:
 def require_finished(path: str | Path, *, partial: bool = False) -> bool:
     """Return whether the result of an earlier stage is complete; raise an error if not, unless `partial`.
 
-    Results without a record (from other software, or written through the library) count as complete.
-
-    Raises
-    ------
-    InputError
-        It is incomplete; the message says how much is done and how to finish it.
+    Results without a record (from other software, or written through the library) count as complete. The
+    message says how much is done and how to finish it.
     """
     path = Path(path)
     content = read_record(path)

@@ -16,12 +16,8 @@ from deepfits.errors import InputError
 def as_tensor(values: Any, name: str, **like: Any) -> Tensor:
     """Return a tensor of `values` with the dtype and device in `like`; errors call it `name`.
 
-    Arrays may have any byte order and strides, as FITS files give them, and need not be writable.
-
-    Raises
-    ------
-    InputError
-        Values that are not numbers, or that have a mask or a unit, which would be lost.
+    Arrays may have any byte order and strides, as FITS files give them, and need not be writable. Raise
+    `InputError` for values that are not numbers, or that have a mask or a unit, which would be lost.
 
     Examples
     --------
@@ -51,10 +47,7 @@ def as_tensor(values: Any, name: str, **like: Any) -> Tensor:
 def require_device(name: torch.device | str) -> torch.device:
     """Return a PyTorch device that this machine has; ``"auto"`` is a GPU if there is one.
 
-    Raises
-    ------
-    InputError
-        The name is unknown to PyTorch, or PyTorch finds no such device here.
+    Raise `InputError` if the name is unknown to PyTorch, or PyTorch finds no such device here.
 
     Examples
     --------

@@ -153,10 +153,7 @@ class Objects:
     def find(self, text: str) -> tuple[int, float | None]:
         """Return the row of the object of an identity, or nearest to a position, with their separation.
 
-        Raises
-        ------
-        InputError
-            There is no such object.
+        Raise `InputError` if there is no such object.
         """
         if (row := int(self.rows_of([text])[0])) >= 0:
             return row, None

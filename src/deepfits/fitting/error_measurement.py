@@ -60,12 +60,9 @@ def learn_model_error(
     """Measure the errors of a model on galaxies of a survey that it was not trained on.
 
     The fitter has the settings of the survey's fits, and no measured `model_error` yet. Bands that (nearly)
-    no object has get the values of `otherwise`. `advance` is called with the number of fits newly done.
-
-    Raises
-    ------
-    TooFewGalaxiesError
-        There are fewer than `FEWEST` bright galaxies with data in all bands that the survey has.
+    no object has get the values of `otherwise`. `advance` is called with the number of fits newly done. Raise
+    `TooFewGalaxiesError` if there are fewer than `FEWEST` bright galaxies with data in all bands that the
+    survey has.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(fitter=fitter, cutouts=cutouts, advance=advance)

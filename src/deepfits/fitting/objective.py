@@ -53,19 +53,11 @@ def _precision(prior: AmplitudePrior, num_bands: int, dtype: torch.dtype, device
 
 @dataclass
 class Evaluation:
-    """The objective at one latent per object.
+    """The objective at one latent per object."""
 
-    Attributes
-    ----------
-    loss, gradient
-        ``(N,)`` and ``(N, L)``.
-    amplitude
-        ``(N, B)``; 1 where amplitudes are fixed.
-    """
-
-    loss: Tensor
-    gradient: Tensor
-    amplitude: Tensor
+    loss: Tensor  # (N,)
+    gradient: Tensor  # (N, L)
+    amplitude: Tensor  # (N, B); 1 where amplitudes are fixed
 
 
 class Objective:

@@ -19,10 +19,7 @@ from deepfits.survey.store import Cutouts, StoreInfo
 def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
     """Describe how cutouts were observed, for scenes on a grid: PSFs from the store, positions from x and y.
 
-    Raises
-    ------
-    InputError
-        The PSF of a band with data is unknown or too sharp.
+    Raise `InputError` if the PSF of a band with data is unknown or too sharp.
     """
     used = np.asarray((cutouts.weight > 0).any(axis=(2, 3)))
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))

@@ -197,12 +197,8 @@ def train_network(
     """Train the given `torch.nn.Module`, or by default a new network of the architecture.
 
     `train` and `validation` each hold the network's inputs, float32 in its units (images ``(N, B, H, W)``,
-    features ``(N, K)``), followed by the targets, ``(N,)``.
-
-    Raises
-    ------
-    NonFiniteLossError
-        The loss became NaN or infinite.
+    features ``(N, K)``), followed by the targets, ``(N,)``. Raise `NonFiniteLossError` if the loss becomes
+    NaN or infinite.
     """
     import torch
 

@@ -114,8 +114,6 @@ def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray
 
     `reference` is the `speclite` name of the observed magnitude's filter; redshifts are positive.
 
-    Notes
-    -----
     The absolute magnitude is that of the flux density at 7700 Å in the rest frame, about the i band.
     """
     z = np.array(redshifts)

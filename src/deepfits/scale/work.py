@@ -178,13 +178,8 @@ def attempt_in_worker(work: Work, shard: Shard, wanted: str, run: str) -> Outcom
     files at the paths of a work change.
 
     Only one shard at a time is processed in a worker, whatever its number of threads, because the fit itself
-    uses them all.
-
-    Raises
-    ------
-    OtherCodeError
-        This worker runs different code than `wanted`, the value of `deepfits.provenance.code` in the process
-        that submitted the work.
+    uses them all. Raise `OtherCodeError` if this worker runs different code than `wanted`, the value of
+    `deepfits.provenance.code` in the process that submitted the work.
     """
     from distributed import get_worker
 

@@ -100,10 +100,7 @@ class SkySurvey(Stored):
 def find_survey(survey: str | Path) -> SkySurvey:
     """Return a survey given by name or by TOML file.
 
-    Raises
-    ------
-    InputError
-        This is neither a known name nor a readable TOML file with the right keys.
+    Raise `InputError` if this is neither a known name nor a readable TOML file with the right keys.
     """
     known = {path.stem: path for path in SURVEYS.glob("*.toml")}
     path = known.get(str(survey), Path(survey))

@@ -58,11 +58,8 @@ def select(
 ) -> Selection:
     """Select objects shard by shard, reading only their identifiers.
 
-    Raises
-    ------
-    InputError
-        The selection is empty, or the store has no object with one of the `object_ids`. With unreadable
-        shards neither can be known, and neither is an error.
+    Raise `InputError` if the selection is empty, or the store has no object with one of the `object_ids`.
+    With unreadable shards neither can be known, and neither is an error.
     """
     wanted = None if object_ids is None else {str(identity) for identity in object_ids}
     missing = set(wanted or ())
@@ -93,10 +90,7 @@ def select(
 def open_store(config: Any, model: Model) -> tuple[CutoutStore, list[str]]:
     """Open a stage's store in the bands and order of a model; log cautions, and return both.
 
-    Raises
-    ------
-    InputError
-        A store that is not finished, or that the model cannot be fitted to.
+    Raise `InputError` if the store is not finished, or the model cannot be fitted to it.
     """
     from deepfits.survey.store import CutoutStore
 

@@ -40,13 +40,8 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Load the newest checkpoint; None if there is none.
 
-    With `clean`, temporary files left behind by a killed process are removed first.
-
-    Raises
-    ------
-    InputError
-        The newest checkpoint is damaged; the message says which directory to remove to resume from the
-        previous one.
+    With `clean`, temporary files left behind by a killed process are removed first. Raise `InputError` if it
+    is damaged; the message says which directory to remove to resume from the previous one.
     """
     from safetensors.torch import load_file
 

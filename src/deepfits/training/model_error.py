@@ -49,12 +49,8 @@ def measure_on(
 ) -> ModelError:
     """Measure the model error on a store; `advance` is called with the number of galaxies newly fitted.
 
-    Bands that the store lacks keep the values of the training.
-
-    Raises
-    ------
-    TooFewGalaxiesError
-        There are not enough bright galaxies.
+    Bands that the store lacks keep the values of the training. Raise `TooFewGalaxiesError` if there are not
+    enough bright galaxies.
     """
     rows = np.arange(len(store))
     if held_out_only:

@@ -43,8 +43,6 @@ def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     Return ``(B, 2k+1, 2k+1)``, in units of the variance given by the weights: entry ``[b, k + dy, k + dx]``
     is the mean product of pixels separated by (dy, dx). The centre is 1 if the weights are right.
 
-    Notes
-    -----
     A pixel of a band is blank if it lies outside the central region of the cutout and the smoothed mean of
     the *other* bands shows no source within two pixels of it, so that the selection does not depend on the
     band's own noise. With a single band, that band itself is used.

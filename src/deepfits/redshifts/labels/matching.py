@@ -47,12 +47,8 @@ def match_labels(
 
     Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"`` (within the
     radius where both positions are known), or ``"auto"``: by position where positions are known in both
-    tables, because a detection catalogue and a spectroscopic one rarely share a numbering.
-
-    Raises
-    ------
-    InputError
-        No match is possible, nothing matches, or objects of the same identity have different positions.
+    tables, because a detection catalogue and a spectroscopic one rarely share a numbering. Raise `InputError`
+    if no match is possible, nothing matches, or objects of the same identity have different positions.
     """
     have_positions = all(_has_positions(table) for table in (features, labels.columns))
     if match == "auto":

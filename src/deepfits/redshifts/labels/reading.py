@@ -99,8 +99,6 @@ def read_labels(
     InputError
         The column is absent or holds no numbers, or no row is usable.
 
-    Notes
-    -----
     Rows whose value is not finite or a placeholder for "no redshift" (such as −99, −1, 9.99 or 999), with
     which surveys mark failures, are left out and counted.
     """
@@ -225,13 +223,8 @@ def _require_one_value(value: np.ndarray, column: str, path: str | Path) -> None
 def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
     """Return a column of estimates of a target from any source, ``(M,)`` float64, NaN where missing.
 
-    Raises
-    ------
-    InputError
-        The column is absent, or holds no numbers, or numbers too large for redshifts.
+    Raise `InputError` if the column is absent, or holds no numbers, or numbers too large for redshifts.
 
-    Notes
-    -----
     Placeholders for "no estimate" (−99) count as missing only where they lie outside the range of the other
     values, because a poor estimate must count as an estimate.
     """

@@ -118,8 +118,6 @@ def train_tpot(
 ) -> TpotModel:
     """Search in a separate process with a time limit; features must be finite, targets are ``(N,)``.
 
-    Notes
-    -----
     Because the search ends by the clock, its result depends on the speed of the machine: the seed alone does
     not make it reproducible.
     """

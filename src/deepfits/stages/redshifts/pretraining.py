@@ -195,12 +195,8 @@ def grafted(
     """Draw `number` objects, and give each the measurements that its donor would have had with its fluxes.
 
     For every `PER_POPULATION` objects a new population is drawn with `population`. They are seen through the
-    filters of the donor's pointing, or through filters drawn from `filters` for each band.
-
-    Raises
-    ------
-    InputError
-        Too few drawn objects have a donor that is similar enough.
+    filters of the donor's pointing, or through filters drawn from `filters` for each band. Raise `InputError`
+    if too few drawn objects have a donor that is similar enough.
     """
     trees, noises = [], []
     for sky in fitted:
