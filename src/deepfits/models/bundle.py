@@ -123,9 +123,11 @@ class Model:
         return self.model_error if self.calibration is None else self.calibration.get("errors")
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> nn.ModuleDict:
         """The three networks by name."""
-        return {"generator": self.generator, "discriminator": self.discriminator, "embedder": self.embedder}
+        return nn.ModuleDict(
+            {name: getattr(self, name) for name in ("generator", "discriminator", "embedder")}
+        )
 
     def cutout_size(self, pixel_scale_arcsec: float) -> int:
         """Return the side of cutouts that match the model, in their pixels."""
@@ -332,14 +334,12 @@ class Model:
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to a device, and return the model."""
-        for network in self.networks.values():
-            network.to(device)
+        self.networks.to(device)
         return self
 
     def eval(self) -> Model:
         """Switch the networks to evaluation mode, freeze their weights, and return the model."""
-        for network in self.networks.values():
-            network.eval().requires_grad_(False)
+        self.networks.eval().requires_grad_(False)
         return self
 
     def check(self, info: StoreInfo, *, to_train: bool = False) -> list[str]:
@@ -445,7 +445,7 @@ class Model:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors of the three networks, prefixed with the network's name."""
-        return _state(self.networks)
+        return self.networks.state_dict()
 
     def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
         """Write the model; ``model.json`` is written last, so that a directory that has it is complete."""
@@ -509,7 +509,15 @@ class Model:
         known = {name: dict(part) for name, part in parts.items() if isinstance(part, Mapping)}
         model.card, model.model_error = known.get("card", {}), known.get("model_error")
         model.calibration = known.get("calibration")
-        _read_into(model.networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
+        weights = directory / "weights.safetensors"
+        tensors = read_tensors(weights, {key: tuple(t.shape) for key, t in model.state_dict().items()})
+        if fingerprint(weights) != content.get("weights_sha256"):
+            raise InputError(
+                f"{weights}: not the weights that model.json describes; copy or train the model again"
+            )
+        # Copied, because views of a memory-mapped file would crash if the file changed.
+        own = {key: tensor.to(torch.float32, copy=True) for key, tensor in tensors.items()}
+        model.networks.load_state_dict(own, assign=True)
         model.eval()._probe(directory)
         return model.to(device)
 
@@ -524,24 +532,6 @@ class Model:
                 f"{directory}: the networks do not draw or embed finite numbers; copy the model again, or "
                 "train it again"
             )
-
-
-def _state(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return all tensors of networks, prefixed with the network's name."""
-    return {
-        f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()
-    }
-
-
-def _read_into(networks: Mapping[str, nn.Module], path: Path, sha256: str) -> None:
-    """Load the weights of named networks from a file with the hash that the description states."""
-    tensors = read_tensors(path, {key: tuple(t.shape) for key, t in _state(networks).items()})
-    if fingerprint(path) != sha256:
-        raise InputError(f"{path}: not the weights that model.json describes; copy or train the model again")
-    for name, network in networks.items():
-        # Copied, because views of a memory-mapped file would crash if the file changed.
-        own = {k: tensors[f"{name}.{k}"].to(torch.float32, copy=True) for k in network.state_dict()}
-        network.load_state_dict(own, assign=True)
 
 
 def resolve(path: str | Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -302,16 +303,8 @@ class Trainer:
         """Return a copy of the model for use, with the averaged generator if `ema` is set."""
         model = self.model
         generator = self.average if self.config.ema else model.generator
-        return Model(
-            model.config,
-            model.info,
-            model.normalisation,
-            deepcopy(generator),
-            deepcopy(model.discriminator),
-            deepcopy(model.embedder),
-            dict(model.card),
-            model.reference_fwhm_arcsec,
-        ).eval()
+        networks: dict[str, Any] = deepcopy({**model.networks, "generator": generator})
+        return replace(model, card=dict(model.card), **networks).eval()
 
     def state(self) -> dict[str, Tensor]:
         """Return the full training state, as named tensors."""
