@@ -1,6 +1,7 @@
 """Labels: file formats, conditions, matching by position and ID, and the split."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,23 @@ def test_match_is_one_to_one_with_the_nearest_label():
     found = match_labels(features, labels, radius_arcsec=1.0)
     assert found.rows.tolist() == [1]
     assert found.separation_arcsec[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_other_positions_that_match_more_objects_are_named(caplog):
+    """Catalogues of X-ray and radio sources also have the positions of their optical counterparts."""
+    sky = make_sky(300, 0)
+    apart = np.random.default_rng(1).normal(0, 1.5 / 3600, (2, 300))
+    source = {"ra": sky["ra"] + apart[0], "dec": sky["dec"] + apart[1]}
+    said = (
+        r"labels\.fits: 300 objects match the positions in CTP_RA and CTP_DEC, but only \d\d those that are"
+    )
+    match_labels(sky, as_labels(source | {"CTP_RA": sky["ra"], "CTP_DEC": sky["dec"]}))
+    assert re.search(said, caplog.text)
+    caplog.clear()
+    few = {name: sky[name][:9] for name in ("ra", "dec")}
+    places = {name: np.concatenate([sky[name][:9], sky[name] + 1]) for name in few}
+    match_labels(sky, as_labels(places | {"RA_TARG": places["ra"], "DEC_TARG": places["dec"]}))
+    assert not caplog.text
 
 
 def test_match_respects_the_radius():
@@ -374,6 +392,21 @@ def test_codes_of_classes_that_are_learned_as_numbers_are_said(tmp_path, caplog,
     make_dataset(features, read_labels(tmp_path / "l.fits", column=name))
     said = "kind is learned as a number although it has only 3 values (1, 2, 3); if they are classes"
     assert (said in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "is_said"),
+    [
+        *((name, 1, True) for name in ("zfit", "PHZ_BEST", "pfs_z", "nnAvgZ", "zp", "zPerson", "REDSH")),
+        *((name, 1, False) for name in ("z_spec", "size", "flux_z", "axis_ratio", "log_mass")),
+        *((name, 25, False) for name in ("zp", "z_offset")),
+    ],
+)
+def test_targets_that_may_be_redshifts_of_another_name(table, tmp_path, caplog, name, factor, is_said):
+    table[name] = np.linspace(0.1, 1, 6) * factor
+    table.write(tmp_path / "l.csv", overwrite=True)
+    read_labels(tmp_path / "l.csv", column=name)
+    assert (f"{name} is taken for another property than redshift" in caplog.text) == is_said
 
 
 @pytest.mark.parametrize(

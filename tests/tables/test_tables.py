@@ -887,7 +887,8 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
     [
         (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
-        (np.array([1, 2]), "q in (1, 2)", "COLUMN OP VALUE, as in .* or 'q == 3 or q == 4'"),
+        (np.array([1, 2]), "q.isin([1, 2])", r"COLUMN OP VALUE, as in .* or 'q in \(3, 4\)'"),
+        (np.array([1, 2]), "q in ()", "COLUMN OP VALUE"),
         (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
@@ -2222,12 +2223,22 @@ Byte-by-byte Description of file: other.dat table?.dat
 """
 
 
-@pytest.mark.parametrize("way", ["a header of four names", "a ReadMe beside", "a ReadMe beside, packed"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "a header of four names",
+        "a header in a comment",
+        "a header, and commas",
+        "a ReadMe beside",
+        "a ReadMe beside, packed",
+    ],
+)
 def test_right_ascensions_and_declinations_in_three_parts_without_names(tmp_path, way):
     path = tmp_path / ("table2.dat" if "packed" not in way else "table2.dat.gz")
     text = HMS
-    if way == "a header of four names":
-        text = "ID RA(J2000) Dec z_spec\n" + HMS
+    if "header" in way:
+        text = ("# Redshifts\n# " if "comment" in way else "") + "ID RA(J2000) Dec z_spec\n" + HMS
+        text = text.replace(" ", ",") if "commas" in way else text
     else:
         text = HMS.replace("3 0 0 34.59", "3 00 00 34.59").replace("0.4\n", "\n")
         (tmp_path / "ReadMe").write_text(READ_ME)
@@ -2982,8 +2993,8 @@ def test_text_whose_longest_entry_would_fill_the_memory_is_left_out(tmp_path, ca
 
 @pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
 def test_blanks_and_quotes_around_names_do_not_count(tmp_path, ending):
-    """As pandas keeps them from ``id, ra, dec``."""
-    names = {"id": "id", "ra": " ra", "dec": "'dec'", "z_spec": ' "z_spec" '}
+    """As pandas keeps them from ``# id, ra, dec``."""
+    names = {"id": "# id", "ra": " ra", "dec": "'dec'", "z_spec": ' "z_spec" '}
     columns = {"id": IDENTITIES["small"], "ra": RA, "dec": DEC, "z_spec": Z}
     path = tmp_path / f"t.{ending}"
     if ending == "csv":
@@ -2995,7 +3006,26 @@ def test_blanks_and_quotes_around_names_do_not_count(tmp_path, ending):
         path = next(tmp_path.glob("table.*"))
     labels = read_labels(path)
     np.testing.assert_array_equal(labels.value, Z)
+    assert labels.columns["object_id"].tolist() == IDENTITIES["small"].tolist()
     assert len(match_labels({"object_id": IDENTITIES["names"], "ra": RA, "dec": DEC}, labels).rows) == NUM
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [
+        ("Delta Lake", "_delta_log/0.json"),
+        ("Iceberg", "metadata/v1.metadata.json"),
+        ("Hudi", ".hoodie/hoodie.properties"),
+        ("Lance", "_versions/1.manifest"),
+    ],
+)
+def test_tables_of_several_versions_are_refused(tmp_path, kind, inside):
+    """Their files also hold rows of earlier versions, which were used beside those of now."""
+    (tmp_path / inside).parent.mkdir()
+    (tmp_path / inside).write_text("{}")
+    pq.write_table(pa.table({"id": [1], "z_spec": [0.5]}), tmp_path / "part-0.parquet")
+    with pytest.raises(InputError, match=f"a {kind} table, whose files also hold rows that were replaced"):
+        tables.read(tmp_path)
 
 
 @pytest.mark.parametrize("separator", [",", ";", " "])
@@ -3049,6 +3079,9 @@ def test_conditions_on_bits(condition, expected):
         ("(3 <= q) and q <> 9", [0, 0, 1, 1, 0]),
         ("kind = STAR", [1, 0, 0, 0, 0]),
         ("type (a) == 2 and (type (a) > 1)", [0, 0, 1, 0, 0]),
+        ("q in (3, 4, 9) and kind == GALAXY", [0, 0, 0, 1, 1]),
+        ("kind NOT IN ('GALAXY', \"b, c\") or q in [4]", [1, 0, 1, 1, 0]),
+        ("(flags in (0,2)) & (`q` not in (4)) & kind != 'q in (3)'", [1, 1, 0, 0, 0]),
     ],
 )
 def test_conditions_as_in_pandas_and_sql(condition, expected):

@@ -237,15 +237,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
         by_position, hint = False, ""
         if sky is not None and has_positions:
             hint = place_hint(sky.ra, self["ra"])
-            places = self["ra"], self["dec"], sky.ra, sky.dec
-            matched, apart, near = match_one_to_one(*places, radius_arcsec)
+            matched, apart, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
             if by_position and not is_pair.any() and (rows >= 0).any():
                 hint = f", although {(rows >= 0).sum()} have the same object_id: they lie elsewhere{hint}"
             if by_position:
                 rows, nearest = matched, near
-                require_aligned(path, apart[is_pair], *places, radius_arcsec)
+                require_aligned(path, apart[is_pair], self["ra"], self["dec"], columns, radius_arcsec)
             else:
                 rows = self._without_far(rows, columns, path, radius_arcsec)
         if (rows < 0).all():

@@ -30,6 +30,11 @@ _BITS = re.compile(r"\(?\s*(\S.*?)\s*&\s*(\d{1,19})\s*\)?")
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
+_IN = re.compile(
+    r"(['\"`][^'\"`]+['\"`]|[^\s()&|<>=!]+)\s+(not\s+)?(in)\s*[(\[]([^()\[\]]+)[)\]](?!\s*[<>=!])",
+    re.IGNORECASE,
+)
+_ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
@@ -42,16 +47,27 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     --------
     >>> as_conditions("flags == 0 and mag_i < 22")
     ('flags == 0', 'mag_i < 22')
-    >>> as_conditions("(q == 3 | q == 4) & (0.1 < z_spec <= 2)")
-    ('(q == 3 | q == 4)', 'z_spec > 0.1', 'z_spec <= 2')
+    >>> as_conditions("q in (3, 4) & (0.1 < z_spec <= 2)")
+    ('(q == 3 or q == 4)', 'z_spec > 0.1', 'z_spec <= 2')
     """
     out: list[str] = []
     several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
     for text in several:
         if not isinstance(text, str):
             raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        out += _all_of(text)
+        out += _all_of(_without_sets(text))
     return tuple(out)
+
+
+def _without_sets(text: str) -> str:
+    """Write out conditions on sets of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
+    quoted = {place for match in _IN_QUOTES.finditer(text) for place in range(*match.span())}
+    return _IN.sub(lambda match: match[0] if match.start(3) in quoted else _one_by_one(match), text)
+
+
+def _one_by_one(match: re.Match[str]) -> str:
+    sign, joint = ("!=", " and ") if match[2] else ("==", " or ")
+    return f"({joint.join(f'{match[1]} {sign} {entry[0].strip()}' for entry in _ENTRY.finditer(match[4]))})"
 
 
 def _all_of(text: str) -> list[str]:
@@ -99,7 +115,8 @@ def matches_conditions(
     """Return a mask ``(N,)`` of the rows that satisfy all conditions; a missing value satisfies none.
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
-    ``"kind == galaxy"``, or several joined by ``and`` and ``or``, with parentheses. Numbers are compared
+    ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, or several joined by
+    ``and`` and ``or``, with parentheses. Numbers are compared
     numerically even if the table stores them as text; booleans are compared with ``true`` or ``false``.
     ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
 
@@ -128,8 +145,7 @@ def matches_conditions(
         match = _CONDITION.match(condition)
         if match is None:
             raise InputError(
-                f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or "
-                "'q == 3 or q == 4'"
+                f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'"
             )
         name, sign, text = match[1], _OF_SQL.get(match[2], match[2]), match[3]
         bits = _BITS.fullmatch(name) if name.strip("'\"`") not in columns else None

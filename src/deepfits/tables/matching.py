@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.tables.sky import other_places
 from deepfits.tables.table import whole_with_gaps
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ OFFSET_ARCSEC = 5.0
 """Largest offset between two catalogues that is looked for."""
 WIDTH_ARCSEC = 0.4
 """Positions of the same objects scatter by less than this around the offset."""
+MORE = 1.25
+"""Other positions of a catalogue are named if this times as many objects match them."""
 
 
 def warn_of_running_numbers(where: str | Path, name: str, *identities: np.ndarray) -> None:
@@ -156,17 +159,21 @@ def require_aligned(
     separations: np.ndarray,
     ra: np.ndarray,
     dec: np.ndarray,
-    other_ra: np.ndarray,
-    other_dec: np.ndarray,
+    columns: Mapping[str, np.ndarray],
     radius_arcsec: float,
 ) -> None:
     """Warn if half of the matched positions, ``(K,)`` `separations`, are far apart for the radius.
 
+    `columns` are those of the second catalogue, in `where`, with ``ra`` and ``dec`` in degrees. There is a
+    warning, too, if few objects match these, but more match other positions there, such as those of the
+    optical counterparts in a catalogue of X-ray sources.
+
     Raises
     ------
     InputError
-        The second catalogue, in `where`, is offset by more than the radius, so that matches are accidental.
+        The second catalogue is offset by more than the radius, so that matches are accidental.
     """
+    other_ra, other_dec = columns["ra"], columns["dec"]
     is_far = len(separations) > 0 and np.median(separations) > radius_arcsec / 2
     if not is_far and 2 * len(separations) >= min(np.isfinite(ra).sum(), np.isfinite(other_ra).sum()):
         return
@@ -174,6 +181,16 @@ def require_aligned(
     said = (
         "" if offset is None else f"{offset[0]:+.2f}″ in right ascension and {offset[1]:+.2f}″ in declination"
     )
+    for place in other_places(columns, where):
+        number = int((match_one_to_one(ra, dec, place.ra, place.dec, radius_arcsec)[0] >= 0).sum())
+        if number > MORE * len(separations):
+            log.warning(
+                "WARNING: %s: %d objects match the positions in %s and %s, but only %d those that are used; "
+                "if the former are those of the objects, rename them to ra and dec",
+                *(where, number, *place.names, len(separations)),
+            )
+            is_far = False
+            break
     if offset is not None and np.hypot(*offset) > radius_arcsec:
         raise InputError(
             f"{where}: most positions are offset by {said} from the objects, more than the radius of "

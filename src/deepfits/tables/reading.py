@@ -31,7 +31,7 @@ TEXT_ENDINGS = (
     "out", "zout", "bpz", "tex", "tdat", "tst",
 )  # fmt: skip
 _QUOTED_NAME = re.compile(
-    r"""\A\s*(?:\[(?P<cas>[^\]]+)\]:\w+|(["'`]?)(?P<bare>.*?)\2)\s*\Z""", re.DOTALL
+    r"""\A\s*(?:\[(?P<cas>[^\]]+)\]:\w+|#?\s*(["'`]?)(?P<bare>.*?)\2)\s*\Z""", re.DOTALL
 )  # MAST's CasJobs writes [ra]:Float
 _NO_UNITS = (*GAPS, "unitless", "dimensionless")
 _SPREADSHEET = re.compile("xls.?|ods|numbers")
@@ -142,7 +142,10 @@ def _normalized(table: Table) -> Table:
 
 
 def _with_bare_names(table: Table) -> Table:
-    """Remove blanks and quotes around names, unless two then agree; pandas keeps those of ``id, ra``."""
+    """Remove blanks and quotes around names, and the mark of a comment before them, unless two then agree.
+
+    pandas keeps those of ``# id, ra``, and Bagpipes writes ``#ID``.
+    """
     bare = {
         name: _QUOTED_NAME.sub(r"\g<cas>\g<bare>", name) or name for name in (*table.columns, *table.unused)
     }

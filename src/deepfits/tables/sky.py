@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,7 +278,7 @@ def _with_other_pair(
     found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
 ) -> Positions:
     """Fill missing positions from other columns of the same objects, such as raStack beside raMean."""
-    for other in _other_pairs(found, columns, units, where):
+    for other in _named_pairs(columns, units, where, but=found.names):
         more = ~found.is_known & other.is_known
         if not more.any() or (found.is_known.any() and not positions_agree(found, other)):
             continue
@@ -305,7 +305,7 @@ def _compared(
     rows = rows[:: max(1, len(rows) // 1000)]
     ra, dec = found.ra[rows], found.dec[rows]
     some = {name: values[rows] for name, values in columns.items()}
-    for other in _other_pairs(found, some, units, where):
+    for other in _named_pairs(some, units, where, but=found.names):
         apart = _separation(Positions(ra=ra, dec=dec, names=found.names), other)
         if not apart > ELSEWHERE_ARCSEC or len(np.unique(other.ra)) < len(rows) / 2:
             continue
@@ -345,11 +345,17 @@ def _warn_of_rounding(found: Positions, where: str | Path) -> None:
             )
 
 
-def _other_pairs(
-    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+def other_places(columns: Mapping[str, np.ndarray], where: str | Path) -> Iterator[Positions]:
+    """Yield the positions in all columns that are named like right ascension and declination."""
+    yield from _named_pairs(columns, {}, where)
+    yield from _similar_pairs(columns, {}, where)
+
+
+def _named_pairs(
+    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path, but: Sequence[str] = ()
 ) -> Iterator[Positions]:
-    """Yield the positions in other columns than those of `found`."""
-    done = [{name.lower() for name in found.names}]
+    """Yield the positions in columns with names in `POSITIONS`, except in those named `but`."""
+    done = [{name.lower() for name in but}]
     for names in POSITIONS:
         pair = first_pair(columns, [names])
         if pair is None or (key := {name.lower() for name in pair}) in done:
@@ -375,7 +381,7 @@ def _separation(one: Positions, other: Positions) -> float:
 
 def _similar_pair(
     columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> tuple[str, str] | None:
+) -> tuple[str, ...] | None:
     """Return columns whose names differ only in ra and dec, such as ``ra_corrected`` and ``dec_corrected``.
 
     Raises
@@ -383,8 +389,25 @@ def _similar_pair(
     InputError
         Several such pairs that disagree.
     """
+    found = list(_similar_pairs(columns, units, where))
+    if not found:
+        return None
+    first = found[0]
+    for other in found[1:]:
+        if not positions_agree(first, other):
+            raise InputError(
+                f"{where}: {' and '.join(first.names)} disagree with {' and '.join(other.names)}; rename "
+                "those that are meant to ra and dec"
+            )
+    log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", where, *first.names)
+    return first.names
+
+
+def _similar_pairs(
+    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> Iterator[Positions]:
+    """Yield the positions in columns whose names differ only in ra and dec."""
     by_lower = {bare_name(name): name for name in reversed(list(columns))}
-    pairs: dict[tuple[str, str], Positions] = {}
     for lower, name in reversed(by_lower.items()):
         for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
             ends = ("dec", "de") if match[0] == "ra" else ("delta",)
@@ -392,23 +415,10 @@ def _similar_pair(
             other = next((by_lower[n] for end in ends if (n := end.join(rest)) in by_lower), None)
             if other is None or _NOT_A_POSITION.search(" ".join(rest)):
                 continue
-            try:
+            with suppress(InputError):  # no angles
                 place = _from_pair(columns, units, where, (name, other), "icrs")
-            except InputError:  # no angles
-                continue
-            if place.is_known.any():
-                pairs[name, other] = place
-    if not pairs:
-        return None
-    first, *others = pairs
-    for pair in others:
-        if not positions_agree(pairs[first], pairs[pair]):
-            raise InputError(
-                f"{where}: {' and '.join(first)} disagree with {' and '.join(pair)}; rename those "
-                "that are meant to ra and dec"
-            )
-    log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", where, *first)
-    return first
+                if place.is_known.any():
+                    yield place
 
 
 def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:

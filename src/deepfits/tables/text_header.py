@@ -84,9 +84,8 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
             f"{where}: no header: the first line is {', '.join(first[:4])}; insert a line of names above "
             "it, such as: id ra dec z_spec"
         )
-    if delimiter is None:  # names may have commas even if the entries are separated by blanks
-        names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
-    names = _without_numbers(names)
+    names = [name.rstrip(",") for name in names]  # also where the entries are separated by blanks
+    names = _without_numbers(_with_parts(names, len(split_line(lines[-1], delimiter))))
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return TextLayout(names, delimiter, start, units)
 
@@ -285,7 +284,7 @@ def _has_row_names(lines: Sequence[str], names: Sequence[str], delimiter: str | 
 def _names_in_comments(
     comments: Sequence[str], delimiter: str | None, number: int, units: dict[str, str]
 ) -> list[str] | None:
-    """Return the names in a comment with `number` words, which may be followed by one with units.
+    """Return the names in a comment for `number` entries, which may be followed by one with units.
 
     Of several, it is the last that names positions, or an identity, or else the last that has no units.
     """
@@ -293,7 +292,7 @@ def _names_in_comments(
     for line in reversed(comments):
         bare = _bare_comment(line)
         for names in (split_line(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
-            if len(names) == number and not any(_PLACE.match(name) for name in names):
+            if len(_with_parts(names, number)) == number and not any(_PLACE.match(name) for name in names):
                 found.append(names)
                 break
     places = [position_names(names) is not None for names in found]

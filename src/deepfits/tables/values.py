@@ -14,6 +14,7 @@ _REDSHIFT = re.compile(
     r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"
 )
+_LIKE_A_REDSHIFT = re.compile(r"(?i)(^|_)(ph|p)?z|z$|^red")
 _OF_A_BAND = re.compile(
     r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$",
     re.IGNORECASE,
@@ -34,6 +35,12 @@ HIGHEST_MEDIAN = 12.0
 def is_redshift_name(name: str) -> bool:
     """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
     return bool(_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
+
+
+def may_be_redshifts(name: str, value: np.ndarray) -> bool:
+    """Return whether values ``(N,)`` may be redshifts by their range and a name such as zfit or PHZ_BEST."""
+    is_named = bool(_LIKE_A_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
+    return is_named and bool(((value >= LOWEST) & (value < HIGHEST_MEDIAN)).all())
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool, codes_only: bool = False) -> np.ndarray:

@@ -153,7 +153,7 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tup
     ours, theirs = _coordinates(features), _coordinates(labels.columns)
     nearest_label, apart, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
-    tables.require_aligned(labels.where, apart[keep], *ours, *theirs, radius_arcsec)
+    tables.require_aligned(labels.where, apart[keep], *ours, labels.columns, radius_arcsec)
     # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))

@@ -17,7 +17,14 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.entries import GAPS, is_number, numbers_in_text
-from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value, is_redshift_name, list_values
+from deepfits.tables.values import (
+    HIGHEST_MEDIAN,
+    STAR_REDSHIFT,
+    is_no_value,
+    is_redshift_name,
+    list_values,
+    may_be_redshifts,
+)
 
 RESERVED = ("object_id", "ra", "dec", "part")
 """Column names that have another meaning in results, and so cannot be targets."""
@@ -32,7 +39,7 @@ LEAST_VALUES, MOST_REPEATS = 10, 10
 SLOWEST = 100.0
 """A column named V that has a lower median than this does not contain velocities in km/s."""
 _VELOCITY = re.compile(
-    r"(cz|h?rv|v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(hel(io)?|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
+    r"cz.*|(h?rv|v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(hel(io)?|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
     r"(_?kms)?",
     re.IGNORECASE,
 )
@@ -133,6 +140,11 @@ def read_labels(
         _warn_of_zeros(number[is_selected], column, path)
         _require_no_magnitudes(number[keep], columns, column, path)
         _warn_of_quality(left, select, path)
+    elif not classes and may_be_redshifts(column, number[keep]):
+        log.warning(
+            "WARNING: %s: %s is taken for another property than redshift; if it is one, name it z_spec",
+            *(path, column),
+        )
     if not classes:
         is_known = keep & (np.abs(number) >= STAR_REDSHIFT) if is_redshift else keep
         _warn_of_repeats(number[is_known], column, path)
