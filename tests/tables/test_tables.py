@@ -3178,3 +3178,32 @@ def test_a_second_line_in_the_header_of_aastex(tmp_path):
     catalogue = read_catalogue(tmp_path / "t.tex")
     assert catalogue["object_id"].tolist() == [7, 9]
     assert catalogue["dec"].tolist() == [-2.1, -2.2]
+
+
+@pytest.mark.parametrize("declared", ["", 'arraysize="2"', 'arraysize="3*"', 'arraysize="2x3"'])
+def test_text_in_votables_that_is_longer_than_declared(tmp_path, declared):
+    """Without arraysize a field holds one letter by the standard, which is rarely what is meant."""
+    fields = f'<FIELD ID="i" datatype="char" {declared} name="id" utype="a/b"/>'
+    fields += '<FIELD name="kind" datatype="string" unit="m/s"><DESCRIPTION>b &gt; a</DESCRIPTION></FIELD>'
+    rows = "".join(f"<TR><TD>NGC {n}</TD><TD>galaxy</TD></TR>" for n in (891, 4535))
+    (tmp_path / "t.vot").write_text(
+        f'<VOTABLE version="1.3"><RESOURCE><TABLE>{fields}<DATA><TABLEDATA>{rows}</TABLEDATA></DATA></TABLE>'
+        "</RESOURCE></VOTABLE>"
+    )
+    found = tables.read(tmp_path / "t.vot")
+    assert found.columns["id"].tolist() == ["NGC 891", "NGC 4535"]
+    assert found.columns["kind"].tolist() == ["galaxy", "galaxy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("_FillValue", [5, -999, 7]), ("missing_value", [5.5, 1e20, 7])]
+)
+def test_values_that_netcdf_marks_as_missing(tmp_path, name, values):
+    with h5py.File(tmp_path / "t.nc", "w") as file:
+        file["id"], file["mass"] = [1, 2, 3], values
+        file["note"] = np.array(["a", "-999", ""], dtype=object)
+        file["mass"].attrs[name] = np.array([values[1]], np.array(values).dtype)
+        file["note"].attrs[name] = ""
+    found = tables.read_table(tmp_path / "t.nc")
+    np.testing.assert_array_equal(found["mass"], [values[0], np.nan, values[2]])
+    assert found["note"].tolist() == ["a", "-999", ""]

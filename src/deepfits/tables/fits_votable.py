@@ -20,6 +20,10 @@ from deepfits.tables.names import position_names
 from deepfits.tables.sky import frame_of
 from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_distinct
 
+_TEXT_FIELD = re.compile(
+    rb"""(<(?:\w+:)?FIELD\b)(?=[^>]*\bdatatype=["'](?:char|unicodeChar|string)\b)([^>]*)"""
+)
+_LENGTH = re.compile(rb"""\barraysize=["'][^"']*["']""")
 log = logging.getLogger(__name__)
 
 
@@ -179,6 +183,10 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
                 )
     if is_fits:
         raise InputError(f"{path}: its data are FITS inside the VOTable; save it as FITS, or with BINARY2")
+    if b"<TABLEDATA" in content:  # text beyond the declared length, 1 if none is declared, would be lost
+        content = _TEXT_FIELD.sub(
+            lambda part: part[1] + b' arraysize="*"' + _LENGTH.sub(b"", part[2]), content
+        )
     tree = votable.parse(BytesIO(content), verify="ignore")
     for info in (info for resource in tree.resources for info in resource.infos):
         if (info.name, info.value) == ("QUERY_STATUS", "ERROR"):

@@ -14,6 +14,8 @@ from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_a
 
 _OF_VAEX = {"data", "mask", "indices", "null_bitmap"}
 """Members of a group that is a column, as vaex writes it; text has the latter two."""
+_FILL_VALUES = ("_FillValue", "missing_value")
+"""Attributes with the value that stands for a missing one, in netCDF."""
 
 
 def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
@@ -34,20 +36,20 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
         units: dict[str, str] = {}
         unused: dict[str, str] = {}
         for name in chosen.names:
-            data, mask = member[name], None
+            data, gaps = member[name], None
             if isinstance(data, h5py.Group):  # vaex
                 if "indices" in data:
                     columns[name] = _text_of_vaex(data)
                     continue
-                data, mask = data["data"], data.get("mask")
+                data, gaps = data["data"], data.get("mask")
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
                 unused[name] = str(data.dtype)
                 continue
-            values = read_column(data)
-            columns[name] = plain_array(
-                values if mask is None else np.ma.array(values, mask=read_column(mask))
-            )
+            values = np.ma.array(read_column(data), mask=gaps is not None and read_column(gaps))
+            for key in _FILL_VALUES if not is_text else ():
+                values[np.isin(values.data, data.attrs.get(key, ()))] = np.ma.masked
+            columns[name] = plain_array(values)
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
                 units[name] = decoded(unit)
