@@ -1130,13 +1130,16 @@ def test_gaps_of_scaled_columns_are_gaps(tmp_path):
         fits.Column("MAG", "I", array=np.array([100, 200, -32768], "i2"), null=-32768),
         fits.Column("COUNT", "I", array=np.array([1, 2, 65535], "u2"), bzero=32768, null=32767),
         fits.Column("OBJID", "K", array=np.array([2**63 + 5, 99, 0], "u8"), bzero=2**63, null=-(2**63)),
+        fits.Column("Z", "E", array=np.array([0.5, -0.9999995e9, -99], "f4")),
     ])  # fmt: skip
     hdu.header["TSCAL1"], hdu.header["TZERO1"] = 0.001, 20.0
+    hdu.header["TNULL4"] = -0.9999995e9  # not allowed for floats
     hdu.writeto(tmp_path / "a.fits")
     found = tables.read_table(tmp_path / "a.fits")
     np.testing.assert_allclose(found["MAG"], [20.1, 20.2, np.nan])
     np.testing.assert_array_equal(found["COUNT"], [1, 2, np.nan])
     assert found["OBJID"].tolist() == [str(2**63 + 5), "99", ""]
+    np.testing.assert_array_equal(found["Z"], [0.5, np.nan, -99])
 
 
 @pytest.mark.parametrize("kind", [Table, QTable])
@@ -3207,3 +3210,10 @@ def test_values_that_netcdf_marks_as_missing(tmp_path, name, values):
     found = tables.read_table(tmp_path / "t.nc")
     np.testing.assert_array_equal(found["mass"], [values[0], np.nan, values[2]])
     assert found["note"].tolist() == ["a", "-999", ""]
+
+
+def test_masks_of_lists_that_astropy_writes_into_parquet(tmp_path):
+    mask = np.arange(6).reshape(3, 2) == 3
+    Table({"aperture": MaskedColumn(np.ones((3, 2)), mask=mask)}).write(tmp_path / "t.parquet")
+    found = tables.read_table(tmp_path / "t.parquet")["aperture"]
+    np.testing.assert_array_equal(found, np.where(mask, np.nan, 1))

@@ -122,14 +122,15 @@ def _with_positions_from_sibling(
 
 
 def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
-    """Return masks of missing values in scaled, logical and ASCII columns by name; remove their TNULL.
+    """Return masks of missing values by name, in columns of which astropy does not; remove their TNULL.
 
     TNULL refers to stored values, but astropy compares it with scaled ones; astropy reads a logical value
-    that is neither T nor F as false, and an empty integer of an ASCII table as 0.
+    that is neither T nor F as false, and an empty integer of an ASCII table as 0. TNULL of floats, which some
+    archives write, is not allowed.
     """
     stored, gaps = np.asarray(hdu.data).view(np.ndarray), {}
     is_ascii = hdu.header["XTENSION"] == "TABLE"
-    for column in hdu.columns:
+    for number, column in enumerate(hdu.columns, 1):
         values = stored[column.name] if column.name in (stored.dtype.names or ()) else np.zeros(0)
         is_scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
         if is_ascii and not str(column.format).startswith("A"):
@@ -140,6 +141,8 @@ def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
         elif column.null is not None and is_scaled and values.dtype.kind in "iu":
             gaps[column.name] = np.asarray(values == column.null)
             column.null = None
+        elif values.dtype.kind == "f" and isinstance(null := hdu.header.get(f"TNULL{number}"), (int, float)):
+            gaps[column.name] = np.isclose(values, null, rtol=1e-6, atol=0)
         elif str(column.format).strip() in ("L", "1L") and (values == 0).any():
             gaps[column.name] = np.asarray(values == 0)
     return gaps

@@ -252,7 +252,8 @@ def from_arrow(column: Any) -> np.ndarray | None:
 
 def _lists(column: Any) -> np.ndarray | None:
     """Convert lists of equal length to ``(N, L)``, with NaN for missing ones; None for other lists."""
-    if not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
+    kind = column.type.value_type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         return None
     is_valid = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
     valid = column.filter(pa.array(is_valid))
