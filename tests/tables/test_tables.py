@@ -2692,6 +2692,8 @@ def test_a_votable_of_wavelengths_is_written_without_a_word(tmp_path):
     ("head", "per_degree"),
     [
         ("# id, ra, dec, z_spec\n", 1),  # as numpy.savetxt writes a header
+        ("# id | ra | dec | z_spec\n", 1),
+        ("# id: ra: dec: z_spec\n", 1),
         ("id, ra, dec, z_spec\n", 1),
         ("id ra dec z_spec\n# these are the brightest\n", 1),
         ("# id ra dec z_spec\n# after Smith et al.\n", 1),
@@ -2712,6 +2714,13 @@ def test_commas_and_units_in_the_head_of_a_table_apart_by_blanks(tmp_path, head,
     np.testing.assert_array_equal(labels.value, Z)
     np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-9)
     np.testing.assert_array_equal(labels.columns["object_id"], np.arange(NUM))
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_separator_at_the_end_of_the_header_alone(tmp_path, separator):
+    rows = [["id", "z_spec", ""], ["1", "0.1"], ["2", "0.2"]]
+    (tmp_path / "t.txt").write_text("\n".join(map(separator.join, rows)))
+    assert list(tables.read_table(tmp_path / "t.txt")) == ["id", "z_spec"]
 
 
 @pytest.mark.parametrize("unit", ["none", "-", "unitless"])

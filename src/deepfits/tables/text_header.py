@@ -84,8 +84,10 @@ def find_layout(head: list[str], where: str | Path) -> TextLayout:
             f"{where}: no header: the first line is {', '.join(first[:4])}; insert a line of names above "
             "it, such as: id ra dec z_spec"
         )
-    names = [name.rstrip(",") for name in names]  # also where the entries are separated by blanks
-    names = _without_numbers(_with_parts(names, len(split_line(lines[-1], delimiter))))
+    number = len(split_line(lines[-1], delimiter))
+    names = names[:-1] if not names[-1] and number == len(names) - 1 else names  # a delimiter at its end
+    names = [name.rstrip(",:") for name in names]  # also where the entries are separated by blanks
+    names = _without_numbers(_with_parts(names, number))
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return TextLayout(names, delimiter, start, units)
 
@@ -291,7 +293,7 @@ def _names_in_comments(
     found: list[list[str]] = []  # from the last to the first
     for line in reversed(comments):
         bare = _bare_comment(line)
-        for names in (split_line(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
+        for names in (split_line(bare, delimiter), bare.split(), re.split(r"\s*[,;|]\s*", bare)):
             if len(_with_parts(names, number)) == number and not any(_PLACE.match(name) for name in names):
                 found.append(names)
                 break
