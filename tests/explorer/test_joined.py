@@ -126,6 +126,16 @@ def test_tables_offset_by_more_than_the_radius_are_refused(features, sky, tmp_pa
         joined(features, tmp_path, ra=sky["ra"], dec=sky["dec"] + 1.5 / 3600, mass=sky["z_spec"])
 
 
+def test_positions_that_are_swapped_are_told(sky, tmp_path):
+    features = write_features(tmp_path / "features", {**sky, "ra": sky["ra"] % 20})
+    with pytest.raises(InputError, match=r"by object_id or position; ra and dec look swapped"):
+        joined(features, tmp_path, ra=sky["dec"], dec=sky["ra"] % 20, mass=sky["z_spec"])
+    with pytest.raises(
+        InputError, match=rf"position; {NUM} objects with dec beyond ±90 .* and not swapped\?"
+    ):
+        joined(features, tmp_path, ra=sky["dec"], dec=sky["ra"] % 20 + 100, mass=sky["z_spec"])
+
+
 def test_without_known_positions_identities_decide(sky, tmp_path, caplog):
     """Images without WCS have NaN in ra and dec, and so have the predictions made from their features."""
     nowhere = np.full(NUM, np.nan)

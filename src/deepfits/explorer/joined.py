@@ -236,7 +236,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
         by_position, hint = False, ""
         if sky is not None and has_positions:
-            hint = place_hint(sky.ra, self["ra"])
+            hint = place_hint(sky.ra, sky.dec, self["ra"], self["dec"])
             matched, apart, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
@@ -249,6 +249,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 rows = self._without_far(rows, columns, path, radius_arcsec)
         if (rows < 0).all():
             hint = hint or likely_match(table.columns, self["object_id"])
+            hint = hint or (f"; {sky.lost}" if sky is not None and sky.lost else "")
             raise InputError(
                 f"{path}: no row matches an object of {self.directory}, by object_id or position{hint}"
             )

@@ -204,12 +204,13 @@ def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) ->
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
-    """Suggest the unit of the right ascensions, if they are not degrees."""
+    """Suggest what is wrong with positions, if they would lie on the first field otherwise."""
     if "ra" not in columns:
         return ""
     field = fields.open(0)
     height, width = field.shape
-    return place_hint(columns["ra"], field.sky(np.array([0.0, width]), np.array([0.0, height]))[0])
+    near = field.sky(np.array([0.0, width]), np.array([0.0, height]))
+    return place_hint(columns["ra"], columns["dec"], *near)
 
 
 def _digests(parts: list[Part], plan: StorePlan, info: StoreInfo) -> list[str]:

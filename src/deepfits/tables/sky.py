@@ -547,16 +547,21 @@ def pixel_positions(
     return x, y, pair
 
 
-def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
-    """Return a hint if right ascensions far from `near` would match them as hours or radians."""
-    ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
-    if not len(ra) or not len(near):
+def place_hint(ra: np.ndarray, dec: np.ndarray, near_ra: np.ndarray, near_dec: np.ndarray) -> str:
+    """Return a hint if positions far from others would match them swapped, or as hours or radians."""
+    is_known = np.isfinite(ra) & np.isfinite(dec)
+    ra, dec = ra[is_known], dec[is_known]
+    box = [angle[np.isfinite(angle)] for angle in (near_ra, near_dec)]
+    if not len(ra) or not all(map(len, box)):
         return ""
-    low, high = near.min(), near.max()
+
+    def are_there(angle: np.ndarray, near: np.ndarray) -> np.ndarray:
+        return np.asarray((angle >= near.min() - 0.5) & (angle <= near.max() + 0.5))
+
+    if (are_there(dec, box[0]) & are_there(ra, box[1])).mean() > 0.5:
+        return "; ra and dec look swapped"
     for factor, unit, limit in ((15.0, "hours", 24.0), (float(np.degrees(1)), "radians", 2 * np.pi)):
-        there = ra * factor
-        inside = (there >= low - 0.5) & (there <= high + 0.5)
-        if ra.max() <= limit and inside.mean() > 0.5:
+        if ra.max() <= limit and are_there(ra * factor, box[0]).mean() > 0.5:
             short = "ra_hours" if unit == "hours" else "ra_rad and dec_rad"
             return f"; the right ascensions look like {unit}: name the column {short}, or give its unit"
     return ""

@@ -113,14 +113,7 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Return a hint at the most likely reason why nothing matches."""
     if match == "position":
-        box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
-        swapped = [labels.columns[name] for name in ("ra", "dec")]
-        is_inside = [
-            (v >= low - 0.5) & (v <= high + 0.5) for v, (low, high) in zip(swapped, box, strict=True)
-        ]
-        if np.logical_and(*is_inside).mean() > 0.5:
-            return "; ra and dec look swapped"
-        return tables.place_hint(labels.columns["ra"], features["ra"])
+        return tables.place_hint(*(c[name] for c in (labels.columns, features) for name in ("ra", "dec")))
     ours = _identity_text(features, "features")
     theirs = _identity_text(labels.columns, labels.where)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
