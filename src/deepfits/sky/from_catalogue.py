@@ -201,7 +201,7 @@ class _CatalogueColumns:
         if values.ndim != 1:
             raise self.error(name, f"holds lists of {values.shape[1]} numbers; write each to its own column")
         scale = self._scale(name, unit) if unit else 1.0
-        numbers = numbers_in_text(values) if values.dtype.kind == "U" else values
+        numbers = numbers_in_text(values)
         if numbers.dtype.kind == "U":
             odd = next((entry for entry in numbers.tolist() if not is_number(entry)), numbers[0])
             raise self.error(name, f"holds text, not numbers, such as {str(odd)!r}")

@@ -69,8 +69,9 @@ def is_number(text: object) -> bool:
 
 
 def numbers_in_text(values: np.ndarray) -> np.ndarray:
-    """Convert text ``(N,)`` to numbers or booleans, as `as_numbers` does, or else keep it."""
-    return as_numbers(pa.array(values.astype(str).tolist(), pa.string()))
+    """Convert text ``(N,)`` to numbers or booleans, as `as_numbers` does; keep all else."""
+    is_text = values.dtype.kind in "USO"
+    return as_numbers(pa.array(values.astype(str).tolist(), pa.string())) if is_text else values
 
 
 def _has_decimal_commas(values: pa.Array) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.labels.reading import Labels, is_text
+from deepfits.redshifts.labels.reading import Labels
 from deepfits.tables import Columns, require_column
 from deepfits.tables.entries import numbers_in_text
 
@@ -126,15 +126,7 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
 
 def _has_positions(columns: Columns) -> bool:
     """Return whether any position is known: images without WCS give none, and columns may be empty."""
-    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(_coordinates(columns)[0]).any())
-
-
-def _coordinates(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Return right ascension and declination, NaN where a row has no valid position."""
-    ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
-    with np.errstate(invalid="ignore"):
-        is_known = np.isfinite(ra) & (np.abs(dec) <= 90)
-    return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
+    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(columns["ra"]).any())
 
 
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -143,7 +135,7 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, dict[str, int]]:
     """Return pairs, and the number of labels without a position."""
-    ours, theirs = _coordinates(features), _coordinates(labels.columns)
+    ours, theirs = ((table["ra"], table["dec"]) for table in (features, labels.columns))
     nearest_label, apart, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
     tables.require_aligned(labels.where, apart[keep], *ours, labels.columns, radius_arcsec)
@@ -244,12 +236,10 @@ def _agree(value: np.ndarray, labels: Labels) -> bool:
 
 def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
-    for name in (f"{labels.target}_flag", *FLAGS):
-        values = labels.columns.get(name)
-        if values is not None and is_text(values):
-            values = numbers_in_text(values)
+    for name in (name for name in (f"{labels.target}_flag", *FLAGS) if name in labels.columns):
+        values = numbers_in_text(labels.columns[name])
         # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, so larger is not more secure.
-        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5:
+        if values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5:
             return name, values.astype(np.float64)
     return None
 

@@ -209,7 +209,7 @@ def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return a column of numbers, possibly written as text, as float64 ``(M,)``."""
     where = f"{path}: column {column!r} holds"
     _require_one_value(value, column, path)
-    number = numbers_in_text(value) if is_text(value) else value
+    number = numbers_in_text(value)
     if is_text(number):
         entries = value.tolist()
         odd = next((entry for entry in entries if not is_number(entry)), entries[0])
@@ -312,7 +312,7 @@ def _warn_of_repeats(value: np.ndarray, column: str, path: str | Path) -> None:
 def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) -> None:
     """Warn where there are columns of redshift quality, and none of them is used to select."""
     flags = {
-        name: numbers_in_text(values) if is_text(values) else values
+        name: numbers_in_text(values)
         for name, values in columns.items()
         if values.ndim == 1 and (_QUALITY.fullmatch(name) or _are_kinds(values))
     }
