@@ -440,6 +440,8 @@ def test_targets_that_may_be_redshifts_of_another_name(table, tmp_path, caplog, 
                 "bpz_z",
             )
         ),
+        ("z_min_risk", True),
+        *((name, False) for name in ("ZSRC", "z_best_type", "zspec_qual", "z_risk", "zspec_ref", "z_q")),
         *((name, False) for name in ("z_auto", "Z_PETRO", "z_cmodel_ab", "z_aper3")),
         *((name, False) for name in ("Z_PHOT_STD", "Z_PHOT_L68", "z_conf", "z_ra", "Z_IVAR")),
         ("best_zspec", True),

@@ -1741,6 +1741,11 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "z_use",
         "z_best_grade",
         "u_zsp",
+        "q_z1",
+        "redshift_Qop",
+        "CTP_REDSHIFT_GRADE",
+        "MAXQUAL",
+        "FLAG_DES",
         "z_prob",
     ],
 )

@@ -32,7 +32,7 @@ from deepfits.tables.table import B1950, Table
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
     ("ra_b1950", "dec_b1950"), ("al1950", "de1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
-    ("alpha_1950", "delta_1950"), ("alpha1950", "delta1950"), ("ra50", "dec50"),
+    ("alpha_1950", "delta_1950"), ("alpha1950", "delta1950"), ("ra50", "dec50"), ("ra1950", "de1950"),
 )  # fmt: skip
 GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))

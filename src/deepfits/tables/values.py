@@ -15,10 +15,12 @@ _REDSHIFT = re.compile(
     r"|_z[A-Z]"
 )
 _LIKE_A_REDSHIFT = re.compile(r"(?i)(^|_)(ph|p)?z|z$|^red")
-_OF_A_BAND = re.compile(
-    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$",
+_NO_REDSHIFT = re.compile(
+    r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$|qual"
+    r"|(?<!min_)risk|grade|type|source$|src$|_q$|_ref$",
     re.IGNORECASE,
 )
+"""Parts of the names of magnitudes in the z band, and of errors and the quality of redshifts."""
 _SIGNED_CODES = (
     9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 9999.9, 99999, 999999, 1e20, 1e30,
     2**15 - 1, 2**15, 2**31 - 1, 2**31, float(np.finfo(np.float32).max),
@@ -34,12 +36,12 @@ HIGHEST_MEDIAN = 12.0
 
 def is_redshift_name(name: str) -> bool:
     """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
-    return bool(_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
+    return bool(_REDSHIFT.search(name)) and not _NO_REDSHIFT.search(name)
 
 
 def may_be_redshifts(name: str, value: np.ndarray) -> bool:
     """Return whether values ``(N,)`` may be redshifts by their range and a name such as zfit or PHZ_BEST."""
-    is_named = bool(_LIKE_A_REDSHIFT.search(name)) and not _OF_A_BAND.search(name)
+    is_named = bool(_LIKE_A_REDSHIFT.search(name)) and not _NO_REDSHIFT.search(name)
     return is_named and bool(((value >= LOWEST) & (value < HIGHEST_MEDIAN)).all())
 
 

@@ -45,12 +45,13 @@ _VELOCITY = re.compile(
 )
 """Names of recession velocities, unless their values are below `SLOWEST`: V may be a magnitude."""
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf|prob|origin|secure|ok$)\w*"
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|fla?g|qual|conf|type|source|q(op|f)|grade|prob|origin|secure|ok$)\w*"
     r"|(spe_|spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
     r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
-    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?(z(_?sp(ec)?)?|redshift)|(flag|q|qual(ity)?)_?spec_?z?"
+    r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?(z(_?sp(ec)?|\w{1,2})?|redshift)|(flag|q|qual(ity)?)_?spec_?z?"
     r"|(spec\w*|best|id|vi)_?(q|quality|class|flag)|use_zgrism|n?q_?sp|q_(flag|cz)|good_?spec|is_?specz?"
-    r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank|use|qflag_z|zq_?spec|rvz_qual",
+    r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank|use|qflag_z|zq_?spec|rvz_qual|maxqual"
+    r"|flag_des",
     re.IGNORECASE,
 )
 """Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
