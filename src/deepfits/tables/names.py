@@ -87,16 +87,20 @@ def unit_in_name(name: str) -> str:
 
 def first_name(names: Iterable[str], aliases: Iterable[str]) -> str | None:
     """Return the name that matches the first possible alias, or None."""
-    by_lower = {bare_name(name): name for name in reversed(list(names))}
-    by_lower |= {name.lower(): name for name in reversed(list(names))}
+    by_lower = _by_lower(names)
     return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
+
+
+def _by_lower(names: Iterable[str]) -> dict[str, str]:
+    """Return names by how they are written in the lists above; of several that are alike, the first."""
+    names = list(names)[::-1]
+    return {bare_name(name): name for name in names} | {name.lower(): name for name in names}
 
 
 def first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     """Return the names that match the first pair of which both are there, or None."""
     names = list(names)
-    by_lower = {bare_name(name): name for name in reversed(names)}
-    by_lower |= {name.lower(): name for name in reversed(names)}
+    by_lower = _by_lower(names)
     for longitude, latitude in pairs:
         if longitude in names and latitude in names:
             return longitude, latitude

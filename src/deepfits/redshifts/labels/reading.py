@@ -369,15 +369,8 @@ def _example(name: str, values: np.ndarray) -> str:
 
 def add_standard_names(table: tables.Table) -> Columns:
     """Return all columns under their own names, and identity and position also under our names."""
-    columns = dict(table.columns)
-    sky = tables.positions(columns, table.units, table.where)
-    if sky is not None:
-        columns |= {"ra": sky.ra, "dec": sky.dec}
-    columns = tables.with_legacy_identity(columns)
-    name = tables.identity_name(columns)
-    if name is not None and "object_id" not in columns:
-        columns["object_id"] = columns[name]
-    return columns
+    sky = tables.positions(table.columns, table.units, table.where)
+    return table.columns | tables.with_standard_names(table, sky)
 
 
 def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
