@@ -12,7 +12,8 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib import resources
@@ -170,26 +171,11 @@ def demo(config: DemoConfig) -> Path:
         return _run(read_run_file(path, out=config.out), config.progress)
 
 
-class _Once(logging.Filter):
-    """Lets each warning pass once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        is_new = (warning := record.getMessage()) not in self._shown
-        self._shown.add(warning)
-        return is_new
-
-
 @contextmanager
 def _each_warning_once() -> Iterator[None]:
     """Leave out warnings that a stage repeats, since several read the same labels and use the same model."""
     handlers = (*logging.getLogger("deepfits").handlers, *logging.getLogger().handlers)
-    filters = [(handler, _Once()) for handler in handlers]
+    filters = [(handler, _once()) for handler in handlers]
     for handler, once in filters:
         handler.addFilter(once)
     try:
@@ -197,6 +183,17 @@ def _each_warning_once() -> Iterator[None]:
     finally:
         for handler, once in filters:
             handler.removeFilter(once)
+
+
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """Return a filter that lets each warning pass once."""
+    seen = Counter[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        seen.update([record.getMessage()] if record.levelno >= logging.WARNING else [])
+        return seen[record.getMessage()] <= 1
+
+    return is_new
 
 
 def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile:

@@ -106,16 +106,12 @@ def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> Non
             f"{name}: FITS allows {MOST_IN_FITS} columns, not {len(columns)}; select some (columns=...), or "
             "use .parquet or .ecsv"
         )
-    if strange := [column for column in columns if not (column.isascii() and column.isprintable())]:
-        raise InputError(
-            f"{name}: FITS allows only ASCII in names, not column {strange[0]!r}; rename it, leave it "
-            "out (columns=...), or use .parquet or .ecsv"
-        )
-    if long := [column for column in columns if len(column) > LONGEST_IN_FITS]:
-        raise InputError(
-            f"{name}: FITS allows names of up to {LONGEST_IN_FITS} characters, not {long[0]!r}; rename it, "
-            "leave it out (columns=...), or use .parquet or .ecsv"
-        )
+    for column in columns:
+        if not (column.isascii() and column.isprintable() and len(column) <= LONGEST_IN_FITS):
+            raise InputError(
+                f"{name}: FITS allows only names of up to {LONGEST_IN_FITS} ASCII characters, not {column!r}; "
+                "rename it, leave it out (columns=...), or use .parquet or .ecsv"
+            )
     for column, values in columns.items():
         text = values.ravel().tolist() if values.dtype.kind == "U" else []
         if (entry := next((entry for entry in text if not entry.isascii()), None)) is not None:
