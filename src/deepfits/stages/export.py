@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from deepfits.config import Range
 from deepfits.errors import InputError, naming, nearest
-from deepfits.explorer.tags import read_tags, tag_column
+from deepfits.explorer.tags import read_tags
 from deepfits.files import TEMPORARY_PREFIX, contents, digest, naming_full_disk, writing
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import shard_paths, to_numpy
@@ -97,7 +97,8 @@ def export(config: ExportConfig) -> Path:
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
     source = Path(config.features)
     is_run = source.is_dir() and next(source.glob("shard-*.parquet"), None) is None
-    is_joined = is_run or bool(config.store or config.tables or config.where)
+    tags = read_tags(source) if source.is_dir() and not is_run else {}
+    is_joined = is_run or bool(config.store or config.tables or config.where or tags)
     if is_joined and not source.is_dir():
         raise InputError(f"{source}: joining and selecting need a run, or a directory of features")
     features = source
@@ -108,8 +109,8 @@ def export(config: ExportConfig) -> Path:
 
         parts = find_parts(source, config.store)
         features, tables = parts.features, {**parts.tables, **tables}
+        tags = read_tags(features)
         inputs = {"features": contents(features), "store": contents(parts.store) if parts.store else None}
-    tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,
         "tags": digest(sorted(tags.items())) if tags else None,
@@ -117,7 +118,7 @@ def export(config: ExportConfig) -> Path:
     describing: Describing = describe
     if not is_joined:
         paths = [features] if features.is_file() else shard_paths(features)
-        names = _names(paths[0], config.columns, also=("tag",) if tags else ())
+        names = _names(paths[0], config.columns)
     with (
         claim(
             config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
@@ -132,8 +133,8 @@ def export(config: ExportConfig) -> Path:
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
             paths = [Path(stack.enter_context(scratch)) / "joined.parquet"]
             describing = _write_joined(config, is_run, paths[0])
-            names, tags = _names(paths[0], None, also=()), {}
-        shards = _Shards(paths, names, tags, config.half, config.progress, describing)
+            names = _names(paths[0], None)
+        shards = _Shards(paths, names, config.half, config.progress, describing)
         if chosen == "parquet":
             shards.write_parquet(out)
         elif chosen == "hats":
@@ -181,9 +182,9 @@ def _format(out: Path, format: str | None) -> str:
     return by_ending
 
 
-def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> list[str]:
+def _names(path: Path, wanted: Sequence[str] | None) -> list[str]:
     with naming(path, *UNREADABLE):
-        available = [*pq.read_schema(path).names, *also]
+        available = pq.read_schema(path).names
     for name in wanted or ():
         if name not in available:
             raise InputError(f"{path}: no column {name!r}; {nearest(name, available)}")
@@ -192,29 +193,21 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
 
 @dataclass(frozen=True)
 class _Shards:
-    """Tables of one or several shards, the columns to write, and the tags to add as a column."""
+    """Tables of one or several shards, and the columns to write."""
 
     paths: list[Path]
     names: list[str]
-    tags: Mapping[str, str]
     half: bool
     progress: Progress
     describe: Describing
 
     def tables(self) -> Iterator[Any]:
         """Yield the table of each non-empty shard, with units and descriptions."""
-
-        def read(path: Path) -> Any:
-            if not self.tags or "tag" not in self.names:
-                return pq.read_table(path, columns=self.names)
-            table = pq.read_table(path, columns=list({"object_id", *self.names} - {"tag"}))
-            tag = tag_column(self.tags, to_numpy(table["object_id"]))
-            return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(self.names)
-
         schema, is_empty = None, True
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = _with_metadata(read(path), self.half, self.describe, schema)
+                table = pq.read_table(path, columns=self.names)
+                table = _with_metadata(table, self.half, self.describe, schema)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(

@@ -20,7 +20,6 @@ _THREE_PARTS = (
 )
 _DECIMAL = re.compile(r"^\+?(\d+\.?\d*|\.\d+)$")
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
-_RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
     "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "dd:mm:ss", "°", "degr",
 )  # fmt: skip
@@ -41,30 +40,23 @@ def degrees(
         return _angles(values, unit, name, where, is_hours=is_longitude and frame != "galactic")
     if values.dtype.kind not in "iuf":
         raise InputError(f"{where}: column {name!r} contains no angles")
-    number = values.astype(np.float64)
-    if unit in _HOUR_UNITS:
-        return number * 15 if is_longitude else number
-    if unit in _RADIAN_UNITS:
-        return np.degrees(number)
-    if unit in _DEGREE_UNITS:
-        return number
-    if (factor := degrees_of(unit)) is not None:
-        return number * factor
-    if re.search("(?<![a-z])deg", unit) and not re.search(r"[\d/*]", unit):
-        return number
-    raise InputError(
-        f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"
-    )
+    return values.astype(np.float64) * _degrees_per(unit, name, where, is_hours=is_longitude)
 
 
-def degrees_of(unit: str) -> float | None:
-    """Return a unit in degrees, also astropy's ``15deg`` for hours; None if it is not an angular unit."""
+def _degrees_per(unit: str, name: str, where: str | Path, *, is_hours: bool) -> float:
+    """Return the size of a unit in degrees; hours are those of right ascensions."""
     from astropy import units
 
-    try:
-        return float(units.Unit(unit).to(units.deg))
-    except (ValueError, TypeError):  # not a unit, or not an angular one
-        return None
+    if unit in _HOUR_UNITS:
+        return 15.0 if is_hours else 1.0
+    if unit in _DEGREE_UNITS or (re.search("(?<![a-z])deg", unit) and not re.search(r"[\d/*]", unit)):
+        return 1.0
+    try:  # astropy's own 15deg among them
+        return float(units.Unit(re.sub("radians$", "rad", unit)).to(units.deg))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{where}: column {name!r} has the unit {unit!r}, which is not an angular unit; use degrees"
+        ) from None
 
 
 def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
@@ -77,10 +69,7 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         return out
     there = np.char.replace(text[is_there], "−", "-")
     try:  # numbers, with or without a sign for degrees
-        bare = np.char.rstrip(there, "dD° ")
-        number = bare.astype(np.float64)
-        factor = 15.0 if is_hours and unit in _HOUR_UNITS else 1.0
-        out[is_there] = np.degrees(number) if unit in _RADIAN_UNITS else number * factor
+        number = np.char.rstrip(there, "dD° ").astype(np.float64)
     except ValueError:
         first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
@@ -109,6 +98,8 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
                         "or 10:00:28.6"
                     ) from error
             raise InputError(f"{where}: column {name!r} contains no angles") from None
+    else:
+        out[is_there] = number * _degrees_per(unit, name, where, is_hours=is_hours)
     return out
 
 

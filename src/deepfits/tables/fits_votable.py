@@ -111,13 +111,8 @@ def _with_positions_from_sibling(
                 "%s: positions are taken from %s in the same file, which lists the same objects%s",
                 *(table.where, sibling.key, "" if identity else ", as far as its number of rows tells"),
             )
-            return replace(
-                table,
-                columns=other.columns | table.columns,
-                units=other.units | table.units,
-                ucds=other.ucds | table.ucds,
-                frames=other.frames | table.frames,
-            )
+            parts = ("columns", "units", "ucds", "frames")
+            return replace(table, **{part: getattr(other, part) | getattr(table, part) for part in parts})
     return table
 
 

@@ -39,23 +39,17 @@ STREAM = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which Polars and Hugging Face's datasets write."""
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that even a tiny Parquet file may unpack to, since constant columns compress without limit."""
-VERSIONED = {
-    "_delta_log": "Delta Lake",
-    "metadata/*.metadata.json": "Iceberg",
-    ".hoodie": "Hudi",
-    "_versions": "Lance",
-}
-"""What directories contain whose files also hold rows that were deleted or replaced."""
+VERSIONED = ("_delta_log", "metadata/*.metadata.json", ".hoodie", "_versions")
+"""What tables of Delta Lake, Iceberg, Hudi and Lance contain, in this order."""
 
 
 def parquet_files(directory: Path) -> list[Path]:
     """Return the files of a dataset: our own ``shard-*.parquet``, or those of a HATS or Hive layout."""
-    for pattern, kind in VERSIONED.items():
-        if any(directory.glob(pattern)):
-            raise InputError(
-                f"{directory}: a {kind} table, whose files also hold rows that were replaced or deleted; "
-                "write it as Parquet with a program that reads it"
-            )
+    if any(next(directory.glob(pattern), None) for pattern in VERSIONED):
+        raise InputError(
+            f"{directory}: a table of Delta Lake, Iceberg, Hudi or Lance, whose files also hold rows that "
+            "were replaced or deleted; write it as Parquet with a program that reads it"
+        )
     collection = directory / "collection.properties"
     if collection.is_file():
         main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)

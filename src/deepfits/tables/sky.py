@@ -218,15 +218,12 @@ def _with_main_columns(table: Table) -> Table:
     if len({"ra", "dec"} & main.keys()) == 1:
         return table
 
-    def with_copies(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**values, **{ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}}
-
-    return replace(
-        table,
-        columns=with_copies(table.columns),
-        units=with_copies(table.units),
-        frames=with_copies(table.frames),
-    )
+    parts: dict[str, dict[str, Any]] = {part: getattr(table, part) for part in ("columns", "units", "frames")}
+    copies = {
+        part: {ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}
+        for part, values in parts.items()
+    }
+    return replace(table, **{part: parts[part] | copies[part] for part in parts})
 
 
 def _in_icrs(table: Table) -> Table:

@@ -109,8 +109,8 @@ def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> Non
     for column in columns:
         if not (column.isascii() and column.isprintable() and len(column) <= LONGEST_IN_FITS):
             raise InputError(
-                f"{name}: FITS allows only names of up to {LONGEST_IN_FITS} ASCII characters, not {column!r}; "
-                "rename it, leave it out (columns=...), or use .parquet or .ecsv"
+                f"{name}: FITS allows only names of up to {LONGEST_IN_FITS} ASCII characters, not "
+                f"{column!r}; rename it, leave it out (columns=...), or use .parquet or .ecsv"
             )
     for column, values in columns.items():
         text = values.ravel().tolist() if values.dtype.kind == "U" else []

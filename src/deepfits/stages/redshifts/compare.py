@@ -152,11 +152,10 @@ def redshift(config: CompareConfig) -> Path:
         split = {
             "object_id": dataset.object_id,
             "part": dataset.split.names(len(dataset.object_id)),
-            truth_name(config.label_column): dataset.value,
             "magnitude": dataset.magnitude,
             "separation_arcsec": dataset.separation_arcsec,
+            truth_name(config.label_column): dataset.value,  # which may have one of these names
         }
-        split[truth_name(config.label_column)] = dataset.value  # in case the target has one of these names
         write_table(out / "split.parquet", split)
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
