@@ -141,19 +141,16 @@ def plain_array(values: Any) -> np.ndarray:
     if kind == "O" and len(array) and all(isinstance(value, np.ndarray) for value in array):
         return plain_array(_stacked(array.tolist()))
     if kind == "O":
-        is_none = np.array([value is None for value in array], dtype=bool)
-        if is_gap is not None:
-            is_none |= is_gap
-        if not is_none.all() and all(
-            isinstance(value, (int, float, np.generic)) for value in array[~is_none]
-        ):
-            there = np.array(array[~is_none].tolist())  # numbers, as databases give them
-            if there.dtype.kind not in "iufb":
+        is_gap = np.array([value is None for value in array], dtype=bool) | np.ma.getmaskarray(values)
+        there = array[~is_gap].tolist()
+        if there and all(isinstance(value, (int, float, np.generic)) for value in there):
+            numbers = np.array(there)  # as databases give them
+            if numbers.dtype.kind not in "iufb":
                 raise TypeError
-            filled = np.ma.masked_all(len(array), there.dtype)
-            filled[~is_none] = there
+            filled = np.ma.masked_all(len(array), numbers.dtype)
+            filled[~is_gap] = numbers
             return plain_array(filled)
-        if not all(value is None or isinstance(value, (str, bytes)) for value in array):
+        if not all(isinstance(value, (str, bytes)) for value in there):
             raise TypeError
         array = text_array(["" if value is None else decoded(value) for value in array])
     elif kind == "S":

@@ -138,7 +138,8 @@ def read_labels(
             *(path, len(codes), len(number), column, list_values(codes)),
         )
     if is_redshift:
-        _warn_of_zeros(number[is_selected], column, path)
+        remedy = f"--select '{column} > {STAR_REDSHIFT:g}' leaves them out"
+        _warn_of_zeros(number[is_selected], column, path, remedy)
         _require_no_magnitudes(number[keep], columns, column, path)
         _warn_of_quality(left, select, path)
     elif not classes and may_be_redshifts(column, number[keep]):
@@ -252,13 +253,7 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
         value[finite[is_code]] = np.nan
     if is_redshift_name(column):
         _require_no_magnitudes(value[np.isfinite(value)], columns, column, path)
-    zeros = int((value == 0).sum())
-    if is_redshift_name(column) and _are_many(zeros, len(value)):
-        log.warning(
-            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often marks a star or a missing "
-            "estimate, and are judged like all others; leave entries empty where there is no estimate",
-            *(path, zeros, len(value), column),
-        )
+        _warn_of_zeros(value, column, path, "leave them empty if so, or they are judged like all others")
     return value
 
 
@@ -279,14 +274,14 @@ def _are_many(zeros: int, number: int) -> bool:
     return zeros > max(2, 0.01 * number)
 
 
-def _warn_of_zeros(selected: np.ndarray, column: str, path: str | Path) -> None:
-    """Warn of many zeros among the selected redshifts."""
-    zeros = int((np.abs(selected) < STAR_REDSHIFT).sum())
-    if _are_many(zeros, len(selected)):
+def _warn_of_zeros(value: np.ndarray, column: str, path: str | Path, remedy: str) -> None:
+    """Warn of many zeros among redshifts."""
+    zeros = int((np.abs(value) < STAR_REDSHIFT).sum())
+    if _are_many(zeros, len(value)):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of 0, or within %g of it, which often marks a missing "
-            "redshift or a star; --select '%s > %g' leaves them out",
-            *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
+            "redshift or a star; %s",
+            *(path, zeros, len(value), column, STAR_REDSHIFT, remedy),
         )
 
 
