@@ -186,13 +186,6 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
 
 def _from_astropy_text(path: Path, text: str, format: str) -> Table:
     from astropy.table import QTable
-    from astropy.table import Table as AstropyTable
 
-    lines = text.splitlines()
     gaps = [("", "0"), ("null", "0")]  # the latter is used by Gaia
-    table = (
-        QTable.read(lines, format=format, fill_values=gaps)
-        if format == "ascii.ecsv"
-        else AstropyTable.read(lines, format=format)
-    )
-    return from_astropy(table, str(path))
+    return from_astropy(QTable.read(text.splitlines(), format=format, fill_values=gaps), str(path))
