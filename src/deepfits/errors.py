@@ -60,10 +60,7 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     key = str(key)  # whatever a request from outside has
     close = [name for name in names if name.lower() == key.lower()]
     close += difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    more = f", and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
-    return (
-        f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names[:MOST_NAMES])}{more}"
-    )
+    return f"did you mean {close[0]!r}?" if close else f"valid names are: {listed(names, MOST_NAMES)}"
 
 
 def require_known(what: str, name: str, valid: Iterable[str]) -> None:
@@ -78,8 +75,16 @@ def one_line(error: object) -> str:
     return " ".join(text.split())[:160] or type(error).__name__
 
 
-NAMED_TOGETHER = 5
-"""Maximum number of errors quoted in one."""
+def listed(entries: Sequence[object], most: int = 5, joint: str = ", ") -> str:
+    """List entries, at most a few of them.
+
+    Examples
+    --------
+    >>> listed([3, 5]), listed(range(9))
+    ('3, 5', '0, 1, 2, 3, 4 and 4 more')
+    """
+    rest = len(entries) - most
+    return joint.join(map(str, entries[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) -> InputError:
@@ -92,9 +97,8 @@ def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) 
     """
     if len(errors) == total:
         return errors[0]
-    more = f"; and {len(errors) - NAMED_TOGETHER} more" if len(errors) > NAMED_TOGETHER else ""
-    quoted = "; ".join(str(error) for error in errors[:NAMED_TOGETHER])
-    return InputError(f"{len(errors)} of {total} {parts} cannot be used: {quoted}{more}. {remedy}")
+    quoted = listed(errors, joint="; ")
+    return InputError(f"{len(errors)} of {total} {parts} cannot be used: {quoted}. {remedy}")
 
 
 def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str, remedy: str) -> list[Result]:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from deepfits.errors import listed
 from deepfits.pictures import BRIGHTEST, png, strip
 
 NUM_PICTURES = 10
@@ -41,10 +42,5 @@ def describe_columns(
     **facts: object,
 ) -> str:
     """Describe a table: its number of rows, its origin and its columns."""
-    names = list(columns)
-    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    summary = {
-        "objects": f"{number:,}", "from": where, **facts,
-        "columns": ", ".join(names[:MAX_NAMES]) + more,
-    }  # fmt: skip
-    return describe(title, summary, pictures)
+    names = listed(list(columns), MAX_NAMES)
+    return describe(title, {"objects": f"{number:,}", "from": where, **facts, "columns": names}, pictures)

@@ -222,7 +222,7 @@ def _locked(out: Path, *, is_file: bool) -> Iterator[None]:
         except OSError:
             pass
         if is_file:
-            stack.callback(_remove, name)
+            stack.callback(Path(name).unlink, missing_ok=True)  # it may not have been made
         _HELD[name] = thread
         stack.callback(_HELD.pop, name, None)
         yield
@@ -237,11 +237,6 @@ def _lock(name: str, stack: ExitStack, *, is_file: bool) -> None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(name)):  # else removed since it was opened
                 return
-
-
-def _remove(name: str) -> None:
-    with suppress(OSError):  # it could not be made
-        os.unlink(name)
 
 
 def read_record(out: str | Path) -> dict[str, Any]:

@@ -816,7 +816,7 @@ def test_a_few_of_many_flags_are_described(tmp_path, caplog):
     flags = {f"specz_flag_{n}": np.arange(NUM) % 2 == 0 for n in range(20)}
     columns = {"object_id": np.arange(NUM), "z_spec": Z, **flags}
     read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
-    assert "specz_flag_4: False (12 times), True (12 times); and 15 more columns; select" in caplog.text
+    assert "specz_flag_4: False (12 times), True (12 times) and 15 more; select" in caplog.text
     assert caplog.text.count("specz_flag_4") == 2
     assert "specz_flag_5" not in caplog.text
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepfits.errors import InputError, ShardsFailedError, no_space
+from deepfits.errors import InputError, ShardsFailedError, listed, no_space
 from deepfits.files import MANIFEST, remove_leftovers
 from deepfits.progress import Progress, Task
 from deepfits.provenance import code
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMED_IN_ERROR = 5
 POLL_SECONDS = 1.0
 HERE = Workers()
 AHEAD = 2  # tasks submitted per worker, including the one in progress
@@ -155,10 +154,9 @@ def _no_space(directory: Path, reason: str, manifest: Manifest) -> InputError:
 
 
 def _message(failed: list[Entry], total: int, directory: Path, remedy: str) -> str:
-    named = "; ".join(f"{entry.shard}: {entry.reason}" for entry in failed[:NAMED_IN_ERROR])
-    more = f"; and {len(failed) - NAMED_IN_ERROR} more" if len(failed) > NAMED_IN_ERROR else ""
+    named = listed([f"{entry.shard}: {entry.reason}" for entry in failed], joint="; ")
     return (
-        f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}{more}. All "
+        f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}. All "
         f"reasons are listed in {MANIFEST}. {remedy}"
     )
 

@@ -85,9 +85,8 @@ class Plan:
 
 
 def _plain(value: float) -> str:
-    if value >= 100 or value == int(value):
-        return f"{value:,.0f}" if value < 1e15 else f"{value:.3g}"
-    return f"{value:.3g}"
+    is_plain = value < 1e15 and (value >= 100 or value == int(value))
+    return f"{value:,.0f}" if is_plain else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import inspect
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
@@ -187,11 +186,12 @@ def _each_warning_once() -> Iterator[None]:
 
 def _once() -> Callable[[logging.LogRecord], bool]:
     """Return a filter that lets each warning pass once."""
-    seen = Counter[str]()
+    seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        seen.update([record.getMessage()] if record.levelno >= logging.WARNING else [])
-        return seen[record.getMessage()] <= 1
+        is_repeated = record.levelno >= logging.WARNING and record.getMessage() in seen
+        seen.add(record.getMessage())
+        return not is_repeated
 
     return is_new
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, listed
 from deepfits.files import split_table_path
 from deepfits.hdf5 import opened
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
@@ -236,9 +236,7 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
                     "image"
                 )
     findings.remarks.append(f"{path.name}: a catalogue of {number} objects, {', '.join(places)}")
-    names = list(columns)
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
+    findings.remarks.append(f"{path.name}: columns {listed(list(columns), 12)}")
     for name in filter(is_redshift_name, columns):
         values = columns[name]
         finite = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from deepfits.errors import listed
 from deepfits.photometry import NJY_ZERO_POINT, SIGMA_PER_MAD
 from deepfits.splits import evenly_spaced
 
@@ -345,7 +346,7 @@ def line_doubts(plane: Any) -> list[str]:
     out = []
     for what, counted, parts in (("columns", columns, num_down), ("rows", rows, len(starts))):
         if (odd := counted >= max(parts / 4, 2)).any():
-            which = _listed(np.flatnonzero(odd) + 1)
+            which = listed((np.flatnonzero(odd) + 1).tolist())
             out.append(
                 f"{what} {which} (counted from 1) differ from those beside by more than "
                 f"{ODD_SIGMAS} σ of a pixel; if bad, mark them as having no data (NaN, weight 0, a mask)"
@@ -375,18 +376,6 @@ def odd_columns(values: np.ndarray, sigma: float) -> np.ndarray:
     out = np.zeros(values.shape[1], bool)
     out[is_known] = (excess > ODD_SIGMAS * sigma) & (excess > 0.7 * from_far)
     return out
-
-
-def _listed(numbers: np.ndarray, most: int = 5) -> str:
-    """List numbers, at most a few of them.
-
-    Examples
-    --------
-    >>> _listed(np.array([3, 5])), _listed(np.arange(9))
-    ('3, 5', '0, 1, 2, 3, 4 and 4 more')
-    """
-    rest = len(numbers) - most
-    return ", ".join(map(str, numbers[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def weight_doubts(stated: np.ndarray, spread: np.ndarray, remedies: Mapping[str, str]) -> list[str]:

@@ -62,12 +62,13 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
 def _without_sets(text: str) -> str:
     """Write out conditions on sets of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
     quoted = {place for match in _IN_QUOTES.finditer(text) for place in range(*match.span())}
-    return _IN.sub(lambda match: match[0] if match.start(3) in quoted else _one_by_one(match), text)
 
+    def one_by_one(match: re.Match[str]) -> str:
+        sign, joint = ("!=", " and ") if match[2] else ("==", " or ")
+        each = [f"{match[1]} {sign} {entry[0].strip()}" for entry in _ENTRY.finditer(match[4])]
+        return match[0] if match.start(3) in quoted else f"({joint.join(each)})"
 
-def _one_by_one(match: re.Match[str]) -> str:
-    sign, joint = ("!=", " and ") if match[2] else ("==", " or ")
-    return f"({joint.join(f'{match[1]} {sign} {entry[0].strip()}' for entry in _ENTRY.finditer(match[4]))})"
+    return _IN.sub(one_by_one, text)
 
 
 def _all_of(text: str) -> list[str]:

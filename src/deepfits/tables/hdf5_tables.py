@@ -14,8 +14,6 @@ from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_a
 
 _OF_VAEX = {"data", "mask", "indices", "null_bitmap"}
 """Members of a group that is a column, as vaex writes it; text has the latter two."""
-_FILL_VALUES = ("_FillValue", "missing_value")
-"""Attributes with the value that stands for a missing one, in netCDF."""
 
 
 def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
@@ -47,7 +45,7 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
                 unused[name] = str(data.dtype)
                 continue
             values = np.ma.array(read_column(data), mask=gaps is not None and read_column(gaps))
-            for key in _FILL_VALUES if not is_text else ():
+            for key in ("_FillValue", "missing_value") if not is_text else ():  # of netCDF
                 values[np.isin(values.data, data.attrs.get(key, ()))] = np.ma.masked
             columns[name] = plain_array(values)
             unit = data.attrs.get("unit", data.attrs.get("units"))

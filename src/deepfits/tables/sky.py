@@ -218,12 +218,10 @@ def _with_main_columns(table: Table) -> Table:
     if len({"ra", "dec"} & main.keys()) == 1:
         return table
 
-    parts: dict[str, dict[str, Any]] = {part: getattr(table, part) for part in ("columns", "units", "frames")}
-    copies = {
-        part: {ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}
-        for part, values in parts.items()
-    }
-    return replace(table, **{part: parts[part] | copies[part] for part in parts})
+    parts: dict[str, Any] = {part: dict(getattr(table, part)) for part in ("columns", "units", "frames")}
+    for values in parts.values():
+        values |= {ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}
+    return replace(table, **parts)
 
 
 def _in_icrs(table: Table) -> Table:
@@ -378,7 +376,7 @@ def _separation(one: Positions, other: Positions) -> float:
 
 def _similar_pair(
     columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> tuple[str, ...] | None:
+) -> tuple[str, str] | None:
     """Return columns whose names differ only in ra and dec, such as ``ra_corrected`` and ``dec_corrected``.
 
     Raises
@@ -386,8 +384,7 @@ def _similar_pair(
     InputError
         Several such pairs that disagree.
     """
-    found = list(_similar_pairs(columns, units, where))
-    if not found:
+    if not (found := list(_similar_pairs(columns, units, where))):
         return None
     first = found[0]
     for other in found[1:]:
@@ -397,7 +394,7 @@ def _similar_pair(
                 "those that are meant to ra and dec"
             )
     log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", where, *first.names)
-    return first.names
+    return first.names[0], first.names[1]
 
 
 def _similar_pairs(

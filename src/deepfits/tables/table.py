@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, listed, nearest
 from deepfits.files import parse_json
 
 Columns = dict[str, np.ndarray]
@@ -260,14 +260,13 @@ def without_lists(
     others = [f"{name} ({kind})" for name, kind in (unused or {}).items() if kind != SKY]
     if others:
         log.warning(
-            "WARNING: %s: columns whose type is not supported are left out: %s%s",
-            *(where, ", ".join(others[:8]), ", …" if len(others) > 8 else ""),
+            "WARNING: %s: columns whose type is not supported are left out: %s", where, listed(others, 8)
         )
     if lists:
         log.info(
-            "%s: columns of several values per object are left out: %s%s; to use them, write each value as a "
+            "%s: columns of several values per object are left out: %s; to use them, write each value as a "
             "column of its own",
-            *(where, ", ".join(lists[:8]), ", …" if len(lists) > 8 else ""),
+            *(where, listed(lists, 8)),
         )
     return {name: values for name, values in columns.items() if values.ndim == 1}
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfits.errors import InputError, naming
+from deepfits.errors import InputError, listed, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
 from deepfits.tables.table import Columns, Table, TooLongError, require_distinct
@@ -64,8 +64,7 @@ def unpack(path: Path) -> tuple[bytes, str]:
             archive = zipfile.ZipFile(BytesIO(content))
             names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
             if len(names) != 1:
-                listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-                raise InputError(f"{path}: a ZIP archive of {len(names)} files ({listed}); unpack it first")
+                raise InputError(f"{path}: a ZIP archive of several files ({listed(names)}); unpack it first")
             handle, name = archive.open(names[0]), names[0]
         else:
             handle = next(opened for magic, opened in PACKED.items() if content.startswith(magic))(

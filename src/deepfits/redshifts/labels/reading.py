@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits import tables
-from deepfits.errors import InputError
+from deepfits.errors import InputError, listed
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.entries import GAPS, is_number, numbers_in_text
 from deepfits.tables.values import (
@@ -319,20 +319,18 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
-            listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
-            summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
+            said = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
+            summaries.append(f"{name}: {said}{', …' if len(unique) > 4 else ''}")
         elif values.dtype.kind == "f" and _CONFIDENCE.search(name) and np.isfinite(unique[:2]).sum() == 2:
             summaries.append(f"{name}: {unique[0]:g} to {np.nanmax(unique):g}")
         else:
             continue
         conditions.append(f"'{_example(name, values)}'")
     if summaries:
-        more = len(summaries) - MOST_NAMED
         log.warning(
-            "WARNING: %s: all rows are used, whatever their redshift quality: %s%s; select the secure ones "
+            "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones "
             "as the survey's documentation describes (--select %s)",
-            *(path, "; ".join(summaries[:MOST_NAMED]), f"; and {more} more columns" if more > 0 else ""),
-            ", or ".join(conditions[:MOST_NAMED]),
+            *(path, listed(summaries, MOST_NAMED, "; "), ", or ".join(conditions[:MOST_NAMED])),
         )
 
 
@@ -409,11 +407,10 @@ def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np
         text = np.array(["" if entry is None else str(entry).strip() for entry in value.tolist()])
     is_gap = np.isin(np.char.lower(text), GAPS)
     if (is_gap & (text != "")).any():
-        listed = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
         log.warning(
             "WARNING: %s: %d of %d rows are left out: %s is %s there, which is read as no class; rename "
             "the class if it is one",
-            *(path, int(is_gap.sum()), len(text), column, listed),
+            *(path, int(is_gap.sum()), len(text), column, listed(sorted({*text[is_gap].tolist()} - {""}))),
         )
     names, indices = np.unique(text[~is_gap], return_inverse=True)
     codes = [
