@@ -64,7 +64,7 @@ def unpack(path: Path) -> tuple[bytes, str]:
             archive = zipfile.ZipFile(BytesIO(content))
             names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
             if len(names) != 1:
-                raise InputError(f"{path}: a ZIP archive of several files ({listed(names)}); unpack it first")
+                raise InputError(f"{path}: a ZIP of {len(names)} files ({listed(names)}); unpack it first")
             handle, name = archive.open(names[0]), names[0]
         else:
             handle = next(opened for magic, opened in PACKED.items() if content.startswith(magic))(
