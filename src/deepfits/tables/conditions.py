@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def matches_conditions(
     keep = np.ones(number, dtype=bool)
     for condition in as_conditions(conditions):
         if len(alternatives := _split(_bare(condition), _OR)) > 1:
-            keep &= np.any([matches_conditions(columns, one, where) for one in alternatives], axis=0)
+            keep &= reduce(operator.or_, (matches_conditions(columns, one, where) for one in alternatives))
             continue
         match = _CONDITION.match(condition)
         if match is None:
@@ -237,6 +238,8 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
             f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' and 'or'; put "
             "quotes around text that contains 'or' or an operator"
         )
+    if quoted and bare and sign in ("==", "!=") and (is_same := column == bare).any():
+        return np.asarray(is_same if sign == "==" else ~is_same & (column != ""))
     lower = np.char.lower(np.char.strip(column)) if len(column) else column
     is_gap = np.isin(lower, GAPS)
     value = None if quoted else _number(text)

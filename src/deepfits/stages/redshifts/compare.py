@@ -198,9 +198,7 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
     if estimates is None:
         return {}
     value = dataset.value[estimates.rows]
-    error = estimates.point - value
-    if is_redshift_name(predictor.target):
-        error = error / (1 + value)
+    error = (estimates.point - value) / (1 + value if is_redshift_name(predictor.target) else 1)
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
 
 

@@ -144,8 +144,7 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
             _log_numbers(dataset)
             with config.progress("train classes", total=1, unit="methods") as task:
                 dataset = with_measurements(dataset, config)
-                target = config.label_column
-                classifier = train_classifier(target, feature_set, dataset, label, names, config)
+                classifier = train_classifier(config.label_column, feature_set, dataset, label, names, config)
                 storage.save(classifier, results.path, CLASSIFIER)
                 task.advance(1, Boosting.name)
     return results.path
