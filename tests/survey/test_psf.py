@@ -63,6 +63,21 @@ def test_the_psf_of_stars_has_the_wings_beyond_their_stamps(beta: float, fwhm: f
     assert (alone * apertures(61, scale, found[None])[-1][0]).sum() == pytest.approx(1, abs=0.007)
 
 
+@pytest.mark.parametrize("noise", [1e-5, 5e-5])
+def test_the_psf_of_stars_has_the_wings_of_a_turbulent_atmosphere(noise: float) -> None:
+    """Kolmogorov's, of which 5% lie beyond 1.8 FWHM; Moffat's profile lacks 2% of the flux there."""
+    galsim = pytest.importorskip("galsim")
+    psf = galsim.Kolmogorov(fwhm=0.9)
+    stamp = psf.drawImage(nx=25, ny=25, scale=0.26).array + np.random.default_rng(0).normal(0, noise, (25, 25))
+    edge = np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]])
+    found = gaussians_of(find_psf(stamp - np.median(edge), {}, 0.26), NUM_GAUSSIANS)
+    radii = np.array([1.35, 1.8, 2.7])
+    fine = psf.drawImage(nx=1201, ny=1201, scale=0.05, method="no_pixel").array
+    away = 0.05 * np.hypot(*(np.mgrid[:1201, :1201] - 600))
+    true = [fine[away < radius].sum() for radius in radii]
+    np.testing.assert_allclose(enclosed(found, radii), true, atol=0.009)
+
+
 def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
     """The plain median of these has 1.8 times the noise."""
     rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)

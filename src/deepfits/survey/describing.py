@@ -32,7 +32,7 @@ from deepfits.survey.psf import (
 from deepfits.survey.remarks import warnings_in
 from deepfits.survey.store import StoreInfo
 
-FORMAT = 5
+FORMAT = 6
 """Of the descriptions of fields in catalogues."""
 SCALE_TOLERANCE = 0.01
 SAME_WIDTH = 1.2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage, optimize
 
@@ -15,8 +18,10 @@ LEAST_NOISE = 1e-5
 """Noise of a pixel, in units of a star's flux, below which stars count the same."""
 WIDER = 3
 """Side of the image of a star with its wings, in units of that of its stamp."""
-UNLIKE_MOFFAT = 1.0
-"""Difference of a star's wings from the Moffat profile that fits it best, relative to the latter."""
+UNLIKE_PROFILE = 1.0
+"""Difference of a star's wings from the profile that fits it best, relative to the latter."""
+SURELY_BETTER = 15.0
+"""Difference in χ² by which the PSF of an atmosphere must fit a star better than a Moffat profile."""
 UNSATURATED_SNR = 500
 """Signal-to-noise up to which a star is not saturated."""
 FEWEST = 3
@@ -170,10 +175,11 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     """Return the image of a star with the wings that its stamp lacks, on a field `WIDER` times as wide.
 
     The background that is subtracted from a stamp includes the wings of the star itself. Their level at the
-    edge is added again, and the image is continued outwards, as in the Moffat profile that best fits the
-    stamp after the same subtraction. This profile also replaces the stamp as far as the noise, averaged over
-    rings, exceeds the difference to be expected between the two: positive Gaussians fitted to noise would
-    find wings there.
+    edge is added again, and the image is continued outwards, as in the profile that best fits the stamp after
+    the same subtraction: Moffat's, or where noise leaves no doubt, that of a turbulent atmosphere, which
+    falls off less steeply. This profile also replaces the stamp as far as the noise, averaged over rings,
+    exceeds the difference to be expected between the two: positive Gaussians fitted to noise would find wings
+    there.
 
     Parameters
     ----------
@@ -190,15 +196,18 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     >>> round(float(stamp.sum()), 3), round(float(with_wings(stamp).sum()), 3)
     (0.97, 1.0)
     """
-    half, parameters = star.shape[0] // 2, _fit_moffat(star)
-    out = _moffat(parameters, WIDER * half)
+    half, noise = star.shape[0] // 2, edge_noise(star[None])
+    (profile, misfit), (turbulent, its_misfit) = _fit_profile(star, _moffat), _fit_profile(star, _turbulence)
+    if misfit - its_misfit > SURELY_BETTER * noise**2:
+        profile = turbulent
+    out = profile.image(WIDER * half)
     middle = np.s_[(WIDER - 1) * half : (WIDER + 1) * half + 1]
     model = out[middle, middle]
-    _, fwhm, _, x0, y0 = parameters
+    fwhm, x0, y0 = profile.fwhm, profile.x0, profile.y0
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     in_ring = np.maximum(np.pi * fwhm * np.hypot(x - x0, y - y0), 1)  # pixels, of half the FWHM in width
-    variance = edge_noise(star[None]) ** 2 / in_ring
-    difference = (UNLIKE_MOFFAT * model) ** 2  # expected, squared
+    variance = noise**2 / in_ring
+    difference = (UNLIKE_PROFILE * model) ** 2  # expected, squared
     share = difference / np.maximum(difference + variance, 1e-300)
     out[middle, middle] = model + share * (star + _edge_level(model) - model)
     return out
@@ -215,27 +224,56 @@ def moffat_fwhm(star: np.ndarray) -> float:
     >>> round(moffat_fwhm(star - np.median([star[0], star[-1], star[:, 0], star[:, -1]])), 3)
     4.0
     """
-    return float(_fit_moffat(star)[1])
+    return _fit_profile(star, _moffat)[0].fwhm
 
 
-def _fit_moffat(star: np.ndarray) -> np.ndarray:
-    """Fit the parameters of `_moffat`, whose median at the edge is subtracted as in the stamp of a star."""
+class _Profile(NamedTuple):
+    """The profile of a star: its family, height, FWHM, shape within the family, and centre, in pixels."""
+
+    family: Callable[[np.ndarray, float, float], np.ndarray]
+    height: float
+    fwhm: float
+    shape: float
+    x0: float
+    y0: float
+
+    def image(self, half: int) -> np.ndarray:
+        """Return the profile on 2 `half` + 1 pixels squared."""
+        y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+        radius2 = (x - self.x0) ** 2 + (y - self.y0) ** 2
+        return np.asarray(self.height * self.family(radius2, self.fwhm, self.shape))
+
+
+def _moffat(radius2: np.ndarray, fwhm: float, shape: float) -> np.ndarray:
+    """Return the Moffat profile of index 1.2 to 30 for a shape of 0.03 to 0.8."""
+    return np.asarray((1 + radius2 / moffat_radius(fwhm, 1 / shape) ** 2) ** (-1 / shape))
+
+
+def _turbulence(radius2: np.ndarray, fwhm: float, shape: float) -> np.ndarray:
+    """Return the PSF of a turbulent atmosphere (Racine 1996, PASP 108, 699), with a free share of its wings.
+
+    It is the sum of Moffat profiles of index 7 and 2 and of the same FWHM; for Kolmogorov's spectrum the
+    share of the latter is 0.14.
+    """
+    return (1 - shape) * _moffat(radius2, fwhm, 1 / 7) + shape * _moffat(radius2, fwhm, 1 / 2)
+
+
+def _fit_profile(
+    star: np.ndarray, family: Callable[[np.ndarray, float, float], np.ndarray]
+) -> tuple[_Profile, float]:
+    """Fit a profile whose median at the edge is subtracted as in the stamp of a star.
+
+    Return it, and the sum of the squared residuals.
+    """
     half, peak = star.shape[0] // 2, float(star.max())
 
     def residual(parameters: np.ndarray) -> np.ndarray:
-        model = _moffat(parameters, half)
+        model = _Profile(family, *parameters).image(half)
         return (model - _edge_level(model) - star / peak).ravel()
 
     above = (star > 0.5 * peak).sum()
-    start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 3.0, 0.0, 0.0]
-    bounds = ([0.2, 0.5, 1.2, -2, -2], [5, star.shape[0], 30, 2, 2])
+    start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 1 / 3, 0.0, 0.0]
+    bounds = ([0.2, 0.5, 1 / 30, -2, -2], [5, star.shape[0], 1 / 1.2, 2, 2])
     fit = optimize.least_squares(residual, np.clip(start, *bounds), bounds=bounds)
-    return np.asarray(fit.x * [peak, 1, 1, 1, 1])
-
-
-def _moffat(parameters: np.ndarray, half: int) -> np.ndarray:
-    """Return a Moffat profile of this height, FWHM, index and centre on 2 `half` + 1 pixels squared."""
-    height, fwhm, beta, x0, y0 = parameters
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
-    radius2 = ((x - x0) ** 2 + (y - y0) ** 2) / moffat_radius(float(fwhm), float(beta)) ** 2
-    return np.asarray(height * (1 + radius2) ** -beta)
+    height, *others = (float(value) for value in fit.x)
+    return _Profile(family, height * peak, *others), float(2 * fit.cost * peak**2)
