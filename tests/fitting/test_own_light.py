@@ -5,6 +5,7 @@ import pytest
 
 from deepfits.fitting.own_light import (
     Wings,
+    flux_beyond,
     joined_with_data,
     of_point_source,
     own_light,
@@ -68,6 +69,27 @@ def found(light: np.ndarray, radius: float, *, weight: float = 1.0, beta: float 
         noise=np.ones(bands),
         pixel_scale_arcsec=0.2,
     )
+
+
+@pytest.mark.parametrize("index", [1.0, 1.5, 2.0])
+def test_flux_beyond_a_radius_is_that_of_a_sersic_profile(index):
+    """Compare with an integral over the profile, of which three brightnesses are known."""
+    at, out = np.array([[2.0], [3.1], [4.4]]), np.linspace(5, 400, 400_000)
+
+    def profile(radius):
+        return 7 * np.exp(-3 * (radius ** (1 / index) - 1))
+
+    expected = np.trapezoid(2 * np.pi * out * profile(out), out)
+    assert flux_beyond(profile(at), at, 5.0)[0] == pytest.approx(expected, rel=0.05)
+
+
+def test_bulges_have_more_flux_beyond_their_circle_than_discs():
+    """A de Vaucouleurs bulge with half of the flux; as an exponential it lacks 8% of the total."""
+    galsim = pytest.importorskip("galsim")
+    galaxy = 0.5 * (galsim.DeVaucouleurs(half_light_radius=1.1) + galsim.Exponential(half_light_radius=1.5))
+    seen = galsim.Convolve(galaxy, galsim.Moffat(3, fwhm=0.8))
+    light = 1e6 * seen.drawImage(nx=33, ny=33, scale=0.2).array.astype(float)[None, None]
+    assert total(light, 16.5)[0, 0] == pytest.approx(1e6, rel=0.04)
 
 
 def total(light: np.ndarray, radius: float, **options: float) -> np.ndarray:

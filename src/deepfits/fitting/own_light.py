@@ -10,6 +10,7 @@ slowly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,8 +20,12 @@ from deepfits.photometry import GROWTH_ARCSEC, distance_from_middle, growth_circ
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
-RINGS = (0.55, 0.775, 1.0)
-"""Bounds of the two rings that measure how a galaxy falls off, in units of the circle's radius."""
+RINGS = (0.3, 0.5, 0.75, 1.0)
+"""Bounds of the three rings that measure how a galaxy falls off, in units of the circle's radius."""
+LARGEST_INDEX = 2.0
+"""Largest Sérsic index with which a galaxy continues beyond its circle; the smallest is 1, a disc."""
+LEAST_SLOPE = 1.5
+"""Least steepness, −d ln I / d ln r, with which it does so."""
 SAME, LARGER = 1.1, 1.2
 """Bounds on the ratio of two half-light radii.
 
@@ -139,16 +144,12 @@ def wings(
 ) -> Wings:
     """Estimate the flux beyond the circles of totals, and the background inside them.
 
-    Discs fall off exponentially (Freeman 1970, ApJ 160, 811). With the mean surface brightnesses I of two
-    rings inside the circle R, at mean radii r, the flux beyond is
-
-        F(R) = 2π I₂ exp(−(R − r₂) / h) (h R + h²),    h = (r₂ − r₁) / ln(I₁ / I₂),
-
-    where h is at most R, and F = 0 if the brightness does not decrease. It is measured relative to the flux
-    inside with all bands summed in units of their noise, so that colours are those of the circle. The excess
-    over a point source's fraction is multiplied by F² / (F² + N²), with N the noise of the pixels between R
-    and 2R and of undetected galaxies there. A galaxy with a small circle has no flux at the edge of the model
-    image except what the PSF scatters there: any other is background and is subtracted.
+    A galaxy continues beyond its circle of radius R as it falls off in three rings inside (`flux_beyond`).
+    The flux F there is measured relative to the flux inside with all bands summed in units of their noise, so
+    that colours are those of the circle. The excess over a point source's fraction is multiplied by F² / (F²
+    + N²), with N the noise of the pixels between R and 2R and of undetected galaxies there. A galaxy with a
+    small circle has no flux at the edge of the model image except what the PSF scatters there: any other is
+    background and is subtracted.
 
     `light` ``(N, B, H, W)`` is the galaxy's own noise-free image, `radius_pixels` those of the circles,
     limited to `edge`, the radius of the largest circle in the model image; `noise` is the ratio of the errors
@@ -156,8 +157,7 @@ def wings(
     """
     size, radius = light.shape[3], np.minimum(radius_pixels, edge)
     gain = _gain(weight)
-    inner, near = _ring(light, RINGS[0] * radius, RINGS[1] * radius)
-    outer, far = _ring(light, RINGS[1] * radius, RINGS[2] * radius)
+    rings = [_ring(light, low * radius, high * radius) for low, high in pairwise(RINGS)]
     inside = np.einsum("nbhw,nhw->nb", light, soft_circles(size, radius))
     point, point_inner, point_outer = (
         of_point_source(psf, where * pixel_scale_arcsec)
@@ -168,28 +168,62 @@ def wings(
     small = np.clip((LARGE - radius / edge) / (LARGE - SMALL), 0.0, 1.0)
     drawn = small[:, None] * np.maximum(at_edge - np.maximum(of_psf, 0.0), 0.0)
     background = np.minimum(drawn * (np.pi * radius**2)[:, None], np.maximum(inside, 0.0))
-    first, second, total = (
-        (values * gain).sum(1) for values in (inner - drawn, outer - drawn, inside - background)
-    )
-    falls = (second > 0) & (first > second) & (total > 0)
-    ratio = np.where(falls, first / np.where(falls, second, 1), np.e)
-    scale = np.minimum((far - near) / np.log(ratio), radius)
-
-    def outside(where: np.ndarray) -> np.ndarray:
-        light = np.exp(-(where - far) / scale) * (scale * where + scale**2)
-        return 2 * np.pi * np.where(falls, second, 0.0) * light
-
+    total = ((inside - background) * gain).sum(1)
+    brightness = np.stack([((mean - drawn) * gain).sum(1) for mean, _ in rings])
+    at = np.stack([distance for _, distance in rings])
+    exceeding = flux_beyond(brightness, at, radius) * (total > 0)
+    falls = exceeding > 0
     around = 3 * np.pi * radius**2  # pixels
     unseen = CONFUSION_NJY * pixel_scale_arcsec * gain.sum(1)
     variance = around * (((gain > 0) * noise**2).sum(1) + unseen**2)
-    exceeding = outside(radius)
     certain = np.where(falls, exceeding**2 / (exceeding**2 + variance), 0.0)
     share = np.maximum(inside - background, 0.0) * gain
     with np.errstate(divide="ignore", invalid="ignore"):
         of_point = (share * (1 / point - 1)).sum(1) / share.sum(1)
         beyond = np.where(falls, certain * np.maximum(exceeding / total - of_point, 0.0), 0.0)
-        outer_part = np.where(falls, outside(np.full_like(radius, edge)) / exceeding, 0.0)
+        outer_part = np.where(falls, flux_beyond(brightness, at, edge) / exceeding, 0.0)
     return Wings(background=background, beyond=beyond, outside=beyond * outer_part)
+
+
+def flux_beyond(brightness: np.ndarray, at: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+    """Return the flux beyond a radius, ``(N,)``, if surface brightnesses I continue as a Sérsic profile.
+
+    With the slope k = −d ln I / d ln r at the third of three radii r, and the inverse ν of the Sérsic index,
+
+        I(r) = I₃ exp(−q ((r / r₃)^ν − 1)),    F(R) = 2π r₃² I₃ e^q q^(−2/ν) Γ(2/ν, q (R / r₃)^ν) / ν,
+
+    where q = k / ν. The two steps in brightness yield ν, limited to 1 / `LARGEST_INDEX` and 1, and the second
+    of them k, at least `LEAST_SLOPE`. F is 0 where the brightness does not decrease to the third radius.
+
+    Source: Sérsic (1968); for the integral Graham & Driver (2005, PASA 22, 118), eq. 2.
+
+    Parameters
+    ----------
+    brightness, at
+        ``(3, N)``: surface brightnesses, and their radii.
+    radius
+        ``(N,)``, or one for all.
+
+    Examples
+    --------
+    An exponential disc of unit flux and scale length, (1 + R) exp(−R):
+
+    >>> radii = np.array([[2.0], [3.0], [4.0]])
+    >>> (flux_beyond(np.exp(-radii) / (2 * np.pi), radii, 5.0) / (6 * np.exp(-5))).round(1).tolist()
+    [1.0]
+    """
+    from scipy.special import gamma, gammaincc
+
+    falls = (brightness[2] > 0) & (brightness[1] > brightness[2])
+    brightness = np.where(falls, brightness, np.exp(-at))
+    with np.errstate(divide="ignore", invalid="ignore"):  # no steps further in
+        slope = -np.diff(np.log(brightness), axis=0) / np.diff(np.log(at), axis=0)
+        power = 2 * np.log(slope[1] / slope[0]) / np.log(at[2] / at[0])
+    power = np.clip(np.nan_to_num(power, nan=1.0), 1 / LARGEST_INDEX, 1.0)
+    slope = np.log(brightness[1] / brightness[2]) * power / (1 - (at[1] / at[2]) ** power)
+    q, shape = np.clip(slope, LEAST_SLOPE, 300) / power, 2 / power
+    beyond = np.exp(q) * q**-shape * gamma(shape) * gammaincc(shape, q * (radius / at[2]) ** power)
+    return np.asarray(np.where(falls, 2 * np.pi * at[2] ** 2 * brightness[2] * beyond / power, 0.0))
 
 
 def _ring(light: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

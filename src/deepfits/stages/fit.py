@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 log = logging.getLogger(__name__)
-FORMAT = 6
+FORMAT = 7
 _COADD_OPTIONS = ("catalogue", "cutting")
 
 
