@@ -26,10 +26,16 @@ from deepfits.errors import TooFewGalaxiesError
 from deepfits.fitting.engine import Advance
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
-from deepfits.fitting.measuring import OwnFluxes, measure, oddities, total_radius_pixels
+from deepfits.fitting.measuring import (
+    OwnFluxes,
+    measure,
+    measured_alone,
+    oddities,
+    total_radius_pixels,
+)
 from deepfits.fitting.model_error import FLUXES, ModelError, total_error
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
-from deepfits.fitting.own_light import of_point_source, own_light, soft_circles, symmetric
+from deepfits.fitting.own_light import own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
 from deepfits.gaussian_psf import psf_or_moffat
@@ -76,9 +82,8 @@ def learn_model_error(
         raise _too_few(galaxies)
     injected, truth = _inject(galaxies, fitted, rows, good, rng)
     measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows])
-    own = galaxies.fluxes(measured, rows)
-    fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
-    latent, brightness = fitted.fit.latent.numpy()[good], np.nansum(own.flux[good, :, 1], axis=1)
+    fraction = _flux_fractions(fitter, fitted, measured, drawn, is_bright & good)
+    latent, brightness = fitted.fit.latent.numpy()[good], drawn[good].sum((1, 2, 3))
     covariance = measured["latent_covariance"][good]
     nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(cutouts.weight[rows]))
     bands = len(fitter.info.bands)
@@ -156,12 +161,6 @@ class _Galaxies:
             sight=self.seen(rows),
         )
 
-    def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
-        """Return the fluxes of the central galaxies inside their circles, from the results of `measure`."""
-        zeros = {name: np.zeros_like(measured[name]) for name in ("background", "beyond", "outside")}
-        measured = measured | zeros
-        return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
-
 
 def _choose(
     signal: np.ndarray, is_whole: np.ndarray, rng: np.random.Generator
@@ -199,8 +198,8 @@ def _inject(
 ) -> tuple[OwnFluxes, np.ndarray]:
     """Inject dimmed galaxies into the sky of faint objects, and fit them there.
 
-    Return the fluxes as fitted, and as injected ``(N, B, 2)``, of the galaxies that are still the central
-    object.
+    Return the fluxes, ``(N, B, 2)``, of the galaxies that are still the central object: with their errors as
+    fitted there, and those of the injected images alone.
     """
     fitter, cutouts, signal, is_whole = galaxies.fitter, galaxies.cutouts, galaxies.signal, galaxies.is_whole
     circle = fitter.sums[1]
@@ -217,11 +216,11 @@ def _inject(
         np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (cutouts.image, cutouts.weight)
     )
     refitted = galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies)
-    fluxes = galaxies.fluxes(measure(fitter, refitted, galaxy_psf=galaxies.psf[skies]), skies)
+    psf, scale_arcsec = galaxies.psf[skies], fitter.info.pixel_scale_arcsec
+    fluxes = OwnFluxes.of(measure(fitter, refitted, galaxy_psf=psf), psf, scale_arcsec)
+    truth = OwnFluxes.of(measured_alone(fitter, galaxy, inverse, psf), psf, scale_arcsec).flux
     sky_flux = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
     is_seen = sky_flux < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else another object is central
-    inside = _in_cutout(fitter, galaxies.psf[skies])
-    truth = np.stack([np.einsum("nbhw,hw->nb", galaxy, circle), galaxy.sum((2, 3)) / inside], axis=2)
     return replace(fluxes, **{name: values[is_seen] for name, values in vars(fluxes).items()}), truth[is_seen]
 
 
@@ -253,26 +252,22 @@ def median_of(errors: Sequence[ModelError]) -> ModelError:
 
 
 def _flux_fractions(
-    fitter: Fitter, fitted: Fitted, own: OwnFluxes, drawn: np.ndarray, psf: np.ndarray, rows: np.ndarray
+    fitter: Fitter, fitted: Fitted, measured: dict[str, np.ndarray], drawn: np.ndarray, rows: np.ndarray
 ) -> dict[str, tuple[float, ...]]:
-    """Compare model fluxes of bright galaxies with the flux in their images."""
+    """Compare model fluxes of bright galaxies with the flux in their images, in the same circles."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]
     pixels = np.where(weight > 0, image, drawn[rows])
     variance = 1 / np.where(weight > 0, weight, np.inf)
-    size = image.shape[3]
     counted = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
-    inside = _in_cutout(fitter, psf[rows])[..., None, None]
-    sums = {
-        "flux_aper_model": np.broadcast_to(fitter.sums[1], image.shape),
-        "flux_model": counted * soft_circles(size, np.array([(size - 1) / 2]))[:, None] / inside,
-    }
+    circles = soft_circles(image.shape[3], measured["total_radius"][rows])
+    sums = np.broadcast_to(fitter.sums[1], image.shape), counted * circles[:, None]
     out = {}
-    for number, (kind, over_pixels) in enumerate(sums.items()):
-        measured = (pixels * over_pixels).sum((2, 3))
+    for number, (kind, over_pixels) in enumerate(zip(FLUXES, sums, strict=True), start=1):
+        seen = (pixels * over_pixels).sum((2, 3))
         error = np.sqrt((variance * over_pixels**2).sum((2, 3)))
-        flux, noise = (values[rows, :, number] for values in (own.flux, own.noise))
+        flux, noise = (measured[name][rows, :, number] for name in ("flux", "flux_std"))
         out[kind] = tuple(
-            float(model_error(flux[:, band], noise[:, band], measured[:, band], error[:, band]) or 0.0)
+            float(model_error(flux[:, band], noise[:, band], seen[:, band], error[:, band]) or 0.0)
             for band in range(len(fitter.info.bands))
         )
     return out
@@ -288,12 +283,6 @@ def _typical_noise(weight: np.ndarray) -> np.ndarray:
         warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
         typical = np.nanmedian(np.nanmedian(known, axis=2), axis=0)
     return np.asarray(np.where(np.isfinite(typical), typical**-0.5, np.inf))
-
-
-def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
-    """Return the fraction of a point source's flux in the largest circle of a cutout, ``(N, B)``."""
-    radius = fitter.info.size / 2 * fitter.info.pixel_scale_arcsec
-    return of_point_source(psf, np.full(len(psf), radius))
 
 
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:

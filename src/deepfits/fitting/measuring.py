@@ -182,7 +182,6 @@ class _Measurement:
             grid = fitter.info.size, fitter.info.pixel_scale_arcsec
             through = apertures(*grid, self.galaxy_psf[padded.numpy()])
             radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
-            radius = np.minimum(radius, fitter.edge_pixels)
             circle = soft_circles(fitter.info.size, radius)[:, None]
             of_galaxy = np.stack([own * pixels for pixels in (circle, *through)], axis=2).astype(np.float32)
             sums = torch.cat((sums, torch.from_numpy(of_galaxy).to(fitter.device)), dim=2)
@@ -213,27 +212,13 @@ class _Measurement:
         if self.galaxy_psf is not None:
             out["total_radius"] = torch.from_numpy(radius)
             out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
-            out |= self._wings(own * drawn, weight.cpu().numpy(), radius, self.galaxy_psf[padded.numpy()])
+            psf = self.galaxy_psf[padded.numpy()]
+            parts = _wings(fitter, own * drawn, weight.cpu().numpy(), radius, psf)
+            out |= {name: torch.from_numpy(values) for name, values in parts.items()}
             out |= self._in_apertures(image, weight, model, own, through, out)
         if self.with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}
-
-    def _wings(
-        self, light: np.ndarray, weight: np.ndarray, radius: np.ndarray, psf: np.ndarray
-    ) -> dict[str, Tensor]:
-        """Return the corrections of total fluxes to the flux in their circles."""
-        info = self.fitter.info
-        parts = wings(
-            light,
-            weight,
-            radius,
-            self.fitter.edge_pixels,
-            psf=psf,
-            noise=np.array(info.noise_correlation),
-            pixel_scale_arcsec=info.pixel_scale_arcsec,
-        )
-        return {name: torch.from_numpy(values.astype(np.float32)) for name, values in vars(parts).items()}
 
     def _with_errors(self, posterior: Posterior) -> dict[str, Tensor]:
         """Return fluxes and their errors from noise, corrected for the correlation of the pixels."""
@@ -281,9 +266,40 @@ class _Measurement:
 
 
 def total_radius_pixels(fitter: Fitter, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the radius of the circle for the total flux of each galaxy, ``(N,)``."""
+    """Return the radius of the circle for the total flux of each galaxy, ``(N,)``, within the model image."""
     scale = fitter.info.pixel_scale_arcsec
-    return np.asarray(total_radius(model, weight, scale, fitter.edge_pixels) / scale)
+    return np.minimum(total_radius(model, weight, scale, fitter.edge_pixels) / scale, fitter.edge_pixels)
+
+
+def _wings(
+    fitter: Fitter, light: np.ndarray, weight: np.ndarray, radius: np.ndarray, psf: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the corrections of total fluxes to the flux in their circles."""
+    info = fitter.info
+    parts = wings(
+        light,
+        weight,
+        radius,
+        fitter.edge_pixels,
+        psf=psf,
+        noise=np.array(info.noise_correlation),
+        pixel_scale_arcsec=info.pixel_scale_arcsec,
+    )
+    return {name: values.astype(np.float32) for name, values in vars(parts).items()}
+
+
+def measured_alone(
+    fitter: Fitter, light: np.ndarray, weight: np.ndarray, psf: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Measure the fluxes of noise-free images of single galaxies, ``(N, B, H, W)``, for `OwnFluxes.of`.
+
+    The weights are those of the data that they were added to, and their circles are chosen accordingly.
+    """
+    radius = total_radius_pixels(fitter, light, weight)
+    over = 1.0, fitter.sums[1], soft_circles(fitter.info.size, radius)[:, None]
+    flux = np.stack([(light * pixels).sum((2, 3)) for pixels in over], axis=2)
+    nothing = {"flux_std": np.zeros_like(flux), "removed": np.zeros_like(flux[:, :, 0])}
+    return {"flux": flux, "total_radius": radius} | nothing | _wings(fitter, light, weight, radius, psf)
 
 
 def oddities(
