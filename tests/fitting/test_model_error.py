@@ -17,6 +17,11 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import FWHM_PER_SIGMA, robust_scatter
 
 
+def of(flux, noise, area, unsure, rows=None) -> OwnFluxes:
+    parts = {"flux": flux, "noise": noise, "area": area, "unsure": unsure, "beyond": np.zeros(len(flux))}
+    return OwnFluxes(**{name: values[:rows] for name, values in parts.items()})
+
+
 def test_unseen_neighbours_give_unit_pulls_with_and_without_neighbours():
     """With noise, 4% of the flux, residuals of neighbours and g of 0.6 and 1.2, for 4,000 draws."""
     rng = np.random.default_rng(1)
@@ -27,22 +32,21 @@ def test_unseen_neighbours_give_unit_pulls_with_and_without_neighbours():
     variance = noise**2 + (np.array([[0.6], [1.2]]) ** 2) * area[:, None] * truth + (0.04 * truth) ** 2
     flux = truth + np.sqrt(variance + (UNSURE * removed[..., None]) ** 2) * rng.normal(size=truth.shape)
 
+    unsure = np.broadcast_to(UNSURE * removed[:, :, None], flux.shape)
+
     def learn(flux, rows=4000):
-        unsure = np.broadcast_to(UNSURE * removed[:rows, :, None], flux[:rows].shape)
-        parts = {"flux": flux[:rows], "noise": noise[:rows], "area": area[:rows]}
-        own = OwnFluxes(**parts, beyond=np.zeros(rows), unsure=unsure)
-        return _unseen(own, truth[:rows], 0, (0.04, 0.04))
+        return _unseen(of(flux, noise, area, unsure, rows), truth[:rows], FLUXES[0], (0.04, 0.04))
 
     found = learn(flux)
     np.testing.assert_allclose(found, [0.6, 1.2], rtol=0.08)
     known = dataclasses.replace(
-        ModelError.unknown(2), flux_unseen={"flux_model": found}, flux_fraction={"flux_model": (0.04, 0.04)}
+        ModelError.unknown(2), flux_unseen={FLUXES[0]: found}, flux_fraction={FLUXES[0]: (0.04, 0.04)}
     )
+    error = known.flux_error(FLUXES[0], of(flux, noise, area, unsure))
+    pulls = (flux - truth)[..., 0] / error
     for band in (0, 1):
-        x, sigma, away = flux[:, band, 0], noise[:, band, 0], removed[:, band]
-        pull = (x - truth[:, band, 0]) / known.flux_error(
-            "flux_model", band, x, sigma, area[:, 0], UNSURE * away
-        )
+        away = removed[:, band]
+        pull = pulls[:, band]
         for selected in (away == 0, away > 0):
             assert robust_scatter(pull[selected]) == pytest.approx(1, abs=0.08)
     assert max(learn(truth + noise * rng.normal(size=truth.shape))) < 0.1
@@ -50,7 +54,7 @@ def test_unseen_neighbours_give_unit_pulls_with_and_without_neighbours():
 
 
 def test_flux_beyond_a_circle_is_not_an_error_of_the_generator_nor_of_neighbours():
-    """Galaxies as drawn have neither error, and injected ones the totals that the same rules give their images.
+    """Galaxies as drawn have no error, and injected ones the totals that the same rules give their images.
 
     What lies beyond the circles made f 1 to 2% and g up to three times too large.
     """
@@ -83,12 +87,18 @@ def known():
 
 
 def test_flux_errors_contain_every_term(known):
-    flux, noise, unsure = np.array([0.0, 1000.0]), np.array([5.0, 20.0]), np.array([0.0, 240.0])
-    area = np.array([9.0, 25.0])
-    error = known.flux_error("flux_model", 0, flux, noise, area, unsure)
-    np.testing.assert_allclose(error, [5.0, np.sqrt(400 + 0.25 * 25_000 + 900 + 240**2)])
-    unknown = ModelError.unknown(2).flux_error("flux_model", 0, flux, noise, area, np.zeros(2))
-    np.testing.assert_allclose(unknown, noise)
+    flux, noise, unsure = (
+        np.array(values)[:, None, None] * np.ones((2, 2, 2))
+        for values in ([0.0, 1000.0], [5.0, 20.0], [0.0, 240.0])
+    )
+    area = np.array([[4.0, 9.0], [4.0, 25.0]])
+    error = known.flux_error("flux_model", of(flux, noise, area, unsure))
+    first, second = (
+        np.sqrt(400 + g**2 * 25_000 + f**2 * 1e6 + 240**2) for f, g in ((0.03, 0.5), (0.04, 1.0))
+    )
+    np.testing.assert_allclose(error, [[5.0, 5.0], [first, second]])
+    unknown = ModelError.unknown(2).flux_error("flux_model", of(flux, noise, area, 0 * unsure))
+    np.testing.assert_allclose(unknown, noise[:, :, 1])
 
 
 def test_totals_include_the_flux_beyond_the_circle_and_its_uncertainty():

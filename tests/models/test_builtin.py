@@ -65,13 +65,16 @@ def test_the_embedder_inverts_the_generator(name):
 
 
 def test_the_clauds_hsc_model_has_a_model_error():
+    from deepfits.fitting.measuring import OwnFluxes
     from deepfits.fitting.model_error import ModelError
 
     model = Model.load("builtin:clauds-hsc")
     assert model.model_error is not None
     known = ModelError.from_json(model.model_error, 5, "clauds-hsc")
-    flux, noise, area = np.array([100.0, 1e5]), np.array([3.0, 20.0]), np.array([4.0, 30.0])
-    error = known.flux_error("flux_model", 3, flux, noise, area, np.zeros(2))
+    flux, noise = (np.tile(values, (2, 5, 1)).T for values in ([100.0, 1e5], [3.0, 20.0]))
+    area = np.array([[3.0, 4.0], [3.0, 30.0]])
+    own = OwnFluxes(flux=flux, noise=noise, area=area, unsure=0 * flux, beyond=np.zeros(2))
+    error = known.flux_error("flux_model", own)[:, 3]
     assert 5 < error[0] < 20  # faint: neighbours dominate over noise
     assert 0.01 < error[1] / 1e5 < 0.12  # bright: the error of the drawing dominates over noise
     assert np.shape(known.latent_nuisance) == (64, 64)

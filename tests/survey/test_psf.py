@@ -68,7 +68,9 @@ def test_the_psf_of_stars_has_the_wings_of_a_turbulent_atmosphere(noise: float) 
     """Kolmogorov's, of which 5% lie beyond 1.8 FWHM; Moffat's profile lacks 2% of the flux there."""
     galsim = pytest.importorskip("galsim")
     psf = galsim.Kolmogorov(fwhm=0.9)
-    stamp = psf.drawImage(nx=25, ny=25, scale=0.26).array + np.random.default_rng(0).normal(0, noise, (25, 25))
+    stamp = psf.drawImage(nx=25, ny=25, scale=0.26).array + np.random.default_rng(0).normal(
+        0, noise, (25, 25)
+    )
     edge = np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]])
     found = gaussians_of(find_psf(stamp - np.median(edge), {}, 0.26), NUM_GAUSSIANS)
     radii = np.array([1.35, 1.8, 2.7])

@@ -13,7 +13,6 @@ statistics of `deepfits.fitting.oddity`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,16 +25,10 @@ from deepfits.errors import TooFewGalaxiesError
 from deepfits.fitting.engine import Advance
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
-from deepfits.fitting.measuring import (
-    OwnFluxes,
-    measure,
-    measured_alone,
-    oddities,
-    total_radius_pixels,
-)
-from deepfits.fitting.model_error import FLUXES, ModelError, total_error
+from deepfits.fitting.measuring import OwnFluxes, measure, measured_alone, oddities, total_radius_pixels
+from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
-from deepfits.fitting.own_light import own_light, soft_circles, symmetric
+from deepfits.fitting.own_light import inverse_noise, own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
 from deepfits.gaussian_psf import psf_or_moffat
@@ -72,9 +65,7 @@ def learn_model_error(
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(fitter=fitter, cutouts=cutouts, advance=advance)
-    rows, is_bright = _choose(galaxies.signal, galaxies.is_whole, rng)
-    if not len(rows):
-        raise _too_few(galaxies)
+    rows, is_bright = _choose(galaxies, rng)
     fitted = galaxies.fit(cutouts.image[rows], cutouts.weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
@@ -85,22 +76,23 @@ def learn_model_error(
     fraction = _flux_fractions(fitter, fitted, measured, drawn, is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], drawn[good].sum((1, 2, 3))
     covariance = measured["latent_covariance"][good]
-    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(cutouts.weight[rows]))
+    with np.errstate(divide="ignore"):  # a band without data
+        noise = 1 / np.median(inverse_noise(cutouts.weight[rows]), axis=0)
+    nuisance = learn_nuisance(fitter, latent, covariance, noise)
     bands = len(fitter.info.bands)
     learnt = ModelError(
         flux_fraction=fraction,
-        flux_unseen={
-            kind: _unseen(injected, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)
-        },
+        flux_unseen={kind: _unseen(injected, truth, kind, fraction[kind]) for kind in FLUXES},
         usual=ModelError.unknown(bands).usual,
         light_fraction=_light_fractions(fitter, fitted, np.nan_to_num(drawn), is_bright & good),
         latent_trend=_trend(np.log(np.maximum(brightness, 1.0)), latent_distance(latent)),
         latent_nuisance=tuple(tuple(float(f"{value:.4g}") for value in row) for row in nuisance),
     )
-    if not galaxies.has_band.all():
-        learnt = _in_bands(galaxies.has_band, learnt, otherwise or ModelError.unknown(bands))
+    learnt = _in_bands(galaxies.has_band, learnt, otherwise or ModelError.unknown(bands))
     figures = oddities(fitter, fitted, drawn, learnt)
-    return replace(learnt, usual={part: _usual(figures[part][good]) for part in PARTS})
+    middle, upper = np.percentile([figures[part][good] for part in PARTS], [50, 84], axis=1)
+    usual = zip(middle.tolist(), np.maximum(upper - middle, 1e-3).tolist(), strict=True)
+    return replace(learnt, usual=dict(zip(PARTS, usual, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +142,7 @@ class _Galaxies:
 
     def fit(self, image: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> Fitted:
         """Fit images that were observed like the objects of these rows."""
-        correlation = self.fitter.info.noise_correlation
-        is_neighbour = find_neighbours(image, weight, noise_correlation=correlation)
+        is_neighbour = find_neighbours(image, weight, noise_correlation=self.fitter.info.noise_correlation)
         return self.fitter.fit(
             np.arange(len(image)),
             image,
@@ -162,21 +153,14 @@ class _Galaxies:
         )
 
 
-def _choose(
-    signal: np.ndarray, is_whole: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose bright and ordinary galaxies: return their rows, and which of these are bright.
-
-    No rows are returned if there are too few bright galaxies.
-    """
-    none = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
-    if not is_whole.any():
-        return none
-    limit = min(np.percentile(signal[is_whole], BRIGHT_PERCENTILE), np.sort(signal[is_whole])[-FEWEST:][0])
-    bright = np.flatnonzero(is_whole & (signal >= max(BRIGHT_SIGMA, limit)))
-    if len(bright) < FEWEST:
-        return none
-    bright = rng.permutation(bright)[:MOST_BRIGHT]
+def _choose(galaxies: _Galaxies, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Choose bright and ordinary galaxies: return their rows, and which of these are bright."""
+    signal, is_whole = galaxies.signal, galaxies.is_whole
+    ranked = np.sort(signal[is_whole])
+    if len(ranked) < FEWEST or ranked[-FEWEST] < BRIGHT_SIGMA:
+        raise _too_few(galaxies)
+    limit = max(BRIGHT_SIGMA, min(np.percentile(ranked, BRIGHT_PERCENTILE), ranked[-FEWEST]))
+    bright = rng.permutation(np.flatnonzero(is_whole & (signal >= limit)))[:MOST_BRIGHT]
     ordinary = np.setdiff1d(np.flatnonzero(is_whole & (signal > 10)), bright)
     rows = np.concatenate([bright, rng.permutation(ordinary)[:NUM_ORDINARY]])
     return rows, np.arange(len(rows)) < len(bright)
@@ -227,15 +211,13 @@ def _inject(
 def _in_bands(which: np.ndarray, measured: ModelError, otherwise: ModelError) -> ModelError:
     """Return what was measured, with the values of `otherwise` in bands that are not in `which`."""
 
-    def chosen(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:
+    def chosen(first: Any, second: Any) -> Any:
+        if isinstance(first, dict):
+            return {kind: chosen(first[kind], second[kind]) for kind in first}
         return tuple(float(value) for value in np.where(which, first, second))
 
-    return replace(
-        measured,
-        flux_fraction={k: chosen(v, otherwise.flux_fraction[k]) for k, v in measured.flux_fraction.items()},
-        flux_unseen={k: chosen(v, otherwise.flux_unseen[k]) for k, v in measured.flux_unseen.items()},
-        light_fraction=chosen(measured.light_fraction, otherwise.light_fraction),
-    )
+    names = "flux_fraction", "flux_unseen", "light_fraction"
+    return replace(measured, **{n: chosen(getattr(measured, n), getattr(otherwise, n)) for n in names})
 
 
 def median_of(errors: Sequence[ModelError]) -> ModelError:
@@ -273,18 +255,6 @@ def _flux_fractions(
     return out
 
 
-def _typical_noise(weight: np.ndarray) -> np.ndarray:
-    """Return the pixel noise of each band, ``(B,)``: the median over pixels and then over objects.
-
-    It is infinite for a band without data.
-    """
-    known = np.where(weight > 0, weight, np.nan).reshape(*weight.shape[:2], -1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
-        typical = np.nanmedian(np.nanmedian(known, axis=2), axis=0)
-    return np.asarray(np.where(np.isfinite(typical), typical**-0.5, np.inf))
-
-
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:
     """Return galaxies that are brighter than a signal to noise, but not by much; else the brightest."""
     fitting = np.flatnonzero(good & (signal >= goal) & (signal <= LARGEST_DIMMING * goal))
@@ -298,22 +268,22 @@ def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 
 
-def _unseen(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
+def _unseen(own: OwnFluxes, truth: np.ndarray, kind: str, fraction: tuple[float, ...]) -> tuple[float, ...]:
     """Return, for each band, the g with which the pulls of injected galaxies have unit width."""
-    flux, noise, true = (values[:, :, kind] for values in (own.flux, own.noise, truth))
+    number, bands = FLUXES.index(kind), len(fraction)
+    others, off = replace(ModelError.unknown(bands), flux_fraction={kind: fraction}), own.flux - truth
+
+    def pulls(g: float, band: int) -> np.ndarray:
+        error = replace(others, flux_unseen={kind: (g,) * bands}).flux_error(kind, own)
+        pull = off[:, band, number] / error[:, band]
+        return pull[np.isfinite(pull)]
 
     def widening(band: int) -> float:
-        x, sigma, residual = (values[:, band] for values in (flux, noise, flux - true))
-        rows = np.isfinite(x + sigma + residual)
-        if rows.sum() < FEWEST:
+        if len(pulls(1.0, band)) < FEWEST:
             return 0.0
-        parts = x[rows], sigma[rows], own.area[rows, kind], own.unsure[rows, band, kind]
-        return smallest_wide_enough(
-            lambda g: bool(robust_scatter(residual[rows] / total_error(*parts, g, fraction[band])) > 1),
-            LARGEST_UNSEEN,
-        )
+        return smallest_wide_enough(lambda g: bool(robust_scatter(pulls(g, band)) > 1), LARGEST_UNSEEN)
 
-    return tuple(widening(band) for band in range(flux.shape[1]))
+    return tuple(widening(band) for band in range(bands))
 
 
 def _light_fractions(
@@ -346,8 +316,3 @@ def _trend(brightness: np.ndarray, distance: np.ndarray) -> tuple[float, float, 
     slope = (y[2] - y[0]) / max(x[2] - x[0], 1e-6)
     low, high = np.percentile(brightness, [1, 99])
     return float(np.mean(y) - slope * np.mean(x)), float(slope), float(low), float(high)
-
-
-def _usual(values: np.ndarray) -> tuple[float, float]:
-    middle, upper = np.percentile(values, [50, 84])
-    return float(middle), float(max(upper - middle, 1e-3))

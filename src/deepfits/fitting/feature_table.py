@@ -92,14 +92,7 @@ def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) 
         "flux_cutout_model_err": measured["flux_std"][:, :, 0],
     }
     for number, kind in enumerate(FLUXES):
-        flux, noise = own.flux[:, :, number], own.noise[:, :, number]
-        errors = [
-            fitter.model_error.flux_error(
-                kind, band, flux[:, band], noise[:, band], own.area[:, number], own.unsure[:, band, number]
-            )
-            for band in range(len(bands))
-        ]
-        values |= {kind: flux, f"{kind}_err": np.stack(errors, axis=1)}
+        values |= {kind: own.flux[:, :, number], f"{kind}_err": fitter.model_error.flux_error(kind, own)}
     out = {"fraction_beyond": own.beyond.astype(np.float32)} | _per_band(bands, values)
     for number, name in enumerate(aperture_names()):
         flux, error = (measured[f"aperture_flux{end}"][:, :, number] for end in ("", "_err"))

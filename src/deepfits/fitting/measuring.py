@@ -275,16 +275,8 @@ def _wings(
     fitter: Fitter, light: np.ndarray, weight: np.ndarray, radius: np.ndarray, psf: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return the corrections of total fluxes to the flux in their circles."""
-    info = fitter.info
-    parts = wings(
-        light,
-        weight,
-        radius,
-        fitter.edge_pixels,
-        psf=psf,
-        noise=np.array(info.noise_correlation),
-        pixel_scale_arcsec=info.pixel_scale_arcsec,
-    )
+    noise, scale = np.array(fitter.info.noise_correlation), fitter.info.pixel_scale_arcsec
+    parts = wings(light, weight, radius, fitter.edge_pixels, psf=psf, noise=noise, pixel_scale_arcsec=scale)
     return {name: values.astype(np.float32) for name, values in vars(parts).items()}
 
 

@@ -25,12 +25,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.fitting.oddity import PARTS
+
+if TYPE_CHECKING:
+    from deepfits.fitting.measuring import OwnFluxes
 
 FLUXES = ("flux_aper_model", "flux_model")
 USUAL_UNSEEN = 0.7
@@ -72,12 +75,12 @@ class ModelError:
             latent_trend=(1.0, 0.0, 0.0, 0.0),
         )
 
-    def flux_error(
-        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, area: np.ndarray, unsure: np.ndarray
-    ) -> np.ndarray:
-        """Return the total error of fluxes, ``(N,)``; `area` and `unsure` are those of `OwnFluxes`."""
-        unseen, fraction = self.flux_unseen[kind][band], self.flux_fraction[kind][band]
-        return total_error(flux, noise, area, unsure, unseen, fraction)
+    def flux_error(self, kind: str, own: OwnFluxes) -> np.ndarray:
+        """Return the total error of fluxes of a kind, ``(N, B)``."""
+        number, area = FLUXES.index(kind), own.area[:, FLUXES.index(kind), None]
+        flux, noise, unsure = (part[:, :, number] for part in (own.flux, own.noise, own.unsure))
+        g, f = (np.array(part[kind], dtype=flux.dtype) for part in (self.flux_unseen, self.flux_fraction))
+        return np.sqrt(noise**2 + g**2 * area * np.abs(flux) + unsure**2 + (f * flux) ** 2)
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
         """Return latent distances minus their typical value, ``(N,)``; `flux` is summed over the bands."""
@@ -114,10 +117,3 @@ class ModelError:
             raise InputError(
                 f"{where}: model_error is not a valid description of a model's errors ({error}); train again"
             ) from error
-
-
-def total_error(
-    flux: np.ndarray, noise: np.ndarray, area: np.ndarray, unsure: np.ndarray, unseen: float, fraction: float
-) -> np.ndarray:
-    """Return the total error of fluxes, ``(N,)``."""
-    return np.sqrt(noise**2 + unseen**2 * area * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)

@@ -99,7 +99,7 @@ def total_radius(
     image.
     """
     size, edge = model.shape[3], edge_pixels * pixel_scale_arcsec
-    gain = _gain(weight)
+    gain = inverse_noise(weight)
     has_data = gain > 0
     light = symmetric(model)
     together = (light * gain[:, :, None, None]).sum(axis=1)
@@ -156,8 +156,9 @@ def wings(
     of sums to those of independent pixels, per band. A PSF may be NaN, which is unknown.
     """
     size, radius = light.shape[3], np.minimum(radius_pixels, edge)
-    gain = _gain(weight)
+    gain = inverse_noise(weight)
     rings = [_ring(light, low * radius, high * radius) for low, high in pairwise(RINGS)]
+    mean, at = (np.stack(part) for part in zip(*rings, strict=True))
     inside = np.einsum("nbhw,nhw->nb", light, soft_circles(size, radius))
     point, point_inner, point_outer = (
         of_point_source(psf, where * pixel_scale_arcsec)
@@ -169,40 +170,33 @@ def wings(
     drawn = small[:, None] * np.maximum(at_edge - np.maximum(of_psf, 0.0), 0.0)
     background = np.minimum(drawn * (np.pi * radius**2)[:, None], np.maximum(inside, 0.0))
     total = ((inside - background) * gain).sum(1)
-    brightness = np.stack([((mean - drawn) * gain).sum(1) for mean, _ in rings])
-    at = np.stack([distance for _, distance in rings])
+    brightness = ((mean - drawn) * gain).sum(2)
     exceeding = flux_beyond(brightness, at, radius) * (total > 0)
     falls = exceeding > 0
     around = 3 * np.pi * radius**2  # pixels
     unseen = CONFUSION_NJY * pixel_scale_arcsec * gain.sum(1)
     variance = around * (((gain > 0) * noise**2).sum(1) + unseen**2)
-    certain = np.where(falls, exceeding**2 / (exceeding**2 + variance), 0.0)
     share = np.maximum(inside - background, 0.0) * gain
     with np.errstate(divide="ignore", invalid="ignore"):
         of_point = (share * (1 / point - 1)).sum(1) / share.sum(1)
+        certain = exceeding**2 / (exceeding**2 + variance)
         beyond = np.where(falls, certain * np.maximum(exceeding / total - of_point, 0.0), 0.0)
         outer_part = np.where(falls, flux_beyond(brightness, at, edge) / exceeding, 0.0)
     return Wings(background=background, beyond=beyond, outside=beyond * outer_part)
 
 
 def flux_beyond(brightness: np.ndarray, at: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
-    """Return the flux beyond a radius, ``(N,)``, if surface brightnesses I continue as a Sérsic profile.
+    """Return the flux beyond a radius, ``(N,)``, of a Sérsic profile through three points.
 
-    With the slope k = −d ln I / d ln r at the third of three radii r, and the inverse ν of the Sérsic index,
+    Surface brightnesses I and their radii r are ``(3, N)``. With the slope k = −d ln I / d ln r at the third
+    radius, the inverse ν of the Sérsic index, and q = k / ν,
 
-        I(r) = I₃ exp(−q ((r / r₃)^ν − 1)),    F(R) = 2π r₃² I₃ e^q q^(−2/ν) Γ(2/ν, q (R / r₃)^ν) / ν,
+        I(r) = I₃ exp(−q ((r / r₃)^ν − 1)),    F(R) = 2π r₃² I₃ e^q q^(−2/ν) Γ(2/ν, q (R / r₃)^ν) / ν.
 
-    where q = k / ν. The two steps in brightness yield ν, limited to 1 / `LARGEST_INDEX` and 1, and the second
-    of them k, at least `LEAST_SLOPE`. F is 0 where the brightness does not decrease to the third radius.
+    The two steps in brightness yield ν, limited to 1 / `LARGEST_INDEX` and 1, and the second of them k, at
+    least `LEAST_SLOPE`. F is 0 where the brightness does not decrease to the third radius.
 
     Source: Sérsic (1968); for the integral Graham & Driver (2005, PASA 22, 118), eq. 2.
-
-    Parameters
-    ----------
-    brightness, at
-        ``(3, N)``: surface brightnesses, and their radii.
-    radius
-        ``(N,)``, or one for all.
 
     Examples
     --------
@@ -235,7 +229,7 @@ def _ring(light: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> tuple[np.n
     return mean / pixels[:, None], (ring * distance_from_middle(size)).sum((1, 2)) / pixels
 
 
-def _gain(weight: np.ndarray) -> np.ndarray:
+def inverse_noise(weight: np.ndarray) -> np.ndarray:
     """Return the inverse of the pixel noise in each band, ``(N, B)``; 0 without data."""
     is_valid = weight > 0
     pixels = is_valid.sum((2, 3))

@@ -128,9 +128,9 @@ def laplace(
     slopes, along_drawn = slopes[..., : sums.shape[2]], slopes[..., sums.shape[2] :]
     if is_free:
         mixed = along_drawn * amplitude.double()[:, None, :, None]
-        information = torch.stack(
-            [_joint(information[:, i], mixed[..., i], drawn, w) for i, w in enumerate(mixed_weights)], 1
-        )
+        own = [torch.diag_embed((drawn * w * drawn).sum((2, 3))).double() for w in mixed_weights]
+        parts = zip(information.unbind(1), mixed.unbind(-1), own, strict=True)
+        information = torch.stack([_blocks(*part) for part in parts], 1)
     precision = _prior_precision(objective, latent, amplitude, used, weight).double()
     half_hessian, covariance = _hessian_and_covariance(information, precision, weight, fit_weight)
     if solved_after is not None:
@@ -265,8 +265,7 @@ def _with_amplitudes(
     amplitudes = torch.diag_embed(own) + precision + through + through.mT + slope @ covariance @ slope.mT
     amplitudes = inverse @ amplitudes @ inverse
     mixed = (common + covariance @ slope.mT) @ inverse
-    upper = torch.cat((covariance, mixed), dim=2)
-    return torch.cat((upper, torch.cat((mixed.mT, amplitudes), dim=2)), dim=1).to(dtype)
+    return _blocks(covariance, mixed, amplitudes).to(dtype)
 
 
 def _per_band(values: Tensor) -> Tensor:
@@ -275,10 +274,8 @@ def _per_band(values: Tensor) -> Tensor:
     return eye.view(1, *eye.shape, *([1] * (values.ndim - 2))) * values[:, None]
 
 
-def _joint(of_latent: Tensor, mixed: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
-    """Return the Gauss–Newton matrix of latent and amplitudes, ``(N, P, P)``; `mixed` is ``(N, L, B)``."""
-    of_amplitude = torch.diag_embed((drawn * weight * drawn).sum((2, 3)))
-    mixed = mixed.to(of_latent.dtype)
+def _blocks(of_latent: Tensor, mixed: Tensor, of_amplitude: Tensor) -> Tensor:
+    """Return the symmetric matrix of latent and amplitudes, ``(N, P, P)``; `mixed` is ``(N, L, B)``."""
     upper = torch.cat((of_latent, mixed), dim=2)
     return torch.cat((upper, torch.cat((mixed.mT, of_amplitude), dim=2)), dim=1)
 
@@ -291,14 +288,12 @@ def _ratio(used: Tensor, weight: Tensor) -> Tensor:
 def _prior_precision(
     objective: Objective, latent: Tensor, amplitude: Tensor, used: Tensor, weight: Tensor
 ) -> Tensor:
-    strength = _ratio(used, weight).clamp_min(objective.prior_strength).expand_as(latent)
+    strength = torch.diag_embed(_ratio(used, weight).clamp_min(objective.prior_strength).expand_as(latent))
     if objective.amplitude_prior is None:
-        return torch.diag_embed(strength)
-    number, length, bands = len(latent), latent.shape[1], amplitude.shape[1]
-    out = torch.zeros(number, length + bands, length + bands, dtype=latent.dtype, device=latent.device)
-    out[:, :length, :length] = torch.diag_embed(strength)
-    out[:, length:, length:] = objective.amplitude_prior.precision(bands, latent)
-    return out
+        return strength
+    bands = amplitude.shape[1]
+    precision = objective.amplitude_prior.precision(bands, latent).expand(len(latent), bands, bands)
+    return _blocks(strength, strength.new_zeros(*latent.shape, bands), precision)
 
 
 def _pixel_std(derivative: Tensor, drawn: Tensor | None, covariance: Tensor) -> Tensor:

@@ -287,9 +287,7 @@ def _psf_reader(
     """
     require_bands(given, found.store_bands, "psf")
     scale = found.pixel_scale_arcsec
-    fixed: dict[str, np.ndarray] = {}
-    for band, width in zip(found.bands, found.fwhm_arcsec, strict=False):
-        fixed[band] = moffat_psf(width)
+    fixed = {band: moffat_psf(width) for band, width in zip(found.bands, found.fwhm_arcsec, strict=False)}
     for band in found.bands:
         option = given_for(band, given)
         if option is not None and psf_of_objects(option, band, found.columns, scale) is None:

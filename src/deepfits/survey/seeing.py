@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, optimize
@@ -12,14 +11,14 @@ from deepfits.gaussian_psf import centre_of_light, moffat_radius
 from deepfits.photometry import growth_circles, growth_radii, robust_scatter
 from deepfits.survey.stars import Locus
 
+Family = Callable[[np.ndarray, float, float], np.ndarray]
+
 SIDE, LEAST_SIDE = 25, 9
 """Side of the stamps of stars, and its minimum for small cutouts, pixels."""
 LEAST_NOISE = 1e-5
 """Noise of a pixel, in units of a star's flux, below which stars count the same."""
 WIDER = 3
 """Side of the image of a star with its wings, in units of that of its stamp."""
-UNLIKE_PROFILE = 1.0
-"""Difference of a star's wings from the profile that fits it best, relative to the latter."""
 SURELY_BETTER = 15.0
 """Difference in χ² by which the PSF of an atmosphere must fit a star better than a Moffat profile."""
 UNSATURATED_SNR = 500
@@ -60,12 +59,14 @@ def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarr
 
     None if fewer than three stars have data in all pixels.
     """
-    stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
-    return _median_of([stamp for stamp in stamps if stamp is not None])
+    found = _median_of([_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)])
+    return None if found is None else found[0]
 
 
-def _median_of(stamps: list[np.ndarray]) -> np.ndarray | None:
-    return _weighted_median(np.stack(stamps)) if len(stamps) >= FEWEST else None
+def _median_of(stamps: list[np.ndarray | None]) -> tuple[np.ndarray, int] | None:
+    """Return the weighted median of the complete stamps, and their number; None if these are too few."""
+    complete = [stamp for stamp in stamps if stamp is not None]
+    return (_weighted_median(np.stack(complete)), len(complete)) if len(complete) >= FEWEST else None
 
 
 def _weighted_median(stamps: np.ndarray) -> np.ndarray:
@@ -87,12 +88,17 @@ def _weighted_median(stamps: np.ndarray) -> np.ndarray:
 
 def edge_noise(stamps: np.ndarray) -> np.ndarray:
     """Return the noise of the pixels at the edges of stamps, ``(N,)``."""
-    edge = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
-    return np.asarray(robust_scatter(edge))
+    return np.asarray(robust_scatter(_edge(stamps)))
+
+
+def _edge(images: np.ndarray) -> np.ndarray:
+    """Return the pixels at the edges of images, ``(..., H, W)`` to ``(..., 2 H + 2 W)``."""
+    sides = images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]
+    return np.concatenate(sides, axis=-1)
 
 
 def _edge_level(image: np.ndarray) -> float:
-    return float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
+    return float(np.median(_edge(image)))
 
 
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
@@ -151,8 +157,7 @@ def star_among_cutouts(
         return None
     is_complete = (weight > 0).all(axis=(1, 2))
     image, weight = image[is_complete].astype(float), weight[is_complete]
-    edge = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
-    image = image - np.median(edge, axis=1)[:, None, None]
+    image = image - np.median(_edge(image), axis=1)[:, None, None]
     circles, radius = growth_circles(size, pixel_scale_arcsec)
     growth = np.einsum("nhw,khw->nk", image, circles)
     half_light = growth_radii(growth, radius, [0.5])[:, 0] / pixel_scale_arcsec
@@ -166,9 +171,7 @@ def star_among_cutouts(
     for row in chosen:
         cy, cx = centre_of_light(image[row].clip(min=0) * circles[-1], 2 * half_light[row])
         stamps.append(_stamp(image[row], weight[row], cx, cy, side))
-    complete = [stamp for stamp in stamps if stamp is not None]
-    median = _median_of(complete)
-    return None if median is None else (median, len(complete))
+    return _median_of(stamps)
 
 
 def with_wings(star: np.ndarray) -> np.ndarray:
@@ -197,17 +200,18 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     (0.97, 1.0)
     """
     half, noise = star.shape[0] // 2, edge_noise(star[None])
-    (profile, misfit), (turbulent, its_misfit) = _fit_profile(star, _moffat), _fit_profile(star, _turbulence)
+    family, (parameters, misfit) = _moffat, _fit_profile(_moffat, star)
+    turbulent, its_misfit = _fit_profile(_turbulence, star)
     if misfit - its_misfit > SURELY_BETTER * noise**2:
-        profile = turbulent
-    out = profile.image(WIDER * half)
+        family, parameters = _turbulence, turbulent
+    out = _image_of(family, parameters, WIDER * half)
     middle = np.s_[(WIDER - 1) * half : (WIDER + 1) * half + 1]
     model = out[middle, middle]
-    fwhm, x0, y0 = profile.fwhm, profile.x0, profile.y0
+    _, fwhm, _, x0, y0 = parameters
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     in_ring = np.maximum(np.pi * fwhm * np.hypot(x - x0, y - y0), 1)  # pixels, of half the FWHM in width
     variance = noise**2 / in_ring
-    difference = (UNLIKE_PROFILE * model) ** 2  # expected, squared
+    difference = model**2  # expected, squared: wings may differ by as much as the profile itself
     share = difference / np.maximum(difference + variance, 1e-300)
     out[middle, middle] = model + share * (star + _edge_level(model) - model)
     return out
@@ -224,56 +228,43 @@ def moffat_fwhm(star: np.ndarray) -> float:
     >>> round(moffat_fwhm(star - np.median([star[0], star[-1], star[:, 0], star[:, -1]])), 3)
     4.0
     """
-    return _fit_profile(star, _moffat)[0].fwhm
-
-
-class _Profile(NamedTuple):
-    """The profile of a star: its family, height, FWHM, shape within the family, and centre, in pixels."""
-
-    family: Callable[[np.ndarray, float, float], np.ndarray]
-    height: float
-    fwhm: float
-    shape: float
-    x0: float
-    y0: float
-
-    def image(self, half: int) -> np.ndarray:
-        """Return the profile on 2 `half` + 1 pixels squared."""
-        y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
-        radius2 = (x - self.x0) ** 2 + (y - self.y0) ** 2
-        return np.asarray(self.height * self.family(radius2, self.fwhm, self.shape))
+    return float(_fit_profile(_moffat, star)[0][1])
 
 
 def _moffat(radius2: np.ndarray, fwhm: float, shape: float) -> np.ndarray:
-    """Return the Moffat profile of index 1.2 to 30 for a shape of 0.03 to 0.8."""
+    """Return the Moffat profile of index 1 / `shape`."""
     return np.asarray((1 + radius2 / moffat_radius(fwhm, 1 / shape) ** 2) ** (-1 / shape))
 
 
 def _turbulence(radius2: np.ndarray, fwhm: float, shape: float) -> np.ndarray:
-    """Return the PSF of a turbulent atmosphere (Racine 1996, PASP 108, 699), with a free share of its wings.
+    """Return the PSF of a turbulent atmosphere (Racine 1996, PASP 108, 699).
 
-    It is the sum of Moffat profiles of index 7 and 2 and of the same FWHM; for Kolmogorov's spectrum the
-    share of the latter is 0.14.
+    It is the sum of Moffat profiles of index 7 and 2, of the same FWHM. `shape` is the height of the latter,
+    which is 0.14 for Kolmogorov's spectrum.
     """
     return (1 - shape) * _moffat(radius2, fwhm, 1 / 7) + shape * _moffat(radius2, fwhm, 1 / 2)
 
 
-def _fit_profile(
-    star: np.ndarray, family: Callable[[np.ndarray, float, float], np.ndarray]
-) -> tuple[_Profile, float]:
-    """Fit a profile whose median at the edge is subtracted as in the stamp of a star.
+def _image_of(family: Family, parameters: np.ndarray, half: int) -> np.ndarray:
+    """Return a profile of this height, FWHM, shape and centre on 2 `half` + 1 pixels squared."""
+    height, fwhm, shape, x0, y0 = parameters
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    return np.asarray(height * family((x - x0) ** 2 + (y - y0) ** 2, fwhm, shape))
 
-    Return it, and the sum of the squared residuals.
+
+def _fit_profile(family: Family, star: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit the parameters of `_image_of`, whose median at the edge is subtracted as in the stamp of a star.
+
+    Also return the sum of the squared residuals.
     """
     half, peak = star.shape[0] // 2, float(star.max())
 
     def residual(parameters: np.ndarray) -> np.ndarray:
-        model = _Profile(family, *parameters).image(half)
+        model = _image_of(family, parameters, half)
         return (model - _edge_level(model) - star / peak).ravel()
 
     above = (star > 0.5 * peak).sum()
     start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 1 / 3, 0.0, 0.0]
     bounds = ([0.2, 0.5, 1 / 30, -2, -2], [5, star.shape[0], 1 / 1.2, 2, 2])
     fit = optimize.least_squares(residual, np.clip(start, *bounds), bounds=bounds)
-    height, *others = (float(value) for value in fit.x)
-    return _Profile(family, height * peak, *others), float(2 * fit.cost * peak**2)
+    return fit.x * [peak, 1, 1, 1, 1], 2 * fit.cost * peak**2
