@@ -173,9 +173,8 @@ def wings(
     brightness = ((mean - drawn) * gain).sum(2)
     exceeding = flux_beyond(brightness, at, radius) * (total > 0)
     falls = exceeding > 0
-    around = 3 * np.pi * radius**2  # pixels
     unseen = CONFUSION_NJY * pixel_scale_arcsec * gain.sum(1)
-    variance = around * (((gain > 0) * noise**2).sum(1) + unseen**2)
+    variance = 3 * np.pi * radius**2 * (((gain > 0) * noise**2).sum(1) + unseen**2)  # from R to 2R
     share = np.maximum(inside - background, 0.0) * gain
     with np.errstate(divide="ignore", invalid="ignore"):
         of_point = (share * (1 / point - 1)).sum(1) / share.sum(1)
