@@ -69,30 +69,29 @@ def all_above_reference(
 ) -> np.ndarray:
     """Apply `above_reference` to the PSFs of many objects, ``(N, B, K, 2)``, once for each distinct PSF.
 
-    PSFs that are not `used`, ``(N, B)`` (bands without data), are replaced by the reference PSF. Raise
-    `InputError` if a PSF that is used is too sharp, or unknown.
+    A PSF that is not `used`, ``(N, B)`` (in a band without data), need not be known, nor wide enough: it is
+    then replaced by the reference PSF. Raise `InputError` if one that is used is too sharp, or unknown.
     """
-    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(-1, *psf.shape[2:])
-    band = np.tile(np.arange(psf.shape[1]), len(psf))
+    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(len(psf) * len(bands), -1)
+    band, number = np.tile(np.arange(len(bands)), len(psf)), psf.shape[2]
     matters = np.ones(len(flat), bool) if used is None else used.reshape(-1)
-    out = np.zeros_like(flat)
-    out[:, 0, 0], out[:, :, 1] = 1, grid.reference_sigma
-    which = np.flatnonzero(matters)
-    if len(which):
-        different, first, back = np.unique(
-            flat[which].reshape(len(which), -1), axis=0, return_index=True, return_inverse=True
-        )
-        made = []
-        for row, at in zip(different, which[first], strict=True):
-            name = bands[band[at]]
-            if not np.isfinite(row).all():
+    key = np.concatenate([flat, matters[:, None]], axis=1)
+    different, first, back = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    made = np.zeros((len(different), number, 2), dtype=np.float32)
+    made[:, 0, 0], made[:, :, 1] = 1, grid.reference_sigma
+    for row, at in enumerate(first):
+        name = bands[band[at]]
+        try:
+            if not np.isfinite(flat[at]).all():
                 raise InputError(
                     f"band {name}: the PSF is unknown, and a model of scenes needs it; make the cutouts "
                     "again with psf, such as --psf g=0.8 (FWHM, arcsec) or --psf g=PSF.fits"
                 )
-            made.append(above_reference(row.reshape(flat.shape[1:]), grid, name))
-        out[which] = np.stack(made)[back.reshape(-1)]
-    return out.reshape(psf.shape)
+            made[row] = above_reference(flat[at].reshape(number, 2), grid, name)
+        except InputError:
+            if matters[at]:
+                raise
+    return made[back.reshape(-1)].reshape(psf.shape)
 
 
 def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndarray:
@@ -382,12 +381,12 @@ class Sight:
         """Return maps of depth and PSF width on the scene grid, ``(N, 2B, S, S)``.
 
         First log(1 + (floor / σ)²) of each band, which is 0 where there is no data, then the logarithm of the
-        width of each band's PSF relative to the reference. Parameters as in `on_grid`.
+        width of each band's PSF relative to the reference, also 0 there. Parameters as in `on_grid`.
         """
         depth = self.interpolate(torch.log1p(floor.square() * weight / self.area**2))
         share, sigma = self.psf.to(weight).unbind(-1)
         peak = (share * (self.grid.reference_sigma / sigma).square()).sum(-1)  # relative to the reference
-        width = -0.5 * peak.log()[..., None, None]
+        width = -0.5 * peak.log()[..., None, None] * (weight > 0).any(dim=(2, 3), keepdim=True)
         return torch.cat((depth, width.expand_as(depth)), dim=1)
 
     def interpolate(self, image: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
     return out
 
 
+def noise_where(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return the noise, ``(B,)``, with NaN in bands of which an image, ``(B, H, W)``, has no data.
+
+    With it, composites of an image and of its best fit, which has all bands, are made of the same bands.
+    """
+    return np.where(np.isfinite(image).any(axis=(1, 2)), noise, np.nan)
+
+
 def noise_at_edges(image: np.ndarray) -> np.ndarray:
     """Return the robust scatter of a cutout's outer pixels, ``(B, H, W)``, per band; NaN without data."""
     edge = np.ones(image.shape[1:], dtype=bool)
@@ -48,18 +56,21 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
     """Combine all bands into RGB, ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
     The image is ``(B, H, W)``, nJy, NaN where there is no data; a pixel without data in all bands of a colour
-    is grey. The noise, ``(B,)`` nJy per pixel, sets the transition of the stretch from linear to logarithmic.
-    `top`, in units of that transition, is shown at full brightness: use one value for images whose brightness
-    is to be compared, or `top_of` each image to make faint objects visible.
+    is grey. Colours are thirds of the bands with data and a noise, ``(B,)`` nJy per pixel, which sets the
+    transition of the stretch from linear to logarithmic. `top`, in units of that transition, is shown at full
+    brightness: use one value for images whose brightness is to be compared, or `top_of` each image to make
+    faint objects visible.
     """
     image = np.asarray(image)  # of a tensor too, as models render
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
+    if not is_known.any():
+        return np.full((*image.shape[1:], 3), MISSING)
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
-    for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):
+    for balance, which in zip(_BALANCE, _thirds(is_known), strict=True):
         number = is_known[which].sum(axis=0)
         total = np.where(is_known[which], image[which], 0).sum(axis=0)
         layers.append(balance * total / np.maximum(number, 1))
-        is_grey |= (number == 0) & (number.any() or not is_known.any())
+        is_grey |= number == 0
     rgb = np.stack(layers[::-1], axis=-1)
     scale = _SOFTENING * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
@@ -69,10 +80,10 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
     return np.where(is_grey[..., None], MISSING, seen)
 
 
-def _thirds(num_bands: int) -> list[np.ndarray]:
-    """Return the indices of the blue, green and red bands: thirds, or all for each if fewer than 3."""
-    bands = np.arange(num_bands)
-    return np.array_split(bands, 3) if num_bands >= 3 else [bands] * 3
+def _thirds(is_known: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the blue, green and red bands: thirds of those known, or all if fewer than 3."""
+    bands = np.flatnonzero(is_known.any(axis=(1, 2)))
+    return np.array_split(bands, 3) if len(bands) >= 3 else [bands] * 3
 
 
 def top_of(image: np.ndarray, noise: np.ndarray) -> float:
@@ -80,14 +91,13 @@ def top_of(image: np.ndarray, noise: np.ndarray) -> float:
 
     Its brightest pixels are shown at full brightness, but nothing below 6σ of the noisiest colour is.
     """
-    flux = np.where(np.isfinite(image), image, 0)
-    known = np.where(np.isfinite(noise), noise, 0)
+    is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, noisiest = np.zeros(image.shape[1:]), 0.0
-    for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):
+    for balance, which in zip(_BALANCE, _thirds(is_known), strict=True):
         share = balance / max(1, len(which))
-        layers += share * flux[which][known[which] > 0].sum(axis=0) / 3
-        noisiest = max(noisiest, share * float(np.sqrt((known[which] ** 2).sum())))
-    scale = _SOFTENING * float(np.nanmedian(noise)) if (known > 0).any() else 0.0
+        layers += share * np.where(is_known[which], image[which], 0).sum(axis=0) / 3
+        noisiest = max(noisiest, share * float(np.sqrt((noise[which] ** 2).sum())))
+    scale = _SOFTENING * float(np.nanmedian(noise)) if is_known.any() else 0.0
     if not scale > 0:
         return BRIGHTEST
     return float(np.clip(max(np.percentile(layers, 99.5), 6 * noisiest) / scale, 0.1, BRIGHTEST))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepfits import plot
 from deepfits.photometry import aperture_flux, circular_aperture
-from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
+from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, noise_where, top_of
 from deepfits.reporting import redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
 from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
@@ -76,8 +76,14 @@ def test_colour_composite_is_grey_where_a_colour_was_not_observed():
     # z alone makes red; of u and g, and of r and i, one remains or none
     assert np.flatnonzero(is_grey.all(axis=1)).tolist() == [2, 6]
     np.testing.assert_allclose(picture[4], whole[4])
-    image[4] = np.nan  # a band that is missing everywhere leaves the others' colours
-    assert not (np.abs(colour_composite(image, np.ones(5))[0] - MISSING) < 1e-6).all()
+    image[4] = np.nan  # a band that is missing everywhere leaves the others, and a white galaxy white
+    for noise in (np.ones(5), np.array([1, 1, 1, 1, np.nan])):
+        there = colour_composite(image, noise)[0, 0]
+        assert there.min() > 0.3  # no colour is absent, which would be 0.06
+    fitted = np.full((5, 8, 8), 30.0)
+    again = colour_composite(fitted, noise_where(image, np.ones(5)))
+    np.testing.assert_array_equal(again[0], colour_composite(image, np.ones(5))[0])
+    assert (colour_composite(np.full((5, 8, 8), np.nan), np.full(5, np.nan)) == MISSING).all()
 
 
 def test_a_stretch_of_its_own_shows_a_faint_galaxy_and_leaves_noise_dark():
@@ -223,7 +229,7 @@ def test_ours_in_the_headline_is_chosen_without_the_test_objects_and_the_baselin
     few = {"pretrained": 0, "adapted": 100}
 
     def row(method, features, left_out, tested):
-        metrics = {"sigma_mad": {"value": tested}}
+        metrics = {"sigma_mad": {"value": tested, "error": 0.01}}
         judged = None if left_out is None else {"sigma_mad": left_out}
         names = {"method": method, "features": features, "num_train": few.get(method, 700)}
         return {**names, "loss": "", "metrics": metrics, "left_out": judged}
@@ -240,9 +246,9 @@ def test_ours_in_the_headline_is_chosen_without_the_test_objects_and_the_baselin
     ]
     shown = redshift_section._headline(rows)
     assert shown == {
-        "σ_MAD of redshifts, ours: boosting on latents": "0.090",
-        "σ_MAD of redshifts, best baseline: templates": "0.005",
-        "σ_MAD of redshifts, without any label: pretrained": "0.031",
+        "σ_MAD of redshifts, ours: boosting on latents": "0.090 ± 0.010",
+        "σ_MAD of redshifts, best baseline: templates": "0.005 ± 0.010",
+        "σ_MAD of redshifts, without any label: pretrained": "0.031 ± 0.010",
     }
 
 

@@ -18,6 +18,7 @@ from deepfits.pictures import (
     diverging,
     grey,
     lay_out,
+    noise_where,
     significance,
     stretch,
     top_of,
@@ -35,12 +36,12 @@ def panels(
     is_valid = weight > 0
     residual = significance(image, fitted, weight)
     observed = np.where(is_valid, image, np.nan)
-    top = top_of(observed, noise)
+    seen, top = noise_where(observed, noise), top_of(observed, noise)
     first = [
-        colour_composite(observed, noise, top=top),
-        colour_composite(fitted, noise, top=top),
+        colour_composite(observed, seen, top=top),
+        colour_composite(fitted, seen, top=top),
         diverging(combined(residual) / RESIDUAL_SIGMA),
-        colour_composite(scene, noise, top=top),
+        colour_composite(scene, seen, top=top),
     ]
     rows = [first]
     for band in range(len(image)):

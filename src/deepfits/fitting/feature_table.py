@@ -34,6 +34,8 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     """
     best, info = fitted.fit, fitter.info
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
+    if fitted.sight is not None:  # in bands without data whose PSF is unknown, that of the generated image
+        psf = np.where(np.isfinite(psf), psf, fitted.sight.psf.cpu().numpy())
     measured = measure(fitter, fitted, galaxy_psf=psf)
     out: Columns = {"object_id": cutouts.object_id}
     out |= {name: cutouts.catalogue[name] for name in ("ra", "dec") if name in cutouts.catalogue}

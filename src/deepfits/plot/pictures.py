@@ -23,6 +23,7 @@ from deepfits.pictures import (
     lay_out,
     noise_at_edges,
     noise_per_band,
+    noise_where,
     significance,
     stretch,
     strip,
@@ -55,9 +56,6 @@ def composite(
         noise = noise_per_band(weight[None])
     elif noise is None:
         noise = noise_at_edges(image)
-    if not np.isfinite(image).any():
-        ax.set_facecolor(MISSING)
-        return ax
     shown = image if weight is None else np.where(weight > 0, image, np.nan)
     ax.imshow(colour_composite(shown, noise), origin="lower", interpolation="nearest")
     return ax
@@ -92,7 +90,7 @@ def reconstructions(
     ----------
     rows
         Images ``(N, B, H, W)`` in nJy of each version, by label; NaN where there are none. The first version
-        sets the stretch of each band for all.
+        that has a band sets its stretch for all, and the bands of the first are those of the composites.
     noise
         ``(B,)`` nJy per pixel.
     residual
@@ -139,11 +137,11 @@ def _show_versions(
     """
     first = next(iter(rows.values()))
     high, wide = np.array(first.shape[-2:]) + GAP
-    tops = [float(np.nanpercentile(i, 99.7)) if np.isfinite(i).any() else 0.0 for i in first]
-    brightest = top_of(first, noise)
+    tops = [_brightest(images) for images in zip(*rows.values(), strict=True)]
+    seen, brightest = noise_where(first, noise), top_of(first, noise)
     cells, row_names = [], list(names)
     for line, images in enumerate(rows.values()):
-        cells.append(colour_composite(images, noise, top=brightest))
+        cells.append(colour_composite(images, seen, top=brightest))
         for band, image in enumerate(images):
             cells.append(_band(image, float(noise[band]), tops[band]))
             if not np.isfinite(image).any():
@@ -159,6 +157,11 @@ def _show_versions(
     for line, name in enumerate(row_names):
         place = (0, line * high + high / 2)
         ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
+
+
+def _brightest(versions: Sequence[np.ndarray]) -> float:
+    """Return the 99.7th percentile of the first version of a band, ``(H, W)`` each, that has data; else 0."""
+    return next((float(np.nanpercentile(i, 99.7)) for i in versions if np.isfinite(i).any()), 0.0)
 
 
 def _band(image: np.ndarray, noise: float, top: float) -> np.ndarray:
@@ -210,13 +213,11 @@ def tiles(
                 ax.text((place + 0.5) / wide, 1.03, name, transform=ax.transAxes, ha="center", size=7)
     for index, ax in enumerate(axes[: len(image)]):
         observed = np.where(weight[index] > 0, image[index], np.nan)
-        top = top_of(observed, noise)
-        shown = [colour_composite(observed, noise, top=top)]
+        seen, top = noise_where(observed, noise), top_of(observed, noise)
+        shown = [colour_composite(observed, seen, top=top)]
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
-            has_fit = bool(np.isfinite(fitted[index]).any())
-            missing = np.full_like(shown[0], MISSING)
-            shown.append(colour_composite(fitted[index], noise, top=top) if has_fit else missing)
+            shown.append(colour_composite(fitted[index], seen, top=top))
             shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
         ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
         ax.set_xlabel(captions[index], size=7, labelpad=2)

@@ -23,6 +23,9 @@ from deepfits.reporting.held_out import RULE, UNSEEN, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.tables import match_identities
 
+NOT_SHOWN = ("model_error", "truth")
+"""Values of a validation that the table has no column for."""
+
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
     """Return the section on missing bands and its summary, from results of the stage `inpaint`."""
@@ -71,8 +74,8 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, name: str) -
         titles=held.titles(held.examples),
     )
     caption = (
-        f"The {', '.join(bands)} band removed, and filled in by the best fit to the others (after M19 "
-        f"Fig. 2). The filled-in images are the model, and have no noise. {RULE}."
+        f"{', '.join(bands)}, filled in by the best fit to the other bands (after M19 Fig. 2). The filled-in "
+        f"images are the model, and have no noise. {RULE}."
     )
     return Picture(name=name, figure=cast(Figure, figure), caption=caption)
 
@@ -135,7 +138,8 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
             metrics = entry["methods"][method]
             cells.append(" /\n".join(_with_error(metrics, name) for name in ("bias_mag", "scatter_mag")))
         rows.append([*cells, _format(entry["pull_median"], "+.3f"), _format(entry["pull_width"], ".3f")])
-    definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
+    shown = {name: text for name, text in validation["definitions"].items() if name not in NOT_SHOWN}
+    definitions = ". ".join(f"{name}: {text}" for name, text in shown.items())
     return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
         rows=rows,

@@ -193,8 +193,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if without := next((row for row in rows if row["method"] == "pretrained"), None):
         best["without any label"] = without
     return {
-        f"σ_MAD of redshifts, {words}: {name_of(row)}": f"{row['metrics']['sigma_mad']['value']:.3f}"
-        for words, row in best.items()
+        f"σ_MAD of redshifts, {words}: {name_of(row)}": _cell(row, "sigma_mad") for words, row in best.items()
     }
 
 

@@ -68,7 +68,7 @@ def _depth_table(held: HeldOut, counts: Mapping[str, int]) -> PageTable:
             [
                 band,
                 f"{fwhm_arcsec[b]:.2f}″" if np.isfinite(fwhm_arcsec[b]) else "unknown",
-                f"{held.noise[b]:.3g}",
+                f"{held.noise[b]:.3g}" if has_data else "no data",
                 f"{ab_magnitude(5 * np.nanmedian(error)):.2f}" if has_data else "no data",
                 f"{is_empty.mean():.2%}",
                 f"{is_empty.all(axis=(1, 2)).mean():.2%}",

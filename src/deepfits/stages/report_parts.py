@@ -130,7 +130,8 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> HeldOut:
     circle = central_circle(store.info.size, store.info.pixel_scale_arcsec)
     flux, error = aperture_flux(image, weight, circle)
     signal = np.sqrt(np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1))
-    is_whole = (weight > 0).all(axis=(1, 2, 3))
+    has_band = (weight > 0).any(axis=(0, 2, 3))
+    is_whole = (weight[:, has_band] > 0).all(axis=(1, 2, 3))
     flags = cutouts.catalogue.get("flags")
     if flags is not None and flags.dtype.kind in "iu" and (is_whole & (flags == 0)).any():
         is_whole &= flags == 0
