@@ -35,8 +35,8 @@ LEAST_COLUMNS = 20  # COLUMNS=0, as terminals without a size state it, would wra
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
     "calibrate": "model",
-    "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
-    "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
+    "fit": "features", "inpaint": "predictions", "redshift": "comparison", "redshift_curves": "label curves",
+    "redshift_classes": "classes", "redshift_train": "trained method", "redshift_predict": "predictions",
     "redshift_evaluate": "metrics", "redshift_pretrain": "redshift head", "export": "catalogue",
     "report": "report", "run": "report",
     "demo": "report", "show": "pictures", "similar": "pictures", "odd": "pictures",

@@ -74,8 +74,8 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
     if counts.min() < MIN_OF_A_CLASS:
         rare = names[counts.argmin()]
         raise InputError(
-            f"{where}: {counts.min()} objects of class {rare!r}; at least {MIN_OF_A_CLASS} are needed: leave "
-            "it out with --select, or merge classes"
+            f"{where}: a class needs {MIN_OF_A_CLASS} objects, and {rare!r} has {counts.min()}: leave it out "
+            f"(--select 'COLUMN != {rare}'), or merge classes"
         )
     return numbers, names
 

@@ -27,9 +27,9 @@ DEFINITIONS = {
     "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",
     "coverage_68": "fraction of objects whose z_spec lies in the central 68% interval",
     "coverage_95": "fraction of objects whose z_spec lies in the central 95% interval",
-    "r2_mean": "R² of the mean of p(z), the estimate that minimises the squared error",
-    "crps": "mean of ∫ (F(z) − H(z − z_spec))² dz",
-    "cde_loss": "mean of ∫ p(z)² dz − 2 p(z_spec)",
+    "r2_mean": "R² of the mean of the distribution, the estimate that minimises the squared error",
+    "crps": "mean of ∫ (F(x) − H(x − z_spec))² dx",
+    "cde_loss": "mean of ∫ p(x)² dx − 2 p(z_spec)",
 }
 LEAST_STEP = 1e-4
 """Least difference between quantiles of neighbouring levels."""

@@ -64,7 +64,7 @@ def predict_table(
         template_filters=template_filters(predictor),
         progress=progress,
     )
-    with progress("redshifts", total=len(usable), unit="objects") as task:
+    with progress("predict", total=len(usable), unit="objects") as task:
         if isinstance(predictor, Classifier):
             predictions = class_columns(predictor.predict(source), predictor.names)
         else:

@@ -276,7 +276,7 @@ def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]
         if "pdf_metrics" in row
     ]
     explained = ["", *(f"- {head}: {definitions[name]}" for name, head in PDF_HEADINGS.items())]
-    lines = _further_table("Distributions p(z):", [*PDF_HEADINGS.values()], cells)
+    lines = _further_table("Distributions p(x):", [*PDF_HEADINGS.values()], cells)
     return [*lines, *explained] if cells else []
 
 

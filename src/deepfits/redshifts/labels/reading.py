@@ -295,7 +295,7 @@ def _warn_of_repeats(value: np.ndarray, column: str, path: str | Path) -> None:
         if odd == 0 and np.abs(left).min() > np.ptp(left):
             reason = f"far from all others ({left.min():g} to {left.max():g})"
         elif number >= MOST_REPEATS * most:
-            reason = f"but no other value more than {most} times"
+            reason = f"but no other value more than {most}×"
         if reason and _are_many(number, len(value)):
             log.warning(
                 "WARNING: %s: %d of %d rows have a %s of exactly %.15g, %s, which often marks a missing "

@@ -158,7 +158,7 @@ def redshift(config: CompareConfig) -> Path:
         }
         write_table(out / "split.parquet", split)
         rows = []
-        with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
+        with config.progress("compare", total=len(keys) + bool(config.photoz), unit="methods") as task:
             for key in keys:
                 rows.append(comparison.row(key, noted(config.progress, task, str(key))))
                 task.advance(1, str(key))

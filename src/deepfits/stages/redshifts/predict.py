@@ -163,7 +163,7 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
             work,
             shards,
             results.path,
-            title="redshifts",
+            title="predict",
             is_done=is_done,
             workers=Workers(number=config.workers, scheduler=config.scheduler),
             progress=config.progress,

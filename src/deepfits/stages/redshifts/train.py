@@ -100,7 +100,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
         _log_numbers(dataset)
         filters = inputs.options.filters if templates else None
         dataset = with_measurements(dataset, config, template_filters=filters)
-        with config.progress("train redshifts", total=1, unit="methods") as task:
+        with config.progress("train", total=1, unit="methods") as task:
             training = Training(
                 dataset=dataset,
                 feature_set=feature_set,
