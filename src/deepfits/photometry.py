@@ -33,6 +33,12 @@ SMALLEST_GAUSSIAN = 0.75
 """Width of the matched weight in the band with the widest PSF, in units of that PSF's sigma."""
 USUAL_SIGMA_PIXELS = 1.7
 """Standard deviation of the PSF that is assumed if that of no band is known."""
+# Flags as in sep (2 truncated, 16 aperture truncated, ...), and one more. sep sets 32 for masked pixels and
+# for those of other sources alike; here the latter are 1.
+FLAG_NEIGHBOUR, FLAG_MASKED, FLAG_NO_DATA = 1, 32, 1 << 16
+FLAG_SHARP = 1 << 17  # much smaller than stars: a hot pixel or a cosmic ray
+FLAGS_LACKING = FLAG_NO_DATA | 16 | FLAG_MASKED | 64
+"""Flags of objects with incomplete data in their field."""
 WIDTHS_OF_WEIGHT = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 """Squared widths of the Gaussians that sum to a matched weight, in units of that for a Gaussian PSF."""
 NUM_CIRCLES = 16

@@ -562,6 +562,10 @@ def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
     assert found.left_out == "1 flagged, 1 stars, 1 artefacts"
     assert found.why[0].startswith("rarely generated: redder in r − i than all")
     assert rank(objects, 3, everyone, everything=True).rows.tolist() == [39, 38, 37]
+    # Bit 16: no data in a band, so neither in its aperture (32); 4 beside them is a flag, and so is 32 alone.
+    for flag, is_left_out in ((1 << 16, False), ((1 << 16) + 32, False), ((1 << 16) + 36, True), (32, True)):
+        objects.table.add("flags", np.where(score == 36, flag, 0))
+        assert (36 not in rank(objects, 3, everyone).rows) == is_left_out
     objects.table.add("flags", np.full(NUM, 4))  # a survey that flags everything says nothing by it
     assert rank(objects, 1, everyone).rows.tolist() == [39]
 

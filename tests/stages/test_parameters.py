@@ -110,6 +110,8 @@ def test_a_misspelt_argument_names_the_nearest():
         TypeError, match=r"fit\(\) got an unexpected keyword argument 'objectve'; did you mean 'obj"
     ):
         deepfits.fit("store", objectve="paper")
+    with pytest.raises(TypeError, match="keyword argument 'target'; did you mean 'label_column'"):
+        deepfits.redshift("features", "labels", "out", target="mass")  # its name on the command line
     with pytest.raises(TypeError, match=r"fit\(\) missing a required argument: 'model'"):
         deepfits.fit("store")
     with pytest.raises(TypeError, match=r"show\(\) takes run and then arguments by name, such as ids=…"):

@@ -15,11 +15,12 @@ from scipy.spatial import cKDTree
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.photometry import FLAG_SHARP
 from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, background_of, fill_cores, find_sources
 from deepfits.survey.noise import clipped_statistics, measure_noise
-from deepfits.survey.photometry import FLAG_SHARP, make_apertures, measure_band
+from deepfits.survey.photometry import make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
 
 SHAPE = (320, 360)

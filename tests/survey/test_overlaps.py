@@ -15,9 +15,9 @@ from astropy.wcs import WCS
 from scipy.spatial import cKDTree
 
 import deepfits
+from deepfits.photometry import FLAG_MASKED
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.overlaps import primary_detections
-from deepfits.survey.photometry import FLAG_MASKED
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import make_truth, write_plain
 

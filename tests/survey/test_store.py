@@ -171,6 +171,7 @@ def test_image_is_zero_where_there_is_no_data(tmp_path):
             "pixel with positive weight is not finite",
         ),
         (lambda c: replace(c, object_id=np.zeros(4, int)), "object_id 0 occurs 4 times"),
+        (lambda c: replace(c, object_id=np.arange(4) / 2), "object_id holds float64; whole numbers or text"),
         (lambda c: replace(c, catalogue={"ra": np.zeros(3)}), "column 'ra' has shape"),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.explorer.objects import NUM_AS_BRIGHT, Objects
 from deepfits.fitting.oddity import UNUSUAL_LATENT
-from deepfits.photometry import reference_band
+from deepfits.photometry import FLAG_MASKED, FLAG_NO_DATA, reference_band
 
 FEWEST_OTHERS = 20
 RARE, RAREST = 0.9, 0.99
@@ -85,7 +85,9 @@ def suspects(objects: Objects) -> dict[str, np.ndarray]:
     out = {}
     flags = known.get("flags")
     if flags is not None and flags.dtype.kind in "iuf":
-        is_flagged = np.nan_to_num(flags) != 0
+        flags = np.nan_to_num(flags).astype(np.int64)
+        # A band without data is missing, not wrong. (Its aperture has none either.)
+        is_flagged = np.where(flags & FLAG_NO_DATA, flags & ~(FLAG_NO_DATA | FLAG_MASKED), flags) != 0
         if is_flagged.mean() < MOSTLY:
             out["flagged"] = is_flagged
     is_star = np.zeros(len(objects), dtype=bool)

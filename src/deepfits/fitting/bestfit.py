@@ -253,7 +253,7 @@ def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> 
         )
     if begin.ndim != 3 or begin.shape[1] != len(image) or not dtype.is_floating_point:
         raise InputError(
-            f"start has shape {tuple(begin.shape)} and type {dtype}; it must be floating point of shape "
+            f"start has shape {np.shape(start)} and type {dtype}; it must be floating point of shape "
             f"({len(image)}, L) or (S, {len(image)}, L)"
         )
     is_bad = ~torch.isfinite(weight) | (weight < 0) | ((weight > 0) & ~torch.isfinite(image))

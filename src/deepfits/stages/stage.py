@@ -111,9 +111,13 @@ def _wrong_arguments(
     signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> str | None:
     """Return what to write instead of a misspelt argument, or of too many without a name."""
-    for key in kwargs:
-        if key not in signature.parameters:
-            return f"got an unexpected keyword argument {key!r}; {nearest(key, signature.parameters)}"
+    from deepfits.options import option_names  # made from stages
+
+    for key in (key for key in kwargs if key not in signature.parameters):
+        option = f"--{key.replace('_', '-')}"
+        meant = next((name for name in signature.parameters if option in option_names(name)), None)
+        hint = f"did you mean {meant!r}?" if meant else nearest(key, signature.parameters)
+        return f"got an unexpected keyword argument {key!r}; {hint}"
     first: list[str] = []
     named: list[str] = []
     for parameter in signature.parameters.values():

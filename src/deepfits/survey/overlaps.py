@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from deepfits.survey.photometry import FLAGS_LACKING
+from deepfits.photometry import FLAGS_LACKING
 from deepfits.tables import unit_vectors
 
 # Maximum separation of two detections of the same object: the larger of these, in pixels and arcseconds.

@@ -15,14 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 
+from deepfits.photometry import FLAG_MASKED, FLAG_NEIGHBOUR, FLAG_NO_DATA
+
 KRON_FACTOR = 2.5
 MIN_RADIUS = 1.75
-# Flags as in sep (2 truncated, 16 aperture truncated, ...), and one more. sep sets 32 for masked pixels and
-# for those of other sources alike; here the latter are 1.
-FLAG_NEIGHBOUR, FLAG_MASKED, FLAG_NO_DATA = 1, 32, 1 << 16
-FLAG_SHARP = 1 << 17  # much smaller than stars: a hot pixel or a cosmic ray
-# Flags of objects with incomplete data in their field.
-FLAGS_LACKING = FLAG_NO_DATA | 16 | FLAG_MASKED | 64
 
 
 @dataclass(frozen=True, kw_only=True)

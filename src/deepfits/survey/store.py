@@ -265,6 +265,7 @@ def _packing(weight: np.ndarray) -> dict[str, Any]:
 
 def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
     """Validate cutouts against the store's description; see `write_shard` for the errors."""
+    _require_identities(cutouts.object_id, where)
     number = len(cutouts.object_id)
     arrays = {"image": cutouts.image, "weight": cutouts.weight, "psf": cutouts.psf}
     _require_shapes({**arrays, NEIGHBOURS: cutouts.is_neighbour}, number, info, where)
@@ -284,6 +285,11 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
             f"{where}: object {cutouts.object_id[first]}, band {info.bands[band]}: a weight is negative or "
             "not finite, or a pixel with positive weight is not finite; set the weight of bad pixels to 0"
         )
+
+
+def _require_identities(object_id: np.ndarray, where: str | Path) -> None:
+    if object_id.dtype.kind not in "iuUO":
+        raise InputError(f"{where}: object_id holds {object_id.dtype}; whole numbers or text are needed")
 
 
 def _require_shapes(arrays: Mapping[str, Any], number: int, info: StoreInfo, where: str | Path) -> None:
@@ -638,8 +644,5 @@ def _read_catalogue(file: h5py.File, path: Path, columns: Sequence[str] | None) 
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
             raise InputError(f"{path}: the catalogue has no column {name!r}; {nearest(name, there)}")
         out[name] = read_column(data)
-    if out["object_id"].dtype.kind not in "iuU":
-        raise InputError(
-            f"{path}: object_id holds {out['object_id'].dtype}; whole numbers or text are needed"
-        )
+    _require_identities(out["object_id"], path)
     return out
