@@ -287,7 +287,7 @@ def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
     )
     page.set_input_files("#overlay-file", tmp_path / "mine.csv")
     page.click("#overlay-go")
-    page.wait_for_function("document.getElementById('message').textContent.startsWith('3 objects match')")
+    page.wait_for_function("document.getElementById('message').textContent.startsWith('3 objects matched')")
     assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5, 30]
     assert page.inner_text("#unmatched-what").startswith("1 position without an object;")
     page.click("#unmatched-show")

@@ -8,14 +8,14 @@ import torch
 from starlette.testclient import TestClient
 
 from deepfits.errors import InputError
-from deepfits.explorer.coadds import read_place
+from deepfits.explorer.coadds import Coadds, read_place
 from deepfits.explorer.server import make_app
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.stages.cutouts import cutouts
 from deepfits.stages.fit import fit
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import StoreInfo
+from deepfits.survey.store import CutoutStore, StoreInfo
 from tests.helpers.drawn_run import load
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
@@ -59,6 +59,16 @@ def test_a_position_is_fitted_as_the_run_fitted_what_lies_there(run):
             assert error == pytest.approx(objects.column(f"flux_model_err_{band}")[row], rel=1e-3)
         assert found.missing == (("r",) if objects.column("dof_r")[row] == 0 else ())
         assert found.reduced_chi2 == pytest.approx(objects.column("reduced_chi2")[row], rel=1e-4)
+
+
+@pytest.mark.parametrize("bands", ["riz", "ugriz"])
+def test_cutouts_are_in_the_bands_of_the_model(run, bands):
+    store = CutoutStore(run / "cutouts").in_bands(bands)
+    objects = load(run)[0]
+    for row in (3, 8):
+        cut, known = Coadds.open(run / "sky", store).cut(*objects.place(row)), store.take([row])
+        for name in ("image", "weight", "psf"):
+            np.testing.assert_allclose(getattr(cut, name), getattr(known, name), rtol=1e-6)
 
 
 def test_the_page_asks_for_positions_as_people_write_them(run):

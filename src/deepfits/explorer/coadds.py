@@ -15,7 +15,7 @@ from deepfits.files import read_json
 from deepfits.survey import build
 from deepfits.survey.fields import ImageSet, image_set
 from deepfits.survey.reading import FieldReadingOptions
-from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
 from deepfits.tables import positions
 
 _READING = ("bands", "reference", *(field.name for field in fields(FieldReadingOptions)))
@@ -62,7 +62,7 @@ def read_place(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Coadds:
-    """Images from which a store was made, for further cutouts like those of the store (`info`).
+    """Images from which a store was made, for further cutouts like those of the store, in its bands (`info`).
 
     `where` names them in messages.
     """
@@ -99,4 +99,6 @@ class Coadds:
             tasks = build.plan_shards(plan, columns, {}, opened).tasks
             if not tasks:
                 raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.where}")
-            return build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
+            cutouts = build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
+        order = BandOrder.of(self.images.bands, self.info.bands)
+        return cutouts if order is None else order.cutouts(cutouts)

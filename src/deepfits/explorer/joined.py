@@ -225,8 +225,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
         object the first is used, with a warning; in tables made by the run (`of_run`) each row is a different
         object.
 
-        Columns keep their names, except for positions, which become ``ra`` and ``dec`` (degrees, ICRS). An
-        identity is added where it is the table's own, that is, if rows are matched by position.
+        Columns keep their names, except for positions, which become ``ra`` and ``dec`` (degrees, ICRS).
+        Identities and positions are added where they are the table's own, not those of the objects.
         """
         table = read(path) if isinstance(path, str | Path) else from_memory(path, label)
         path = path if isinstance(path, str | Path) else label
@@ -257,11 +257,15 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         shared = None if by_position and not of_run else columns.get("object_id")
         added = with_degrees(table.columns, sky)
+        there = rows >= 0
         for name, values in (added if of_run else without_lists(added, path, table.unused)).items():
-            if values is not shared and values.ndim == 1 and values.dtype.kind in _KINDS:
+            is_place = sky is not None and name in ("ra", "dec")
+            is_ours = values is shared
+            if is_place and has_positions and shared is not None:
+                is_ours = np.array_equal(values[rows[there]], self[name][there])
+            if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values, rows), label)
-                is_place = sky is not None and name in ("ra", "dec")
                 self._joined[key] = "deg" if is_place else table.units.get(name, "")
 
     def _free_name(self, name: str, label: str) -> str:

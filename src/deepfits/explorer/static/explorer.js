@@ -579,7 +579,7 @@ async function start() {
     const shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
     $("unmatched").hidden = !answer.num_unmatched;
     $("unmatched-what").textContent = `${counted(answer.num_unmatched, "position")} without an object; crosses show them when the axes are ra and dec${shown}.`;
-    say(`${format(answer.matched)} objects match one of the ${format(answer.total)} positions; they are selected`);
+    say(`${counted(answer.matched, "object")} matched and selected, of ${counted(answer.total, "position")}`);
   });
   $("samp-table").onclick = attempt(() => samp("table", state.selection));
   for (const button of document.querySelectorAll(".select-tag")) button.onclick = attempt(async () => {
