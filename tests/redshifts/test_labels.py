@@ -474,3 +474,10 @@ def test_the_table_of_a_file_that_has_the_estimates_is_evaluated(tmp_path):
     spectra, out = tmp_path / "spectra.fits", tmp_path / "out"
     deepfits.redshift_evaluate(tmp_path / "cat.fits", spectra, out, held_out_only=False)
     assert json.loads((out / "metrics.json").read_text())["rows"][0]["num_test"] == number
+
+
+def test_a_missing_column_of_redshifts_is_to_be_named(tmp_path):
+    for name, words in (("z_helio", "valid names are: .*z_helio"), ("zbest", r"is it 'zbest'\?")):
+        (tmp_path / "t.csv").write_text(f"ra,dec,{name}\n1,2,0.3\n")
+        with pytest.raises(InputError, match=rf"no column 'z_spec'; {words}; name that of the redshifts"):
+            read_labels(tmp_path / "t.csv")

@@ -53,6 +53,25 @@ def test_files_that_settings_name_are_relative_to_the_file_too(tmp_path):
     assert read.sections["redshift"]["photometry"] == f"{tmp_path}/fluxes.npz"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('out = "runs/a"', r"unknown key 'out' outside of all sections; it belongs to \[run\]"),
+        (
+            "[images]\nzero-point = 27",
+            r"unknown key 'zero-point' in \[images\]; it belongs to .* or \[cutouts\]",
+        ),
+        ('[fit]\nmodel = "m"', r"unknown key 'model' in \[fit\]; it belongs to \[run\] or"),
+        ("[fit]\nnum-steps = 9", r"unknown key 'num-steps' in \[fit\]; did you mean 'num_steps'"),
+        ('images = "coadds"', r"images must be a section, \[images\]"),
+        ("[trian]", r"unknown section \[trian\]; did you mean 'train'"),
+    ],
+)
+def test_a_misplaced_key_is_told_where_it_belongs(tmp_path, text, message):
+    with pytest.raises(InputError, match=r"run\.toml: " + message):
+        run_file(tmp_path, text)
+
+
 @pytest.mark.parametrize("text", ['[run]\nout = ""', '[run]\nmodel = ""', '[redshift]\nlabels = ""'])
 def test_an_empty_path_is_not_the_directory_of_the_file(tmp_path, text):
     with pytest.raises(InputError, match=r"run\.toml: a path is empty"):

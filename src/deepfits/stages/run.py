@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib import resources
@@ -52,6 +52,7 @@ _WIRED = {
     "report": {"run", "out"},
 }
 STAGES = tuple(_WIRED)
+_SECTIONS = ("run", "images", *STAGES)
 _PATHS = ("scenes", "photometry")  # paths that are not marked as inputs
 _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
@@ -249,21 +250,33 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
 
 
 def _check_section(path: Path, name: str, section: Any) -> None:
-    if name not in (*STAGES, "run", "images"):
-        raise InputError(f"{path}: unknown section [{name}]; {nearest(name, [*STAGES, 'run', 'images'])}")
+    if name not in _SECTIONS:
+        what = f"section [{name}]" if isinstance(section, dict) else f"key {name!r} outside of all sections"
+        raise InputError(f"{path}: unknown {what}; {_where_to(name, _SECTIONS)}")
     if not isinstance(section, dict):
         raise InputError(f"{path}: {name} must be a section, [{name}], not a value")
-    extra = _KEYS.get(name, {})
-    valid = set(extra)
-    if name in STAGES:
-        valid |= set(inspect.signature(load(name)).parameters) - _WIRED[name] - {"progress"}
+    extra, valid = _KEYS.get(name, {}), _valid_keys(name)
     for key, value in section.items():
         if key not in valid:
-            raise InputError(f"{path}: unknown key {key!r} in [{name}]; {nearest(key, valid)}")
+            raise InputError(f"{path}: unknown key {key!r} in [{name}]; {_where_to(key, valid)}")
         if key in extra:
             convert(value, extra[key], where=f"{path} [{name}]", key=key)
     if name in STAGES:
         arguments(load(name), _stage_arguments(name, section), where=f"{path} [{name}]")
+
+
+def _valid_keys(section: str) -> set[str]:
+    valid = set(_KEYS.get(section, {}))
+    if section in STAGES:
+        valid |= set(inspect.signature(load(section)).parameters) - _WIRED[section] - {"progress"}
+    return valid
+
+
+def _where_to(key: str, valid: Collection[str]) -> str:
+    """Say which section has a key, if another one, or else the nearest of the valid keys."""
+    key = key.replace("-", "_")
+    others = [f"[{section}]" for section in _SECTIONS if key in _valid_keys(section)]
+    return f"it belongs to {' or '.join(others)}" if others and key not in valid else nearest(key, valid)
 
 
 def _stage_arguments(name: str, section: dict[str, Any]) -> dict[str, Any]:

@@ -289,7 +289,9 @@ def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Pa
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))
-        likely = [c for c in columns if c.lower() in LIKELY_REDSHIFTS] if name == "z_spec" else []
-        hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
-        raise InputError(f"{where}: no column {name!r}; {hint}")
+        likely = next((c for c in columns if c.lower() in LIKELY_REDSHIFTS), None)
+        is_redshift = name == "z_spec"
+        hint = f"is it {likely!r}?" if is_redshift and likely else nearest(name, columns)
+        more = "; name that of the redshifts (label_column)" if is_redshift else ""
+        raise InputError(f"{where}: no column {name!r}; {hint}{more}")
     return columns[name]
