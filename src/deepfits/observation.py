@@ -65,7 +65,7 @@ class SceneGrid:
 
 
 def all_above_reference(
-    psf: np.ndarray, grid: SceneGrid, bands: Sequence[str], used: np.ndarray | None = None
+    psf: np.ndarray, grid: SceneGrid, bands: Sequence[str], used: np.ndarray
 ) -> np.ndarray:
     """Apply `above_reference` to the PSFs of many objects, ``(N, B, K, 2)``, once for each distinct PSF.
 
@@ -74,7 +74,7 @@ def all_above_reference(
     """
     flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(len(psf) * len(bands), -1)
     band, number = np.tile(np.arange(len(bands)), len(psf)), psf.shape[2]
-    matters = np.ones(len(flat), bool) if used is None else used.reshape(-1)
+    matters = used.reshape(-1)
     key = np.concatenate([flat, matters[:, None]], axis=1)
     different, first, back = np.unique(key, axis=0, return_index=True, return_inverse=True)
     made = np.zeros((len(different), number, 2), dtype=np.float32)

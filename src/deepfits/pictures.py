@@ -61,17 +61,10 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
     brightness: use one value for images whose brightness is to be compared, or `top_of` each image to make
     faint objects visible.
     """
-    image = np.asarray(image)  # of a tensor too, as models render
-    is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
-    if not is_known.any():
-        return np.full((*image.shape[1:], 3), MISSING)
-    layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
-    for balance, which in zip(_BALANCE, _thirds(is_known), strict=True):
-        number = is_known[which].sum(axis=0)
-        total = np.where(is_known[which], image[which], 0).sum(axis=0)
-        layers.append(balance * total / np.maximum(number, 1))
-        is_grey |= number == 0
-    rgb = np.stack(layers[::-1], axis=-1)
+    layers, is_grey, _ = _layers(np.asarray(image), noise)  # of a tensor too, as models render
+    if is_grey.all():
+        return np.full((*is_grey.shape, 3), MISSING)
+    rgb = np.moveaxis(layers[::-1], 0, -1)
     scale = _SOFTENING * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
     stretched = np.arcsinh(intensity / scale) / np.arcsinh(top)
@@ -80,10 +73,19 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGH
     return np.where(is_grey[..., None], MISSING, seen)
 
 
-def _thirds(is_known: np.ndarray) -> list[np.ndarray]:
-    """Return the indices of the blue, green and red bands: thirds of those known, or all if fewer than 3."""
+def _layers(image: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return blue, green and red, ``(3, H, W)``, where one has no data, ``(H, W)``, and the greatest noise.
+
+    A colour is the mean of a third of the bands with data, or of all if these are fewer than 3.
+    """
+    is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     bands = np.flatnonzero(is_known.any(axis=(1, 2)))
-    return np.array_split(bands, 3) if len(bands) >= 3 else [bands] * 3
+    thirds = np.array_split(bands, 3) if len(bands) >= 3 else [bands] * 3
+    number = np.stack([is_known[which].sum(axis=0) for which in thirds])
+    total = np.stack([np.where(is_known[which], image[which], 0).sum(axis=0) for which in thirds])
+    sigma = [np.sqrt((noise[which] ** 2).sum()) / max(1, len(which)) for which in thirds]
+    layers = np.array(_BALANCE)[:, None, None] * total / np.maximum(number, 1)
+    return layers, (number == 0).any(axis=0), float(np.max(np.array(_BALANCE) * sigma))
 
 
 def top_of(image: np.ndarray, noise: np.ndarray) -> float:
@@ -91,16 +93,12 @@ def top_of(image: np.ndarray, noise: np.ndarray) -> float:
 
     Its brightest pixels are shown at full brightness, but nothing below 6σ of the noisiest colour is.
     """
-    is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
-    layers, noisiest = np.zeros(image.shape[1:]), 0.0
-    for balance, which in zip(_BALANCE, _thirds(is_known), strict=True):
-        share = balance / max(1, len(which))
-        layers += share * np.where(is_known[which], image[which], 0).sum(axis=0) / 3
-        noisiest = max(noisiest, share * float(np.sqrt((noise[which] ** 2).sum())))
-    scale = _SOFTENING * float(np.nanmedian(noise)) if is_known.any() else 0.0
-    if not scale > 0:
+    layers, is_grey, noisiest = _layers(image, noise)
+    if is_grey.all():
         return BRIGHTEST
-    return float(np.clip(max(np.percentile(layers, 99.5), 6 * noisiest) / scale, 0.1, BRIGHTEST))
+    scale = _SOFTENING * float(np.nanmedian(noise))
+    brightest = max(np.percentile(layers.mean(axis=0), 99.5), 6 * noisiest)
+    return float(np.clip(brightest / scale, 0.1, BRIGHTEST)) if scale > 0 else BRIGHTEST
 
 
 def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:

@@ -200,6 +200,11 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     assert float(repeat.rows[0][4]) < 0.25
     assert float(repeat.rows[1][2]) == 0
     assert float(neighbours.rows[0][3]) < 0.4
+    gap = np.full((len(held.flux), 1), np.nan)  # a band without data
+    info = replace(held.info, bands=(*held.bands, "K"), fwhm_arcsec=(), noise_correlation=())
+    more = {name: np.hstack([getattr(held, name), gap]) for name in ("flux", "flux_error")}
+    again = latent_section(replace(held, info=info, **more), {"both": fit}, {}, fit.latent)
+    assert again.tables[-1].rows == neighbours.rows
     blind = replace(fit, latent=np.random.default_rng(2).normal(size=fit.latent.shape))
     chance = latent_section(held, {"both": blind}, {}, blind.latent).tables[-1]
     assert 0.6 < float(chance.rows[0][3]) < 1.5

@@ -95,8 +95,7 @@ def suspects(objects: Objects) -> dict[str, np.ndarray]:
         is_star |= known["star_score"] >= 0.5
     if "class" in known and known["class"].dtype.kind in "UO":
         is_star |= np.char.lower(known["class"].astype(str)) == "star"
-    if "star_score" in known or "class" in known:
-        out["stars"] = is_star
+    out["stars"] = is_star
     if "anomaly_reason" in known:
         out["artefacts"] = np.array(
             [str(reason).startswith(_OF_THE_IMAGE) for reason in known["anomaly_reason"]]

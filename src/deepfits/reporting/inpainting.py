@@ -20,11 +20,8 @@ from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import MIN_SIGNAL_TO_NOISE, ab_magnitude, robust_scatter
 from deepfits.reporting.held_out import RULE, UNSEEN, HeldOut
-from deepfits.reporting.page import PageTable, Picture, Section
+from deepfits.reporting.page import PageTable, Picture, Section, format_number
 from deepfits.tables import match_identities
-
-NOT_SHOWN = ("model_error", "truth")
-"""Values of a validation that the table has no column for."""
 
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
@@ -137,21 +134,20 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
         for method in methods:
             metrics = entry["methods"][method]
             cells.append(" /\n".join(_with_error(metrics, name) for name in ("bias_mag", "scatter_mag")))
-        rows.append([*cells, _format(entry["pull_median"], "+.3f"), _format(entry["pull_width"], ".3f")])
-    shown = {name: text for name, text in validation["definitions"].items() if name not in NOT_SHOWN}
-    definitions = ". ".join(f"{name}: {text}" for name, text in shown.items())
+        rows.append(
+            [*cells, format_number(entry["pull_median"], "{:+.3f}"), format_number(entry["pull_width"])]
+        )
+    defined = validation["definitions"].items()
+    shown = [f"{name}: {text}" for name, text in defined if name not in ("model_error", "truth")]
     return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
         rows=rows,
         caption="Each band hidden in turn and predicted from the others: bias / scatter in magnitudes, with "
-        "bootstrap errors. " + definitions + ".",
+        "bootstrap errors. " + ". ".join(shown) + ".",
     )
 
 
-def _format(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
 def _with_error(metrics: Mapping[str, Any], name: str) -> str:
-    text, error = _format(metrics[name], "+.3f" if name == "bias_mag" else ".3f"), metrics[f"{name}_error"]
+    error = metrics[f"{name}_error"]
+    text = format_number(metrics[name], "{:+.3f}" if name == "bias_mag" else "{:.3f}")
     return text if error is None else f"{text} ± {error:.3f}"

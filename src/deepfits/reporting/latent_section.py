@@ -110,18 +110,20 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
 
 def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
     """Compare the measured colours of nearest neighbours with those of random pairs."""
-    bright = np.isfinite(coordinates).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
+    there = np.flatnonzero(np.isfinite(held.flux_error).any(axis=0))  # bands with data
+    flux, error = held.flux[:, there], held.flux_error[:, there]
+    bright = np.isfinite(coordinates).all(axis=1) & (flux > MIN_COLOUR_SNR * error).all(axis=1)
     rows = np.flatnonzero(bright)
-    if len(rows) < 4 * MIN_IN_BIN or len(held.bands) < 2:
+    if len(rows) < 4 * MIN_IN_BIN or len(there) < 2:
         return []
     place = coordinates[rows].astype(np.float64)
     square = (place**2).sum(axis=1)
     distance = square[:, None] + square[None] - 2 * place @ place.T
     np.fill_diagonal(distance, np.inf)
     nearest = distance.argmin(axis=1)
-    magnitude = ab_magnitude(held.flux[rows])
+    magnitude = ab_magnitude(flux[rows])
     cells = []
-    for index, (blue, red) in enumerate(pairwise(held.bands)):
+    for index, (blue, red) in enumerate(pairwise(held.bands[n] for n in there)):
         colour = magnitude[:, index] - magnitude[:, index + 1]
         near = robust_scatter(colour - colour[nearest])
         far = robust_scatter(colour - np.roll(colour, len(colour) // 2))

@@ -47,7 +47,6 @@ FEATURES = {
     "portable": "scene and matched",
     "fits": "methods with and without the best fits",
 }
-OURS, BASELINE = "ours", "baseline"
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
 PREDICTED = ("z_phot", "z_err68_low", "z_err68_high", "class", "is_outside_domain")
 """Columns of predictions that `predicted` shows."""
@@ -144,14 +143,14 @@ def _table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) ->
         columns=["", "method", "features", "loss", "labels", *headings.values()],
         rows=[
             [
-                _whose(row),
+                "" if row["method"] == "constant" else "ours" if is_ours(row) else "baseline",
                 *(row[name] for name in ("method", "features", "loss")),
                 f"{row['num_train']:,}",
                 *(_cell(row, name) for name in headings),
             ]
             for row in rows
         ],
-        caption=f"{OURS}: uses the model (its latents, its images or its embedder); {BASELINE}: does not. "
+        caption="ours: uses the model (its latents, its images or its embedder); baseline: does not. "
         "loss: the error that is minimised. labels: number of redshifts to learn from. ± is the standard "
         "deviation over bootstrap samples of the held-out objects. "
         + ". ".join(f"{heading}: {definitions[name]}" for name, heading in headings.items())
@@ -200,7 +199,3 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def is_ours(row: Mapping[str, Any]) -> bool:
     """Return whether a row uses the model: its latents, its images or its embedder."""
     return row["method"] in OUR_METHODS or row["features"] not in OTHER_FEATURES
-
-
-def _whose(row: Mapping[str, Any]) -> str:
-    return "" if row["method"] == "constant" else OURS if is_ours(row) else BASELINE

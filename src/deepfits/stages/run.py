@@ -266,10 +266,8 @@ def _check_section(path: Path, name: str, section: Any) -> None:
 
 
 def _valid_keys(section: str) -> set[str]:
-    valid = set(_KEYS.get(section, {}))
-    if section in STAGES:
-        valid |= set(inspect.signature(load(section)).parameters) - _WIRED[section] - {"progress"}
-    return valid
+    own = inspect.signature(load(section)).parameters.keys() if section in STAGES else ()
+    return {*own, *_KEYS.get(section, ())} - _WIRED.get(section, set()) - {"progress"}
 
 
 def _where_to(key: str, valid: Collection[str]) -> str:

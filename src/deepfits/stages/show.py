@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,22 +109,20 @@ def show(config: ShowConfig) -> Path:
     `deepfits show demo --id 1203 --id 77`
     """
     from deepfits import plot
-    from deepfits.plot.style import default_style
 
     objects, drawer = _load(config)
     rows = _rows(objects, config.ids)
-    image, weight, fitted = _pixels(drawer, rows)
-    shown = {"observed": np.where(weight > 0, image, np.nan)}
-    residual, notes = None, None
-    if fitted is not None:
-        shown["best fit"], residual = fitted, plot.significance(image, fitted, weight)
-        notes = {"best fit": [f"χ²ᵣ {value:.2f}" for value in objects.column("reduced_chi2")[rows]]}
     titles = [str(identity) for identity in objects.object_id[rows].tolist()]
-    with default_style():
-        figure = plot.reconstructions(
-            shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
-        )
-        return _write(config, "show", figure, objects, rows, {})
+
+    def draw(image: np.ndarray, weight: np.ndarray, fitted: np.ndarray | None, noise: np.ndarray) -> Any:
+        shown = {"observed": np.where(weight > 0, image, np.nan)}
+        how: dict[str, Any] = {}
+        if fitted is not None:
+            shown["best fit"], how["residual"] = fitted, plot.significance(image, fitted, weight)
+            how["notes"] = {"best fit": [f"χ²ᵣ {chi2:.2f}" for chi2 in objects.column("reduced_chi2")[rows]]}
+        return plot.reconstructions(shown, drawer.store.info.bands, noise, titles=titles, **how)
+
+    return _write(config, "show", draw, objects, drawer, rows, {})
 
 
 @stage(SimilarConfig)
@@ -151,6 +150,7 @@ def similar(config: SimilarConfig) -> Path:
 
     Among objects of similar magnitude: `deepfits similar demo --id 1203 --magnitude-window 0.5`
     """
+    from deepfits import plot
     from deepfits.explorer.objects import unlike_warning
 
     objects, drawer = _load(config)
@@ -169,7 +169,9 @@ def similar(config: SimilarConfig) -> Path:
     names = objects.object_id[rows].tolist()
     marks = [*["example"] * len(examples), *(f"{value:.2f}" for value in distance)]
     captions = [f"{name}   {mark}" for name, mark in zip(names, marks, strict=True)]
-    return _write_tiles(config, "similar", objects, drawer, rows, captions, {"distance": away})
+    return _write(
+        config, "similar", partial(plot.tiles, captions=captions), objects, drawer, rows, {"distance": away}
+    )
 
 
 @stage(OddConfig)
@@ -192,6 +194,7 @@ def odd(config: OddConfig) -> Path:
 
     With stars, blends and saturated objects: `deepfits odd demo --everything`
     """
+    from deepfits import plot
     from deepfits.explorer.oddity import rank
 
     objects, drawer = _load(config)
@@ -211,7 +214,9 @@ def odd(config: OddConfig) -> Path:
     names = objects.object_id[rows].tolist()
     reasons = [words.replace(" − ", "\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}") for words in why]  # colours
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, reasons, strict=True)]
-    return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
+    return _write(
+        config, "odd", partial(plot.tiles, captions=captions), objects, drawer, rows, {"why": np.array(why)}
+    )
 
 
 def _warn_if_not_calibrated(features: Path) -> None:
@@ -250,34 +255,17 @@ def _rows(objects: Objects, ids: Sequence[int | str]) -> np.ndarray:
     return rows
 
 
-def _pixels(drawer: Drawer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    image, weight = drawer.images(rows)
-    return image, weight, None if drawer.model is None else drawer.fitted(rows)
-
-
-def _write_tiles(
+def _write(
     config: Any,
     name: str,
+    draw: Callable[..., Any],
     objects: Objects,
     drawer: Drawer,
     rows: np.ndarray,
-    captions: Sequence[str],
     more: Mapping[str, np.ndarray],
 ) -> Path:
-    from deepfits import plot
-    from deepfits.plot.style import default_style
-
-    image, weight, fitted = _pixels(drawer, rows)
-    with default_style():
-        figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
-        return _write(config, name, figure, objects, rows, more)
-
-
-def _write(
-    config: Any, name: str, figure: Any, objects: Objects, rows: np.ndarray, more: Mapping[str, np.ndarray]
-) -> Path:
-    """Write the figure and the tables."""
-    from deepfits.plot.style import DOTS_PER_INCH, save
+    """Draw image, weight and best fit, and write the figure and the tables."""
+    from deepfits.plot.style import DOTS_PER_INCH, default_style, save
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
@@ -291,7 +279,10 @@ def _write(
         wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
     wanted = [*(config.columns or wanted), *(name for name in more if name not in (config.columns or ()))]
     printed = {name: require_column(columns, name, objects.directory) for name in wanted}
-    with claim(config, name=name, out=out, renew=True):
+    with claim(config, name=name, out=out, renew=True), default_style():
+        fitted = None if drawer.model is None else drawer.fitted(rows)
+        image, weight = drawer.images(rows)
+        figure = draw(image=image, weight=weight, fitted=fitted, noise=drawer.noise)
         for ending, metadata in {"png": None, "pdf": {"CreationDate": None}}.items():
             with writing(out / f"{name}.{ending}") as temporary:
                 save(figure, temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)

@@ -289,9 +289,9 @@ def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Pa
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))
-        likely = next((c for c in columns if c.lower() in LIKELY_REDSHIFTS), None)
-        is_redshift = name == "z_spec"
-        hint = f"is it {likely!r}?" if is_redshift and likely else nearest(name, columns)
-        more = "; name that of the redshifts (label_column)" if is_redshift else ""
-        raise InputError(f"{where}: no column {name!r}; {hint}{more}")
+        hint = nearest(name, columns)
+        if name == "z_spec":
+            likely = [f"is it {c!r}?" for c in columns if c.lower() in LIKELY_REDSHIFTS]
+            hint = f"{(likely or [hint])[0]}; name that of the redshifts (label_column)"
+        raise InputError(f"{where}: no column {name!r}; {hint}")
     return columns[name]
