@@ -122,7 +122,7 @@ def show(config: ShowConfig) -> Path:
             how["notes"] = {"best fit": [f"χ²ᵣ {chi2:.2f}" for chi2 in objects.column("reduced_chi2")[rows]]}
         return plot.reconstructions(shown, drawer.store.info.bands, noise, titles=titles, **how)
 
-    return _write(config, "show", draw, objects, drawer, rows, {})
+    return _write(config, "show", draw, drawer, rows, {})
 
 
 @stage(SimilarConfig)
@@ -169,9 +169,7 @@ def similar(config: SimilarConfig) -> Path:
     names = objects.object_id[rows].tolist()
     marks = [*["example"] * len(examples), *(f"{value:.2f}" for value in distance)]
     captions = [f"{name}   {mark}" for name, mark in zip(names, marks, strict=True)]
-    return _write(
-        config, "similar", partial(plot.tiles, captions=captions), objects, drawer, rows, {"distance": away}
-    )
+    return _write(config, "similar", partial(plot.tiles, captions=captions), drawer, rows, {"distance": away})
 
 
 @stage(OddConfig)
@@ -214,9 +212,7 @@ def odd(config: OddConfig) -> Path:
     names = objects.object_id[rows].tolist()
     reasons = [words.replace(" − ", "\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}") for words in why]  # colours
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, reasons, strict=True)]
-    return _write(
-        config, "odd", partial(plot.tiles, captions=captions), objects, drawer, rows, {"why": np.array(why)}
-    )
+    return _write(config, "odd", partial(plot.tiles, captions=captions), drawer, rows, {"why": np.array(why)})
 
 
 def _warn_if_not_calibrated(features: Path) -> None:
@@ -259,7 +255,6 @@ def _write(
     config: Any,
     name: str,
     draw: Callable[..., Any],
-    objects: Objects,
     drawer: Drawer,
     rows: np.ndarray,
     more: Mapping[str, np.ndarray],
@@ -267,6 +262,7 @@ def _write(
     """Draw image, weight and best fit, and write the figure and the tables."""
     from deepfits.plot.style import DOTS_PER_INCH, default_style, save
 
+    objects = drawer.objects
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
     has_values = {
