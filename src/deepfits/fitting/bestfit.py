@@ -41,6 +41,8 @@ def fit(
     prior_strength: Annotated[float, Range(ge=0)] = 0.0,
     amplitudes: AmplitudePrior | bool = False,
     metric: Metric | None = None,
+    metric_weight: Tensor | None = None,
+    min_valid_pixels: Annotated[int, Range(ge=0)] | None = None,
     batch_size: Annotated[int, Range(ge=1)] = MAX_SLOTS,
     threads: Annotated[int, Range(ge=1)] = 1,
     device: torch.device | str | None = None,
@@ -78,8 +80,11 @@ def fit(
     amplitudes
         Fit an amplitude in each band, under this prior (True: the default one). The renderer must then draw
         fluxes: an amplitude has no meaning after a non-linear stretch.
-    metric
-        For ``"lbfgs"``: a metric that was computed before (`deepfits.fitting.metric.learn_metric`).
+    metric, metric_weight
+        For ``"lbfgs"``: a metric that was computed before (`deepfits.fitting.metric.learn_metric`), or the
+        pixel weights to compute one with, broadcastable to ``(B, H, W)``.
+    min_valid_pixels
+        Objects with fewer valid pixels get the status `Status.TOO_LITTLE_DATA` and NaN; L by default.
     batch_size
         Number of objects fitted at once. Results depend on it in their last bits only.
     threads
@@ -92,8 +97,7 @@ def fit(
     Returns
     -------
     Fit
-        One row per object. Those with fewer valid pixels than latents have the status
-        `Status.TOO_LITTLE_DATA` and NaN.
+        One row per object.
 
     Raises
     ------
@@ -121,7 +125,7 @@ def fit(
         _check_images_of(renderer, begin[0].to(device), (num_bands, *side), batch_size)
     prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
     objective = Objective(renderer, prior_strength=prior_strength, amplitude_prior=prior)
-    enough = (weight > 0).sum((1, 2, 3)) >= num_latents
+    enough = (weight > 0).sum((1, 2, 3)) >= (num_latents if min_valid_pixels is None else min_valid_pixels)
     used_solver = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(used_solver, LBFGS):
         if metric is None:
@@ -133,6 +137,7 @@ def fit(
                 metric = learn_metric(
                     renderer,
                     num_latents,
+                    weight=metric_weight,
                     observation=observation,
                     dtype=begin.dtype,
                     device=device,

@@ -23,7 +23,7 @@ from deepfits.plot.curves import (
     scatter,
     scatter_with_difference,
 )
-from deepfits.plot.pictures import composite, contact_sheet, reconstructions, tiles
+from deepfits.plot.pictures import composite, contact_sheet, reconstructions, residuals, tiles
 
 __all__ = [
     "METRICS",
@@ -40,6 +40,7 @@ __all__ = [
     "noise_per_band",
     "pit",
     "reconstructions",
+    "residuals",
     "scatter",
     "scatter_with_difference",
     "significance",

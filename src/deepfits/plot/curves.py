@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
 from deepfits.photometry import robust_scatter
 from deepfits.plot.style import COLOURS, GRID, INK, label, own_axes, plain_logarithm
@@ -153,6 +153,7 @@ def latent_map(
     *,
     colour: np.ndarray | None = None,
     name: str = "",
+    logarithmic: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Show latents, ``(N, L)``, on their first two principal components; positions ``(N, 2)`` as they are.
@@ -163,6 +164,8 @@ def latent_map(
         ``(N,)`` numbers that set the colours of the points.
     name
         Label of the colour bar.
+    logarithmic
+        Whether the colour scale is logarithmic.
     """
     ax = own_axes(ax, (5.2, 4.4))
     good = np.flatnonzero(np.isfinite(latent).all(axis=1))
@@ -175,10 +178,12 @@ def latent_map(
         ax.scatter(place[:, 0], place[:, 1], s=size, color=COLOURS[0], alpha=0.4, linewidths=0)
     else:
         shown = np.asarray(colour, dtype=float)[good]
-        finite = shown[np.isfinite(shown)]
+        finite = shown[np.isfinite(shown) & ((shown > 0) | (not logarithmic))]
         low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
-        how: dict[str, Any] = {"alpha": 0.6, "linewidths": 0, "cmap": "viridis"}
-        points = ax.scatter(place[:, 0], place[:, 1], c=shown, s=size, vmin=low, vmax=high, **how)
+        scale: dict[str, Any] = {"norm": LogNorm(low, high)} if logarithmic else {"vmin": low, "vmax": high}
+        points = ax.scatter(
+            place[:, 0], place[:, 1], c=shown, s=size, alpha=0.6, linewidths=0, cmap="viridis", **scale
+        )
         bar = ax.figure.colorbar(points, ax=ax, label=name)
         bar.ax.tick_params(labelsize=8)
     label(ax, "first component", "second component")
@@ -226,6 +231,7 @@ def chi2_by_signal(
     signal_to_noise: np.ndarray,
     reduced: Mapping[str, np.ndarray],
     *,
+    num_bins: int = 8,
     y_name: str = "reduced χ²",
     ax: Axes | None = None,
 ) -> Axes:
@@ -236,7 +242,7 @@ def chi2_by_signal(
     ax = own_axes(ax, (4.0, 2.9))
     for number, (name, values) in enumerate(reduced.items()):
         colour = COLOURS[number % len(COLOURS)]
-        middle, low, median, high = binned(signal_to_noise, values, 8)
+        middle, low, median, high = binned(signal_to_noise, values, num_bins)
         shown, style = ((middle, median), "o-") if len(middle) else ((signal_to_noise, values), "o")
         ax.plot(*shown, style, color=colour, ms=3.5, lw=1.4, label=name)
         ax.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)

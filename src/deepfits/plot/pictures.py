@@ -61,6 +61,18 @@ def composite(
     return ax
 
 
+def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Show (image − fit) in units of the noise, with bands side by side: blue −5, white 0, red +5.
+
+    Image and fit are ``(B, H, W)`` in nJy, the weight is in nJy⁻².
+    """
+    ax = own_axes(ax, (1.5 * len(image), 1.6))
+    bare(ax)
+    sigma = significance(image, fitted, weight) / RESIDUAL_SIGMA
+    ax.imshow(lay_out([diverging(band)[::-1] for band in sigma], len(sigma)), interpolation="nearest")
+    return ax
+
+
 def reconstructions(
     rows: Mapping[str, np.ndarray],
     bands: Sequence[str],
