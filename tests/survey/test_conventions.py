@@ -862,6 +862,60 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
             read(tmp_path, bad_planes=[absent])
 
 
+@pytest.mark.parametrize(
+    ("name", "of_image", "of_mask", "bad", "usable"),
+    [
+        ("coadd-r", {}, {"DES_EXT": "MASK"}, 1, 4),  # interpolated in all exposures; interpolated
+        ("coadd-r", {"OBJECT": "KIDS_129.0_-0.5"}, {}, 64, 8),  # bad; the halo of a star
+        ("KiDS_DR4.0_150.1_2.2_r_sci", {}, {}, 2, 16),
+        ("EUC_MER_BGSUB-MOSAIC-NIR-H_TILE102018211-ACBD03", {}, {}, 1, 1 << 18),
+        ("coadd-r", {"TELESCOP": "HST"}, {}, 4096, 64),  # a cosmic ray; warm
+        ("coadd-r", {"TELESCOP": "JWST"}, {}, 1, 4),
+        (
+            "coadd-r",
+            {},
+            {"MSKNAM00": "CONV.BAD", "MSKVAL00": 8192, "MSKNAM01": "CONV.POOR", "MSKVAL01": 16384},
+            8192,
+            16384,
+        ),
+        ("coadd-r", {}, {"MSKN0006": "NONFUNC", "MSKN0021": "SOURCE"}, 64, 1 << 21),
+        (
+            "coadd-r",
+            {},
+            {"BIT00": (0, "AIRCRAFT/SATELLITE TRACK"), "BIT01": (1, "OBJECT (detected by SExtractor)")},
+            256,
+            2,
+        ),
+    ],
+)
+def test_bad_planes_of_masks_that_a_known_pipeline_made(tmp_path, sky, name, of_image, of_mask, bad, usable):
+    mask = np.zeros(SHAPE, np.int32)
+    mask[:20], mask[60:] = bad, usable
+    coadd(tmp_path, sky.astype(np.float32), **of_image)
+    (tmp_path / "coadd-r.fits").rename(tmp_path / f"{name}.fits")
+    beside = name.replace("_sci", "_msk").replace("BGSUB-", "").replace("_TILE", "-FLAG_TILE")
+    of_mask = header(**of_mask)
+    fits.writeto(tmp_path / f"{beside if beside != name else name + '.mask'}.fits", mask, of_mask)
+    np.testing.assert_array_equal(read(tmp_path)[1] > 0, mask != bad)
+    # What the user says counts.
+    np.testing.assert_array_equal(read(tmp_path, mask_polarity="bad")[1] > 0, mask == 0)
+
+
+@pytest.mark.parametrize("names", [("SCI_BKSUB", "SCI"), ("SCI", "SCI-SKYSUB"), ("IMAGE", "IMAGE_BKG_SUB")])
+def test_of_an_image_with_and_without_its_sky_the_latter_is_used(tmp_path, sky, names):
+    """As in the mosaics of CEERS, one of whose planes of errors applies to both."""
+    hdus = [fits.PrimaryHDU()]
+    for name in names:
+        values = (sky + 50 * (not name.endswith("SUB"))).astype(np.float32)
+        hdus.append(fits.ImageHDU(values, header(FILTER="r", BUNIT="nJy"), name=name))
+    hdus.append(fits.ImageHDU(full(SIGMA), header(), name="ERR"))
+    fits.HDUList(hdus).writeto(tmp_path / "mosaic_i2d.fits")
+    image, weight, _ = read(tmp_path)
+    np.testing.assert_allclose(image, sky, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(weight, SIGMA**-2)
+    assert len(find_exposures(tmp_path)["r"]) == 1
+
+
 def test_planes_of_the_legacy_surveys_are_those_that_the_mask_names(tmp_path, sky):
     mask = np.zeros(SHAPE, np.int32)
     mask[:20], mask[60:] = 2, 8
@@ -888,10 +942,10 @@ def test_planes_in_cards_of_rubin_and_spherex(tmp_path, sky, first):
     fits.writeto(
         tmp_path / "coadd-r.mask.fits",
         mask,
-        header(MSKN0000="TRANSIENT", MSKN0002="HOT"),
+        header(MSKN0000="GHOST", MSKN0002="HOT"),
         overwrite=True,
     )
-    with pytest.raises(InputError, match=r"planes are TRANSIENT, HOT .*bad_planes"):
+    with pytest.raises(InputError, match=r"planes are GHOST, HOT .*bad_planes"):
         read(tmp_path)
     np.testing.assert_array_equal(read(tmp_path, bad_planes=["HOT"])[1] > 0, mask != 4)
 
@@ -2181,12 +2235,31 @@ def test_exponents_may_be_written_with_a_d(tmp_path, sky):
     np.testing.assert_allclose(places(), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["none", "weight"])
+def test_single_zeros_among_fine_values_have_no_data(tmp_path, sky, kind):
+    """As in the cores of saturated stars; a zero does not arise by chance there."""
+    image = sky.astype(np.float32)
+    image[30, 40] = image[31, 40] = 0
+    coadd(tmp_path, image, **({} if kind == "none" else {"role": kind, "values": full(SIGMA**-2)}))
+    np.testing.assert_array_equal(read(tmp_path)[1] > 0, image != 0)
+
+
+@pytest.mark.parametrize(("level", "is_used"), [(200.0, True), (60.0, False), (-1.0, False), ("1E5", False)])
+def test_saturated_pixels_have_no_data(tmp_path, sky, level, is_used):
+    """A level far below the brightest pixels is not that of this image."""
+    image = sky.astype(np.float32).clip(max=200)
+    assert 10 < (image == 200).sum() < 0.005 * image.size  # others are found without the card
+    coadd(tmp_path, image, SATURATE=level)
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_array_equal(weight > 0, (image < 200) | (not is_used))
+    assert any("are saturated (SATURATE = 200)" in text for text in remarks) == is_used
+
+
 @pytest.mark.parametrize("kind", ["none", "rms"])
 def test_what_lies_between_the_rows_that_are_looked_at_first_is_held_to_the_same(tmp_path, kind):
     """Of a high image some strips are measured; they may miss a hole of zeros, or of errors that are none."""
     shape = (3000, 60)
-    values = np.random.default_rng(0).normal(0, SIGMA, shape).astype(np.float32)
-    values[5:50:7, 3::9] = 0  # by chance, as in counts
+    values = np.random.default_rng(0).normal(0, SIGMA, shape).round(2).astype(np.float32)  # 0 by chance
     hole, other = np.s_[150:300, 20:40], np.s_[600:700, 20:40]
     values[hole] = 0
     head = make_wcs(shape).to_header()

@@ -407,6 +407,38 @@ def test_combining_by_hand():
     assert total[0].tolist() == pytest.approx([10 / np.pi, 1])
 
 
+def test_of_two_values_the_higher_goes_unless_the_lower_is_dark():
+    image = np.array([[1.0, 1.0, -90.0, 40.0, 2.0], [2.0, 90.0, 1.0, 50.0, 9.0]], np.float32)[:, None]
+    weight = np.ones_like(image)
+    weight[1, 0, 4] = 0
+    clipped, total, rejected = combine(image, weight, "clipped", 4.0)
+    assert clipped[0].tolist() == [1.5, 1.0, 1.0, 45.0, 2.0]
+    assert total[0].tolist() == [2, 1, 1, 2, 1]
+    assert rejected[0].tolist() == [0, 1, 1, 0, 0]
+
+
+def test_two_exposures_of_different_seeing_lose_cosmic_rays_and_keep_stars(tmp_path):
+    """More single pixels than stars: their width is not that of the stars, by which these are spared."""
+    rng = np.random.default_rng(7)
+    truth = make_truth(rng, 40, SHAPE, margin=20, spacing=22)
+    wcs = make_wcs(SHAPE).to_header()
+    wcs["FILTER"], wcs["BUNIT"] = "r", "nJy"
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    for number, wider in enumerate((1.0, 1.35)):
+        image = draw(SHAPE, truth["x"], truth["y"], truth["flux_r"], wider * np.full(40, 3.0))
+        hits = rng.random(SHAPE) < 1e-3
+        image[hits] += rng.uniform(100, 3000, hits.sum())
+        noisy = (image + rng.normal(0, 1.0, SHAPE)).astype(np.float32)
+        fits.writeto(raw / f"exposure-{number}.fits", noisy, wcs)
+    stacked, _, header = coadd(deepfits.stack(raw, out))
+    report = json.loads((out / "stack.json").read_text())["bands"]["r"]
+    assert report["num_rejected"] > 150  # of about 190
+    x, y = WCS(header).world_to_pixel_values(*make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"]))
+    ratio = light(stacked, x, y, 9) / truth["flux_r"]
+    assert np.median(ratio) == pytest.approx(1, abs=0.02)  # hits within stars remain
+
+
 def test_coadds_of_turned_bands_are_aligned_and_detected(truth, tmp_path):
     raw = write_exposures(tmp_path / "raw", truth, sigma=1.0)
     write_exposures(raw, truth, sigma=1.0, band="g", seed=1, turns=TURNS[::-1])

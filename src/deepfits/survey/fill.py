@@ -84,10 +84,19 @@ class Fill:
 HOLES = Fill(value=0.0, in_blocks=True)
 """Blocks of zeros, in images with so few zeros that no block arises by chance."""
 
+ZEROS = Fill(value=0.0)
+"""Single zeros, in images whose values are so fine that none is 0 by chance."""
+
 
 def without_data(fills: Sequence[Fill], counts: np.ndarray, first: int = 0) -> np.ndarray:
     """Return which pixels hold any of these values, one at least; see `Fill.holds`."""
     return np.asarray(np.logical_or.reduce([fill.holds(counts, first) for fill in fills]))
+
+
+def _are_fine(counts: np.ndarray) -> bool:
+    """Return whether hardly any value of a sample repeats, and some are negative: not photon counts."""
+    values = counts[np.isfinite(counts) & (counts != 0)][:ENOUGH]
+    return bool(values.size and values.min() < 0 and len(np.unique(values)) > 0.9 * values.size)
 
 
 def zeros_are_rare(counts: np.ndarray) -> bool:
@@ -263,7 +272,7 @@ def find_marks(
     Returns
     -------
     fills, remarks
-        The values; `HOLES` if none is common but zeros are rare.
+        The values; `HOLES` or `ZEROS` if none is common but zeros are rare.
     """
     used = counts if weight is None else np.where(weight > 0, counts, np.nan)
     fills, remarks = find_fill(used, steps, is_dithered), []
@@ -289,7 +298,8 @@ def find_marks(
                 )
     share = float(without_data(fills, used).mean()) if fills else 0.0
     if not share:
-        return [HOLES] if zeros_are_rare(counts) else [], remarks
+        rare = ZEROS if _are_fine(counts) else HOLES
+        return [rare] if zeros_are_rare(counts) else [], remarks
     words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills if fill is not HOLES)
     part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
     remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")

@@ -39,10 +39,11 @@ from deepfits.survey.fill import far_below
 from deepfits.survey.fitsfile import OpenFiles, image_hdus
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
 from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of_hdu, words_of
+from deepfits.survey.masks import BAD_MASK_PLANES, MaskRule
 from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
 from deepfits.survey.remarks import of_band, pattern_of
-from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
+from deepfits.survey.weights import WEIGHT_ROLES
 
 SCALE_TOLERANCE = 0.01
 MOST_REMARKS = 20

@@ -20,6 +20,7 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_marks, without_data
+from deepfits.survey.masks import MOSTLY_MASKED, MaskRule
 from deepfits.survey.noise import (
     FEW_PIXELS,
     MAX_RIM_SIGMAS,
@@ -32,7 +33,7 @@ from deepfits.survey.noise import (
 )
 from deepfits.survey.remarks import of_band
 from deepfits.survey.store import BandOrder
-from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, inverse_variance, usable_range
+from deepfits.survey.weights import inverse_variance, usable_range
 from deepfits.tables import identities, require_unique
 
 SAMPLE = 200

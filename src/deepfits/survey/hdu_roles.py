@@ -78,6 +78,8 @@ _ONE_WORD = re.compile(
     r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk)))(?![A-Z])",
     re.IGNORECASE,
 )
+# What the name of an image without its sky adds to that of the same image with it: SCI_BKSUB of CEERS.
+_SUBTRACTED = re.compile(r"[-_. ]?(?:bk|bkg|background|sky)[-_. ]?sub(?:tracted)?$", re.IGNORECASE)
 # Minimum area of further images of the sky, relative to the first.
 LEAST_AREA = 0.5
 
@@ -255,9 +257,12 @@ def sky_images(hdus: fits.HDUList) -> list[int]:
     """Return the numbers of the HDUs that hold images of the sky.
 
     These are the first image without a role, and later ones of similar size that have a WCS: the CCDs of a
-    camera, or bands. Small images without WCS beside one with a WCS are ignored as previews.
+    camera, or bands. Small images without WCS beside one with a WCS are ignored as previews, and so is an
+    image beside the same without its sky.
     """
-    plain = [n for n in image_hdus(hdus) if role_of_hdu(hdus[n]) is None]
+    names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
+    with_sky = {_SUBTRACTED.sub("", name) for name in names.values() if _SUBTRACTED.search(name)}
+    plain = [n for n, name in names.items() if role_of(name) is None and name not in with_sky]
     largest = max((_area(hdus[n]) for n in plain if "CTYPE1" in hdus[n].header), default=0)
     plain = [n for n in plain if "CTYPE1" in hdus[n].header or _area(hdus[n]) >= LEAST_AREA * largest]
     if not plain:

@@ -22,15 +22,9 @@ from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fill import HALF_STEP
 from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
 from deepfits.survey.hdu_roles import further_masks, is_ccd_data, meaning_of_mask, name_of, words_of
+from deepfits.survey.masks import BAD_MASK_PLANES, MaskRule, mask_rule, named_planes
 from deepfits.survey.sdss import FrameNoise
-from deepfits.survey.weights import (
-    BAD_MASK_PLANES,
-    WEIGHT_ROLES,
-    MaskRule,
-    inverse_variance,
-    mask_rule,
-    named_planes,
-)
+from deepfits.survey.weights import WEIGHT_ROLES, inverse_variance
 from deepfits.survey.zeropoint import (
     exposure_of,
     unit_of,
@@ -273,7 +267,7 @@ def calibrated(
         AB zero point given by the user. Otherwise the header's is used, or else `default`, a zero point and
         a description of it.
     bad_planes, mask_polarity, mask_option
-        See `deepfits.survey.weights.mask_rule`.
+        See `deepfits.survey.masks.mask_rule`.
     remedy
         Advice in errors on how to give the zero point.
     pixel_scale_arcsec
@@ -392,7 +386,7 @@ def _masks(
             mask.rows(*sampled),
             bad_planes=wanted,
             polarity=meaning,
-            telescope=str(header.get("TELESCOP", "")),
+            image_header=header,
             where=str(path),
             option=option,
         )

@@ -21,20 +21,22 @@ from astropy.io import fits
 
 from deepfits.config import check
 from deepfits.errors import InputError, NoDataError, naming
+from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED
 from deepfits.survey.cutting import Rows
 from deepfits.survey.extra_planes import find_extras, shortened
-from deepfits.survey.fill import HALF_STEP, HOLES, Fill, find_marks, without_data
-from deepfits.survey.fitsfile import OpenFiles, image_hdus, quantisation_step, quiet, stem_of
+from deepfits.survey.fill import HALF_STEP, Fill, find_marks, without_data
+from deepfits.survey.fitsfile import OpenFiles, as_float, image_hdus, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import meaning_of_mask, name_of, sky_images
 from deepfits.survey.image_source import ImageSource
+from deepfits.survey.masks import BAD_MASK_PLANES, MOSTLY_MASKED
 from deepfits.survey.noise import FEW_PIXELS, Noise, brightest_flux, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sky_surface import SkySurface
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, usable_range
+from deepfits.survey.weights import usable_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate_doubts
 
 Blocks = list[tuple[np.ndarray, np.ndarray | None]]
@@ -47,6 +49,8 @@ STRIP = 512
 RELATIVE_FACTOR = 1.25
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
 CREDIBLE_DEPTH = (8.0, 36.0)
+# Factor by which pixels may exceed the level of saturation: in coadds it is the lowest of the exposures'.
+SATURATED_REACH = 2.0
 # Depth above which a zero point of one count per second may have been taken for one of a count.
 SHALLOW = 19.0
 
@@ -183,7 +187,7 @@ class Plane:
         if weight is None:
             weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
         fills = self._fills
-        if len(fills) == 1 and fills[0] is HOLES and not (image == 0).any():
+        if all(fill.value == 0 and fill.half_step is None for fill in fills) and not (image == 0).any():
             fills = []
         low, high = self._credible
         most = self._brightest
@@ -305,6 +309,7 @@ class Plane:
         expected = max(noise.sigma, float(np.median(weight[weight > 0])) ** -0.5 if has_weight else 0.0)
         self._brightest, remarks = brightest_flux(image, expected)
         self.remarks += remarks
+        self._settle_saturation(image)
         if not has_weight:
             self._constant = noise.sigma**-2
             self.remarks.append(
@@ -313,6 +318,20 @@ class Plane:
         else:
             self._settle_scale(noise, image, weight)
         return noise
+
+    def _settle_saturation(self, image: np.ndarray) -> None:
+        """Find the flux from which on pixels are saturated, by ``SATURATE``, in a sample of the image.
+
+        The card is not for these counts if pixels exceed it by far, as after a change of the unit.
+        """
+        level = as_float(self.header.get("SATURATE"))
+        flux = level * njy_per_count(self.zero_point) * (1 - 1e-5)  # of pixels in float32
+        if 0 < flux < self._brightest and image.max() < SATURATED_REACH * flux:
+            self._brightest = flux
+            if share := float((image >= flux).mean()):
+                self.remarks.append(
+                    f"{share:.2g} of the pixels are saturated (SATURATE = {level:g}): treated as no data"
+                )
 
     def _usable_blocks(self, rows: list[tuple[int, int]], blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight of blocks of rows, with what is known of pixels without data so far."""

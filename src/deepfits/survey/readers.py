@@ -41,10 +41,10 @@ from deepfits.survey.foreign_cutouts import (
     plain_values,
     resolve_weights,
 )
+from deepfits.survey.masks import BAD_MASK_PLANES, mask_rule
 from deepfits.survey.nested_parquet import open_nested
 from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
-from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
 from deepfits.survey.zeropoint import AGREEMENT, NAMES_OF_ZERO_POINTS, given_doubts
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ exposures are combined pixel by pixel:
              in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects stars, whose sharpness differs
              between exposures. There f is 0.3; here the difference that the exposure's seeing makes to the
              core of a star is added (a star in seeing of 0.7″ has twice the peak of one in 1″), and the
-             median is the largest within a star's width, where the wings of a blurred star lie. Only pixels
-             with at least three values are clipped.
-``median``   the median, with weight (2/π) Σ w for three values or more.
-
-Strips that fewer than three exposures reach are combined by ``mean`` in any case.
+             median is the largest within a star's width, where the wings of a blurred star lie. Of two
+             values the lower takes the place of the median, as cosmic rays and trails are bright, unless it
+             is far below the sky; σ is that of their difference.
+``median``   the median, with weight (2/π) Σ w for three values or more. Strips that fewer than three
+             exposures reach are combined by ``mean``.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ MAX_EMPTINESS = 50
 LEAST_SOURCES, MOST_SOURCES = 8, 400
 # Radius of the apertures in which the fluxes of exposures are compared.
 APERTURE_ARCSEC = 2.5
-# Percentile of the sources' widths taken as that of stars: some of the most compact are cosmic rays.
-COMPACT = 25.0
+# Percentile of the sources' widths taken as that of stars, as some of the most compact are cosmic rays; and
+# the smallest half-light radius, pixels, that counts: a single pixel has 0.4.
+COMPACT, LEAST_RADIUS = 25.0, 0.55
 # Largest error of an exposure's WCS, pixels; and that of a WCS that was never solved, for which so many times
 # more sources must agree than would by chance.
 FARTHEST, LOST = 15.0, 200.0
@@ -121,7 +122,7 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     if plane.wcs is not None and grid.wcs is not None:
         x, y = map_pixels(plane.wcs, grid.wcs, x, y)
     half, flags = sep.flux_radius(image, sources["x"], sources["y"], 6 * sources["a"], 0.5, mask=weight <= 0)
-    half = half[(flags == 0) & (half > 0)]
+    half = half[(flags == 0) & (half > LEAST_RADIUS)]
     width = (
         2 * float(np.percentile(half, COMPACT)) * plane.pixel_scale if len(half) >= LEAST_SOURCES else np.nan
     )
@@ -277,24 +278,26 @@ def combine(
     is_valid = weight > 0
     number = is_valid.sum(axis=0)
     rejected = np.zeros(number.shape, np.int32)
-    if method != "mean" and len(image) > 2:
+    if len(image) < (3 if method == "median" else 2):
+        method = "mean"
+    if method != "mean":
         with quiet(), np.errstate(all="ignore"):
             middle = np.nan_to_num(np.nanmedian(np.where(is_valid, image, np.nan), axis=0))
-        if method == "median":
-            total = weight.sum(axis=0)
-            median_weight = total * np.where(number > 2, 2 / np.pi, 1).astype(np.float32)
-            return (
-                np.where(number > 0, middle, 0).astype(np.float32),
-                median_weight.astype(np.float32),
-                rejected,
-            )
+    if method == "median":
+        total = weight.sum(axis=0) * np.where(number > 2, 2 / np.pi, 1)
+        return np.where(number > 0, middle, 0).astype(np.float32), total.astype(np.float32), rejected
+    if method == "clipped":
         with np.errstate(divide="ignore"):
             sigma = np.where(is_valid, 1 / np.sqrt(weight), 0)
+        of_pair = np.sqrt((sigma**2).sum(axis=0))
+        low = np.where(is_valid, image, np.inf).min(axis=0)
+        high = np.where(is_valid, image, -np.inf).max(axis=0)
+        middle = np.where(number == 2, np.where(low < -clip * of_pair, high, low), middle)
+        sigma = np.where(number == 2, of_pair, sigma)
         is_source = np.abs(middle) * np.sqrt(weight.sum(axis=0)) > clip
         light = ndimage.maximum_filter(np.abs(middle) * is_source, 2 * reach + 1)
         allowed = np.reshape(tolerance, (-1, 1, 1)) * np.maximum(light, np.abs(middle))
         is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + allowed)
-        is_outlier &= number > 2
         rejected = is_outlier.sum(axis=0).astype(np.int32)
         weight = np.where(is_outlier, np.float32(0), weight)
     total = weight.sum(axis=0)

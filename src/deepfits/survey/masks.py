@@ -1,0 +1,280 @@
+"""Masks: the names of their bits, and which pixels are bad.
+
+Shapes: H, W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+
+# Mask planes whose pixels have no usable flux. DETECTED is not a defect; SAT and CR pixels are interpolated
+# in coadds, and interpolated values are not data.
+BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
+# Masks that leave less than this fraction of the pixels are reported.
+MOSTLY_MASKED = 0.5
+# Rubin's names in MSKNnnnn cards, and their equivalents in MP_ cards (lsst.images, DP2).
+_RENAMED = {"SATURATED": "SAT", "COSMIC_RAY": "CR", "DETECTION_EDGE": "EDGE", "UNMASKED_NAN": "UNMASKEDNAN"}
+
+
+def _numbered(names: str) -> dict[str, int]:
+    """Return the bits of planes whose names are listed in their order."""
+    return {name: bit for bit, name in enumerate(names.split())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pipeline:
+    """Masks of one pipeline: the planes without usable flux, and their bits, unless cards name them.
+
+    Planes are names or bit numbers.
+    """
+
+    bad: str
+    bits: Mapping[str, int] = field(default_factory=dict)
+
+
+_WEBB = _Pipeline(
+    bits=_numbered(
+        "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR UNDERSAMP UNRELIABLE_ERROR "
+        "NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL"
+    ),
+    bad="DO_NOT_USE",
+)
+# Calibrated exposures of ACS and WFC3; what is left out is usable, by their data handbooks.
+_HUBBLE = _Pipeline(
+    bits=_numbered(
+        "LOST FILLED BAD_PIXEL MASKED HOT UNSTABLE WARM BIAS FULL_WELL BAD_FLAT TRAP AD_SATURATED "
+        "COSMIC_RAY COSMIC_RAY_REJECTED GHOST"
+    ),
+    bad="LOST FILLED BAD_PIXEL MASKED HOT UNSTABLE BIAS FULL_WELL BAD_FLAT TRAP AD_SATURATED COSMIC_RAY "
+    "COSMIC_RAY_REJECTED",
+)
+# BADPIX of despyfits. In coadds the first bit marks what was interpolated (coadd_assemble).
+_DES = _Pipeline(
+    bits=_numbered(
+        "BPM SATURATE INTERP BADAMP CRAY STAR TRAIL EDGEBLEED SSXTALK EDGE STREAK SUSPECT FIXED NEAREDGE "
+        "TAPEBUMP"
+    ),
+    bad="BPM SATURATE BADAMP CRAY TRAIL EDGEBLEED SSXTALK EDGE STREAK",
+)
+# De Jong et al. 2015, section 4.4: stars' halos and spikes are left, as they are light on top of the sky's.
+_KIDS = _Pipeline(
+    bits=_numbered(
+        "READOUT_SPIKE SATURATION_CORE DIFFRACTION_SPIKE PRIMARY_HALO SECONDARY_HALO TERTIARY_HALO BAD_PIXEL "
+        "MANUAL"
+    ),
+    bad="READOUT_SPIKE SATURATION_CORE BAD_PIXEL MANUAL",
+)
+_EUCLID = _Pipeline(bits={"INVALID": 0}, bad="INVALID")
+# Of Pan-STARRS, as its own card MASK.VALUE says; of SPHEREx all but references, sources and full samples; of
+# IPAC's pipelines (PTF, ZTF) all but sources, halos of stars, and bits reserved for the future.
+_BY_PLANE = {
+    "CONV.BAD": _Pipeline(bad="DETECTOR FLAT DARK BLANK CTE SAT LOW CR CONV.BAD"),
+    "NONFUNC": _Pipeline(
+        bad="TRANSIENT OVERFLOW SUR_ERROR PHANTOM NONFUNC DICHROIC MISSING_DATA HOT COLD PHANMISS NONLINEAR "
+        "PERSIST OUTLIER"
+    ),
+    "AIRCRAFT/SATELLITE TRACK": _Pipeline(bad="0 2 3 4 5 6 7 8 9 10"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRule:
+    """Rule for the bad pixels of a mask: any of `bits` is set or, without bits, non-zero (or zero) pixels.
+
+    `words` describes the decision to the user.
+    """
+
+    bits: int | None = None
+    nonzero_is_bad: bool = True
+    words: str = ""
+
+    def is_bad(self, mask: np.ndarray) -> np.ndarray:
+        """Return which pixels are bad, bool of the same shape; this includes NaN."""
+        if self.bits is None:
+            is_bad = np.asarray((mask != 0) == self.nonzero_is_bad)
+            return is_bad | ~np.isfinite(mask) if mask.dtype.kind == "f" else is_bad
+        return np.asarray((whole_numbers(mask) & self.bits) != 0)
+
+
+def whole_numbers(mask: np.ndarray) -> np.ndarray:
+    """Return a mask as int64; NaN, which marks missing data in float masks, has all bits set."""
+    if mask.dtype.kind != "f":
+        return mask.astype(np.int64)
+    return np.where(np.isfinite(mask), np.nan_to_num(mask), -1).astype(np.int64)
+
+
+def mask_rule(
+    header: Mapping[str, Any],
+    sample: np.ndarray,
+    *,
+    bad_planes: Collection[str | int],
+    where: str,
+    polarity: str | None = None,
+    image_header: Mapping[str, Any] | None = None,
+    option: str = "mask_polarity",
+) -> MaskRule:
+    """Decide which pixels of a mask are bad.
+
+    In order of precedence, these are the pixels of planes given by the user; of the usual bad planes that the
+    mask's own ``MP_`` or ``MSKN`` cards name; those of the polarity given by the user; and those of the bad
+    planes of the pipeline that made the mask.
+
+    Parameters
+    ----------
+    header
+        Header of the mask.
+    sample
+        Some of its pixels, for messages.
+    bad_planes
+        Bad planes, by name or by bit number from 0.
+    polarity
+        Meaning of non-zero pixels, ``"bad"`` or ``"good"``.
+    image_header
+        Header of the image.
+    where
+        The image's file, for messages, and since its name may tell the pipeline.
+    option
+        Name of the option that sets the polarity, for messages.
+
+    Raises
+    ------
+    InputError
+        A given plane does not exist, or the meaning of the mask's values is undefined.
+    """
+    planes = named_planes(header)
+    if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
+        raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
+    usual = [name for name in BAD_MASK_PLANES if name in planes]
+    planes = planes or _declared_planes(header)
+    pipeline = _pipeline_of(planes, header, image_header or {}, where)
+    planes = planes or dict(pipeline.bits if pipeline is not None else {})
+    names = [str(name) for name in bad_planes]
+    if tuple(bad_planes) != BAD_MASK_PLANES and names:
+        known = planes or (_WEBB.bits if any(name in _WEBB.bits for name in names) else {})
+        return _by_planes(names, known, where, sample)
+    if usual:
+        return _by_planes(usual, planes, where)
+    if polarity is not None:
+        return MaskRule(nonzero_is_bad=polarity == "bad", words=f"non-zero mask pixels are {polarity}")
+    if pipeline is not None:
+        return _by_planes(pipeline.bad.split(), planes, where)
+    which = (
+        f"the mask's planes are {', '.join(planes)}"
+        if planes
+        else "the mask has no cards that name its planes"
+    )
+    raise InputError(
+        f"{where}: {which}{_bits_set(sample)}; name the bad ones (bad_planes), or give the meaning of "
+        f"non-zero pixels: {option} 'bad' or 'good'"
+    )
+
+
+def _pipeline_of(
+    planes: Collection[str], header: Mapping[str, Any], image_header: Mapping[str, Any], where: str
+) -> _Pipeline | None:
+    """Return the pipeline that made a mask, by the names of its planes, else by cards or the file's name."""
+    if planes:
+        return next((pipeline for plane, pipeline in _BY_PLANE.items() if plane in planes), None)
+    telescope = str(image_header.get("TELESCOP", "")).strip().upper()
+    name, object_ = Path(where).name, str(image_header.get("OBJECT", ""))
+    if "DES_EXT" in header:
+        return _DES
+    if object_.startswith("KIDS_") or name.startswith("KiDS_"):
+        return _KIDS
+    if name.startswith("EUC_MER_"):
+        return _EUCLID
+    return {"JWST": _WEBB, "ROMAN": _WEBB, "HST": _HUBBLE}.get(telescope)
+
+
+def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bits of mask planes by name, from ``MP_`` or ``MSKN`` cards."""
+    return {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
+
+
+def _bit_of(value: object) -> int | None:
+    """Return the number of the only bit that is set; None for anything else."""
+    if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
+        return value.bit_length() - 1
+    return None
+
+
+def _declared_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bits of mask planes by name, from cards of Pan-STARRS, the Legacy Surveys and IPAC.
+
+    These are MSKNAMnn with MSKVALnn, MBIT_n with the number of the bit, and BITnn, whose comment is the name.
+    """
+    planes = {}
+    comments = getattr(header, "comments", {})
+    for key, name in header.items():
+        if match := re.fullmatch(r"MBIT_(\d{1,2})", str(key)):
+            planes[str(name).strip()] = int(match[1])
+        if (match := re.fullmatch(r"BIT(\d\d)", str(key))) and name == int(match[1]) and comments:
+            planes[comments[key].strip()] = name
+        value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
+        if (bit := _bit_of(value)) is not None:
+            planes[str(name).strip()] = bit
+    return planes
+
+
+def _msk_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bits of mask planes by name, from the MSKNnnnn cards of Rubin's newer files and SPHEREx.
+
+    The value is given by MSKMnnnn; without that card, nnnn is the bit.
+    """
+    planes: dict[str, int] = {}
+    for key, name in header.items():
+        if match := re.fullmatch(r"MSKN(\d{4})", str(key)):
+            own, bit = str(name).strip(), _bit_of(header.get(f"MSKM{match[1]}", 1 << int(match[1])))
+            if bit is not None:
+                planes |= {own: bit, _RENAMED.get(own, own): bit}
+    return planes
+
+
+def _by_planes(
+    names: list[str], planes: Mapping[str, int], where: str, sample: np.ndarray | None = None
+) -> MaskRule:
+    """Return the rule for bad planes.
+
+    For planes given by the user, `sample` has some pixels of the mask; planes set in none are reported.
+    """
+    bits, labels, absent = 0, [], []
+    for name in names:
+        if name.isdigit() and int(name) < 63:
+            bits |= 1 << int(name)
+            labels.append(next((f"{name} ({k})" for k, v in planes.items() if v == int(name)), f"bit {name}"))
+        elif name in planes:
+            bits |= 1 << planes[name]
+            labels.append(name)
+        else:
+            absent.append(name)
+    # Masks of different bands may differ in the usual planes, but must have at least one of them.
+    if absent and sample is not None and (not labels or set(absent) - set(BAD_MASK_PLANES)):
+        name = next((plane for plane in absent if plane not in BAD_MASK_PLANES), absent[0])
+        raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
+    words = f"mask planes taken as bad: {', '.join(labels) or 'none'}"
+    if sample is not None:
+        values = whole_numbers(sample)
+        bit_of = [int(name) if name.isdigit() else planes[name] for name in names if name not in absent]
+        unset = [label for label, bit in zip(labels, bit_of, strict=True) if not ((values >> bit) & 1).any()]
+        words += f" ({', '.join(unset)} in none of {values.size} pixels inspected)" if unset else ""
+    return MaskRule(bits=bits, words=words)
+
+
+def _bits_set(sample: np.ndarray) -> str:
+    """Describe the fraction of pixels in which each bit is set: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
+    values = whole_numbers(sample)
+    fractions = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
+    texts = [
+        f"bit {bit} in {fraction:.2g}" if fraction < 0.001 else f"bit {bit} in {fraction:.1%}"
+        for bit, fraction in fractions
+        if fraction
+    ]
+    return f" (set: {', '.join(texts[:12])})" if texts else ""
