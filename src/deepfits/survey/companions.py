@@ -126,11 +126,6 @@ def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
     ]
 
 
-def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether a name equals that of another file without one word (the band)."""
-    return len(other) == len(key) + 1 and set(key) < set(other)
-
-
 def is_no_image_of_a_band(path: Path) -> bool:
     """Return whether a file cannot be an image of one band: a table, a PSF, or a map for all bands."""
     headers = peek_headers(path)
@@ -154,7 +149,8 @@ def is_no_image_of_a_band(path: Path) -> bool:
     if kind is None or band_of_name(given_name(path))[0] is not None:
         return False
     kinds, _ = _kinds_in(path.parent, stamp(path.parent))
-    is_for_all = any(_is_for_all(key, other_key) for other, (other_key, _) in kinds.items() if other != path)
+    others = [name for other, (name, _) in kinds.items() if other != path]
+    is_for_all = any(len(name) == len(key) + 1 and set(key) < set(name) for name in others)  # but the band
     is_alone = all(role is not None for other, (_, role) in kinds.items() if other != path)
     if not is_for_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
         return False

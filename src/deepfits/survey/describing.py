@@ -29,7 +29,7 @@ from deepfits.survey.psf import (
     psf_column,
     read_psf_option,
 )
-from deepfits.survey.remarks import warnings_in
+from deepfits.survey.remarks import describe, warnings_in
 from deepfits.survey.store import StoreInfo
 
 FORMAT = 6
@@ -253,9 +253,8 @@ def describe_field(field: Field, images: ImageSet, found: Extraction | None = No
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
     remarks = field.remarks()
-    stated = [f"{b}: {text}" for b, texts in remarks.items() for text in warnings_in(texts)]
-    stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
-    stated += field.empty_warnings() + field.beyond_warnings()
+    doubts = {b: warnings_in(remarks[b]) + sky_doubts(plane.plane) for b, plane in field.aligned.items()}
+    stated = describe(doubts) + field.empty_warnings() + field.beyond_warnings()
     return {
         "format": FORMAT,
         "made_from": images.made_from(field.sources),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, listed
 from deepfits.survey.astrometry import celestial_wcs, offsets
 from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.fitsfile import OpenFiles, image_hdus, stem_of
@@ -141,7 +141,7 @@ class ExtraPlanes:
         plane = beside[number]
         alike = (n for n in numbers if n != number and beside[n].shape == plane.shape)
         if len(sky_images(self.hdus)) == 1 and (more := [n for n in alike if role_of_hdu(beside[n]) is None]):
-            self.notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {shortened(more)}")
+            self.notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {listed(more)}")
         if is_guess:
             self.has_shared_weights = plane.shape[-2:] == self.image.shape[-2:]
             if not self.has_shared_weights:
@@ -218,9 +218,3 @@ def find_extras(
             for name in (maps + exposure_maps_of(source.path))[:1]
         ]
     return out
-
-
-def shortened(numbers: list[int]) -> str:
-    """List numbers, at most six of them."""
-    few = ", ".join(map(str, numbers[:6]))
-    return f"{few}, ..." if len(numbers) > 6 else few

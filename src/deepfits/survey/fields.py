@@ -289,22 +289,20 @@ class InMemory:
     def __init__(self, plane: AlignedPlane) -> None:
         self.plane, self.shape = plane, plane.shape
         self.noise_correlation = plane.noise_correlation
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.plane.read()
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of image and weight."""
-        image, weight = self._load()
+        image, weight = self._arrays
         return image.copy(), weight.copy()
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight of some rows."""
-        image, weight = self._load()
+        image, weight = self._arrays
         return image[start:stop], weight[start:stop]
-
-    def _load(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._arrays is None:
-            self._arrays = self.plane.read()
-        return self._arrays
 
 
 def middle_rows(field: Field) -> tuple[int, int]:

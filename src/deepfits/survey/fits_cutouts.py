@@ -92,7 +92,8 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         )
     points = dict(zip(bands, zero_points(d, len(bands)), strict=True)) if d.zero_point is not None else {}
     reader = _FitsCutouts(d=d, bands=bands, zero_point=points)
-    reader.remarks.append(f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names")
+    each = "each" if "" in objects[0].files else "each band"
+    reader.remarks.append(f"{len(objects)} objects, one file for {each}; identities are the files' names")
     first = reader.read(objects[0])
     scale = d.pixel_scale_arcsec or reader.scale
     if scale is None:
@@ -134,10 +135,6 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         are_exposure_times=reader.has_exposure_times,
         remarks=reader.remarks,  # a shared list: objects read later add to it
     )
-
-
-def _how(galaxy: ObjectFiles) -> str:
-    return "one file for each" if "" in galaxy.files else "one file for each band"
 
 
 def _layer_of(plane: HduPixels, index: int) -> HduPixels:

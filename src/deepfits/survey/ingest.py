@@ -324,18 +324,14 @@ def _one_shard(
     image, weight = _read(found, rows, info.size)
     columns = {name: values[rows] for name, values in found.columns.items()}
     for name, values in found.from_headers(rows).items():
-        columns[name] = _completed(columns[name], values) if name in columns else values
+        known = columns.get(name, values)
+        columns[name] = np.where(np.isfinite(known), known, values) if known.dtype.kind == "f" else known
     columns |= valid_fractions(weight, info.bands)
     cutouts = Cutouts(
         object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
     )
     write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info, shard.made_from)
     advance(shard.objects)
-
-
-def _completed(given: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return a column with its missing numbers replaced."""
-    return np.where(np.isfinite(given), given, values) if given.dtype.kind == "f" else given
 
 
 def _read(found: ForeignCutouts, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

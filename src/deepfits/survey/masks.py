@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,64 +24,52 @@ MOSTLY_MASKED = 0.5
 _RENAMED = {"SATURATED": "SAT", "COSMIC_RAY": "CR", "DETECTION_EDGE": "EDGE", "UNMASKED_NAN": "UNMASKEDNAN"}
 
 
-def _numbered(names: str) -> dict[str, int]:
-    """Return the bits of planes whose names are listed in their order."""
-    return {name: bit for bit, name in enumerate(names.split())}
+class _Pipeline(NamedTuple):
+    """Masks of a pipeline: planes by bit, unless cards name them, and those without usable flux.
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Pipeline:
-    """Masks of one pipeline: the planes without usable flux, and their bits, unless cards name them.
-
-    Planes are names or bit numbers.
+    The latter are names or bit numbers.
     """
 
+    planes: str
     bad: str
-    bits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> dict[str, int]:
+        return {name: bit for bit, name in enumerate(self.planes.split())}
 
 
 _WEBB = _Pipeline(
-    bits=_numbered(
-        "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR UNDERSAMP UNRELIABLE_ERROR "
-        "NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL"
-    ),
-    bad="DO_NOT_USE",
+    "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR UNDERSAMP UNRELIABLE_ERROR "
+    "NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL",
+    "DO_NOT_USE",
 )
-# Calibrated exposures of ACS and WFC3; what is left out is usable, by their data handbooks.
+# Exposures of ACS and WFC3. By their data handbooks, pixels that are only warm, and ghosts, are usable.
 _HUBBLE = _Pipeline(
-    bits=_numbered(
-        "LOST FILLED BAD_PIXEL MASKED HOT UNSTABLE WARM BIAS FULL_WELL BAD_FLAT TRAP AD_SATURATED "
-        "COSMIC_RAY COSMIC_RAY_REJECTED GHOST"
-    ),
-    bad="LOST FILLED BAD_PIXEL MASKED HOT UNSTABLE BIAS FULL_WELL BAD_FLAT TRAP AD_SATURATED COSMIC_RAY "
-    "COSMIC_RAY_REJECTED",
+    "LOST FILLED BAD_PIXEL MASKED HOT UNSTABLE WARM BIAS FULL_WELL BAD_FLAT TRAP AD_SATURATED COSMIC_RAY "
+    "COSMIC_RAY_REJECTED GHOST",
+    "0 1 2 3 4 5 7 8 9 10 11 12 13",
 )
 # BADPIX of despyfits. In coadds the first bit marks what was interpolated (coadd_assemble).
 _DES = _Pipeline(
-    bits=_numbered(
-        "BPM SATURATE INTERP BADAMP CRAY STAR TRAIL EDGEBLEED SSXTALK EDGE STREAK SUSPECT FIXED NEAREDGE "
-        "TAPEBUMP"
-    ),
-    bad="BPM SATURATE BADAMP CRAY TRAIL EDGEBLEED SSXTALK EDGE STREAK",
+    "BPM SATURATE INTERP BADAMP CRAY STAR TRAIL EDGEBLEED SSXTALK EDGE STREAK SUSPECT FIXED",
+    "BPM SATURATE BADAMP CRAY TRAIL EDGEBLEED SSXTALK EDGE STREAK",
 )
-# De Jong et al. 2015, section 4.4: stars' halos and spikes are left, as they are light on top of the sky's.
+# De Jong et al. 2015, section 4.4. Halos and spikes of stars are usable: light on top of the sky's.
 _KIDS = _Pipeline(
-    bits=_numbered(
-        "READOUT_SPIKE SATURATION_CORE DIFFRACTION_SPIKE PRIMARY_HALO SECONDARY_HALO TERTIARY_HALO BAD_PIXEL "
-        "MANUAL"
-    ),
-    bad="READOUT_SPIKE SATURATION_CORE BAD_PIXEL MANUAL",
+    "READOUT_SPIKE SATURATION_CORE DIFFRACTION_SPIKE HALO HALO_2 HALO_3 BAD_PIXEL MANUAL",
+    "READOUT_SPIKE SATURATION_CORE BAD_PIXEL MANUAL",
 )
-_EUCLID = _Pipeline(bits={"INVALID": 0}, bad="INVALID")
-# Of Pan-STARRS, as its own card MASK.VALUE says; of SPHEREx all but references, sources and full samples; of
-# IPAC's pipelines (PTF, ZTF) all but sources, halos of stars, and bits reserved for the future.
+_EUCLID = _Pipeline("INVALID", "INVALID")
+# By a plane that only they have. Of Pan-STARRS, as its own card MASK.VALUE says; of SPHEREx all but
+# references, sources and full samples; of IPAC's (PTF, ZTF) all but sources, halos and unused bits.
 _BY_PLANE = {
-    "CONV.BAD": _Pipeline(bad="DETECTOR FLAT DARK BLANK CTE SAT LOW CR CONV.BAD"),
+    "CONV.BAD": _Pipeline("", "DETECTOR FLAT DARK BLANK CTE SAT LOW CR CONV.BAD"),
     "NONFUNC": _Pipeline(
-        bad="TRANSIENT OVERFLOW SUR_ERROR PHANTOM NONFUNC DICHROIC MISSING_DATA HOT COLD PHANMISS NONLINEAR "
-        "PERSIST OUTLIER"
+        "",
+        "TRANSIENT OVERFLOW SUR_ERROR PHANTOM NONFUNC DICHROIC MISSING_DATA HOT COLD PHANMISS NONLINEAR "
+        "PERSIST OUTLIER",
     ),
-    "AIRCRAFT/SATELLITE TRACK": _Pipeline(bad="0 2 3 4 5 6 7 8 9 10"),
+    "AIRCRAFT/SATELLITE TRACK": _Pipeline("", "0 2 3 4 5 6 7 8 9 10"),
 }
 
 
@@ -123,9 +111,9 @@ def mask_rule(
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
 
-    In order of precedence, these are the pixels of planes given by the user; of the usual bad planes that the
-    mask's own ``MP_`` or ``MSKN`` cards name; those of the polarity given by the user; and those of the bad
-    planes of the pipeline that made the mask.
+    In order of precedence, these are the pixels of planes given by the user; of planes that the mask's own
+    cards name and that are bad in its pipeline, or usually; those of the polarity given by the user; and
+    those of the bad planes of the pipeline, if the cards name none.
 
     Parameters
     ----------
@@ -153,19 +141,18 @@ def mask_rule(
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
     usual = [name for name in BAD_MASK_PLANES if name in planes]
-    planes = planes or _declared_planes(header)
     pipeline = _pipeline_of(planes, header, image_header or {}, where)
-    planes = planes or dict(pipeline.bits if pipeline is not None else {})
+    known = planes or (pipeline.bits if pipeline is not None else {})
     names = [str(name) for name in bad_planes]
     if tuple(bad_planes) != BAD_MASK_PLANES and names:
-        known = planes or (_WEBB.bits if any(name in _WEBB.bits for name in names) else {})
+        known = known or (_WEBB.bits if any(name in _WEBB.bits for name in names) else {})
         return _by_planes(names, known, where, sample)
+    if pipeline is not None and (planes or polarity is None):
+        return _by_planes(pipeline.bad.split(), known, where)
     if usual:
         return _by_planes(usual, planes, where)
     if polarity is not None:
         return MaskRule(nonzero_is_bad=polarity == "bad", words=f"non-zero mask pixels are {polarity}")
-    if pipeline is not None:
-        return _by_planes(pipeline.bad.split(), planes, where)
     which = (
         f"the mask's planes are {', '.join(planes)}"
         if planes
@@ -195,8 +182,25 @@ def _pipeline_of(
 
 
 def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bits of mask planes by name, from ``MP_`` or ``MSKN`` cards."""
-    return {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
+    """Return the bits of mask planes by name, from the cards of several pipelines.
+
+    ``MP_name`` has the bit's number. The others name a plane: MSKNnnnn, with its value in MSKMnnnn or else
+    the bit nnnn (Rubin's newer files, SPHEREx); MSKNAMnn, with MSKVALnn (Pan-STARRS); MBIT_n, of bit n (the
+    Legacy Surveys); and BITnn, of bit nn, in its comment (IPAC).
+    """
+    planes: dict[str, Any] = {}
+    comments = getattr(header, "comments", {})
+    for key, stated in header.items():
+        if key.startswith("MP_"):
+            planes[key[3:]] = stated
+        elif match := re.fullmatch(r"(MSKN|MSKNAM|MBIT_|BIT)(\d+)", key):
+            kind, number = match.groups()
+            own = 1 << int(number)
+            value = {"MSKN": header.get(f"MSKM{number}", own), "MSKNAM": header.get(f"MSKVAL{number}")}
+            name = str(comments[key] if kind == "BIT" and comments else stated).strip()
+            if (bit := _bit_of(value.get(kind, own))) is not None:
+                planes |= {name: bit, _RENAMED.get(name, name): bit}
+    return planes
 
 
 def _bit_of(value: object) -> int | None:
@@ -204,38 +208,6 @@ def _bit_of(value: object) -> int | None:
     if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
         return value.bit_length() - 1
     return None
-
-
-def _declared_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bits of mask planes by name, from cards of Pan-STARRS, the Legacy Surveys and IPAC.
-
-    These are MSKNAMnn with MSKVALnn, MBIT_n with the number of the bit, and BITnn, whose comment is the name.
-    """
-    planes = {}
-    comments = getattr(header, "comments", {})
-    for key, name in header.items():
-        if match := re.fullmatch(r"MBIT_(\d{1,2})", str(key)):
-            planes[str(name).strip()] = int(match[1])
-        if (match := re.fullmatch(r"BIT(\d\d)", str(key))) and name == int(match[1]) and comments:
-            planes[comments[key].strip()] = name
-        value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
-        if (bit := _bit_of(value)) is not None:
-            planes[str(name).strip()] = bit
-    return planes
-
-
-def _msk_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bits of mask planes by name, from the MSKNnnnn cards of Rubin's newer files and SPHEREx.
-
-    The value is given by MSKMnnnn; without that card, nnnn is the bit.
-    """
-    planes: dict[str, int] = {}
-    for key, name in header.items():
-        if match := re.fullmatch(r"MSKN(\d{4})", str(key)):
-            own, bit = str(name).strip(), _bit_of(header.get(f"MSKM{match[1]}", 1 << int(match[1])))
-            if bit is not None:
-                planes |= {own: bit, _RENAMED.get(own, own): bit}
-    return planes
 
 
 def _by_planes(

@@ -20,13 +20,13 @@ import numpy as np
 from astropy.io import fits
 
 from deepfits.config import check
-from deepfits.errors import InputError, NoDataError, naming
+from deepfits.errors import InputError, NoDataError, listed, naming
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import given_for
 from deepfits.survey.companions import SHARED
 from deepfits.survey.cutting import Rows
-from deepfits.survey.extra_planes import find_extras, shortened
+from deepfits.survey.extra_planes import find_extras
 from deepfits.survey.fill import HALF_STEP, Fill, find_marks, without_data
 from deepfits.survey.fitsfile import OpenFiles, as_float, image_hdus, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import meaning_of_mask, name_of, sky_images
@@ -151,7 +151,7 @@ class Plane:
             )
         if given is None:
             self._check_depth(self._pixels.zero_point_source)
-        self.noise_correlation = self._stated_correlation(hdus) or self._measured_correlation()
+        self.noise_correlation = self._correlation()
 
     @property
     def path(self) -> Any:
@@ -234,7 +234,7 @@ class Plane:
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")
         if len(found) > 1 and self.source.layout != "hsc":
             raise InputError(
-                f"{self.path}: holds {len(found)} images of the sky, in HDUs {shortened(found)}; give the "
+                f"{self.path}: holds {len(found)} images of the sky, in HDUs {listed(found)}; give the "
                 f"one to use, {self.source.band}={self.path}[{found[0]}], or stack them with "
                 "`deepfits stack`"
             )
@@ -266,19 +266,15 @@ class Plane:
             doubts = (f"WARNING: {text}" for text in rate_doubts(self.header, self.zero_point, source))
             self.remarks += [text for text in doubts if text not in self.remarks]
 
-    def _stated_correlation(self, hdus: fits.HDUList) -> float | None:
-        """Return the header's noise correlation (NOISCORR, in simulated and stacked coadds), else None."""
-        value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR"))
-        is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
-        return float(value) if is_credible else None
-
-    def _measured_correlation(self) -> float:
-        """Return the noise correlation of the image.
+    def _correlation(self) -> float:
+        """Return the noise correlation: NOISCORR, in simulated and stacked coadds, else as measured.
 
         Weights may state the noise that pixels would have without correlation, which is larger than their
         scatter: then the correlation is in the weights already.
         """
-        return max(1.0, self.noise.correlation * min(self._noise_over_stated, 1.0))
+        stated = as_float(self._pixels.header.get("NOISCORR"))
+        measured = max(1.0, self.noise.correlation * min(self._noise_over_stated, 1.0))
+        return stated if 0.5 <= stated <= 20 else measured
 
     def _measure(self) -> Noise:
         """Measure background and noise on a sample of rows, and determine the meaning of the weights."""

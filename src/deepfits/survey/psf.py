@@ -124,22 +124,16 @@ def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
     """Return the record of the PSF in a header; its source is `UNKNOWN` if there is none."""
     comments = getattr(header, "comments", {})
     for key in (key for key in WIDTHS if key in header):
-        fwhm, comment = _number(header[key]), str(comments[key] if comments else "").lower()
-        if "pix" in comment and fwhm is not None:
+        fwhm, comment = as_float(header[key]), str(comments[key] if comments else "").lower()
+        if "pix" in comment:
             fwhm *= pixel_scale  # as in DECam's pipeline
         elif "arcsec" not in comment and key not in IN_ARCSEC:
             continue
-        if fwhm is not None and 0.05 < fwhm < 20:
-            beta = _number(header.get("PSFBETA"))
-            psf = moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA)
+        if 0.05 < fwhm < 20:
+            beta = as_float(header.get("PSFBETA"))
+            psf = moffat_psf(fwhm, beta if 1 < beta < math.inf else USUAL_BETA)
             return record(psf, f"{key}, header")
     return {"gaussians": [], "fwhm_arcsec": None, "source": UNKNOWN}
-
-
-def _number(value: object) -> float | None:
-    """Return the finite number that a card holds, also as text; None for anything else."""
-    number = as_float(value)
-    return number if math.isfinite(number) else None
 
 
 def read_psf_option(given: str, pixel_scale: float, band: str = "") -> dict[str, Any]:
@@ -215,8 +209,8 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
 
 def own_scale(header: Any, pixel_scale: float) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
-    stated = [abs(_number(header.get(key)) or 0.0) for key in SCALES]
-    step_of_axis = abs(_number(header.get("CDELT1")) or 0.0)
+    stated = [abs(as_float(header.get(key))) for key in SCALES]
+    step_of_axis = abs(as_float(header.get("CDELT1")))
     if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
         stated = [*stated, step_of_axis]
     in_degrees = stated if "CTYPE1" in header else [*stated, step_of_axis]
@@ -226,9 +220,9 @@ def own_scale(header: Any, pixel_scale: float) -> float:
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header).celestial)
         return scale if 0.001 < scale < 20 else pixel_scale
-    factor = _number(header.get("OVERSAMP", header.get("OVERSAMPLING"))) or 0.0
-    step = 1 / factor if factor > 0 else _number(header.get("PSF_SAMP")) or 1.0
-    return pixel_scale * (step if step > 0 else 1.0)
+    factor = as_float(header.get("OVERSAMP", header.get("OVERSAMPLING")))
+    step = 1 / factor if factor > 0 else as_float(header.get("PSF_SAMP"))
+    return pixel_scale * (step if 0 < step < math.inf else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,19 +285,19 @@ def find_psfex(path: str) -> Psfex | None:
             raise InputError(f"{path}: models of {len(tables)} images, of CCDs? give only that of this image")
         header, planes = tables[0].header, np.asarray(tables[0].data["PSF_MASK"][0], dtype=float)
     planes = planes[None] if planes.ndim == 2 else planes
-    step, degree, axes = (_number(header.get(key)) for key in ("PSF_SAMP", "POLDEG1", "POLNAXIS"))
+    step, degree, axes = (as_float(header.get(key)) for key in ("PSF_SAMP", "POLDEG1", "POLNAXIS"))
     names = [str(header.get(f"POLNAME{n}", "")) for n in (1, 2)]
-    degree = int(degree or 0) if axes else 0
+    degree = int(degree) if axes > 0 and 0 <= degree < math.inf else 0
     if degree and (axes != 2 or not (names[0].startswith("X") and names[1].startswith("Y"))):
         raise InputError(
             f"{path}: this PSF depends on {names}, not on X and Y of the image; make one that does"
         )
     zero, scale = (
-        tuple(_number(header.get(f"{key}{n}")) or default for n in (1, 2))
+        tuple(as_float(header.get(f"{key}{n}", default)) for n in (1, 2))
         for key, default in (("POLZERO", 0.0), ("POLSCAL", 1.0))
     )
     wanted = (degree + 1) * (degree + 2) // 2
-    if planes.ndim != 3 or len(planes) < wanted or step is None or not 0.05 < step < 20 or degree > 10:
+    if planes.ndim != 3 or len(planes) < wanted or not 0.05 < step < 20 or degree > 10:
         raise InputError(
             f"{path}: not a valid PSFEx model (shape {planes.shape}, degree {degree}, step {step})"
         )

@@ -24,10 +24,26 @@ def of_band(band: str, remarks: Iterable[str]) -> list[str]:
     return [f"{mark}{band}: {text}" for mark, text in marks]
 
 
-def describe(remarks: Mapping[str, list[str]]) -> list[str]:
-    """Return remarks as lines, with one line for all bands that share a remark."""
-    bands_of: dict[str, list[str]] = {}
+def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return remarks as lines, with one line for all bands that share a remark, apart from its numbers.
+
+    Examples
+    --------
+    >>> describe({"g": ["at 2.5 σ"], "r": ["no mask", "at 0.3 σ"], "i": ["no mask"]})
+    ['g r: at 2.5/0.3 σ', 'r i: no mask']
+    """
+    alike: dict[str, dict[str, list[str]]] = {}
     for band, texts in remarks.items():
         for text in texts:
-            bands_of.setdefault(text, []).append(band)
-    return [f"{' '.join(bands)}: {text}" for text, bands in bands_of.items()]
+            pieces = re.split(r"(\d+(?:\.\d+)?)", text)
+            kind = "#".join(pieces[::2])
+            while band in alike.setdefault(kind, {}):  # a further one, such as of another HDU
+                kind += "#"
+            alike[kind][band] = pieces
+    return [
+        f"{' '.join(its)}: "
+        + "".join(
+            same[0] if len({*same}) == 1 else "/".join(same) for same in zip(*its.values(), strict=True)
+        )
+        for its in alike.values()
+    ]
