@@ -267,6 +267,20 @@ def test_a_gaussian_psf_keeps_its_width(fwhm) -> None:
     assert fwhm_of(expand_image(image, 1.0, pixel_side=0)) == pytest.approx(fwhm, rel=0.02)
 
 
+@pytest.mark.parametrize("beta", [1.8, 3.0, 20.0])
+@pytest.mark.parametrize("pedestal", [0.0, 0.003, 0.03])
+def test_a_psf_image_may_lie_on_a_pedestal(tmp_path, beta, pedestal) -> None:
+    """Of 3% of the peak, it held half of the light, which widened nothing but the wings."""
+    y, x = np.mgrid[-20:21, -20:21]
+    image = (1 + (x**2 + y**2) / moffat_radius(4.0, beta) ** 2) ** -beta
+    fits.writeto(tmp_path / "psf.fits", image + pedestal)
+    found = np.array(read_psf_option(str(tmp_path / "psf.fits"), 0.2)["gaussians"])
+    radius = np.array([1.0, 2.0, 3.0])
+    light = [image[np.hypot(x, y) < 5 * r].sum() / image.sum() for r in radius]
+    # Wings beyond the image, and the pixels at the circle's edge, add a few per cent.
+    np.testing.assert_allclose(enclosed(found, radius), light, atol=0.05)
+
+
 def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
     fine = fits.PrimaryHDU(star(0.9, 0.05, 121))
     fine.header["PIXELSCL"] = 0.05

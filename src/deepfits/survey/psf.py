@@ -27,7 +27,7 @@ from deepfits.survey.bands import band_of_header, by_band, given_for, settled_ba
 from deepfits.survey.fitsfile import as_float, quiet
 from deepfits.survey.hdu_roles import known_band_of_plane, words_of
 from deepfits.survey.psf_variation import psf_at
-from deepfits.survey.seeing import with_wings
+from deepfits.survey.seeing import edge_level, with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
@@ -198,7 +198,15 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
 
 
 def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
-    """Return the PSF, ``(K, 2)``, in an image ``(h, w)`` with pixels of `scale` arcsec, from a file."""
+    """Return the PSF, ``(K, 2)``, in an image ``(h, w)`` with pixels of `scale` arcsec, from a file.
+
+    A constant level on which it lies, such as a star's sky, is subtracted as far as wings cannot explain it:
+    these fall at least with the third power of the distance, as diffraction.
+    """
+    margin, steps = min(data.shape) // 8, (4 / 3) ** 3
+    if margin:
+        inner = edge_level(data[margin:-margin, margin:-margin])
+        data = data - max((steps * edge_level(data) - inner) / (steps - 1), 0)
     if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
         raise InputError(f"{path}: shows {number} peaks, a grid of PSFs? give an image of one PSF")
     try:

@@ -97,8 +97,9 @@ def _edge(images: np.ndarray) -> np.ndarray:
     return np.concatenate(sides, axis=-1)
 
 
-def _edge_level(image: np.ndarray) -> float:
-    return float(np.median(_edge(image)))
+def edge_level(image: np.ndarray) -> float:
+    """Return the median of an image's outermost pixels."""
+    return float(np.nanmedian(_edge(image)))
 
 
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
@@ -113,7 +114,7 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
     stamp = image[window].astype(float)
     if not (weight[window] > 0).all():
         return None
-    stamp = stamp - _edge_level(stamp)
+    stamp = stamp - edge_level(stamp)
     centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
     core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
     return np.asarray(centred / core) if core > 0 else None
@@ -213,7 +214,7 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     variance = noise**2 / in_ring
     difference = model**2  # expected, squared: wings may differ by as much as the profile itself
     share = difference / np.maximum(difference + variance, 1e-300)
-    out[middle, middle] = model + share * (star + _edge_level(model) - model)
+    out[middle, middle] = model + share * (star + edge_level(model) - model)
     return out
 
 
@@ -261,7 +262,7 @@ def _fit_profile(family: Family, star: np.ndarray) -> tuple[np.ndarray, float]:
 
     def residual(parameters: np.ndarray) -> np.ndarray:
         model = _image_of(family, parameters, half)
-        return (model - _edge_level(model) - star / peak).ravel()
+        return (model - edge_level(model) - star / peak).ravel()
 
     above = (star > 0.5 * peak).sum()
     start = [1.0, max(2 * np.sqrt(above / np.pi), 1.2), 1 / 3, 0.0, 0.0]
