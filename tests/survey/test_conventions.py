@@ -868,7 +868,7 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
         ("coadd-r", {"OBJECT": "KIDS_129.0_-0.5"}, {}, 64, 8),  # bad; the halo of a star
         ("KiDS_DR4.0_150.1_2.2_r_sci", {}, {}, 2, 16),
         ("EUC_MER_BGSUB-MOSAIC-NIR-H_TILE102018211-ACBD03", {}, {}, 1, 1 << 18),
-        ("coadd-r", {"TELESCOP": "HST"}, {}, 4096, 64),  # a cosmic ray; warm
+        ("coadd-r", {"TELESCOP": "HST"}, {"EXTNAME": "DQ"}, 4096, 64),  # a cosmic ray; warm
         ("coadd-r", {"TELESCOP": "JWST"}, {}, 1, 4),
         (
             "coadd-r",
@@ -978,6 +978,7 @@ def test_planes_of_a_second_mask_of_rubin_count(tmp_path, sky):
         ("ztf_000650_zg_c01_q1_refimg", "ztf_000650_zg_c01_q1_refunc", "ztf_000650_zg_c01_q1_refcov"),
         ("m101_ch1", "m101_ch1_unc", "m101_ch1_area"),  # of Montage
         ("m101_ch1", "m101_ch1_unc", "m101_ch1_footprint"),  # of reproject
+        ("m101_ch1", "m101_ch1_unc", "m101_ch1.sum"),  # of THELI
     ],
 )
 def test_maps_of_coverage_are_no_images(tmp_path, sky, names):

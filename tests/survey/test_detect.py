@@ -280,6 +280,20 @@ def test_hot_pixels_are_flagged_and_not_taken_for_stars(bands, tmp_path):
         assert field["psf"][band]["fwhm_arcsec"] == pytest.approx(3.5 * SCALE, rel=0.05)
 
 
+def test_the_psf_is_that_of_stars_whose_cores_are_there(tmp_path):
+    """The forty brightest that were not blended all lacked their core: the PSF was unknown."""
+    rng, shape = np.random.default_rng(2), (600, 600)
+    x, y = (at.ravel() + rng.uniform(-3, 3, 225) for at in np.meshgrid(*[np.arange(30, 570, 37.0)] * 2))
+    flux = np.where(np.arange(225) < 60, 3e4, 3e3)
+    image = draw(shape, x, y, flux, np.full(225, 4.0)) + rng.normal(0, 1, shape)
+    image[np.rint(y[:60]).astype(int), np.rint(x[:60]).astype(int)] = np.nan
+    header = make_wcs(shape).to_header()
+    header["MAGZERO"], header["FILTER"] = 31.4, "r"
+    fits.writeto(tmp_path / "r.fits", image.astype("f4"), header)
+    (field,) = read_info(deepfits.detect(tmp_path, tmp_path / "c.parquet"))["fields"].values()
+    assert field["psf"]["r"]["fwhm_arcsec"] == pytest.approx(4.0 * SCALE, rel=0.05)
+
+
 def test_columns_are_those_of_the_contract(catalogue):
     names = pq.read_schema(catalogue).names
     for name in ("object_id", "ra", "dec", "x", "y", "field", "star_score", "flags"):

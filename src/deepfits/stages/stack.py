@@ -229,13 +229,8 @@ def _register_exposures(
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
         return registered
-    dx, dy = _median_place(measured)
+    dx, dy = np.median([(s.dx, s.dy) for s in measured], axis=0).tolist()
     return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in registered.items()}
-
-
-def _median_place(measured: Sequence[Any]) -> tuple[float, float]:
-    """Return the median shift of exposures along x and y, in pixels."""
-    return float(np.median([s.dx for s in measured])), float(np.median([s.dy for s in measured]))
 
 
 def _warn_of_zero_points(band: str, planes: Sequence[Any], given: float | None) -> None:
@@ -264,7 +259,7 @@ def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -
     measured = [s for s in shifts.values() if s.num_matched]
     if not measured:
         return
-    dx, dy = _median_place(measured)
+    dx, dy = np.median([(s.dx, s.dy) for s in measured], axis=0).tolist()
     ratios = [s.flux_ratio for s in shifts.values() if math.isfinite(s.flux_ratio)]
     usual = float(np.median(ratios)) if ratios else math.nan
     for plane, shift in shifts.items():

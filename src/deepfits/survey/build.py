@@ -254,13 +254,6 @@ def is_written(info: StoreInfo, path: Path, made_from: str) -> bool:
         return False  # damaged: will be rewritten
 
 
-def _are_wanted(plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any]) -> np.ndarray:
-    """Return which objects to cut, ``(N,)`` bool: only primary ones, if the catalogue is ours."""
-    if plan.keep_duplicates or not info.get("fields") or "is_primary" not in columns:
-        return np.ones(len(columns["object_id"]), bool)
-    return columns["is_primary"].astype(bool)
-
-
 def _cut_and_write(fields: OpenFields, work: CutWork, shard: Shard, advance: Advance) -> None:
     """Cut and write one shard."""
     part: Part = shard.content
@@ -345,8 +338,10 @@ def lay_out(
 def plan_shards(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
 ) -> Layout:
-    """Assign objects to fields and shards."""
-    is_wanted = _are_wanted(plan, columns, info)
+    """Assign objects to fields and shards: only primary ones, if the catalogue is ours."""
+    is_wanted = np.ones(len(columns["object_id"]), bool)
+    if info.get("fields") and "is_primary" in columns and not plan.keep_duplicates:
+        is_wanted = columns["is_primary"].astype(bool)
     owner, x, y = _assign(plan, columns, info, fields)
     owner[~is_wanted] = -1
     tasks: list[ShardTask] = []

@@ -75,9 +75,8 @@ def cut(
     first = 0
     while first < len(order):
         low = int(bottom[order[first]])
-        last = first + int(
-            np.searchsorted(bottom[order[first:]], low + max(max_rows - size, 0), side="right")
-        )
+        highest = low + max(max_rows - size, 0)
+        last = first + int(np.searchsorted(bottom[order[first:]], highest, side="right"))
         which = order[first:last]
         start, stop = max(low, 0), min(int(bottom[which[-1]]) + size, plane.shape[0])
         if start < stop:

@@ -68,20 +68,16 @@ class ExtraPlanes:
             named = ((role_of_hdu(hdu), self._plane(hdu, self.path)) for hdu in alike)
             self.planes = {str(role): plane for role, plane in named if role in ROLES}
             return
-        try:
-            own = extras_of(hdus, self.image)
-        except ValueError as error:
-            raise InputError(f"{self.path}: {error}") from None
-        for role, number in own.items():
-            self.planes[role] = HduPixels(hdu=hdus[number], path=self.path)
-            alike = [
-                n for n in numbers if role_of_hdu(hdus[n]) == role and hdus[n].shape == hdus[number].shape
+        for role, own in extras_of(hdus, self.image, self.path).items():
+            self.planes[role] = HduPixels(hdu=own, path=self.path)
+            others = [
+                f"{n} ({name_of(hdus[n])})"
+                for n in numbers
+                if hdus[n] is not own and role_of_hdu(hdus[n]) == role and hdus[n].shape == own.shape
             ]
-            if role != "mask" and len(alike) > 1 and len(sky_images(hdus)) == 1:
-                names = ", ".join(f"{n} ({name_of(hdus[n])})" for n in alike if n != number)
-                self.notes.append(
-                    f"WARNING: the {role} plane is HDU {number} ({name_of(hdus[number])}), not {names}"
-                )
+            if role != "mask" and others and len(sky_images(hdus)) == 1:
+                which = f"HDU {number_of(hdus, own)} ({name_of(own)}), not {', '.join(others)}"
+                self.notes.append(f"WARNING: the {role} plane is {which}")
         self._note_unused(numbers, is_hsc=is_hsc)
         if self.planes:
             return

@@ -15,6 +15,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import FLAG_SHARP, ab_magnitude
 from deepfits.survey.detection import DetectOptions, background_of, combined_image, find_sources
 from deepfits.survey.photometry import (
+    FLAG_MASKED,
     Apertures,
     half_light_radius,
     make_apertures,
@@ -129,7 +130,8 @@ def extract(
         raise InputError(f"field {sky.name}: {error}") from error
     apertures = make_apertures(sources, combined, is_empty, segmentation)
     radius = half_light_radius(combined, is_empty, apertures, segmentation)
-    snr = _snr(combined, is_empty, apertures, segmentation)
+    total = measure_band(combined, (~is_empty).astype(np.float32), apertures, segmentation, radius=3.0)
+    snr = np.nan_to_num(total["flux"] / total["flux_err"])
     compact, stellar = radius, stellar_radius(radius, snr)
     if np.isfinite(stellar):  # measured again inside a circle not much larger than stars
         reach = max(3 * stellar, 2.0)
@@ -218,7 +220,8 @@ def _one_band(
         noise_correlation=plane.noise_correlation,
     )
     snr = measured["flux_aper"] / measured["flux_aper_err"]
-    first, *others = (best_in_band(rows, snr) for rows in stars)
+    is_whole = (measured["flags"] & FLAG_MASKED) == 0  # unlike saturated stars
+    first, *others = (best_in_band(rows[is_whole[rows]], snr) for rows in stars)
     chosen = (first[:MOST_STARS], *others)
     best, everywhere, clear = ((apertures.x[rows], apertures.y[rows]) for rows in chosen)
     star = star_image(image, weight, *best)
@@ -230,11 +233,3 @@ def _one_band(
         stamps, (x, y) = stars_at(image, weight, segmentation, *clear)
         error = matched_flux_error(stamps, star, x, sky.row(y), widths, sky.shape)
     return measured, star, widths, error
-
-
-def _snr(
-    combined: np.ndarray, is_empty: np.ndarray, apertures: Apertures, segmentation: np.ndarray
-) -> np.ndarray:
-    weight = (~is_empty).astype(np.float32)
-    measured = measure_band(combined, weight, apertures, segmentation, radius=3.0)
-    return np.nan_to_num(measured["flux"] / measured["flux_err"])

@@ -94,14 +94,9 @@ def without_data(fills: Sequence[Fill], counts: np.ndarray, first: int = 0) -> n
 
 
 def _are_fine(counts: np.ndarray) -> bool:
-    """Return whether hardly any value of a sample repeats, and some are negative: not photon counts."""
+    """Return whether most values of a sample do not repeat, and some are negative: not photon counts."""
     values = counts[np.isfinite(counts) & (counts != 0)][:ENOUGH]
-    return bool(values.size and values.min() < 0 and len(np.unique(values)) > 0.9 * values.size)
-
-
-def zeros_are_rare(counts: np.ndarray) -> bool:
-    """Return whether exact zeros are so rare in a sample that blocks of zeros elsewhere must be `HOLES`."""
-    return bool((counts == 0).mean() <= FILL_SHARE)
+    return bool(values.size and values.min() < 0 and len(np.unique(values)) > 0.5 * values.size)
 
 
 def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> list[Fill]:
@@ -142,11 +137,9 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     first = dithered
     if dithered is None or is_zero.sum() <= FILL_SHARE * number:
         first = _find_near(counts, zeros, number, others if steps is None else None)
-    if not far:
-        return [] if first is None else [first]
-    if first is not None and not (first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
-        far.insert(0, first)
-    return [*far, HOLES] if zeros_are_rare(counts) else far
+    if first is None or (far and first.in_blocks and first.holds(counts).sum() <= FILL_SHARE * number):
+        return far
+    return [first, *far]
 
 
 def _empty_block(counts: np.ndarray, others: np.ndarray) -> int | None:
@@ -272,7 +265,7 @@ def find_marks(
     Returns
     -------
     fills, remarks
-        The values; `HOLES` or `ZEROS` if none is common but zeros are rare.
+        The values; with `HOLES` or `ZEROS` if zeros are rare.
     """
     used = counts if weight is None else np.where(weight > 0, counts, np.nan)
     fills, remarks = find_fill(used, steps, is_dithered), []
@@ -297,10 +290,10 @@ def find_marks(
                     "the counts explains; if they have no data, give a weight or a mask"
                 )
     share = float(without_data(fills, used).mean()) if fills else 0.0
-    if not share:
-        rare = ZEROS if _are_fine(counts) else HOLES
-        return [rare] if zeros_are_rare(counts) else [], remarks
-    words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills if fill is not HOLES)
-    part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
-    remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")
-    return fills, remarks
+    if share:
+        words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills)
+        part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
+        remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")
+    rare = ZEROS if _are_fine(counts) else HOLES
+    is_rare = (counts == 0).mean() <= FILL_SHARE  # so that zeros elsewhere must be holes
+    return [*(fills if share else []), *([rare] if is_rare else [])], remarks

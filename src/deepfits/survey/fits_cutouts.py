@@ -38,7 +38,7 @@ from deepfits.survey.file_names import KINDS
 from deepfits.survey.fill import far_below
 from deepfits.survey.fitsfile import OpenFiles, image_hdus
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, named_filters, to_shape
-from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of_hdu, words_of
+from deepfits.survey.hdu_roles import ROLES, extras_of, name_of, number_of, role_of_hdu, words_of
 from deepfits.survey.masks import BAD_MASK_PLANES, MaskRule
 from deepfits.survey.pixels import HduPixels, calibrated, cards_of_all_layers
 from deepfits.survey.psf import gaussians_of, own_scale, psf_of_image
@@ -248,7 +248,9 @@ class _FitsCutouts:
                 psf = None if (own := _psf_hdu(hdus)) is None else HduPixels(hdu=own, path=path)
                 if band in galaxy.psfs:
                     file = opened_files.open(galaxy.psfs[band])
-                    psf = HduPixels(hdu=self._wanted_psf(file, galaxy.psfs[band]), path=galaxy.psfs[band])
+                    if not (numbers := image_hdus(file)):
+                        raise InputError(f"{galaxy.psfs[band]}: no two-dimensional image of a PSF")
+                    psf = HduPixels(hdu=file[numbers[0]], path=galaxy.psfs[band])
                 out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path), planes, psf)
         return out
 
@@ -295,13 +297,6 @@ class _FitsCutouts:
             )
         return found[0]
 
-    def _wanted_psf(self, hdus: fits.HDUList, path: Path) -> Any:
-        """Return the HDU with the PSF in a file of its own."""
-        numbers = image_hdus(hdus)
-        if not numbers:
-            raise InputError(f"{path}: no two-dimensional image of a PSF in this file")
-        return hdus[numbers[0]]
-
     def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
         try:
             return hdus[int(which) if str(which).isdigit() else str(which)]
@@ -320,21 +315,9 @@ class _FitsCutouts:
 
     def _extras(self, hdus: Sequence[Any], image: Any) -> dict[str, Any]:
         """Return the HDUs of weights and mask by their names."""
-        out: dict[str, Any] = {}
-        for hdu in hdus:
-            if not hdu.is_image or dimensions_of(hdu) not in (2, 3) or hdu is image:
-                continue
-            role = role_of_hdu(hdu)
-            if role in (*WEIGHT_ROLES, "mask"):
-                out.setdefault(role, hdu)
-        return out
-
-    def _unnamed_extras(self, hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
-        """Return the HDUs of weights and mask of one of several images, by their order."""
-        try:
-            return {role: hdus[number] for role, number in extras_of(hdus, image).items()}
-        except ValueError as error:
-            raise InputError(f"{path}: {error}") from None
+        others = [h for h in hdus if h.is_image and dimensions_of(h) in (2, 3) and h is not image]
+        by_role = {str(role_of_hdu(hdu)): hdu for hdu in reversed(others)}  # the first of each
+        return {role: hdu for role, hdu in by_role.items() if role in ROLES}
 
     def _extensions(
         self, hdus: fits.HDUList, files: dict[str, Path], opened_files: OpenFiles
@@ -365,7 +348,7 @@ class _FitsCutouts:
                 )
             only = band if len(images) > 1 else None
             there = hdus if only is None else [h for h in hdus if bands.get(id(h)) == only]
-            extras = self._extras(there, hdu) or self._unnamed_extras(hdus, hdu, path)
+            extras = self._extras(there, hdu) or extras_of(hdus, hdu, path)
             planes = self._planes(extras, files, 2, opened_files, only)
             own = _psf_hdu(there)
             psf = None if own is None else HduPixels(hdu=own, path=path)

@@ -242,12 +242,8 @@ def share_beyond(plane: Plane, reference: Plane) -> float:
     y, x = (((np.arange(NUM_SAMPLED) + 0.5) / NUM_SAMPLED * length).astype(int) for length in plane.shape)
     has_data = np.concatenate([plane.rows(row, row + 1)[1][:, x] > 0 for row in y.tolist()])
     there = map_pixels(plane.wcs, reference.wcs, *np.meshgrid(x, y))
-    is_inside = np.logical_and.reduce(
-        [
-            (place > -0.5) & (place < side - 0.5)
-            for place, side in zip(there, reference.shape[::-1], strict=True)
-        ]
-    )
+    sides = zip(there, reference.shape[::-1], strict=True)
+    is_inside = np.logical_and(*((place > -0.5) & (place < side - 0.5) for place, side in sides))
     return float((~is_inside)[has_data].mean()) if has_data.any() else 0.0
 
 

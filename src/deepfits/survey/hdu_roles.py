@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from astropy.io import fits
 
+from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_name, is_known_band
 from deepfits.survey.fitsfile import image_hdus
 
@@ -51,7 +53,7 @@ OTHER = (
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
-    "snr", "nimage", "srcmask", "sourcemask", "objmask", "area", "footprint",
+    "snr", "nimage", "sum", "srcmask", "sourcemask", "objmask", "area", "footprint",
 )  # fmt: skip
 # Words for maps of exposure time or of numbers of exposures.
 _EXPOSURES = {
@@ -187,8 +189,8 @@ def known_band_of_plane(name: str) -> str | None:
     return band if band is not None and is_known_band(band) else None
 
 
-def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
-    """Return the numbers of the HDUs with weights and mask of one image, by role.
+def extras_of(hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
+    """Return the HDUs with weights and mask of one image of a file, by role.
 
     They have the image's version (Hubble's EXTVER). If there are several images, they are matched by name
     (``SCI_G`` and ``WHT_G``), otherwise by order if there are as many planes as images; a single plane
@@ -196,7 +198,7 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
 
     Raises
     ------
-    ValueError
+    InputError
         The match is ambiguous.
     """
     alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
@@ -204,7 +206,7 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     mine = number_of(hdus, image)
     images = [n for n in numbers if role_of_hdu(hdus[n]) is None]
     images = images if mine in images else [mine]
-    out: dict[str, int] = {}
+    out: dict[str, Any] = {}
     for role in ROLES:
         candidates = [n for n in numbers if n != mine and role_of_hdu(hdus[n]) == role]
         namesakes = [n for n in candidates if whose(name_of(hdus[n])) == whose(name_of(image))]
@@ -213,13 +215,13 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
             if len(candidates) == len(images):
                 candidates, namesakes = [candidates[images.index(mine)]], []
             elif len(candidates) > 1 and not (namesakes and whose(name_of(image))):
-                raise ValueError(
-                    f"{len(images)} images and {len(candidates)} planes that may be the {role} of HDU "
-                    f"{mine}, in HDUs {', '.join(map(str, candidates))}; name them after the images (SCI_G, "
-                    "WHT_G), or put each image with its own planes into a separate file"
+                raise InputError(
+                    f"{path}: {len(images)} images and {len(candidates)} planes that may be the {role} of "
+                    f"HDU {mine}, in HDUs {', '.join(map(str, candidates))}; name them after the images "
+                    "(SCI_G, WHT_G), or put each image with its own planes into a separate file"
                 )
         if namesakes or candidates:
-            out[role] = (namesakes or candidates)[0]
+            out[role] = hdus[(namesakes or candidates)[0]]
     return out
 
 

@@ -213,15 +213,10 @@ def _band_of(path: Path, stem: str, named: str | None) -> str | None:
         return stated or named
     last = re.split(r"[-_. ]+", stem)[-1]
     is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
-    if is_last and not _may_be_one_band(stated, named):
+    short, long = sorted((stated.lower(), named.lower()), key=len)  # u and ustar, or W1 and w1, may be one
+    if is_last and not long.startswith(short):
         raise InputError(
             f"{path}: the band is {stated} by the header but {named} by the name; give the right one too: "
             f"{stated}={path} or {named}={path}"
         )
     return stated
-
-
-def _may_be_one_band(stated: str, named: str) -> bool:
-    """Return whether two names may mean the same band: K and Ks, u and ustar, R and r, W1 and w1."""
-    first, second = stated.lower(), named.lower()
-    return first.startswith(second) or second.startswith(first)

@@ -59,7 +59,6 @@ _KIDS = _Pipeline(
     "READOUT_SPIKE SATURATION_CORE DIFFRACTION_SPIKE HALO HALO_2 HALO_3 BAD_PIXEL MANUAL",
     "READOUT_SPIKE SATURATION_CORE BAD_PIXEL MANUAL",
 )
-_EUCLID = _Pipeline("INVALID", "INVALID")
 # By a plane that only they have. Of Pan-STARRS, as its own card MASK.VALUE says; of SPHEREx all but
 # references, sources and full samples; of IPAC's (PTF, ZTF) all but sources, halos and unused bits.
 _BY_PLANE = {
@@ -177,8 +176,10 @@ def _pipeline_of(
     if object_.startswith("KIDS_") or name.startswith("KiDS_"):
         return _KIDS
     if name.startswith("EUC_MER_"):
-        return _EUCLID
-    return {"JWST": _WEBB, "ROMAN": _WEBB, "HST": _HUBBLE}.get(telescope)
+        return _Pipeline("INVALID", "INVALID")
+    if telescope == "HST" and header.get("EXTNAME") == "DQ":
+        return _HUBBLE
+    return _WEBB if telescope in ("JWST", "ROMAN") else None
 
 
 def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
@@ -196,18 +197,11 @@ def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
         elif match := re.fullmatch(r"(MSKN|MSKNAM|MBIT_|BIT)(\d+)", key):
             kind, number = match.groups()
             own = 1 << int(number)
-            value = {"MSKN": header.get(f"MSKM{number}", own), "MSKNAM": header.get(f"MSKVAL{number}")}
+            values = {"MSKN": header.get(f"MSKM{number}", own), "MSKNAM": header.get(f"MSKVAL{number}")}
             name = str(comments[key] if kind == "BIT" and comments else stated).strip()
-            if (bit := _bit_of(value.get(kind, own))) is not None:
-                planes |= {name: bit, _RENAMED.get(name, name): bit}
+            if isinstance(value := values.get(kind, own), int) and value > 0 and value.bit_count() == 1:
+                planes |= dict.fromkeys((name, _RENAMED.get(name, name)), value.bit_length() - 1)
     return planes
-
-
-def _bit_of(value: object) -> int | None:
-    """Return the number of the only bit that is set; None for anything else."""
-    if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
-        return value.bit_length() - 1
-    return None
 
 
 def _by_planes(
@@ -217,27 +211,22 @@ def _by_planes(
 
     For planes given by the user, `sample` has some pixels of the mask; planes set in none are reported.
     """
-    bits, labels, absent = 0, [], []
-    for name in names:
-        if name.isdigit() and int(name) < 63:
-            bits |= 1 << int(name)
-            labels.append(next((f"{name} ({k})" for k, v in planes.items() if v == int(name)), f"bit {name}"))
-        elif name in planes:
-            bits |= 1 << planes[name]
-            labels.append(name)
-        else:
-            absent.append(name)
+    found: dict[str, int] = {}
+    absent = [name for name in names if name not in planes and not (name.isdigit() and int(name) < 63)]
+    for name in [name for name in names if name not in absent]:
+        bit = planes[name] if name in planes else int(name)
+        its = next((own for own, number in planes.items() if number == bit), None)
+        found[name if name in planes else f"{name} ({its})" if its else f"bit {name}"] = bit
     # Masks of different bands may differ in the usual planes, but must have at least one of them.
-    if absent and sample is not None and (not labels or set(absent) - set(BAD_MASK_PLANES)):
+    if absent and sample is not None and (not found or set(absent) - set(BAD_MASK_PLANES)):
         name = next((plane for plane in absent if plane not in BAD_MASK_PLANES), absent[0])
         raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
-    words = f"mask planes taken as bad: {', '.join(labels) or 'none'}"
+    words = f"mask planes taken as bad: {', '.join(found) or 'none'}"
     if sample is not None:
         values = whole_numbers(sample)
-        bit_of = [int(name) if name.isdigit() else planes[name] for name in names if name not in absent]
-        unset = [label for label, bit in zip(labels, bit_of, strict=True) if not ((values >> bit) & 1).any()]
+        unset = [label for label, bit in found.items() if not ((values >> bit) & 1).any()]
         words += f" ({', '.join(unset)} in none of {values.size} pixels inspected)" if unset else ""
-    return MaskRule(bits=bits, words=words)
+    return MaskRule(bits=sum({1 << bit for bit in found.values()}), words=words)
 
 
 def _bits_set(sample: np.ndarray) -> str:

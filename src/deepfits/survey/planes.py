@@ -49,8 +49,6 @@ STRIP = 512
 RELATIVE_FACTOR = 1.25
 # Limits on the depth (5σ in 2″, AB) implied by a header's zero point; beyond, the zero point is wrong.
 CREDIBLE_DEPTH = (8.0, 36.0)
-# Factor by which pixels may exceed the level of saturation: in coadds it is the lowest of the exposures'.
-SATURATED_REACH = 2.0
 # Depth above which a zero point of one count per second may have been taken for one of a count.
 SHALLOW = 19.0
 
@@ -316,17 +314,18 @@ class Plane:
         return noise
 
     def _settle_saturation(self, image: np.ndarray) -> None:
-        """Find the flux from which on pixels are saturated, by ``SATURATE``, in a sample of the image.
+        """Find the flux from which on pixels are saturated, by ``SATURATE``, with a sample of the image.
 
-        The card is not for these counts if pixels exceed it by far, as after a change of the unit.
+        In coadds it is the lowest level of the exposures, but if pixels exceed it by a factor of two, it is
+        not for these counts.
         """
         level = as_float(self.header.get("SATURATE"))
         flux = level * njy_per_count(self.zero_point) * (1 - 1e-5)  # of pixels in float32
-        if 0 < flux < self._brightest and image.max() < SATURATED_REACH * flux:
+        if 0 < flux < self._brightest and image.max() < 2 * flux:
             self._brightest = flux
             if share := float((image >= flux).mean()):
                 self.remarks.append(
-                    f"{share:.2g} of the pixels are saturated (SATURATE = {level:g}): treated as no data"
+                    f"{100 * share:.2g}% of pixels are saturated (SATURATE = {level:g}): treated as no data"
                 )
 
     def _usable_blocks(self, rows: list[tuple[int, int]], blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:

@@ -159,8 +159,9 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
             f"{path}: {num_bands} bands in {names['image']}, but {len(bands)} are named: {', '.join(bands)}"
             f"{hint}"
         )
-    for role in ("weight", "mask"):
-        if role in arrays and not _fits_to(arrays[role].shape, image.shape, axes, role):
+    without_bands = tuple(n for n, axis in zip(image.shape, axes, strict=True) if axis != "B")
+    for role, shapes in (("weight", [image.shape]), ("mask", [image.shape, without_bands])):
+        if role in arrays and arrays[role].shape not in shapes:
             raise InputError(
                 f"{path}: {names[role]} has shape {arrays[role].shape}, the images {image.shape}"
             )
@@ -365,11 +366,6 @@ def _what_there_is(content: Any) -> str:
             "numpy.stack, and put the names of the objects into an array object_id"
         )
     return f"{text}; give the one with the images: image = {images[0]!r}" if images else text
-
-
-def _fits_to(shape: tuple[int, ...], image: tuple[int, ...], axes: str, role: str) -> bool:
-    without_bands = tuple(n for n, a in zip(image, axes, strict=True) if a != "B")
-    return shape == image or (role == "mask" and shape == without_bands)
 
 
 def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarray:

@@ -165,9 +165,8 @@ def star_among_cutouts(
     middle = circles[np.argmin(np.abs(radius - APERTURE_ARCSEC))]
     snr = np.einsum("nhw,hw->n", image, middle) / np.sqrt(np.einsum("nhw,hw->n", 1 / weight, middle**2))
     bright = np.flatnonzero((snr > BRIGHT) & np.isfinite(half_light))
-    chosen = bright[np.argsort(half_light[bright])][len(bright) // 300 :][
-        : max(COMPACT * len(bright) // 100, LEAST)
-    ]
+    smallest = bright[np.argsort(half_light[bright])][len(bright) // 300 :]
+    chosen = smallest[: max(COMPACT * len(bright) // 100, LEAST)]
     stamps: list[np.ndarray | None] = []
     for row in chosen:
         cy, cx = centre_of_light(image[row].clip(min=0) * circles[-1], 2 * half_light[row])

@@ -45,10 +45,8 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     dense = counts >= max(LEAST // 2, 0.4 * counts.max())
     first = int(np.argmax(dense))
     # Of the windows that start within half a width of the first dense one, use the fullest.
-    near = slice(
-        first, max(int(np.searchsorted(values, values[first] + 0.5 * width, side="right")), first + 1)
-    )
-    start = first + int(np.argmax(counts[near]))
+    end = int(np.searchsorted(values, values[first] + 0.5 * width, side="right"))
+    start = first + int(np.argmax(counts[first : max(end, first + 1)]))
     return float(np.exp(np.median(values[start : start + counts[start]])))
 
 

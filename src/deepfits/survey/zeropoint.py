@@ -42,6 +42,7 @@ NAMES_OF_ZERO_POINTS = frozenset(
 # Values that pipelines write if the zero point is unknown.
 _PLACEHOLDERS = (-1.0, 99.0, 99.99, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0)
 _ST_ZERO_POINT = -21.1
+_PER_WAVELENGTH = units.erg / units.s / units.cm**2 / units.AA
 _MAGGIES = re.compile(
     r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
@@ -402,7 +403,7 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     if parsed.is_equivalent(steradian):
         zp_per_sr = float(zp_of_jansky - 2.5 * math.log10(parsed.to(steradian)))
         return _zero_point_per_pixel(zp_per_sr, unit, header, pixel_sr)
-    if parsed.is_equivalent(_per_wavelength()):
+    if parsed.is_equivalent(_PER_WAVELENGTH):
         if "PHOTPLAM" not in header:
             raise InputError(
                 f"BUNIT {unit!r} is a flux per wavelength, which needs the pivot wavelength (PHOTPLAM, Å)"
@@ -464,13 +465,9 @@ def _not_linear(unit: str) -> str:
     return "magnitudes" if is_function or _MAGNITUDES.search(unit) else ""
 
 
-def _per_wavelength() -> Any:
-    return units.erg / units.s / units.cm**2 / units.AA
-
-
 def _is_per_wavelength(unit: str) -> bool:
     parsed = _parsed(_PER_PIXEL.sub("", unit)) if unit and not _COUNTS.match(unit) else None
-    return parsed is not None and parsed.is_equivalent(_per_wavelength())
+    return parsed is not None and parsed.is_equivalent(_PER_WAVELENGTH)
 
 
 def _is_dimensionless(parsed: Any) -> bool:
