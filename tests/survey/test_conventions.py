@@ -911,6 +911,7 @@ def test_of_an_image_with_and_without_its_sky_the_latter_is_used(tmp_path, sky, 
         values = (sky + 50 * (not name.endswith("SUB"))).astype(np.float32)
         hdus.append(fits.ImageHDU(values, header(FILTER="r", BUNIT="nJy"), name=name))
     hdus.append(fits.ImageHDU(full(SIGMA), header(), name="ERR"))
+    hdus.append(fits.ImageHDU(full(50), header(), name="ZODI"))  # of SPHEREx
     fits.HDUList(hdus).writeto(tmp_path / "mosaic_i2d.fits")
     image, weight, _ = read(tmp_path)
     np.testing.assert_allclose(image, sky, rtol=1e-5, atol=1e-5)

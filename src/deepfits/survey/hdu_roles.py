@@ -64,7 +64,7 @@ _EXPOSURES = {
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SN"),
-    *("SEGMENTMAP", "BACK", "BKGMASK"),
+    *("SEGMENTMAP", "BACK", "BKGMASK", "ZODI"),
 }
 # Kinds of uncertainty in astropy's CCDData (UTYPE).
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
