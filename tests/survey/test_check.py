@@ -181,7 +181,7 @@ def test_every_problem_of_an_image_is_named_and_planes_are_opened_once(sky, monk
     found = deepfits.check(sky)
     assert [row.band for row in found.rows] == ["g", "i"]
     assert re.search(
-        r"coadd-r.fits: no zero point .*; and \S*coadd-r.fits: the mask has no cards", str(found)
+        r"coadd-r.fits: no zero point .*; and \S*coadd-r.fits: the mask's planes are not named", str(found)
     )
 
 

@@ -279,6 +279,9 @@ def test_a_psf_image_may_lie_on_a_pedestal(tmp_path, beta, pedestal) -> None:
     light = [image[np.hypot(x, y) < 5 * r].sum() / image.sum() for r in radius]
     # Wings beyond the image, and the pixels at the circle's edge, add a few per cent.
     np.testing.assert_allclose(enclosed(found, radius), light, atol=0.05)
+    image[np.hypot(x, y) > 18] = np.nan  # a round PSF: no pedestal is known
+    fits.writeto(tmp_path / "round.fits", image)
+    assert read_psf_option(str(tmp_path / "round.fits"), 0.2)["fwhm_arcsec"] == pytest.approx(0.8, rel=0.06)
 
 
 def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:

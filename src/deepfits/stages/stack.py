@@ -51,8 +51,8 @@ class StackConfig(Reading):
     """How pixels are combined: ``"clipped"`` (weighted mean with outliers rejected), ``"mean"`` (weighted) or
     ``"median"``, which preserves fluxes only where the seeing is the same in all exposures."""
     clip: Annotated[float, Range(gt=0)] = 4.0
-    """Reject pixels that differ from the median by more than this many standard deviations plus 30 per cent
-    of the median, or more where the seeing differs, which spares bright sources."""
+    """Reject pixels that differ from the median, or the lower of two, by more than this many standard
+    deviations plus 30 per cent of it, or more where the seeing differs, which spares bright sources."""
     register: Literal["report", "apply", "none"] = "report"
     """Residual shifts between exposures, measured from matched sources: ``"report"`` writes them to
     ``stack.json``, ``"apply"`` also corrects them, ``"none"`` does not measure them."""

@@ -152,14 +152,9 @@ def mask_rule(
         return _by_planes(usual, planes, where)
     if polarity is not None:
         return MaskRule(nonzero_is_bad=polarity == "bad", words=f"non-zero mask pixels are {polarity}")
-    which = (
-        f"the mask's planes are {', '.join(planes)}"
-        if planes
-        else "the mask has no cards that name its planes"
-    )
     raise InputError(
-        f"{where}: {which}{_bits_set(sample)}; name the bad ones (bad_planes), or give the meaning of "
-        f"non-zero pixels: {option} 'bad' or 'good'"
+        f"{where}: the mask's planes are {', '.join(planes) or 'not named by its cards'}{_bits_set(sample)}; "
+        f"name the bad ones (bad_planes), or give the meaning of non-zero pixels: {option} 'bad' or 'good'"
     )
 
 

@@ -301,7 +301,7 @@ def find_psfex(path: str) -> Psfex | None:
             f"{path}: this PSF depends on {names}, not on X and Y of the image; make one that does"
         )
     zero, scale = (
-        tuple(as_float(header.get(f"{key}{n}", default)) for n in (1, 2))
+        tuple(float(np.nan_to_num(as_float(header.get(f"{key}{n}")))) or default for n in (1, 2))
         for key, default in (("POLZERO", 0.0), ("POLSCAL", 1.0))
     )
     wanted = (degree + 1) * (degree + 2) // 2

@@ -98,8 +98,10 @@ def _edge(images: np.ndarray) -> np.ndarray:
 
 
 def edge_level(image: np.ndarray) -> float:
-    """Return the median of an image's outermost pixels."""
-    return float(np.nanmedian(_edge(image)))
+    """Return the median of an image's outermost pixels; 0 if none is known."""
+    edge = _edge(image)
+    known = edge[np.isfinite(edge)]
+    return float(np.median(known)) if known.size else 0.0
 
 
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
