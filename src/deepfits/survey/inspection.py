@@ -156,15 +156,10 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
         row = _row(field.name, band, plane, extraction.fwhm_arcsec[band])
         findings.rows.append(row)
         suspicious[band] = _row_warnings(row, plane) + warnings_in(plane.remarks)
-        silent = ("zero point", "no weight plane", WARNING)
+        silent = ("zero point", WARNING)
         notes[band] = [r for r in plane.remarks if not r.startswith(silent)]
     findings.remarks += [f"{field.name} {line}" for line in describe(notes)]
     findings.warnings += [f"{field.name} {line}" for line in describe(suspicious)]
-    if unweighted := [b for b, p in planes.items() if p.weight_kind == "measured"]:
-        names = " ".join(unweighted)
-        findings.remarks.append(
-            f"{field.name} {names}: no weight plane; constant weight from the measured noise"
-        )
     findings.warnings += [f"{field.name} {w}" for w in field.beyond_warnings()]
     findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(extraction.columns, bands)]
     reference = field.reference.source.band

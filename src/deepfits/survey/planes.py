@@ -316,8 +316,7 @@ class Plane:
     def _settle_saturation(self, image: np.ndarray) -> None:
         """Find the flux from which on pixels are saturated, by ``SATURATE``, with a sample of the image.
 
-        In coadds it is the lowest level of the exposures, but if pixels exceed it by a factor of two, it is
-        not for these counts.
+        If pixels exceed it by a factor of two, more than exposures differ, it is not for these counts.
         """
         level = as_float(self.header.get("SATURATE"))
         flux = level * njy_per_count(self.zero_point) * (1 - 1e-5)  # of pixels in float32

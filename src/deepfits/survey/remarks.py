@@ -40,10 +40,8 @@ def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
             while band in alike.setdefault(kind, {}):  # a further one, such as of another HDU
                 kind += "#"
             alike[kind][band] = pieces
-    return [
-        f"{' '.join(its)}: "
-        + "".join(
-            same[0] if len({*same}) == 1 else "/".join(same) for same in zip(*its.values(), strict=True)
-        )
-        for its in alike.values()
-    ]
+    lines = []
+    for its in alike.values():
+        joined = ("/".join(same) if len({*same}) > 1 else same[0] for same in zip(*its.values(), strict=True))
+        lines.append(f"{' '.join(its)}: {''.join(joined)}")
+    return lines
