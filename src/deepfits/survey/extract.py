@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.photometry import FLAG_SHARP, ab_magnitude
+from deepfits.photometry import FLAG_MASKED, FLAG_SHARP, ab_magnitude
 from deepfits.survey.detection import DetectOptions, background_of, combined_image, find_sources
 from deepfits.survey.photometry import (
-    FLAG_MASKED,
     Apertures,
     half_light_radius,
     make_apertures,
