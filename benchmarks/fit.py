@@ -151,12 +151,12 @@ def at_the_gates(
     runs: dict[float, Run], reference: Tensor, gates: dict[str, tuple[float, float]]
 ) -> dict[str, Any]:
     """Print a line for each tolerance, and return the loosest one that passes each gate."""
-    results = {t: say(f"tolerance {t:.0e}", run, reference) for t, run in runs.items()}
+    results = {t: say(f"tolerance {t:.2g}", run, reference) for t, run in runs.items()}
     passed: dict[str, Any] = {}
     for gate, (mean, within) in gates.items():
         passing = [t for t, r in results.items() if r["mean_excess"] <= mean and r["within_1pct"] >= within]
         passed[gate] = {"tolerance": max(passing), **results[max(passing)]} if passing else None
-        loosest = f"tolerance {max(passing):.0e}" if passing else "none of these tolerances"
+        loosest = f"tolerance {max(passing):.2g}" if passing else "none of these tolerances"
         print(f"  {gate} (mean excess at most {mean:.2%}, {within:.1%} within 1%): {loosest}", flush=True)
     return passed
 
@@ -226,7 +226,7 @@ def measure_width(
         "fraction_of_limit": rate / limit.flops,
     }
     print(
-        f"width {width}: {number} objects, tolerance {tolerance:.0e}, {ours.evaluations:.1f} evaluations, "
+        f"width {width}: {number} objects, tolerance {tolerance:.2g}, {ours.evaluations:.1f} evaluations, "
         f"mean excess {figures['mean_excess']:.2%}, {ours.seconds:.2f} s "
         f"({figures['objects_per_second']:.1f} objects/s); plain Adam, {ADAM_STEPS} steps: "
         f"{theirs.seconds:.1f} s (from {few} steps), {figures['speedup_vs_adam']:.1f} times as long; "
@@ -359,7 +359,7 @@ def measure_objective(
     passed_at = solvers["at the gates"]
     compared_at = "gate" if passed_at["gate"] else ADAMS_OWN
     tolerance = passed_at[compared_at]["tolerance"] if passed_at[compared_at] else min(TOLERANCES)
-    print(f"compared with the plain Adam loop at the gate {compared_at!r}, tolerance {tolerance:.0e}")
+    print(f"compared with the plain Adam loop at the gate {compared_at!r}, tolerance {tolerance:.2g}")
     widths = {}
     for size, width in (("small", 128), ("full", 1024)):
         factor = max(1, width // model.config.width)

@@ -189,7 +189,8 @@ class Skies:
 
     def _expand(self, beta: float) -> np.ndarray:
         psf = np.stack([moffat_psf(width, beta) for width in self.widths])
-        return all_above_reference(psf[None], self.grid, [str(n) for n in range(len(psf))])[0]
+        names, used = [str(number) for number in range(len(psf))], np.ones((1, len(psf)), bool)
+        return all_above_reference(psf[None], self.grid, names, used)[0]
 
     def _make_survey(self, rng: np.random.Generator, expanded: dict[float, np.ndarray]) -> Survey:
         pixel, beta = float(rng.choice(PIXELS)), float(rng.choice(BETAS))

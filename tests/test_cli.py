@@ -18,7 +18,8 @@ import pytest
 from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
-from deepfits.options import SET_BY_COMMAND_LINE, option_names, options_of
+from deepfits.option_names import option_names
+from deepfits.options import SET_BY_COMMAND_LINE, options_of
 from deepfits.processes import available_cores, stated_threads
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load

@@ -23,7 +23,8 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
-from deepfits.options import about, from_text, name_value, option_names, options_of
+from deepfits.option_names import option_names
+from deepfits.options import about, from_text, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores, stated_threads
 from deepfits.stages import MODULES, load
 

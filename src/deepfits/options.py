@@ -22,25 +22,13 @@ from cyclopts import Group, Parameter
 from deepfits.config import alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
+from deepfits.option_names import option_names
 from deepfits.stages import MODULES
 from deepfits.stages.stage import documentation
 
 SET_BY_COMMAND_LINE = {"progress", "threads", "num_threads"}
 # Conditions and paths may contain commas.
 NOT_SPLIT = {"images", "select", "train_select", "where"}
-REPEATED = {
-    "bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes", "ids",
-}  # fmt: skip
-MORE_NAMES = {
-    "out": ["-o"],
-    "bands": ["-b"],
-    "catalogue": ["-c"],
-    "methods": ["-m"],
-    "method": ["-m"],
-    "label_column": ["--target"],
-    "options": ["--set"],
-    "ids": ["--object-id"],
-}
 OFF = {
     "subtract_level": ["--keep-level"], "held_out_only": ["--all"], "open_browser": ["--no-browser"],
 }  # fmt: skip
@@ -84,14 +72,6 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         more = Annotated[list[str] | None, Parameter(name="--set", show=False)]
         shown.append(inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more))
     return sorted(shown, key=lambda p: (p.kind, p.kind is p.KEYWORD_ONLY and p.default is not p.empty))
-
-
-def option_names(name: str) -> list[str]:
-    """Return the names of an option; ``--bands`` is also ``--band``, which reads better when repeated."""
-    names = [name]
-    if name in REPEATED:
-        names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
-    return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
 
 
 def _default(value: Any) -> str:

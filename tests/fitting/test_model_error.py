@@ -9,8 +9,9 @@ import torch
 from deepfits.errors import InputError
 from deepfits.fitting.error_measurement import _flux_fractions, _unseen, median_of
 from deepfits.fitting.fitter import Fitter
-from deepfits.fitting.measuring import OwnFluxes, measure, measured_alone
-from deepfits.fitting.model_error import FLUXES, UNSURE, ModelError
+from deepfits.fitting.measuring import measure, measured_alone
+from deepfits.fitting.model_error import FLUXES, ModelError
+from deepfits.fitting.own_light import UNSURE, OwnFluxes
 from deepfits.fitting.settings import FitSettings
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.models.bundle import Model

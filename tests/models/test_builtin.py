@@ -65,8 +65,8 @@ def test_the_embedder_inverts_the_generator(name):
 
 
 def test_the_clauds_hsc_model_has_a_model_error():
-    from deepfits.fitting.measuring import OwnFluxes
     from deepfits.fitting.model_error import ModelError
+    from deepfits.fitting.own_light import OwnFluxes
 
     model = Model.load("builtin:clauds-hsc")
     assert model.model_error is not None

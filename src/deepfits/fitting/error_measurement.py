@@ -25,10 +25,10 @@ from deepfits.errors import TooFewGalaxiesError
 from deepfits.fitting.engine import Advance
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
-from deepfits.fitting.measuring import OwnFluxes, measure, measured_alone, oddities, total_radius_pixels
+from deepfits.fitting.measuring import measure, measured_alone, oddities, total_radius_pixels
 from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
-from deepfits.fitting.own_light import inverse_noise, own_light, soft_circles, symmetric
+from deepfits.fitting.own_light import OwnFluxes, inverse_noise, own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
 from deepfits.gaussian_psf import psf_or_moffat

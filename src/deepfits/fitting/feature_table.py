@@ -12,8 +12,9 @@ import torch
 
 from deepfits.fitting.extent import spread
 from deepfits.fitting.fitter import Fitted, Fitter
-from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, oddities
+from deepfits.fitting.measuring import discriminator_score, measure, oddities
 from deepfits.fitting.model_error import FLUXES
+from deepfits.fitting.own_light import OwnFluxes
 from deepfits.fitting.scores import latent_distance, shrink_latents
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.passbands import COLUMN

@@ -11,7 +11,6 @@ ratio of the errors of sums to those of independent pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from torch import Tensor
 
 from deepfits.fitting.engine import in_threads
 from deepfits.fitting.fitter import Fitted, Fitter
-from deepfits.fitting.model_error import UNSURE, ModelError
+from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.oddity import PARTS, UNUSUAL_LATENT, residual_figures, score
 from deepfits.fitting.own_light import (
-    EXTRAPOLATED,
     joined_with_data,
-    of_point_source,
     own_light,
     soft_circles,
     total_radius,
@@ -33,47 +30,9 @@ from deepfits.fitting.own_light import (
 )
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
-from deepfits.photometry import APERTURE_ARCSEC, aperture_names, apertures, growth_circles, total_and_aperture
+from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
 
 BATCH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnFluxes:
-    """Fluxes of the central galaxies, for each kind in `deepfits.fitting.model_error.FLUXES`."""
-
-    flux: np.ndarray  # (N, B, 2), nJy
-    noise: np.ndarray  # (N, B, 2), nJy: errors from noise alone
-    area: np.ndarray  # (N, 2): of the aperture and of the circle of the total, arcsec²
-    beyond: np.ndarray  # (N,): fraction of the totals, all bands summed, that lies outside the model image
-    # (N, B, 2): errors from flux that was attributed to neighbours or to the background inside the circle
-    # of the total, and from flux beyond this circle.
-    unsure: np.ndarray
-
-    @classmethod
-    def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
-        """Derive fluxes from the results of `measure`; totals include the flux beyond their circles.
-
-        PSFs are ``(N, B, K, 2)``.
-        """
-        radius = measured["total_radius"] * pixel_scale_arcsec
-        inside = of_point_source(psf, radius)
-        whole = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
-        factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
-        background, none = measured["background"], np.zeros_like(measured["background"])
-        flux = measured["flux"][:, :, 1:] - np.stack([none, background], axis=2)
-        beyond = measured["beyond"][:, None] * flux[:, :, 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            outside = (measured["outside"][:, None] * flux[:, :, 1]).sum(1) / (whole * flux[:, :, 1]).sum(1)
-        removed = (UNSURE * measured["removed"])[:, :, None]
-        unsure = EXTRAPOLATED * np.stack([none, np.hypot(beyond, background)], axis=2)
-        return cls(
-            flux=flux * factor,
-            noise=measured["flux_std"][:, :, 1:] * factor,
-            area=np.pi * np.stack([np.full_like(radius, APERTURE_ARCSEC / 2), radius], axis=1) ** 2,
-            beyond=np.clip(outside, 0, 1),
-            unsure=np.hypot(removed, unsure),
-        )
 
 
 def measure(

@@ -12,7 +12,7 @@ with the error σ from noise, for each kind of flux and each band.
 
 - g: undetected galaxies of up to some fraction of a galaxy's flux add the variance ∫ n(F) F² dF per arcsec²
 of its aperture. With counts n ∝ F^−1.9 this is nearly proportional to the flux, whatever the survey's noise.
-- h = `UNSURE`: this fraction of the flux that was removed as that of neighbours
+- h = `deepfits.fitting.own_light.UNSURE`: this fraction of the flux that was removed as that of neighbours
 (`deepfits.fitting.own_light`) is uncertain, so that an isolated galaxy has smaller errors than one in a
 crowded field.
 - e = `EXTRAPOLATED`: the same, for the flux of a total beyond its circle, and for the background inside it.
@@ -25,21 +25,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.fitting.oddity import PARTS
-
-if TYPE_CHECKING:
-    from deepfits.fitting.measuring import OwnFluxes
+from deepfits.fitting.own_light import OwnFluxes
 
 FLUXES = ("flux_aper_model", "flux_model")
 USUAL_UNSEEN = 0.7
 """g, in nJy^½ per arcsec, of models that were saved before it was measured; from the models that ship."""
-UNSURE = 0.8
-"""Relative uncertainty of the flux attributed to neighbours: the likeliest value on a simulated sky."""
 
 
 @dataclass(frozen=True, kw_only=True)

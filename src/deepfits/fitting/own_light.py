@@ -14,9 +14,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepfits.fitting.model_error import UNSURE
 from deepfits.gaussian_psf import enclosed
-from deepfits.photometry import GROWTH_ARCSEC, distance_from_middle, growth_circles, growth_radii
+from deepfits.photometry import (
+    APERTURE_ARCSEC,
+    GROWTH_ARCSEC,
+    distance_from_middle,
+    growth_circles,
+    growth_radii,
+)
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
@@ -50,6 +55,8 @@ EXTRAPOLATED = 0.25
 
 It is slightly more than simulated skies show.
 """
+UNSURE = 0.8
+"""Relative uncertainty of the flux attributed to neighbours: the likeliest value on a simulated sky."""
 WINGS = 2
 """Pixels around those of a neighbour in which its wings are still expected."""
 
@@ -305,3 +312,41 @@ def joined_with_data(
     removed = np.where(np.isfinite(model), model, 0) * (aperture - own)
     variance = shared + share * free + unseen + (UNSURE * np.maximum(removed.sum((2, 3)), 0)) ** 2
     return (drawn + share * residual).astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFluxes:
+    """Fluxes of the central galaxies, for each kind in `deepfits.fitting.model_error.FLUXES`."""
+
+    flux: np.ndarray  # (N, B, 2), nJy
+    noise: np.ndarray  # (N, B, 2), nJy: errors from noise alone
+    area: np.ndarray  # (N, 2): of the aperture and of the circle of the total, arcsec²
+    beyond: np.ndarray  # (N,): fraction of the totals, all bands summed, that lies outside the model image
+    # (N, B, 2): errors from flux that was attributed to neighbours or to the background inside the circle
+    # of the total, and from flux beyond this circle.
+    unsure: np.ndarray
+
+    @classmethod
+    def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
+        """Derive fluxes from what is measured; totals include the flux beyond their circles.
+
+        Results are those of `deepfits.fitting.measuring.measure`, PSFs ``(N, B, K, 2)``.
+        """
+        radius = measured["total_radius"] * pixel_scale_arcsec
+        inside = of_point_source(psf, radius)
+        whole = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
+        factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
+        background, none = measured["background"], np.zeros_like(measured["background"])
+        flux = measured["flux"][:, :, 1:] - np.stack([none, background], axis=2)
+        beyond = measured["beyond"][:, None] * flux[:, :, 1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            outside = (measured["outside"][:, None] * flux[:, :, 1]).sum(1) / (whole * flux[:, :, 1]).sum(1)
+        removed = (UNSURE * measured["removed"])[:, :, None]
+        unsure = EXTRAPOLATED * np.stack([none, np.hypot(beyond, background)], axis=2)
+        return cls(
+            flux=flux * factor,
+            noise=measured["flux_std"][:, :, 1:] * factor,
+            area=np.pi * np.stack([np.full_like(radius, APERTURE_ARCSEC / 2), radius], axis=1) ** 2,
+            beyond=np.clip(outside, 0, 1),
+            unsure=np.hypot(removed, unsure),
+        )

@@ -47,6 +47,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hint
 from deepfits.config import INPUT, NAMES_FILES, NEUTRAL, Mark, alternatives, as_json, check
 from deepfits.errors import InputError, missing_extra, nearest
 from deepfits.files import contents, named_contents
+from deepfits.option_names import option_names
 from deepfits.progress import Progress, silent
 from deepfits.results import Results, require_finished, results
 
@@ -111,8 +112,6 @@ def _wrong_arguments(
     signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> str | None:
     """Return what to write instead of a misspelt argument, or of too many without a name."""
-    from deepfits.options import option_names  # made from stages
-
     for key in (key for key in kwargs if key not in signature.parameters):
         option = f"--{key.replace('_', '-')}"
         meant = next((name for name in signature.parameters if option in option_names(name)), None)
