@@ -18,7 +18,14 @@ from deepfits.gaussian_psf import (
     non_negative,
     psf_or_moffat,
 )
-from deepfits.observation import FEWEST_PIXELS, Observation, SceneGrid, above_reference, small_products
+from deepfits.observation import (
+    FEWEST_PIXELS,
+    Observation,
+    SceneGrid,
+    above_reference,
+    all_above_reference,
+    small_products,
+)
 
 GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
 PIXELS = [(0.168, 32), (0.2, 27), (0.263, 20), (0.396, 14)]
@@ -234,3 +241,13 @@ def test_psfs_of_fewer_gaussians_keep_their_weights_beside_usual_ones():
     found = psf_or_moffat(psf, (0.9, 0.7), 1)
     np.testing.assert_allclose(found[..., 0].sum(-1), 1, rtol=1e-6)
     np.testing.assert_allclose(fwhm_of(found), [[0.4 * 2.3548, 0.7]], rtol=1e-3)
+
+
+def test_psfs_of_no_object_and_unknown_ones_of_unused_bands() -> None:
+    known = all_above_reference(np.zeros((0, 2, 8, 2)), GRID, "gr", np.ones((0, 2), bool))
+    assert known.shape == (0, 2, 8, 2)
+    psf = np.stack([moffat_psf(0.8), np.full_like(moffat_psf(0.8), np.nan)])[None].repeat(3, axis=0)
+    known = all_above_reference(psf, GRID, "gr", np.array([[True, False]] * 3))
+    assert np.isfinite(known).all()
+    with pytest.raises(InputError, match="band r: the PSF is unknown"):
+        all_above_reference(psf, GRID, "gr", np.ones((3, 2), bool))

@@ -72,10 +72,9 @@ def all_above_reference(
     A PSF that is not `used`, ``(N, B)`` (in a band without data), need not be known, nor wide enough: it is
     then replaced by the reference PSF. Raise `InputError` if one that is used is too sharp, or unknown.
     """
-    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(len(psf) * len(bands), -1)
-    band, number = np.tile(np.arange(len(bands)), len(psf)), psf.shape[2]
-    matters = used.reshape(-1)
-    key = np.concatenate([flat, matters[:, None]], axis=1)
+    band, number, matters = np.tile(np.arange(len(bands)), len(psf)), psf.shape[2], used.reshape(-1)
+    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(-1, 2 * number)
+    key = np.concatenate([np.nan_to_num(flat, nan=-1), matters[:, None]], axis=1)
     different, first, back = np.unique(key, axis=0, return_index=True, return_inverse=True)
     made = np.zeros((len(different), number, 2), dtype=np.float32)
     made[:, 0, 0], made[:, :, 1] = 1, grid.reference_sigma
