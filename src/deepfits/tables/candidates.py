@@ -25,12 +25,8 @@ def choose_table(
 ) -> Candidate:
     """Return the selected table, by name or number; without a selection, the only plausible one.
 
-    Tables that have rows, the `wanted` columns, positions and identities are preferred, in this order.
-
-    Raises
-    ------
-    InputError
-        No table, none of the selected name, or several that are equally plausible.
+    Tables that have rows, the `wanted` columns, positions and identities are preferred, in this order. Raise
+    `InputError` for no table, none of the selected name, or several that are equally plausible.
     """
     keys = [candidate.key for candidate in candidates]
     if not candidates:

@@ -120,12 +120,8 @@ def matches_conditions(
     ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, or several joined by
     ``and`` and ``or``, with parentheses. Numbers are compared
     numerically even if the table stores them as text; booleans are compared with ``true`` or ``false``.
-    ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
-
-    Raises
-    ------
-    InputError
-        A condition that cannot be parsed, an unknown column, or text where a number is needed.
+    ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``. Raise
+    `InputError` for a condition that cannot be parsed, an unknown column, or text where a number is needed.
 
     Examples
     --------
@@ -175,10 +171,7 @@ def _only_bits(column: np.ndarray, bits: int, condition: str) -> np.ndarray:
 def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str | Path) -> Columns:
     """Return the rows that satisfy all conditions, or all rows if there are no conditions.
 
-    Raises
-    ------
-    InputError
-        As for `matches_conditions`, and if no row is left.
+    Errors are those of `matches_conditions`, and that no row is left.
     """
     if conditions is None:
         return columns

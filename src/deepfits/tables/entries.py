@@ -37,8 +37,6 @@ def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
 
     With `has_commas`, other columns of the table have shown that commas are decimal commas.
     """
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
     lower = pc.utf8_lower(column)
     is_gap = pc.is_in(lower, pa.array(GAPS))
     values = pc.replace_substring(column.filter(pc.invert(is_gap)), "−", "-")  # the minus sign of journals

@@ -10,7 +10,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
-from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_array
+from deepfits.tables.table import Table, decoded, from_astropy, plain_array
 
 _OF_VAEX = {"data", "mask", "indices", "null_bitmap"}
 """Members of a group that is a column, as vaex writes it; text has the latter two."""
@@ -30,28 +30,26 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             from astropy.table import Table as AstropyTable
 
             return from_astropy(AstropyTable.read(file, path=chosen.key, format="hdf5"), str(path))
-        columns: Columns = {}
-        units: dict[str, str] = {}
-        unused: dict[str, str] = {}
+        table = Table(where=str(path))
         for name in chosen.names:
             data, gaps = member[name], None
             if isinstance(data, h5py.Group):  # vaex
                 if "indices" in data:
-                    columns[name] = _text_of_vaex(data)
+                    table.columns[name] = _text_of_vaex(data)
                     continue
                 data, gaps = data["data"], data.get("mask")
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
-                unused[name] = str(data.dtype)
+                table.unused[name] = str(data.dtype)
                 continue
             values = np.ma.array(read_column(data), mask=gaps is not None and read_column(gaps))
             for key in ("_FillValue", "missing_value") if not is_text else ():  # of netCDF
                 values[np.isin(values.data, data.attrs.get(key, ()))] = np.ma.masked
-            columns[name] = plain_array(values)
+            table.columns[name] = plain_array(values)
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
-                units[name] = decoded(unit)
-        return Table(columns=columns, units=units, where=str(path), unused=unused)
+                table.units[name] = decoded(unit)
+        return table
 
 
 def _text_of_vaex(parts: Any) -> np.ndarray:

@@ -49,10 +49,8 @@ def likely_identity(columns: Mapping[str, np.ndarray]) -> str | None:
 def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
     """Return identities exactly, as int64 or text; ``""`` (in text) for missing ones.
 
-    Raises
-    ------
-    InputError
-        Floats that are not exact integers, numbers rounded by a spreadsheet, lists, or any other type.
+    Raise `InputError` for floats that are not exact integers, numbers rounded by a spreadsheet, lists, or any
+    other type.
 
     Examples
     --------

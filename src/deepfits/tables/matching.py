@@ -139,13 +139,8 @@ def match_one_to_one(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mutual nearest neighbours within a radius; positions as in `match_positions`.
 
-    Returns
-    -------
-    rows, separations
-        ``(N,)`` row of the partner and separation in arcsec; −1 and NaN without a partner.
-    nearest
-        ``(M,)`` row of the first table nearest to each other position, mutual or not; −1 if there is none
-        within the radius.
+    These are the row of the partner and the separation in arcsec, ``(N,)`` each, −1 and NaN without a
+    partner; and the row of the first table nearest to each other position, ``(M,)``, mutual or not.
     """
     rows, separations = match_positions(ra, dec, other_ra, other_dec, radius_arcsec)
     nearest, _ = match_positions(other_ra, other_dec, ra, dec, radius_arcsec)
@@ -166,12 +161,8 @@ def require_aligned(
 
     `columns` are those of the second catalogue, in `where`, with ``ra`` and ``dec`` in degrees. There is a
     warning, too, if few objects match these, but more match other positions there, such as those of the
-    optical counterparts in a catalogue of X-ray sources.
-
-    Raises
-    ------
-    InputError
-        The second catalogue is offset by more than the radius, so that matches are accidental.
+    optical counterparts in a catalogue of X-ray sources. Raise `InputError` if the second catalogue is offset
+    by more than the radius, so that matches are accidental.
     """
     other_ra, other_dec = columns["ra"], columns["dec"]
     is_far = len(separations) > 0 and np.median(separations) > radius_arcsec / 2

@@ -135,26 +135,27 @@ def table_from_arrow(table: Any, where: Path) -> Table:
     """Convert an Arrow table to a `Table`, with its units and our metadata."""
     table = _flat(table, where)
     metadata = table.schema.metadata or {}
-    out: Columns = _range_index(metadata, table.num_rows)
-    units = _astropy_units(metadata.get(b"table_meta_yaml", b""))
-    unused: dict[str, str] = {}
+    out = Table(
+        where=str(where),
+        columns=_range_index(metadata, table.num_rows),
+        units=_astropy_units(metadata.get(b"table_meta_yaml", b"")),
+        info=as_info(metadata.get(INFO.encode(), b"{}")),
+    )
     for entry in table.schema:
         is_index = entry.name.startswith("__index_level_") and "index" not in table.column_names
         name = "index" if is_index else entry.name  # of pandas, without a name
         try:
             values = from_arrow(table.column(entry.name))
         except TooLongError as error:
-            unused[name] = str(error)
+            out.unused[name] = str(error)
             continue
         if values is None:
-            unused[name] = str(entry.type)
+            out.unused[name] = str(entry.type)
             continue
-        out[name] = values
-        unit = (entry.metadata or {}).get(b"unit")
-        if unit:
-            units[name] = unit.decode()
-    info = as_info(metadata.get(INFO.encode(), b"{}"))
-    return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
+        out.columns[name] = values
+        if unit := (entry.metadata or {}).get(b"unit"):
+            out.units[name] = unit.decode()
+    return out
 
 
 def _astropy_units(metadata: bytes) -> dict[str, str]:
@@ -209,8 +210,6 @@ def from_arrow(column: Any) -> np.ndarray | None:
     """Convert an Arrow column to NumPy, with missing values as in `Table`; None for unsupported types."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     kind, types = column.type, pa.types

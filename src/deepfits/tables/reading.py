@@ -60,24 +60,12 @@ def read_table(path: str | Path, *, what: str = "table", columns: Sequence[str] 
 def read(
     path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None, wanted: Sequence[str] = ()
 ) -> Table:
-    """Read a table.
+    """Read a table: Parquet (a file, or a directory of files), FITS, VOTable, HDF5, ECSV, or text.
 
-    Parameters
-    ----------
-    path
-        Parquet (a file, or a directory of files), FITS, VOTable, HDF5, ECSV, or text; ``file.fits[NAME]``
-        or ``file.h5[path]`` selects one of several tables in a file.
-    what
-        Name of the table in error messages.
-    columns
-        Read only these, if the format allows it (Parquet, Feather).
-    wanted
-        Columns by which one of several tables in a file is chosen.
-
-    Raises
-    ------
-    InputError
-        The file does not exist, is damaged, has an unknown format, or contains several plausible tables.
+    ``file.fits[NAME]`` or ``file.h5[path]`` selects one of several tables in a file; otherwise, the `wanted`
+    columns help to choose it. Only `columns` are read, if the format allows it (Parquet, Feather). Raise
+    `InputError`, which calls the table `what`, if the file does not exist, is damaged, has an unknown format,
+    or contains several plausible tables.
     """
     path, selection = split_table_path(Path(path))
     if not path.exists():

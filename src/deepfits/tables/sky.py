@@ -72,22 +72,12 @@ _NOT_A_POSITION = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Positions of objects.
+    """Positions of objects."""
 
-    Attributes
-    ----------
-    ra, dec
-        ``(N,)`` degrees, ICRS, `ra` from 0 to 360; NaN where the position is unknown.
-    names
-        Columns from which they were read.
-    lost
-        How many objects have no position, and why; empty if all have one.
-    """
-
-    ra: np.ndarray
+    ra: np.ndarray  # (N,) degrees, ICRS, from 0 to 360; NaN where the position is unknown
     dec: np.ndarray
-    names: tuple[str, ...]
-    lost: str = ""
+    names: tuple[str, ...]  # columns from which they were read
+    lost: str = ""  # how many objects have no position, and why; empty if all have one
 
     @property
     def is_known(self) -> np.ndarray:
@@ -101,12 +91,8 @@ def positions(
     """Find the sky positions of the objects; None if no columns contain them.
 
     Sexagesimal right ascensions (with colons, blanks or h) are in hours unless their first numbers exceed 24;
-    numbers are in degrees unless the unit or the name says hours or radians.
-
-    Raises
-    ------
-    InputError
-        An entry that is not an angle, an unsuitable unit, or values that may be degrees or radians.
+    numbers are in degrees unless the unit or the name says hours or radians. Raise `InputError` for an entry
+    that is not an angle, an unsuitable unit, or values that may be degrees or radians.
     """
     pair, frame = position_names(columns), "icrs"
     if pair is None:
@@ -379,10 +365,7 @@ def _similar_pair(
 ) -> tuple[str, str] | None:
     """Return columns whose names differ only in ra and dec, such as ``ra_corrected`` and ``dec_corrected``.
 
-    Raises
-    ------
-    InputError
-        Several such pairs that disagree.
+    Raise `InputError` if several such pairs disagree.
     """
     if not (found := list(_similar_pairs(columns, units, where))):
         return None

@@ -43,86 +43,56 @@ class TooLongError(TypeError):
 class Table:
     """Content of a table file.
 
-    Attributes
-    ----------
-    columns
-        Numbers, booleans or text, ``(N,)``, or lists of equal length, ``(N, L)``. Text ends at the first NUL.
-        Missing values are NaN in floats and ``""`` in text; integers with missing values become floats if
-        these are exact, else text.
-    units
-        Units of columns as stated by the file.
-    ucds
-        Unified Content Descriptors (IVOA) of columns, if stated by the file.
-    frames
-        Frames of position columns that the file says are not ICRS or J2000: ``fk4 B1950``, ``fk5 J1975``.
-    where
-        The file, for messages.
-    info
-        Description that one of our own tables contains (see `INFO`).
-    unused
-        Columns of unsupported types, with their types.
+    Columns are numbers, booleans or text, ``(N,)``, or lists of equal length, ``(N, L)``. Text ends at the
+    first NUL. Missing values are NaN in floats and ``""`` in text; integers with missing values become floats
+    if these are exact, else text. Units, UCDs (IVOA) and frames are those that the file states; the latter
+    only of positions that are not ICRS or J2000: ``fk4 B1950``, ``fk5 J1975``.
     """
 
-    columns: Columns
-    where: str
+    where: str  # the file, for messages
+    columns: Columns = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     ucds: dict[str, str] = field(default_factory=dict)
     frames: dict[str, str] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-    unused: dict[str, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)  # what one of our own tables contains (see `INFO`)
+    unused: dict[str, str] = field(default_factory=dict)  # columns of unsupported types, with their types
 
 
 def from_astropy(table: Any, where: str) -> Table:
     """Convert an astropy table: sky coordinates to degrees (ICRS), times to text or numbers."""
-    columns: Columns = {}
-    units: dict[str, str] = {}
-    unused: dict[str, str] = {}
-    ucds: dict[str, str] = {}
-    frames: dict[str, str] = {}
+    out = Table(where=where, info=as_info(table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))))
     for number, name in enumerate(table.colnames, 1):
         column = table[name]
         if ucd := (column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}"):
-            ucds[name] = str(ucd)
+            out.ucds[name] = str(ucd)
         described = str(column.info.description)
         if _MENTIONS_B1950.search(described) and not _MENTIONS_J2000.search(described):
-            frames[name] = B1950
+            out.frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
-            unused[name] = SKY
-            is_main = not {"ra", "dec"} & set(table.colnames) and "ra" not in columns
+            out.unused[name] = SKY
+            is_main = not {"ra", "dec"} & set(table.colnames) and "ra" not in out.columns
             ra, dec = ("ra", "dec") if is_main else (f"{name}_ra", f"{name}_dec")
-            columns[ra], columns[dec] = plain_array(sky.ra.deg), plain_array(sky.dec.deg)
+            out.columns.update({ra: plain_array(sky.ra.deg), dec: plain_array(sky.dec.deg)})
             continue
         kinds = ("Time", "Quantity", "Angle", "Longitude", "Latitude")
         values: Any = column.value if type(column).__name__.endswith(kinds) else column
         unit = getattr(column, "unit", None)
         if unit is not None and str(unit):
-            units[name] = str(unit)
+            out.units[name] = str(unit)
         try:
-            columns[name] = plain_array(values)
+            out.columns[name] = plain_array(values)
         except TooLongError as error:
-            unused[name] = str(error)
+            out.unused[name] = str(error)
         except TypeError:
-            unused[name] = type(column).__name__ if not hasattr(values, "dtype") else str(values.dtype)
-    raw = table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))
-    return Table(
-        columns=columns,
-        units=units,
-        ucds=ucds,
-        frames=frames,
-        where=where,
-        info=as_info(raw),
-        unused=unused,
-    )
+            out.unused[name] = str(getattr(values, "dtype", type(column).__name__))
+    return out
 
 
 def plain_array(values: Any) -> np.ndarray:
     """Return a column as an ordinary array, with missing values as in `Table`.
 
-    Raises
-    ------
-    TypeError
-        It contains neither numbers, nor booleans, nor text; or text that is too long (`TooLongError`).
+    Raise `TypeError` for neither numbers, nor booleans, nor text; or text that is too long (`TooLongError`).
     """
     if hasattr(values, "unmasked"):  # astropy's Masked
         values = np.ma.array(values.unmasked, mask=values.mask)
@@ -174,10 +144,7 @@ def plain_array(values: Any) -> np.ndarray:
 def _stacked(parts: list[np.ndarray]) -> np.ndarray:
     """Convert a column of variable length whose entries are text, or lists of equal length if not empty.
 
-    Raises
-    ------
-    TypeError
-        The lengths differ, or the lists do not contain numbers.
+    Raise `TypeError` if the lengths differ, or the lists do not contain numbers.
     """
     if all(part.dtype.kind in "US" for part in parts):
         return np.array(["".join(map(decoded, part.ravel().tolist())) for part in parts])
@@ -279,13 +246,7 @@ def require_distinct(names: Sequence[str], where: str | Path) -> None:
 
 
 def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:
-    """Return a column.
-
-    Raises
-    ------
-    InputError
-        There is no such column; the message names the one that was most likely meant.
-    """
+    """Return a column; an `InputError` if there is none of this name names the one that was likely meant."""
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from deepfits.errors import InputError, listed, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
-from deepfits.tables.table import Columns, Table, TooLongError, require_distinct
+from deepfits.tables.table import Table, TooLongError, require_distinct
 from deepfits.tables.text_header import COMMENT, NOT_A_ROW, find_layout, split_line
 
 PACKED: dict[bytes, Any] = {
@@ -51,11 +51,8 @@ _IN_SINGLE_QUOTES = re.compile(r"(?:\s*#.*\n)*\s*'[^'\n]+'(?:[\s,;|]+'[^'\n]+')+
 def unpack(path: Path) -> tuple[bytes, str]:
     """Return the unpacked bytes of a file that begins like `PACKED` or `ZIP`, and its name without packing.
 
-    Raises
-    ------
-    InputError
-        It unpacks to more than `MAX_RATIO` times its size, and more than 64 MiB, or is a ZIP archive of
-        several files.
+    Raise `InputError` if it unpacks to more than `MAX_RATIO` times its size, and more than 64 MiB, or is a
+    ZIP archive of several files.
     """
     content, name = path.read_bytes(), path.stem
     limit = max(len(content) * MAX_RATIO, 1 << 26)
@@ -92,10 +89,7 @@ def decode(content: bytes) -> str:
 def read_text(text: str, where: str | Path) -> Table:
     """Read a text table, whose layout is inferred from its first lines.
 
-    Raises
-    ------
-    InputError
-        No header, a repeated name, or a line with more or fewer entries than the header.
+    Raise `InputError` for no header, a repeated name, or a line with more or fewer entries than the header.
     """
     text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # written for Excel
     if text.lstrip().startswith("# Region file format"):
@@ -137,14 +131,13 @@ def read_text(text: str, where: str | Path) -> Table:
             *(where, name),
         )
         named[name] = pc.replace_substring(named[name], ".", "")
-    columns: Columns = {}
-    unused: dict[str, str] = {}
+    table = Table(where=str(where), units=layout.units)
     for name, column in named.items():
         try:
-            columns[name] = _column(name, column, has_commas)
+            table.columns[name] = _column(name, column, has_commas)
         except TooLongError as error:
-            unused[name] = str(error)
-    return Table(columns=columns, units=layout.units, where=str(where), unused=unused)
+            table.unused[name] = str(error)
+    return table
 
 
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:

@@ -84,10 +84,7 @@ def _is_ruled(line: str) -> bool:
 def _from_ruled_header(text: str, path: Path) -> str:
     r"""Cut off what precedes a header with a rule of dashes below it, as SIMBAD, Skycat and VizieR draw it.
 
-    Raises
-    ------
-    InputError
-        There are several such headers: VizieR writes all tables of a catalogue into one file.
+    Raise `InputError` for several such headers: VizieR writes all tables of a catalogue into one file.
 
     Examples
     --------

@@ -33,12 +33,7 @@ MOST_IN_FITS = 999
 
 
 def format_of(path: str | Path) -> str:
-    """Return the format of a file extension.
-
-    Raises
-    ------
-    InputError
-        The extension is not one of `ENDINGS`.
+    """Return the format of a file extension, which must be one of `ENDINGS`.
 
     Examples
     --------
@@ -61,19 +56,10 @@ def write_table(
 ) -> Path:
     """Write a table atomically, in the format of the file extension.
 
-    Parameters
-    ----------
-    columns
-        ``(N,)`` or ``(N, L)`` each; the latter are written to CSV as L columns.
-    info
-        Description of the table, which `deepfits.tables.read` restores (except from CSV).
-    describe
-        Function that returns ``unit``, ``ucd`` and ``words`` (a description) of a column.
-
-    Raises
-    ------
-    InputError
-        Unknown extension, or a format that cannot store these columns (`require_storable`).
+    Columns are ``(N,)`` or ``(N, L)`` each; the latter are written to CSV as L columns. `info` describes the
+    table, and is restored by `read` (except from CSV); `describe` returns ``unit``, ``ucd`` and ``words`` (a
+    description) of a column. Raise `InputError` for an unknown extension, or a format that cannot store these
+    columns (`require_storable`).
     """
     path = Path(path)
     format = format_of(path)
@@ -92,11 +78,7 @@ def write_table(
 def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
     """Check that FITS, if that is the format of `path`, can store the columns.
 
-    Raises
-    ------
-    InputError
-        Too many columns, or names or text beyond ASCII, of which the message names the first; and formats
-        without this limit.
+    The `InputError` for too many columns, or for the first name or text beyond ASCII, names other formats.
     """
     name = Path(path).name
     if format_of(name) != "fits":
