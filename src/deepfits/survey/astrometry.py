@@ -59,22 +59,10 @@ _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
 
 
 def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WCS | None, list[str]]:
-    """Return the celestial WCS of an image.
+    """Return the celestial WCS of an image, and its problems (``WARNING: ...``); or None, and the reason.
 
-    Parameters
-    ----------
-    hdus
-        The open file, which may hold lookup tables of the distortion in other HDUs.
-    hdu
-        The image.
-    header
-        The image's header, with cards that it lacks taken from the primary header; used only if the image's
-        own header has no WCS.
-
-    Returns
-    -------
-    wcs, remarks
-        The WCS or None, and its problems (``WARNING: ...``) or the reason for None.
+    The file may hold lookup tables of the distortion in other HDUs. The header has cards that the image lacks
+    from the primary header; it is used only if the image's own has no WCS.
     """
     cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
     alternate = _take_alternate(cards)

@@ -287,13 +287,7 @@ def settled_bands(cards: Sequence[str | None], names: Sequence[str | None]) -> l
 
 
 def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
-    """Check that values are given only for existing bands; the key ``""`` stands for all bands.
-
-    Raises
-    ------
-    InputError
-        A band does not exist; the most similar one is suggested.
-    """
+    """Check that values are given only for existing bands; the key ``""`` stands for all bands."""
     if strange := [band for band in given if band and band not in there]:
         raise InputError(
             f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], there)}"

@@ -111,12 +111,8 @@ def build_store(
 ) -> None:
     """Cut the missing shards, in `workers` processes or on a scheduler, then count incomplete objects.
 
-    If these are counted already and no shard is missing, nothing is written.
-
-    Raises
-    ------
-    ShardsFailedError
-        Images turned out to be damaged; all other shards are done.
+    If these are counted already and no shard is missing, nothing is written. Raise `ShardsFailedError` if
+    images turn out to be damaged; all other shards are done.
     """
     earlier = read_info(out) if (out / "store.json").exists() else None
     with closing(OpenFields(plan.images)) as fields:
@@ -297,33 +293,17 @@ def _attempt_all(work: CutWork, shards: list[Shard]) -> list[Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Assignment of a catalogue's objects to shards.
-
-    Attributes
-    ----------
-    tasks
-        The shards.
-    outside
-        Rows of objects that lie on no image.
-    num_duplicates
-        Number of detections left out because another detection of the same object is primary.
-    """
+    """Assignment of a catalogue's objects to shards."""
 
     tasks: list[ShardTask]
-    outside: np.ndarray
-    num_duplicates: int
+    outside: np.ndarray  # rows of objects that lie on no image
+    num_duplicates: int  # detections left out because another of the same object is primary
 
 
 def lay_out(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
 ) -> Layout:
-    """Assign objects to fields and shards, with a warning about objects that lie on no image.
-
-    Raises
-    ------
-    InputError
-        No object lies on any image.
-    """
+    """Assign objects to fields and shards; warn of objects that lie on no image, or raise if none does."""
     layout, number = plan_shards(plan, columns, info, fields), len(columns["object_id"])
     if not layout.tasks:
         raise InputError(
@@ -427,13 +407,7 @@ def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int) -> np.nd
 def cut_task(
     field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo
 ) -> Cutouts:
-    """Cut the objects of one shard.
-
-    Raises
-    ------
-    InputError
-        An image has changed since the plan was made.
-    """
+    """Cut the objects of one shard; raise `InputError` if an image has changed since the plan was made."""
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image, weight = (np.zeros((number, len(bands), size, size), np.float32) for _ in range(2))
     for index, band in enumerate(bands):

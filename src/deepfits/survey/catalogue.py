@@ -49,28 +49,13 @@ def stored_units(columns: Iterable[str], info: Mapping[str, Any]) -> dict[str, s
 def read_catalogue(
     path: str | Path, *, where: str | Sequence[str] | None = None, needs_places: bool = True
 ) -> dict[str, np.ndarray]:
-    """Read a catalogue in any of the formats of `deepfits.tables.read`.
+    """Read the rows of a catalogue, in any format of `deepfits.tables.read`, that satisfy the conditions.
 
-    Parameters
-    ----------
-    path
-        The catalogue.
-    where
-        Conditions that all rows must satisfy, such as ``"mag_i < 25"``.
-    needs_places
-        Whether positions are required; if so, duplicates flagged by the survey cause a warning.
-
-    Returns
-    -------
-    columns
-        Columns of numbers, booleans or text, ``(N,)`` each. They keep their names, except for identity,
-        position and field, which are renamed to ours; positions are in degrees (ICRS), NaN where missing.
-        Without identities the rows are numbered from 1.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read or has no positions, or an identity is missing, repeated or inexact.
+    The columns are numbers, booleans or text, ``(N,)`` each. They keep their names, except for identity,
+    position and field, which are renamed to ours; positions are in degrees (ICRS), NaN where missing. Without
+    identities the rows are numbered from 1. If positions are required, duplicates flagged by the survey cause
+    a warning. Raise `InputError` if the file cannot be read or lacks them, or an identity is missing,
+    repeated or inexact.
     """
     table = tables.read(path, what="catalogue")
     sky = tables.positions(table.columns, table.units, path)

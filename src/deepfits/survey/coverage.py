@@ -44,22 +44,11 @@ def write_coverage(
     *,
     has_fields: bool = True,
 ) -> None:
-    """Write ``summary.json`` and ``incomplete.csv``.
+    """Write ``summary.json`` and ``incomplete.csv`` into the directory of a store.
 
-    Parameters
-    ----------
-    out
-        Directory of the store.
-    bands
-        Bands of the store.
-    shards
-        Its HDF5 files.
-    outside
-        Identities of catalogue objects that lie on no image.
-    num_duplicates
-        Number of detections left out because another detection of the same object is primary.
-    has_fields
-        Whether the shards state the field that each object was cut from.
+    `outside` are the identities of catalogue objects that lie on no image, `num_duplicates` counts detections
+    left out because another of the same object is primary. Shards that `has_fields` state the field of each
+    object.
     """
     names = [f"{VALID}{band}" for band in bands]
     total = incomplete = 0

@@ -94,14 +94,7 @@ class Description:
 
 
 def read_description(path: str | Path) -> Description:
-    """Read and check a TOML description.
-
-    Raises
-    ------
-    InputError
-        The file is not valid TOML, a key is unknown (the nearest valid one is named) or missing, or a value
-        has the wrong type.
-    """
+    """Read and check a TOML description; errors are those of `from_mapping`, and that keys do not agree."""
     path = Path(path)
     out = from_mapping(Description, read_toml(path, what="description"), where=path)
     object.__setattr__(out, "where", path)
@@ -156,10 +149,7 @@ def store_bands(bands: tuple[str, ...], absent: tuple[str, ...]) -> tuple[str, .
 def compare_bands(stated: Sequence[str], given: Sequence[str], path: Path) -> str | None:
     """Return a warning if a file's own band names differ from the given ones, else None.
 
-    Raises
-    ------
-    InputError
-        The file has the same bands in another order.
+    Raise `InputError` if the file has the same bands in another order.
     """
     in_file, in_toml = (tuple(passband(name) for name in names) for names in (stated, given))
     if in_file == in_toml or len(in_file) != len(in_toml):

@@ -22,12 +22,8 @@ SCALE_TOLERANCE = 0.01
 def joined(parts: Sequence[ForeignCutouts], paths: Sequence[Path], directory: Path) -> ForeignCutouts:
     """Return the cutouts of several files, `paths` in a directory, one after another.
 
-    Columns that a file lacks are left out, with a remark.
-
-    Raises
-    ------
-    InputError
-        The files differ in their bands, sizes, pixel scales or weights, or an identity occurs twice.
+    Columns that a file lacks are left out, with a remark. Raise `InputError` if the files differ in their
+    bands, sizes, pixel scales or weights, or an identity occurs twice.
     """
     first = parts[0]
     if len(parts) == 1:

@@ -48,25 +48,10 @@ def cut(
     max_rows: int = 1024,
     out: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut all objects out of one plane, reading each of its rows once or twice.
+    """Cut all objects out of one plane, reading each of its rows once or twice; return image and weight.
 
-    Parameters
-    ----------
-    plane
-        The plane to cut from.
-    x, y
-        ``(N,)``, pixels of the grid; preferably sorted by y.
-    size
-        Side of a cutout, pixels.
-    max_rows
-        Number of rows held in memory at a time.
-    out
-        Arrays of zeros to write to; created if None.
-
-    Returns
-    -------
-    image, weight
-        ``(N, S, S)`` float32.
+    Positions, ``(N,)``, are in pixels of the grid, preferably sorted by y. The cutouts, ``(N, S, S)``
+    float32, are written to `out` if that is given, zeros so far. `max_rows` are held in memory at a time.
     """
     left, bottom = corners(x, size), corners(y, size)
     if out is None:

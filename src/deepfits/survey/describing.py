@@ -137,13 +137,7 @@ def describe_store(
 
 
 def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
-    """Return the pixel scale common to all fields, arcsec.
-
-    Raises
-    ------
-    InputError
-        The scales differ by more than `SCALE_TOLERANCE`.
-    """
+    """Return the pixel scale, arcsec, that all fields must have in common to within `SCALE_TOLERANCE`."""
     scales = {name: field["pixel_scale_arcsec"] for name, field in fields.items()}
     scale = float(np.median(list(scales.values())))
     if max(abs(s / scale - 1) for s in scales.values()) > SCALE_TOLERANCE:

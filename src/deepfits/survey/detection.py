@@ -43,21 +43,11 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(DeblendOptions):
-    """Options of source detection.
+    """Options of source detection."""
 
-    Attributes
-    ----------
-    smoothing_pixels
-        FWHM of the Gaussian smoothing kernel; should be about that of the PSF.
-    deblend_levels
-        Number of deblending thresholds, as SExtractor's DEBLEND_NTHRESH.
-    mesh
-        Cell size of the background mesh, pixels.
-    """
-
-    smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5
-    deblend_levels: int = 32
-    mesh: Annotated[int, Range(ge=8)] = MESH
+    smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5  # FWHM of a Gaussian; should be about the PSF's
+    deblend_levels: int = 32  # number of thresholds, as SExtractor's DEBLEND_NTHRESH
+    mesh: Annotated[int, Range(ge=8)] = MESH  # side of a cell of the background, pixels
 
     def __post_init__(self) -> None:
         check(self, where="detection")
@@ -92,19 +82,12 @@ def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray,
 
 
 def fill_cores(image: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
-    """Fill pixels without data between bright ones, in place; return which were filled, ``(H, W)`` bool.
+    """Fill pixels without data between bright ones in a signal-to-noise image, in place; return which.
 
     Without the saturated core of a star, or a bad column through a galaxy, the rest would be detected in
     several pieces. Pixels are filled from the border inwards, each with the largest of its neighbours, so
     that nothing inside is a source of its own. Gaps between detectors are not filled: there are different
     sources on their two sides.
-
-    Parameters
-    ----------
-    image
-        ``(H, W)``, the signal-to-noise.
-    is_bad
-        ``(H, W)`` bool, pixels without data.
     """
     is_bright = (image > CORE_SNR) & ~is_bad
     filled = _runs_between(is_bright, is_bad) | _runs_between(is_bright.T, is_bad.T).T
@@ -148,14 +131,9 @@ def _runs_between(is_bright: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
 
 
 def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Combine the bands into a signal-to-noise image.
+    """Combine the bands into a signal-to-noise image, ``(H, W)``, of unit variance per pixel.
 
-    Returns
-    -------
-    combined
-        ``(H, W)`` float32, with unit variance per pixel; 0 where empty.
-    is_empty
-        ``(H, W)`` bool, pixels without data in any band.
+    Also return which of its pixels have no data in any band; there it is 0.
     """
     shape = next(iter(planes.values())).shape
     total, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
@@ -218,14 +196,9 @@ def sep_arguments(options: DetectOptions, kernel: np.ndarray, is_empty: np.ndarr
 def find_sources(
     combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Detect and deblend sources.
+    """Detect and deblend sources: return sep's table, ``(N,)``, and its segmentation map, ``(H, W)``.
 
-    Returns
-    -------
-    sources
-        sep's table, ``(N,)``.
-    segmentation
-        ``(H, W)`` int32: 0 for sky, index plus 1 for the pixels of a source.
+    The latter is 0 on the sky, and the index plus 1 on the pixels of a source.
     """
     kernel = gaussian_kernel(options.smoothing_pixels)
     sigma = smoothed_sigma(combined, is_empty, kernel)

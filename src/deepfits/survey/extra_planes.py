@@ -36,27 +36,15 @@ FAR_APART, ASIDE = 2.0, 16.0
 
 @dataclass(kw_only=True)
 class ExtraPlanes:
-    """Weights and mask of an image, found one after another.
-
-    Attributes
-    ----------
-    hdus, image, path, layer
-        The open file, the image in it, its path, and the number of the image in a cube.
-    planes
-        The planes by role: one of `WEIGHT_ROLES`, and ``mask``.
-    notes
-        Remarks on what was decided.
-    has_shared_weights
-        Whether the weights are those of all bands, perhaps of another depth.
-    """
+    """Weights and mask of an image, found one after another."""
 
     hdus: fits.HDUList
     image: Any
     path: Path
-    layer: int | None = None
-    planes: dict[str, HduPixels | FrameNoise] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    has_shared_weights: bool = False
+    layer: int | None = None  # number of the image in a cube
+    planes: dict[str, HduPixels | FrameNoise] = field(default_factory=dict)  # one of `WEIGHT_ROLES`, ``mask``
+    notes: list[str] = field(default_factory=list)  # remarks on what was decided
+    has_shared_weights: bool = False  # those of all bands, perhaps of another depth
 
     def add_own(self, *, is_hsc: bool) -> None:
         """Add the weights and mask in the image's own file."""

@@ -53,36 +53,15 @@ class Sky(Protocol):
 
 @dataclass(kw_only=True)
 class Extraction:
-    """Catalogue of a field, and quantities measured along the way.
+    """Catalogue of a field, and quantities measured along the way, most of them by band."""
 
-    Attributes
-    ----------
-    columns
-        Catalogue columns, ``(N,)`` each, sorted by y.
-    fwhm_arcsec
-        PSF FWHM per band; NaN where there were too few stars.
-    stellar_radius_arcsec
-        Half-light radius of stars on the combined image.
-    star_images
-        Background-subtracted median image of the stars per band; None where there are too few.
-    widths
-        Log of the PSF's width over the field, relative to that of its stars, on a grid, per band; None if it
-        does not vary significantly (`width_over_field`).
-    flux_errors
-        Relative error of PSF-matched fluxes of stars due to the PSF, per band; None if unknown
-        (`matched_flux_error`).
-    stars_stand_out
-        Whether the sources taken as stars form a peak (`deepfits.survey.stars.stellar_peak`) rather than
-        being the most compact galaxies.
-    """
-
-    columns: dict[str, np.ndarray]
-    fwhm_arcsec: dict[str, float] = field(default_factory=dict)
-    stellar_radius_arcsec: float = np.nan
-    star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
-    widths: dict[str, list[list[float]] | None] = field(default_factory=dict)
-    flux_errors: dict[str, float | None] = field(default_factory=dict)
-    stars_stand_out: bool = False
+    columns: dict[str, np.ndarray]  # (N,) each, sorted by y
+    fwhm_arcsec: dict[str, float] = field(default_factory=dict)  # NaN where there were too few stars
+    stellar_radius_arcsec: float = np.nan  # half-light radius of stars on the combined image
+    star_images: dict[str, np.ndarray | None] = field(default_factory=dict)  # None where there are too few
+    widths: dict[str, list[list[float]] | None] = field(default_factory=dict)  # see `width_over_field`
+    flux_errors: dict[str, float | None] = field(default_factory=dict)  # see `matched_flux_error`
+    stars_stand_out: bool = False  # as a peak (`stellar_peak`), unlike the most compact galaxies
 
 
 def object_ids(field_name: str, number: int) -> np.ndarray:
@@ -104,22 +83,10 @@ def extract(
     min_snr: float = 0.0,
     find_variation: bool = True,
 ) -> Extraction:
-    """Detect and measure all sources of a field.
+    """Detect and measure all sources of a field; columns of bands that it lacks are NaN.
 
-    Parameters
-    ----------
-    sky
-        The field.
-    options
-        Options of the detection.
-    bands
-        Bands of the catalogue; those that the field lacks are NaN.
-    aperture_arcsec
-        Diameter of the photometric aperture.
-    min_snr
-        Sources with lower signal-to-noise are left out.
-    find_variation
-        Whether to measure the variation of the PSF's width.
+    `aperture_arcsec` is the diameter of the photometric aperture. Sources below `min_snr` are left out. The
+    variation of the PSF's width is measured unless `find_variation` is false.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)

@@ -149,10 +149,8 @@ def image_set(
 ) -> ImageSet:
     """Find the fields and choose the bands of the result; `reading` is passed to `ReadOptions`.
 
-    Raises
-    ------
-    InputError
-        A field lacks a band (unless `allow_missing`) or has none of them, or a given band does not exist.
+    Raise `InputError` if a field lacks a band (unless `allow_missing`) or has none of them, or a given band
+    does not exist.
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)

@@ -69,13 +69,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     Directories are searched recursively, down to the first with FITS files on each branch. In a list,
     ``band=path`` sets a file's band, and ``path[2]`` or ``path[SCI]`` its HDU, also for files in directories
     of the list. Patterns such as ``tiles/*/coadd-?.fits`` and ``g=tiles/*.fits[SCI]`` stand for what they
-    match.
-
-    Raises
-    ------
-    InputError
-        Nothing found, a band cannot be determined, or two files for one band of a field. Files with
-        unreadable headers are named together.
+    match. Raise `InputError` if nothing is found, a band cannot be determined, or two files are for one band
+    of a field. Files with unreadable headers are named together.
     """
     images = _as_list(images)
     try:
@@ -183,12 +178,8 @@ def find_exposures(
 ) -> dict[str, list[ImageSource]]:
     """Find images for stacking: any number per band, regardless of field.
 
-    Returns them by band, in order of wavelength, each list sorted by path.
-
-    Raises
-    ------
-    InputError
-        Nothing found, or a requested band is missing.
+    Return them by band, in order of wavelength, each list sorted by path. Raise `InputError` if nothing is
+    found, or a requested band is missing.
     """
     chips = for_each(_all_sources(images), _chips, "exposures", "Leave out what cannot be repaired")
     sources = [source for its in chips for source in its]
@@ -364,10 +355,7 @@ def _subdirectories(directory: Path) -> list[Path]:
 def fits_files(directory: Path) -> list[Path]:
     """Return the FITS files of a directory, sorted.
 
-    Raises
-    ------
-    InputError
-        A file cannot be read: a broken link, a FIFO, no permission, or unsupported compression.
+    Raise `InputError` if one cannot be read: a broken link, a FIFO, no permission, unsupported compression.
     """
     out = []
     for path in sorted(directory.iterdir()):
@@ -417,10 +405,7 @@ def _in_one_directory(directory: Path, stated: _Stated, folder: _Folder) -> list
 def _is_image(path: Path) -> bool:
     """Return whether a file is an image of one band, by name and header; false for maps beside an image.
 
-    Raises
-    ------
-    InputError
-        It holds weights or another map, but the image is missing.
+    Raise `InputError` if it holds weights or another map, but the image is missing.
     """
     if is_companion(path) or is_no_image_of_a_band(path):
         return False

@@ -72,12 +72,8 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
     """Open a FITS file for reading; a compressed file (not tiles) is unpacked to a temporary file.
 
     If a directory `unpacked` is given, the copy is kept there and reused, as long as all copies together take
-    less than `MAX_KEPT` bytes; otherwise it is removed when the file is closed.
-
-    Raises
-    ------
-    InputError
-        The file is missing, not FITS, truncated, or declares more data than it holds.
+    less than `MAX_KEPT` bytes; otherwise it is removed when the file is closed. Raise `InputError` if the
+    file is missing, not FITS, truncated, or declares more data than it holds.
     """
     path = Path(path)
     require_regular(path)
@@ -258,13 +254,7 @@ def image_hdus(hdus: fits.HDUList) -> list[int]:
 
 
 def hdu_number(path: Path, hdu: str) -> int:
-    """Return the number of an HDU given by number, or an image's by name or by name and version: ``SCI,2``.
-
-    Raises
-    ------
-    InputError
-        The file is unusable, or has no image of that name.
-    """
+    """Return the number of an HDU given by number, or of an image by name, also with version: ``SCI,2``."""
     if hdu.isdigit():
         return int(hdu)
     name, _, version = (part.strip() for part in hdu.upper().partition(","))
@@ -305,11 +295,8 @@ def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
 def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
     """Return the quantisation step of a tile-compressed floating-point image, and whether it is dithered.
 
-    Returns
-    -------
-    step, is_dithered
-        The step of each row, ``(H,)``: the median over tiles, unless each row is a tile. None if the image is
-        not quantised. SUBTRACTIVE_DITHER_2 preserves zeros, and counts as not dithered here.
+    The step of each row, ``(H,)``, is the median over tiles, unless each row is a tile; None if the image is
+    not quantised. SUBTRACTIVE_DITHER_2 preserves zeros, and counts as not dithered here.
     """
     if not isinstance(hdu, fits.CompImageHDU) or hdu.header.get("BITPIX", 0) > 0:
         return None, False

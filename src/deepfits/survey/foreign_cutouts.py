@@ -50,82 +50,41 @@ LEAST_NOISE = 1e-15
 class ForeignCutouts:
     """Cutouts open for reading.
 
-    Attributes
-    ----------
-    bands
-        Bands of the file, in the order of the arrays.
-    absent_bands
-        Bands of the store that the file lacks.
-    number
-        Number of objects, N.
-    pixel_scale_arcsec
-        Pixel scale; 0 if unknown.
-    fwhm_arcsec
-        FWHM of the PSF per band; empty if unknown.
-    object_id, columns
-        Identity and other catalogue columns of the objects, ``(N,)`` each.
-    has_identity
-        Whether the identities come from the file; otherwise objects are numbered.
-    factor
-        nJy per unit of the arrays, per band, ``(B,)``.
-    raw
-        Reads objects ``start`` to ``stop`` as stored: image, and weight and mask or None.
-    psf
-        Reads the PSFs of objects ``start`` to ``stop``, ``(n, B, K, 2)``, NaN where unknown; None if the file
-        has no PSFs.
-    from_headers
-        Returns further columns, by name, of the objects in some rows: positions and the wavelengths of
-        filters from the headers of FITS files. They are known only once an object has been read.
-    weight_is
-        Meaning of the weights: one of `deepfits.survey.weights.WEIGHT_ROLES`.
-    mask
-        Which mask values are bad.
-    has_weights, may_be_relative, are_exposure_times, weight_scale
-        Whether the file has weights; whether these may be relative; whether they are, as they are exposure
-        times; the factor ``(B,)`` applied to them.
-    constant
-        Weight of every pixel, per band, if the file has no weights.
-    credible
-        Limits on the weights per band, ``(B, 2)``; pixels outside have no data.
-    fill
-        Values that mark pixels without data, by index of the band.
-    noise
-        Noise per pixel in nJy, per band, measured on the rims of a sample of cutouts.
-    brightest
-        Absolute flux in nJy above which a pixel has no data, per band.
-    own_noise
-        For bands, by index, in which each object is weighted by its own noise: the noise in nJy for objects
-        with too few pixels to measure it, and the ratio of the rim's noise to `difference_noise`, both
-        medians over objects.
-    remarks
-        Messages on what was decided.
+    `raw` reads objects ``start`` to ``stop`` as stored: image, and weight and mask or None; `psf` their PSFs,
+    ``(n, B, K, 2)``, NaN where unknown, if the file has any. `from_headers` returns further columns, by name,
+    of the objects in some rows: positions and the wavelengths of filters from the headers of FITS files,
+    which are known only once an object has been read.
+
+    In bands in which each object is weighted by its own noise, `own_noise` holds, by the band's index, the
+    noise in nJy for objects with too few pixels to measure it, and the ratio of the rim's noise to
+    `difference_noise`, both medians over objects.
     """
 
-    bands: tuple[str, ...]
-    number: int
-    pixel_scale_arcsec: float
-    fwhm_arcsec: tuple[float, ...]
-    object_id: np.ndarray
-    columns: dict[str, np.ndarray]
-    factor: np.ndarray
+    bands: tuple[str, ...]  # in the order of the arrays
+    number: int  # N
+    pixel_scale_arcsec: float  # 0 if unknown
+    fwhm_arcsec: tuple[float, ...]  # of the PSF per band; empty if unknown
+    object_id: np.ndarray  # (N,)
+    columns: dict[str, np.ndarray]  # (N,) each
+    factor: np.ndarray  # (B,) nJy per unit of the arrays
     raw: Callable[[int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
     psf: Callable[[int, int], np.ndarray] | None = None
     from_headers: Callable[[np.ndarray], dict[str, np.ndarray]] = lambda rows: {}
-    absent_bands: tuple[str, ...] = ()
-    has_identity: bool = True
-    weight_is: str = "ivar"
+    absent_bands: tuple[str, ...] = ()  # bands of the store that the file lacks
+    has_identity: bool = True  # in the file; otherwise objects are numbered
+    weight_is: str = "ivar"  # one of `WEIGHT_ROLES`
     mask: MaskRule | None = None
-    remarks: list[str] = field(default_factory=list)
-    constant: np.ndarray = field(default_factory=lambda: np.ones(1))
+    remarks: list[str] = field(default_factory=list)  # on what was decided
+    constant: np.ndarray = field(default_factory=lambda: np.ones(1))  # (B,) weight, if the file has none
     own_noise: dict[int, tuple[float, float]] = field(default_factory=dict)
     has_weights: bool = True
     may_be_relative: bool = False
-    are_exposure_times: bool = False
-    weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
-    credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
-    fill: dict[int, list[Fill]] = field(default_factory=dict)
-    noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
-    brightest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))
+    are_exposure_times: bool = False  # and so relative weights
+    weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))  # (B,) applied to weights
+    credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))  # (B, 2) of weights
+    fill: dict[int, list[Fill]] = field(default_factory=dict)  # marks of pixels without data, by band's index
+    noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))  # (B,) nJy, of the rims of a sample
+    brightest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))  # (B,) nJy; no data above
 
     @property
     def store_bands(self) -> tuple[str, ...]:

@@ -55,35 +55,14 @@ class Grid:
 
 
 class AlignedPlane:
-    """A plane on the grid of another one.
+    """A plane on the grid of another one, which it must overlap.
 
-    Parameters
-    ----------
-    plane
-        The band's plane.
-    reference
-        The plane or grid that defines the pixels.
-    offset
-        Apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
-    level
-        Sky level of the plane to subtract, nJy per pixel. Pixels without data are 0 when the others are
-        interpolated, so with the sky left in they would leave a trace beside them.
-
-    Attributes
-    ----------
-    kind
-        ``same``, ``shifted`` or ``resampled``.
-    shift
-        Median of the plane's pixel coordinates minus the grid's, ``(dx, dy)``.
-    noise_correlation
-        Noise in large apertures relative to that of independent pixels with the same weights.
-    area
-        Pixels of the plane per pixel of the grid.
-
-    Raises
-    ------
-    InputError
-        The plane does not overlap the grid.
+    `offset` are apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
+    `level` is the sky to subtract, nJy per pixel: pixels without data are 0 when the others are interpolated,
+    so with the sky left in they would leave a trace beside them. The plane's `kind` is then ``same``,
+    ``shifted`` or ``resampled``; `shift` the median of its pixel coordinates minus the grid's, ``(dx, dy)``;
+    `area` its pixels per pixel of the grid; and `noise_correlation` the noise in large apertures relative to
+    that of independent pixels with the same weights.
     """
 
     def __init__(
@@ -287,21 +266,12 @@ def resample(
     area: float,
     step: tuple[int, float],
 ) -> None:
-    """Interpolate a plane at given positions, and compute the corresponding weights.
+    """Interpolate a plane, ``(h, w)``, at given positions, and compute the corresponding weights.
 
-    Parameters
-    ----------
-    source, source_weight
-        ``(h, w)``, nJy and nJy⁻²; weight 0 marks pixels without data.
-    places
-        Positions y and x, ``(H, W)`` each, in the source for each pixel of the result; one or several, over
-        which the mean is taken.
-    image, weight
-        ``(H, W)`` float32, overwritten with the result.
-    area
-        Source pixels per pixel of the result, by which the flux is multiplied.
-    step
-        Number of positions per pixel along a side, and their spacing in source pixels.
+    For each pixel of the result, which overwrites `image` and `weight`, ``(H, W)``, `places` are one or
+    several positions y and x in the source, over which the mean is taken; `step` is their number along a side
+    of the pixel, and their spacing in source pixels. The flux is multiplied by `area`, source pixels per
+    pixel of the result.
     """
     height, width = source.shape
     is_bad = source_weight <= 0

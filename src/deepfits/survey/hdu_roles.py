@@ -194,12 +194,7 @@ def extras_of(hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
 
     They have the image's version (Hubble's EXTVER). If there are several images, they are matched by name
     (``SCI_G`` and ``WHT_G``), otherwise by order if there are as many planes as images; a single plane
-    applies to all images.
-
-    Raises
-    ------
-    InputError
-        The match is ambiguous.
+    applies to all images. Raise `InputError` if the match is ambiguous.
     """
     alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
     numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a unique version tells nothing

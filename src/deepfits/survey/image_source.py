@@ -43,34 +43,18 @@ _DRIZZLED = re.compile(r"(?<=[-_.])dr[cz](?=$|[-_.])")
 class ImageSource:
     """Location of the image of one band of one field.
 
-    Attributes
-    ----------
-    band, field
-        Short names.
-    path
-        The FITS file.
-    hdu
-        Number of the HDU with the image; None for the first that has one.
-    layer
-        Number of the image in a cube; None for an image of two dimensions.
-    companions
-        Accompanying files and their roles: weights, which are ``weight`` (inverse variance, possibly up to a
-        factor), ``ivar``, ``variance`` or ``rms``, and a ``mask``. Roles that end in
-        `deepfits.survey.companions.SHARED` apply to all bands.
-    layout
-        ``hsc``, ``sdss`` or ``generic``.
-    is_of_folder
-        Whether only the name of a directory gives the band.
+    Its companions are files with weights, which are ``weight`` (inverse variance, possibly up to a factor),
+    ``ivar``, ``variance`` or ``rms``, and a ``mask``. Roles that end in `SHARED` apply to all bands.
     """
 
     band: str
     field: str
     path: Path
-    hdu: int | None = None
-    layer: int | None = None
+    hdu: int | None = None  # None for the first that has an image
+    layer: int | None = None  # number of the image in a cube
     companions: tuple[tuple[Path, str], ...] = ()
-    layout: str = "generic"
-    is_of_folder: bool = False
+    layout: str = "generic"  # or hsc, sdss
+    is_of_folder: bool = False  # only the name of a directory gives the band
 
 
 @dataclass(frozen=True, kw_only=True)

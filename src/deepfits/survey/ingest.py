@@ -54,23 +54,9 @@ def ingest(
 ) -> None:
     """Copy the cutouts described by a TOML file into a store, keeping existing shards.
 
-    Parameters
-    ----------
-    description_path
-        The TOML file.
-    out
-        Directory of the store.
-    size
-        Side of the store's cutouts, pixels.
-    shard_size
-        Number of objects per shard.
-    catalogue
-        Catalogue whose columns are added, matched by identity, or by position if no identity matches; missing
-        values (NaN, or empty text) where it has no row for a cutout.
-    where
-        Conditions on the columns, to select cutouts.
-    psf
-        The user's PSF for each band (`deepfits.survey.psf.parse_psf_option`).
+    The columns of a catalogue are added, matched by identity, or by position if no identity matches; values
+    are missing (NaN, or empty text) where it has no row for a cutout. Conditions on columns (`where`) select
+    cutouts. `psf` is the user's, by band (`deepfits.survey.psf.parse_psf_option`).
     """
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size, **({"psf": dict(psf)} if psf else {})}

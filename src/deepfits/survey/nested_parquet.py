@@ -68,13 +68,7 @@ class NestedColumn:
 
 @contextmanager
 def open_nested(path: Path, column: str = "image") -> Iterator[dict[str, Any]]:
-    """Open a Parquet file as arrays: ``image_flux`` for the part `flux` of the images, and plain columns.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or has no nested column of this name.
-    """
+    """Open a Parquet file as arrays: ``image_flux`` for the part `flux` of the images, and plain columns."""
     with naming(path, "not a readable Parquet file"):
         file = pq.ParquetFile(path)
     with file:

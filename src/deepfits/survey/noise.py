@@ -45,21 +45,11 @@ COMMON = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Background and noise of the sky between sources.
+    """Background and noise of the sky between sources."""
 
-    Attributes
-    ----------
-    level
-        Median background, nJy.
-    sigma
-        Standard deviation of one pixel, nJy.
-    correlation
-        Noise of large sums of pixels relative to that of independent pixels; 1 for white noise.
-    """
-
-    level: float
-    sigma: float
-    correlation: float = 1.0
+    level: float  # median background, nJy
+    sigma: float  # standard deviation of one pixel, nJy
+    correlation: float = 1.0  # noise of large sums relative to independent pixels; 1 for white noise
 
 
 def sample_rows(height: int, number: int = 8, whole: int = 1024) -> list[tuple[int, int]]:
@@ -357,14 +347,8 @@ def line_doubts(plane: Any) -> list[str]:
 def odd_columns(values: np.ndarray, sigma: float) -> np.ndarray:
     """Return which columns of ``(H, W)`` stand out, one or two at a time, over half their length, ``(W,)``.
 
-    Sources as narrow as that are shorter, and the light of longer ones spreads over more columns.
-
-    Parameters
-    ----------
-    values
-        Pixels; NaN where there are no data.
-    sigma
-        Noise of a pixel.
+    Sources as narrow as that are shorter, and the light of longer ones spreads over more columns. Pixels
+    without data are NaN.
     """
     is_finite = np.isfinite(values)
     is_known = is_finite.mean(axis=0) > 0.5
@@ -420,19 +404,11 @@ def _measured_blocks(plane: Any) -> np.ndarray:
 
 
 def weight_trend(stated: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
-    """Compare the weights with the inverse of the measured variance over blocks.
+    """Compare the `stated` weights of blocks with the inverse of the measured variance, ``(N,)`` each.
 
-    Parameters
-    ----------
-    stated, spread
-        Weights and measured noise of blocks, ``(N,)``.
-
-    Returns
-    -------
-    trend, power
-        Rank correlation, +1 for weights that are large where the noise is small, −1 for the opposite; and the
-        exponent with which the inverse variance scales with the weights. NaN if there are too few blocks, or
-        the weights hardly vary.
+    Return the rank correlation, +1 for weights that are large where the noise is small, −1 for the opposite;
+    and the exponent with which the inverse variance scales with the weights. Both are NaN if there are too
+    few blocks, or the weights hardly vary.
     """
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
         return math.nan, math.nan

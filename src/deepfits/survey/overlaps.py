@@ -34,15 +34,7 @@ def primary_detections(
     its flags; if both or neither are, the one farther from the edges of its field; if equal, the one in the
     first field by name. Other detections are primary, unless their apertures are incomplete and they lie
     within the Kron ellipse's major axis of a complete detection in another field: they are what the edge of
-    their field left of it.
-
-    Parameters
-    ----------
-    columns
-        ``field``, ``ra``, ``dec`` (degrees), ``x``, ``y``, ``kron_radius`` (pixels) and ``flags``, ``(N,)``
-        each.
-    infos
-        ``shape``, ``(H, W)``, and ``pixel_scale_arcsec`` of each field, by name.
+    their field left of it. `infos` describe the fields by name.
     """
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = unit_vectors(columns["ra"], columns["dec"])

@@ -23,17 +23,10 @@ MIN_RADIUS = 1.75
 
 @dataclass(frozen=True, kw_only=True)
 class Apertures:
-    """Elliptical apertures.
+    """Elliptical apertures, ``(N,)`` each: centre and semi-axes in pixels, position angle in radians.
 
-    Attributes
-    ----------
-    x, y, a, b, theta
-        ``(N,)`` float64: centre, semi-axes and position angle, in pixels and radians.
-    kron
-        ``(N,)``: scale of the ellipse, `KRON_FACTOR` Kron radii in units of a; at least such that the
-        ellipse's geometric mean radius is `MIN_RADIUS` pixels.
-    number
-        ``(N,)`` int32, number in the segmentation map.
+    They are scaled by `kron`: `KRON_FACTOR` Kron radii in units of a; at least such that the ellipse's
+    geometric mean radius is `MIN_RADIUS` pixels.
     """
 
     x: np.ndarray
@@ -42,7 +35,7 @@ class Apertures:
     b: np.ndarray
     theta: np.ndarray
     kron: np.ndarray
-    number: np.ndarray
+    number: np.ndarray  # in the segmentation map
 
 
 def make_apertures(
@@ -81,24 +74,11 @@ def measure_band(
     radius: float,
     noise_correlation: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Measure fluxes in one band.
+    """Measure fluxes in one band, background-subtracted, in ellipses and in circles of a `radius` in pixels.
 
-    Parameters
-    ----------
-    image, weight
-        ``(H, W)`` float32, nJy (background-subtracted) and nJy⁻².
-    apertures, segmentation
-        Apertures, and the segmentation map ``(H, W)`` that their numbers refer to.
-    radius
-        Radius of the fixed aperture, pixels.
-    noise_correlation
-        Factor on the errors (`deepfits.survey.grids`).
-
-    Returns
-    -------
-    columns
-        ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture has
-        data) and ``flags`` (int32), ``(N,)`` each.
+    Return the columns ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of
+    the aperture has data) and ``flags`` (int32), ``(N,)`` each. Errors include the factor `noise_correlation`
+    (`deepfits.survey.grids`).
     """
     is_bad = weight <= 0
     variance = np.zeros_like(weight)

@@ -151,40 +151,18 @@ def cards_of_all_layers(header: Mapping[str, Any]) -> fits.Header:
 
 @dataclass(kw_only=True)
 class CalibratedPixels:
-    """Image and weights of one band, in nJy and nJy⁻², read a few rows at a time.
+    """Image and weights of one band, in nJy and nJy⁻², read a few rows at a time."""
 
-    Attributes
-    ----------
-    image
-        The counts.
-    extras
-        Further planes by role: one of `WEIGHT_ROLES`, and ``mask``.
-    header
-        Header of the image, with cards that it lacks taken from the primary header.
-    zero_point, zero_point_source
-        AB zero point of the counts; what it is from, empty if given by the user.
-    masks
-        The HDUs of the mask, each with the rule for its bad pixels.
-    wcs
-        The celestial WCS, or None.
-    wcs_remarks
-        Problems of the WCS, or why there is none.
-    remarks
-        Messages on what was decided; those on problems start with ``WARNING: ``.
-    weight_factor
-        Squared ratio of the nJy per count of the image to that of the weights.
-    """
-
-    image: HduPixels
-    extras: dict[str, HduPixels | FrameNoise]
-    header: fits.Header
-    zero_point: float
-    masks: list[tuple[HduPixels, MaskRule]]
+    image: HduPixels  # the counts
+    extras: dict[str, HduPixels | FrameNoise]  # further planes by role: one of `WEIGHT_ROLES`, and ``mask``
+    header: fits.Header  # with cards that the image lacks from the primary header
+    zero_point: float  # AB, of the counts
+    masks: list[tuple[HduPixels, MaskRule]]  # HDUs, each with the rule for its bad pixels
     wcs: WCS | None
-    wcs_remarks: list[str]
-    remarks: list[str]
-    weight_factor: float = 1.0
-    zero_point_source: str = ""
+    wcs_remarks: list[str]  # its problems, or why there is none
+    remarks: list[str]  # on what was decided; those on problems start with ``WARNING: ``
+    weight_factor: float = 1.0  # squared ratio of the nJy per count of the image to that of the weights
+    zero_point_source: str = ""  # empty if given by the user
 
     @property
     def mask(self) -> MaskRule | None:

@@ -32,17 +32,8 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
 
     Their names may differ in any words, such as versions. Where a band occurs twice, as in two releases side
     by side, only fields belong together whose names differ in nothing but numbers, or the band's letter at
-    either end of a word (``ji1230057`` of 2MASS).
-
-    Parameters
-    ----------
-    fields
-        Files and HDUs, by the field's name and band.
-
-    Returns
-    -------
-    list of lists
-        Sorted names, two or more in each group.
+    either end of a word (``ji1230057`` of 2MASS). From files and HDUs, by the field's name and band, return
+    the sorted names, two or more in each group.
     """
     alike: dict[str, set[str]] = defaultdict(set)
     for name, images in fields.items():

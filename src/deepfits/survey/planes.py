@@ -87,25 +87,9 @@ class ReadOptions(FieldReadingOptions):
 class Plane:
     """Image and weight of one band, open for reading.
 
-    Attributes
-    ----------
-    header
-        Header of the image, with cards that it lacks taken from the primary header.
-    shape
-        ``(H, W)``.
-    wcs
-        The celestial WCS, or None.
-    pixel_scale
-        Arcseconds.
-    zero_point
-        AB zero point of the counts in the file.
-    noise
-        Background level and noise in nJy, measured on a sample of rows.
-    noise_correlation
-        Ratio of the noise in large apertures to that of independent pixels with these weights: from the
-        header (NOISCORR), else measured (`deepfits.survey.noise`), and then at least 1.
-    remarks
-        Messages on what was decided.
+    Beside the properties of `CalibratedPixels` it has a `noise`, background level and noise in nJy, measured
+    on a sample of rows, and a `noise_correlation`, the ratio of the noise in large apertures to that of
+    independent pixels with these weights.
     """
 
     def __init__(self, source: ImageSource, options: ReadOptions, files: OpenFiles) -> None:
@@ -434,12 +418,8 @@ def open_planes(
     """Open the planes of all bands of a field.
 
     Errors on single files are added to `unusable`, if given, and their bands left out. With `may_be_empty`,
-    so are bands without data, as long as others have some.
-
-    Raises
-    ------
-    InputError
-        A file is unusable, or images without WCS do not have the same shape.
+    so are bands without data, as long as others have some. Raise `InputError` if a file is unusable, or
+    images without WCS do not have the same shape.
     """
     planes: dict[str, Plane] = {}
     empty: list[InputError] | None = [] if may_be_empty else unusable

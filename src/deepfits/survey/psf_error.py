@@ -32,25 +32,10 @@ def matched_flux_error(
     """Measure the relative error of PSF-matched fluxes (`deepfits.photometry.matched_gaussians`) of stars.
 
     It is the scatter of the ratio of the matched fluxes, with the PSFs by which the field is measured, and
-    the fluxes in circles of 2.5 FWHM, without what noise and the subtraction of the background contribute.
-
-    Parameters
-    ----------
-    stamps
-        ``(N, S, S)``: stars, centred and background-subtracted.
-    star
-        ``(S, S)``: image of the stars from which the field's PSF is made.
-    x, y
-        ``(N,)``: positions of the stars, 0-based pixels.
-    log_width
-        Variation of the PSF's width (`deepfits.survey.psf_variation.width_over_field`); None if constant.
-    shape
-        Height and width of the field, pixels.
-
-    Returns
-    -------
-    error
-        None with fewer than 25 stars that are bright enough.
+    the fluxes in circles of 2.5 FWHM, without what noise and the subtraction of the background contribute;
+    None with fewer than 25 stars that are bright enough. The `stamps`, ``(N, S, S)``, are centred and
+    background-subtracted, their positions 0-based pixels; `star`, ``(S, S)``, is the image from which the
+    field's PSF is made, and `log_width` its variation (`deepfits.survey.psf_variation.width_over_field`).
     """
     if len(stamps) < FEW:
         return None

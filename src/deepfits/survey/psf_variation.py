@@ -55,24 +55,10 @@ def width_over_field(
     intrinsic scatter: where stars are far away, it returns to the mean. Outliers are left out. The width of
     the PSF without the pixel, which is found, varies more than that of the stars.
 
-    Parameters
-    ----------
-    stamps
-        ``(N, S, S)``: stars, centred and background-subtracted.
-    star
-        ``(S, S)``: their median image.
-    x, y
-        ``(N,)``: positions of the stars, 0-based pixels.
-    among
-        x and y of the stars whose median image is the field's PSF; the width is relative to theirs.
-    shape
-        Height and width of the field, pixels.
-
-    Returns
-    -------
-    log_width
-        ``(G, G)``: log of the width relative to the field's on a grid of rows and columns, for `width_at`;
-        None with fewer than `FEW` stars, or if the width does not vary significantly and by at least 1%.
+    The `stamps`, ``(N, S, S)``, are centred and background-subtracted, `star` is their median image, and
+    their positions are 0-based pixels. The result is the log of the width on a grid of rows and columns,
+    ``(G, G)``, for `width_at`, relative to that of the stars `among` others, whose median image is the
+    field's PSF; None with fewer than `FEW` stars, or if it does not vary significantly and by at least 1%.
     """
     if len(stamps) < FEW:
         return None
@@ -128,12 +114,8 @@ def relative_widths(stamps: np.ndarray, star: np.ndarray) -> tuple[np.ndarray, n
     The median image is stretched by each of `LOG_RATIOS`, and its amplitude, shift and sky are fitted to each
     star by least squares; the width is at the minimum of χ². Residuals are divided by the root of the light
     of a star above `FLOOR`: those of bright stars are due to the shape of the PSF, not to noise, and the core
-    alone would not tell how much light is in the wings.
-
-    Returns
-    -------
-    log_width, error
-        ``(N,)``; errors are those by the noise at the edge of the stamp, infinite where χ² has no minimum.
+    alone would not tell how much light is in the wings. Return their log, and errors by the noise at the edge
+    of the stamp, ``(N,)`` each; errors are infinite where χ² has no minimum.
     """
     middle, half = star.shape[0] // 2, CORE // 2
     core = np.s_[..., middle - half : middle + half + 1, middle - half : middle + half + 1]

@@ -64,13 +64,7 @@ MOST_ARRAYS = 4096
 
 @contextmanager
 def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
-    """Open the cutouts of a description.
-
-    Raises
-    ------
-    InputError
-        A file is missing, damaged, or does not match the description.
-    """
+    """Open the cutouts of a description, which the files must match."""
     path = description.path.resolve()
     if not path.exists():
         raise InputError(

@@ -18,13 +18,7 @@ NODES = 2
 
 
 class SkySurface:
-    """A spline through sep's background of a mesh, in which sources are clipped.
-
-    Parameters
-    ----------
-    image, weight
-        ``(H, W)``; pixels without weight are ignored.
-    """
+    """A spline through sep's background of a mesh, without sources and pixels of no weight."""
 
     def __init__(self, image: np.ndarray, weight: np.ndarray) -> None:
         background = background_of(image, weight <= 0).back(dtype=np.float32)

@@ -60,12 +60,8 @@ AGREEING_PIXELS = 1.5
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
     """Return the smallest north-up grid that contains all exposures (`reproject.mosaicking`).
 
-    The pixel scale, arcseconds, defaults to the finest of the exposures.
-
-    Raises
-    ------
-    InputError
-        An exposure has no WCS, or the exposures are so far apart that the grid would be far too large.
+    The pixel scale, arcseconds, defaults to the finest of the exposures. Raise `InputError` if one has no
+    WCS, or they are so far apart that the grid would be far too large.
     """
     from astropy import units
     from reproject.mosaicking import find_optimal_celestial_wcs
@@ -143,31 +139,15 @@ def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """Offset of an exposure from a reference.
+    """Offset of an exposure from a reference: positions of its sources minus theirs, pixels of the grid."""
 
-    Attributes
-    ----------
-    dx, dy
-        Positions of its sources minus those of the reference, pixels of the grid; 0 when not measured.
-    scatter
-        Scatter of individual sources about the offset, pixels.
-    num_matched
-        Number of matched sources; 0 when there were too few.
-    num_sources
-        Number of sources that lie on both, if counted.
-    flux_ratio
-        Its aperture fluxes over those of the reference; NaN if the bands differ.
-    width
-        Width of its stars, arcsec; NaN if not measured.
-    """
-
-    dx: float = 0.0
+    dx: float = 0.0  # 0 when not measured, as `dy`
     dy: float = 0.0
-    scatter: float = np.nan
-    num_matched: int = 0
-    num_sources: int = 0
-    flux_ratio: float = np.nan
-    width: float = np.nan
+    scatter: float = np.nan  # of individual sources about the offset, pixels
+    num_matched: int = 0  # sources; 0 when there were too few
+    num_sources: int = 0  # that lie on both, if counted
+    flux_ratio: float = np.nan  # its aperture fluxes over the reference's; NaN if the bands differ
+    width: float = np.nan  # of its stars, arcsec
 
 
 def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
@@ -218,18 +198,9 @@ def _agreeing(positions: np.ndarray, others: np.ndarray, farthest: float) -> tup
 def seeing_tolerances(widths: Sequence[float], pixel_scale: float) -> tuple[np.ndarray, int]:
     """Return the tolerance of each exposure for clipping, and its reach in pixels of the grid.
 
-    Parameters
-    ----------
-    widths
-        Widths of stars in the exposures, arcsec; NaN where unknown.
-    pixel_scale
-        Of the grid, arcsec.
-
-    Returns
-    -------
-    tolerance, reach
-        Fraction of the median by which an exposure's pixel may differ from it, ``(E,)``, and the distance
-        within which the largest median counts.
+    Widths are those of stars in the exposures, arcsec, NaN where unknown. The tolerance, ``(E,)``, is the
+    fraction of the median by which an exposure's pixel may differ from it; the reach, the distance within
+    which the largest median counts.
 
     Examples
     --------
@@ -255,25 +226,10 @@ def combine(
     tolerance: np.ndarray | float = AMPLITUDE_FRACTION,
     reach: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Combine the strips of all exposures.
+    """Combine the strips of all exposures, ``(E, R, W)``, by ``"clipped"``, ``"mean"`` or ``"median"``.
 
-    Parameters
-    ----------
-    image, weight
-        ``(E, R, W)`` float32.
-    method
-        ``"clipped"``, ``"mean"`` or ``"median"``.
-    clip
-        Limit of clipping, standard deviations.
-    tolerance, reach
-        See `seeing_tolerances`.
-
-    Returns
-    -------
-    image, weight
-        ``(R, W)`` float32.
-    rejected
-        Number of rejected values, ``(R, W)`` int32.
+    Values beyond `clip` standard deviations are rejected; see also `seeing_tolerances`. Return image, weight
+    and the number of rejected values, ``(R, W)`` each.
     """
     is_valid = weight > 0
     number = is_valid.sum(axis=0)

@@ -46,15 +46,9 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarr
 def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[float, float]:
     """Return the range of credible weights; values beyond it mark pixels without data.
 
-    Error maps often hold 1e10 or 1e-10 in such pixels. Such a value is repeated, and far from all others.
-
-    Parameters
-    ----------
-    weight
-        Inverse variances of a sample of pixels.
-    expected
-        Inverse variance of the measured noise, if known. It tells which of two values is that of pixels with
-        data; without it the more common one is assumed to be.
+    Error maps often hold 1e10 or 1e-10 in such pixels. Such a value is repeated, and far from all others. The
+    inverse variance `expected` by the measured noise tells which of two values is that of pixels with data;
+    without it the more common one is assumed to be.
 
     Examples
     --------

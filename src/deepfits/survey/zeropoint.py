@@ -91,12 +91,7 @@ def zero_point_of_header(
     """Return the AB zero point in the header of an image and its source as text; None if there is none.
 
     For surface brightnesses without the area of a pixel in the header, it is `pixel_sr`, from the WCS, in
-    steradian.
-
-    Raises
-    ------
-    InputError
-        The unit is not a flux, a value is not plausible, or cards contradict each other.
+    steradian. Raise `InputError` for a unit that is no flux, implausible values, or contradicting cards.
     """
     unit = unit_of(header)
     stated = [
@@ -379,12 +374,8 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     """Return the zero point of a unit of flux density; None for counts and for text that is not a unit.
 
     Surface brightness is converted to flux with the area of a pixel (``PIXAR_SR``, ``PIXAR_A2``, else the
-    WCS's), flux per wavelength with the pivot wavelength (``PHOTPLAM``, Å).
-
-    Raises
-    ------
-    InputError
-        The unit is not a flux density, or its conversion requires a value that the header lacks.
+    WCS's), flux per wavelength with the pivot wavelength (``PHOTPLAM``, Å). Raise `InputError` if the unit is
+    not a flux density, or its conversion requires a value that the header lacks.
     """
     text = re.sub(r"\b10\s*(?:\^|\*\*)\s*\(?([+-]?\d+)\)?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
     zp_of_jansky = 0.0 if _MAGGIES.search(text) else 8.9  # "Jy" stands for maggies here if the unit has them
