@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sep
 
-from deepfits.survey.fields import Field, middle_of, middle_rows
+from deepfits.survey.fields import Field, PartOfField, middle_of, middle_rows
 from deepfits.survey.stacking import (
     AGREEING_PIXELS,
     OVER_CHANCE,
@@ -22,15 +21,12 @@ from deepfits.survey.stacking import (
     register,
 )
 
-if TYPE_CHECKING:
-    from deepfits.survey.extract import Sky
-
 MAX_SHIFT_PIXELS = 1.0
 MANY = 30
 """Number of bright sources of two bands of which some must be the same."""
 
 
-def band_shifts(field: Sky, reference: str) -> dict[str, Registration]:
+def band_shifts(field: Field | PartOfField, reference: str) -> dict[str, Registration]:
     """Measure the offset of each band's bright sources from those of the reference band."""
     image, weight = field.planes[reference].read()
     those = _bright(image, weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,14 @@ def joined(parts: Sequence[ForeignCutouts], paths: Sequence[Path], directory: Pa
     if lost:
         text = f"WARNING: columns that some of {len(parts)} files lack are left out: {', '.join(lost)}"
         remarks[text] = None
-    return ForeignCutouts(
-        bands=first.bands,
+    return replace(
+        first,
         number=len(identity),
-        pixel_scale_arcsec=first.pixel_scale_arcsec,
         fwhm_arcsec=tuple(np.nanmedian(widths, axis=0).tolist()) if first.fwhm_arcsec else (),
         object_id=identity,
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in names},
-        factor=first.factor,
-        has_identity=first.has_identity,
-        has_weights=first.has_weights,
         raw=raw,
         psf=None if first.psf is None else psf,
-        weight_is=first.weight_is,
-        may_be_relative=first.may_be_relative,
-        mask=first.mask,
         remarks=list(remarks),
     )
 

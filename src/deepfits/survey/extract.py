@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.photometry import FLAG_MASKED, FLAG_SHARP, ab_magnitude
 from deepfits.survey.detection import DetectOptions, background_of, combined_image, find_sources
+from deepfits.survey.fields import Field, PartOfField
 from deepfits.survey.photometry import (
     Apertures,
     half_light_radius,
@@ -30,32 +30,11 @@ MOST_STARS = 40
 """Maximum number of stars for the PSF of a band."""
 
 
-class Sky(Protocol):
-    """Interface of a field for extraction; see `deepfits.survey.fields.Field`."""
-
-    name: str
-    planes: Any
-
-    @property
-    def pixel_scale(self) -> float:
-        """Arcseconds."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(H, W)`` of the whole field."""
-
-    def row(self, y: np.ndarray) -> np.ndarray:
-        """Return the rows in the whole field of rows of its planes, which may show a part of it."""
-
-    def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return right ascension and declination, degrees."""
-
-
 @dataclass(kw_only=True)
 class Extraction:
     """Catalogue of a field, and quantities measured along the way, most of them by band."""
 
-    columns: dict[str, np.ndarray]  # (N,) each, sorted by y
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # (N,) each, sorted by y
     fwhm_arcsec: dict[str, float] = field(default_factory=dict)  # NaN where there were too few stars
     stellar_radius_arcsec: float = np.nan  # half-light radius of stars on the combined image
     star_images: dict[str, np.ndarray | None] = field(default_factory=dict)  # None where there are too few
@@ -75,7 +54,7 @@ def object_ids(field_name: str, number: int) -> np.ndarray:
 
 
 def extract(
-    sky: Sky,
+    sky: Field | PartOfField,
     options: DetectOptions,
     *,
     bands: tuple[str, ...],
@@ -115,17 +94,17 @@ def extract(
             everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
     if peak is not None:  # above its limit of brightness few of the sources around the peak are galaxies
         clear = choose_stars(compact, snr, flags, replace(peak, half_width=0.08), most=200)
+    out = Extraction(stellar_radius_arcsec=stellar * scale, stars_stand_out=peak is not None)
     columns: dict[str, np.ndarray] = {}
-    star_images: dict[str, np.ndarray | None] = {}
-    widths: dict[str, list[list[float]] | None] = {}
-    flux_errors: dict[str, float | None] = {}
     for band in bands:
         if band in sky.planes:
-            measured, star_images[band], widths[band], flux_errors[band] = _one_band(
+            measured, star, out.widths[band], out.flux_errors[band] = _one_band(
                 sky, band, apertures, segmentation, (stars, everywhere, clear), options, aperture_arcsec
             )
         else:
-            measured, star_images[band] = not_measured(len(sources)), None
+            measured, star = not_measured(len(sources)), None
+        out.star_images[band] = star
+        out.fwhm_arcsec[band] = np.nan if star is None else scale * moffat_fwhm(star)
         flags |= measured.pop("flags")
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
         columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
@@ -152,21 +131,12 @@ def extract(
         "ra": ra,
         "dec": dec,
     }
-    return Extraction(
-        columns=identity | columns,
-        fwhm_arcsec={
-            b: np.nan if star is None else scale * moffat_fwhm(star) for b, star in star_images.items()
-        },
-        stellar_radius_arcsec=stellar * scale,
-        star_images=star_images,
-        widths=widths,
-        flux_errors=flux_errors,
-        stars_stand_out=peak is not None,
-    )
+    out.columns = identity | columns
+    return out
 
 
 def _one_band(
-    sky: Sky,
+    sky: Field | PartOfField,
     band: str,
     apertures: Apertures,
     segmentation: np.ndarray,

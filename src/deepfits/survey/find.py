@@ -421,15 +421,10 @@ def _is_image(path: Path) -> bool:
 def _renaming_hint(path: Path, files: list[Path]) -> str:
     """Suggest a name for weights or a mask if an image's name differs in a single word."""
     key, kind = split_name(given_name(path))
-    alike = (
-        p for p in files if len(set(split_name(given_name(p))[0]) ^ set(key)) == 1 and kind_of(p) is None
-    )
-    image = next(alike, None)
-    return (
-        ""
-        if image is None
-        else f", or, if it is {image.name}, rename this file to {given_name(image)}.{kind}.fits"
-    )
+    for other in files:
+        if len(set(split_name(given_name(other))[0]) ^ set(key)) == 1 and kind_of(other) is None:
+            return f", or, if it is {other.name}, rename this file to {given_name(other)}.{kind}.fits"
+    return ""
 
 
 def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:

@@ -75,15 +75,10 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     bands = tuple(band_name(b) for b in d.bands) or bands_of(objects)
     if not bands:
         raise InputError(f'{d.where}: give the bands, for example bands = ["g", "r"]')
-    if (
-        len(bands) > 1
-        and len(objects) > 1
-        and all(set(o.files) - {""} and len(o.files) == 1 for o in objects)
-    ):
-        first_file, second_file = objects[0].first(), objects[1].first()
+    if len(bands) > 1 and len(objects) > 1 and all(len(o.files) == 1 and "" not in o.files for o in objects):
         raise InputError(
-            f"{path}: no two files are bands of the same object, by their names, such as {first_file.name} "
-            f"and {second_file.name}; name them OBJECT_BAND.fits"
+            f"{path}: no two files are bands of the same object, by their names, such as "
+            f"{objects[0].first().name} and {objects[1].first().name}; name them OBJECT_BAND.fits"
         )
     if strange := sort_bands({b for galaxy in objects for b in galaxy.files if b} - set(bands)):
         raise InputError(

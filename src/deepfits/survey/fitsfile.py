@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,21 +106,11 @@ class OpenFiles(ExitStack):
 def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
     with quiet(), naming(path, "not a readable FITS file"):
         hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
-        number = 0
-        while number < MAX_HDUS and _has(hdus, number):
-            _settle_unprintable(hdus[number], handle)
-            _settle_cards(hdus[number].header)
-            number += 1
+        for hdu in islice(hdus, MAX_HDUS):
+            _settle_unprintable(hdu, handle)
+            _settle_cards(hdu.header)
         _check_sizes(path, hdus, plain.stat().st_size)
     return hdus
-
-
-def _has(hdus: fits.HDUList, number: int) -> bool:
-    try:
-        hdus[number]
-    except IndexError:
-        return False
-    return True
 
 
 def _settle_unprintable(hdu: Any, handle: IO[bytes]) -> None:
