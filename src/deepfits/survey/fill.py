@@ -35,28 +35,13 @@ SPARSE, APART = 0.05, 10
 
 @dataclass(kw_only=True)
 class Fill:
-    """A value that marks pixels without data.
+    """A value that marks pixels without data; only in blocks where single pixels may hold it by chance."""
 
-    Attributes
-    ----------
-    value
-        The value as stored.
-    half_step
-        Half the quantisation step of each row of the image, if the value was dithered; None if exact.
-    within
-        Maximum deviation from the value, if quantisation changed it.
-    in_blocks
-        Whether only blocks of `block` pixels a side count, because single pixels may hold the value by
-        chance.
-    block
-        The side of these blocks, odd.
-    """
-
-    value: float
-    half_step: np.ndarray | None = None
-    within: float = 0.0
+    value: float  # as stored
+    half_step: np.ndarray | None = None  # half the quantisation step of each row, if it was dithered
+    within: float = 0.0  # largest deviation from it, if quantisation changed it
     in_blocks: bool = False
-    block: int = BLOCK
+    block: int = BLOCK  # side of a block, odd
 
     @property
     def margin(self) -> int:
@@ -103,16 +88,9 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     """Find the values that mark pixels without data.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros
-    that fill blocks count. Dithering moves zeros by up to half a step.
-
-    Parameters
-    ----------
-    counts
-        A sample of pixels, ``(..., H, W)``; NaN where they are known to have no data.
-    steps
-        Quantisation step of each row; None for values that are not compressed.
-    is_dithered
-        Whether the quantisation was dithered.
+    that fill blocks count. Dithering moves zeros by up to half a step. The sample of pixels, ``(..., H, W)``,
+    is NaN where they are known to have no data; `steps` are the quantisation steps of its rows, None for
+    values that are not compressed.
     """
     is_known = np.isfinite(counts)
     number, zeros = int(is_known.sum()), int((counts == 0).sum())
@@ -163,12 +141,8 @@ def _empty_block(counts: np.ndarray, others: np.ndarray) -> int | None:
 def _find_near(counts: np.ndarray, zeros: int, number: int, others: np.ndarray | None) -> Fill | None:
     """Find a value not far from all others that marks pixels without data: 0, or one that fills blocks.
 
-    Parameters
-    ----------
-    counts, zeros, number
-        A sample of pixels, and how many of them are 0, and not NaN.
-    others
-        The pixels that are neither 0 nor far from all others; None if values are quantised.
+    Of a `number` of pixels some are zeros, and `others` neither 0 nor far from all others; the latter are
+    None if values are quantised.
     """
     values, numbers = np.unique(counts[:0] if others is None else others, return_counts=True)
     max_count = int(numbers.max(initial=0))
@@ -260,12 +234,7 @@ def find_marks(
 
     Beside weights, only pixels of positive weight matter, and zeros count only if they fill blocks and are
     rare elsewhere, since in sparse photon counts they are real values. See `find_fill` for the other
-    parameters.
-
-    Returns
-    -------
-    fills, remarks
-        The values; with `HOLES` or `ZEROS` if zeros are rare.
+    parameters. The values include `HOLES` or `ZEROS` if zeros are rare; remarks on them are returned, too.
     """
     used = counts if weight is None else np.where(weight > 0, counts, np.nan)
     fills, remarks = find_fill(used, steps, is_dithered), []

@@ -111,30 +111,14 @@ def mask_rule(
     """Decide which pixels of a mask are bad.
 
     In order of precedence, these are the pixels of planes given by the user; of planes that the mask's own
-    cards name and that are bad in its pipeline, or usually; those of the polarity given by the user; and
-    those of the bad planes of the pipeline, if the cards name none.
+    cards name and that are bad in its pipeline, or usually; those of the polarity given by the user, which is
+    the meaning of non-zero pixels, ``"bad"`` or ``"good"``; and those of the bad planes of the pipeline, if
+    the cards name none.
 
-    Parameters
-    ----------
-    header
-        Header of the mask.
-    sample
-        Some of its pixels, for messages.
-    bad_planes
-        Bad planes, by name or by bit number from 0.
-    polarity
-        Meaning of non-zero pixels, ``"bad"`` or ``"good"``.
-    image_header
-        Header of the image.
-    where
-        The image's file, for messages, and since its name may tell the pipeline.
-    option
-        Name of the option that sets the polarity, for messages.
-
-    Raises
-    ------
-    InputError
-        A given plane does not exist, or the meaning of the mask's values is undefined.
+    Planes are given by name or by bit number from 0. `where` is the image's file, whose name may tell the
+    pipeline, as may its header; messages also use a sample of the mask's pixels, and the name of the option
+    that sets the polarity. Raise `InputError` if a given plane does not exist, or the meaning of the mask's
+    values is undefined.
     """
     planes = named_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:

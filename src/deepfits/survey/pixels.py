@@ -233,28 +233,12 @@ def calibrated(
     remedy: str = "give zero_point",
     pixel_scale_arcsec: float | None = None,
 ) -> CalibratedPixels:
-    """Calibrate one band from its headers.
+    """Calibrate one band from its headers: an image, and weights and mask by role.
 
-    Parameters
-    ----------
-    hdus
-        The open file of the image.
-    image, extras
-        The image, and weights and mask by role.
-    zero_point
-        AB zero point given by the user. Otherwise the header's is used, or else `default`, a zero point and
-        a description of it.
-    bad_planes, mask_polarity, mask_option
-        See `deepfits.survey.masks.mask_rule`.
-    remedy
-        Advice in errors on how to give the zero point.
-    pixel_scale_arcsec
-        Pixel scale; if given, no WCS is read.
-
-    Raises
-    ------
-    InputError
-        Shapes differ, the zero point is missing or contradictory, or the meaning of a mask is unknown.
+    Without a zero point of the user's, the header's is used, or else `default`, a zero point and words on it;
+    `remedy` is advice in errors on how to give it. For masks see `deepfits.survey.masks.mask_rule`. If
+    a pixel scale is given, no WCS is read. Raise `InputError` if shapes differ, the zero point is missing or
+    contradictory, or the meaning of a mask is unknown.
     """
     path = image.path
     header = header_of(hdus, image.hdu)

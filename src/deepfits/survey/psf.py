@@ -89,24 +89,12 @@ def find_psf(
 
     The stars take precedence over the header, unless they may be galaxies: if they do not stand out
     (`deepfits.survey.stars.stellar_peak`) and are not narrower than the header's FWHM, the header is used, as
-    no source is narrower than the PSF.
+    no source is narrower than the PSF. It has one of `WIDTHS` (arcseconds, or pixels if its comment says so)
+    and ``PSFBETA``.
 
-    Parameters
-    ----------
-    stars
-        Image of the stars, from `deepfits.survey.seeing.star_image`; None if there are too few.
-    header
-        Header of the image, with one of `WIDTHS` (arcseconds, or pixels if its comment says so) and
-        ``PSFBETA``.
-    pixel_scale
-        Arcseconds.
-    varies
-        ``log_width`` of `deepfits.survey.psf_variation.width_over_field` and ``shape`` of the field; None for
-        a constant PSF.
-    flux_error
-        Relative error of fluxes due to this PSF (`deepfits.survey.psf_error`); None if unknown.
-    stars_stand_out
-        Whether the stars are distinct from galaxies.
+    The PSF from the stars' image (`deepfits.survey.seeing.star_image`) is recorded with how it `varies`, as
+    ``log_width`` of `deepfits.survey.psf_variation.width_over_field` and ``shape`` of the field, and with the
+    relative error of fluxes due to it (`deepfits.survey.psf_error`).
     """
     stated = _stated(header, pixel_scale)
     if stars is None:
@@ -237,24 +225,15 @@ def own_scale(header: Any, pixel_scale: float) -> float:
 class Psfex:
     """A PSFEx model (Bertin 2011): the PSF is a polynomial in the position on the image.
 
-    Attributes
-    ----------
-    planes
-        ``(T, h, w)``: coefficients of the terms 1, x, x², …, y, xy, …, of normalised positions, which are
-        about -1 to 1.
-    zero, scale
-        ``(x, y)`` in 1-based pixels: offset and scale of the normalised positions.
-    degree
-        Degree of the polynomial.
-    step
-        Size of a plane's pixel in pixels of the image.
+    The planes, ``(T, h, w)``, are coefficients of the terms 1, x, x², …, y, xy, …, of normalised positions,
+    which are about -1 to 1.
     """
 
     planes: np.ndarray
-    zero: tuple[float, float]
+    zero: tuple[float, float]  # offset of the normalised positions, (x, y) in 1-based pixels
     scale: tuple[float, float]
     degree: int
-    step: float
+    step: float  # size of a plane's pixel in pixels of the image
 
     def at(self, x: float, y: float, pixel_scale: float) -> np.ndarray:
         """Return the PSF at a normalised position, ``(K, 2)``."""
@@ -278,10 +257,7 @@ class Psfex:
 def find_psfex(path: str) -> Psfex | None:
     """Read a PSFEx model; None if the file does not exist or is not a PSFEx model.
 
-    Raises
-    ------
-    InputError
-        The model is damaged, of several images, or depends on more than the position on the image.
+    Raise `InputError` if it is damaged, of several images, or depends on more than the position on the image.
     """
     if not Path(path).is_file():
         return None

@@ -184,12 +184,7 @@ def with_wings(star: np.ndarray) -> np.ndarray:
     the same subtraction: Moffat's, or where noise leaves no doubt, that of a turbulent atmosphere, which
     falls off less steeply. This profile also replaces the stamp as far as the noise, averaged over rings,
     exceeds the difference to be expected between the two: positive Gaussians fitted to noise would find wings
-    there.
-
-    Parameters
-    ----------
-    star
-        ``(S, S)`` with S odd: from `star_image` or `star_among_cutouts`.
+    there. The image, ``(S, S)`` with S odd, is from `star_image` or `star_among_cutouts`.
 
     Examples
     --------
