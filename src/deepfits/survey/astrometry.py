@@ -17,6 +17,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepfits.survey.fitsfile import quiet, quiet_log
+from deepfits.tables import unit_vectors
 
 # Warnings on harmless repairs by astropy, which change no position: dates, spelling of units and keywords.
 _HARMLESS = re.compile(
@@ -323,11 +324,9 @@ def _pixel_on_sky(wcs: WCS) -> np.ndarray:
     """
     width, height = (wcs.pixel_shape or 2 * wcs.wcs.crpix - 1)[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
-    world = np.radians(wcs.all_pix2world([x, x + 1, x], [y, y, y + 1], 0))
-    longitude, latitude = world[wcs.wcs.lng], world[wcs.wcs.lat]
-    flat = np.cos(latitude)
-    places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
-    return np.asarray(places[1:] - places[0])
+    world = wcs.all_pix2world([x, x + 1, x], [y, y, y + 1], 0)
+    places = unit_vectors(world[wcs.wcs.lng], world[wcs.wcs.lat])
+    return places[1:] - places[0]
 
 
 def middle_of(wcs: WCS, shape: tuple[int, ...]) -> tuple[float, float]:

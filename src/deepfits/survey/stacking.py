@@ -37,6 +37,7 @@ from deepfits.survey.detection import background_of
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
 from deepfits.survey.planes import Plane
+from deepfits.tables import unit_vectors
 
 AMPLITUDE_FRACTION = 0.3
 MAX_GRID_PIXELS = 1 << 29
@@ -89,8 +90,7 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
 
 def _farthest(planes: Sequence[Plane]) -> Plane:
     """Return the exposure that points farthest from the median direction of all."""
-    ra, dec = np.radians([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None]).T
-    direction = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    direction = unit_vectors(*np.transpose([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None]))
     return planes[int(((direction - np.median(direction, axis=0)) ** 2).sum(axis=1).argmax())]
 
 

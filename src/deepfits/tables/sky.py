@@ -94,11 +94,12 @@ def positions(
     numbers are in degrees unless the unit or the name says hours or radians. Raise `InputError` for an entry
     that is not an angle, an unsuitable unit, or values that may be degrees or radians.
     """
+    table = Table(columns=dict(columns), units=dict(units), where=str(where))
     pair, frame = position_names(columns), "icrs"
     if pair is None:
-        if (found := _components(columns, where) or _in_one_column(columns, where)) is not None:
+        if (found := _components(table) or _in_one_column(table)) is not None:
             return found
-        pair = _similar_pair(columns, units, where)
+        pair = _similar_pair(table)
     if pair is None:
         pair, frame = first_pair(columns, OLD_POSITIONS), B1950
     if pair is None:
@@ -111,23 +112,18 @@ def positions(
         log.warning(
             "WARNING: %s: %s and %s are stored in single precision, accurate to about 0.03″", where, *pair
         )
-    found = _from_pair(columns, units, where, pair, frame)
+    found = _from_pair(table, pair, frame)
     if frame == "icrs":
-        found = _compared(found, columns, units, where)
+        found = _compared(found, table)
         _warn_of_rounding(found, where)
         if not found.is_known.all():
-            return _with_other_pair(found, columns, units, where)
+            return _with_other_pair(found, table)
     return found
 
 
-def _from_pair(
-    columns: Mapping[str, np.ndarray],
-    units: Mapping[str, str],
-    where: str | Path,
-    pair: tuple[str, str],
-    frame: str,
-) -> Positions:
+def _from_pair(table: Table, pair: tuple[str, str], frame: str = "icrs") -> Positions:
     """Return the positions in two columns; ``RA (1950)`` and ``ra_fk4`` are taken as B1950."""
+    columns, units, where = table.columns, table.units, table.where
     if frame == "icrs" and all(_B1950_NAME.search(f"{name} {units.get(name, '')}") for name in pair):
         frame = B1950
     longitude, latitude = (
@@ -212,10 +208,9 @@ def _with_main_columns(table: Table) -> Table:
 
 def _in_icrs(table: Table) -> Table:
     """Convert positions to ICRS if the file states another frame, unless their names state the frame."""
-    columns, units, where = table.columns, table.units, table.where
-    pair, parts = position_names(columns), tuple(sexagesimal_parts(columns).values())
+    pair, parts = position_names(table.columns), tuple(sexagesimal_parts(table.columns).values())
     if table.frames and pair is None and not parts:
-        pair = _similar_pair(columns, units, where)
+        pair = _similar_pair(table)
     names = pair or parts
     frame = next((table.frames[name] for name in names if name in table.frames), None)
     if (
@@ -224,19 +219,19 @@ def _in_icrs(table: Table) -> Table:
         or all(map(_B1950_NAME.search, names))
     ):
         return table
-    found = _from_pair(columns, units, where, pair, frame) if pair else _components(columns, where, frame)
+    found = _from_pair(table, pair, frame) if pair else _components(table, frame)
     if found is None:
         return table
     advice = "" if frame == B1950 else "; if this is the epoch of observation, write 2000 or ICRS there"
     log.warning(
         "WARNING: %s: %s and %s are converted from %s, as stated by the file, to ICRS%s",
-        *(where, names[0], names[-1], frame.upper(), advice),
+        *(table.where, names[0], names[-1], frame.upper(), advice),
     )
     pair = pair or ("ra", "dec")
     return replace(
         table,
-        columns=_with_equinox_2000(columns) | dict(zip(pair, (found.ra, found.dec), strict=True)),
-        units=units | dict.fromkeys(pair, "deg"),
+        columns=_with_equinox_2000(table.columns) | dict(zip(pair, (found.ra, found.dec), strict=True)),
+        units=table.units | dict.fromkeys(pair, "deg"),
     )
 
 
@@ -255,17 +250,15 @@ def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
     return mains[0] if len(mains) == 1 else None
 
 
-def _with_other_pair(
-    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> Positions:
+def _with_other_pair(found: Positions, table: Table) -> Positions:
     """Fill missing positions from other columns of the same objects, such as raStack beside raMean."""
-    for other in _named_pairs(columns, units, where, but=found.names):
+    for other in _named_pairs(table, but=found.names):
         more = ~found.is_known & other.is_known
         if not more.any() or (found.is_known.any() and not positions_agree(found, other)):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s take their positions from %s and %s",
-            *(where, int(more.sum()), len(more), *found.names, *other.names),
+            *(table.where, int(more.sum()), len(more), *found.names, *other.names),
         )
         ra, dec = np.where(more, other.ra, found.ra), np.where(more, other.dec, found.dec)
         left = int(np.isnan(ra).sum())
@@ -274,9 +267,7 @@ def _with_other_pair(
     return found
 
 
-def _compared(
-    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> Positions:
+def _compared(found: Positions, table: Table) -> Positions:
     """Compare positions with those in other columns, which are used if they show that these are no degrees.
 
     Others that lie elsewhere cause a warning, unless most share one place, such as the centre of a field or
@@ -285,8 +276,8 @@ def _compared(
     rows = np.flatnonzero(found.is_known)
     rows = rows[:: max(1, len(rows) // 1000)]
     ra, dec = found.ra[rows], found.dec[rows]
-    some = {name: values[rows] for name, values in columns.items()}
-    for other in _named_pairs(some, units, where, but=found.names):
+    some = replace(table, columns={name: values[rows] for name, values in table.columns.items()})
+    for other in _named_pairs(some, but=found.names):
         apart = _separation(Positions(ra=ra, dec=dec, names=found.names), other)
         if not apart > ELSEWHERE_ARCSEC or len(np.unique(other.ra)) < len(rows) / 2:
             continue
@@ -295,13 +286,13 @@ def _compared(
             if positions_agree(scaled, other):
                 log.warning(
                     "WARNING: %s: positions are taken from %s and %s, by which %s is in %s",
-                    *(where, *other.names, found.names[0], unit),
+                    *(table.where, *other.names, found.names[0], unit),
                 )
-                return _from_pair(columns, units, where, (other.names[0], other.names[-1]), "icrs")
+                return _from_pair(table, (other.names[0], other.names[-1]))
         log.warning(
             "WARNING: %s: positions are taken from %s and %s; those in %s and %s are %.3g° away (median): if "
             "these are right, rename the former",
-            *(where, *found.names, *other.names, apart / 3600),
+            *(table.where, *found.names, *other.names, apart / 3600),
         )
         break
     return found
@@ -328,22 +319,21 @@ def _warn_of_rounding(found: Positions, where: str | Path) -> None:
 
 def other_places(columns: Mapping[str, np.ndarray], where: str | Path) -> Iterator[Positions]:
     """Yield the positions in all columns that are named like right ascension and declination."""
-    yield from _named_pairs(columns, {}, where)
-    yield from _similar_pairs(columns, {}, where)
+    table = Table(columns=dict(columns), where=str(where))
+    yield from _named_pairs(table)
+    yield from _similar_pairs(table)
 
 
-def _named_pairs(
-    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path, but: Sequence[str] = ()
-) -> Iterator[Positions]:
+def _named_pairs(table: Table, but: Sequence[str] = ()) -> Iterator[Positions]:
     """Yield the positions in columns with names in `POSITIONS`, except in those named `but`."""
     done = [{name.lower() for name in but}]
     for names in POSITIONS:
-        pair = first_pair(columns, [names])
+        pair = first_pair(table.columns, [names])
         if pair is None or (key := {name.lower() for name in pair}) in done:
             continue
         done.append(key)
         with suppress(InputError):  # no angles
-            yield _from_pair(columns, units, where, pair, "icrs")
+            yield _from_pair(table, pair)
 
 
 def positions_agree(one: Positions, other: Positions) -> bool:
@@ -360,31 +350,28 @@ def _separation(one: Positions, other: Positions) -> float:
     return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600
 
 
-def _similar_pair(
-    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> tuple[str, str] | None:
+def _similar_pair(table: Table) -> tuple[str, str] | None:
     """Return columns whose names differ only in ra and dec, such as ``ra_corrected`` and ``dec_corrected``.
 
     Raise `InputError` if several such pairs disagree.
     """
-    if not (found := list(_similar_pairs(columns, units, where))):
+    if not (found := list(_similar_pairs(table))):
         return None
     first = found[0]
     for other in found[1:]:
         if not positions_agree(first, other):
             raise InputError(
-                f"{where}: {' and '.join(first.names)} disagree with {' and '.join(other.names)}; rename "
-                "those that are meant to ra and dec"
+                f"{table.where}: {' and '.join(first.names)} disagree with {' and '.join(other.names)}; "
+                "rename those that are meant to ra and dec"
             )
-    log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", where, *first.names)
-    return first.names[0], first.names[1]
+    ra, dec = first.names
+    log.warning("WARNING: %s: %s and %s are taken as the positions of the objects", table.where, ra, dec)
+    return ra, dec
 
 
-def _similar_pairs(
-    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
-) -> Iterator[Positions]:
+def _similar_pairs(table: Table) -> Iterator[Positions]:
     """Yield the positions in columns whose names differ only in ra and dec."""
-    by_lower = {bare_name(name): name for name in reversed(list(columns))}
+    by_lower = {bare_name(name): name for name in reversed(list(table.columns))}
     for lower, name in reversed(by_lower.items()):
         for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
             ends = ("dec", "de") if match[0] == "ra" else ("delta",)
@@ -393,7 +380,7 @@ def _similar_pairs(
             if other is None or _NOT_A_POSITION.search(" ".join(rest)):
                 continue
             with suppress(InputError):  # no angles
-                place = _from_pair(columns, units, where, (name, other), "icrs")
+                place = _from_pair(table, (name, other))
                 if place.is_known.any():
                     yield place
 
@@ -442,10 +429,9 @@ def _unit(name: str, units: Mapping[str, str]) -> str:
     return stated or ("h" if is_hours else "")
 
 
-def _components(
-    columns: Mapping[str, np.ndarray], where: str | Path, frame: str = "icrs"
-) -> Positions | None:
+def _components(table: Table, frame: str = "icrs") -> Positions | None:
     """Combine sexagesimal columns, six and possibly a seventh with the sign of the declination."""
+    columns, where = table.columns, table.where
     named = sexagesimal_parts(columns)
     if not named:
         return None
@@ -471,11 +457,11 @@ def _components(
     return _validated(ra, dec, tuple(named.values()), frame)
 
 
-def _in_one_column(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
+def _in_one_column(table: Table) -> Positions | None:
     """Split positions in one column: ``10 00 28.6 +02 12 21`` or, if its name says so, ``150.119, 2.206``."""
-    frames = {name: _frame_in_name(name) for name in columns}
-    for name in sorted(columns, key=lambda name: frames[name] != "icrs"):
-        text, frame = columns[name], frames[name]
+    frames = {name: _frame_in_name(name) for name in table.columns}
+    for name in sorted(frames, key=lambda name: frames[name] != "icrs"):
+        text, frame = table.columns[name], frames[name]
         if text.dtype.kind != "U" or text.ndim != 1 or not frame:
             continue
         pattern = _EITHER if _SAYS_BOTH.search(name) else _SEXAGESIMAL
@@ -488,8 +474,8 @@ def _in_one_column(columns: Mapping[str, np.ndarray], where: str | Path) -> Posi
         sky = np.full((2, len(text)), np.nan)
         for row, half in enumerate(("ra", "dec")):
             angles = np.array([part[half] for part in parts if part])
-            sky[row, there] = degrees(angles, "", name, where, is_longitude=half == "ra", frame=frame)
-        log.warning("WARNING: %s: %s is taken as the positions of the objects", where, name)
+            sky[row, there] = degrees(angles, "", name, table.where, is_longitude=half == "ra", frame=frame)
+        log.warning("WARNING: %s: %s is taken as the positions of the objects", table.where, name)
         return _validated(sky[0], sky[1], (name,), frame)
     return None
 
