@@ -163,11 +163,7 @@ def build_store(
 
 
 def _describe(
-    plan: StorePlan,
-    tasks: list[ShardTask],
-    fields: OpenFields,
-    info: dict[str, Any],
-    earlier: dict[str, Any],
+    plan: StorePlan, tasks: list[ShardTask], fields: OpenFields, info: dict[str, Any], earlier: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Describe the fields with objects, by name; those that cannot be read are named together.
 
@@ -437,11 +433,7 @@ def cut_task(
         psf[:, index] = with_psf_of_objects(of_field, given, band, there, scale)
     plan.images.require_unchanged(field.sources)
     return Cutouts(
-        object_id=columns["object_id"][task.rows],
-        image=image,
-        weight=weight,
-        catalogue=ours,
-        psf=psf,
+        object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours, psf=psf
     )
 
 

@@ -89,12 +89,12 @@ def _files_in(images: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
+def _all_sources(images: list[str | Path]) -> list[ImageSource]:
     """Return all images; files with several bands give one source per band.
 
     What the list says of a file in one of its directories takes precedence over name and header.
     """
-    items = [_parsed(item) for item in _as_list(images)]
+    items = [_parsed(item) for item in images]
     stated: _Stated = defaultdict(list)
     for path, band, hdu in items:
         if not path.is_dir() and (band, hdu) != (None, None):
@@ -129,8 +129,7 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
                 f"{maps[0]}: weights, a mask, a table or another map by name or header, not an image; give "
                 f"the image, or, if it is one, its band too: BAND={maps[0]}"
             )
-        first = _as_list(images)[0]
-        where = Path(str(first))
+        where = Path(first := images[0])
         if where.is_dir() and _holds_files(where) and kind_of_folder(where) is not None:
             raise InputError(
                 f"{first}: this directory's name says that its files belong to images of the same names in "
@@ -181,7 +180,7 @@ def find_exposures(
     Return them by band, in order of wavelength, each list sorted by path. Raise `InputError` if nothing is
     found, or a requested band is missing.
     """
-    chips = for_each(_all_sources(images), _chips, "exposures", "Leave out what cannot be repaired")
+    chips = for_each(_all_sources(_as_list(images)), _chips, "exposures", "Leave out what cannot be repaired")
     sources = [source for its in chips for source in its]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there

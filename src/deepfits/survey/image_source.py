@@ -119,12 +119,7 @@ def source_of(
         matched, without = band_of_name(plain, {band})
         rest = without if matched else _without_band(plain, band) if named is None else rest
     return ImageSource(
-        band=band,
-        field=rest,
-        path=path,
-        hdu=hdu,
-        companions=companions_of(path),
-        is_of_folder=is_of_folder,
+        band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), is_of_folder=is_of_folder
     )
 
 

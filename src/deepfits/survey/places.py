@@ -70,10 +70,7 @@ def _keys(name: str, bands: Collection[str]) -> list[str]:
         return [plain]
     word = re.escape(next(iter(bands)))
     either = rf"(?:{word}|{word[0]})"
-    glued = re.finditer(
-        rf"(?i)(?<![^-_. ]){either}(?=[^-_. ])|(?<=[^-_. ]){either}(?![^-_. ])",
-        plain,
-    )
+    glued = re.finditer(rf"(?i)(?<![^-_. ]){either}(?=[^-_. ])|(?<=[^-_. ]){either}(?![^-_. ])", plain)
     return [plain, *(f"{plain[: match.start()]}*{plain[match.end() :]}" for match in glued)]
 
 

@@ -328,11 +328,7 @@ def psf_of_objects(
 
 
 def with_psf_of_objects(
-    psf: np.ndarray,
-    given: str | None,
-    band: str,
-    columns: Mapping[str, np.ndarray],
-    pixel_scale: float,
+    psf: np.ndarray, given: str | None, band: str, columns: Mapping[str, np.ndarray], pixel_scale: float
 ) -> np.ndarray:
     """Replace PSFs ``(N, K, 2)`` by those of `psf_of_objects`: all if these are given, else unknown ones."""
     is_known = np.isfinite(psf).all((1, 2), keepdims=True) & (given is None)

@@ -7,13 +7,7 @@ format from the file extension. Columns are recognised by the names that surveys
 from __future__ import annotations
 
 from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_conditions
-from deepfits.tables.identities import (
-    identities,
-    identity_name,
-    likely_identity,
-    require_unique,
-    with_legacy_identity,
-)
+from deepfits.tables.identities import identities, identity_name, likely_identity, require_unique
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,

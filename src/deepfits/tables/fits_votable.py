@@ -186,7 +186,7 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
             lambda part: part[1] + b' arraysize="*"' + _LENGTH.sub(b"", part[2]), content
         )
     tree = votable.parse(BytesIO(content), verify="ignore")
-    for info in (info for resource in tree.resources for info in resource.infos):
+    for info in tree.iter_info():
         if (info.name, info.value) == ("QUERY_STATUS", "ERROR"):
             raise InputError(
                 f"{path}: contains an error of the service instead of data: {str(info.content)[:200]!r}; "
@@ -202,16 +202,9 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
     chosen = candidates.index(choose_table(candidates, path, selection, wanted))
     selected = tables[chosen]
     table = from_astropy(selected.to_table(use_names_over_ids=True), str(path))
-    parents = (tree, *tree.resources, *_nested(tree.resources))
-    systems = [system for parent in parents for system in parent.coordinate_systems]
-    frames = {s.ID: frame_of(s.system or "ICRS", s.equinox) for s in systems}
+    frames = {s.ID: frame_of(s.system or "ICRS", s.equinox) for s in tree.iter_coosys()}
     named = {field.name: frames[field.ref] for field in selected.fields if field.ref in frames}
     if len(frames) == 1 and not named:
         named = dict.fromkeys(table.columns, *frames.values())
     frames = {name: frame for name, frame in named.items() if frame}
     return replace(table, info=as_info(selected.description), frames=table.frames | frames)
-
-
-def _nested(resources: Sequence[Any]) -> list[Any]:
-    """Return the resources nested within resources, at any depth."""
-    return [child for parent in resources for child in (*parent.resources, *_nested(parent.resources))]

@@ -544,12 +544,9 @@ def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarr
     `sky` is the result of `positions` for this table.
     """
     columns = with_degrees(table.columns, sky)
-    pixels = pixel_positions(columns)
-    if pixels is not None:
+    if (pixels := pixel_positions(columns)) is not None:
         x, y, names = pixels
-        for name in names:
-            columns.pop(name)
-        columns |= {"x": x, "y": y}
+        columns = {name: columns[name] for name in columns if name not in names} | {"x": x, "y": y}
     columns = with_legacy_identity(columns)
     for ours, theirs in (("object_id", identity_name(columns)), ("field", first_name(columns, FIELDS))):
         if theirs is not None and ours not in columns:

@@ -202,11 +202,7 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
             parse_options=csv.ParseOptions(
                 delimiter=delimiter, invalid_row_handler=handle_invalid, newlines_in_values='"' in text
             ),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(keys, pa.string()),
-                strings_can_be_null=False,
-                quoted_strings_can_be_null=False,
-            ),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(keys, pa.string())),
         )
     except pa.ArrowInvalid as error:
         raise InputError(f"{where}: cannot read this text ({str(error)[:160]})") from error
