@@ -83,29 +83,24 @@ class Findings:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    head = (
-        "field", "band", "pixels", "arcsec", "zero pt", "FWHM ″", "depth 5σ 2″", "noise nJy", "no data",
-        "weights",
-    )  # fmt: skip
     cells = [
-        (
-            _short(row.field),
-            row.band,
-            f"{row.shape[1]}×{row.shape[0]}",
-            f"{row.pixel_scale_arcsec:.3f}",
-            _or_dash(row.zero_point, ".2f"),
-            _or_dash(row.fwhm_arcsec, ".2f"),
-            _or_dash(row.depth, ".2f"),
-            f"{row.noise_njy:.3g}",
-            f"{row.fraction_empty:.1%}",
-            row.weights,
-        )
+        {
+            "field": _short(row.field),
+            "band": row.band,
+            "pixels": f"{row.shape[1]}×{row.shape[0]}",
+            "arcsec": f"{row.pixel_scale_arcsec:.3f}",
+            "zero pt": _or_dash(row.zero_point),
+            "FWHM ″": _or_dash(row.fwhm_arcsec),
+            "depth 5σ 2″": _or_dash(row.depth),
+            "noise nJy": f"{row.noise_njy:.3g}",
+            "no data": f"{row.fraction_empty:.1%}",
+            "weights": row.weights,
+        }
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [head, *cells]
-    ]
+    lines = [[*cells[0]], *([*line.values()] for line in cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _short(name: str) -> str:
@@ -113,8 +108,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 30 else f"{name[:14]}…{name[-14:]}"
 
 
-def _or_dash(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
+def _or_dash(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "-"
 
 
 def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -> None:
