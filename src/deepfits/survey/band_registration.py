@@ -22,8 +22,7 @@ from deepfits.survey.stacking import (
 )
 
 MAX_SHIFT_PIXELS = 1.0
-MANY = 30
-"""Number of bright sources of two bands of which some must be the same."""
+MANY = 30  # number of bright sources of two bands of which some must be the same
 
 
 def band_shifts(field: Field | PartOfField, reference: str) -> dict[str, Registration]:

@@ -114,8 +114,7 @@ _NAME_TOKEN = re.compile(
 UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
 """Words of file names that mean a band only if no header and no other word does."""
 
-_LIKE_LOWER = tuple("UGRIZY")
-"""Letters whose passband is close to that of the lower-case letter."""
+_LIKE_LOWER = tuple("UGRIZY")  # letters whose passband is close to that of the lower-case letter
 
 
 def band_name(text: str) -> str:

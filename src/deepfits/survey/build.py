@@ -59,10 +59,8 @@ from deepfits.survey.store import (
 )
 from deepfits.tables import place_hint
 
-AT_A_TIME = 4096
-"""Objects in several fields whose cutouts are compared at a time."""
-MAX_OFFSET_PIXELS = 0.5
-"""Maximum median offset between a catalogue's pixel and sky positions."""
+AT_A_TIME = 4096  # objects in several fields whose cutouts are compared at a time
+MAX_OFFSET_PIXELS = 0.5  # maximum median offset between a catalogue's pixel and sky positions
 log = logging.getLogger(__name__)
 _REMEDY = (
     "If this was a temporary problem, run the same command again: it does only what is missing or failed. "

@@ -32,11 +32,9 @@ from deepfits.survey.psf import (
 from deepfits.survey.remarks import describe, warnings_in
 from deepfits.survey.store import StoreInfo
 
-FORMAT = 6
-"""Of the descriptions of fields in catalogues."""
+FORMAT = 6  # of the descriptions of fields in catalogues
 SCALE_TOLERANCE = 0.01
-SAME_WIDTH = 1.2
-"""Ratio of the FWHM of given PSFs and of stars above which there is a warning."""
+SAME_WIDTH = 1.2  # ratio of the FWHM of given PSFs and of stars above which there is a warning
 log = logging.getLogger(__name__)
 _POLICY = (
     "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "

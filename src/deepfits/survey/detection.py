@@ -24,8 +24,7 @@ from deepfits.survey.sources import MESH, DeblendOptions
 # Initial and maximum size of sep's buffer of pixels above the threshold (64 bytes each); enlarged on demand.
 PIXSTACK = 1_000_000
 MOST_PIXSTACK = 64_000_000
-# Pixels from the middle of an image, in which values that repeat are counted.
-SAMPLE = 1 << 16
+SAMPLE = 1 << 16  # pixels from the middle of an image, in which values that repeat are counted
 # Signal-to-noise of pixels between which others are filled, and the largest number of these in a row.
 CORE_SNR, WIDEST_CORE = 10, 64
 # Bad pixels are a gap, not a core with a trail, if they are at least this wide and longer than a core.

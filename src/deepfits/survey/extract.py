@@ -26,8 +26,7 @@ from deepfits.survey.psf_variation import width_over_field
 from deepfits.survey.seeing import best_in_band, choose_stars, moffat_fwhm, star_image, stars_at
 from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius, too_sharp
 
-MOST_STARS = 40
-"""Maximum number of stars for the PSF of a band."""
+MOST_STARS = 40  # maximum number of stars for the PSF of a band
 
 
 @dataclass(kw_only=True)

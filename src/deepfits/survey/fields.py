@@ -31,8 +31,7 @@ CACHE_BYTES = 400 << 20
 MIDDLE_ROWS = 1024
 # Rows, and strips of rows, on which stars are found if the catalogue is not made by detection.
 SAMPLE_ROWS, NUM_STRIPS = 2560, 5
-# Rows without weight between strips: half the side of a star's stamp.
-GAP = 13
+GAP = 13  # rows without weight between strips: half the side of a star's stamp
 # Share of a band's data beyond the grid above which there is a warning: patches and tiles overlap by less.
 MOST_BEYOND = 0.25
 

@@ -16,18 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-# Minimum fraction of the pixels that hold a fill value.
-FILL_SHARE = 0.005
+FILL_SHARE = 0.005  # minimum fraction of the pixels that hold a fill value
 # Counts are quantised if more than this fraction of them share a value other than the fill value.
 STEPPED_SHARE = 2e-3
-# Sample size that suffices to find such frequent values.
-ENOUGH = 200_000
-# Largest shift of a zero by dithering, in quantisation steps, with a margin for rounding.
-HALF_STEP = 0.5001
+ENOUGH = 200_000  # sample size that suffices to find such frequent values
+HALF_STEP = 0.5001  # largest shift of a zero by dithering, in quantisation steps, with a margin for rounding
 # Minimum number of pixels with a fill value far below all others, and minimum fraction of such pixels.
 FEWEST, FEWEST_SHARE = 5, 0.2
-# Side of the smallest blocks without data, pixels, where single zeros may be real values.
-BLOCK = 5
+BLOCK = 5  # side of the smallest blocks without data, pixels, where single zeros may be real values
 # Share of zeros midway between pixels with light, `APART` pixels from each, above which zeros are values even
 # if all others are far from 0: dead pixels are fewer.
 SPARSE, APART = 0.05, 10
@@ -69,8 +65,7 @@ class Fill:
 HOLES = Fill(value=0.0, in_blocks=True)
 """Blocks of zeros, in images with so few zeros that no block arises by chance."""
 
-ZEROS = Fill(value=0.0)
-"""Single zeros, in images whose values are so fine that none is 0 by chance."""
+ZEROS = Fill(value=0.0)  # single zeros, in images whose values are so fine that none is 0 by chance
 
 
 def without_data(fills: Sequence[Fill], counts: np.ndarray, first: int = 0) -> np.ndarray:

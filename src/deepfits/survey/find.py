@@ -50,8 +50,7 @@ _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
-# Archives of several files.
-_BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
+_BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)  # archives of several files
 # Unsupported compression.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
 # Maximum depth of directories searched, below the one given.

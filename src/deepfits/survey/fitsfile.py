@@ -37,8 +37,7 @@ SUFFIXES = (*(f"{plain}{end}" for plain in (".fits", ".fit", ".fts") for end in 
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
-# Maximum number of blocks of a header.
-MAX_BLOCKS = 400
+MAX_BLOCKS = 400  # maximum number of blocks of a header
 # Maximum total size, in bytes, of the decompressed copies kept between detection and cutting.
 MAX_KEPT = 8 << 30
 # Maximum number of pixels per stored byte reached by tile compression, even of empty images.

@@ -42,8 +42,7 @@ UNLIKE_NOISE = 1.35
 
 The threshold on the log of the ratio is raised by 4/√n, the spread expected from measuring on n pixels.
 """
-LEAST_NOISE = 1e-15
-"""Minimum noise, nJy; the weight for smaller values would overflow float32."""
+LEAST_NOISE = 1e-15  # minimum noise, nJy; the weight for smaller values would overflow float32
 
 
 @dataclass(kw_only=True)

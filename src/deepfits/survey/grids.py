@@ -34,13 +34,11 @@ from deepfits.survey.planes import Plane, read_all
 
 TOLERANCE = 0.02
 NODE_STEP = 64
-# Minimum number of nodes at which two WCS can be mapped onto each other.
-FEWEST_NODES = 6
+FEWEST_NODES = 6  # minimum number of nodes at which two WCS can be mapped onto each other
 # The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
 GROW = 2
-# Largest side of a grid pixel, in pixels of the plane, for interpolation at a single position.
-FINEST = 1.3
+FINEST = 1.3  # largest side of a grid pixel, in pixels of the plane, for interpolation at a single position
 # Pixels along each side that are looked at, to see which share of an image lies beyond the grid.
 NUM_SAMPLED = 24
 

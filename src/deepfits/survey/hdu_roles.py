@@ -82,8 +82,7 @@ _ONE_WORD = re.compile(
 )
 # What the name of an image without its sky adds to that of the same image with it: SCI_BKSUB of CEERS.
 _SUBTRACTED = re.compile(r"[-_. ]?(?:bk|bkg|background|sky)[-_. ]?sub(?:tracted)?$", re.IGNORECASE)
-# Minimum area of further images of the sky, relative to the first.
-LEAST_AREA = 0.5
+LEAST_AREA = 0.5  # minimum area of further images of the sky, relative to the first
 
 
 def role_of(name: str) -> str | None:

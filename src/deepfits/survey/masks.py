@@ -18,8 +18,7 @@ from deepfits.errors import InputError, nearest
 # Mask planes whose pixels have no usable flux. DETECTED is not a defect; SAT and CR pixels are interpolated
 # in coadds, and interpolated values are not data.
 BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
-# Masks that leave less than this fraction of the pixels are reported.
-MOSTLY_MASKED = 0.5
+MOSTLY_MASKED = 0.5  # masks that leave less than this fraction of the pixels are reported
 # Rubin's names in MSKNnnnn cards, and their equivalents in MP_ cards (lsst.images, DP2).
 _RENAMED = {"SATURATED": "SAT", "COSMIC_RAY": "CR", "DETECTION_EDGE": "EDGE", "UNMASKED_NAN": "UNMASKEDNAN"}
 

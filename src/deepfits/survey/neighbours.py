@@ -19,10 +19,8 @@ import numpy as np
 
 from deepfits.survey.store import Cutouts, StoreInfo
 
-GROWTH = 2
-"""Dilation of the segments of neighbours, pixels, as their wings continue below the threshold."""
-REACH = 2.5
-"""The central object's segment has pixels within this distance of the centre, pixels."""
+GROWTH = 2  # dilation of the segments of neighbours, pixels, as their wings continue below the threshold
+REACH = 2.5  # the central object's segment has pixels within this distance of the centre, pixels
 FARTHEST_PEAK = 5.0
 """The central object's peak lies within this distance, unlike that of a bright neighbour's wing, pixels."""
 THRESHOLD, DEBLEND_CONTRAST = 3.0, 0.003

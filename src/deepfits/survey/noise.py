@@ -23,14 +23,11 @@ in σ of a pixel, that are not suspicious. Over the hundred pixels of a faint ga
 noise; galaxies too faint to be seen contribute 0.1."""
 MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
-UNEVEN = 2.0
-"""Ratio of the noise between parts of an image above which constant weights are inadequate."""
+UNEVEN = 2.0  # ratio of the noise between parts of an image above which constant weights are inadequate
 LINE, ODD_SIGMAS = 128, 5
 """Length of the parts of columns and rows that are compared, and by how much bad ones differ at least."""
-# Pixel value in units of the noise above which it cannot be that of a source.
-BRIGHTEST = 1e12
-# Minimum number of pixels for a measurement of noise.
-FEW_PIXELS = 64
+BRIGHTEST = 1e12  # pixel value in units of the noise above which it cannot be that of a source
+FEW_PIXELS = 64  # minimum number of pixels for a measurement of noise
 # Distance in pixels for the differences that measure noise; beyond the correlation in resampled images.
 LAG = 3
 # Ratio of the scatter of pixels to that of differences above which the light of sources is in all of them;
@@ -39,8 +36,7 @@ SMOOTH = 1.5
 CLIPPING_ROUNDS = 6
 SIDE_OF_SUMS, SIDE_OF_APERTURES = 4, 10
 """Sides, in pixels, of the sums in which the noise's correlation is measured and of those it is meant for."""
-# Fraction of values equal to the median above which they are quantised.
-COMMON = 0.005
+COMMON = 0.005  # fraction of values equal to the median above which they are quantised
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,8 +42,7 @@ from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band, rate
 Blocks = list[tuple[np.ndarray, np.ndarray | None]]
 """Image and weight, or None, of some blocks of rows."""
 
-# Rows read at a time.
-STRIP = 512
+STRIP = 512  # rows read at a time
 # Weights whose implied noise is off by more than this factor, for pixels or for sums over many, are relative,
 # and rescaled.
 RELATIVE_FACTOR = 1.25

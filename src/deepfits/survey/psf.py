@@ -31,8 +31,7 @@ from deepfits.survey.seeing import edge_level, with_wings
 
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
-WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")
-"""Cards with the FWHM, in the unit that the comment names."""
+WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")  # cards with the FWHM, in the unit that the comment names
 IN_ARCSEC = ("FWHM", "PSF_FWHM")
 """Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
 SCALES = ("PIXELSCL", "PIXSCALE", "PIXSCAL1", "SECPIX", "SECPIX1", "GS_SCALE")

@@ -11,14 +11,11 @@ from deepfits.photometry import apertures, circular_aperture, robust_scatter
 from deepfits.survey.psf_variation import FEW, psf_at
 from deepfits.survey.seeing import edge_noise, moffat_fwhm, with_wings
 
-CIRCLE = 2.5
-"""Radius of the circle to which matched fluxes are compared, in units of the FWHM."""
-MOST_NOISE = 0.03
-"""Stars whose fluxes are compared with a larger relative error from noise are left out."""
+CIRCLE = 2.5  # radius of the circle to which matched fluxes are compared, in units of the FWHM
+MOST_NOISE = 0.03  # stars whose fluxes are compared with a larger relative error from noise are left out
 MOST_COMPARED = 60
 """Maximum number of stars, those with the least noise: undetected neighbours contribute to fainter ones."""
-OF_A_MEDIAN = np.sqrt(np.pi / 2)
-"""Error of a median in units of that of a mean."""
+OF_A_MEDIAN = np.sqrt(np.pi / 2)  # error of a median in units of that of a mean
 
 
 def matched_flux_error(

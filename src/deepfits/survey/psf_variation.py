@@ -15,26 +15,19 @@ from scipy import ndimage
 from deepfits.gaussian_psf import expand_image, pixel_mean
 from deepfits.survey.seeing import edge_noise, with_wings
 
-FEW, MOST = 25, 300
-"""Minimum number of stars, and the number of the brightest that are used at most."""
+FEW, MOST = 25, 300  # minimum number of stars, and the number of the brightest that are used at most
 LEAST_VARIATION, MOST_VARIATION = 0.01, 0.4
 """Limits on the variation of the log width: minimum standard deviation, maximum deviation."""
-LEAST_EVIDENCE = 5.0
-"""Minimum gain in the log marginal likelihood over a constant width."""
-OUTLIER = 3.0
-"""Stars whose width deviates by more standard deviations are left out (galaxies, blends)."""
-CORE = 15
-"""Side of the part of a stamp in which the width is measured, pixels."""
-FLOOR = 0.02
-"""Light below which all pixels count the same, in units of the star's peak."""
+LEAST_EVIDENCE = 5.0  # minimum gain in the log marginal likelihood over a constant width
+OUTLIER = 3.0  # stars whose width deviates by more standard deviations are left out (galaxies, blends)
+CORE = 15  # side of the part of a stamp in which the width is measured, pixels
+FLOOR = 0.02  # light below which all pixels count the same, in units of the star's peak
 LOG_RATIOS = np.linspace(-0.6, 0.6, 25)
 """Log ratios of width at which a star is compared with the median star."""
 SMALL, MOST_DILUTED = 0.05, 3.0
 """Change of the log width by which the effect of the pixel is found, and the largest correction for it."""
-NUM_NODES = 17
-"""Nodes of the grid on a side of the field."""
-NUM_ROUNDS = 4
-"""Fits, each without the outliers of the one before."""
+NUM_NODES = 17  # nodes of the grid on a side of the field
+NUM_ROUNDS = 4  # fits, each without the outliers of the one before
 # Bounds of the Gaussian process: variance of the log width, correlation length in units of half the longer
 # side of the field, and intrinsic variance of the stars. The length is also started from two values.
 VARIANCE, LENGTH, INTRINSIC, STARTS = (1e-7, 0.1), (0.25, 3.0), (1e-6, 0.1), (0.4, 1.2)

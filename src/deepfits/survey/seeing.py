@@ -13,23 +13,17 @@ from deepfits.survey.stars import Locus
 
 Family = Callable[[np.ndarray, float, float], np.ndarray]
 
-SIDE, LEAST_SIDE = 25, 9
-"""Side of the stamps of stars, and its minimum for small cutouts, pixels."""
-LEAST_NOISE = 1e-5
-"""Noise of a pixel, in units of a star's flux, below which stars count the same."""
-WIDER = 3
-"""Side of the image of a star with its wings, in units of that of its stamp."""
+SIDE, LEAST_SIDE = 25, 9  # side of the stamps of stars, and its minimum for small cutouts, pixels
+LEAST_NOISE = 1e-5  # noise of a pixel, in units of a star's flux, below which stars count the same
+WIDER = 3  # side of the image of a star with its wings, in units of that of its stamp
 SURELY_BETTER = 15.0
 """Difference in χ² by which the PSF of an atmosphere must fit a star better than a Moffat profile."""
-UNSATURATED_SNR = 500
-"""Signal-to-noise up to which a star is not saturated."""
-FEWEST = 3
-"""Minimum number of stars for a PSF."""
+UNSATURATED_SNR = 500  # signal-to-noise up to which a star is not saturated
+FEWEST = 3  # minimum number of stars for a PSF
 BRIGHT, COMPACT, LEAST = 50, 2, 8
 """Minimum signal-to-noise of the objects compared by size; percentage of these taken as the most compact, and
 the minimum number."""
-APERTURE_ARCSEC = 1.0
-"""Radius of the aperture for the signal-to-noise of a cutout's central object."""
+APERTURE_ARCSEC = 1.0  # radius of the aperture for the signal-to-noise of a cutout's central object
 
 
 def choose_stars(

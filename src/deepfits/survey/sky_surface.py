@@ -13,8 +13,7 @@ from scipy import interpolate
 from deepfits.survey.detection import background_of
 from deepfits.survey.sources import MESH
 
-NODES = 2
-"""Nodes of the surface per cell."""
+NODES = 2  # nodes of the surface per cell
 
 
 class SkySurface:

@@ -41,12 +41,9 @@ from deepfits.tables import unit_vectors
 
 AMPLITUDE_FRACTION = 0.3
 MAX_GRID_PIXELS = 1 << 29
-# Maximum area of the grid, relative to the summed areas of the exposures.
-MAX_EMPTINESS = 50
-# Minimum and maximum number of sources of an exposure for registration.
-LEAST_SOURCES, MOST_SOURCES = 8, 400
-# Radius of the apertures in which the fluxes of exposures are compared.
-APERTURE_ARCSEC = 2.5
+MAX_EMPTINESS = 50  # maximum area of the grid, relative to the summed areas of the exposures
+LEAST_SOURCES, MOST_SOURCES = 8, 400  # minimum and maximum number of sources of an exposure for registration
+APERTURE_ARCSEC = 2.5  # radius of the apertures in which the fluxes of exposures are compared
 # Percentile of the sources' widths taken as that of stars, as some of the most compact are cosmic rays; and
 # the smallest half-light radius, pixels, that counts: a single pixel has 0.4.
 COMPACT, LEAST_RADIUS = 25.0, 0.55
@@ -54,8 +51,7 @@ COMPACT, LEAST_RADIUS = 25.0, 0.55
 # more sources must agree than would by chance.
 FARTHEST, LOST = 15.0, 200.0
 OVER_CHANCE = 5
-# Sources within this distance of the most common offset agree with it.
-AGREEING_PIXELS = 1.5
+AGREEING_PIXELS = 1.5  # sources within this distance of the most common offset agree with it
 
 
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:

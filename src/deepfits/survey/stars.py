@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Scatter of the logarithm of the half-light radii of bright stars (undersampling, varying PSF).
-SPREAD = 0.04
+SPREAD = 0.04  # scatter of the logarithm of the half-light radii of bright stars (undersampling, varying PSF)
 # The error of the logarithm of a half-light radius is about this divided by the signal-to-noise.
 NOISE_FACTOR = 1.5
-# Above this signal-to-noise the radii alone determine the fraction of stars.
-CLEAR_SNR = 60.0
-# Minimum number of well-measured sources for finding the stellar radius.
-LEAST = 8
+CLEAR_SNR = 60.0  # above this signal-to-noise the radii alone determine the fraction of stars
+LEAST = 8  # minimum number of well-measured sources for finding the stellar radius
 # Half-light radius, pixels, below which a source is one hot pixel (0.40), not a star, however sharp the PSF.
 ONE_PIXEL = 0.5
 # Sources above this signal-to-noise that are smaller than this fraction of stars are no images of the sky.

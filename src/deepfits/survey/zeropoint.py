@@ -31,8 +31,7 @@ _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
     *("PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "PHOTZERO"),
 )
-# Keywords of the magnitude of one count per second: that of Pan-STARRS.
-_PER_SECOND = ("FPA.ZP",)
+_PER_SECOND = ("FPA.ZP",)  # keywords of the magnitude of one count per second: that of Pan-STARRS
 # Keywords of the exposure time: the usual one, WFCAM's, Swift's and others', that of Hubble's archive.
 _EXPOSURE_TIMES = ("EXPTIME", "EXP_TIME", "EXPOSURE", "TEXPTIME")
 NAMES_OF_ZERO_POINTS = frozenset(
@@ -79,8 +78,7 @@ _OF_VIEWER = {"LEGACYSURVEY": 0.262, "DECALS": 0.262, "SDSS": 0.396}
 PLAUSIBLE = (-2.5, 45.0)
 # Tolerance between the zero points of one file, mag: cards are rounded, and PHOTFLAM has colour terms.
 AGREEMENT = 0.05
-# Smaller differences than this are not worth a warning, mag.
-NOTABLE = 0.015
+NOTABLE = 0.015  # smaller differences than this are not worth a warning, mag
 # Tolerance between the pixel area of a card and of the WCS, mag: for distorted detectors the card is a mean.
 AREA_AGREEMENT = 0.1
 

@@ -14,8 +14,7 @@ from deepfits.tables.names import IDENTITIES, first_name
 from deepfits.tables.table import EXACT
 
 _LIKE_AN_IDENTITY = re.compile(r"(?i)(?<![a-z])(obj(ect)?|(iau_?)?name|id|num(ber)?|no)(?![a-z])|id$")
-MOST_DIGITS = 15
-"""Number of digits that spreadsheets keep; they replace further ones by 0."""
+MOST_DIGITS = 15  # number of digits that spreadsheets keep; they replace further ones by 0
 LEAST_ZEROS = 6
 """Together, further digits of all identities are this many zeros by chance once in a million tables."""
 

@@ -20,14 +20,10 @@ log = logging.getLogger(__name__)
 
 MAX_RUNNING_NUMBER = 100_000_000
 """Integers up to this may be running numbers, which mean nothing outside their catalogue."""
-SAME_PLACE_ARCSEC = 0.1
-"""Rows closer than this are the same object, whatever their identities."""
-OFFSET_ARCSEC = 5.0
-"""Largest offset between two catalogues that is looked for."""
-WIDTH_ARCSEC = 0.4
-"""Positions of the same objects scatter by less than this around the offset."""
-MORE = 1.25
-"""Other positions of a catalogue are named if this times as many objects match them."""
+SAME_PLACE_ARCSEC = 0.1  # rows closer than this are the same object, whatever their identities
+OFFSET_ARCSEC = 5.0  # largest offset between two catalogues that is looked for
+WIDTH_ARCSEC = 0.4  # positions of the same objects scatter by less than this around the offset
+MORE = 1.25  # other positions of a catalogue are named if this times as many objects match them
 
 
 def warn_of_running_numbers(where: str | Path, name: str, *identities: np.ndarray) -> None:

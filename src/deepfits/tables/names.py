@@ -31,8 +31,7 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident", "uberid", "quick_object_id", "designation",
 )  # fmt: skip
 """Names of identity columns, the most reliable first; compared without regard to case."""
-FIELDS = ("field", "patch")
-"""Names of columns with the field of an object; compared without regard to case."""
+FIELDS = ("field", "patch")  # names of columns with the field of an object; compared without regard to case
 SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
 """Names of columns with the sign of the declination, in which - is not a missing value."""
 _PART = re.compile(

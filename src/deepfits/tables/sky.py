@@ -38,8 +38,7 @@ GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", 
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
 FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_image", "ypsf_image"))
 
-SAME_OBJECT_ARCSEC = 1.0
-"""Two pairs of columns agree if the median separation of their positions is smaller."""
+SAME_OBJECT_ARCSEC = 1.0  # two pairs of columns agree if the median separation of their positions is smaller
 ELSEWHERE_ARCSEC = 60.0
 """Two pairs of columns with a larger median separation are not both the positions of the objects."""
 COARSE_RA = (1e-1, 1e-2, 1e-3, 15e-2, 15e-3, 15e-4, 15 / 60, 15 / 3600, 1.5 / 3600)

@@ -15,18 +15,15 @@ from deepfits.errors import InputError, listed, nearest
 from deepfits.files import parse_json
 
 Columns = dict[str, np.ndarray]
-EXACT = 2**53
-"""Largest integer up to which float64 represents every integer exactly."""
-INFO = "deepfits"
-"""Metadata key of the JSON description that our own tables contain."""
+EXACT = 2**53  # largest integer up to which float64 represents every integer exactly
+INFO = "deepfits"  # metadata key of the JSON description that our own tables contain
 LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 MOST_LETTERS = 2**28
 """NumPy stores a column of text at the length of its longest entry, 4 bytes a letter: up to 1 GiB is read."""
 B1950 = "fk4 B1950"
-SKY = "sky coordinates"
-"""Type of columns whose content is in others, right ascension and declination."""
+SKY = "sky coordinates"  # type of columns whose content is in others, right ascension and declination
 log = logging.getLogger(__name__)
 
 _MENTIONS_B1950 = re.compile(

@@ -35,11 +35,9 @@ PACKED: dict[bytes, Any] = {
     b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
 }
 """First bytes of gzip, bzip2, xz and Zstandard files, and the functions that open them."""
-UNPACKED_BY_ASTROPY = tuple(PACKED)[:3]
-"""Those that astropy unpacks piece by piece as it reads FITS."""
+UNPACKED_BY_ASTROPY = tuple(PACKED)[:3]  # those that astropy unpacks piece by piece as it reads FITS
 ZIP = b"PK\x03\x04"
-MAX_RATIO = 300
-"""Largest plausible compression ratio of a table."""
+MAX_RATIO = 300  # largest plausible compression ratio of a table
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from deepfits.errors import InputError
 from deepfits.tables.entries import GAPS, NUMBER
 from deepfits.tables.names import IDENTITIES, first_name, position_names
 
-MOST_TITLES = 5
-"""Maximum number of title lines above the header."""
+MOST_TITLES = 5  # maximum number of title lines above the header
 _DELIMITERS = "\t;|,"
 _PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")

@@ -28,10 +28,8 @@ _SIGNED_CODES = (
 _CODES = np.array([*_SIGNED_CODES, *(-code for code in _SIGNED_CODES), -1, -2, -9, -10, -42, -100, 9.0])
 LOWEST, HIGHEST = -0.01, 20.0
 """Range of possible redshifts: blueshifts of infall stay above, and nothing has been observed beyond."""
-STAR_REDSHIFT = 0.001
-"""Objects at redshifts closer to 0 (300 km/s) are usually stars."""
-HIGHEST_MEDIAN = 12.0
-"""Columns with a higher median contain magnitudes rather than redshifts."""
+STAR_REDSHIFT = 0.001  # objects at redshifts closer to 0 (300 km/s) are usually stars
+HIGHEST_MEDIAN = 12.0  # columns with a higher median contain magnitudes rather than redshifts
 
 
 def is_redshift_name(name: str) -> bool:

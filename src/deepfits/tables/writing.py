@@ -26,10 +26,8 @@ ENDINGS = {
 }  # fmt: skip
 
 
-LONGEST_IN_FITS = 68
-"""Number of characters of a header card, which a column's name must fit into."""
-MOST_IN_FITS = 999
-"""Number of columns that the FITS standard allows."""
+LONGEST_IN_FITS = 68  # number of characters of a header card, which a column's name must fit into
+MOST_IN_FITS = 999  # number of columns that the FITS standard allows
 
 
 def format_of(path: str | Path) -> str:
