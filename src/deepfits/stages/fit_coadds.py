@@ -164,7 +164,10 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, using all fields."""
     plan = StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
     with closing(OpenFields(images)) as fields:
-        described = describing.describe_fields(images, range(len(images.fields)), fields)
+        described = {
+            field.name: describing.known_or_described(images, number, fields)
+            for number, field in enumerate(images.fields)
+        }
     return _with_field_properties(describing.describe_store(plan, described, {}), plan, described, {})
 
 

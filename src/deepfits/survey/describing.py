@@ -68,16 +68,6 @@ class StorePlan:
         }
 
 
-def describe_fields(
-    images: ImageSet, which: Iterable[int], opened: OpenFields, *infos: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Describe some fields, given by number, by name; see `known_or_described`."""
-    return {
-        images.fields[index].name: known_or_described(images, index, opened, *infos)
-        for index in sorted(set(which))
-    }
-
-
 def known_or_described(
     images: ImageSet, index: int, opened: OpenFields, *infos: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -125,12 +115,7 @@ def describe_store(
         fwhm_arcsec=tuple(map(median_of_known, widths)),
         noise_correlation=tuple(median_of_known(values, 1.0) for values in noise),
         survey=plan.survey,
-        extra={
-            "settings": plan.settings(),
-            "fields": dict(fields),
-            "psf": psf,
-            "sub_pixel_policy": _POLICY,
-        },
+        extra={"settings": plan.settings(), "fields": dict(fields), "psf": psf, "sub_pixel_policy": _POLICY},
     )
 
 
