@@ -108,7 +108,8 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
 
     def from_headers(rows: np.ndarray) -> dict[str, np.ndarray]:
         found = [reader.seen(objects[row]).columns for row in rows]
-        return {name: np.array([its[name] for its in found]) for name in reader.names_of_columns()}
+        names = ["ra", "dec"] * (d.pixel_scale_arcsec is None) + [f"{COLUMN}_{band}" for band in bands]
+        return {name: np.array([its[name] for its in found]) for name in names}
 
     def psf(start: int, stop: int) -> np.ndarray:
         return np.stack([reader.seen(galaxy).psf for galaxy in objects[start:stop]])
@@ -167,11 +168,6 @@ class _FitsCutouts:
     num_looked_at: int = 0
     has_square: bool = False
     known: dict[str, _Seen] = field(default_factory=dict)  # by object's name, of those read
-
-    def names_of_columns(self) -> list[str]:
-        """Return the columns from headers: the filters' wavelengths, and positions if cutouts have a WCS."""
-        names = [f"{COLUMN}_{band}" for band in self.bands]
-        return names if self.d.pixel_scale_arcsec is not None else ["ra", "dec", *names]
 
     def seen(self, galaxy: ObjectFiles) -> _Seen:
         """Return what an object's files say beside the pixels; NaN where they do not."""

@@ -95,7 +95,8 @@ class AlignedPlane:
             return
         self.kind = "resampled"
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
-        self.area = float(np.median(np.abs(_jacobian(x, y, nodes_x, nodes_y))))
+        (x_y, x_x), (y_y, y_x) = (np.gradient(place, nodes_y, nodes_x) for place in (x, y))
+        self.area = float(np.median(np.abs(x_x * y_y - x_y * y_x)))
         self._num_positions = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
         gain = _gain(dx, self._step) * _gain(dy, self._step)
         self.noise_correlation *= float(1 / np.sqrt(gain.mean() * self.area))
@@ -246,12 +247,6 @@ def _mapped(source: WCS, target: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.
     linear = (terms @ np.linalg.lstsq(terms[is_known], v[is_known], rcond=None)[0] for v in mapped)
     first, second = (np.where(is_known, v, rest) for v, rest in zip(mapped, linear, strict=True))
     return first, second
-
-
-def _jacobian(x: np.ndarray, y: np.ndarray, nodes_x: np.ndarray, nodes_y: np.ndarray) -> np.ndarray:
-    x_y, x_x = np.gradient(x, nodes_y, nodes_x)
-    y_y, y_x = np.gradient(y, nodes_y, nodes_x)
-    return np.asarray(x_x * y_y - x_y * y_x)
 
 
 def resample(

@@ -138,27 +138,24 @@ def _without_band(stem: str, band: str) -> str:
     return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
 
 
-def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
-    """Return the bands stated by HDUs with images of the sky, by HDU number."""
-    words = {number: str(header.get("EXTNAME", "")) for number, header in enumerate(headers)}
-    images = [n for n, header in enumerate(headers) if has_image(header) and role_of(words[n]) is None]
-    bands = settled_bands(
-        [band_of_header(headers[n]) for n in images], [known_band_of_plane(words[n]) for n in images]
-    )
-    return {n: band for n, band in zip(images, bands, strict=True) if band}
-
-
 def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     """Return the bands stated by HDUs, or layers of cubes, with images of the sky, by HDU and layer."""
     headers = peek_headers(path)
+    names = {n: str(header.get("EXTNAME", "")) for n, header in enumerate(headers) if has_image(header)}
     layers = {
         (number, layer if len(bands) > 1 else None): band
-        for number, header in enumerate(headers)
-        if has_image(header) and role_of(name_in(header, str(header.get("EXTNAME", "")))) is None
-        for bands in [bands_of_layers(headers[0] | header, _num_layers(header))]
+        for number, name in names.items()
+        if role_of(name_in(headers[number], name)) is None
+        for bands in [bands_of_layers(headers[0] | headers[number], _num_layers(headers[number]))]
         for layer, band in enumerate(bands)
     }
-    return layers or {(number, None): band for number, band in bands_of_hdus(headers).items()}
+    if layers:
+        return layers
+    names = {number: name for number, name in names.items() if role_of(name) is None}
+    bands = settled_bands(
+        [band_of_header(headers[n]) for n in names], [*map(known_band_of_plane, names.values())]
+    )
+    return {(number, None): band for number, band in zip(names, bands, strict=True) if band}
 
 
 def _num_layers(header: dict[str, Any]) -> int:

@@ -373,19 +373,16 @@ def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarra
     return part if part.ndim == 4 else part[:, None]
 
 
-def _in_groups(content: Any, number: int) -> list[str]:
-    """Return the paths of arrays with one value per object in groups of an HDF5 file."""
-    arrays = content.arrays(MOST_ARRAYS) if hasattr(content, "arrays") else {}
-    return sorted(p for p, shape in arrays.items() if "/" in p and shape in ((number,), (number, 1)))
-
-
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:
     """Return the columns named in the description, or all with one value per object.
 
     Fields of structured arrays count as columns, and so do arrays in groups of HDF5 files, by the last part
     of their names.
     """
-    paths = [*sorted(map(str, content)), *_in_groups(content, number)]
+    one_each = (number,), (number, 1)
+    arrays = content.arrays(MOST_ARRAYS) if hasattr(content, "arrays") else {}
+    in_groups = sorted(path for path, shape in arrays.items() if "/" in path and shape in one_each)
+    paths = [*sorted(map(str, content)), *in_groups]
     there: dict[str, Any] = {}
     for place in [place for place in paths if place not in taken]:
         short = place.rpartition("/")[2]
@@ -396,7 +393,7 @@ def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict
     out = {}
     for name in d.columns if d.columns is not None else there:
         found = there.get(name) if name in there else content.get(name)
-        usable = getattr(found, "shape", None) in ((number,), (number, 1)) and name not in taken
+        usable = getattr(found, "shape", None) in one_each and name not in taken
         if d.columns is not None and not usable:
             raise InputError(
                 f"{d.where}: column {name!r} is not in the file with one value for each of {number} objects"

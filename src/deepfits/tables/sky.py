@@ -129,7 +129,8 @@ def _from_pair(table: Table, pair: tuple[str, str], frame: str = "icrs") -> Posi
         degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
     )
-    if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(longitude, latitude):
+    is_small = not ((np.abs(longitude) > 2 * np.pi) | (np.abs(latitude) > np.pi / 2)).any()
+    if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and is_small:
         raise InputError(
             f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, since none exceeds 2π and π/2; "
             "specify by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
@@ -382,11 +383,6 @@ def _similar_pairs(table: Table) -> Iterator[Positions]:
                 place = _from_pair(table, (name, other))
                 if place.is_known.any():
                     yield place
-
-
-def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):
-        return not ((np.abs(ra) > 2 * np.pi) | (np.abs(dec) > np.pi / 2)).any()
 
 
 def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:

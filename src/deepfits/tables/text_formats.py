@@ -32,8 +32,11 @@ _LINES_AS_ASCII = {
 def read_text_table(path: Path, text: str) -> Table:
     """Read a text table in the format that its content shows, else of any layout (`read_text`)."""
     start = text[:20000].lstrip()
-    if (format := next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), "")) != "":
-        return _from_astropy_text(path, text, format)
+    if format := next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), None):
+        from astropy.table import QTable
+
+        gaps = [("", "0"), ("null", "0")]  # the latter is used by Gaia
+        return from_astropy(QTable.read(text.splitlines(), format=format, fill_values=gaps), str(path))
     if "Byte-by-byte Description" in start:
         return _read_described(path, text.splitlines(), "Mrt" if start.startswith("Title:") else "Cds")
     if (readme := _readme_for(path)) is not None:
@@ -179,10 +182,3 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
 
     below = [[words(unit).strip("() ") or "-" for unit in units]] if units else []
     return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *below, *table.iterrows()))
-
-
-def _from_astropy_text(path: Path, text: str, format: str) -> Table:
-    from astropy.table import QTable
-
-    gaps = [("", "0"), ("null", "0")]  # the latter is used by Gaia
-    return from_astropy(QTable.read(text.splitlines(), format=format, fill_values=gaps), str(path))

@@ -232,15 +232,11 @@ def _with_parts(names: list[str], number: int) -> list[str]:
 def _delimiter(lines: Sequence[str]) -> str | None:
     """Return the delimiter that occurs equally often in every line; None for blanks."""
     for delimiter in _DELIMITERS:
-        counts = {_outside_quotes(line).count(delimiter) for line in lines}
+        counts = {re.sub(r'"[^"]*"', "", line).count(delimiter) for line in lines}
         if len(counts) == 1 and counts != {0}:
             return delimiter
     # Otherwise use that of the header, so that the error can name the inconsistent line.
     return next((d for d in "\t;," if d in lines[0] and any(d in line for line in lines[1:])), None)
-
-
-def _outside_quotes(line: str) -> str:
-    return re.sub(r'"[^"]*"', "", line) if '"' in line else line
 
 
 def split_line(line: str, delimiter: str | None) -> list[str]:
