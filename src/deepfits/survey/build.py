@@ -369,9 +369,8 @@ def _assign(
         except InputError as error:
             failed.append(error)
             continue
-        with np.errstate(invalid="ignore"):
-            margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
-            rows = np.flatnonzero(mine & (margin >= 0))
+        margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
+        rows = np.flatnonzero(mine & (margin >= 0))
         shown[index] = rows, x[rows], y[rows], margin[rows]
     if failed:
         raise together(failed, len(shown) + len(failed), "fields", _LEAVE_OUT)

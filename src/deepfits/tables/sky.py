@@ -388,11 +388,10 @@ def _similar_pairs(table: Table) -> Iterator[Positions]:
 def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
     """Convert positions to ICRS, with NaN for impossible values and for placeholders such as (−1, −1)."""
     is_number = np.isfinite(longitude) & np.isfinite(latitude)
-    with np.errstate(invalid="ignore"):
-        is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 720)
-        if is_place.any() and longitude[is_place].min() < 180:  # else 350 to 370, about the origin
-            is_place &= np.abs(longitude) <= 360
-        is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
+    is_place = is_number & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 720)
+    if is_place.any() and longitude[is_place].min() < 180:  # else 350 to 370, about the origin
+        is_place &= np.abs(longitude) <= 360
+    is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
     if is_code.sum() > 1:  # 0 and 0, or -1 and -1
         is_place, is_number = is_place & ~is_code, is_number & ~is_code
     lost = (
@@ -408,13 +407,8 @@ def _validated(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ..
         system = Galactic() if name == "galactic" else {"fk4": FK4, "fk5": FK5}[name](equinox=equinox)
         sky = SkyCoord(longitude[is_place], latitude[is_place], unit="deg", frame=system).icrs
         longitude[is_place], latitude[is_place] = sky.ra.deg, sky.dec.deg
-    with np.errstate(invalid="ignore"):
-        return Positions(
-            ra=np.where((longitude < 0) | (longitude > 360), longitude % 360, longitude),
-            dec=latitude,
-            names=names,
-            lost=reasons,
-        )
+    ra = np.where((longitude < 0) | (longitude > 360), longitude % 360, longitude)
+    return Positions(ra=ra, dec=latitude, names=names, lost=reasons)
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
