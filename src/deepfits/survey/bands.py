@@ -110,7 +110,6 @@ _NAME_TOKEN = re.compile(
     r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )
 
-
 UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
 """Words of file names that mean a band only if no header and no other word does."""
 

@@ -67,7 +67,6 @@ _REMEDY = (
     "Otherwise repair these images first, or leave them out, and cut into another directory"
 )
 
-
 _LEAVE_OUT = "Repair these images, or leave the fields out"
 
 

@@ -30,13 +30,10 @@ _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 def kind_of(path: Path) -> str | None:
     """Return a file's role by its name, its header or its directory's name; None for an image."""
     _, kind = _key_and_kind(path)
-    folder = _kind_of_all(path.parent)
-    is_beside = (
-        kind is None
-        and folder is not None
-        and any(other.parent != path.parent and role is None for other, role in _family(path))
-    )
-    return folder if is_beside else kind
+    if kind is not None or (folder := _kind_of_all(path.parent)) is None:
+        return kind
+    is_beside = any(other.parent != path.parent and role is None for other, role in _family(path))
+    return folder if is_beside else None
 
 
 def is_companion(path: Path) -> bool:

@@ -20,7 +20,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fill import HALF_STEP
-from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
+from deepfits.survey.fitsfile import as_float, quantisation_step, quiet, read_rows, stem_of
 from deepfits.survey.hdu_roles import further_masks, is_ccd_data, meaning_of_mask, name_of, words_of
 from deepfits.survey.masks import BAD_MASK_PLANES, MaskRule, mask_rule, named_planes
 from deepfits.survey.sdss import FrameNoise
@@ -91,14 +91,10 @@ class HduPixels:
         """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
         if not self.is_asinh:
             return values
-        offset, softening = (self.header[key] for key in ("BOFFSET", "BSOFTEN"))
-        if (
-            not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (offset, softening))
-            or softening <= 0
-        ):
-            raise InputError(
-                f"{self.path}: BOFFSET and BSOFTEN are {[offset, softening]}; fetch the file again"
-            )
+        stated = [self.header[key] for key in ("BOFFSET", "BSOFTEN")]
+        offset, softening = map(as_float, stated)
+        if not (math.isfinite(offset) and 0 < softening < math.inf):
+            raise InputError(f"{self.path}: BOFFSET and BSOFTEN are {stated}; fetch the file again")
         if (np.abs(values) > MOST_ASINH).any():
             raise InputError(
                 f"{self.path}: fluxes, not asinh magnitudes as BSOFTEN and BOFFSET imply; remove these cards"

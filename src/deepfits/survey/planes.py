@@ -201,17 +201,15 @@ class Plane:
             return self.source.hdu
         found = sky_images(hdus)
         if not found:
-            shapes = [tuple(h.shape or ()) for h in hdus if h.is_image]
-            remedy = ""
             if numbers:
-                which, band = numbers[0], self.source.band
                 raise InputError(
                     f"{self.path}: no image of the sky, by the names of its HDUs "
-                    f"({', '.join(name_of(hdus[n]) for n in numbers[:6])}); if HDU {which} is one, give it: "
-                    f"{band}={self.path}[{which}]"
+                    f"({', '.join(name_of(hdus[n]) for n in numbers[:6])}); if HDU {numbers[0]} is one, give "
+                    f"it: {self.source.band}={self.path}[{numbers[0]}]"
                 )
-            if any(len(shape) == 3 for shape in shapes):
-                remedy = "; for a cube of cutouts write a TOML file (deepfits cutouts mine.toml)"
+            shapes = [tuple(h.shape or ()) for h in hdus if h.is_image]
+            of_cutouts = "; for a cube of cutouts write a TOML file (deepfits cutouts mine.toml)"
+            remedy = of_cutouts if any(len(shape) == 3 for shape in shapes) else ""
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")
         if len(found) > 1 and self.source.layout != "hsc":
             raise InputError(

@@ -106,11 +106,10 @@ def read_text(text: str, where: str | Path) -> Table:
         first = [split_line(line, delimiter) for line in head[layout.first_row :][:50] if line.strip()]
         if first and all(len(row) == len(names) + 1 and not row[-1] for row in first):
             body = re.sub(rf"(?m){re.escape(delimiter)}[ \r]*$", "", body)  # trailing delimiters
-    entries = (
-        _by_blanks(body, names, where, layout.first_row + 1)
-        if delimiter is None
-        else _by_delimiter(body, names, delimiter, where)
-    )
+    if delimiter is None:
+        entries = _by_blanks(body, names, where, layout.first_row + 1)
+    else:
+        entries = _by_delimiter(body, names, delimiter, where)
     repeats = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
     if len(names) > 1 and min(repeats) >= 0 and len(set(repeats)) == 1:
         raise InputError(

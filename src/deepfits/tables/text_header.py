@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from collections.abc import Sequence
@@ -243,12 +244,8 @@ def split_line(line: str, delimiter: str | None) -> list[str]:
     """Return the entries of a line, separated by a delimiter, or by blanks if it is None."""
     if delimiter is None:
         return shlex.split(line, posix=True) if line.count('"') % 2 == 0 < line.count('"') else line.split()
-    import csv
-
-    return [
-        entry.strip()
-        for entry in next(csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True))
-    ]
+    entries = next(csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True))
+    return [entry.strip() for entry in entries]
 
 
 def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:

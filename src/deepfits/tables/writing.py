@@ -25,7 +25,6 @@ ENDINGS = {
     ".h5": "hdf5", ".hdf5": "hdf5",
 }  # fmt: skip
 
-
 LONGEST_IN_FITS = 68  # number of characters of a header card, which a column's name must fit into
 MOST_IN_FITS = 999  # number of columns that the FITS standard allows
 
