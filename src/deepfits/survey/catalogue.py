@@ -59,13 +59,8 @@ def read_catalogue(
     """
     table = tables.read(path, what="catalogue")
     sky = tables.positions(table.columns, table.units, path)
-    columns = {
-        name: values
-        for name, values in tables.without_lists(
-            tables.with_standard_names(table, sky), path, table.unused
-        ).items()
-        if values.dtype.kind in "iufbU"
-    }
+    plain = tables.without_lists(tables.with_standard_names(table, sky), path, table.unused)
+    columns = {name: values for name, values in plain.items() if values.dtype.kind in "iufbU"}
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         names = ", ".join(list(table.columns)[:12])
         raise InputError(f"{path}: no ra and dec, nor x and y; it has {names}; rename the columns")

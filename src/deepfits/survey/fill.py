@@ -31,7 +31,7 @@ SPARSE, APART = 0.05, 10
 
 @dataclass(kw_only=True)
 class Fill:
-    """A value that marks pixels without data; only in blocks where single pixels may hold it by chance."""
+    """A value that marks pixels without data, `in_blocks` only where single pixels may hold it by chance."""
 
     value: float  # as stored
     half_step: np.ndarray | None = None  # half the quantisation step of each row, if it was dithered

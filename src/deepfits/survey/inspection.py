@@ -156,18 +156,15 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
     findings.remarks += [f"{field.name} {line}" for line in describe(notes)]
     findings.warnings += [f"{field.name} {line}" for line in describe(suspicious)]
     findings.warnings += [f"{field.name} {w}" for w in field.beyond_warnings()]
-    findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(extraction.columns, bands)]
     reference = field.reference.source.band
+    shifts = shift_warnings(band_shifts(middle, reference), reference)
     findings.warnings += [
-        f"{field.name}: {w}" for w in shift_warnings(band_shifts(middle, reference), reference)
+        f"{field.name}: {w}" for w in (*colour_warnings(extraction.columns, bands), *shifts)
     ]
 
 
 def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
-    empty = []
-    for start, stop in sample_rows(plane.shape[0], 16, 1199):
-        _, weight = plane.rows(start, stop)
-        empty.append((weight <= 0).mean())
+    empty = [(plane.rows(*strip)[1] <= 0).mean() for strip in sample_rows(plane.shape[0], 16, 1199)]
     return Row(
         field=name,
         band=band,
