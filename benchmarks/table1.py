@@ -381,7 +381,7 @@ def make_tables(
         tables[str(used)] = content
         if number in arguments.labels and "plain_features" in inputs:
             content["plain_latents"] = make_plain(sky, inputs, out / f"plain-{number:05d}", arguments, number)
-    write_curves(out, {int(used): table for used, table in tables.items()})
+    write_curves(out, {int(used): [table] for used, table in tables.items()})
     draw(sky, out, max(arguments.labels), arguments)
     return tables
 

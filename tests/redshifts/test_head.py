@@ -390,7 +390,7 @@ def test_adapted_heads_are_not_worse_than_pretrained_ones(files, columns):
     assert after["r2"]["value"] > before["r2"]["value"] - 0.5 * before["r2"]["error"]
     assert rows["adapted"]["weights"].keys() == {"pretrained", "zero_points", "tuned"}
     assert 0.5 < rows["adapted"]["pdf_metrics"]["coverage_68"]["value"] < 0.85
-    write_curves(out, {90: read_json(out / "metrics.json")})
+    write_curves(out, {90: [read_json(out / "metrics.json")]})
     curves = read_json(out / "curves.json")["curves"]
     assert [curve["num_labels"] for curve in curves] == [0, 90]
     assert curves[0]["rows"] == [rows["pretrained"]]

@@ -176,6 +176,7 @@ def test_label_curves(inputs, tmp_path):
         labels,
         tmp_path / "curves",
         numbers=(40, 120, 5000, 10000),
+        draws=2,
         store=store,
         methods=("boosting", "neighbours"),
         feature_sets=("magnitudes",),
@@ -187,6 +188,9 @@ def test_label_curves(inputs, tmp_path):
     # there are fewer than 5,000 labels: the last table uses all of them, and 10,000 is skipped
     assert len(used) == 3
     assert not (out / "labels-10000").exists()
+    assert (out / "labels-00040-2").exists()
+    assert not (out / "labels-05000-2").exists()  # the second draw would be the same
+    assert [curve["rows"][1].get("num_draws") for curve in content["curves"]] == [2, 2, None]
     rmse = [curve["rows"][1]["metrics"]["rmse"]["value"] for curve in content["curves"]]
     assert rmse[0] > rmse[-1]
     assert f"| {used[-1]} labels |" in (out / "curves.md").read_text()

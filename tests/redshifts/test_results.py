@@ -12,6 +12,7 @@ from deepfits.redshifts.results import (
     latex_table,
     make_row,
     markdown_table,
+    mean_rows,
 )
 
 
@@ -37,6 +38,24 @@ def test_rows_count_missing_estimates(row):
     assert {name: entry["value"] for name, entry in made["metrics"].items()} == expected
     assert made["by_magnitude"][0]["num"] == 359
     assert sum(entry["num"] for entry in made["by_redshift"]) == 359
+
+
+def test_errors_of_a_mean_over_draws_include_their_scatter(row):
+    made, z_phot, z_spec = row
+    key = RowKey(method="boosting", features="latents", loss="absolute")
+    other = make_row(
+        key, {"z_phot": z_phot + 0.1}, z_spec, np.full(360, 22.5), num_train=1000, seconds=2.0
+    )
+    (mean,) = mean_rows([[made], [other]])
+    assert mean["num_draws"] == 2
+    assert mean_rows([[made]]) == [made]
+    for of in (lambda r: r["metrics"], lambda r: r["by_redshift"][-1]["metrics"]):
+        one, two, both = (of(r)["rmse"] for r in (made, other, mean))
+        assert both["value"] == pytest.approx((one["value"] + two["value"]) / 2)
+        within = (one["error"] ** 2 + two["error"] ** 2) / 2
+        between = (one["value"] - two["value"]) ** 2 / 4
+        assert both["error"] == pytest.approx((within + between) ** 0.5)
+    assert mean["by_redshift"][-1]["num"] == made["by_redshift"][-1]["num"]
 
 
 def test_markdown_contains_all_metrics(row):

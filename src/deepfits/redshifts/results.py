@@ -25,6 +25,8 @@ from deepfits.tables import read_table, write_table
 from deepfits.tables.values import is_redshift_name
 
 MIN_OBJECTS_APART = 5
+MEASURED = ("metrics", "pdf_metrics", "by_magnitude", "by_redshift", "domain")
+"""Parts of a row that are computed from the predictions for the test objects."""
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
 PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
 HEADINGS = {
@@ -122,6 +124,38 @@ def make_row(
             if which.sum() >= MIN_OBJECTS_APART:
                 row["domain"][name] = measure(z_phot[which], z_spec[which])
     return row
+
+
+def mean_rows(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Average the rows of tables that differ in the draw of their labels, not in their test objects.
+
+    Errors then include the scatter between draws: ``error² = mean(error²) + variance(value) / num_draws``.
+    """
+    if len(tables) == 1:
+        return list(tables[0])
+    rows = []
+    for same in zip(*tables, strict=True):
+        first = {name: value for name, value in same[0].items() if not isinstance(value, dict | list)}
+        parts = _mean([{name: row[name] for name in MEASURED if name in row} for row in same])
+        rows.append({**first, "num_draws": len(tables), **parts})
+    return rows
+
+
+def _mean(entries: Sequence[Any]) -> Any:
+    """Average metrics (`value` and `error`) in nested mappings and lists; return anything else unchanged."""
+    first = entries[0]
+    if isinstance(first, list):
+        return [_mean(parts) for parts in zip(*entries, strict=True)]
+    if not isinstance(first, dict):
+        return first
+    if "value" not in first:
+        common = [name for name in first if all(name in entry for entry in entries)]
+        return {name: _mean([entry[name] for entry in entries]) for name in common}
+    if any(entry["value"] is None or entry["error"] is None for entry in entries):
+        return {"value": None, "error": None}
+    value, error = np.array([[entry["value"], entry["error"]] for entry in entries]).T
+    scatter = value.std(ddof=1) / np.sqrt(len(value))
+    return {"value": float(value.mean()), "error": float(np.sqrt((error**2).mean() + scatter**2))}
 
 
 def write_row(

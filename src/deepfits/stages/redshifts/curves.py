@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, write_text
 from deepfits.progress import noted
-from deepfits.redshifts.results import format_metric, table_lines
+from deepfits.redshifts.results import format_metric, mean_rows, table_lines
 from deepfits.stages.redshifts.compare import CompareConfig, redshift
 from deepfits.stages.redshifts.load import fingerprints, is_of_classes
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
@@ -25,6 +27,9 @@ class CurvesConfig(CompareConfig):
     _: KW_ONLY
     numbers: Annotated[Sequence[int], NEUTRAL] = NUMBERS
     """Numbers of labels to train on."""
+    draws: Annotated[int, NEUTRAL, Range(ge=1)] = 1
+    """Number of random draws of the labels. Metrics are means over them, and errors include their scatter,
+    which is large with few labels."""
 
 
 @stage(CurvesConfig)
@@ -36,11 +41,15 @@ def redshift_curves(config: CurvesConfig) -> Path:
     Returns
     -------
     Path
-        `out`: ``labels-01000/`` and so on, each the output of `redshift`; ``curves.json``; ``curves.md``.
+        `out`: ``labels-01000/`` and so on, each the output of `redshift` (``labels-01000-2/`` for the second
+        draw); ``curves.json``; ``curves.md``.
 
     Examples
     --------
     From 100 to 10,000 labels: `deepfits redshift curves run/features-both spectra.csv --out run/curves`
+
+    How results with few labels depend on which these are: `deepfits redshift curves run/features-both
+    spectra.csv --out run/curves --numbers 30 --numbers 100 --draws 8`
     """
     if is_of_classes(config.labels, config.label_column):
         raise InputError(
@@ -53,21 +62,22 @@ def redshift_curves(config: CurvesConfig) -> Path:
         raise InputError("redshift_curves: give at least one number of labels (numbers)")
     with claim(config, name="redshift curves", inputs=fingerprints(config)) as results:
         out, numbers = results.path, sorted(set(config.numbers))
-        tables: dict[int, dict[str, Any]] = {}
-        with config.progress("label curves", total=len(numbers), unit="tables") as task:
-            for number in numbers:
-                directory = out / f"labels-{number:05d}"
+        tables: dict[int, list[dict[str, Any]]] = {}
+        with config.progress("label curves", total=len(numbers) * config.draws, unit="tables") as task:
+            for number, draw in product(numbers, range(config.draws)):
+                directory = out / (f"labels-{number:05d}" + (f"-{draw + 1}" if draw else ""))
                 others = {
                     "out": directory,
                     "max_labels": number,
+                    "seed": config.seed + draw,
                     "photometry": config.photometry or out / "photometry.npz",
                     "progress": noted(config.progress, task, f"{number} labels"),
                 }
                 part_of(config, redshift, **others)
                 table = read_json(directory / "metrics.json", what="metrics")
                 used = table["rows"][0]["num_train"]
-                if not tables or used > max(tables):
-                    tables[used] = table
+                if used == number or used not in tables:
+                    tables.setdefault(used, []).append(table)
                 task.advance(1, f"{used} labels")
                 if used < number:
                     break
@@ -75,12 +85,15 @@ def redshift_curves(config: CurvesConfig) -> Path:
     return out
 
 
-def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
-    """Write ``curves.json`` and ``curves.md`` from tables (``metrics.json``) keyed by number of labels."""
-    curves = [{"num_labels": used, "rows": table["rows"]} for used, table in sorted(tables.items())]
+def write_curves(out: Path, tables: Mapping[int, Sequence[dict[str, Any]]]) -> None:
+    """Write ``curves.json`` and ``curves.md`` from tables (``metrics.json``), the draws of each number."""
+    curves: list[dict[str, Any]] = [
+        {"num_labels": used, "rows": mean_rows([table["rows"] for table in draws])}
+        for used, draws in sorted(tables.items())
+    ]
     if without := [row for row in curves[0]["rows"] if row["num_train"] == 0]:
         curves.insert(0, {"num_labels": 0, "rows": without})
-    definitions = next(iter(tables.values()))["definitions"]
+    definitions = next(iter(tables.values()))[0]["definitions"]
     write_json(out / "curves.json", {"definitions": definitions, "curves": curves})
     write_text(out / "curves.md", _markdown(curves, definitions))
 
