@@ -1,38 +1,29 @@
 """Ablation of the pretrained redshift head: what each ingredient contributes without labels.
 
-    python benchmarks/ingredients.py --out bench-labels [--objects N] [--fits N]
-
-Small heads are trained in the same way as by `deepfits redshift pretrain`, each without one ingredient: some
-of the inputs, the grafted galaxies, or the variety of their populations. The training skies are those of
-``OUT/head`` (made by `redshift pretrain` if missing). Two of them are held out and serve to compare the
-heads. For information, the heads are also evaluated on the skies of ``benchmarks/labels.py`` under the same
-``--out``: a simulated sky of another population, and zCOSMOS with its spectroscopic redshifts.
+Part of ``benchmarks/labels.py``. Small heads are trained in the same way as by `deepfits redshift pretrain`,
+each without one ingredient: some of the inputs, the grafted galaxies, or the variety of their populations.
+The training skies are those of ``OUT/head`` (made by `redshift pretrain` if missing). Two of them are held
+out and serve to compare the heads. For information, the heads are also evaluated on a simulated sky of
+another population, and on zCOSMOS with its spectroscopic redshifts.
 
 Latents, χ² and posterior widths exist only for fitted galaxies, so they cannot be inputs of a head that is
 also trained on grafted ones. Their contribution is measured with networks that are trained on fitted galaxies
 of the simulated sky, with and without them.
-
-The last line is one JSON object.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import deepfits
-import labels
 import table1
 from deepfits.models.bundle import Model
 from deepfits.photometry import robust_scatter
-from deepfits.provenance import provenance
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
 from deepfits.redshifts.head import Examples, Head, quantiles_of
@@ -86,28 +77,10 @@ NETWORKS = {
 COLUMNS = ("σ_MAD", "η (0.15)", "CRPS", "68%")
 
 
-def main() -> None:
-    """Train and evaluate heads and networks, and print the tables."""
-    parser = argparse.ArgumentParser(description="Ablation of the pretrained redshift head.")
-    parser.add_argument("--out", default="bench-labels")
-    parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
-    parser.add_argument(
-        "--objects", type=int, nargs="+", default=[15000], help="galaxies to simulate on each sky"
-    )
-    parser.add_argument(
-        "--fits", type=int, nargs="+", default=[None], help="most galaxies to fit on each sky"
-    )
-    parser.add_argument("--model", default="builtin:ugriz")
-    parser.add_argument("--zcosmos", default=None)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    skies = {}
-    for place, sky in enumerate(options.skies):
-        objects, fits = (values[min(place, len(values) - 1)] for values in (options.objects, options.fits))
-        of_sky = argparse.Namespace(**{**vars(options), "fits": fits})
-        skies[sky] = labelled(labels.make_sky(sky, Path(options.out) / sky, objects, of_sky))
-    found = {"heads": heads(skies, options), "networks": networks(skies)}
-    print(json.dumps({"benchmark": "ingredients", **found, "provenance": provenance()}))
+def measure(inputs: dict[str, dict[str, Any]], model: str, head: Path) -> dict[str, Any]:
+    """Train and evaluate heads and networks on fitted skies, and print the tables."""
+    skies = {sky: labelled(fitted) for sky, fitted in inputs.items()}
+    return {"heads": heads(skies, model, head), "networks": networks(skies)}
 
 
 def labelled(inputs: dict[str, Any]) -> tuple[Source, np.ndarray]:
@@ -120,13 +93,13 @@ def labelled(inputs: dict[str, Any]) -> tuple[Source, np.ndarray]:
     return Source(columns=columns, bands=band_names(columns)), known.value[pairs.label_rows]
 
 
-def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespace) -> dict[str, Any]:
+def heads(skies: dict[str, tuple[Source, np.ndarray]], model_name: str, head: Path) -> dict[str, Any]:
     """Train a head without each ingredient, and evaluate it."""
-    model = Model.load(options.model)
+    model = Model.load(model_name)
     assert model.grid is not None
     out = deepfits.redshift_pretrain(
-        Path(options.out) / "head",
-        model=options.model,
+        head,
+        model=model_name,
         num_skies=NUM_SKIES,
         num_fitted=NUM_FITTED,
         progress=table1.PrintedProgress("skies"),
@@ -241,7 +214,3 @@ def table(
         ]
         print(f"| {row} | {' | '.join(cells)} |", flush=True)
     return out
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,20 @@
 """Redshift quality against the number of labels: the pretrained head, adapted, and all baselines.
 
-    python benchmarks/labels.py --out bench-labels [--quick] [--head HEAD]
+    python benchmarks/labels.py --out bench-labels [--quick] [--head HEAD] [--parts curves ingredients]
 
 Two skies are fitted with ``builtin:ugriz``: galaxies of zCOSMOS-bright, simulated as CLAUDS+HSC from their
 observed magnitudes and redshifts, and a simulated sky whose seed and population differ from those on which
 the head was trained. On each sky and for 0, 30, 100, 300, 1,000, 3,000 and 10,000 labels, redshifts of the
 same held-out galaxies are predicted by the methods ``pretrained`` (no labels) and ``adapted``, and by the
 baselines: networks on aperture magnitudes, on apertures at a common PSF, on template fits and on the scene,
-stacks of baselines, and template fitting alone. ``--quick`` uses 2,500 galaxies per sky and three numbers of
-labels.
+stacks of baselines, and template fitting alone. With up to 300 labels much depends on which these are, so
+that metrics are means over several draws (`DRAWS`), the same for every method. Then smaller heads without
+each of their ingredients are trained and evaluated on the same galaxies (`ingredients`). ``--quick`` uses
+2,500 galaxies per sky, three numbers of labels and one draw, and leaves out the ingredients.
 
 Finished work under ``--out`` is reused. The last line is one JSON object. For each sky, number of labels and
-metric it contains the value and error of ``adapted`` and of the baseline that is best in this metric.
+metric it contains the value and error of ``adapted`` and of the baseline that is best in this metric, and the
+values of ``adapted`` in single draws.
 """
 
 from __future__ import annotations
@@ -26,17 +29,22 @@ import numpy as np
 import torch
 
 import deepfits
+import ingredients
 import table1
 from deepfits.files import read_arrays, read_json
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.redshifts.head import Head
 from deepfits.redshifts.pdf import MEDIAN
-from deepfits.redshifts.results import RowKey, make_row
+from deepfits.redshifts.results import RowKey, make_row, mean_rows
 from deepfits.tables import read_table
 
 NUMBERS = (0, 30, 100, 300, 1000, 3000, 10000)
-QUICK = {"numbers": (0, 100, 1000), "objects": 2500}
+DRAWS = {30: 6, 100: 6, 300: 3}
+"""Draws of labels, by their number; one for others."""
+PARTS = ("curves", "ingredients")
+QUICK = {"numbers": (0, 100, 1000), "objects": 2500, "draws": {}, "parts": PARTS[:1]}
+FULL = {"numbers": NUMBERS, "objects": 15000, "draws": DRAWS, "parts": PARTS}
 BASELINES = {
     "network": ("magnitudes", "matched", "templates", "scene"),
     "stack": ("templates",),
@@ -64,6 +72,8 @@ ultraviolet_limit = -21.0
 """
 """Population of the simulated sky, as TOML; it differs from the head's training populations."""
 FAINTEST = 24.5
+FILTERS = {"zcosmos": ("cfht_megacam-ustar", "4777", "6289", "7684", "9037")}
+"""Filters of a sky's magnitudes (u* and Suprime-Cam's g, r, i, z), told to the head in one row."""
 
 
 def main() -> None:
@@ -79,19 +89,24 @@ def main() -> None:
     parser.add_argument("--head", default=None, help="redshift head; by default that of the model")
     parser.add_argument("--record", default=None, help="head in which to store the result without labels")
     parser.add_argument("--methods", nargs="+", default=None, help="methods to run; by default all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=None, help="by default both")
     parser.add_argument("--figures", default=None, help="directory for figures of the curves")
     parser.add_argument("--zcosmos", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quick: dict[str, Any] = QUICK if options.quick else {"numbers": NUMBERS, "objects": 15000}
-    numbers = options.numbers or quick["numbers"]
-    found = {}
-    for sky in options.skies:
-        inputs = make_sky(sky, Path(options.out) / sky, options.objects or quick["objects"], options)
-        found[sky] = tables(sky, inputs, Path(options.out) / sky, numbers, options)
-    if options.record and "0" in found.get("zcosmos", {}):
-        record(Path(options.record), found["zcosmos"]["0"])
-    print(json.dumps({"benchmark": "labels", "skies": found, "provenance": provenance()}))
+    for name, value in (QUICK if options.quick else FULL).items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
+    out = Path(options.out)
+    inputs = {sky: make_sky(sky, out / sky, options) for sky in options.skies}
+    found: dict[str, Any] = {"benchmark": "labels"}
+    if "curves" in options.parts:
+        found["skies"] = {sky: tables(sky, inputs[sky], out / sky, options) for sky in options.skies}
+        if options.record and "0" in found["skies"].get("zcosmos", {}):
+            record(Path(options.record), found["skies"]["zcosmos"]["0"])
+    if "ingredients" in options.parts:
+        found["ingredients"] = ingredients.measure(inputs, options.model, out / "head")
+    print(json.dumps({**found, "provenance": provenance()}))
 
 
 def record(place: Path, found: dict[str, Any]) -> None:
@@ -110,8 +125,9 @@ def record(place: Path, found: dict[str, Any]) -> None:
     replace(head, about={**head.about, "real": text}).save(place)
 
 
-def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> dict[str, Any]:
+def make_sky(sky: str, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Simulate, cut and fit one sky."""
+    objects = options.objects
     out.mkdir(parents=True, exist_ok=True)
     keywords: dict[str, Any] = {"size": 2050}
     select = ["kind == galaxy"]
@@ -144,23 +160,20 @@ def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> 
     return inputs
 
 
-def tables(
-    sky: str, inputs: dict[str, Any], out: Path, numbers: tuple[int, ...], options: argparse.Namespace
-) -> dict[str, Any]:
-    """Make a table for each number of labels."""
+def tables(sky: str, inputs: dict[str, Any], out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make a table for each number and draw of labels."""
     baselines = QUICK_BASELINES if options.quick else BASELINES
     chosen = options.methods or ["pretrained", "adapted", *baselines]
     sets = [f"{method}:{name}" for method, names in baselines.items() for name in names]
-    rows: dict[int, list[dict[str, Any]]] = {}
+    rows: dict[int, list[list[dict[str, Any]]]] = {}
     features = Path(inputs["features"]).name
-    for number in sorted(numbers):
-        if number == 0:
-            continue
+    draws = [(n, seed) for n in sorted(options.numbers) if n for seed in range(options.draws.get(n, 1))]
+    for number, seed in draws:
         methods = [m for m in chosen if number >= 100 or m in ("pretrained", "adapted", "templates")]
         table = deepfits.redshift(
             inputs["features"],
             inputs["labels"],
-            out / f"labels-{number:05d}-{features}",
+            out / f"labels-{number:05d}-{seed}-{features}",
             store=inputs["store"],
             select=inputs["select"],
             methods=methods,
@@ -171,25 +184,43 @@ def tables(
             head=options.head,
             photometry=out / f"photometry-{features}.npz",
             num_threads=1,
+            seed=seed,
             progress=table1.PrintedProgress(sky),
         )
-        rows[number] = read_json(table / "metrics.json")["rows"]
-        if number == min(n for n in numbers if n) and 0 in numbers:
-            rows[0] = [row for row in rows[number] if row["method"] in ("pretrained", "constant")]
-            rows[0].append(templates_without_labels(table, out / f"photometry-{features}.templates.npz"))
+        rows.setdefault(number, []).append(read_json(table / "metrics.json")["rows"])
+        if 0 in options.numbers and 0 not in rows:
+            without = [row for row in rows[number][0] if row["method"] in ("pretrained", "constant")]
+            photometry = out / f"photometry-{features}.templates.npz"
+            fitted = read_arrays(photometry, what="file of template fits")["quantiles"]
+            without.append(row_without_labels(table, RowKey(method="templates", features="no label"), fitted))
+            if sky in FILTERS:
+                without.append(filters_told(table, inputs["features"], FILTERS[sky], options.head))
+            rows[0] = [without]
     if options.figures:
-        draw(rows, Path(options.figures) / f"labels-{sky}.png")
+        means = {number: mean_rows(draws) for number, draws in rows.items()}
+        plot_curves(means, Path(options.figures) / f"labels-{sky}.png")
     return {str(number): compared(sky, number, rows[number]) for number in sorted(rows)}
 
 
-def templates_without_labels(table: Path, path: Path) -> dict[str, Any]:
-    """Evaluate template fits without zero-point corrections on the held-out galaxies of a table."""
+def filters_told(table: Path, features: Path, filters: tuple[str, ...], head: str | None) -> dict[str, Any]:
+    """Evaluate the head, given the filters, on the held-out galaxies of a table."""
+    out = table.parent / "filters-told.parquet"
+    predicted = read_table(
+        deepfits.redshift_predict(head or features, features if head else None, out=out, filters=filters)
+    )
+    rows = {identity: row for row, identity in enumerate(predicted["object_id"])}
+    objects = read_table(table / "split.parquet")["object_id"]
+    quantiles = predicted["quantiles"][[rows[identity] for identity in objects]]
+    return row_without_labels(table, RowKey(method="pretrained", features="filters told"), quantiles)
+
+
+def row_without_labels(table: Path, key: RowKey, quantiles: np.ndarray) -> dict[str, Any]:
+    """Evaluate quantiles for the objects of a table, which no label has changed, on its held-out ones."""
     objects = read_table(table / "split.parquet")
     is_test = objects["part"] == "test"
-    quantiles = read_arrays(path, what="file of template fits")["quantiles"][is_test]
     return make_row(
-        RowKey(method="templates", features="no label"),
-        {"z_phot": quantiles[:, MEDIAN], "quantiles": quantiles},
+        key,
+        {"z_phot": quantiles[is_test, MEDIAN], "quantiles": quantiles[is_test]},
         objects["z_spec"][is_test],
         objects["magnitude"][is_test],
         num_train=0,
@@ -197,7 +228,7 @@ def templates_without_labels(table: Path, path: Path) -> dict[str, Any]:
     )
 
 
-def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
+def plot_curves(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
     """Plot the metrics against the number of labels; a horizontal line shows the head without labels."""
     from matplotlib.figure import Figure
 
@@ -227,8 +258,9 @@ def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print all rows; return our row and the best baseline of each metric."""
+def compared(sky: str, number: int, draws: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Print all rows, means over the draws; return our row and the best baseline of each metric."""
+    rows = mean_rows(draws)
     ours = next((row for row in rows if row["method"] == ("adapted" if number else "pretrained")), None)
     others = [row for row in rows if row["method"] not in ("adapted", "pretrained", "constant")]
     for row in rows:
@@ -248,13 +280,18 @@ def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any
         entry: dict[str, Any] = {}
         if ours is not None:
             entry["adapted"] = dict(zip(("value", "error"), value_of(ours, name), strict=True))
+            if len(draws) > 1:
+                single = [row for rows in draws for row in rows if row["key"] == ours["key"]]
+                entry["adapted"]["draws"] = [value_of(row, name)[0] for row in single]
+        if told := [row for row in rows if row["features"] == "filters told"]:
+            entry["filters_told"] = dict(zip(("value", "error"), value_of(told[0], name), strict=True))
         rivals = [row for row in others if has(row, name)]
         if rivals:
             best = min(rivals, key=lambda row: rank(name, value_of(row, name)[0]))
             entry["baseline"] = dict(zip(("value", "error"), value_of(best, name), strict=True))
             entry["baseline"]["row"] = best["key"]
         out["metrics"][name] = entry
-    high = [row["by_redshift"][-1] for row in rows if row is ours]
+    high = [ours["by_redshift"][-1]] if ours is not None else []
     if high and "metrics" in high[0]:
         out["eta_15_beyond_2"] = high[0]["metrics"]["eta_15"]
     return out

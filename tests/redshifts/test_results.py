@@ -43,9 +43,7 @@ def test_rows_count_missing_estimates(row):
 def test_errors_of_a_mean_over_draws_include_their_scatter(row):
     made, z_phot, z_spec = row
     key = RowKey(method="boosting", features="latents", loss="absolute")
-    other = make_row(
-        key, {"z_phot": z_phot + 0.1}, z_spec, np.full(360, 22.5), num_train=1000, seconds=2.0
-    )
+    other = make_row(key, {"z_phot": z_phot + 0.1}, z_spec, np.full(360, 22.5), num_train=1000, seconds=2.0)
     (mean,) = mean_rows([[made], [other]])
     assert mean["num_draws"] == 2
     assert mean_rows([[made]]) == [made]
