@@ -41,7 +41,14 @@ from deepfits.redshifts.head_training import (
     train_head,
 )
 from deepfits.redshifts.inputs import known_filters, with_filters
-from deepfits.redshifts.methods.adapted import Adapted, _domain_of, _for_recalibration, _weights
+from deepfits.redshifts.methods.adapted import (
+    Adapted,
+    _domain_of,
+    _for_recalibration,
+    _shift_of,
+    _shifted,
+    _weights,
+)
 from deepfits.redshifts.methods.templates import can_fit_templates
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -695,6 +702,22 @@ def test_intervals_are_recalibrated_only_near_the_labels(head, columns):
     assert (near == 0).sum() > 20
     np.testing.assert_array_equal(quantiles[near == 0], mixed[near == 0])
     np.testing.assert_array_equal(quantiles[near == 1], recalibrated(mixed, narrow)[near == 1])
+
+
+@pytest.mark.parametrize(("number", "share"), [(20, (-0.4, 0.7)), (400, (0.7, 1.1))])
+def test_a_shift_that_labels_show_is_taken_away_as_far_as_they_are_sure(number, share):
+    rng = np.random.default_rng(number)
+    logs = rng.uniform(0.2, 0.8, number)
+    bias = 0.02 * np.sin(2 * np.pi * (logs - 0.2) / 0.6)  # of both signs: no constant shift helps
+    errors = rng.normal(0, 0.03, number)
+    errors[::20] = 0.8  # outliers
+    quantiles = np.expm1(logs[:, None] + 0.03 * norm.ppf(LEVELS))
+    shift = _shift_of(quantiles, np.expm1(logs + bias + errors))
+    moved = _shifted(quantiles, shift)
+    found = np.log1p(moved[:, MEDIAN]) - logs
+    assert share[0] < (found @ bias) / (bias @ bias) < share[1]
+    assert np.diff(moved, axis=1).min() >= 0
+    assert np.abs(np.interp(1.6, CENTRES, shift)) < 0.001  # where no label is
 
 
 def test_templates_are_fitted_only_if_the_adapted_head_uses_them(head):

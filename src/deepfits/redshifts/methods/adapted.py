@@ -24,7 +24,8 @@ that are not significant do not count: the improvement over the unchanged head i
 error, and with few labels the weights stay near equal ones for the stages of the head. Far from the
 labels, which say nothing about weights there, the two simplest stages count the same. Mixing
 distributions, instead of averaging quantiles, keeps the peaks of a bimodal p(z); an averaged quantile
-would lie between them.
+would lie between them. Near the labels, the mixture is then shifted in ln(1 + z) by what its left-out
+errors call for, as a smooth function of redshift, and its widths are recalibrated.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from deepfits.photometry import robust_scatter
 from deepfits.redshifts.domain import INSIDE, NUM_NEIGHBOURS, Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
-from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
+from deepfits.redshifts.head import CENTRES, LARGEST, Examples, Head, quantiles_of
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
@@ -80,6 +82,10 @@ HEADS = ("pretrained", "zero_points", "tuned")
 """Stages that are heads; the last one is missing with few labels."""
 NUM_TO_WEIGH = 3000
 """Maximum number of labels used to choose the weights."""
+SHIFT, SHIFT_LENGTH = 0.01, 0.1
+"""Prior scatter and correlation length of the shift, both in ln(1 + z)."""
+NUM_TO_SHIFT = 1000
+"""Maximum number of labels used to find the shift."""
 NUM_POINTS = 481
 """Points of the grid in ln(1 + z) on which distributions are compared."""
 SETS = ("all", "templates", "magnitudes", "matched")
@@ -112,6 +118,7 @@ class Adapted(Method):
     templates: TemplateFit | None = None  # template fitting; None without photometry, and with many labels
     # Luminosity limit of the tuned head, as an absolute magnitude; see `Head.brightest`.
     brightest: float | None = None
+    shift: np.ndarray | None = None  # of ln(1 + z) near the labels, at `CENTRES`; None with few labels
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -145,8 +152,12 @@ class Adapted(Method):
         )
         mixed = mixture(np.array(list(left_out.values())), weights)
         fitted, *_ = method._mixture(source, light)
-        method = replace(method, validation_pit=_for_recalibration(mixed, fitted, value))
-        final = recalibrated(mixed, method.validation_pit)
+        shift, shifted = _shift_of(mixed, value), np.empty_like(mixed)
+        for train, test in parts:
+            shifted[test] = _shifted(mixed[test], _shift_of(mixed[train], value[train]))
+        validation_pit = _for_recalibration(shifted, _shifted(fitted, shift), value)
+        method = replace(method, shift=shift, validation_pit=validation_pit)
+        final = recalibrated(shifted, validation_pit)
         out_of_fold = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
         return Trained(method=method, out_of_fold=out_of_fold, about=_about(method, left_out))
 
@@ -167,7 +178,8 @@ class Adapted(Method):
         """Mix the stages; far from the labels, only the two simplest ones."""
         light = SceneLight.of(source, self.heads[0].bands)
         mixed, kinds, near = self._mixture(source, light)
-        quantiles = near[:, None] * recalibrated(mixed, self.validation_pit) + (1 - near[:, None]) * mixed
+        adapted = recalibrated(_shifted(mixed, self.shift), self.validation_pit)
+        quantiles = near[:, None] * adapted + (1 - near[:, None]) * mixed
         return Estimates(
             point=_point(quantiles, self.loss),
             quantiles=quantiles,
@@ -175,7 +187,7 @@ class Adapted(Method):
         )
 
     def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return quantiles before recalibration, ``(N, Q)``, and class probabilities, ``(N, 3)``.
+        """Return quantiles before shift and recalibration, ``(N, Q)``, and class probabilities, ``(N, 3)``.
 
         The third array, ``(N,)``, is 1 for objects like the labels and 0 for those far from all of them.
         """
@@ -203,6 +215,37 @@ class Adapted(Method):
 def _domain_of(inputs: np.ndarray) -> Domain:
     """Return the domain of the labels; ten or more are outside, so that no odd one sets its limit."""
     return Domain.learn(inputs, inside=min(INSIDE, 1 - NUM_NEIGHBOURS / len(inputs)))
+
+
+def _shift_of(left_out: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return the shift of ln(1 + z) that out-of-fold quantiles, ``(V, Q)``, call for, at `CENTRES`.
+
+    It is the mean of a Gaussian process through the errors of the medians, whose prior keeps it small where
+    there are few labels. Errors in the wings count as in a Cauchy distribution.
+    """
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    rows = evenly_spaced(len(value), NUM_TO_SHIFT)
+    median = np.log1p(left_out[rows, MEDIAN])
+    error = np.log1p(np.clip(value[rows], 0, None)) - median
+    scatter = max(float(robust_scatter(error)), SHIFT / 2)  # not 0, however few labels there are
+    kernel = ConstantKernel(SHIFT**2) * RBF(SHIFT_LENGTH)
+    weight = np.ones(len(rows))
+    for _ in range(5):
+        process = GaussianProcessRegressor(kernel, alpha=scatter**2 / weight, optimizer=None)
+        process.fit(median[:, None], error)
+        weight = 1 / (1 + ((error - process.predict(median[:, None])) / (2 * scatter)) ** 2)
+    return np.asarray(process.predict(CENTRES[:, None]))
+
+
+def _shifted(quantiles: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Shift quantiles, ``(N, Q)``, in ln(1 + z) by `shift` at their medians."""
+    if shift is None:
+        return quantiles
+    logs = np.log1p(quantiles)
+    logs += np.interp(logs[:, MEDIAN], CENTRES, shift)[:, None]
+    return np.expm1(np.clip(logs, 0, None))
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
