@@ -20,8 +20,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_NAMES = 40
-"""Maximum number of valid names listed in an error."""
+MOST_NAMES = 40  # maximum number of valid names listed in an error
 
 
 class InputError(ValueError):

@@ -50,12 +50,9 @@ _WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN", "FPA.INSTRUMENT", "FPA.TEL
 _CARDS = ("WAVELEN", "PHOTPLAM")
 """Cards with the wavelength itself, in simulated skies and Hubble Space Telescope images."""
 _PLAUSIBLE = (2000.0, 25_000.0)
-SHORTEST = 1000.0
-"""Minimum mean wavelength of a filter, Å; a lower one reveals a file in nm or µm."""
-FARTHEST = 1.2
-"""Maximum factor between a filter's mean wavelength and the usual one of its band."""
-STEP = 5.0
-"""Spacing of the wavelength grid on which filters are integrated, Å."""
+SHORTEST = 1000.0  # minimum mean wavelength of a filter, Å; a lower one reveals a file in nm or µm
+FARTHEST = 1.2  # maximum factor between a filter's mean wavelength and the usual one of its band
+STEP = 5.0  # spacing of the wavelength grid on which filters are integrated, Å
 
 
 def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,29 +16,22 @@ from typing import TypeVar
 
 import numpy as np
 
-NJY_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy."""
+NJY_ZERO_POINT = 31.4  # AB magnitude of 1 nJy
 POGSON = 2.5 / np.log(10.0)
-FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
-"""FWHM of a Gaussian over its standard deviation."""
-SIGMA_PER_MAD = 1.4826
-"""Standard deviation of a Gaussian over its median absolute deviation."""
-APERTURE_ARCSEC = 2.0
-"""Diameter of the aperture of fluxes in features and predictions."""
-GROWTH_ARCSEC = 3.0
-"""Diameter of the aperture whose flux defines the growth radii of an object."""
+FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))  # FWHM of a Gaussian over its standard deviation
+SIGMA_PER_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
+APERTURE_ARCSEC = 2.0  # diameter of the aperture of fluxes in features and predictions
+GROWTH_ARCSEC = 3.0  # diameter of the aperture whose flux defines the growth radii of an object
 RADII_ARCSEC = (0.75, 1.25)
 """Radii of the circular apertures of magnitudes; the larger one separates extended from compact objects."""
 SMALLEST_GAUSSIAN = 0.75
 """Width of the matched weight in the band with the widest PSF, in units of that PSF's sigma."""
-USUAL_SIGMA_PIXELS = 1.7
-"""Standard deviation of the PSF that is assumed if that of no band is known."""
+USUAL_SIGMA_PIXELS = 1.7  # standard deviation of the PSF that is assumed if that of no band is known
 # Flags as in sep (2 truncated, 16 aperture truncated, ...), and one more. sep sets 32 for masked pixels and
 # for those of other sources alike; here the latter are 1.
 FLAG_NEIGHBOUR, FLAG_MASKED, FLAG_NO_DATA = 1, 32, 1 << 16
 FLAG_SHARP = 1 << 17  # much smaller than stars: a hot pixel or a cosmic ray
-FLAGS_LACKING = FLAG_NO_DATA | 16 | FLAG_MASKED | 64
-"""Flags of objects with incomplete data in their field."""
+FLAGS_LACKING = FLAG_NO_DATA | 16 | FLAG_MASKED | 64  # flags of objects with incomplete data in their field
 WIDTHS_OF_WEIGHT = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 """Squared widths of the Gaussians that sum to a matched weight, in units of that for a Gaussian PSF."""
 NUM_CIRCLES = 16

@@ -32,12 +32,10 @@ from deepfits.tables import match_identities, match_one_to_one, matches_conditio
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
-NUM_AS_BRIGHT = 200
-"""Number of objects of similar brightness with which one is compared."""
+NUM_AS_BRIGHT = 200  # number of objects of similar brightness with which one is compared
 UNLIKE = 0.8
 """Distance beyond which objects are not similar. In simulated skies, 95% have a neighbour within 0.66."""
-FIND_RADIUS_ARCSEC = 5.0
-"""Largest distance of an object from a position by which it is looked for."""
+FIND_RADIUS_ARCSEC = 5.0  # largest distance of an object from a position by which it is looked for
 MAP_FILE = "_map-umap.npz"
 _DESCRIPTIONS = {
     "reduced_chi2": "χ² of the best fit per valid pixel; 1 is a fit to the noise",

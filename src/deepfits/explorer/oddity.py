@@ -21,10 +21,8 @@ FEWEST_OTHERS = 20
 RARE, RAREST = 0.9, 0.99
 """Minimum fraction of comparison objects on one side of a value: for objects that are odd only in that the
 model seldom draws them, and for those that are odd in other ways."""
-FEWEST_SIGMA = 3.0
-"""Minimum significance of the fluxes of a colour that is reported."""
-MOSTLY = 0.8
-"""Fraction of flagged objects above which flags are ignored (some surveys flag everything)."""
+FEWEST_SIGMA = 3.0  # minimum significance of the fluxes of a colour that is reported
+MOSTLY = 0.8  # fraction of flagged objects above which flags are ignored (some surveys flag everything)
 MIDDLE_PIXELS = 4
 HOLE, PLATEAU_PIXELS, PLATEAU = 0.3, 5, 0.005
 CLIPPED_SIGMA, BRIGHT_SIGMA = 10.0, 200.0

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from deepfits.errors import InputError
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-"""Names of the local machine."""
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # names of the local machine
 
 
 def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:

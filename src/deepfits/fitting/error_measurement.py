@@ -37,17 +37,14 @@ from deepfits.photometry import aperture_flux, robust_scatter
 from deepfits.survey.neighbours import find_neighbours
 from deepfits.survey.store import Cutouts
 
-FEWEST = 40
-"""Minimum number of bright galaxies for a measurement."""
+FEWEST = 40  # minimum number of bright galaxies for a measurement
 BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
 """Signal to noise in 2 arcsec, all bands together, above which galaxies are bright, and its percentile."""
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
-NUM_FITS = MOST_BRIGHT + NUM_ORDINARY + NUM_DRAWN
-"""Maximum number of fits of a measurement."""
+NUM_FITS = MOST_BRIGHT + NUM_ORDINARY + NUM_DRAWN  # maximum number of fits of a measurement
 PERCENTILES = (20.0, 97.0)
 """Percentiles of the signal to noise of all objects between which galaxies are injected."""
-LEAST_COVERED = 0.2
-"""Fraction of the objects above which a band counts as one of the survey."""
+LEAST_COVERED = 0.2  # fraction of the objects above which a band counts as one of the survey
 LARGEST_UNSEEN = 20.0
 LARGEST_DIMMING = 3.0
 """Largest factor by which a galaxy is dimmed before it is injected: faint galaxies are smaller."""

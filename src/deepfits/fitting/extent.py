@@ -27,8 +27,7 @@ WIDER = 0.2
 """G is P convolved with a Gaussian whose standard deviation is this fraction of the FWHM of the PSF."""
 APERTURE_FWHM = 4.0
 MAX_SHIFT_PIXELS, STEP_PIXELS = 1.0, 0.5
-NEAR_PIXELS = 8
-"""Half the side of the square in which the position is searched for."""
+NEAR_PIXELS = 8  # half the side of the square in which the position is searched for
 _AT_ONCE = 256
 
 

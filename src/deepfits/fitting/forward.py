@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 OWN_SHARE = 0.05
 """Weight of the fitted latent in the embedding of scene models, whose embedder misses some directions."""
-USUAL_SOFTENING = 3.0
-"""Default softening of the asinh stretch, in units of the pixel noise."""
+USUAL_SOFTENING = 3.0  # default softening of the asinh stretch, in units of the pixel noise
 
 
 class ForwardModel:

@@ -32,24 +32,18 @@ import numpy as np
 
 from deepfits.photometry import distance_from_middle
 
-NARROW_PIXELS, WIDE_PIXELS = 1.5, 3.0
-"""Standard deviations of the Gaussians K."""
+NARROW_PIXELS, WIDE_PIXELS = 1.5, 3.0  # standard deviations of the Gaussians K
 PARTS = ("structure", "extended", "colour", "latent")
-UNUSUAL_LATENT = "rarely generated"
-"""Reason of an anomaly whose largest part is the latent."""
+UNUSUAL_LATENT = "rarely generated"  # reason of an anomaly whose largest part is the latent
 SHARPEST = 2.0
 """Ratio of the significance filtered with K to that of the pixel, below which a residual is sharp.
 
 It is 0.4 for a single pixel, 1.4 for a line, and 3 or more for a source.
 """
-FEWEST_SIGMA = 5.0
-"""Minimum significance of a pixel to be called sharp: noise is sharp, too."""
-ROUND = 0.6
-"""Fraction of a residual's power in its azimuthal mean above which it is around the centre."""
-SHARED = 0.4
-"""Fraction of the highest peak that another band must reach to be named too."""
-SMALLEST_PIXELS, LARGEST_PIXELS = 5.0, 15.0
-"""Minimum and maximum of the radius within which residuals count."""
+FEWEST_SIGMA = 5.0  # minimum significance of a pixel to be called sharp: noise is sharp, too
+ROUND = 0.6  # fraction of a residual's power in its azimuthal mean above which it is around the centre
+SHARED = 0.4  # fraction of the highest peak that another band must reach to be named too
+SMALLEST_PIXELS, LARGEST_PIXELS = 5.0, 15.0  # minimum and maximum of the radius within which residuals count
 
 
 def gaussian(size: int, width: float) -> np.ndarray:

@@ -29,8 +29,7 @@ RINGS = (0.3, 0.5, 0.75, 1.0)
 """Bounds of the three rings that measure how a galaxy falls off, in units of the circle's radius."""
 LARGEST_INDEX = 2.0
 """Largest Sérsic index with which a galaxy continues beyond its circle; the smallest is 1, a disc."""
-LEAST_SLOPE = 1.5
-"""Least steepness, −d ln I / d ln r, with which it does so."""
+LEAST_SLOPE = 1.5  # least steepness, −d ln I / d ln r, with which it does so
 SAME, LARGER = 1.1, 1.2
 """Bounds on the ratio of two half-light radii.
 
@@ -43,8 +42,7 @@ SMALL, LARGE = 0.6, 0.9
 
 Up to the first, none of the flux at the edge is the galaxy's; from the second on, all of it is.
 """
-EDGE_RING = 0.8
-"""Inner radius of the ring at the edge of the model image, in units of the largest circle."""
+EDGE_RING = 0.8  # inner radius of the ring at the edge of the model image, in units of the largest circle
 CONFUSION_NJY = 24.0
 """Scatter per arcsec² of the flux of galaxies fainter than i = 25.5, seldom detected beside another.
 
@@ -57,8 +55,7 @@ It is slightly more than simulated skies show.
 """
 UNSURE = 0.8
 """Relative uncertainty of the flux attributed to neighbours: the likeliest value on a simulated sky."""
-WINGS = 2
-"""Pixels around those of a neighbour in which its wings are still expected."""
+WINGS = 2  # pixels around those of a neighbour in which its wings are still expected
 
 
 def symmetric(image: np.ndarray) -> np.ndarray:

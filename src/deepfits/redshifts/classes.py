@@ -24,8 +24,7 @@ from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, t
 from deepfits.redshifts.options import Seeded
 from deepfits.redshifts.results import caption, format_metric, table_lines
 
-CLASSIFIER = "classifier.json"
-"""File name of a classifier, for `deepfits.redshifts.storage`."""
+CLASSIFIER = "classifier.json"  # file name of a classifier, for `deepfits.redshifts.storage`
 
 DEFINITIONS = {
     "accuracy": "fraction of objects assigned their true class",

@@ -21,10 +21,8 @@ from deepfits.redshifts.split import MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
 from deepfits.tables.values import is_no_value, is_redshift_name
 
-PLAUSIBLE = (0.0, 50.0)
-"""Range of valid magnitudes; values outside it count as missing."""
-MOST_CODES = 10
-"""Whole numbers of at most this many different values may be classes."""
+PLAUSIBLE = (0.0, 50.0)  # range of valid magnitudes; values outside it count as missing
+MOST_CODES = 10  # whole numbers of at most this many different values may be classes
 LEAST_SPREAD, LARGEST, LEAST_RATIO = 50 * LEAST_STEP, 1e30, 1e-5
 """Limits of the standard deviation of a property, and of its ratio to the largest value."""
 

@@ -18,8 +18,7 @@ from deepfits.redshifts.learning import Standard
 NUM_NEIGHBOURS = 10
 NUM_AXES = 8
 INSIDE = 0.99
-FLAGS = ("domain_distance", "is_outside_domain")
-"""Columns of `Domain.flags`."""
+FLAGS = ("domain_distance", "is_outside_domain")  # columns of `Domain.flags`
 
 
 @dataclass(frozen=True, kw_only=True)

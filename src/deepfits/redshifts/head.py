@@ -36,20 +36,16 @@ FORMAT = 7
 """Format version of a saved head, independent of the redshift models' so that shipped heads stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240
-LARGEST = float(np.log1p(6.5))
-"""ln(1 + z) at the upper end of the grid."""
+LARGEST = float(np.log1p(6.5))  # ln(1 + z) at the upper end of the grid
 CELL = LARGEST / NUM_CELLS
 CENTRES = (np.arange(NUM_CELLS) + 0.5) * CELL
 NUM_FLUXES = 2 * len(FLUXES)
 """Number of leading `SceneLight` arrays that are fluxes and their errors, interleaved."""
-MARGIN = 0.5
-"""Magnitudes by which a galaxy may outshine the most luminous one of known redshift."""
-SOFTNESS = 0.15
-"""Width in magnitudes over which that limit falls off."""
+MARGIN = 0.5  # magnitudes by which a galaxy may outshine the most luminous one of known redshift
+SOFTNESS = 0.15  # width in magnitudes over which that limit falls off
 DISTANT, TRANSITION = float(np.log(3)), 4 * CELL
 """ln(1 + z) beyond which galaxies count as distant (z > 2), and the scale of the transition there."""
-OUTPUT_BIAS = "6.bias"
-"""Name of the bias of the last of the four linear layers; see `build_network`."""
+OUTPUT_BIAS = "6.bias"  # name of the bias of the last of the four linear layers; see `build_network`
 SHARPNESS = 1.2
 """Power to which the probability outside each central interval is raised. Heads are trained to be calibrated
 over all simulated populations; the galaxies of one survey are more alike, so p(z) may be narrower."""

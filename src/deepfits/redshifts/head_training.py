@@ -32,20 +32,16 @@ from deepfits.redshifts.networks import descend, one_cycle
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.splits import evenly_spaced
 
-MISSING = 0.08
-"""Probability of dropping each band of a training example, for half of the examples."""
+MISSING = 0.08  # probability of dropping each band of a training example, for half of the examples
 WRONG = 0.01
 """Probability of a gross error in a band, as in real photometry: a log-normal factor, with σ = 1 in ln."""
-HIDDEN_FILTERS = 0.3
-"""Probability that the filters of a training example are hidden."""
+HIDDEN_FILTERS = 0.3  # probability that the filters of a training example are hidden
 DEEPEST_CUT = 1.2
 """Natural logarithm of the largest factor by which half of the training examples are made noisier."""
-NUM_REPLAY = 4000
-"""Maximum number of simulated examples kept with a head, for its adaptation."""
+NUM_REPLAY = 4000  # maximum number of simulated examples kept with a head, for its adaptation
 RATE, WEIGHT_DECAY = 2e-3, 0.01
 """Learning rate of training on simulated examples; weight decay of this and of fine-tuning."""
-ZERO_POINT_SIGMA = 0.05
-"""Standard deviation of the prior on a zero point, magnitudes."""
+ZERO_POINT_SIGMA = 0.05  # standard deviation of the prior on a zero point, magnitudes
 ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
 """Number of gradient steps to fit the zero points, and maximum number of objects used."""
 EPOCHS, PATIENCE = 40, 8

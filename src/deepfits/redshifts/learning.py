@@ -16,8 +16,7 @@ from deepfits.tables.values import HIGHEST
 
 LOSSES = ("squared", "absolute")
 """The loss trades R² against σ_MAD: ``squared`` favours R², ``absolute`` σ_MAD."""
-LIMIT = 8.0
-"""Standardised features are clipped to ± this, so that extreme values do not dominate."""
+LIMIT = 8.0  # standardised features are clipped to ± this, so that extreme values do not dominate
 
 
 @dataclass(frozen=True, kw_only=True)

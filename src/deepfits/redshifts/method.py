@@ -31,24 +31,20 @@ from deepfits.tables.values import is_redshift_name
 class Estimates:
     """A method's estimates for N objects."""
 
-    point: np.ndarray
-    """``(N,)``: point estimates."""
+    point: np.ndarray  # ``(N,)``: point estimates
+    # ``(N, Q)``: quantiles of p(z) at `deepfits.redshifts.pdf.LEVELS`; None for methods without p(z).
     quantiles: np.ndarray | None = None
-    """``(N, Q)``: quantiles of p(z) at `deepfits.redshifts.pdf.LEVELS`; None for methods without p(z)."""
+    # Further columns of the predictions, ``(N,)`` each.
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """Further columns of the predictions, ``(N,)`` each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfFold:
     """Out-of-fold estimates of labelled objects, for recalibration and stacking."""
 
-    rows: np.ndarray
-    """``(V,)``: row indices of the objects in the data set."""
-    point: np.ndarray
-    """``(V,)``: point estimates."""
-    quantiles: np.ndarray | None = None
-    """``(V, Q)``: recalibrated quantiles, or None."""
+    rows: np.ndarray  # ``(V,)``: row indices of the objects in the data set
+    point: np.ndarray  # ``(V,)``: point estimates
+    quantiles: np.ndarray | None = None  # ``(V, Q)``: recalibrated quantiles, or None
 
     def at(self, rows: np.ndarray) -> OutOfFold:
         """Select the objects of the given rows, in their order; all must be present."""
@@ -63,18 +59,12 @@ class OutOfFold:
 class Inputs:
     """The inputs that methods will get, known before anything is measured."""
 
-    bands: tuple[str, ...]
-    """Bands of the cutouts, or else of the features."""
-    pixels: int | None
-    """Side of a cutout in pixels; None without cutouts."""
-    feature_sets: tuple[str, ...]
-    """Names of the feature sets that can be made."""
-    options: LearningOptions
-    """How redshifts are learned."""
-    target: str = "z_spec"
-    """Name of the target's column."""
-    model_hash: str = ""
-    """Fingerprint of the model that the features were fitted with."""
+    bands: tuple[str, ...]  # bands of the cutouts, or else of the features
+    pixels: int | None  # side of a cutout in pixels; None without cutouts
+    feature_sets: tuple[str, ...]  # names of the feature sets that can be made
+    options: LearningOptions  # how redshifts are learned
+    target: str = "z_spec"  # name of the target's column
+    model_hash: str = ""  # fingerprint of the model that the features were fitted with
 
     def require_cutouts(self, method: str) -> None:
         """Raise `InputError` if there are no cutouts."""
@@ -86,19 +76,14 @@ class Inputs:
 class Training:
     """Training data and options of a method."""
 
-    dataset: Dataset
-    """Objects, labels and their split; a method may use only the training and validation parts."""
-    feature_set: str = ""
-    """Name of the feature set; for a stack, name of the stack."""
-    features: Matrix | None = None
-    """Features of all objects of the data set; None for methods that take none."""
-    loss: str = "squared"
-    """One of `deepfits.redshifts.learning.LOSSES`."""
-    options: LearningOptions = field(default_factory=LearningOptions)
-    """How redshifts are learned."""
+    dataset: Dataset  # with its split; a method may use only the training and validation parts
+    feature_set: str = ""  # name of the feature set; for a stack, name of the stack
+    features: Matrix | None = None  # features of all objects of the data set; None for methods that take none
+    loss: str = "squared"  # one of `deepfits.redshifts.learning.LOSSES`
+    options: LearningOptions = field(default_factory=LearningOptions)  # how redshifts are learned
+    # Function from the names of a method and a feature set to a trained `Predictor`, for methods that combine
+    # others.
     member: Callable[[str, str], Any] | None = None
-    """Function from the names of a method and a feature set to a trained `Predictor`, for methods that
-    combine others."""
     progress: Progress = silent
 
     @cached_property
@@ -131,22 +116,16 @@ class Trained:
 class Method(ABC):
     """A trained method; subclasses are frozen dataclasses."""
 
-    name: ClassVar[str]
-    """Name of the method in options and tables."""
-    takes_features: ClassVar[bool] = True
-    """Whether it learns from a feature set."""
-    has_loss: ClassVar[bool] = True
-    """Whether it depends on the loss, and has one row in the table for each."""
+    name: ClassVar[str]  # name of the method in options and tables
+    takes_features: ClassVar[bool] = True  # whether it learns from a feature set
+    has_loss: ClassVar[bool] = True  # whether it depends on the loss, and has one row in the table for each
+    # The loss if none is asked for. A head's networks do not depend on it: it chooses the point estimate.
     usual_loss: ClassVar[str] = "squared"
-    """The loss if none is asked for. A head's networks do not depend on it: it chooses the point estimate."""
-    flags_domain: ClassVar[bool] = True
-    """Whether objects outside the domain of the training objects' features are flagged."""
-    only_redshifts: ClassVar[bool] = False
-    """Whether it can predict no other target than redshifts."""
-    fewest_labels: ClassVar[int] = MIN_TRAIN
-    """Smallest number of labels that it can learn from."""
+    flags_domain: ClassVar[bool] = True  # whether objects unlike the training objects' features are flagged
+    only_redshifts: ClassVar[bool] = False  # whether it can predict no other target than redshifts
+    fewest_labels: ClassVar[int] = MIN_TRAIN  # smallest number of labels that it can learn from
+    # Whether it uses the scene fluxes in the features of one particular model, without a feature set.
     reads_scenes: ClassVar[bool] = False
-    """Whether it uses the scene fluxes in the features of one particular model, without a feature set."""
 
     @classmethod
     @abstractmethod

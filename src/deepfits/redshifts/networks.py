@@ -29,8 +29,7 @@ from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 if TYPE_CHECKING:
     import torch
 
-NUM_OUTPUTS = 1 + len(LEVELS)
-"""The point estimate and the quantiles of p(z)."""
+NUM_OUTPUTS = 1 + len(LEVELS)  # the point estimate and the quantiles of p(z)
 HEAD_CHANNELS = 64
 HYBRID_CHANNELS = 192
 

@@ -18,10 +18,8 @@ from deepfits.redshifts.metrics import measured
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Levels of the stored quantiles, which include the 68% and 95% intervals and the median."""
-AS_PREDICTED = np.empty(0)
-"""No PIT values: `recalibrated` returns distributions unchanged."""
-MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
-"""Index of the median in `LEVELS`."""
+AS_PREDICTED = np.empty(0)  # no PIT values: `recalibrated` returns distributions unchanged
+MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))  # index of the median in `LEVELS`
 
 DEFINITIONS = {
     "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",
@@ -31,8 +29,7 @@ DEFINITIONS = {
     "crps": "mean of ∫ (F(x) − H(x − z_spec))² dx",
     "cde_loss": "mean of ∫ p(x)² dx − 2 p(z_spec)",
 }
-LEAST_STEP = 1e-4
-"""Least difference between quantiles of neighbouring levels."""
+LEAST_STEP = 1e-4  # least difference between quantiles of neighbouring levels
 
 
 def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:

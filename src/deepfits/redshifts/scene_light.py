@@ -20,17 +20,14 @@ from deepfits.redshifts.learning import PerObject
 if TYPE_CHECKING:
     import torch
 
-FLOOR = 0.01
-"""Error as a fraction of the flux, added in quadrature: no generator is more accurate."""
-EDGE = 12.0
-"""Logarithms of errors and fluxes relative to the reference band are clipped to ± this."""
+FLOOR = 0.01  # error as a fraction of the flux, added in quadrature: no generator is more accurate
+EDGE = 12.0  # logarithms of errors and fluxes relative to the reference band are clipped to ± this
 INPUTS = (
     "flux", "error", "observed", "growth", "radius", "concentration", "colour", "noise", "core", "passband",
     "told",
 )  # fmt: skip
 """Inputs for each band, in the order of `head_inputs`."""
-FLUXES = ("flux", "total", "gaussian")
-"""Measurements that have an error, ``<name>_err``."""
+FLUXES = ("flux", "total", "gaussian")  # measurements that have an error, ``<name>_err``
 COLUMNS = {
     "flux": "flux_aper_scene", "flux_err": "flux_aper_scene_err", "total": "flux_scene",
     "total_err": "flux_scene_err", "gaussian": "flux_gauss", "gaussian_err": "flux_gauss_err",

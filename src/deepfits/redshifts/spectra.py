@@ -28,8 +28,7 @@ FILTERS = {
     "y": "hsc2017-y",
 }
 """speclite names of the filters of CLAUDS and HSC."""
-NUM_STEPS = 3
-"""Interpolation steps from each of the six basic templates to the next."""
+NUM_STEPS = 3  # interpolation steps from each of the six basic templates to the next
 REDDENINGS = (0.0, 0.1, 0.2, 0.35)
 REST_WAVELENGTH = 7700.0
 """Rest wavelength of absolute magnitudes, Ångström: about the i band, which dust affects little."""

@@ -50,8 +50,7 @@ FEATURES = {
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
 PREDICTED = ("z_phot", "z_err68_low", "z_err68_high", "class", "is_outside_domain")
 """Columns of predictions that `predicted` shows."""
-DISTRIBUTIONS = ("coverage_68", "crps")
-"""Metrics of p(z) shown in the table."""
+DISTRIBUTIONS = ("coverage_68", "crps")  # metrics of p(z) shown in the table
 OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # measurable without the model
 
 

@@ -9,10 +9,8 @@ import math
 
 import numpy as np
 
-CENTRES = 0.02
-"""Fraction of galaxies that can host satellites."""
-SATELLITES = 0.25
-"""Fraction of galaxies that are satellites of another one."""
+CENTRES = 0.02  # fraction of galaxies that can host satellites
+SATELLITES = 0.25  # fraction of galaxies that are satellites of another one
 SLOPE = 0.8
 """The density of satellites falls as θ^−0.8, the slope of the angular correlation function of galaxies."""
 REACH_ARCSEC = (1.0, 60.0)

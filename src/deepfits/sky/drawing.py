@@ -22,8 +22,7 @@ from scipy.special import gamma, kv
 
 from deepfits.gaussian_psf import moffat_radius
 
-DISC_SCALE = 1.6783469900166605
-"""Half-light radius of an exponential disc in units of its scale length."""
+DISC_SCALE = 1.6783469900166605  # half-light radius of an exponential disc in units of its scale length
 BULGE_NU = -0.6
 SIZES = np.array([16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048])
 DRAW_BYTES = 1 << 21

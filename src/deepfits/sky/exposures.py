@@ -25,8 +25,7 @@ from deepfits.sky.noise import aperture_factor, pixel_sigma
 from deepfits.sky.population import Table
 from deepfits.sky.scene import Conditions, Scene, choose_stamps, patch_name, to_shapes
 
-DITHER = 0.06
-"""Maximum shift of an exposure, as a fraction of the patch's side."""
+DITHER = 0.06  # maximum shift of an exposure, as a fraction of the patch's side
 ROTATION_DEG = 5.0
 ZERO_POINT_SCATTER, SEEING_SCATTER = 0.1, 0.12
 COSMIC_RAYS_PER_MEGAPIXEL = 30.0

@@ -42,8 +42,7 @@ from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
 """Magnitudes outside this range are treated as missing (−99, 99)."""
-SPACING = 48
-"""Spacing in pixels of the grid of objects, each randomly displaced, chosen so that few overlap."""
+SPACING = 48  # spacing in pixels of the grid of objects, each randomly displaced, chosen so that few overlap
 SHAPE_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")
 OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 

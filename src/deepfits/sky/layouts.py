@@ -18,8 +18,7 @@ from deepfits.sky.images import band_header, counts_per_njy, create_fits, write_
 from deepfits.sky.scene import Scene, patch_name
 from deepfits.sky.surveys import SkyBand
 
-TRACT = 9813
-"""Tract number of the simulated field in the HSC layout: that of the COSMOS field."""
+TRACT = 9813  # tract number of the simulated field in the HSC layout: that of the COSMOS field
 
 
 Writer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]

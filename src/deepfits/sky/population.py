@@ -20,10 +20,8 @@ from deepfits.sky.spectra import CWW, REST_BAND, ULTRAVIOLET, ColourGrid, colour
 
 Table = dict[str, np.ndarray]
 
-COUNT_FILTER = "hsc2017-i2"
-"""Number counts are defined in this band, whatever bands a survey has."""
-COUNTS_AT_25 = 46.0
-"""Galaxies per square arcminute brighter than i = 25 (LSST Science Book 2009, eq. 3.7)."""
+COUNT_FILTER = "hsc2017-i2"  # number counts are defined in this band, whatever bands a survey has
+COUNTS_AT_25 = 46.0  # galaxies per square arcminute brighter than i = 25 (LSST Science Book 2009, eq. 3.7)
 FAINT_SLOPE, BRIGHT_SLOPE, BREAK_MAG = 0.31, 0.50, 20.5
 """Slopes of log₁₀ of the counts per magnitude, and the i magnitude at which they change; bright counts are
 nearly Euclidean."""
@@ -150,8 +148,7 @@ class PopulationLaws:
 LINES = ((3728.0, 40.0), (4861.0, 15.0), (4996.0, 60.0), (6563.0, 80.0))
 """Emission lines ([O II], Hβ, [O III] 4959 and 5007 Å combined, Hα): rest wavelength and equivalent width, Å,
 for an irregular galaxy with a line strength of 1; a spiral has a third of that."""
-LINE_SCATTER = 0.7
-"""Standard deviation of ln of the line strength between galaxies."""
+LINE_SCATTER = 0.7  # standard deviation of ln of the line strength between galaxies
 
 
 DEFAULT_LAWS = PopulationLaws()

@@ -26,14 +26,11 @@ from deepfits.sky.surveys import SkySurvey
 STRIP_ROWS = 256
 MARGIN = 24
 """Objects are also placed up to this many pixels beyond the borders: their flux reaches into the patch."""
-LOST_SIGMA = 0.03
-"""Stamps may cut off surface brightness below this fraction of the noise per pixel."""
+LOST_SIGMA = 0.03  # stamps may cut off surface brightness below this fraction of the noise per pixel
 IDS_PER_PATCH = 10_000_000
 
-FIELD_CENTRE = (150.1, 2.2)
-"""Centre of the simulated field, RA and Dec in degrees, near the COSMOS field."""
-PATCH_GAP = 100
-"""Gap between patches in pixels; each patch has its own objects."""
+FIELD_CENTRE = (150.1, 2.2)  # centre of the simulated field, RA and Dec in degrees, near the COSMOS field
+PATCH_GAP = 100  # gap between patches in pixels; each patch has its own objects
 
 _GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE, _DEFECTS = range(7)
 

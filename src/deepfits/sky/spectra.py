@@ -32,13 +32,11 @@ SHARE_OF_CWW, SHARE_OF_LIBRARY, PLACE_TOLERANCE = 0.25, 0.7, 0.15
 probability that it is taken from the sequence's library and not from all; and by how much further than the
 nearest one its position may be from the nominal position."""
 LIBRARY = Path(__file__).with_name("templates.safetensors")
-YOUNG_IN_E = 0.03
-"""Flux of an Im galaxy added to the reddest template, as a fraction of its own at 5500 Å."""
+YOUNG_IN_E = 0.03  # flux of an Im galaxy added to the reddest template, as a fraction of its own at 5500 Å
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
 MAX_REDSHIFT = 7.0
 REDSHIFTS = np.exp(np.linspace(0.0, np.log1p(MAX_REDSHIFT), 420)) - 1
-REST_BAND, ULTRAVIOLET = "sdss2010-r", "galex-nuv"
-"""Rest-frame bands of absolute magnitudes."""
+REST_BAND, ULTRAVIOLET = "sdss2010-r", "galex-nuv"  # rest-frame bands of absolute magnitudes
 
 
 @lru_cache(maxsize=1)

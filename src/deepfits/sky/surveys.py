@@ -15,8 +15,7 @@ from deepfits.errors import InputError, nearest
 
 SURVEYS = Path(__file__).parents[1] / "configs" / "surveys"
 """The surveys that come with the package, one file each."""
-DEPTH_APERTURE_ARCSEC = 2.0
-"""Diameter of the aperture in which depths are defined."""
+DEPTH_APERTURE_ARCSEC = 2.0  # diameter of the aperture in which depths are defined
 _Magnitude = Annotated[float, Range(ge=-60, le=60)]
 
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from deepfits.sky.scene import Scene
 
 FORMAT = 3
-CERTAIN = 4
-"""Quality flag of a secure redshift, as in VVDS, zCOSMOS and many other surveys."""
+CERTAIN = 4  # quality flag of a secure redshift, as in VVDS, zCOSMOS and many other surveys
 _GIVEN = 7  # random stream for properties that a user's table lacks
 
 

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from deepfits.config import INPUT, NEUTRAL, Range
 
-MAX_MEASURED = 3000
-"""Maximum number of objects of a store from which the errors of a model are measured."""
+MAX_MEASURED = 3000  # maximum number of objects of a store from which the errors of a model are measured
 
 
 @dataclass(frozen=True, kw_only=True)

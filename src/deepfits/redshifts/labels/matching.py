@@ -18,8 +18,7 @@ from deepfits.tables.entries import numbers_in_text
 
 log = logging.getLogger(__name__)
 
-AGREE = 0.005
-"""Two values of one object agree when they differ by less than this times (1 + value)."""
+AGREE = 0.005  # two values of one object agree when they differ by less than this times (1 + value)
 MOST_NEIGHBOURS = 0.05
 """Fraction of labels beside an object's own up to which they are normal, as in a crowded field."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")

@@ -30,14 +30,11 @@ RESERVED = ("object_id", "ra", "dec", "part")
 """Column names that have another meaning in results, and so cannot be targets."""
 NO_MEDIAN_OF_Z = 8.0
 """A column z beside g, r and i contains magnitudes if its median is above this, which no sample exceeds."""
-MOST_NAMED = 5
-"""Number of columns of redshift quality that a warning describes; HSC's tables have twenty."""
-MOST_QUALITIES = 100
-"""A column with more distinct values than this is not a quality flag."""
+MOST_NAMED = 5  # number of columns of redshift quality that a warning describes; HSC's tables have twenty
+MOST_QUALITIES = 100  # a column with more distinct values than this is not a quality flag
 LEAST_VALUES, MOST_REPEATS = 10, 10
 """A value may mark missing ones if it is more than ten times as common as any other, of at least ten."""
-SLOWEST = 100.0
-"""A column named V that has a lower median than this does not contain velocities in km/s."""
+SLOWEST = 100.0  # a column named V that has a lower median than this does not contain velocities in km/s
 _VELOCITY = re.compile(
     r"cz.*|(h?rv|v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(hel(io)?|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
     r"(_?kms)?",

@@ -61,37 +61,29 @@ from deepfits.redshifts.scene_light import SceneLight
 from deepfits.splits import evenly_spaced
 
 NUM_FOLDS = 5
-FEWEST_TO_JUDGE = 10
-"""Smallest number of labels for which stages are evaluated by cross-validation."""
+FEWEST_TO_JUDGE = 10  # smallest number of labels for which stages are evaluated by cross-validation
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
-CERTAIN = 10
-"""Number of perfectly calibrated pseudo-labels added for recalibration, as a prior."""
+CERTAIN = 10  # number of perfectly calibrated pseudo-labels added for recalibration, as a prior
 SMOOTH = 200
 """Number of pseudo-labels added for recalibration that follow a smooth fit to the labels' PIT values."""
 FARTHEST = 2.0
 """Errors are clipped to this many half-widths of the 68% interval when they are compared with widths."""
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
-NUM_PIT = 400
-"""Number of PIT values on either side of 0.5 that represent their distribution."""
+NUM_PIT = 400  # number of PIT values on either side of 0.5 that represent their distribution
 STIFFNESS = 5.0
 """Penalty on the squared distance of the weights from the default ones, in units of the unchanged head's CRPS
 divided by the number of labels."""
 HEADS = ("pretrained", "zero_points", "tuned")
 """Stages that are heads; the last one is missing with few labels."""
-NUM_TO_WEIGH = 3000
-"""Maximum number of labels used to choose the weights."""
-SHIFT, SHIFT_LENGTH = 0.01, 0.1
-"""Prior scatter and correlation length of the shift, both in ln(1 + z)."""
-NUM_TO_SHIFT = 1000
-"""Maximum number of labels used to find the shift."""
-NUM_POINTS = 481
-"""Points of the grid in ln(1 + z) on which distributions are compared."""
+NUM_TO_WEIGH = 3000  # maximum number of labels used to choose the weights
+SHIFT, SHIFT_LENGTH = 0.01, 0.1  # prior scatter and correlation length of the shift, both in ln(1 + z)
+NUM_TO_SHIFT = 1000  # maximum number of labels used to find the shift
+NUM_POINTS = 481  # points of the grid in ln(1 + z) on which distributions are compared
 SETS = ("all", "templates", "magnitudes", "matched")
 """Feature sets for the residual networks, in addition to the scene: the first available one."""
-MEMBERS = ("scene", "matched", "templates")
-"""Feature sets for the networks without the head, where available."""
+MEMBERS = ("scene", "matched", "templates")  # feature sets for the networks without the head, where available
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,16 +31,12 @@ from deepfits.redshifts.spectra import (
 from deepfits.splits import evenly_spaced
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
-ERROR_FLOOR = 0.06
-"""Error of the templates as a fraction of the flux, without labels."""
+ERROR_FLOOR = 0.06  # error of the templates as a fraction of the flux, without labels
 ERROR_FLOORS = (0.03, 0.05, 0.08, 0.12)
-BRIGHTEST = (None, -24.0)
-"""Candidate limits on the absolute i magnitude; −24 is LePHARE's default."""
+BRIGHTEST = (None, -24.0)  # candidate limits on the absolute i magnitude; −24 is LePHARE's default
 NUM_ITERATIONS = 3
-NUM_TUNING = 500
-"""Maximum number of labelled objects used to choose the error floor and the limit."""
-NUM_CALIBRATION = 1000
-"""Maximum number of labelled objects used to recalibrate the distributions."""
+NUM_TUNING = 500  # maximum number of labelled objects used to choose the error floor and the limit
+NUM_CALIBRATION = 1000  # maximum number of labelled objects used to recalibrate the distributions
 _BATCH = 200
 _TINY = 1e-200
 

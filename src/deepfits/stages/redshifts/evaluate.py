@@ -26,8 +26,7 @@ from deepfits.tables import Columns, identities, read, require_column, with_list
 
 log = logging.getLogger(__name__)
 
-MOST_OFF = 0.02
-"""By which probabilities of classes may miss a sum of 1: text may have been rounded."""
+MOST_OFF = 0.02  # by which probabilities of classes may miss a sum of 1: text may have been rounded
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
 FORMAT = 5
-SHARPEST = 1.45
-"""FWHM of the narrowest simulated PSF, in units of the reference PSF's."""
+SHARPEST = 1.45  # FWHM of the narrowest simulated PSF, in units of the reference PSF's
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,8 @@ from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_co
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
 from deepfits.sky.surveys import SkySurvey, find_survey
 
-FAINTEST = 25.5
-"""Faintest i magnitude of training examples; shallower surveys end at their own limit."""
-BELOW_DEPTH = 0.7
-"""The limit of a survey is brighter than its depth by this many magnitudes."""
+FAINTEST = 25.5  # faintest i magnitude of training examples; shallower surveys end at their own limit
+BELOW_DEPTH = 0.7  # the limit of a survey is brighter than its depth by this many magnitudes
 MATCH_ARCSEC = 1.0
 PER_POPULATION = 200
 """Objects drawn from each population; with fewer populations, the networks would memorise them."""
@@ -57,17 +55,13 @@ FILTERS = {
     "z": ("hsc2017-z", "sdss2010-z", "lsst2023-z", "decam2014-z", "cfht_megacam-z", "panstarrs-z", "MzLS-z"),
 }
 """Filters for each band name, by their names in `speclite`, for a head that works for any survey."""
-NUM_DONORS = 6
-"""Number of nearest fitted objects among which a donor is drawn."""
+NUM_DONORS = 6  # number of nearest fitted objects among which a donor is drawn
 FARTHEST_DONOR = 1.2
 """Maximum distance of a donor in `_donor_coordinates`: logarithmic fluxes in all bands, and size."""
 SIZE_SOFTENING_ARCSEC = 0.3
-EXAMPLES = "examples.json"
-"""Name of a fitted sky on disk, for `deepfits.redshifts.storage`."""
-BRIGHT_SIGMA = 5.0
-"""Signal-to-noise ratio above which a donor's measurement is scaled; see `as_donor`."""
-MAX_SIZE, MIN_SIZE = 2000, 500
-"""Side of a simulated sky, pixels."""
+EXAMPLES = "examples.json"  # name of a fitted sky on disk, for `deepfits.redshifts.storage`
+BRIGHT_SIGMA = 5.0  # signal-to-noise ratio above which a donor's measurement is scaled; see `as_donor`
+MAX_SIZE, MIN_SIZE = 2000, 500  # side of a simulated sky, pixels
 
 
 @dataclass(frozen=True, kw_only=True)

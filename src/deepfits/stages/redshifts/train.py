@@ -31,8 +31,7 @@ from deepfits.stages.stage import claim, stage
 
 log = logging.getLogger(__name__)
 
-USUAL = "extended"
-"""Feature set by default."""
+USUAL = "extended"  # feature set by default
 
 
 @dataclass(frozen=True)
