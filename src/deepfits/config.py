@@ -97,23 +97,12 @@ class Range:
 
 
 def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
-    """Build a dataclass from the content of a file.
+    """Build a dataclass from the content of a file (or option) `where`, as parsed from TOML or JSON.
 
-    Parameters
-    ----------
-    kind
-        The dataclass. Supported field types: nested dataclasses, ``Literal``, enumerations, optional values,
-        lists, tuples, mappings and paths; ``Annotated[..., Range(...)]`` bounds a number.
-    content
-        A mapping, as parsed from TOML or JSON.
-    where
-        File (or option) to name in errors.
-
-    Raises
-    ------
-    InputError
-        `content` is not a mapping, has an unknown key (the nearest valid one is suggested), lacks a required
-        key, or has a value that violates its declaration or that the dataclass itself rejects.
+    Fields may be nested dataclasses, ``Literal``, enumerations, optional values, lists, tuples, mappings and
+    paths; ``Annotated[..., Range(...)]`` bounds a number. Raise `InputError` if the content is not a mapping,
+    has an unknown key (the nearest valid one is suggested), lacks a required key, or has a value that
+    violates its declaration or that the dataclass itself rejects.
     """
     return _build(kind, content, f"{where}", "")
 

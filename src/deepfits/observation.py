@@ -161,14 +161,8 @@ class Observation:
     columns, ``(S, T·D)``, has the memory layout of ``(S·T, D)``, and image = rows · P. The adjoint is the
     reverse. Two products of twice the size are faster than four, and need no summation.
 
-    Attributes
-    ----------
-    rows
-        ``(N·B, D, S·T)``: the left matrices, with the terms of each scene pixel next to each other.
-    columns
-        ``(N·B, S, T·D)``: the right matrices, transposed.
-    turned
-        ``(N·B, T·D, S)``: `columns` transposed, if `small_products` can be used; else None.
+    `rows` are ``(N·B, D, S·T)``, with the terms of each scene pixel next to each other, and `columns`,
+    transposed, ``(N·B, S, T·D)``; `turned` are these transposed, if `small_products` can be used, else None.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, num_bands: int) -> None:
@@ -364,12 +358,8 @@ class Sight:
         Pixels dominated by noise are first shrunk by m / (m + σ²), m = floor² + flux² / 9, so that empty
         regions have moderate values at any depth. Pixels without data are 0.
 
-        Parameters
-        ----------
-        image, weight
-            ``(N, B, D, D)``, nJy and nJy⁻²; finite, also where the weight is 0.
-        floor
-            ``(B, 1, 1)``, nJy per scene pixel: noise far below it causes no shrinkage.
+        Images and weights, ``(N, B, D, D)``, are finite, also where the weight is 0. Noise far below the
+        floor, ``(B, 1, 1)`` in nJy per scene pixel, causes no shrinkage.
         """
         area = self.area
         flux = image * area

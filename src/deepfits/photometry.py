@@ -198,11 +198,8 @@ def matched_gaussians(psf: np.ndarray, pixel_scale_arcsec: float) -> tuple[np.nd
     of the galaxy, whatever its profile (the idea of GAaP, Kuijken 2008, A&A 482, 1053). For Gaussian PSFs the
     weight is the Gaussian with w² + p² = s².
 
-    Parameters
-    ----------
-    psf
-        ``(..., B, K, 2)``: sums of round Gaussians (`deepfits.gaussian_psf`), without the pixel, arcsec.
-        Unknown ones (NaN) are replaced by the widest known PSF of the object.
+    PSFs, ``(..., B, K, 2)``, are sums of round Gaussians (`deepfits.gaussian_psf`), without the pixel, in
+    arcsec; unknown ones (NaN) are replaced by the widest known PSF of the object.
     """
     share, sigma = np.moveaxis(np.asarray(psf, dtype=np.float64), -1, 0)
     variance = (sigma / pixel_scale_arcsec) ** 2 + 1 / 12  # 1/12: variance of a pixel

@@ -21,13 +21,7 @@ from deepfits.fitting.engine import in_threads
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.oddity import PARTS, UNUSUAL_LATENT, residual_figures, score
-from deepfits.fitting.own_light import (
-    joined_with_data,
-    own_light,
-    soft_circles,
-    total_radius,
-    wings,
-)
+from deepfits.fitting.own_light import joined_with_data, own_light, soft_circles, total_radius, wings
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
@@ -38,30 +32,20 @@ BATCH = 32
 def measure(
     fitter: Fitter, fitted: Fitted, *, with_pixels: bool = False, galaxy_psf: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Measure χ², fluxes and errors at the best latents.
+    """Measure χ², fluxes and errors at the best latents; NaN without a fit, and for errors not asked for.
 
-    Parameters
-    ----------
-    with_pixels
-        Also return the model images and their errors.
-    galaxy_psf
-        ``(N, B, K, 2)``: PSFs. If given, also measure the flux of the central galaxy alone
-        (`deepfits.fitting.own_light`), also in apertures, one of them matched to these PSFs.
+    Returns ``chi2`` and ``dof`` ``(N, B)``; ``flux`` and ``flux_std`` ``(N, B, K)`` of the whole cutout and
+    the aperture; ``growth`` ``(N, B, C)`` (the galaxy's flux in `deepfits.photometry.growth_circles`);
+    ``latent_std`` ``(N, L)``; ``amplitude_std`` ``(N, B)``; for scene models ``scene_flux``,
+    ``scene_flux_std`` and ``scene_growth``, the same of the scenes; and, with pixels, ``model`` and
+    ``pixel_std`` ``(N, B, H, W)``.
 
-    Returns
-    -------
-    dict
-        ``chi2`` and ``dof`` ``(N, B)``; ``flux`` and ``flux_std`` ``(N, B, K)`` of the whole cutout and the
-        aperture; ``growth`` ``(N, B, C)`` (the galaxy's flux in `deepfits.photometry.growth_circles`);
-        ``latent_std`` ``(N, L)``; ``amplitude_std`` ``(N, B)``; for scene models ``scene_flux``,
-        ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
-        With `galaxy_psf`, a third flux, that in the circle of ``total_radius`` ``(N,)``, pixels; it excludes
-        ``removed`` ``(N, B)``, the flux attributed to neighbours. Also ``background`` ``(N, B)``, ``beyond``
-        and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`, and ``aperture_flux`` and
-        ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`, and
-        ``latent_covariance`` ``(N, L, L)``, the posterior covariance of the latent.
-        With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
-        NaN for objects without a fit, and for errors that the fitter's settings do not ask for.
+    With PSFs of the galaxies, ``(N, B, K, 2)``, the central galaxy alone is measured too
+    (`deepfits.fitting.own_light`): a third flux, that in the circle of ``total_radius`` ``(N,)``, pixels,
+    without ``removed`` ``(N, B)``, the flux attributed to neighbours; ``background`` ``(N, B)``, ``beyond``
+    and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`; ``aperture_flux`` and
+    ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`, one of
+    them matched to the PSFs; and ``latent_covariance`` ``(N, L, L)``, that of the posterior.
     """
     measurement = _Measurement(fitter, fitted, with_pixels=with_pixels, galaxy_psf=galaxy_psf)
     out = {

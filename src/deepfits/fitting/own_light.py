@@ -273,27 +273,11 @@ def joined_with_data(
     galaxies thus have the precision of their pixels, and faint ones that of the model; where there is no
     data, or that of a neighbour, the model is used.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; 0 for pixels of neighbours.
-    model
-        ``(N, B, H, W)``, nJy; NaN without a fit.
-    own
-        ``(N, B, H, W)``: pixel weights, those of `own_light` times the aperture.
-    aperture
-        ``(H, W)`` to ``(N, B, H, W)``: pixel weights of the aperture alone.
-    noise
-        ``B``: ratio of the errors of sums to those of independent pixels.
-    model_noise
-        ``(N, B)``: √V; where it is NaN, so are the errors.
-    fraction
-        ``B``: f.
-
-    Returns
-    -------
-    flux, error
-        ``(N, B)`` float32, nJy.
+    Images are ``(N, B, H, W)`` in nJy: 0 for pixels of neighbours, models NaN without a fit. `own` are pixel
+    weights of that shape, those of `own_light` times the aperture's, which are ``(H, W)`` to ``(N, B, H,
+    W)``. `noise`, ``B``, is the ratio of the errors of sums to those of independent pixels, `model_noise` √V,
+    ``(N, B)`` (where it is NaN, so are the errors), and `fraction` f, ``B``. Return flux and error,
+    ``(N, B)`` float32, nJy.
     """
     is_seen = weight > 0
     light = model * own

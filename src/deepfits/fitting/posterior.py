@@ -77,31 +77,14 @@ def laplace(
     observation: Observation | None = None,
     scene_sums: Tensor | None = None,
 ) -> Posterior:
-    """Approximate the posterior around `latent` by a normal distribution.
+    """Approximate the posterior around `latent`, the best fits ``(N, L)``, by a normal distribution.
 
-    Parameters
-    ----------
-    objective
-        The objective of the fit; its renderer draws in flux.
-    latent
-        ``(N, L)``, the best fits.
-    image, weight
-        ``(N, B, H, W)``, the data and their inverse variances: finite, and images 0 where the weight is.
-    sums
-        ``(K, H, W)``: pixel weights of the flux sums; or ``(N, B, K, H, W)``, for each object and band.
-    fit_weight
-        ``(N, B, H, W)``: the weights of the fit, in the unit of `weight`, if these were not the inverse
-        variances.
-    amplitude
-        ``(N, B)``, of the best fits; solved for if not given.
-    with_pixels
-        Return the standard deviation of each pixel of the model image too.
-    solved_after
-        Prior of the amplitudes, if they were solved for after the fit, with the weights `weight`.
-    observation
-        For a renderer of scenes: how each of these objects was observed.
-    scene_sums
-        ``(J, S, S)``: pixel weights of sums over the scenes themselves.
+    The objective is that of the fit, with a renderer that draws in flux. Data and inverse variances,
+    ``(N, B, H, W)``, are finite, and images 0 where the weight is. `sums` are pixel weights of the flux sums,
+    ``(K, H, W)`` or ``(N, B, K, H, W)``, and `scene_sums` those of sums over the scenes, ``(J, S, S)``;
+    `observation` says how each object was observed, for a renderer of scenes. `fit_weight` are the weights of
+    the fit, in the unit of `weight`, if these were not the inverse variances. Amplitudes, ``(N, B)``, are
+    solved for if not given; `solved_after` is their prior if that was done after the fit, with `weight`.
     """
     used = weight if fit_weight is None else fit_weight
     scene = objective.renderer(latent)

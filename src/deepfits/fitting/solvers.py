@@ -87,36 +87,24 @@ class LBFGS:
 
     Source: Nocedal & Wright, *Numerical Optimization* (2006), algorithms 7.4 and 3.5.
 
-    Attributes
-    ----------
-    metric
-        Its inverse near the object, times a scale factor, is the initial inverse Hessian; None for the
-        identity.
-    memory
-        Number of pairs (s, y) that are kept.
-    tolerance
-        Converged when the predicted decrease of the next step is below this fraction of the loss. The
-        prediction is half the slope along the direction, which is exact for a quadratic with the current
-        Hessian (half the squared Newton decrement: Boyd & Vandenberghe 2004, §9.5). With 0 it never
-        converges.
-    first_step
-        Length of the first trial step in units of its direction, whose scale is not known yet.
-    max_step
-        Maximum length of a step (root mean square per latent).
-    metric_reach
-        The metric is recomputed for an object if the latent at which it is evaluated (`Metric.where_known`)
-        has moved farther than this (root mean square per latent).
+    The inverse of the metric near the object, times a scale factor, is the initial inverse Hessian (without a
+    metric, the identity); it is recomputed where the latent at which the metric is evaluated
+    (`Metric.where_known`) has moved farther than `metric_reach`.
+
+    A slot has converged when the predicted decrease of its next step is below the fraction `tolerance` of the
+    loss; with 0 it never does. The prediction is half the slope along the direction, which is exact for a
+    quadratic with the current Hessian (half the squared Newton decrement: Boyd & Vandenberghe 2004, §9.5).
     """
 
     num_steps: int = 100
     metric: Metric | None = None
-    memory: int = 12
+    memory: int = 12  # pairs (s, y) that are kept
     tolerance: float = 7e-5
     sufficient_decrease: float = 1e-4
-    max_step: float = 1.0
-    first_step: float = 0.1
+    max_step: float = 1.0  # root mean square per latent
+    first_step: float = 0.1  # in units of its direction, whose scale is not known yet
     max_failures: int = 6
-    metric_reach: float = 1.0
+    metric_reach: float = 1.0  # root mean square per latent
     can_record: ClassVar[bool] = True
 
     def init(self, start: Tensor) -> State:

@@ -57,23 +57,14 @@ def split_objects(
 ) -> Split:
     """Split labelled objects into training, validation and test parts.
 
-    Parameters
-    ----------
-    object_id, value, magnitude
-        ``(N,)``: identity, target, and a magnitude for stratification (may be absent or partly NaN).
-    max_labels
-        Maximum number of labels for training and validation together. Smaller numbers select subsets of
-        larger ones, so that learning curves are consistent.
-    seed
-        Random seed for choosing and ordering labels.
-    ra, dec, block_arcmin
-        With `block_arcmin`, the sky is divided into squares of that side, a fifth of which are for testing:
-        test objects are the held-out ones in them, and no other object in them is used, so that test and
-        training objects never lie in the same square.
-    is_trainable
-        ``(N,)`` bool: objects whose labels may be used for training; test objects are not restricted.
-    fewest, fewest_to_test
-        Minimum numbers of training (including validation) and of test objects.
+    The magnitude is for stratification, and may be absent or partly NaN. At most `max_labels` are used for
+    training and validation together: smaller numbers select subsets of larger ones, so that learning curves
+    are consistent. Of training (including validation) and of test objects there must be at least `fewest` and
+    `fewest_to_test`; only the former are restricted to those that are trainable.
+
+    With `block_arcmin`, the sky is divided into squares of that side, a fifth of which are for testing: test
+    objects are the held-out ones in them, and no other object in them is used, so that test and training
+    objects never lie in the same square.
     """
     is_test = is_held_out(object_id)
     is_free = ~is_test if is_trainable is None else ~is_test & is_trainable

@@ -143,13 +143,9 @@ def pit_histograms(directory: str | Path) -> Figure | None:
 
 
 def label_curves(directory: str | Path, methods: Sequence[str] | None = None) -> Figure:
-    """Draw metrics against the number of labels, from a directory written by `redshift_curves`.
+    """Draw metrics against the number of labels, of all or some methods, from results of `redshift_curves`.
 
-    Parameters
-    ----------
-    methods
-        Only draw rows of these methods. Rows that occur for a single number of labels are omitted in any
-        case, unless there are no others.
+    Rows that occur for a single number of labels are omitted, unless there are no others.
     """
     curves = curves_of(directory, methods)
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")

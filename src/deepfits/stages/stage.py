@@ -224,23 +224,11 @@ def claim(
 ) -> AbstractContextManager[Results]:
     """Claim a stage's output path, recording the inputs and settings of its configuration.
 
-    Parameters
-    ----------
-    out
-        Output path; the configuration's `out` by default.
-    inputs
-        Fingerprints that replace or add to those of the `INPUT` fields, where the contents of the path alone
-        do not identify what is read.
-    settings
-        Values that replace or add to those of the fields, such as what a default was resolved to.
-    is_file, renew, by_part
-        See `deepfits.results.results`.
-
-    Raises
-    ------
-    InputError
-        An input does not exist or is not finished (unless the configuration's `partial` is set), or `out`
-        holds something else: see `deepfits.results.results`.
+    `inputs` are fingerprints that replace or add to those of the `INPUT` fields, where the contents of the
+    path alone do not identify what is read, and `settings` values that replace or add to those of the fields,
+    such as what a default was resolved to. For the others, and what `out` may hold, see
+    `deepfits.results.results`. Raise `InputError` if an input does not exist or is not finished, unless the
+    configuration's `partial` is set.
     """
     partial = bool(getattr(config, "partial", False))
     given, is_whole = dict(inputs or {}), True

@@ -110,12 +110,7 @@ def spread(real: Tensor, generated: Tensor) -> float:
 
 @torch.no_grad()
 def examine(
-    model: Model,
-    held_out: Batch,
-    noise: NoiseSource | None,
-    *,
-    seed: int = 0,
-    fit: FitFunction | None = None,
+    model: Model, held_out: Batch, noise: NoiseSource | None, *, seed: int = 0, fit: FitFunction | None = None
 ) -> dict[str, Any]:
     """Compute diagnostics of a model in evaluation mode, on complete held-out cutouts.
 

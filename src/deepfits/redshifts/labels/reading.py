@@ -85,24 +85,11 @@ class Labels:
 def read_labels(
     path: str | Path, *, column: str = "z_spec", select: Sequence[str] = (), classes: bool = False
 ) -> Labels:
-    """Read the usable labels from a table.
+    """Read the usable labels from a table; raise `InputError` if there are none.
 
-    Parameters
-    ----------
-    path
-        Any table; see `deepfits.tables.read`.
-    column
-        The target.
-    select
-        Conditions such as ``"z_spec_flag >= 3"``; all must hold. Select by quality flags here: their meaning
-        differs between surveys, so no selection is made by default.
-    classes
-        Whether the target is a class, given by text or a whole number; empty text counts as not finite.
-
-    Raises
-    ------
-    InputError
-        The column is absent or holds no numbers, or no row is usable.
+    All conditions `select`, such as ``"z_spec_flag >= 3"``, must hold. Quality flags mean different things in
+    different surveys, so no selection is made by default. With `classes` the target is a class, given by text
+    or a whole number; empty text counts as not finite.
 
     Rows whose value is not finite or a placeholder for "no redshift" (such as −99, −1, 9.99 or 999), with
     which surveys mark failures, are left out and counted.
