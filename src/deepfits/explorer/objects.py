@@ -225,8 +225,12 @@ class Objects:
         def component(number: int) -> np.ndarray:
             return self.components[:, number]
 
+        def reduced() -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.where(table["dof"] > 0, table["chi2"] / table["dof"], np.nan).astype(np.float32)
+
         if {"chi2", "dof"} <= own:
-            table.add("reduced_chi2", lambda: _divide(table["chi2"], table["dof"]))
+            table.add("reduced_chi2", reduced)
         self.bands = bands = bands_of(table)
         if self.store is not None and bands:
             self.store = self.store.in_bands(bands)
@@ -311,29 +315,17 @@ class Objects:
         allowed: np.ndarray | None = None,
         brightness: float = np.nan,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the objects nearest by embedding, exactly.
+        """Find the rows nearest by embedding, nearest first, exactly, with distances; without the examples.
 
-        Parameters
-        ----------
-        like
-            Rows of the examples, or an embedding ``(L,)`` or ``(K, L)`` of float.
-        unlike
-            Rows of counterexamples: objects closer to one of them than to the examples are excluded.
-        magnitude_window
-            Only return objects within this many magnitudes of the examples' mean.
-        allowed
-            ``(N,)`` bool, the objects that may be returned.
-        brightness
-            AB magnitude in the reference band of an example given as an embedding.
+        The examples are rows, or an embedding ``(L,)`` or ``(K, L)`` of float, of which `brightness` is the
+        AB magnitude in the reference band. Objects closer to one of the rows `unlike` than to the examples
+        are excluded, as are those that are not `allowed`, ``(N,)`` bool, and those farther than the window
+        from the examples' mean magnitude.
 
-        Returns
-        -------
-        rows, distance
-            ``(number,)``, nearest first, without the examples. The distance is the root mean square over
-            dimensions, in units of the scatter caused by noise, orientation and sub-pixel position
-            (`deepfits.fitting.similarity`), averaged over the examples and divided by the median distance to
-            objects of similar brightness: 1 is as far as a random one, and beyond `UNLIKE` objects are not
-            similar.
+        The distance is the root mean square over dimensions, in units of the scatter caused by noise,
+        orientation and sub-pixel position (`deepfits.fitting.similarity`), averaged over the examples and
+        divided by the median distance to objects of similar brightness: 1 is as far as a random one, and
+        beyond `UNLIKE` objects are not similar.
         """
         given = np.asarray(like)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
@@ -341,7 +333,8 @@ class Objects:
         if not np.isfinite(examples).all():
             raise InputError("an example has no fit and therefore no neighbours")
         if rows.size:
-            brightness = float(_mean(self.brightness[rows]))
+            known = self.brightness[rows][np.isfinite(self.brightness[rows])]
+            brightness = float(known.mean()) if len(known) else float("nan")
         distance = self._distance(examples)
         others = self.as_bright(brightness, NUM_AS_BRIGHT + len(rows), self.is_fitted)
         others = others[~np.isin(others, rows)]
@@ -443,14 +436,3 @@ def json_value(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
         return str(value)
     return value
-
-
-def _mean(values: np.ndarray) -> float:
-    """Return the mean of the finite values; NaN if there are none."""
-    good = values[np.isfinite(values)]
-    return float(good.mean()) if len(good) else float("nan")
-
-
-def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(below > 0, above / below, np.nan).astype(np.float32)
