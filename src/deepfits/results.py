@@ -78,36 +78,19 @@ def results(
 ) -> Iterator[Results]:
     """Claim the output of a stage; all stages decide here what may be written and what is kept.
 
-    Parameters
-    ----------
-    out
-        Output directory, which contains its record; or, with `is_file`, an output that is written as a unit
-        (a file, or a whole directory), with its record next to it.
-    inputs
-        Fingerprints of the inputs by name, from `deepfits.files.contents`.
-    settings
-        Everything else that affects the result.
-    renew
-        Replace an earlier result of this stage with other inputs or settings, or made by another version of
-        the package, and log it, instead of raising an error. For results that take seconds.
-    by_part
-        Names of inputs on whose files only parts of the result depend, which the stage tells apart. If the
-        contents of such files differ, but not their names, the result is unfinished, not another one.
-    is_partial
-        Whether the inputs, and therefore the result, are incomplete.
+    The output is a directory, which contains its record; or, with `is_file`, one that is written as a unit (a
+    file, or a whole directory), with its record next to it. `inputs` are fingerprints by name, from
+    `deepfits.files.contents`, and `settings` everything else that affects the result, which is partial if the
+    inputs are. It is recorded as finished at the end of the block; after an error it is left unfinished, and
+    empty directories are removed.
 
-    Yields
-    ------
-    Results
-        Recorded as finished at the end of the block. After an error it is left unfinished, and empty
-        directories are removed.
+    Raise `InputError` if the output contains foreign files, another stage's results, or results made from
+    other inputs, with other settings or in another version (the first difference is named), or if another
+    process is using the directory, or writing the file. With `renew`, for results that take seconds, earlier
+    ones of this stage are replaced, and this is logged.
 
-    Raises
-    ------
-    InputError
-        The output contains foreign files, another stage's results, or results made from other inputs, with
-        other settings or in another version (the first difference is named); or another process is using the
-        directory, or writing the file.
+    `by_part` names inputs on whose files only parts of the result depend, which the stage tells apart: if the
+    contents of such files differ, but not their names, the result is unfinished, not another one.
     """
     out = Path(out)
     refuse_broken_link(out)

@@ -34,16 +34,10 @@ USUAL_SOFTENING = 3.0  # default softening of the asinh stretch, in units of the
 class ForwardModel:
     """A model on its device, applied to the bands and pixels of one survey.
 
-    At most `batch_size` objects are processed at once; `threads` defaults to PyTorch's own setting.
-
-    Attributes
-    ----------
-    sums
-        ``(2, H, W)``: pixel weights of the two flux sums, the whole cutout and the circular aperture.
-    edge_pixels
-        Radius of the largest circle within the model image of an object, in pixels of the survey.
-    model_error
-        Flux errors of the generator as stored with the model, or `ModelError.unknown`.
+    At most `batch_size` objects are processed at once; `threads` defaults to PyTorch's own setting. `sums`,
+    ``(2, H, W)``, are the pixel weights of the two flux sums, the whole cutout and the circular aperture, and
+    `edge_pixels` is the radius of the largest circle within the model image of an object, in pixels of the
+    survey. `model_error` are the flux errors stored with the model, or `ModelError.unknown`.
     """
 
     def __init__(self, model: Model, info: StoreInfo, *, batch_size: int, threads: int | None = None) -> None:

@@ -571,13 +571,7 @@ def find_builtin(fingerprint: str | None) -> Model | None:
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read a safetensors file, after checking that names, shapes and types are as expected.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or holds anything else.
-    """
+    """Read a safetensors file; raise `InputError` unless it has these names, shapes, and finite numbers."""
     from safetensors import safe_open
 
     require_regular(path)

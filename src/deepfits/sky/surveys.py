@@ -13,8 +13,7 @@ from typing import Annotated
 from deepfits.config import Range, Stored, check, read_toml
 from deepfits.errors import InputError, nearest
 
-SURVEYS = Path(__file__).parents[1] / "configs" / "surveys"
-"""The surveys that come with the package, one file each."""
+SURVEYS = Path(__file__).parents[1] / "configs" / "surveys"  # those of the package, one file each
 DEPTH_APERTURE_ARCSEC = 2.0  # diameter of the aperture in which depths are defined
 _Magnitude = Annotated[float, Range(ge=-60, le=60)]
 
@@ -23,22 +22,17 @@ _Magnitude = Annotated[float, Range(ge=-60, le=60)]
 class SkyBand:
     """One band of a survey's coadds."""
 
-    name: str
-    """Used in file names and columns."""
+    name: str  # used in file names and columns
     filter: str
     """A filter of `speclite`, such as ``hsc2017-i2``, or the path of a text file with two columns, wavelength
     in Å and transmission; paths in a TOML file are relative to that file."""
-    depth: _Magnitude
-    """AB magnitude that corresponds to five times the flux error in a 2″ aperture."""
-    fwhm_arcsec: Annotated[float, Range(ge=0.05, le=20)]
-    """Full width at half maximum of the PSF."""
-    zero_point: _Magnitude
-    """AB magnitude of one count in the files."""
+    depth: _Magnitude  # AB magnitude of five times the flux error in a 2″ aperture
+    fwhm_arcsec: Annotated[float, Range(ge=0.05, le=20)]  # of the PSF
+    zero_point: _Magnitude  # AB magnitude of one count in the files
     sky_mag: _Magnitude
     """Brightness of the night sky, AB magnitudes per square arcsecond, relative to which the photon noise of
     sources is computed."""
-    saturation: _Magnitude
-    """AB magnitude at which the peak of a point source just saturates."""
+    saturation: _Magnitude  # AB magnitude at which the peak of a point source just saturates
 
     def __post_init__(self) -> None:
         check(self, where="band")
@@ -50,23 +44,18 @@ class SkyBand:
 class SkySurvey(Stored):
     """Image properties of a survey."""
 
-    name: str
-    """Name, which also appears in file headers."""
-    bands: tuple[SkyBand, ...]
-    """The bands, from blue to red."""
+    name: str  # appears in file headers too
+    bands: tuple[SkyBand, ...]  # from blue to red
     pixel_scale_arcsec: Annotated[float, Range(ge=0.01, le=10)]
-    """Side of a pixel."""
+    # Exponent β of the Moffat (1969) PSF; 3 is typical from the ground.
     moffat_beta: Annotated[float, Range(ge=1.5, le=20)] = 3.0
-    """Exponent β of the Moffat (1969) PSF; 3 is typical from the ground."""
     noise_correlation: Annotated[float, Range(ge=1, le=1.8)] = 1.2
     """Ratio of the noise in a 2″ aperture to that of independent pixels with the same variance; above 1 for
     resampled coadds."""
-    mag_limit: Annotated[float, Range(ge=20, le=30)] = 28.0
-    """Faintest i magnitude of simulated galaxies."""
+    mag_limit: Annotated[float, Range(ge=20, le=30)] = 28.0  # faintest i magnitude of simulated galaxies
+    # Standard deviations between patches, of ln(fwhm) and of the depth in magnitudes.
     seeing_scatter: Annotated[float, Range(ge=0, le=0.5)] = 0.05
-    """Standard deviation of ln(fwhm) between patches."""
     depth_scatter: Annotated[float, Range(ge=0, le=1)] = 0.05
-    """Standard deviation of the depth between patches, in magnitudes."""
 
     def __post_init__(self) -> None:
         check(self, where="survey")

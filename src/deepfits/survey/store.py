@@ -587,13 +587,7 @@ def shard_made_from(path: str | Path, info: StoreInfo) -> str:
 def read_shard(
     path: str | Path, info: StoreInfo, *, columns: list[str] | None = None, rows: np.ndarray | None = None
 ) -> Cutouts:
-    """Read one shard, or some of its rows (increasing and unique).
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or its arrays do not match the store's description.
-    """
+    """Read one shard, or some of its rows (increasing and unique); validate it as `write_shard` does."""
     path = Path(path)
     with _open(path) as file:
         _check_shard(file, path, info)
