@@ -19,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, TooFewGalaxiesError, nearest
 from deepfits.files import read_json, replace_files, write_json
@@ -431,13 +433,21 @@ def _bands_to_hide(store: Path, given: str | Sequence[str] | None, model: str | 
 
 def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:
     """Predict the same test objects with the head of a scene model: without labels, and adapted to some."""
-    from deepfits.stages.redshifts.load import objects_to_fit
+    from deepfits.redshifts.dataset import make_dataset
+    from deepfits.redshifts.labels import read_labels
     from deepfits.stages.redshifts.parameters import Matching
+    from deepfits.survey.store import CutoutStore
 
-    names = (*(f.name for f in fields(Matching)), "train_select", "block_arcmin", "seed")
-    how = {name: section[name] for name in names if name in section}
-    how["max_labels"] = section.get("scene_labels")
-    wanted = objects_to_fit(store, labels, **how)
+    matched = {f.name: section[f.name] for f in fields(Matching) if f.name in section}
+    chosen: dict[str, Any] = {"max_labels": section.get("scene_labels")}
+    chosen |= {name: section[name] for name in ("train_select", "block_arcmin", "seed") if name in section}
+    columns, by = CutoutStore(store).catalogue(["ra", "dec"]), Matching(**matched)
+    columns["latent"] = np.zeros((len(columns["object_id"]), 1))
+    known = read_labels(labels, column=by.label_column, select=by.select)
+    radius = by.match_radius_arcsec
+    dataset = make_dataset(columns, known, match=by.match, radius_arcsec=radius, fewest=1, **chosen)
+    rows = np.sort(np.concatenate([dataset.split.test, dataset.split.fitted]))
+    wanted = dataset.object_id[rows].tolist()
     features = call("fit", store, section["scenes"], out / "features", object_ids=wanted)
     heads = {"methods": ["pretrained", "adapted"], "feature_sets": None, "template_features": False}
-    call("redshift", features, labels, out / "redshift", **how, **heads)
+    call("redshift", features, labels, out / "redshift", **matched, **chosen, **heads)

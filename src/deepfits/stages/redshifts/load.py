@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
@@ -50,34 +48,6 @@ def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> D
     place = Path(config.features)
     similarity = Similarity.read(place if place.is_dir() else place.parent, length).matrix
     return replace(dataset, source=replace(dataset.source, similarity=similarity))
-
-
-def objects_to_fit(
-    store: str | Path,
-    labels: str | Path,
-    *,
-    label_column: str = "z_spec",
-    select: Sequence[str] = (),
-    match_radius_arcsec: float = 1.0,
-    **others: Any,
-) -> list[Any]:
-    """Return the identifiers of the cutouts to fit for a redshift table: its test and training objects.
-
-    `others` are passed to `make_dataset`; `max_labels` limits the training objects.
-    """
-    from deepfits.survey.store import CutoutStore
-
-    columns = CutoutStore(store).catalogue(["ra", "dec"])
-    columns["latent"] = np.zeros((len(columns["object_id"]), 1))
-    dataset = make_dataset(
-        columns,
-        read_labels(labels, column=label_column, select=select),
-        radius_arcsec=match_radius_arcsec,
-        fewest=1,
-        **others,
-    )
-    rows = np.sort(np.concatenate([dataset.split.test, dataset.split.fitted]))
-    return list(dataset.object_id[rows].tolist())
 
 
 def is_of_classes(path: str | Path, column: str) -> bool:
