@@ -1,8 +1,8 @@
 """Results on disk: a directory per method, the joined predictions, and the tables of metrics.
 
-A redshift directory holds ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
-and ``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``,
-``metrics.json``, ``table.md`` and ``table.tex``.
+A redshift directory holds ``split.parquet``, ``methods/<key>/`` (the model, ``row.json`` and
+``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``, ``metrics.json``,
+``table.md`` and ``table.tex``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, write_text
 from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, PROPERTY_DEFINITIONS, binned, measured
-from deepfits.redshifts.naming import ESTIMATE, as_written, written_name
+from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.pdf import pdf_metrics
 from deepfits.tables import read_table, write_table
 from deepfits.tables.values import is_redshift_name
@@ -158,16 +158,8 @@ def _mean(entries: Sequence[Any]) -> Any:
     return {"value": float(value.mean()), "error": float(np.sqrt((error**2).mean() + scatter**2))}
 
 
-def write_row(
-    directory: Path,
-    row: dict[str, Any],
-    object_id: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    target: str,
-    describe: Callable[[str], Any],
-) -> None:
+def write_row(directory: Path, row: dict[str, Any], columns: Mapping[str, Any], describe: Any = None) -> None:
     """Write one method's predictions, then its row, whose presence marks the method as done."""
-    columns = {"object_id": object_id, **as_written(predictions, target)}
     write_table(directory / "predictions.parquet", columns, describe=describe)
     write_json(directory / "row.json", row)
 

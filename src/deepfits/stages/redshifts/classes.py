@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import write_json
 from deepfits.provenance import provenance
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import (
@@ -25,7 +24,7 @@ from deepfits.redshifts.classes import (
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.methods import Boosting
 from deepfits.redshifts.naming import class_columns
-from deepfits.redshifts.results import read_row, row_directory
+from deepfits.redshifts.results import read_row, row_directory, write_row
 from deepfits.stages.redshifts.load import inputs_of, load_dataset, parse_names, with_measurements
 from deepfits.stages.redshifts.parameters import Labelled
 from deepfits.stages.stage import NEUTRAL, claim, settings_of, stage
@@ -130,6 +129,5 @@ def _row(
     }
     columns = {"object_id": dataset.object_id[test], target: np.array(names)[label[test]]}
     columns |= class_columns(probability, names)
-    write_table(directory / "predictions.parquet", columns)
-    write_json(directory / "row.json", row)
+    write_row(directory, row, columns)
     return row

@@ -32,7 +32,7 @@ from deepfits.redshifts.methods import (
     TpotModel,
 )
 from deepfits.redshifts.methods.stack import STACKS
-from deepfits.redshifts.naming import truth_name
+from deepfits.redshifts.naming import as_written, truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.redshifts.results import (
@@ -306,6 +306,6 @@ class Comparison:
         dataset, test, target = self.dataset, self.dataset.split.test, self.config.label_column
         value, magnitude = dataset.value[test], dataset.magnitude[test]
         row = make_row(key, predictions, value, magnitude, target=target, **others)
-        described = describing(target, dataset.unit)
-        write_row(row_directory(self.out, key), row, dataset.object_id[test], predictions, target, described)
+        columns = {"object_id": dataset.object_id[test], **as_written(predictions, target)}
+        write_row(row_directory(self.out, key), row, columns, describing(target, dataset.unit))
         return row
