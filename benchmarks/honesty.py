@@ -87,7 +87,7 @@ def observe_apertures(
     mask = torch.from_numpy(inside).float()
     sums = []
     for first in range(0, number, 200):
-        stamps = draw_stamps(shapes.select(np.arange(first, min(first + 200, number))), transfer)
+        stamps = draw_stamps(shapes.take(np.arange(first, min(first + 200, number))), transfer)
         sums.append((stamps[:, :, middle, middle] * mask).sum(dim=(2, 3)).numpy())
     flux = np.concatenate(sums).astype(float)
     sky_error = np.array([flux_of_magnitude(band.depth) / 5 for band in survey.bands])

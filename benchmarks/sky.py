@@ -94,7 +94,7 @@ def speeds(shapes: Shapes, survey: SkySurvey, galsim_objects: int) -> tuple[floa
     for part in np.array_split(np.arange(galsim_objects), 5):
         start = time.perf_counter()
         for first in range(0, len(shapes), BATCH):
-            draw_stamps(shapes.select(np.arange(first, min(first + BATCH, len(shapes)))), transfer)
+            draw_stamps(shapes.take(np.arange(first, min(first + BATCH, len(shapes)))), transfer)
         ours.append(len(shapes) * len(survey.bands) / (time.perf_counter() - start))
         start = time.perf_counter()
         for index in part:
@@ -146,7 +146,7 @@ def image_errors(shapes: Shapes, survey: SkySurvey, number: int) -> dict[str, fl
     sizes = choose_stamps(shapes, survey, conditions)
     errors: dict[str, list[float]] = {name: [] for name in ("image", "peak", "flux", "radius", "scene")}
     for index in range(number):
-        galaxy = shapes.select(np.array([index]))
+        galaxy = shapes.take(np.array([index]))
         small = int(sizes[index])
         large = max(LARGE, 2 * small)
         stamps, in_scene = (

@@ -1,4 +1,4 @@
-"""The held-out sample, defined by object identities so that all stages agree; and evenly spaced subsets.
+"""Rows of objects: the held-out sample, by identities so that all stages agree; subsets; rows of dataclasses.
 
 An object is held out if the hash of its `object_id` is below the held-out fraction. The rule depends on no
 file and no order: training excludes these objects, figures in reports show them, and redshifts are tested on
@@ -8,6 +8,9 @@ them, whatever shard they are in.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -51,3 +54,44 @@ def evenly_spaced(number: int, at_most: int) -> np.ndarray:
 def is_held_out(object_id: np.ndarray) -> np.ndarray:
     """Return which objects are held out, never trained on: ``(N,)`` bool."""
     return unit_hash(object_id) < HELD_OUT_FRACTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerObject:
+    """Base of dataclasses whose fields are arrays with one row for each object, the first one always.
+
+    Fields may also be such dataclasses, mappings of such arrays, or None. Those of other types, and those in
+    `SHARED`, are the same for all objects.
+    """
+
+    SHARED: ClassVar[tuple[str, ...]] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Select rows, by number or by a mask."""
+        own = {name: value for name, value in vars(self).items() if name not in self.SHARED}
+        return replace(self, **{name: _taken(value, rows) for name, value in own.items()})
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Concatenate rows; a field that any part lacks is None."""
+        return cls(**{name: _joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _taken(value: Any, rows: np.ndarray) -> Any:
+    if isinstance(value, PerObject):
+        return value.take(rows)
+    if isinstance(value, Mapping):
+        return {name: array[rows] for name, array in value.items()}
+    return value[rows] if hasattr(value, "shape") else value
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, PerObject):
+        return first.join(values)
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([value[name] for value in values]) for name in first}
+    return None if any(value is None for value in values) else np.concatenate(values)

@@ -128,7 +128,7 @@ def test_batches_do_not_matter():
     transfer = psf_transfer(32, FWHM, BETA)
     together = draw_stamps(shapes, transfer)
     for index in range(len(shapes)):
-        alone = draw_stamps(shapes.select(np.array([index])), transfer)[0]
+        alone = draw_stamps(shapes.take(np.array([index])), transfer)[0]
         # Vectorised and scalar float32 functions differ in the last digit.
         torch.testing.assert_close(
             alone, together[index], rtol=1e-5, atol=1e-5 * together[index].max().item()
@@ -142,7 +142,7 @@ def test_nothing_visible_is_cut_at_the_border_of_a_stamp():
     assert len(np.unique(sizes)) > 3
     for size in np.unique(sizes):
         which = np.flatnonzero(sizes == size)
-        big = draw_stamps(shapes.select(which), psf_transfer(2 * int(size), FWHM, BETA)).numpy()
+        big = draw_stamps(shapes.take(which), psf_transfer(2 * int(size), FWHM, BETA)).numpy()
         low = size - size // 2
         big[:, :, low : low + size, low : low + size] = 0
         # The reach of PSF and galaxy are added in quadrature, an estimate: within a factor of two.

@@ -38,9 +38,10 @@ Shapes: N objects, B bands, L latent dimensions, K features, A apertures, Q quan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,6 +49,7 @@ from deepfits.errors import InputError, require_known
 from deepfits.photometry import aperture_names, asinh_magnitude, bands_of
 from deepfits.redshifts.learning import check_width
 from deepfits.redshifts.photometry import matched_names, typical_error
+from deepfits.splits import PerObject
 from deepfits.tables import Columns, identities, read_table, require_column, require_unique
 
 FEATURE_SETS = {
@@ -71,7 +73,7 @@ LATENTS = {"latents", "embedder"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Matrix(PerObject):
     """Features of N objects, ``(N, K)`` float32, NaN where a measurement is missing, and their K names.
 
     Errors are standard deviations, ``(N, K)``, 0 for features taken as exact; None if no feature has any.
@@ -99,15 +101,12 @@ class Matrix:
         values = np.hstack([self.values, other.values])
         return Matrix(values=values, names=self.names + other.names, errors=errors)
 
-    def take(self, rows: np.ndarray) -> Matrix:
-        """Select rows."""
-        errors = None if self.errors is None else self.errors[rows]
-        return Matrix(values=self.values[rows], names=self.names, errors=errors)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(PerObject):
     """The measurements from which features are made."""
+
+    SHARED: ClassVar[tuple[str, ...]] = ("similarity",)
 
     columns: Columns  # columns of the features directory, N rows
     bands: tuple[str, ...]
@@ -145,12 +144,6 @@ class Source:
             templates=self.template_quantiles is not None,
             embedder=self.embedder is not None,
         )
-
-    def take(self, rows: np.ndarray) -> Source:
-        """Select rows."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "similarity"}
-        taken = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
-        return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
 
 
 def available_sets(

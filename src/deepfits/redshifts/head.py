@@ -23,10 +23,11 @@ from deepfits.errors import InputError
 from deepfits.photometry import ab_magnitude
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.learning import LIMIT, PerObject
+from deepfits.redshifts.learning import LIMIT
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, reference_order
 from deepfits.redshifts.spectra import distance_modulus
+from deepfits.splits import PerObject
 
 if TYPE_CHECKING:
     import torch

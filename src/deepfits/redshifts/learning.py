@@ -1,13 +1,12 @@
-"""Tools that several methods share: rows of objects, folds, standardisation, and the scale of the target.
+"""Tools that several methods share: folds, standardisation, and the scale of the target.
 
 Shapes: N objects, K features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,28 +16,6 @@ from deepfits.tables.values import HIGHEST
 LOSSES = ("squared", "absolute")
 """The loss trades R² against σ_MAD: ``squared`` favours R², ``absolute`` σ_MAD."""
 LIMIT = 8.0  # standardised features are clipped to ± this, so that extreme values do not dominate
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerObject:
-    """Base of dataclasses whose fields are arrays with one row for each object, or such dataclasses."""
-
-    def __len__(self) -> int:
-        return len(next(iter(vars(self).values())))
-
-    def take(self, rows: np.ndarray) -> Self:
-        """Select rows."""
-        taken = {n: v.take(rows) if isinstance(v, PerObject) else v[rows] for n, v in vars(self).items()}
-        return replace(self, **taken)
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate rows."""
-        joined = {}
-        for name, first in vars(parts[0]).items():
-            values = [getattr(part, name) for part in parts]
-            joined[name] = first.join(values) if isinstance(first, PerObject) else np.concatenate(values)
-        return cls(**joined)
 
 
 def check_width(features: np.ndarray, number: int) -> None:

@@ -24,6 +24,7 @@ from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.split import MIN_TRAIN
+from deepfits.splits import PerObject
 from deepfits.tables.values import is_redshift_name
 
 
@@ -39,7 +40,7 @@ class Estimates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutOfFold:
+class OutOfFold(PerObject):
     """Out-of-fold estimates of labelled objects, for recalibration and stacking."""
 
     rows: np.ndarray  # ``(V,)``: row indices of the objects in the data set
@@ -49,10 +50,9 @@ class OutOfFold:
     def at(self, rows: np.ndarray) -> OutOfFold:
         """Select the objects of the given rows, in their order; all must be present."""
         order = np.argsort(self.rows)
-        place = order[np.searchsorted(self.rows[order], rows)]
-        assert np.array_equal(self.rows[place], rows)
-        quantiles = None if self.quantiles is None else self.quantiles[place]
-        return OutOfFold(rows=rows, point=self.point[place], quantiles=quantiles)
+        out = self.take(order[np.searchsorted(self.rows[order], rows)])
+        assert np.array_equal(out.rows, rows)
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from deepfits.errors import InputError
 from deepfits.passbands import COLUMN
 from deepfits.photometry import REFERENCE_BANDS
 from deepfits.redshifts.features import Source
-from deepfits.redshifts.learning import PerObject
+from deepfits.splits import PerObject
 
 if TYPE_CHECKING:
     import torch

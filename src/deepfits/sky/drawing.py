@@ -21,6 +21,7 @@ from scipy.optimize import brentq
 from scipy.special import gamma, kv
 
 from deepfits.gaussian_psf import moffat_radius
+from deepfits.splits import PerObject
 
 DISC_SCALE = 1.6783469900166605  # half-light radius of an exponential disc in units of its scale length
 BULGE_NU = -0.6
@@ -30,7 +31,7 @@ DRAW_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(PerObject):
     """Positions, fluxes and shapes of objects to draw."""
 
     x: np.ndarray  # (N,): position of the centre in the scene, pixels; that of the first pixel is at 0
@@ -42,13 +43,6 @@ class Shapes:
     disc_ratio: np.ndarray  # (N,): minor over major axis, in (0, 1]
     bulge_ratio: np.ndarray  # (N,)
     angle: np.ndarray  # (N,) direction of the major axis, radians from +x to +y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def select(self, which: np.ndarray) -> Shapes:
-        """Return the objects selected by an index or a boolean mask."""
-        return Shapes(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
 
 
 @lru_cache(maxsize=1)
@@ -103,7 +97,7 @@ def draw_stamps(shapes: Shapes, transfer: torch.Tensor) -> torch.Tensor:
     spectrum = tensor(shapes.disc_flux)[:, :, None, None] * disc[:, None]  # (N, B, S, K)
     has_bulge = np.flatnonzero((shapes.bulge_flux != 0).any(axis=1))
     if has_bulge.size:
-        part = shapes.select(has_bulge)
+        part = shapes.take(has_bulge)
         u = _squared_length(tensor(part.bulge_radius / bulge_scale()), part.bulge_ratio, part.angle, ky, kx)
         bulge = torch.exp(-(1 + BULGE_NU) * torch.log1p(u))
         where = torch.as_tensor(has_bulge, device=device)
@@ -184,7 +178,7 @@ def draw_into(
         batch = max(1, DRAW_BYTES // (int(size) ** 2 * num_bands * 4))
         for start in range(0, len(members), batch):
             which = members[start : start + batch]
-            stamps = draw_stamps(shapes.select(which), transfer).cpu().numpy()
+            stamps = draw_stamps(shapes.take(which), transfer).cpu().numpy()
             lefts = np.rint(shapes.x[which]).astype(int) - size // 2
             bottoms = np.rint(shapes.y[which]).astype(int) - size // 2 - first_row
             for stamp, left, bottom in zip(stamps, lefts.tolist(), bottoms.tolist(), strict=True):

@@ -230,7 +230,7 @@ def draw_model(scene: Scene, rows: tuple[int, int], device: str = "cpu") -> np.n
     which = np.flatnonzero(reaches)
     draw_into(
         image,
-        scene.shapes.select(which),
+        scene.shapes.take(which),
         scene.stamp_size[which],
         scene.fwhm_pixels,
         scene.survey.moffat_beta,

@@ -26,6 +26,7 @@ from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError, nearest
 from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
+from deepfits.splits import PerObject
 from deepfits.survey.bands import places_of
 from deepfits.tables.matching import match_identities
 
@@ -147,7 +148,7 @@ class BandOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cutouts:
+class Cutouts(PerObject):
     """Some objects of a store.
 
     Attributes
@@ -175,22 +176,12 @@ class Cutouts:
     psf: np.ndarray | None = None
     is_neighbour: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        return len(self.object_id)
-
     def __repr__(self) -> str:
         return f"<Cutouts: {self.image.shape}, with {len(self.catalogue)} columns of the catalogue>"
 
     def select(self, which: np.ndarray) -> Cutouts:
         """Return the objects selected by `which` (indices or bool), in its order."""
-        return Cutouts(
-            object_id=self.object_id[which],
-            image=self.image[which],
-            weight=self.weight[which],
-            catalogue={name: column[which] for name, column in self.catalogue.items()},
-            psf=None if self.psf is None else self.psf[which],
-            is_neighbour=None if self.is_neighbour is None else self.is_neighbour[which],
-        )
+        return self.take(which)
 
 
 def shard_name(number: int) -> str:
@@ -522,29 +513,9 @@ def _in_words(where: str | Sequence[str]) -> str:
 
 def join_cutouts(parts: list[Cutouts], where: Path) -> Cutouts:
     """Concatenate objects of one store; `where` is named in errors."""
-    return Cutouts(
-        object_id=np.concatenate([p.object_id for p in parts]),
-        image=np.concatenate([p.image for p in parts]),
-        weight=np.concatenate([p.weight for p in parts]),
-        catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
-        psf=_join_psf([p.psf for p in parts], where),
-        is_neighbour=_joined([p.is_neighbour for p in parts]),
-    )
-
-
-def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:
-    known = [part for part in parts if part is not None]
-    if not known:
-        return None
-    if len({part.shape[1:] for part in known}) > 1 or len(known) < len(parts):
+    if len({None if part.psf is None else part.psf.shape[1:] for part in parts}) > 1:
         raise InputError(f"{where}: some shards have no PSFs, or PSFs of another shape; cut the store again")
-    return np.concatenate(known)
-
-
-def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
-    """Concatenate the parts; None if any is missing."""
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
+    return Cutouts.join(parts)
 
 
 def read_info(directory: str | Path) -> StoreInfo:

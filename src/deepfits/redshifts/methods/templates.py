@@ -18,7 +18,6 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import PerObject
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import AS_PREDICTED, MEDIAN, from_grid, pinball, pit, recalibrated
 from deepfits.redshifts.spectra import (
@@ -28,7 +27,7 @@ from deepfits.redshifts.spectra import (
     rest_spectra,
     template_fluxes,
 )
-from deepfits.splits import evenly_spaced
+from deepfits.splits import PerObject, evenly_spaced
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
 ERROR_FLOOR = 0.06  # error of the templates as a fraction of the flux, without labels

@@ -26,6 +26,7 @@ from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
 from deepfits.sky.surveys import SkySurvey, find_survey
+from deepfits.splits import PerObject
 
 FAINTEST = 25.5  # faintest i magnitude of training examples; shallower surveys end at their own limit
 BELOW_DEPTH = 0.7  # the limit of a survey is brighter than its depth by this many magnitudes
@@ -147,7 +148,7 @@ def match_truth(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedSky:
+class FittedSky(PerObject):
     """Fitted objects of one pointing, with their true properties."""
 
     examples: Examples  # measurements, true redshifts and classes
@@ -171,11 +172,8 @@ class FittedSky:
             [flux_of_magnitude(np.asarray(truth[f"mag_{band}"], dtype=float)[rows]) for band in bands], axis=1
         )
         examples = Examples(light=light, redshift=redshift, kind=kind, weight=np.ones(len(rows)))
-        return cls(
-            examples=examples.take(keep),
-            flux=flux[keep],
-            radius=np.asarray(truth["half_light_radius_arcsec"], dtype=float)[rows][keep],
-        )
+        radius = np.asarray(truth["half_light_radius_arcsec"], dtype=float)[rows]
+        return cls(examples=examples, flux=flux, radius=radius).take(keep)
 
 
 def grafted(
