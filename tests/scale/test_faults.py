@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -21,8 +22,8 @@ from deepfits.progress import silent
 from deepfits.provenance import code
 from deepfits.scale.cluster import Workers, _environments, connect
 from deepfits.scale.manifest import read_manifest
-from deepfits.scale.run import run_shards
-from deepfits.scale.work import OtherCodeError, Shard, require_code
+from deepfits.scale.run import _on_workers, run_shards
+from deepfits.scale.work import OtherCodeError, Outcome, Shard, require_code
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
 from deepfits.survey.store import CutoutStore
@@ -162,17 +163,56 @@ def test_workers_that_live_on_see_what_has_changed(client, tmp_path):
         assert {path.read_text() for path in tmp_path.glob("shard*.txt")} == {text}
 
 
+class OneWorker:
+    def nthreads(self):
+        return {"tcp://127.0.0.1:1": 1}
+
+
+@pytest.mark.parametrize(("killers", "listed", "tries"), [("1", "1", 6), ("0123", "0123", 4)])
+def test_shards_that_share_the_deaths_of_another_are_tried_alone(monkeypatch, killers, listed, tries):
+    """Two wait on a worker at a time, and a death counts for both; if all die, it is not for one of them."""
+    tried = []
+
+    def fake(client, work, todo, run):
+        tried.extend(todo)
+        for pair in (todo[:2], todo[2:]):
+            is_killed = any(shard.name in killers for shard in pair)
+            yield from (
+                (shard, Outcome(shard=shard.name, seconds=0.0, is_killed=is_killed)) for shard in pair
+            )
+
+    monkeypatch.setattr("deepfits.scale.run._tried", fake)
+    outcomes = list(_on_workers(OneWorker(), None, [Shard(name=n, objects=1, made_from="") for n in "0123"]))
+    assert sorted(shard.name for shard, _ in outcomes) == list("0123")
+    assert [shard.name for shard, outcome in outcomes if outcome.is_killed] == list(listed)
+    assert len(tried) == tries
+
+
+def test_a_worker_that_starts_slowly_after_its_death_is_not_given_up():
+    settings = {"distributed.deploy.lost-worker-timeout": "1ms"}
+    with dask.config.set(settings), connect(Workers(number=2)) as one:
+        before = one.run(os.getpid)
+        os.kill(min(before.values()), signal.SIGKILL)
+        for _ in range(600):
+            if len(one.nthreads()) == 2 and one.nthreads().keys() != before.keys():
+                return
+            time.sleep(0.1)
+    pytest.fail("the worker did not come back")
+
+
 @pytest.mark.slow
-def test_a_shard_that_kills_every_worker_is_listed(client, tmp_path):
+def test_a_shard_that_kills_every_worker_is_listed_alone(tmp_path):
+    """On a single worker, each death is counted for the next shard too, which waits there."""
     shards = [Shard(name=f"shard-{n:05d}", objects=1, made_from=f"digest {n}") for n in range(4)]
-    workers = Workers(scheduler=address(client))
-    options = {"title": "", "workers": workers, "progress": silent, "suffix": ".txt"}
+    options = {"title": "", "progress": silent, "suffix": ".txt"}
     options["is_done"] = lambda path, made_from: path.exists() and path.read_text() == made_from
-    with pytest.raises(
-        ShardsFailedError, match=r"1 of 4 shards failed.*shard-00002: its worker died 4 times"
-    ):
-        run_shards(Killer(tmp_path, "", "shard-00002"), shards, tmp_path, **options)
-    assert [p.stem for p in sorted(tmp_path.glob("shard*.txt"))] == [shards[n].name for n in (0, 1, 3)]
+    with connect(Workers(number=1, threads=1)) as client:
+        options["workers"] = Workers(scheduler=address(client))
+        with pytest.raises(
+            ShardsFailedError, match=r"1 of 4 shards failed.*shard-00000: its worker died 4 times"
+        ):
+            run_shards(Killer(tmp_path, "", "shard-00000"), shards, tmp_path, **options)
+    assert [p.stem for p in sorted(tmp_path.glob("shard*.txt"))] == [shards[n].name for n in (1, 2, 3)]
 
 
 @pytest.mark.slow

@@ -113,6 +113,8 @@ def local_cluster(workers: Workers) -> Iterator[Any]:
     settings = {
         "distributed.worker.daemon": True,
         "distributed.scheduler.worker-ttl": None,
+        # Dask gives up a worker that is not back 15 s after its death, and would wait forever without any.
+        "distributed.deploy.lost-worker-timeout": "1000 days",
         # Dask's own returns memory to the system at each step of a fit, which more than doubles its time.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
         **ON_ONE_MACHINE,

@@ -184,22 +184,37 @@ def _in_this_process(process: Process, todo: list[Shard], task: Task) -> Iterato
 
 
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
-    """Submit shards to the workers, `AHEAD` per worker at a time.
+    """Process shards on the workers; each whose worker died repeatedly is tried once more, alone.
+
+    Dask counts the death of a worker for all shards that wait there. If more failed than can have waited
+    together, the workers are too small, and none is tried again.
+    """
+    run, killed = uuid.uuid4().hex, list[tuple[Shard, Outcome]]()
+    for shard, outcome in _tried(client, work, todo, run):
+        if outcome.is_killed:
+            killed.append((shard, outcome))
+        else:
+            yield shard, outcome
+    is_few = len(killed) <= AHEAD * _num_workers(client)
+    for one in killed:
+        yield from _tried(client, work, [one[0]], run) if is_few else [one]
+
+
+def _tried(client: Client, work: Work, todo: list[Shard], run: str) -> Iterator[tuple[Shard, Outcome]]:
+    """Submit shards to the workers, `AHEAD` per worker at a time, and yield each with its outcome.
 
     This limits the load on the scheduler for any number of shards. Shards are started in order, so that
     consecutive shards of one field are processed while its files are open.
     """
     from distributed import wait
 
-    left, wanted, run = iter(todo), code(), uuid.uuid4().hex
+    left, wanted = iter(todo), code()
     pending: dict[Future, Shard] = {}
     while True:
         try:
             with client.as_current():
-                num_workers = max(1, len(client.nthreads()))
-                for shard in islice(left, max(0, AHEAD * num_workers - len(pending))):
-                    future = client.submit(attempt_in_worker, work, shard, wanted, run, pure=False)
-                    pending[future] = shard
+                for shard in islice(left, max(0, AHEAD * _num_workers(client) - len(pending))):
+                    pending[client.submit(attempt_in_worker, work, shard, wanted, run, pure=False)] = shard
                 if not pending:
                     return
                 done = wait(list(pending), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
@@ -207,9 +222,16 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
             continue
         except (*CANCELLED, OSError) as error:  # Dask's CommClosedError is an OSError
             raise lost_scheduler() from error
-        for future in done:
-            yield pending[future], _result(client, future, pending[future])
-            del pending[future]
+        while done:
+            future = done.pop()
+            shard = pending.pop(future)
+            outcome = _result(client, future, shard)
+            del future  # else Dask would repeat it when its worker dies
+            yield shard, outcome
+
+
+def _num_workers(client: Client) -> int:
+    return max(1, len(client.nthreads()))
 
 
 def _result(client: Client, future: Future, shard: Shard) -> Outcome:
@@ -226,6 +248,7 @@ def _result(client: Client, future: Future, shard: Shard) -> Outcome:
             f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "
             "smaller shards"
         )
+        return Outcome(shard=shard.name, seconds=0.0, reason=reason, is_killed=True)
     except (Exception, *CANCELLED) as error:  # for instance, the worker could not load the task
         is_lost = client.status != "running" or future.status in ("cancelled", "lost")
         if is_lost and isinstance(error, (*CANCELLED, OSError)):

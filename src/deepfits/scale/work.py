@@ -87,12 +87,16 @@ class Here:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Outcome of one shard; `stops` if the other shards would fail in the same way."""
+    """Outcome of one shard; `stops` if the other shards would fail in the same way.
+
+    It `is_killed` if its worker died repeatedly, be it because of another shard there.
+    """
 
     shard: str
     seconds: float
     reason: str = ""
     stops: bool = False
+    is_killed: bool = False
 
 
 def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
