@@ -200,6 +200,21 @@ def test_identities_that_start_anew_in_each_field_are_told(caplog):
     assert "or the labels of one field if object_id starts anew in each" in caplog.text
 
 
+@pytest.mark.parametrize("fields", ["AEGIS", "UDS"])
+def test_few_identities_that_two_fields_share_show_that_they_start_anew(fields):
+    """Labels are sparse: only two of forty identities are in both fields, but all of the other are wrong."""
+    of_two = {"object_id": np.r_[np.arange(40), np.arange(38, 78)], "field": np.repeat(["UDS", fields], 40)}
+    labels = as_labels(of_two, np.linspace(0.1, 2.0, 80))
+    features = {"object_id": np.arange(100)}
+    if fields == "UDS":  # several spectra of one object, most of which failed
+        assert len(match_labels(features, labels).rows) == 76
+        return
+    with pytest.raises(InputError, match="2 of 2 that are in two, such as UDS and AEGIS, have different"):
+        match_labels(features, labels)
+    labels.value[[38, 39]] = labels.value[[40, 41]]  # objects in overlapping pointings, observed twice
+    assert len(match_labels(features, labels).rows) == 78
+
+
 @pytest.mark.parametrize("is_blend", [True, False])
 def test_further_labels_within_the_radius_that_disagree_cause_a_warning(caplog, is_blend):
     sky = make_sky(50, 2)

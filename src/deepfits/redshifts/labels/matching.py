@@ -61,6 +61,7 @@ def match_labels(
         pairs, lost = _by_position(features, labels, radius_arcsec)
     else:
         pairs, lost = _by_id(features, labels)
+        _require_one_numbering(*pairs, labels)
         if have_positions:
             pairs, lost["elsewhere"] = _within(pairs, features, labels, radius_arcsec)
     rows, label_rows, joined = _join(*pairs, labels)
@@ -190,6 +191,22 @@ def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:
     matched = tables.match_identities(theirs[named], ours)
     pairs = matched[matched >= 0], named[matched >= 0]
     return pairs, {"without_identity": len(theirs) - len(named)}
+
+
+def _require_one_numbering(objects: np.ndarray, label_rows: np.ndarray, labels: Labels) -> None:
+    """Refuse identities that start anew in each field, as those of 3D-HST, if that shows in the labels."""
+    rows = label_rows[np.argsort(objects, kind="stable")]
+    objects, value = np.sort(objects), labels.value[rows]
+    field = labels.columns.get("field", np.zeros(len(labels)))[rows]
+    twice = np.flatnonzero((objects[1:] == objects[:-1]) & (field[1:] != field[:-1]))
+    differ = [pair for pair in twice.tolist() if not _agree(value[pair : pair + 2], labels)]
+    if 2 * len(differ) > len(twice):
+        fields = " and ".join(str(name) for name in field[differ[0] : differ[0] + 2])
+        raise InputError(
+            f"{labels.where}: object_id starts anew in each field: {len(differ)} of {len(twice)} that are in "
+            f"two, such as {fields}, have different labels; select one (--select 'field == NAME'), or add ra "
+            "and dec"
+        )
 
 
 def _join(
