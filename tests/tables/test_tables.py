@@ -2483,6 +2483,23 @@ def test_lists_are_no_identities(tmp_path):
     np.testing.assert_array_equal(labels.columns["object_id"][:NUM], columns["SPECOBJID"])
 
 
+@pytest.mark.parametrize("name", ["label", "num"])
+def test_classes_and_counts_are_no_identities(tmp_path, name):
+    """Two galaxies within a fibre have their own redshifts, though both have the label galaxy."""
+    values = {"label": np.array(["galaxy", "galaxy", "star"]), "num": np.array([3, 3, 4])}[name]
+    places = {"ra": np.array([150.0, 150.0002, 151.0]), "dec": np.full(3, 2.0)}
+    tables.write_table(tmp_path / "c.fits", {name: values, **places, "z_spec": np.array([0.3, 0.9, 0.5])})
+    columns = read_catalogue(tmp_path / "c.fits")
+    assert columns["object_id"].tolist() == [1, 2, 3]
+    assert columns[name].tolist() == values.tolist()
+    objects = {"object_id": np.array([1]), "ra": np.array([150.0]), "dec": np.array([2.0])}
+    assert match_labels(objects, read_labels(tmp_path / "c.fits")).label_rows.tolist() == [0]
+    tables.write_table(
+        tmp_path / "d.fits", {name: np.array([7, 8, 9]), **places}
+    )  # photutils calls them label
+    assert read_catalogue(tmp_path / "d.fits")["object_id"].tolist() == [7, 8, 9]
+
+
 def test_lists_in_the_place_of_identities_and_classes_are_no_tracebacks(tmp_path):
     places = {"ra": np.tile(RA, 2), "dec": np.tile(DEC, 2), "z_spec": np.tile(Z, 2)}
     lists = np.tile(np.arange(2 * NUM)[:, None], 3)

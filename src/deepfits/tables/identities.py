@@ -14,6 +14,7 @@ from deepfits.tables.names import IDENTITIES, first_name
 from deepfits.tables.table import EXACT
 
 _LIKE_AN_IDENTITY = re.compile(r"(?i)(?<![a-z])(obj(ect)?|(iau_?)?name|id|num(ber)?|no)(?![a-z])|id$")
+AMBIGUOUS = ("label", "num")
 MOST_DIGITS = 15  # number of digits that spreadsheets keep; they replace further ones by 0
 LEAST_ZEROS = 6
 """Together, further digits of all identities are this many zeros by chance once in a million tables."""
@@ -22,10 +23,12 @@ LEAST_ZEROS = 6
 def identity_name(names: Iterable[str] | Mapping[str, np.ndarray]) -> str | None:
     """Return the column that identifies the objects, or None; of a table's columns, none of lists.
 
-    Of two tables that TOPCAT or pandas has matched, it is that of the first (``id_1``, ``id_x``).
+    Of two tables that TOPCAT or pandas has matched, it is that of the first (``id_1``, ``id_x``). A `label`
+    may be a class, and `num` count exposures, if values occur twice.
     """
     if isinstance(names, Mapping):  # OBJID of BOSS is the list run, rerun, camcol, field and id
-        names = [name for name, values in names.items() if values.ndim == 1]
+        one = {name: values for name, values in names.items() if values.ndim == 1}
+        names = [n for n, v in one.items() if n.lower() not in AMBIGUOUS or len(np.unique(v)) == len(v)]
     matched = [f"{name}{end}" for name in IDENTITIES if "id" in name for end in ("_1", "_x")]
     return first_name(names, (*IDENTITIES, *matched))
 
