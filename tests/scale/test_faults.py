@@ -8,12 +8,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import dask
 import numpy as np
 import psutil
 import pytest
+from distributed import Client, LocalCluster
 
 from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import TEMPORARY_PREFIX, writing
@@ -22,7 +23,7 @@ from deepfits.progress import silent
 from deepfits.provenance import code
 from deepfits.scale.cluster import Workers, _environments, connect
 from deepfits.scale.manifest import read_manifest
-from deepfits.scale.run import _on_workers, run_shards
+from deepfits.scale.run import POLL_SECONDS, _on_workers, _tried, run_shards
 from deepfits.scale.work import OtherCodeError, Outcome, Shard, require_code
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
@@ -198,6 +199,22 @@ def test_a_worker_that_starts_slowly_after_its_death_is_not_given_up():
                 return
             time.sleep(0.1)
     pytest.fail("the worker did not come back")
+
+
+def test_a_cluster_whose_workers_have_ended_is_reported(tmp_path, caplog):
+    (tmp_path / "model").write_text("one")
+    shards = [Shard(name=f"shard-{n:05d}", objects=1, made_from="one") for n in range(6)]
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, Client(cluster, set_as_default=False) as one:
+        outcomes = _tried(one, Copier(tmp_path / "model", tmp_path), shards, "run")
+        next(outcomes)
+        assert "has no workers" not in caplog.text
+        cluster.scale(0)
+        while one.nthreads():
+            time.sleep(0.01)
+        Timer(3 * POLL_SECONDS, cluster.scale, [1]).start()
+        assert len(list(outcomes)) == 5
+    assert caplog.text.count("the Dask scheduler has no workers; waiting for them") == 1
 
 
 @pytest.mark.slow

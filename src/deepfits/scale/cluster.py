@@ -21,7 +21,6 @@ from deepfits.processes import THREAD_VARIABLES, available_cores, require_main_g
 if TYPE_CHECKING:
     from distributed import Client
 
-log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20.0
 ON_ONE_MACHINE = {"distributed.comm.require-encryption": False, "distributed.comm.default-scheme": "tcp"}
@@ -88,8 +87,6 @@ def connect(workers: Workers) -> Iterator[Client]:
         ) from error
     # Dask would print a traceback when the scheduler is lost, besides the error that says so.
     with silence_logging_cmgr(logging.CRITICAL, "distributed.client"), client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            log.info("%s: has no workers yet; waiting for them", workers.scheduler)
         yield client
 
 

@@ -190,12 +190,13 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
     together, the workers are too small, and none is tried again.
     """
     run, killed = uuid.uuid4().hex, list[tuple[Shard, Outcome]]()
+    number = len(client.nthreads())
     for shard, outcome in _tried(client, work, todo, run):
         if outcome.is_killed:
             killed.append((shard, outcome))
         else:
             yield shard, outcome
-    is_few = len(killed) <= AHEAD * _num_workers(client)
+    is_few = len(killed) <= AHEAD * max(1, number, len(client.nthreads()))
     for one in killed:
         yield from _tried(client, work, [one[0]], run) if is_few else [one]
 
@@ -210,10 +211,15 @@ def _tried(client: Client, work: Work, todo: list[Shard], run: str) -> Iterator[
 
     left, wanted = iter(todo), code()
     pending: dict[Future, Shard] = {}
+    has_workers = True
     while True:
         try:
             with client.as_current():
-                for shard in islice(left, max(0, AHEAD * _num_workers(client) - len(pending))):
+                number = len(client.nthreads())
+                if has_workers and not number:
+                    log.warning("the Dask scheduler has no workers; waiting for them")
+                has_workers = number > 0
+                for shard in islice(left, max(0, AHEAD * max(1, number) - len(pending))):
                     pending[client.submit(attempt_in_worker, work, shard, wanted, run, pure=False)] = shard
                 if not pending:
                     return
@@ -228,10 +234,6 @@ def _tried(client: Client, work: Work, todo: list[Shard], run: str) -> Iterator[
             outcome = _result(client, future, shard)
             del future  # else Dask would repeat it when its worker dies
             yield shard, outcome
-
-
-def _num_workers(client: Client) -> int:
-    return max(1, len(client.nthreads()))
 
 
 def _result(client: Client, future: Future, shard: Shard) -> Outcome:
