@@ -86,14 +86,10 @@ class Range:
         )
 
     def __str__(self) -> str:
-        ge, gt, le, lt = (
-            None if bound is None else f"{bound:.15g}" for bound in (self.ge, self.gt, self.le, self.lt)
-        )
-        if ge is not None and le is not None:
-            return f"from {ge} to {le}"
-        low = f"from {ge}" if ge is not None else f"above {gt}" if gt is not None else ""
-        high = f"up to {le}" if le is not None else f"below {lt}" if lt is not None else ""
-        return " and ".join(part for part in (low, high) if part)
+        if self.ge is not None and self.le is not None:
+            return f"from {self.ge:.15g} to {self.le:.15g}"
+        bounds = {"from": self.ge, "above": self.gt, "up to": self.le, "below": self.lt}
+        return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
 
 def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
@@ -206,16 +202,15 @@ def _hints(kind: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
+@lru_cache(maxsize=256)
+def _required(kind: Any) -> list[str]:
+    parameters = inspect.signature(kind).parameters
+    return [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+
+
 def _build(kind: type[Made], content: Any, where: str, key: str) -> Made:
     given = _convert_items(_hints(cast(Any, kind)), content, where, key)
-    missing = [
-        f.name
-        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if f.init
-        and f.name not in given
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
+    missing = [name for name in _required(cast(Any, kind)) if name not in given]
     if missing:
         raise InputError(f"{_place(where, key)}: {', '.join(map(repr, missing))} must be given")
     try:

@@ -315,14 +315,11 @@ def _remove_empty(out: Path, record: Path, *, is_file: bool) -> None:
     It is kept beside a manifest, which has the reasons if all shards failed, and because workers of a
     scheduler may write a shard after the command has ended.
     """
-    if _holds_nothing(out, is_file=is_file) and not (out / MANIFEST).exists():
-        for path in [record] if is_file else _visible(out):
+    notes = [record] if is_file else _visible(out)
+    is_empty = not out.exists() if is_file else all(map(_is_about_results, notes))
+    if is_empty and not (out / MANIFEST).exists():
+        for path in notes:
             path.unlink(missing_ok=True)
-
-
-def _holds_nothing(out: Path, *, is_file: bool) -> bool:
-    """Return whether there are only records and notes about results, and hidden files, but no results."""
-    return not out.exists() if is_file else all(map(_is_about_results, _visible(out)))
 
 
 def _holds_nothing_of_its_own(out: Path) -> bool:

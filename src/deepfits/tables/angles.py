@@ -86,18 +86,14 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
             return out
         if kind == "hourangle":
             _require_one_notation(text, unit, name, where)
-        try:
-            out[is_there] = Angle(there, unit=kind).degree
-        except Exception:  # astropy raises many kinds; find the entry
-            for entry in there.tolist():
-                try:
-                    Angle(entry, unit=kind)
-                except Exception as error:
-                    raise InputError(
-                        f"{where}: column {name!r} contains {entry!r}, which is not an angle; use degrees "
-                        "or 10:00:28.6"
-                    ) from error
-            raise InputError(f"{where}: column {name!r} contains no angles") from None
+        for row, entry in zip(np.flatnonzero(is_there), there.tolist(), strict=True):
+            try:
+                out[row] = Angle(entry, unit=kind).degree
+            except Exception as error:  # astropy raises many kinds
+                raise InputError(
+                    f"{where}: column {name!r} contains {entry!r}, which is not an angle; use degrees or "
+                    "10:00:28.6"
+                ) from error
     else:
         out[is_there] = number * _degrees_per(unit, name, where, is_hours=is_hours)
     return out

@@ -235,17 +235,13 @@ def apart_arcsec(
 
     Both tables have ``ra`` and ``dec`` in degrees; separations from unknown positions are NaN.
     """
-    from astropy.coordinates import SkyCoord
-
     other = columns if other is None else other
-    known = np.isfinite(columns["ra"][rows]) & np.isfinite(other["ra"][other_rows])
     here, there = (
-        SkyCoord(table["ra"][index[known]], table["dec"][index[known]], unit="deg")
+        unit_vectors(table["ra"][index], table["dec"][index])
         for table, index in ((columns, rows), (other, other_rows))
     )
-    apart = np.full(len(rows), np.nan)
-    apart[known] = here.separation(there).arcsec
-    return apart
+    half = np.minimum(np.linalg.norm(here - there, axis=1) / 2, 1)
+    return np.asarray(np.degrees(2 * np.arcsin(half)) * 3600)
 
 
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
