@@ -92,15 +92,11 @@ def local_object(group: h5py.Group, name: str, path: str | Path, *, depth: int =
 
 
 def _check(data: h5py.Dataset, name: str, path: Path) -> None:
-    if data.external:
+    if data.external or data.is_virtual:
+        place = f"another file ({data.external[0][0]})" if data.external else "other files (virtual data set)"
         raise InputError(
-            f"{path}: the data of {name!r} lie in another file ({data.external[0][0]}); only data of the "
-            "file itself are read: copy them into it"
-        )
-    if data.is_virtual:
-        raise InputError(
-            f"{path}: {name!r} is a virtual data set, put together from other files; only data of the file "
-            "itself are read: copy them into it"
+            f"{path}: the data of {name!r} lie in {place}; only data of the file itself are read: copy them "
+            "into it"
         )
     stored = data.id.get_create_plist()
     filters = [stored.get_filter(number) for number in range(stored.get_nfilters())]

@@ -537,3 +537,14 @@ def test_a_store_in_another_order_with_more_bands_gives_the_same_features(tmp_pa
         inpaint(tmp_path / "other", tmp_path / "model", tmp_path / "no", bands=("y",))
     drawn = model.draw(found, store=str(tmp_path / "other"))
     assert np.array_equal(drawn, model.draw(plain, store=CutoutStore(tmp_path / "plain")))
+
+
+def test_missing_features_are_missing(tmp_path):
+    """Objects off all images have nulls in what `PartitionFit` gives: lists, text and numbers."""
+    latent = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
+    columns = {"object_id": [1, 2], "latent": latent, "field": ["a", None], "chi2": [0.5, None]}
+    pq.write_table(pa.table(columns), tmp_path / "shard-00000.parquet")
+    found = read_features(tmp_path)
+    np.testing.assert_array_equal(found["latent"], [[1, 2], [np.nan, np.nan]])
+    assert found["field"].tolist() == ["a", ""]
+    np.testing.assert_array_equal(found["chi2"], [0.5, np.nan])

@@ -21,6 +21,7 @@ from deepfits.config import convert
 from deepfits.errors import InputError, naming, nearest
 from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
+from deepfits.tables.parquet import from_arrow
 from deepfits.tables.writing import to_arrow_table
 
 DESCRIPTION = "_features.json"
@@ -103,7 +104,7 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
         table = pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
         raise InputError(f"{directory}: the shards have different columns ({error}); fit again") from error
-    return {name: to_numpy(table[name]) for name in table.column_names}
+    return {name: from_arrow(table[name]) for name in table.column_names}
 
 
 def shard_paths(directory: str | Path) -> list[Path]:
@@ -128,19 +129,9 @@ def column_names(path: Path) -> list[str]:
 def read_shard(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read one feature file as NumPy columns."""
     table = _read_table(path, columns)
-    return {name: to_numpy(table[name]) for name in table.column_names}
+    return {name: from_arrow(table[name]) for name in table.column_names}
 
 
 def _read_table(path: str | Path, columns: list[str] | None) -> pa.Table:
     with naming(path, *_UNREADABLE):
         return pq.read_table(path, columns=columns)
-
-
-def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column as a NumPy array: ``(N,)``, or ``(N, L)`` for lists."""
-    joined = column.combine_chunks()
-    if pa.types.is_fixed_size_list(joined.type):
-        flat = np.array(joined.flatten().to_numpy(zero_copy_only=False))
-        return flat.reshape(len(joined), joined.type.list_size)
-    values = joined.to_numpy(zero_copy_only=False)
-    return values.astype(str) if values.dtype == object else np.array(values)

@@ -106,7 +106,11 @@ def run_shards(
                 "%s: not written (%s); results missing from it are still recognised", manifest.path, error
             )
     if failed := manifest.failed():
-        raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory, remedy))
+        reasons = listed([f"{entry.shard}: {entry.reason}" for entry in failed], joint="; ")
+        raise ShardsFailedError(
+            f"{directory}: {len(failed)} of {len(names)} shards failed, the others are done: {reasons}. All "
+            f"reasons are listed in {MANIFEST}. {remedy}"
+        )
     if todo:
         remove_leftovers(directory)
     return bool(todo)
@@ -150,14 +154,6 @@ def _no_space(directory: Path, reason: str, manifest: Manifest) -> InputError:
     return InputError(
         f"{directory}: {reason}; {states.count('done')} of {len(states)} shards are done: make space and run "
         "the same command again"
-    )
-
-
-def _message(failed: list[Entry], total: int, directory: Path, remedy: str) -> str:
-    named = listed([f"{entry.shard}: {entry.reason}" for entry in failed], joint="; ")
-    return (
-        f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}. All "
-        f"reasons are listed in {MANIFEST}. {remedy}"
     )
 
 

@@ -20,12 +20,12 @@ from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags
 from deepfits.files import TEMPORARY_PREFIX, contents, digest, naming_full_disk, writing
 from deepfits.fitting.columns import Column, describe
-from deepfits.fitting.features import shard_paths, to_numpy
+from deepfits.fitting.features import shard_paths
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import ON_ONE_MACHINE
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import format_of, matches_conditions, require_column, write_table
+from deepfits.tables import format_of, from_arrow, matches_conditions, require_column, write_table
 from deepfits.tables.writing import arrow_metadata, field_metadata
 
 Describing = Callable[[str], Column]
@@ -237,7 +237,7 @@ class _Shards:
         parts = []
         with self._task() as task:
             for table in self.tables():
-                parts.append({name: to_numpy(table[name]) for name in self.names})
+                parts.append({name: from_arrow(table[name]) for name in self.names})
                 task.advance(1)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in self.names}
         write_table(out, whole, info=_MADE_BY, describe=self.describe)
@@ -277,7 +277,7 @@ def _with_metadata(table: Any, half: bool, describe: Describing, like: Any = Non
         arrays.append(column)
     if like is not None:
         return pa.table(arrays, schema=pa.schema(fields, metadata=like.metadata))
-    empty = {field.name: to_numpy(column[:0]) for field, column in zip(fields, arrays, strict=True)}
+    empty = {field.name: from_arrow(column[:0]) for field, column in zip(fields, arrays, strict=True)}
     return pa.table(arrays, schema=pa.schema(fields, metadata=arrow_metadata(empty, _MADE_BY, describe)))
 
 
@@ -342,7 +342,7 @@ def _is_not_expected(record: logging.LogRecord) -> bool:
 def _require_positions(source: Path, name: Path) -> None:
     """Refuse objects without a position, as in images without WCS: they belong to no part of the sky."""
     table = pq.read_table(source, columns=["ra", "dec"])
-    is_missing = ~np.isfinite([to_numpy(table[n]).astype(float) for n in ("ra", "dec")]).all(axis=0)
+    is_missing = ~np.isfinite([from_arrow(table[n]).astype(float) for n in ("ra", "dec")]).all(axis=0)
     if number := int(is_missing.sum()):
         raise InputError(
             f"{name}: {number} of {len(table)} objects have no ra and dec, by which HATS partitions the sky "

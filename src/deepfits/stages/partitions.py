@@ -164,10 +164,10 @@ class PartitionFit:
         columns: dict[str, np.ndarray] = {}
         where = "partition"
         for name in kept.columns:
-            values = from_arrow(pa.array(kept[name], from_pandas=True))
-            if values is None:
-                raise InputError(f"partition: column {name!r} holds neither numbers nor text")
-            columns[name] = values
+            try:
+                columns[name] = from_arrow(pa.array(kept[name], from_pandas=True))
+            except TypeError as error:
+                raise InputError(f"partition: column {name!r} holds neither numbers nor text") from error
         sky = positions({"ra": columns[self.ra_column], "dec": columns[self.dec_column]}, {}, where)
         assert sky is not None
         identity = identities(columns[self.id_column], where, self.id_column)

@@ -19,7 +19,7 @@ from deepfits.config import convert
 from deepfits.errors import InputError, naming
 from deepfits.explorer.joined import FEATURES, find_predictions, warn_of_other_features
 from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
-from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
+from deepfits.fitting.features import is_finished, read_settings, shard_paths
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
 from deepfits.photometry import aperture_flux
@@ -36,7 +36,7 @@ from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import CutoutStore
-from deepfits.tables import match_identities, read, read_table, take_rows
+from deepfits.tables import from_arrow, match_identities, read, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
         table = pa.dataset.dataset(shard_paths(directory)).to_table(
             columns=[*columns, *per_band], filter=is_selected
         )
-    rows = match_identities(held.object_id, to_numpy(table["object_id"]))
+    rows = match_identities(held.object_id, from_arrow(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: has none of the held-out objects; fit the same store again")
 
@@ -259,7 +259,7 @@ def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
 
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
     latent, embedding = (
-        take_rows(to_numpy(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
+        take_rows(from_arrow(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
     central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held)

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -176,15 +176,11 @@ def demo(config: DemoConfig) -> Path:
 @contextmanager
 def _each_warning_once() -> Iterator[None]:
     """Leave out warnings that a stage repeats, since several read the same labels and use the same model."""
-    handlers = (*logging.getLogger("deepfits").handlers, *logging.getLogger().handlers)
-    filters = [(handler, _once()) for handler in handlers]
-    for handler, once in filters:
-        handler.addFilter(once)
-    try:
+    with ExitStack() as stack:
+        for handler in (*logging.getLogger("deepfits").handlers, *logging.getLogger().handlers):
+            handler.addFilter(once := _once())
+            stack.callback(handler.removeFilter, once)
         yield
-    finally:
-        for handler, once in filters:
-            handler.removeFilter(once)
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:

@@ -117,10 +117,8 @@ def _wrong_arguments(
         meant = next((name for name in signature.parameters if option in option_names(name)), None)
         hint = f"did you mean {meant!r}?" if meant else nearest(key, signature.parameters)
         return f"got an unexpected keyword argument {key!r}; {hint}"
-    first: list[str] = []
-    named: list[str] = []
-    for parameter in signature.parameters.values():
-        (named if parameter.kind is parameter.KEYWORD_ONLY else first).append(parameter.name)
+    named = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    first = [name for name in signature.parameters if name not in named]
     if len(args) > len(first):
         return f"takes {', '.join(first)} and then arguments by name, such as {named[0]}=…"
     return None

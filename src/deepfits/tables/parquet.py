@@ -20,7 +20,6 @@ from deepfits.tables.table import (
     INFO,
     Columns,
     Table,
-    TooLongError,
     as_info,
     plain_array,
     require_distinct,
@@ -145,14 +144,10 @@ def table_from_arrow(table: Any, where: Path) -> Table:
         is_index = entry.name.startswith("__index_level_") and "index" not in table.column_names
         name = "index" if is_index else entry.name  # of pandas, without a name
         try:
-            values = from_arrow(table.column(entry.name))
-        except TooLongError as error:
-            out.unused[name] = str(error)
+            out.columns[name] = from_arrow(table.column(entry.name))
+        except TypeError as error:
+            out.unused[name] = str(error) or str(entry.type)
             continue
-        if values is None:
-            out.unused[name] = str(entry.type)
-            continue
-        out.columns[name] = values
         if unit := (entry.metadata or {}).get(b"unit"):
             out.units[name] = unit.decode()
     return out
@@ -206,8 +201,11 @@ def to_arrow(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
-def from_arrow(column: Any) -> np.ndarray | None:
-    """Convert an Arrow column to NumPy, with missing values as in `Table`; None for unsupported types."""
+def from_arrow(column: Any) -> np.ndarray:
+    """Convert an Arrow column to NumPy, ``(N,)`` or ``(N, L)``, with missing values as in `Table`.
+
+    Raise `TypeError` for unsupported types.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column, pa.ExtensionArray):
@@ -216,8 +214,7 @@ def from_arrow(column: Any) -> np.ndarray | None:
     if types.is_dictionary(kind):
         return from_arrow(column.cast(kind.value_type))
     if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
-        lists = _lists(column)
-        return None if lists is None else plain_array(lists)
+        return plain_array(_lists(column))
     gap = np.asarray(pc.is_null(column).to_numpy(zero_copy_only=False), dtype=bool)
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
         column = column.cast(pa.string())
@@ -240,14 +237,14 @@ def from_arrow(column: Any) -> np.ndarray | None:
     if types.is_floating(kind):
         values = np.array(column.to_numpy(zero_copy_only=False))
         return values.astype(np.float32) if values.dtype == np.float16 else values
-    return None
+    raise TypeError
 
 
-def _lists(column: Any) -> np.ndarray | None:
-    """Convert lists of equal length to ``(N, L)``, with NaN for missing ones; None for other lists."""
+def _lists(column: Any) -> np.ndarray:
+    """Convert lists of equal length to ``(N, L)``, with NaN for missing ones; `TypeError` for others."""
     kind = column.type.value_type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        return None
+        raise TypeError
     is_valid = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
     valid = column.filter(pa.array(is_valid))
     if pa.types.is_fixed_size_list(column.type):
@@ -255,7 +252,7 @@ def _lists(column: Any) -> np.ndarray | None:
     else:
         lengths = set(pc.list_value_length(valid).to_pylist()) or {0}
         if len(lengths) > 1:
-            return None
+            raise TypeError
         length = lengths.pop()
     flat = np.array(valid.flatten().to_numpy(zero_copy_only=False)).reshape(len(valid), length)
     if is_valid.all():

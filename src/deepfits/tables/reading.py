@@ -269,9 +269,8 @@ def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
 
 def _json_tables(content: Any) -> list[list[Any]]:
     """Return the rows that a JSON object lists beside metadata, if all else in it is no list."""
-    lists = (
-        [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else []
-    )
+    values = content.values() if isinstance(content, dict) else ()
+    lists = [value for value in values if isinstance(value, list)]
     return lists if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]) else []
 
 

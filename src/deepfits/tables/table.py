@@ -32,10 +32,6 @@ _MENTIONS_B1950 = re.compile(
 _MENTIONS_J2000 = re.compile(r"2000|icrs", re.IGNORECASE)
 
 
-class TooLongError(TypeError):
-    """A column of text does not fit into memory, because of its longest entry."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Content of a table file.
@@ -79,17 +75,16 @@ def from_astropy(table: Any, where: str) -> Table:
             out.units[name] = str(unit)
         try:
             out.columns[name] = plain_array(values)
-        except TooLongError as error:
-            out.unused[name] = str(error)
-        except TypeError:
-            out.unused[name] = str(getattr(values, "dtype", type(column).__name__))
+        except TypeError as error:
+            out.unused[name] = str(error) or str(getattr(values, "dtype", type(column).__name__))
     return out
 
 
 def plain_array(values: Any) -> np.ndarray:
     """Return a column as an ordinary array, with missing values as in `Table`.
 
-    Raise `TypeError` for neither numbers, nor booleans, nor text; or text that is too long (`TooLongError`).
+    Raise `TypeError` for neither numbers, nor booleans, nor text, or, with its length, for text that is too
+    long.
     """
     if hasattr(values, "unmasked"):  # astropy's Masked
         values = np.ma.array(values.unmasked, mask=values.mask)
@@ -160,7 +155,7 @@ def text_array(entries: Sequence[str]) -> np.ndarray:
 
 def _require_room(longest: int, number: int) -> None:
     if longest * number > MOST_LETTERS:
-        raise TooLongError(f"text of up to {longest} letters")
+        raise TypeError(f"text of up to {longest} letters")
 
 
 def decoded(value: str | bytes) -> str:

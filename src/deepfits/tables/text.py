@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from deepfits.errors import InputError, listed, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
-from deepfits.tables.table import Table, TooLongError, require_distinct
+from deepfits.tables.table import Table, require_distinct
 from deepfits.tables.text_header import COMMENT, NOT_A_ROW, find_layout, split_line
 
 PACKED: dict[bytes, Any] = {
@@ -132,7 +132,7 @@ def read_text(text: str, where: str | Path) -> Table:
     for name, column in named.items():
         try:
             table.columns[name] = _column(name, column, has_commas)
-        except TooLongError as error:
+        except TypeError as error:
             table.unused[name] = str(error)
     return table
 
