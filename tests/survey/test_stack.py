@@ -404,7 +404,24 @@ def test_combining_by_hand():
     assert rejected[0].tolist() == [1, 0]
     median, total, _ = combine(image, weight, "median", 4.0)
     assert median[0].tolist() == [2.5, 100.0]
-    assert total[0].tolist() == pytest.approx([10 / np.pi, 1])
+    assert total[0].tolist() == pytest.approx([2 / np.pi * (3 + np.sqrt(2)) ** 2 / 4, 1])
+
+
+@pytest.mark.parametrize("sigma", [(1, 10, 10, 30), (1, 1, 12, 12), (2, 2, 2), (1, 10)])
+def test_exposures_of_any_depth_keep_their_pixels_and_lose_cosmic_rays(sigma):
+    """Pixels of deep exposures differ from a median of shallow ones by many times their own noise."""
+    noise = np.array(sigma, np.float32)[:, None, None]
+    image = noise * np.random.default_rng(0).standard_normal((len(sigma), 100, 200), np.float32)
+    weight = np.broadcast_to(noise**-2, image.shape)
+    image[0, ::10, ::10] += 30 * max(sigma)  # cosmic rays in the first exposure
+    is_hit = image[0] > 15 * max(sigma)
+    mean, total, rejected = combine(image, weight, "clipped", 4.0)
+    assert (rejected[is_hit] == 1).all()
+    assert rejected[~is_hit].mean() < 1e-3
+    assert np.std(mean[~is_hit]) == pytest.approx((1 / noise**2).sum() ** -0.5, rel=0.02)
+    if len(sigma) != 4:  # of few values of very different depth the median is noisier than of many
+        median, total, _ = combine(image, weight, "median", 4.0)
+        assert np.std((median * np.sqrt(total))[~is_hit]) == pytest.approx(1, abs=0.1)
 
 
 def test_of_two_values_the_higher_goes_unless_the_lower_is_dark():

@@ -8,14 +8,15 @@ exposures are combined pixel by pixel:
 
 ``mean``     Σ w I / Σ w, with weight Σ w.
 ``clipped``  the same without values too far from the median: |I − median| > clip · σ + f · |median|, as
-             in SWarp (Gruen, Seitz & Bernstein 2014); the second term protects stars, whose sharpness differs
-             between exposures. There f is 0.3; here the difference that the exposure's seeing makes to the
-             core of a star is added (a star in seeing of 0.7″ has twice the peak of one in 1″), and the
-             median is the largest within a star's width, where the wings of a blurred star lie. Of two
-             values the lower takes the place of the median, as cosmic rays and trails are bright, unless it
-             is far below the sky; σ is that of their difference.
-``median``   the median, with weight (2/π) Σ w for three values or more. Strips that fewer than three
-             exposures reach are combined by ``mean``.
+             in SWarp (Gruen, Seitz & Bernstein 2014). σ is the noise of the value or, if that is larger, of
+             the value that is the median: else shallow exposures would reject the pixels of deep ones. The
+             second term protects stars, whose sharpness differs between exposures. There f is 0.3; here the
+             difference that the exposure's seeing makes to the core of a star is added (a star in seeing of
+             0.7″ has twice the peak of one in 1″), and the median is the largest within a star's width, where
+             the wings of a blurred star lie. Of two values the lower takes the place of the median, as cosmic
+             rays and trails are bright, unless it is far below the sky; σ is that of their difference.
+``median``   the median, with weight (2/π) (Σ √w)² / N for N > 2 values, that of many. Strips that fewer
+             than three exposures reach are combined by ``mean``.
 """
 
 from __future__ import annotations
@@ -233,20 +234,24 @@ def combine(
     if len(image) < (3 if method == "median" else 2):
         method = "mean"
     if method != "mean":
-        with quiet(), np.errstate(all="ignore"):
-            middle = np.nan_to_num(np.nanmedian(np.where(is_valid, image, np.nan), axis=0))
+        with np.errstate(divide="ignore"):
+            variance = np.where(is_valid, 1 / weight, 0)
+        order = np.argsort(np.where(is_valid, image, np.inf), axis=0)
+        ranks = (number - 1).clip(0) // 2, number // 2
+        of_middle = [np.take_along_axis(order, rank[None], 0) for rank in ranks]  # the exposures there
+        low, high = (np.take_along_axis(image, which, 0)[0] for which in of_middle)
+        middle = (low + high) / 2
     if method == "median":
-        total = weight.sum(axis=0) * np.where(number > 2, 2 / np.pi, 1)
+        of_many = 2 / np.pi * np.sqrt(weight).sum(axis=0) ** 2 / number.clip(1)
+        of_few = number**2 / np.where(number > 0, variance.sum(axis=0), 1)
+        total = np.where(number > 2, of_many, of_few)
         return np.where(number > 0, middle, 0).astype(np.float32), total.astype(np.float32), rejected
     if method == "clipped":
-        with np.errstate(divide="ignore"):
-            sigma = np.where(is_valid, 1 / np.sqrt(weight), 0)
-        of_pair = np.sqrt((sigma**2).sum(axis=0))
-        low = np.where(is_valid, image, np.inf).min(axis=0)
-        high = np.where(is_valid, image, -np.inf).max(axis=0)
+        sigma = np.sqrt(np.mean([np.take_along_axis(variance, which, 0)[0] for which in of_middle], axis=0))
+        is_source = np.abs(middle) * np.sqrt(number) > clip * sigma
+        of_pair = math.sqrt(2) * sigma
         middle = np.where(number == 2, np.where(low < -clip * of_pair, high, low), middle)
-        sigma = np.where(number == 2, of_pair, sigma)
-        is_source = np.abs(middle) * np.sqrt(weight.sum(axis=0)) > clip
+        sigma = np.where(number == 2, of_pair, np.maximum(np.sqrt(variance), sigma))
         light = ndimage.maximum_filter(np.abs(middle) * is_source, 2 * reach + 1)
         allowed = np.reshape(tolerance, (-1, 1, 1)) * np.maximum(light, np.abs(middle))
         is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + allowed)
