@@ -117,6 +117,19 @@ def test_background_of_integer_pixels_is_right_to_a_fraction_of_the_noise(level)
     assert abs(counts.mean()) < 0.02 * sigma  # the median's rounding makes 0.2 to 0.5
 
 
+def test_fluxes_do_not_suffer_from_the_light_of_other_sources_in_the_background(tmp_path):
+    """Where many are seen, the level of an image is that of their wings."""
+    rng = np.random.default_rng(9)
+    truth = make_truth(rng, 120, SHAPE, bands="r")
+    truth["fwhm"] = np.where(truth["is_star"], 3.5, 8.4)
+    write_plain(tmp_path / "sky", truth, SHAPE, bands="r", rng=rng, sigma=1.0)
+    columns = read_catalogue(deepfits.detect(tmp_path / "sky", tmp_path / "catalogue.parquet"))
+    found, index = matched(columns, truth)
+    pull = (columns["flux_aper_r"][index] - truth["flux_r"]) / columns["flux_aper_err_r"][index]
+    faint_stars = found & truth["is_star"] & (truth["flux_r"] < 1000)  # all of their light is in 2 arcsec
+    assert abs(np.median(pull[faint_stars])) < 2 * 1.25 / np.sqrt(faint_stars.sum())
+
+
 def test_positions_seeing_and_star_score(catalogue, truth):
     columns = read_catalogue(catalogue)
     _, index = matched(columns, truth)

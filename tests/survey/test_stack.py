@@ -523,3 +523,18 @@ def test_an_exposure_that_is_there_twice_is_refused(truth, tmp_path, how):
         fits.HDUList([fits.PrimaryHDU(), packed]).writeto(raw / "exposure-1-r.fits.fz")
     with pytest.raises(InputError, match=r"exposure-1-r\.fits.*the same exposure twice"):
         deepfits.stack(raw, tmp_path / "out")
+
+
+def test_the_sky_between_sources_is_not_lowered_by_their_light(tmp_path):
+    """Their wings raise the level of single exposures, in which they are not seen, by as much in all."""
+    rng = np.random.default_rng(8)
+    truth = make_truth(rng, 120, SHAPE, margin=10)
+    image = draw(SHAPE, truth["x"], truth["y"], truth["flux_r"], np.full(120, 6.0))
+    header = make_wcs(SHAPE).to_header()
+    header["FILTER"], header["BUNIT"] = "r", "nJy"
+    (tmp_path / "raw").mkdir()
+    for number in range(9):
+        noisy = image + 100 + rng.normal(0, 3.0, SHAPE)
+        fits.writeto(tmp_path / "raw" / f"exposure-{number}.fits", noisy.astype(np.float32), header)
+    stacked, _, _ = coadd(deepfits.stack(tmp_path / "raw", tmp_path / "out"))
+    assert np.median((stacked - image)[5:-5, 5:-5]) == pytest.approx(0, abs=0.1)  # of a noise of 1

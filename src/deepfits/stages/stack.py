@@ -286,6 +286,8 @@ def _stack_band(
 
     from deepfits.survey.astrometry import pixel_scale_of
     from deepfits.survey.grids import AlignedPlane
+    from deepfits.survey.noise import sample_rows
+    from deepfits.survey.sky_surface import SkySurface
     from deepfits.survey.stacking import seeing_tolerances, stack_strip
 
     apply = config.register == "apply"
@@ -311,6 +313,9 @@ def _stack_band(
             task.advance(stop - start)
     if not (weight > 0).any():
         raise InputError(f"band {band}: no exposure covers the grid; check the WCS of {planes[0].path}")
+    if config.subtract_level:  # what is left of it, as sources are better known in the coadd
+        sampled = np.concatenate([np.arange(*rows) for rows in sample_rows(target.shape[0])])
+        image[weight > 0] -= SkySurface(image[sampled], weight[sampled]).level
     correlation = float(np.mean([a.noise_correlation for a in aligned]))
     header = _band_header(band, target, correlation, planes)
     for end, array in ((".weight", weight), ("", image)):

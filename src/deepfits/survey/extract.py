@@ -145,7 +145,7 @@ def _one_band(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[list[float]] | None, float | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
-    background_of(image, weight <= 0, options.mesh).subfrom(image)
+    background_of(image, weight <= 0, options.mesh, segmentation > 0).subfrom(image)
     measured = measure_band(
         image,
         weight,

@@ -10,17 +10,18 @@ import math
 import numpy as np
 from scipy import interpolate
 
-from deepfits.survey.detection import background_of
+from deepfits.survey.detection import background_of, sources_in
 from deepfits.survey.sources import MESH
 
 NODES = 2  # nodes of the surface per cell
 
 
 class SkySurface:
-    """A spline through sep's background of a mesh, without sources and pixels of no weight."""
+    """A spline through sep's background of a mesh, between sources and pixels of no weight."""
 
     def __init__(self, image: np.ndarray, weight: np.ndarray) -> None:
-        background = background_of(image, weight <= 0).back(dtype=np.float32)
+        is_source = sources_in(image, weight)
+        background = background_of(image, weight <= 0, is_source=is_source).back(dtype=np.float32)
         self._width = image.shape[1]
         numbers = (max(4, math.ceil(NODES * side / MESH) + 1) for side in image.shape)
         y, x = (np.linspace(0, side - 1, number) for side, number in zip(image.shape, numbers, strict=True))
