@@ -919,6 +919,18 @@ def test_of_an_image_with_and_without_its_sky_the_latter_is_used(tmp_path, sky, 
     assert len(find_exposures(tmp_path)["r"]) == 1
 
 
+def test_the_image_in_a_file_of_gnuastro_is_that_without_its_sky(tmp_path, sky):
+    """The map of detections was taken for the image, and refused as a picture."""
+    planes = {"INPUT-NO-SKY": sky, "DETECTIONS": sky > 5 * SIGMA, "SKY": full(3), "SKY_STD": full(SIGMA)}
+    types = {name: np.uint8 if name == "DETECTIONS" else np.float32 for name in planes}
+    head = header(BUNIT="nJy")
+    hdus = [fits.ImageHDU(values.astype(types[name]), head, name=name) for name, values in planes.items()]
+    write(tmp_path / "r_detected.fits", *hdus)
+    image, weight, _ = read(tmp_path)
+    np.testing.assert_allclose(image, sky, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(weight, SIGMA**-2, rtol=1e-5)
+
+
 def test_planes_of_the_legacy_surveys_are_those_that_the_mask_names(tmp_path, sky):
     mask = np.zeros(SHAPE, np.int32)
     mask[:20], mask[60:] = 2, 8
@@ -1601,6 +1613,17 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
         for j in (1, 2):
             turned[f"PC{i}_{j}"] = wcs.wcs.cd[i - 1, j - 1] / plain[f"CDELT{i}"]
     np.testing.assert_allclose(places(turned), wcs.pixel_to_world_values([0, 100], [0, 50]), atol=1e-9)
+    updated = wcs.to_header()
+    updated["FILTER"], updated["BUNIT"] = "r", "nJy"
+    for i in (1, 2):  # before the update the image was not turned
+        updated[f"CD{i}_{i}"] = plain[f"CDELT{i}"]
+    assert updated["CDELT1"] == 1
+    with pytest.raises(InputError, match="CD matrix and PC with CDELT contradict each other: remove"):
+        places(updated)
+    for i in (1, 2):
+        for j in (1, 2):
+            updated[f"PC{i}_{j}"] = float(i == j)
+    np.testing.assert_allclose(places(updated), places(plain), atol=1e-9)
     oblong = plain.copy()
     oblong["CDELT2"] *= 1.3
     fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), oblong, overwrite=True)

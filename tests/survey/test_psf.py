@@ -335,6 +335,16 @@ def test_the_psf_of_a_file_is_in_the_hdu_of_that_name(tmp_path) -> None:
             [fits.PrimaryHDU(), fits.ImageHDU(other, name="IMAGE"), fits.ImageHDU(star(0.9, 0.2), name="PSF")]
         ).writeto(path)
         assert read_psf_option(str(path), 0.2)["fwhm_arcsec"] == pytest.approx(0.9, rel=0.03)
+    stpsf = {"OVERSAMP": 0.8, "DET_SAMP": 0.8, "OVERDIST": 0.9, "DET_DIST": 0.9}
+    scales = {name: 0.05 if name.startswith("OVER") else 0.2 for name in stpsf}
+    images = [star(fwhm, scales[name], 61) for name, fwhm in stpsf.items()]
+    hdus = [fits.ImageHDU(image, name=name) for image, name in zip(images, stpsf, strict=True)]
+    for hdu in hdus:
+        hdu.header["PIXELSCL"] = scales[hdu.name]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "stpsf.fits")  # with the detector's effects
+    found = read_psf_option(str(tmp_path / "stpsf.fits"), 0.2)
+    assert found["fwhm_arcsec"] == pytest.approx(0.9, rel=0.03)
+    assert "0.05 arcsec" in found["source"]
 
 
 def test_psfs_of_several_bands_or_images_in_a_file(tmp_path) -> None:

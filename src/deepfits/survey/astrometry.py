@@ -124,8 +124,9 @@ def _settled(cards: fits.Header) -> list[str]:
     _settle_numbers(cards)
     _settle_spelling(cards)
     _refuse_iraf(cards)
-    remarks = _without_left_over_distortion(cards)
-    return remarks + _settle_frame(cards) + _settle_matrix(cards)
+    remarks = _without_left_over_distortion(cards) + _settle_frame(cards)
+    _settle_matrix(cards)
+    return remarks
 
 
 def _settle_numbers(cards: fits.Header) -> None:
@@ -261,8 +262,11 @@ def _settle_frame(cards: fits.Header) -> list[str]:
     return remarks
 
 
-def _settle_matrix(cards: fits.Header) -> list[str]:
+def _settle_matrix(cards: fits.Header) -> None:
     """Keep only the CD matrix if a header has a PC matrix too; raise if CDELT, PC and CROTA contradict it.
+
+    Either may be the old one: programs that solve the astrometry write CD, and astropy PC with CDELT of 1. PC
+    without CDELT, a mere rotation, contradicts nothing.
 
     The rotation belongs to the latitude axis (Calabretta & Greisen 2002, section 6.1).
     """
@@ -286,14 +290,15 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
     if pc and not cd and angle and not _alike(by_pc, np.array([[cos, -sin], [sin, cos]]) * steps):
         raise _UnusableWCSError(f"the PC matrix and CROTA{latitude} = {angle:g} contradict each other")
     if not (cd and pc):
-        return []
+        return
     for key in pc:
         del cards[key]
-    if _alike(by_cd, by_pc):
-        return []
-    if not np.allclose(steps, 1):
-        raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
-    return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
+    is_rotation = np.allclose(steps, 1) and np.allclose(np.linalg.norm(by_pc, axis=1), 1)
+    if not is_rotation and not _alike(by_cd, by_pc):
+        raise _UnusableWCSError(
+            "the CD matrix and PC with CDELT contradict each other: remove what is from before the image was "
+            "resampled or solved"
+        )
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

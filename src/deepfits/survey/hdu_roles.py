@@ -38,7 +38,7 @@ _NAMES = {
     "ivar": ("IVAR", "INVVAR", "INVAR", "IVM", "INVVARIANCE"),
     "rms": (
         *("ERR", "ERROR", "ERRORS", "RMS", "SIG", "SIGMA", "STD", "STDEV", "STDDEV", "NOISE"),
-        *("UNC", "UNCERT", "UNCERTAINTY", "MUNC", "REFUNC"),
+        *("UNC", "UNCERT", "UNCERTAINTY", "MUNC", "REFUNC", "SKYSTD"),
     ),
     "weight": (
         *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF", "CONFIDENCE", "WMAP"),
@@ -64,7 +64,7 @@ _EXPOSURES = {
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SN"),
-    *("SEGMENTMAP", "BACK", "BKGMASK", "ZODI"),
+    *("SEGMENTMAP", "BACK", "BKGMASK", "ZODI", "DETECTIONS", "CLUMPS", "OBJECTS"),
 }
 # Kinds of uncertainty in astropy's CCDData (UTYPE).
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
@@ -73,8 +73,9 @@ _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUAL
 # Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "CUTOUT", "COMPRESSED", "INVERSE", "INV")
 # Compounds that count as one word, as in bad_pixel_mask and bkg_sub; n_image is Rubin's number of exposures.
+# NO-SKY and SKY_STD are the image and its noise in files of Gnuastro.
 _ONE_WORD = re.compile(
-    r"(?<![A-Z])(?:n[-_. ]image|"
+    r"(?<![A-Z])(?:n[-_. ]image|no[-_. ]sky|sky[-_. ]std|"
     r"(?:bkg|background|sky|psf)[-_. ](?:sub(?:tracted)?|removed|free|match(?:ed)?)|"
     r"(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
     r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk)))(?![A-Z])",
@@ -92,8 +93,8 @@ def role_of(name: str) -> str | None:
     --------
     >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON"), role_of("1-1.E.RMS"), role_of("INVERSE_VAR")
     (None, 'weight', 'other', 'rms', 'ivar')
-    >>> role_of("SKY"), role_of("SCI_SKY_SUB"), role_of("IMAGE_BKG_SUBTRACTED")
-    ('other', None, None)
+    >>> role_of("SKY"), role_of("SCI_SKY_SUB"), role_of("INPUT-NO-SKY"), role_of("SKY_STD")
+    ('other', None, None, 'rms')
     """
     words = words_of(name.upper())
     if any(w in _OTHER for w in words):

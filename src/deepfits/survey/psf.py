@@ -167,7 +167,8 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image]
-        images = [hdu for hdu in images if "PSF" in words_of(hdu.name)] or images
+        # OVERDIST is that of STPSF with the effects of the detector.
+        images = [hdu for hdu in images if {"PSF", "OVERDIST"} & {*words_of(hdu.name)}] or images
         bands = settled_bands(
             [band_of_header(hdu.header) for hdu in images], [known_band_of_plane(hdu.name) for hdu in images]
         )
