@@ -357,12 +357,17 @@ def test_what_the_readers_say_is_part_of_what_check_finds(sky, tmp_path):
     (below / "a").mkdir(parents=True)
     sky.rename(below / "a" / "b")
     (below / "a" / "coadd-g.fits").write_bytes((below / "a" / "b" / "coadd-g.fits").read_bytes())
-    (below / "a" / "coadd-g.head").write_text("CRVAL1  = 150.0\nEND\n")
+    (below / "a" / "coadd-g.head").write_text("CRVAL1  = 150.0001 / SCAMP\nEND\n")
     found = deepfits.check(below)
     assert any("not searched (nested too deep in" in text for text in found.warnings)
     assert any("coadd-g.head: SCAMP's header" in text for text in found.warnings)
     assert "nothing suspicious" not in str(found)
     assert found.rows[0].zero_point == 27.0
+    cards = fits.getheader(below / "a" / "coadd-g.fits").tostring(sep="\n") + "\n"
+    for more, is_said in (("", False), ("FLXSCALE= 1.0\n", False), ("FLXSCALE= 1.3\n", True)):
+        (below / "a" / "coadd-g.head").write_text(cards + more)  # SWarp takes the grid of a coadd from it
+        found = deepfits.check(below / "a" / "coadd-g.fits")
+        assert any("SCAMP's header" in text for text in found.warnings) == is_said
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
