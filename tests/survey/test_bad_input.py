@@ -105,9 +105,10 @@ def test_truncated_weight(sky):
 
 
 def test_not_fits_at_all(sky):
-    (sky / "coadd-g.fits").write_text("<html>404 not found</html>" * 400)
-    with pytest.raises(InputError, match=r"coadd-g\.fits: not a FITS file"):
-        read_all(sky)
+    for content in ("<html>404 not found</html>" * 400, "#ASDF 1.0.0"):
+        (sky / "coadd-g.fits").write_text(content)
+        with pytest.raises(InputError, match=r"coadd-g\.fits: not a FITS file \(images of other formats"):
+            read_all(sky)
 
 
 @pytest.mark.parametrize("packer", [gzip, bz2])

@@ -389,11 +389,11 @@ def _one_header(stream: IO[bytes], start: bytes) -> dict[str, Any]:
     text = start
     for _ in range(MAX_BLOCKS):
         block = stream.read(2880 - len(text) % 2880)
-        if (len(text) + len(block)) % 2880 or not block:
-            raise InputError("not a FITS file, or truncated in the header")
         text += block
         if not text.startswith((b"SIMPLE  =", b"XTENSION=")):
-            raise InputError("not a FITS file")
+            raise InputError("not a FITS file (images of other formats must be converted first)")
+        if len(text) % 2880 or not block:
+            raise InputError("truncated in the header")
         if any(text[i : i + 80].rstrip() == b"END" for i in range(len(text) - 2880, len(text), 80)):
             with quiet():
                 try:

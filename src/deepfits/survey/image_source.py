@@ -21,7 +21,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
-from deepfits.survey.fitsfile import as_float, has_image, peek_headers
+from deepfits.survey.fitsfile import has_image, peek_headers
 from deepfits.survey.hdu_roles import known_band_of_plane, name_in, role_of
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 # Drizzled with and without correction for charge transfer, which infrared detectors do not need.
 _DRIZZLED = re.compile(r"(?<=[-_.])dr[cz](?=$|[-_.])")
-# Cards of a header beside an image that SCAMP writes.
-_OF_SCAMP = re.compile(r"^((?:CRVAL|CRPIX)[12]|(?:CD|PV)[12]_\d+|FLXSCALE)\s*=\s*([^\s/]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,8 @@ def source_of(
             band = band or band_name(match["band"])
             number = number if hdu is None else hdu
             return ImageSource(band=band, field=match["field"], path=path, hdu=number, layout=layout)
-    if (head := path.with_name(f"{stem}.head")).is_file() and _says_otherwise(head, path):
+    head = path.with_name(f"{stem}.head")
+    if head.is_file() and peek_headers(path)[0].get("SOFTNAME") != "SWarp":  # which takes the grid from it
         log.warning(
             "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "
             "run SWarp",
@@ -164,13 +163,6 @@ def _num_layers(header: dict[str, Any]) -> int:
     """Return the number of layers of a cube; 1 for an image, 0 for arrays of more than three dimensions."""
     key = "ZNAXIS" if "ZNAXIS" in header else "NAXIS"
     return {2: 1, 3: int(header.get(f"{key}3", 0))}.get(header[key], 0)
-
-
-def _says_otherwise(head: Path, path: Path) -> bool:
-    """Return whether a header beside an image has another WCS or flux scale, as SCAMP's, unlike SWarp's."""
-    own = {(k, f"{as_float(value):.8g}") for header in peek_headers(path) for k, value in header.items()}
-    stated = {(k, f"{as_float(text):.8g}") for k, text in _OF_SCAMP.findall(head.read_text(errors="replace"))}
-    return not stated <= {*own, ("FLXSCALE", "1")}
 
 
 def _no_band(path: Path) -> str:

@@ -30,7 +30,8 @@ from deepfits.survey.remarks import WARNING, describe, warnings_in
 PLAUSIBLE_DEPTH = (14.0, 32.0)
 # Median colour of a field's sources in adjacent bands (blue minus red), mag.
 PLAUSIBLE_COLOUR = (-0.7, 2.6)
-PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
+# Below, the PSF is measured 7% and more too wide, as what is between the pixels of stars is not known.
+PLAUSIBLE_FWHM_PIXELS = (1.9, 25.0)
 PLAUSIBLE_SCALE = (0.005, 30.0)
 # A frame rotated by 45° fills half of a north-up grid; an inverted mask leaves a few per cent.
 MAX_EMPTY = 0.75
@@ -206,7 +207,10 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
     out += empty_warning(row, "mask_polarity, bad_planes")
     fwhm = row.fwhm_arcsec / row.pixel_scale_arcsec
     if math.isfinite(fwhm) and not PLAUSIBLE_FWHM_PIXELS[0] < fwhm < PLAUSIBLE_FWHM_PIXELS[1]:
-        out.append(f"stars are {fwhm:.1f} pixels wide: undersampled, or the pixel scale is wrong")
+        out.append(
+            f"stars are {fwhm:.1f} pixels wide: check the pixel scale; if that is right, give the PSF, which "
+            "is measured too wide on them (psf)"
+        )
     return out
 
 
