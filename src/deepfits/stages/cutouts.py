@@ -125,15 +125,6 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     return claimed.path
 
 
-def _refuse_other_catalogue(given: Path, detected: Path) -> None:
-    """Raise `InputError` if the store would also contain a catalogue that is not its own."""
-    if detected.exists() and os.path.realpath(given) != os.path.realpath(detected):
-        raise InputError(
-            f"{detected}: the objects of an earlier run, but --catalogue is {given}; choose another output, "
-            "or remove it to start over"
-        )
-
-
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     """Detect the objects if no catalogue is given, and cut them out."""
     from deepfits.survey.build import build_store
@@ -164,8 +155,12 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
             if config.scheduler is None:  # its workers cannot see this machine's copies
                 chosen = kept
         else:
-            path = Path(config.catalogue)
-            _refuse_other_catalogue(path, out / "catalogue.parquet")
+            path, detected = Path(config.catalogue), out / "catalogue.parquet"
+            if detected.exists() and os.path.realpath(path) != os.path.realpath(detected):
+                raise InputError(
+                    f"{detected}: the objects of an earlier run, but --catalogue is {path}; choose another "
+                    "output, or remove it to start over"
+                )
         columns = read_catalogue(path, where=config.where)
         require_given_psfs(psf, chosen.bands, columns)
         plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=psf)

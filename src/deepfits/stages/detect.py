@@ -133,12 +133,7 @@ class Detection:
                 done[name] = read_table(path), read_info(path)["field"]
         remaining, failed = [sources for sources in fields if sources.name not in done], []
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
-            detected = (
-                map(self._attempt, remaining)
-                if workers == 1
-                else in_processes(self._attempt, remaining, workers)
-            )
-            for name, result in detected:
+            for name, result in in_processes(self._attempt, remaining, workers):
                 if isinstance(result, InputError):
                     failed.append(result)
                     if len(fields) > 1:  # else the error that follows says it

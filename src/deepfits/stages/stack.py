@@ -112,7 +112,8 @@ def stack(config: StackConfig) -> Path:
         if (out / REPORT).exists():  # has the bands that an earlier run finished
             report = read_json(out / REPORT, what="stacking report").get("bands", {})
             report = dict(report) if isinstance(report, dict) else {}
-        left = [band for band in exposures if band not in report or not _is_stacked(out, band)]
+        coadds = {b: [out / f"coadd-{b}{end}.fits" for end in ("", ".weight")] for b in exposures}
+        left = [b for b, paths in coadds.items() if b not in report or not all(p.exists() for p in paths)]
         if not left:
             return out
         allow_many_open_files()
@@ -180,10 +181,6 @@ def _refuse_duplicates(planes: Sequence[Any]) -> None:
         by_pixels[pixels] = path
 
 
-def _is_stacked(out: Path, band: str) -> bool:
-    return all((out / f"coadd-{band}{end}.fits").exists() for end in ("", ".weight"))
-
-
 def _grid_from_image(path: str | Path) -> Any:
     """Return the pixel grid of a FITS image."""
     from deepfits.survey.astrometry import celestial_wcs
@@ -212,20 +209,17 @@ def _register_exposures(
     """
     from deepfits.survey.stacking import bright_sources, register
 
-    total = sum(len(band_planes) for band_planes in planes.values())
-    lists = {}
-    with progress("register", total=total, unit="exposures") as task:
-        for band, exposures in planes.items():
-            for plane in exposures:
-                lists[plane] = (band, bright_sources(plane, target))
-                task.advance(1, plane.path.name)
-    best = {band: max(its, key=lambda p: len(lists[p][1].x)) for band, its in planes.items()}
-    anchor = lists[best[reference]][1]
-    registered = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
-    for p, (band, its) in lists.items():
-        if band != reference:
-            registered[p] = replace(registered[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
-        registered[p] = replace(registered[p], width=its.width)
+    every = [plane for band_planes in planes.values() for plane in band_planes]
+    lists, registered = {}, {}
+    with progress("register", total=len(every), unit="exposures") as task:
+        for plane in every:
+            lists[plane] = bright_sources(plane, target)
+            task.advance(1, plane.path.name)
+    best = {band: max(its, key=lambda p: len(lists[p].x)) for band, its in planes.items()}
+    for p, its in lists.items():
+        found = register(its, lists[best[reference]])
+        ratio = register(its, lists[best[p.source.band]]).flux_ratio
+        registered[p] = replace(found, flux_ratio=ratio, width=its.width)
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
         return registered
@@ -288,16 +282,15 @@ def _stack_band(
     from deepfits.survey.grids import AlignedPlane
     from deepfits.survey.noise import sample_rows
     from deepfits.survey.sky_surface import SkySurface
-    from deepfits.survey.stacking import seeing_tolerances, stack_strip
+    from deepfits.survey.stacking import Registration, seeing_tolerances, stack_strip
 
-    apply = config.register == "apply"
-    aligned = []
+    aligned, widths = [], []
     for plane in planes:
-        shift = shifts.get(plane)
-        offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
+        shift = shifts.get(plane, Registration())
+        offset = (shift.dx, shift.dy) if config.register == "apply" else (0.0, 0.0)
         level = plane.noise.level if config.subtract_level else 0.0
         aligned.append(AlignedPlane(plane, target, offset, level))
-    widths = [shifts[plane].width if plane in shifts else math.nan for plane in planes]
+        widths.append(shift.width)
     tolerance, reach = seeing_tolerances(widths, pixel_scale_of(target.wcs))
     image = np.zeros(target.shape, np.float32)
     weight = np.zeros(target.shape, np.float32)

@@ -35,7 +35,7 @@ def band_shifts(field: Field | PartOfField, reference: str) -> dict[str, Registr
             image, own_weight = plane.read()
             these = _bright(image, own_weight)
             number = min(_seen(these, weight), _seen(those, own_weight))
-            out[band] = replace(register(these, those, same_band=False), num_sources=number)
+            out[band] = replace(register(these, those), num_sources=number)
     return out
 
 
@@ -49,12 +49,10 @@ def _seen(sources: PixelPositions, weight: np.ndarray) -> int:
 
 
 def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
-    is_bad = weight <= 0
-    if is_bad.all():
+    if not (weight > 0).any():
         return PixelPositions(x=np.empty(0), y=np.empty(0), flux=np.empty(0))
-    sigma = float(np.median(weight[~is_bad])) ** -0.5
     sep.set_extract_pixstack(1_000_000)
-    found = find_bright(image, weight, sigma, deblend_nthresh=1)
+    found = find_bright(image, weight, deblend_nthresh=1)
     x, y, flux = (found[name].astype(float) for name in ("x", "y", "flux"))
     return PixelPositions(x=x, y=y, flux=flux)
 
@@ -82,7 +80,7 @@ def position_warnings(field: Field, x: np.ndarray, y: np.ndarray) -> list[str]:
     inside = (y >= first) & (y < last)
     sources = _bright(*plane.read())
     objects = PixelPositions(x=x[inside], y=y[inside] - first, flux=np.ones(inside.sum()))
-    shift = register(objects, sources, same_band=False)
+    shift = register(objects, sources)
     by_chance = len(objects.x) * len(sources.x) * math.pi * AGREEING_PIXELS**2 / math.prod(plane.shape)
     if math.hypot(shift.dx, shift.dy) <= MAX_SHIFT_PIXELS or shift.num_matched < OVER_CHANCE * by_chance:
         return []

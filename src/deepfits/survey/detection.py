@@ -147,7 +147,13 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
     shape = next(iter(planes.values())).shape
     total, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
     for plane in planes.values():
-        image, is_bad = _signal_to_noise(*plane.read(), options.mesh)
+        image, weight = plane.read()
+        is_bad = weight <= 0
+        background_of(image, is_bad, options.mesh).subfrom(image)
+        drop_source_noise(image, weight, is_bad, options.mesh)
+        np.sqrt(weight, out=weight)
+        image *= weight
+        is_bad &= ~fill_cores(image, is_bad)
         if options.combine == "chi2":
             np.square(image, out=image)
             image -= ~is_bad
@@ -158,24 +164,6 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
     variance = (2 if options.combine == "chi2" else 1) * np.maximum(number, 1).astype(np.float32)
     total /= np.sqrt(variance)
     return total, is_empty
-
-
-def _signal_to_noise(image: np.ndarray, weight: np.ndarray, mesh: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turn an image into its signal to noise, in place; return it and which pixels have no data."""
-    is_bad = weight <= 0
-    background_of(image, is_bad, mesh).subfrom(image)
-    drop_source_noise(image, weight, is_bad, mesh)
-    np.sqrt(weight, out=weight)
-    image *= weight
-    is_bad &= ~fill_cores(image, is_bad)
-    return image, is_bad
-
-
-def sources_in(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the pixels of the sources that are detected in a single image, ``(H, W)`` bool."""
-    options = DetectOptions(threshold=2.5, deblend_contrast=1)  # not deblended
-    snr, is_bad = _signal_to_noise(image.copy(), weight.copy(), options.mesh)
-    return np.asarray(find_sources(snr, is_bad, options)[1] > 0)
 
 
 def smoothed_sigma(combined: np.ndarray, is_empty: np.ndarray, kernel: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
@@ -266,8 +267,6 @@ class Field:
 
     def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pixel positions on the grid; NaN for positions that are invalid or cannot lie on it."""
-        from astropy.coordinates import SkyCoord
-
         if self.reference.wcs is None:
             raise InputError(
                 f"{self.reference.path}: no WCS, so ra and dec cannot be used; give a catalogue "

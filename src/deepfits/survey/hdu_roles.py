@@ -72,8 +72,7 @@ _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevar
 _CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that do not tell one image from another.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "CUTOUT", "COMPRESSED", "INVERSE", "INV")
-# Compounds that count as one word, as in bad_pixel_mask and bkg_sub; n_image is Rubin's number of exposures.
-# NO-SKY and SKY_STD are the image and its noise in files of Gnuastro.
+# Compounds that count as one word: bad_pixel_mask, bkg_sub, Rubin's n_image, Gnuastro's NO-SKY and SKY_STD.
 _ONE_WORD = re.compile(
     r"(?<![A-Z])(?:n[-_. ]image|no[-_. ]sky|sky[-_. ]std|"
     r"(?:bkg|background|sky|psf)[-_. ](?:sub(?:tracted)?|removed|free|match(?:ed)?)|"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from deepfits.errors import InputError, listed
 from deepfits.files import split_table_path
@@ -20,7 +19,7 @@ from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
-from deepfits.survey.fitsfile import hdu_number, is_fits_name, peek_headers, quiet
+from deepfits.survey.fitsfile import has_image, hdu_number, is_fits_name, peek_headers
 from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import MAX_RIM_SIGMAS, clipped_statistics, depth_of, rim_pixels
@@ -80,14 +79,11 @@ def is_catalogue(path: Path) -> bool:
             shapes: list[int] = []
             file.visititems(lambda _, member: shapes.append(getattr(member, "ndim", 0)))
         return 0 < max(shapes, default=0) <= 2
-    if not path.is_file() or not is_fits_name(path):
-        return False
     try:
-        with quiet(), fits.open(path) as hdus:
-            has_image = any(hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 for hdu in hdus)
-            return not has_image and any(isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) for hdu in hdus)
-    except Exception:  # a damaged file; reported when inspected as an image
+        headers = peek_headers(path) if path.is_file() and is_fits_name(path) else []
+    except InputError:  # a damaged file; reported when inspected as an image
         return False
+    return not any(map(has_image, headers)) and any("TFIELDS" in header for header in headers)
 
 
 def _names_an_image(path: Path, hdu: str) -> bool:

@@ -153,8 +153,6 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
             sigmas.append(sigma)
             ratios.append(_block_ratio(residual, good, sigma))
     if not sigmas:
-        if is_valid.sum() < 2:
-            return None
         level, sigma = clipped_statistics(image[is_valid])
         return Noise(level=level, sigma=sigma) if sigma > 0 else None
     quiet = np.argsort(sigmas)[: (len(sigmas) + 1) // 2]

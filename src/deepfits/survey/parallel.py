@@ -16,9 +16,12 @@ Result = TypeVar("Result")
 def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
     """Yield results in order of completion; an error in one job cancels those that have not started.
 
-    Processes are spawned, not forked, because the threads of HDF5 and OpenMP do not survive a fork. Scripts
-    that use several workers therefore need ``if __name__ == "__main__":``.
+    A single worker is this process. Others are spawned, not forked, because the threads of HDF5 and OpenMP do
+    not survive a fork. Scripts that use several therefore need ``if __name__ == "__main__":``.
     """
+    if workers == 1:
+        yield from map(function, jobs)
+        return
     require_main_guard(workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:

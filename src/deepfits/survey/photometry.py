@@ -46,8 +46,6 @@ def make_apertures(
     a, b = np.maximum(sources["a"], 0.5).astype(float), np.maximum(sources["b"], 0.5).astype(float)
     theta = np.clip(np.nan_to_num(sources["theta"].astype(float)), -np.pi / 2, np.pi / 2)
     number = np.arange(1, len(x) + 1, dtype=np.int32)
-    if not len(x):
-        return Apertures(x=x, y=y, a=a, b=b, theta=theta, kron=a.copy(), number=number)
     kron, _ = sep.kron_radius(
         combined, x, y, a, b, theta, 6.0, mask=is_empty, seg_id=number, segmap=segmentation
     )
@@ -85,8 +83,6 @@ def measure_band(
     np.divide(1, weight, out=variance, where=~is_bad)
     common = {"var": variance, "mask": is_bad, "seg_id": apertures.number, "segmap": segmentation}
     p = apertures
-    if not len(p.x):
-        return not_measured(0)
     total, error, flags = sep.sum_ellipse(image, p.x, p.y, p.a, p.b, p.theta, p.kron, subpix=5, **common)
     fixed, fixed_error, fixed_flags = sep.sum_circle(image, p.x, p.y, radius, subpix=5, **common)
     flags = (flags | fixed_flags).astype(np.int32)
@@ -96,18 +92,17 @@ def measure_band(
     in_ellipse, in_circle = sep.sum_ellipse(bad, *ellipse), sep.sum_circle(bad, p.x[rows], p.y[rows], radius)
     complete = rows[(in_ellipse[0] == 0) & (in_circle[0] == 0)]
     flags[complete] = flags[complete] & ~FLAG_MASKED | FLAG_NEIGHBOUR
-    out = {
+    for flux, flux_error in ((total, error), (fixed, fixed_error)):
+        has_none = ~(flux_error > 0) | ~np.isfinite(flux)
+        flux[has_none] = flux_error[has_none] = np.nan
+        flags[has_none] |= FLAG_NO_DATA
+    return {
         "flux": total,
         "flux_err": error * noise_correlation,
         "flux_aper": fixed,
         "flux_aper_err": fixed_error * noise_correlation,
+        "flags": flags,
     }
-    for name in ("flux", "flux_aper"):
-        has_none = ~(out[f"{name}_err"] > 0) | ~np.isfinite(out[name])
-        out[name] = np.where(has_none, np.nan, out[name])
-        out[f"{name}_err"] = np.where(has_none, np.nan, out[f"{name}_err"])
-        flags = np.where(has_none, flags | FLAG_NO_DATA, flags)
-    return {**out, "flags": flags.astype(np.int32)}
 
 
 def half_light_radius(
@@ -125,8 +120,6 @@ def half_light_radius(
     comparable.
     """
     p = apertures
-    if not len(p.x):
-        return np.empty(0)
     reaches = np.maximum(p.kron * p.a, 3 * MIN_RADIUS) if reach is None else np.full(len(p.x), reach)
     radius, _ = sep.flux_radius(
         image, p.x, p.y, reaches, 0.5, mask=is_bad, seg_id=p.number, segmap=segmentation, subpix=5

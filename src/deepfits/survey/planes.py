@@ -171,12 +171,8 @@ class Plane:
         if all(fill.value == 0 and fill.half_step is None for fill in fills) and not (image == 0).any():
             fills = []
         low, high = self._credible
-        most = self._brightest
         with np.errstate(over="ignore", invalid="ignore"):
-            is_usual = -most < image.min() and image.max() < most  # False if there is a NaN
-            if not fills and is_usual and weight.min() > low and weight.max() < high:
-                return image, weight  # the fast path for most blocks
-            is_valid = (np.abs(image) < most) & (weight > low) & (weight < high)
+            is_valid = (np.abs(image) < self._brightest) & (weight > low) & (weight < high)
         if fills:
             margin = max(fill.margin for fill in fills)
             first, last = max(start - margin, 0), min(stop + margin, self.shape[0])

@@ -157,7 +157,7 @@ def require_given_psfs(
 
 
 def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
-    """Read a PSF image, or a PSFEx model at the centre of its field."""
+    """Read a PSF image (of STPSF's, that with the detector's effects), or the centre of a PSFEx model."""
     if not path.is_file():
         raise InputError(
             f"psf {str(path)!r}: neither a number, a file nor a column of the catalogue; give a FWHM in "
@@ -167,7 +167,6 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image]
-        # OVERDIST is that of STPSF with the effects of the detector.
         images = [hdu for hdu in images if {"PSF", "OVERDIST"} & {*words_of(hdu.name)}] or images
         bands = settled_bands(
             [band_of_header(hdu.header) for hdu in images], [known_band_of_plane(hdu.name) for hdu in images]

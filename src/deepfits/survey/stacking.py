@@ -107,7 +107,7 @@ class PixelPositions:
 def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     """Find the bright sources of an exposure, and their positions on the grid according to its WCS."""
     image, weight = plane.read()
-    sources = find_bright(image, weight, plane.noise.sigma)  # also subtracts the background
+    sources = find_bright(image, weight)  # also subtracts the background
     # With depth and seeing, isophotal fluxes vary by up to a half, those in apertures by a few per cent.
     radius = APERTURE_ARCSEC / plane.pixel_scale
     flux = sep.sum_circle(image, sources["x"], sources["y"], radius, mask=weight <= 0)[0]
@@ -122,14 +122,15 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     return PixelPositions(x=x, y=y, flux=flux.astype(float), width=width)
 
 
-def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any) -> np.ndarray:
+def find_bright(image: np.ndarray, weight: np.ndarray, **more: Any) -> np.ndarray:
     """Find bright, round, unblended sources, as sep's table; `more` is passed to ``sep.extract``.
 
     The background is subtracted from the image, in place.
     """
     is_bad = weight <= 0
-    background_of(image, is_bad).subfrom(image)
-    sources = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
+    background = background_of(image, is_bad)
+    background.subfrom(image)
+    sources = sep.extract(image, 8 * background.globalrms, mask=is_bad, minarea=5, **more)
     sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
     return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]
 
@@ -143,11 +144,11 @@ class Registration:
     scatter: float = np.nan  # of individual sources about the offset, pixels
     num_matched: int = 0  # sources; 0 when there were too few
     num_sources: int = 0  # that lie on both, if counted
-    flux_ratio: float = np.nan  # its aperture fluxes over the reference's; NaN if the bands differ
+    flux_ratio: float = np.nan  # its fluxes over the reference's
     width: float = np.nan  # of its stars, arcsec
 
 
-def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
+def register(sources: PixelPositions, reference: PixelPositions) -> Registration:
     """Measure the shift between two lists of sources, which may be up to `FARTHEST` pixels, or `LOST`.
 
     Each pair within that distance votes for its difference in position; the shift is the median of the pairs
@@ -175,7 +176,7 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
         dy=float(shift[1]),
         scatter=float(SIGMA_PER_MAD * np.median(residual)),
         num_matched=len(first),
-        flux_ratio=float(np.median(ratio)) if same_band else np.nan,
+        flux_ratio=float(np.median(ratio)),
     )
 
 
