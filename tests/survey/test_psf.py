@@ -302,6 +302,8 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         "f.fits": ("PIXSCALE", 0.05 / 3600),
         "g.fits": ("CDELT1", -0.05 / 3600),
         "i.fits": ("PIXSCALE", "0.05"),
+        "k.fits": ("PIXSCALE", "0.05 arcsec / pixel"),
+        "l.fits": ("PIXELSCL", "50 mas"),
         "j.fits": ("HIERARCH OVERSAMPLING", 4),
     }
     for name, (key, value) in cards.items():
@@ -312,6 +314,9 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         found = read_psf_option(str(tmp_path / name), 0.2)
         assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
         assert "0.05 arcsec" in found["source"]
+    fits.writeto(tmp_path / "m.fits", star(0.9, 0.05, 121), fits.Header({"PIXSCALE": "0.05 px"}))
+    with pytest.raises(InputError, match=r"m.fits: PIXSCALE = '0.05 px' is no pixel scale; write a number"):
+        read_psf_option(str(tmp_path / "m.fits"), 0.2)
     fits.writeto(tmp_path / "pixels.fits", star(0.9, 0.2, 41), fits.Header({"CDELT1": 1.0}))
     assert read_psf_option(str(tmp_path / "pixels.fits"), 0.2)["fwhm_arcsec"] == pytest.approx(0.9, rel=0.01)
 

@@ -172,7 +172,7 @@ def test_directory_of_fits_cubes(arrays, tmp_path):
     check(found, arrays)
     assert found.object_id[2] == "galaxy02"
     (tmp_path / "cubes" / "galaxy05.fits").write_bytes(b"SIMPLE  = nonsense" * 999)
-    with pytest.raises(InputError, match=r"galaxy05\.fits: not a FITS file|not a readable"):
+    with pytest.raises(InputError, match=r"galaxy05\.fits: truncated in the header"):
         read(tmp_path / "c.toml", tmp_path / "other")
 
 

@@ -423,7 +423,7 @@ class _FitsCutouts:
 
     def _psf(self, band: str, psf: HduPixels, scale: float) -> np.ndarray:
         """Return the PSF in an image, NaN if it cannot be used."""
-        side = self.d.psf_scale_arcsec or own_scale(psf.header, scale)
+        side = self.d.psf_scale_arcsec or own_scale(psf.header, scale, psf.path)
         self._remark(f"{band}: each object's PSF is from its PSF image, pixels of {side:.4g} arcsec")
         try:
             return psf_of_image(psf.rows(0, psf.shape[0]), side, psf.path)

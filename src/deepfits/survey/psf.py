@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 from scipy import ndimage
@@ -178,7 +179,7 @@ def _read_file(path: Path, pixel_scale: float, band: str) -> dict[str, Any]:
         for hdu in [h for h, b in zip(images, bands, strict=True) if b == band or not several]:
             data = hdu.data.squeeze() if hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
-                scale = own_scale(hdu.header, pixel_scale)
+                scale = own_scale(hdu.header, pixel_scale, path)
                 psf = psf_of_image(data, scale, path)
                 return record(psf, f"PSF image {path.name}, pixels of {scale:.4g} arcsec")
     raise InputError(f"{path}: no PSF image of up to {MAX_SIDE} pixels and no PSFEx model in this file")
@@ -202,9 +203,9 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
         raise InputError(f"{path}: {error}") from error
 
 
-def own_scale(header: Any, pixel_scale: float) -> float:
+def own_scale(header: Any, pixel_scale: float, path: Path) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
-    stated = [abs(as_float(header.get(key))) for key in SCALES]
+    stated = [abs(_stated_scale(header, key, path)) for key in SCALES]
     step_of_axis = abs(as_float(header.get("CDELT1")))
     if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
         stated = [*stated, step_of_axis]
@@ -218,6 +219,19 @@ def own_scale(header: Any, pixel_scale: float) -> float:
     factor = as_float(header.get("OVERSAMP", header.get("OVERSAMPLING")))
     step = 1 / factor if factor > 0 else as_float(header.get("PSF_SAMP"))
     return pixel_scale * (step if 0 < step < math.inf else 1.0)
+
+
+def _stated_scale(header: Any, key: str, path: Path) -> float:
+    """Return the pixel scale in a card, a number or text with its unit; NaN without either."""
+    value = header.get(key)
+    if not isinstance(value, str) or math.isfinite(as_float(value)) or not any(map(str.isdigit, value)):
+        return as_float(value)
+    try:
+        quantity = units.Quantity(value)
+        per_pixel = quantity.unit.is_equivalent("arcsec / pix")
+        return float(quantity.to_value("arcsec / pix" if per_pixel else "arcsec"))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {key} = {value!r} is no pixel scale; write a number, in arcsec") from error
 
 
 @dataclass(frozen=True, eq=False)
