@@ -538,3 +538,17 @@ def test_the_sky_between_sources_is_not_lowered_by_their_light(tmp_path):
         fits.writeto(tmp_path / "raw" / f"exposure-{number}.fits", noisy.astype(np.float32), header)
     stacked, _, _ = coadd(deepfits.stack(tmp_path / "raw", tmp_path / "out"))
     assert np.median((stacked - image)[5:-5, 5:-5]) == pytest.approx(0, abs=0.1)  # of a noise of 1
+
+
+def test_exposures_may_cover_few_rows_of_the_grid(tmp_path):
+    """The sky of a coadd is measured in a sample of its rows, none of which may have had data."""
+    shape, part = (1500, 120), (120, 120)
+    fits.PrimaryHDU(np.zeros(shape, np.float32), make_wcs(shape).to_header()).writeto(tmp_path / "grid.fits")
+    header = make_wcs(part, shift=(0, shape[0] / 2 - 70 - part[0] / 2)).to_header()  # from row 70 on
+    header["FILTER"], header["BUNIT"] = "r", "nJy"
+    noise = np.random.default_rng(4).normal(10, 1, part)
+    fits.writeto(tmp_path / "exposure-0.fits", noise.astype(np.float32), header)
+    out = deepfits.stack([tmp_path / "exposure-0.fits"], tmp_path / "out", grid=tmp_path / "grid.fits")
+    image, weight, _ = coadd(out)
+    assert set(np.flatnonzero((weight > 0).any(axis=1))) <= set(range(65, 195))
+    assert abs(np.median(image[weight > 0])) < 0.05

@@ -62,7 +62,7 @@ class StackConfig(Reading):
     pixel_scale: Annotated[float | None, Range(gt=0)] = None
     """Pixel scale of the default grid in arcsec; by default that of the finest exposure."""
     subtract_level: bool = True
-    """Subtract the median sky level from each exposure."""
+    """Subtract the median sky level from each exposure, and what is left of it from the coadd."""
 
 
 @stage(StackConfig)
@@ -307,8 +307,9 @@ def _stack_band(
     if not (weight > 0).any():
         raise InputError(f"band {band}: no exposure covers the grid; check the WCS of {planes[0].path}")
     if config.subtract_level:  # what is left of it, as sources are better known in the coadd
-        sampled = np.concatenate([np.arange(*rows) for rows in sample_rows(target.shape[0])])
-        image[weight > 0] -= SkySurface(image[sampled], weight[sampled]).level
+        rows = np.flatnonzero((weight > 0).any(axis=1))
+        rows = rows[np.concatenate([np.arange(*strip) for strip in sample_rows(len(rows))])]
+        image[weight > 0] -= SkySurface(image[rows], weight[rows]).level
     correlation = float(np.mean([a.noise_correlation for a in aligned]))
     header = _band_header(band, target, correlation, planes)
     for end, array in ((".weight", weight), ("", image)):
