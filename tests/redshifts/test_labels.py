@@ -211,6 +211,11 @@ def test_few_identities_that_two_fields_share_show_that_they_start_anew(fields):
         return
     with pytest.raises(InputError, match="2 of 2 that are in two, such as UDS and AEGIS, have different"):
         match_labels(features, labels)
+    placed, known = (
+        c | {"ra": 150.0 + c["object_id"], "dec": 0 * c["object_id"]} for c in (features, of_two)
+    )
+    found = match_labels(placed, as_labels(known, labels.value), match="id")  # objects at the same place
+    assert (len(found.rows), found.counts) == (76, {"disagreeing": 4})
     labels.value[[38, 39]] = labels.value[[40, 41]]  # objects in overlapping pointings, observed twice
     assert len(match_labels(features, labels).rows) == 78
 

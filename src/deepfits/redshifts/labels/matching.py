@@ -63,7 +63,8 @@ def match_labels(
         pairs, lost = _by_id(features, labels)
         if have_positions:
             pairs, lost["elsewhere"] = _within(pairs, features, labels, radius_arcsec)
-        _require_one_numbering(*pairs, labels)
+        else:
+            _require_one_numbering(*pairs, labels)
     rows, label_rows, joined = _join(*pairs, labels)
     counts = {name: number for name, number in (lost | joined).items() if number}
     if not len(rows) and "disagreeing" in counts:
