@@ -366,6 +366,10 @@ def test_what_the_readers_say_is_part_of_what_check_finds(sky, tmp_path):
     coadd = below / "a" / "coadd-g.fits"
     fits.setval(coadd, "SOFTNAME", value="SWarp")  # which takes the grid from such a header
     assert not any("SCAMP's" in text for text in deepfits.check(coadd).warnings)
+    with fits.open(coadd) as hdus:
+        packed = fits.CompImageHDU(hdus[0].data, hdus[0].header)
+    fits.HDUList([fits.PrimaryHDU(), packed]).writeto(below / "a" / "coadd-g.fits.fz")
+    assert not any("SCAMP's" in text for text in deepfits.check(below / "a" / "coadd-g.fits.fz").warnings)
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
@@ -410,17 +414,19 @@ def test_values_that_no_star_has_are_no_data(sky, tmp_path, weights):
     read_catalogue(deepfits.detect(sky, tmp_path / "c.parquet"))
 
 
-@pytest.mark.parametrize(("fwhm", "is_said"), [(1.4, True), (2.6, False)])
-def test_stars_of_few_pixels_are_said(tmp_path, fwhm, is_said):
-    """Their PSF was measured a tenth too wide, without a word."""
+@pytest.mark.parametrize(("fwhm", "said"), [(1.4, "too wide on them"), (2.6, ""), (32, "too narrow on them")])
+def test_stars_of_few_pixels_and_wider_ones_than_their_stamps_are_said(tmp_path, fwhm, said):
+    """Their PSF was measured a tenth too wide, or as 25 pixels, without a word."""
     galsim = pytest.importorskip("galsim")
     rng = np.random.default_rng(3)
-    truth = make_truth(rng, 40, SHAPE, bands="r", margin=20, spacing=20)
-    image = galsim.ImageF(SHAPE[1], SHAPE[0], scale=1)
+    shape, number, apart = (SHAPE, 40, 20) if fwhm < 10 else ((900, 900), 25, 120)
+    truth = make_truth(rng, number, shape, bands="r", margin=apart, spacing=apart)
+    image = galsim.ImageF(shape[1], shape[0], scale=1)
     for x, y, flux in zip(truth["x"], truth["y"], truth["flux_r"], strict=True):
-        star = galsim.Gaussian(fwhm=fwhm, flux=10 * flux)
+        star = galsim.Gaussian(fwhm=fwhm, flux=10 * flux + 300 * fwhm**2)
         star.drawImage(image, center=galsim.PositionD(x + 1, y + 1), add_to_image=True)
-    header = make_wcs(SHAPE).to_header()
+    header = make_wcs(shape).to_header()
     header["FILTER"], header["BUNIT"] = "r", "nJy"
-    fits.writeto(tmp_path / "r.fits", image.array + rng.normal(0, 1, SHAPE).astype(np.float32), header)
-    assert any("pixels wide" in text for text in deepfits.check(tmp_path).warnings) == is_said
+    fits.writeto(tmp_path / "r.fits", image.array + rng.normal(0, 1, shape).astype(np.float32), header)
+    warned = [text for text in deepfits.check(tmp_path).warnings if "pixels wide" in text]
+    assert [text.partition("is measured ")[2] for text in warned] == [f"{said} (psf)"] * bool(said)

@@ -90,7 +90,8 @@ def source_of(
             number = number if hdu is None else hdu
             return ImageSource(band=band, field=match["field"], path=path, hdu=number, layout=layout)
     head = path.with_name(f"{stem}.head")
-    if head.is_file() and peek_headers(path)[0].get("SOFTNAME") != "SWarp":  # which takes the grid from it
+    # Beside a coadd of SWarp's, it is the grid.
+    if head.is_file() and all(cards.get("SOFTNAME") != "SWarp" for cards in peek_headers(path)):
         log.warning(
             "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "
             "run SWarp",

@@ -30,8 +30,9 @@ from deepfits.survey.remarks import WARNING, describe, warnings_in
 PLAUSIBLE_DEPTH = (14.0, 32.0)
 # Median colour of a field's sources in adjacent bands (blue minus red), mag.
 PLAUSIBLE_COLOUR = (-0.7, 2.6)
-# Below, the PSF is measured 7% and more too wide, as what is between the pixels of stars is not known.
-PLAUSIBLE_FWHM_PIXELS = (1.9, 25.0)
+# Below, the PSF is measured 7% and more too wide, as what is between the pixels of stars is not known; above,
+# stars are wider than their stamps (`deepfits.survey.seeing.SIDE`).
+PLAUSIBLE_FWHM_PIXELS = (1.9, 24.9)
 PLAUSIBLE_SCALE = (0.005, 30.0)
 # A frame rotated by 45° fills half of a north-up grid; an inverted mask leaves a few per cent.
 MAX_EMPTY = 0.75
@@ -206,11 +207,10 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
     out += sky_doubts(plane)
     out += empty_warning(row, "mask_polarity, bad_planes")
     fwhm = row.fwhm_arcsec / row.pixel_scale_arcsec
-    if math.isfinite(fwhm) and not PLAUSIBLE_FWHM_PIXELS[0] < fwhm < PLAUSIBLE_FWHM_PIXELS[1]:
-        out.append(
-            f"stars are {fwhm:.1f} pixels wide: check the pixel scale; if that is right, give the PSF, which "
-            "is measured too wide on them (psf)"
-        )
+    narrowest, widest = PLAUSIBLE_FWHM_PIXELS
+    if fwhm < narrowest or fwhm > widest:
+        text = "pixels wide: check the pixel scale; if that is right, give the PSF, which is measured too"
+        out.append(f"stars are {fwhm:.1f} {text} {'wide' if fwhm < narrowest else 'narrow'} on them (psf)")
     return out
 
 
