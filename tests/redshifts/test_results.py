@@ -43,7 +43,8 @@ def test_rows_count_missing_estimates(row):
 def test_errors_of_a_mean_over_draws_include_their_scatter(row):
     made, z_phot, z_spec = row
     key = RowKey(method="boosting", features="latents", loss="absolute")
-    other = make_row(key, {"z_phot": z_phot + 0.1}, z_spec, np.full(360, 22.5), num_train=1000, seconds=2.0)
+    moved = {"z_phot": z_phot + 0.1, "is_outside_domain": np.zeros(360, dtype=bool)}
+    other = make_row(key, moved, z_spec, np.full(360, 22.5), num_train=1000, seconds=2.0)
     (mean,) = mean_rows([[made], [other]])
     assert mean["num_draws"] == 2
     assert mean_rows([[made]]) == [made]
@@ -54,6 +55,8 @@ def test_errors_of_a_mean_over_draws_include_their_scatter(row):
         between = (one["value"] - two["value"]) ** 2 / 4
         assert both["error"] == pytest.approx((within + between) ** 0.5)
     assert mean["by_redshift"][-1]["num"] == made["by_redshift"][-1]["num"]
+    assert "domain" in made  # of one draw of the labels
+    assert "domain" not in mean
 
 
 def test_markdown_contains_all_metrics(row):

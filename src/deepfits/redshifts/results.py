@@ -25,8 +25,8 @@ from deepfits.tables import read_table, write_table
 from deepfits.tables.values import is_redshift_name
 
 MIN_OBJECTS_APART = 5
-MEASURED = ("metrics", "pdf_metrics", "by_magnitude", "by_redshift", "domain")
-"""Parts of a row that are computed from the predictions for the test objects."""
+MEASURED = ("metrics", "pdf_metrics", "by_magnitude", "by_redshift")
+"""Parts of a row that are averaged over draws of the labels, each of which has a domain of its own."""
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
 PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
 HEADINGS = {
