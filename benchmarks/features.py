@@ -184,7 +184,7 @@ class Objects:
         path = self.directory / f"fits-{self.model.fingerprint}" / f"{name.replace(' ', '-')}.npz"
         if not path.exists():
             print(f"{self.directory.name}: fitting {name}", flush=True)
-            cutouts = self.cutouts if rows is None else self.cutouts.select(rows)
+            cutouts = self.cutouts if rows is None else self.cutouts.take(rows)
             others = self.others if rows is None else self.others[rows]
             weight = cutouts.weight.copy()
             if hidden:

@@ -84,7 +84,7 @@ def main() -> None:
         for pixels, row in zip(image, rows, strict=True):
             flux = flux_of_magnitude(magnitude[row].astype(float))
             plant(pixels, cutouts.weight[row], flux, store.info, rng)
-        altered = scores(fitter, replace(cutouts.select(rows), image=image))
+        altered = scores(fitter, replace(cutouts.take(rows), image=image))
         found[kind] = {name: ranked(altered[name], usual[name]) for name in SCORES}
         found[kind]["with_artefact"] = float((altered["artefact"] > 0).mean())
         cells = [f"{found[kind][n]['value']:.2f} ± {found[kind][n]['error']:.2f}" for n in SCORES]

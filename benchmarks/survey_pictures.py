@@ -109,7 +109,7 @@ def contact_sheet(
 
     chosen = store.take(np.asarray(which))
     if order_by is not None:
-        chosen = chosen.select(np.argsort(chosen.catalogue[order_by]))
+        chosen = chosen.take(np.argsort(chosen.catalogue[order_by]))
     bands = store.info.bands
     columns = 2 if len(chosen) > 6 else 1
     rows = -(-len(chosen) // columns)

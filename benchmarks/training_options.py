@@ -73,7 +73,7 @@ def held_out_cutouts(store: CutoutStore, number: int) -> Cutouts:
     """Return complete held-out cutouts in an order that depends only on the objects."""
     indices = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
     cutouts = store.take(np.random.default_rng(0).permutation(indices)[: 2 * number])
-    return cutouts.select(np.flatnonzero(is_complete(cutouts.image, cutouts.weight))[:number])
+    return cutouts.take(np.flatnonzero(is_complete(cutouts.image, cutouts.weight))[:number])
 
 
 def reduced_chi2(model: Model, latent: torch.Tensor, image: torch.Tensor, weight: torch.Tensor) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_other_cutouts_are_refused(store, tmp_path):
     shutil.copytree(store, copy, copy_function=shutil.copyfile)  # other modification times, same cutouts
     assert train(copy, out, recipe="tiny", steps=1, options=OPTIONS) == out
     shard = CutoutStore(copy).read_shard(0)
-    write_shard(copy / shard_name(0), shard.select(np.arange(150)), INFO)
+    write_shard(copy / shard_name(0), shard.take(np.arange(150)), INFO)
     with pytest.raises(InputError, match="its input 'store' has changed"):
         train(copy, out, recipe="tiny", steps=1, options=OPTIONS)
 

@@ -117,7 +117,7 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder |
     cutouts = read_shard(path, info)
     pixels, wanted = shard.content
     if wanted is not None:
-        cutouts = cutouts.select(np.isin(cutouts.object_id, wanted))
+        cutouts = cutouts.take(np.isin(cutouts.object_id, wanted))
     size = int(pixels.split()[0])
     if path.stat().st_size != size or digest(cutouts.object_id, pixels) != shard.made_from:
         raise InputError(f"{path}: its objects have changed since the run began; run it again")

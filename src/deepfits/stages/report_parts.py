@@ -291,7 +291,7 @@ def _draw_best_fits(
     shown = np.concatenate([held.examples, held.faint])
     sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
     for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
-        cutouts = held.cutouts.select(some)
+        cutouts = held.cutouts.take(some)
         images = model.draw(columns, some, sight=model.sight(cutouts, info))
         central[some] = reduced_chi2(cutouts.image, images, held.own_weight[some] * is_central)
         if some is shown:

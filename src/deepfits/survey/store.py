@@ -179,10 +179,6 @@ class Cutouts(PerObject):
     def __repr__(self) -> str:
         return f"<Cutouts: {self.image.shape}, with {len(self.catalogue)} columns of the catalogue>"
 
-    def select(self, which: np.ndarray) -> Cutouts:
-        """Return the objects selected by `which` (indices or bool), in its order."""
-        return self.take(which)
-
 
 def shard_name(number: int) -> str:
     """Return the file name of shard `number`."""
@@ -430,7 +426,7 @@ class CutoutStore:
         if not 0 <= number < len(self.shards):
             raise InputError(f"{self.directory}: no shard {number}; there are {len(self.shards)}, from 0")
         whole, rows = self._read(number, columns=columns), self._rows[number]
-        return whole if rows is None else whole.select(rows)
+        return whole if rows is None else whole.take(rows)
 
     def _read(self, number: int, **which: Any) -> Cutouts:
         cutouts = read_shard(self.shards[number], self._stored, **which)
@@ -477,13 +473,13 @@ class CutoutStore:
                 rows, back = np.unique(indices[wanted] - starts[number], return_inverse=True)
                 chosen = self._rows[number]
                 rows = rows if chosen is None else chosen[rows]
-                parts.append(self._read(number, rows=rows).select(back))
+                parts.append(self._read(number, rows=rows).take(back))
                 order.append(wanted)
         if not parts:
-            return self.read_shard(0).select(np.empty(0, dtype=np.int64))
+            return self.read_shard(0).take(np.empty(0, dtype=np.int64))
         back = np.argsort(np.concatenate(order))
         joined = join_cutouts(parts, self.directory)
-        return joined.select(back)
+        return joined.take(back)
 
 
 def as_rows(rows: Any, number: int, where: str | Path) -> np.ndarray:

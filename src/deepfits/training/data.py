@@ -154,7 +154,7 @@ def measure_for_scenes(
         rows = np.concatenate([rows + at for rows, at in zip(survey.rows, starts[:-1], strict=True)])
         chosen = np.sort(rng.permutation(rows)[:SCENE_SAMPLE])
         cutouts = store.take(chosen)
-        cutouts = cutouts.select(is_complete(cutouts.image, cutouts.weight))
+        cutouts = cutouts.take(is_complete(cutouts.image, cutouts.weight))
         sight = sight_of(cutouts, store.info, grid)
         noises.append(sight.area / np.sqrt(np.median(cutouts.weight, axis=(2, 3))))
         parts.append((torch.from_numpy(cutouts.image), torch.from_numpy(cutouts.weight), sight))
@@ -290,7 +290,7 @@ class Batches:
         image, weight = torch.empty(shape), torch.empty(shape)
         at, sights = 0, []
         for shard in group:
-            cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(self.rows[shard])
+            cutouts = self.store.read_shard(shard, columns=None if self.grid else []).take(self.rows[shard])
             one = Batch.of(cutouts, self.store.info, self.grid, mask_neighbours=self.mask_neighbours)
             part = slice(at, at + len(one))
             image[part], weight[part] = one.image, one.weight

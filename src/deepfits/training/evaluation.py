@@ -128,7 +128,7 @@ def load_held_out(store: CutoutStore, trainer: Trainer) -> Batch | None:
     for start in range(0, len(shuffled), number):
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
-        parts.append(cutouts.select(np.flatnonzero(whole)[:missing]))
+        parts.append(cutouts.take(np.flatnonzero(whole)[:missing]))
         missing -= len(parts[-1])
         if not missing:
             break

@@ -219,15 +219,15 @@ def _shift_of(left_out: np.ndarray, value: np.ndarray) -> np.ndarray:
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
     rows = evenly_spaced(len(value), NUM_TO_SHIFT)
-    median = np.log1p(left_out[rows, MEDIAN])
-    error = np.log1p(np.clip(value[rows], 0, None)) - median
+    median = np.log1p(left_out[rows, MEDIAN])[:, None]
+    error = np.log1p(np.clip(value[rows], 0, None)) - median[:, 0]
     scatter = max(float(robust_scatter(error)), SHIFT / 2)  # not 0, however few labels there are
     kernel = ConstantKernel(SHIFT**2) * RBF(SHIFT_LENGTH)
     weight = np.ones(len(rows))
     for _ in range(5):
         process = GaussianProcessRegressor(kernel, alpha=scatter**2 / weight, optimizer=None)
-        process.fit(median[:, None], error)
-        weight = 1 / (1 + ((error - process.predict(median[:, None])) / (2 * scatter)) ** 2)
+        process.fit(median, error)
+        weight = 1 / (1 + ((error - process.predict(median)) / (2 * scatter)) ** 2)
     return np.asarray(process.predict(CENTRES[:, None]))
 
 
