@@ -182,19 +182,20 @@ def _in_this_process(process: Process, todo: list[Shard], task: Task) -> Iterato
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
     """Process shards on the workers; each whose worker died repeatedly is tried once more, alone.
 
-    Dask counts the death of a worker for all shards that wait there. If more failed than can have waited
-    together, the workers are too small, and none is tried again.
+    Dask counts the death of a worker for all shards that wait there. If as many in a row as can wait together
+    die alone too, the workers are too small, and no more are tried again.
     """
     run, killed = uuid.uuid4().hex, list[tuple[Shard, Outcome]]()
-    number = len(client.nthreads())
+    most, deaths = AHEAD * max(1, len(client.nthreads())), 0
     for shard, outcome in _tried(client, work, todo, run):
         if outcome.is_killed:
             killed.append((shard, outcome))
         else:
             yield shard, outcome
-    is_few = len(killed) <= AHEAD * max(1, number, len(client.nthreads()))
     for one in killed:
-        yield from _tried(client, work, [one[0]], run) if is_few else [one]
+        for shard, outcome in _tried(client, work, [one[0]], run) if deaths < most else [one]:
+            deaths = deaths + 1 if outcome.is_killed else 0
+            yield shard, outcome
 
 
 def _tried(client: Client, work: Work, todo: list[Shard], run: str) -> Iterator[tuple[Shard, Outcome]]:
