@@ -117,7 +117,7 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
     for pair in given:
         name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not name:
-            raise InputError(f"{option} {pair}: write it as name=value, for example {option} width=256")
+            raise InputError(f"{option} {pair}: write it as NAME=VALUE")
         found: dict[str, Any] = {name: text}
         try:
             found = {name: parse_toml(f"value = {text}", where=option, what="value")["value"]}

@@ -245,6 +245,10 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
             "catalogue is for fits from images: set from_coadds",
         ),
         (
+            {"cutting": {"size": 40, "where": "snr > 5"}},
+            "cutting: size, where: bands and size are the model's",
+        ),
+        (
             {"cutting": {"zero_point": 27.0}, "from_coadds": False},
             "cutting is for fits from images: set from_coadds",
         ),

@@ -47,8 +47,9 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     determines the bands and size of the cutouts. The content of each selected shard is a `Part`.
     """
     images, cutting = images_at(config.store, os.path.realpath), dict(config.cutting or {})
-    if "bands" in cutting:
-        raise InputError("cutting: the bands are the model's; leave them out")
+    if taken := cutting.keys() & {"bands", "size", *vars(config)}:
+        given = ", ".join(sorted(taken))
+        raise InputError(f"cutting: {given}: bands and size are the model's, the rest is given to fit itself")
     options = from_mapping(Cutting, cutting, where="cutting")
     options = replace(options, bands=_bands(images, model), progress=config.progress)
     chosen, psf = options.find(images), parse_psf_option(options.psf)
