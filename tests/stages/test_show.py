@@ -123,6 +123,12 @@ def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
     assert float(found[3]["distance"]) == pytest.approx(distance[wanted[3]] / typical, rel=1e-3)
 
 
+def test_similar_says_that_nothing_satisfies_the_conditions(run, tmp_path, caplog):
+    out = deepfits.similar(run, ids=[FIRST + 4], unlike=[FIRST + 4], out=tmp_path / "similar")
+    assert [int(one["object_id"]) for one in rows_of(out)] == [FIRST + 4]
+    assert "no other object satisfies the conditions" in caplog.text
+
+
 def test_odd_says_why_and_obeys_conditions(run, tmp_path):
     out = deepfits.odd(run, number=6, where=["z_spec >= 0.2"], out=tmp_path / "odd")
     found = rows_of(out)
@@ -228,8 +234,12 @@ def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
     for ending in ("csv", "parquet"):
         path = deepfits.export(run / "features-both", tmp_path / f"twice.{ending}", columns=twice)
         assert list(read_table(path)) == ["object_id", "chi2"]
-    out = deepfits.export(run, tmp_path / "few.csv", columns=["object_id", "g_minus_r"])
-    assert list(read_table(out)) == ["object_id", "g_minus_r"]
+    out = deepfits.export(
+        run, tmp_path / "few.csv", columns=["object_id", "g_minus_r", "r_minus_i", "g_minus_i"]
+    )
+    few = read_table(out)
+    assert list(few) == ["object_id", "g_minus_r", "r_minus_i", "g_minus_i"]
+    np.testing.assert_allclose(few["g_minus_i"], few["g_minus_r"] + few["r_minus_i"], rtol=1e-5)
     with pytest.raises(
         InputError, match=r"no column 'z_spek' among those of features, .*: 'z_spec' \(catalogue\)"
     ):

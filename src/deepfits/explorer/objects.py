@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +221,6 @@ class Objects:
         def colour(blue: str, red: str) -> np.ndarray:
             return magnitude(blue) - magnitude(red)
 
-        def component(number: int) -> np.ndarray:
-            return self.components[:, number]
-
         def reduced() -> np.ndarray:
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.where(table["dof"] > 0, table["chi2"] / table["dof"], np.nan).astype(np.float32)
@@ -237,10 +233,11 @@ class Objects:
         for band in bands:
             table.add(f"mag_model_{band}", partial(magnitude, f"flux_model_{band}"))
         kind = "flux_gauss" if all(f"flux_gauss_{band}" in table for band in bands) else "flux_model"
-        for blue, red in pairwise(bands):
-            table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
+        for number, blue in enumerate(bands):
+            for red in bands[number + 1 : number + 5]:  # all of five bands, but not thousands of fifty
+                table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
-            table.add(f"pc{number + 1}", partial(component, number))
+            table.add(f"pc{number + 1}", partial(lambda n: self.components[:, n], number))
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
 
@@ -408,8 +405,10 @@ class Objects:
 
 
 def unlike_warning(distance: np.ndarray) -> str:
-    """Return a warning if even the nearest object is not similar, else ''."""
-    if not len(distance) or distance[0] < UNLIKE:
+    """Return a warning if no object was found, or even the nearest is not similar, else ''."""
+    if not len(distance):
+        return "no other object satisfies the conditions (filters, brightness, counter-examples)"
+    if distance[0] < UNLIKE:
         return ""
     near = "no nearer" if distance[0] >= 1 else "hardly nearer"
     where = f"the nearest, at {distance[0]:.2f}, is {near} than a random one of this brightness (1)"

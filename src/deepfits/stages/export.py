@@ -52,7 +52,7 @@ class ExportConfig(Choosing, Partial):
     without an extension is a HATS directory."""
     columns: Sequence[str] | None = None
     """Columns to write, in this order; by default all that are stored. For a run, derived columns can also be
-    named: ``reduced_chi2``, ``mag_model_<band>``, and colours such as ``g_minus_r``."""
+    named: ``reduced_chi2``, ``mag_model_<band>``, and colours such as ``g_minus_i``."""
     store: Annotated[str | Path | None, INPUT] = None
     """Cutout store of the features, if it is not in the run directory. The columns of its catalogue are
     joined to the features."""
