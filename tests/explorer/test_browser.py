@@ -143,6 +143,32 @@ def test_points_are_drawn_in_the_colours_asked_for(page):
     assert 0 < page.evaluate(lit) < coloured
 
 
+def test_the_legend_states_the_values_at_the_ends_of_the_colours(page, tmp_path):
+    value = np.arange(NUM)
+    rows = [f"{150 + k / 100},2.0,{1000 + k / 1000},{k - 5}\n" for k in value]
+    (tmp_path / "mine.csv").write_text("ra,dec,near,mixed\n" + "".join(rows))
+    page.click("nav >> text=Save")
+    page.set_input_files("#overlay-file", tmp_path / "mine.csv")
+    page.click("#overlay-go")
+    page.wait_for_function("document.getElementById('message').textContent.includes('objects matched')")
+
+    def legend(column):
+        page.select_option("#colour", column)
+        page.wait_for_function(f"document.getElementById('legend').textContent.includes('{column}')")
+        return page.inner_text("#legend").split("\n")
+
+    _, low, high = legend("mine.near")  # 4 digits would be 1000 for both
+    np.testing.assert_allclose(
+        [float(low), float(high)], 1000 + np.percentile(value, [1, 99]) / 1000, rtol=1e-6
+    )
+    legend("mine.mixed")
+    page.click("#log")
+    page.wait_for_function("document.getElementById('legend').textContent.includes('(log)')")
+    _, low, high, grey = page.inner_text("#legend").split("\n")
+    assert 0 < float(low) < float(high)
+    assert grey == "grey: unknown, or not above 0"
+
+
 def test_a_selection_survives_zooming_and_recolouring_and_is_saved(page, loaded, tmp_path):
     lasso_all(page)
     before = sorted(page.evaluate("window.deepfits.selection"))

@@ -94,11 +94,9 @@ async function draw() {
     for (let n = 0; n < number; n++) z[n] = Number.isFinite(c.values[n]) ? c.values[n] : last;
     plot.set({ colorBy: "valueA", pointColor: [...c.info.categories.map((_, n) => CATEGORIES[n % CATEGORIES.length]), "#c9ced6"] });
   } else if (c) {
-    const low = logarithmic ? Math.log(Math.max(c.info.low, c.info.high * 1e-4)) : c.info.low;
-    const high = logarithmic ? Math.log(c.info.high) : c.info.high, span = high - low || 1;
+    const scale = logarithmic ? Math.log : (value) => value, [low, high] = ramp(c.info, logarithmic).map(scale), span = high - low || 1;
     for (let n = 0; n < number; n++) {
-      const value = logarithmic ? Math.log(c.values[n]) : c.values[n];
-      const level = Number.isFinite(value) ? Math.min(1, Math.max(0, (value - low) / span)) : -1;
+      const value = scale(c.values[n]), level = Number.isFinite(value) ? Math.min(1, Math.max(0, (value - low) / span)) : -1;
       z[n] = level < 0 ? LEVELS : Math.round(level * (LEVELS - 1)); // the last colour is for "unknown"
     }
     plot.set({ colorBy: "valueA", pointColor: [...SCALE, "#c9ced6"] });
@@ -173,6 +171,9 @@ function marks() {
   pen.stroke();
 }
 
+// The values at the two ends of the colours.
+function ramp({ low, high }, logarithmic) { return [logarithmic ? Math.max(low, high * 1e-4) : low, high]; }
+
 function legend(c, logarithmic) {
   const box = $("legend"); box.replaceChildren();
   if (!c) return;
@@ -184,15 +185,16 @@ function legend(c, logarithmic) {
       box.append(make("span", {}, dot, name || "(empty)"));
     });
   } else {
-    const end = (value) => { add(show(value)).title = `1% of the values lie beyond ${show(value)}`; };
-    end(c.info.low); add("", "ramp").style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; end(c.info.high);
-    if (!c.values.every(Number.isFinite)) add("grey: unknown", "why");
+    const [low, high] = ramp(c.info, logarithmic), digits = Math.ceil(Math.log10(Math.abs(high) / (high - low))) + 3;
+    const end = (value) => { add(show(value, Math.min(15, Math.max(4, digits)))).title = "values beyond have the same colour"; };
+    if (c.values.some(Number.isFinite)) { end(low); add("", "ramp").style.background = `linear-gradient(90deg, ${RAMP.join(",")})`; end(high); }
+    if (!c.values.every((value) => Number.isFinite(logarithmic ? Math.log(value) : value))) add(`grey: unknown${logarithmic ? ", or not above 0" : ""}`, "why");
   }
 }
-function show(value) {
+function show(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  return Number.isInteger(value) ? String(value) : Number(value.toPrecision(4)).toString();
+  return Number.isSafeInteger(value) ? String(value) : Number(value.toPrecision(digits)).toString();
 }
 function count() {
   const { num_objects: all } = state.about, shown = state.numShown ?? all;
@@ -371,7 +373,7 @@ const findLike = attempt(async () => {
   const answer = await json(post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() }));
   state.found = answer.rows;
   const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
-  $("like-warning").textContent = answer.rows.length ? answer.warning : "no other object passes the filters";
+  $("like-warning").textContent = answer.warning;
   tiles(answer.rows, $("like-strip"), distances(answer), (row) => [
     make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
     make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
