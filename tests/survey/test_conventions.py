@@ -1169,6 +1169,23 @@ def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
     assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
 
 
+@pytest.mark.parametrize(
+    ("cards", "given", "is_said"),
+    [
+        ({"MAGZERO": 30.0}, 27.0, True),
+        ({"MAGZERO": 30.0}, 29.7, False),  # calibrated anew
+        ({"MAGZERO": 30.0, "MAGSYS": "Vega"}, 28.5, False),  # in doubt anyway
+        ({"MAGZERO": 25.0, "FLXSCALE": 0.1}, 27.5, False),
+    ],
+)
+def test_a_zero_point_far_from_the_header_is_said(cards, given, is_said):
+    said = given_doubts({"BUNIT": "adu", **cards}, given)
+    assert (
+        said
+        == [f"zero_point {given:g} is used as given, though MAGZERO in the header implies 30.00"] * is_said
+    )
+
+
 def test_intensities_of_galex_have_the_zero_points_of_the_mission(tmp_path, sky):
     for band, number, point in (("nd", 1, 20.08), ("fd", 2, 18.82)):
         image, _ = counts(sky, point)

@@ -78,6 +78,7 @@ _OF_VIEWER = {"LEGACYSURVEY": 0.262, "DECALS": 0.262, "SDSS": 0.396}
 PLAUSIBLE = (-2.5, 45.0)
 # Tolerance between the zero points of one file, mag: cards are rounded, and PHOTFLAM has colour terms.
 AGREEMENT = 0.05
+SLIP = 1.0  # difference between a given zero point and a card's that is likely to be a slip, mag
 NOTABLE = 0.015  # smaller differences than this are not worth a warning, mag
 # Tolerance between the pixel area of a card and of the WCS, mag: for distorted detectors the card is a mean.
 AREA_AGREEMENT = 0.1
@@ -112,19 +113,26 @@ def zero_point_of_header(
 
 
 def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None) -> list[str]:
-    """Return a warning if the user's zero point differs from that of the unit, or the unit is not a flux."""
+    """Return a warning if the user's zero point differs from the header's, or the unit is not a flux.
+
+    A card's may be wrong by some tenths of a magnitude, the usual reason to give another, and by more where
+    there are doubts about it.
+    """
     unit = unit_of(header)
     try:
         if not _COUNTS.match(unit) and (kind := _not_linear(unit)):
             return [f"BUNIT {unit!r}: {kind}, not fluxes; convert the image first, unless BUNIT is wrong"]
         expected = zero_point_of_unit(unit, header, pixel_sr)
+        stated = zero_point_of_header(header, pixel_sr) if expected is None else None
     except InputError:
         return []
-    if expected is None or abs(expected - zero_point) <= AGREEMENT:
+    if expected is not None and abs(expected - zero_point) > AGREEMENT:
+        source = f"BUNIT {unit!r} implies {expected:.2f} per pixel"
+    elif stated and abs(stated[0] - zero_point) > SLIP and not _header_doubts(header, *stated, pixel_sr):
+        source = f"{stated[1]} in the header implies {stated[0]:.2f}"
+    else:
         return []
-    return [
-        f"zero_point {zero_point:g} is used as given, though BUNIT {unit!r} implies {expected:.2f} per pixel"
-    ]
+    return [f"zero_point {zero_point:g} is used as given, though {source}"]
 
 
 def zero_point_doubts(
