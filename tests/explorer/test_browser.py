@@ -309,11 +309,12 @@ def test_filters_hide_objects(page):
 def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
     page.click("nav >> text=Save")
     (tmp_path / "mine.csv").write_text(
-        "ra,dec,mine\n150.02,2.0,7\n150.05,2.0,8\n150.3,2.0,9\n150.205,2.0,9\n"
+        "ra,dec,mine\n150.02,2.0,7\n150.05,2.0,8\n150.3,2.0,9\n150.205,2.0,9\n150.0501,2.0,6\n"
     )
     page.set_input_files("#overlay-file", tmp_path / "mine.csv")
     page.click("#overlay-go")
     page.wait_for_function("document.getElementById('message').textContent.startsWith('3 objects matched')")
+    assert "of 5 positions; 1 more are at objects that a nearer position has" in page.inner_text("#message")
     assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5, 30]
     assert page.inner_text("#unmatched-what").startswith("1 position without an object;")
     page.click("#unmatched-show")

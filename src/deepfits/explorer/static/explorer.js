@@ -581,7 +581,9 @@ async function start() {
     const shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
     $("unmatched").hidden = !answer.num_unmatched;
     $("unmatched-what").textContent = `${counted(answer.num_unmatched, "position")} without an object; crosses show them when the axes are ra and dec${shown}.`;
-    say(`${counted(answer.matched, "object")} matched and selected, of ${counted(answer.total, "position")}`);
+    const rest = answer.total - answer.matched - answer.num_unmatched;
+    const why = rest ? `; ${format(rest)} more are at objects that a nearer position has, or have no coordinates` : "";
+    say(`${counted(answer.matched, "object")} matched and selected, of ${counted(answer.total, "position")}${why}`);
   });
   $("samp-table").onclick = attempt(() => samp("table", state.selection));
   for (const button of document.querySelectorAll(".select-tag")) button.onclick = attempt(async () => {
