@@ -40,7 +40,7 @@ from deepfits.redshifts.results import RowKey, make_row, mean_rows
 from deepfits.tables import read_table
 
 NUMBERS = (0, 30, 100, 300, 1000, 3000, 10000)
-DRAWS = {30: 6, 100: 6, 300: 3}
+DRAWS = {30: 12, 100: 12, 300: 6}
 """Draws of labels, by their number; one for others."""
 PARTS = ("curves", "ingredients")
 QUICK = {"numbers": (0, 100, 1000), "objects": 2500, "draws": {}, "parts": PARTS[:1]}

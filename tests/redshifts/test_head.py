@@ -716,8 +716,16 @@ def test_a_shift_that_labels_show_is_taken_away_as_far_as_they_are_sure(number, 
     moved = _shifted(quantiles, shift)
     found = np.log1p(moved[:, MEDIAN]) - logs
     assert share[0] < (found @ bias) / (bias @ bias) < share[1]
-    assert np.diff(moved, axis=1).min() >= 0
+    assert np.diff(moved, axis=1).min() > 0
     assert np.abs(np.interp(1.6, CENTRES, shift)) < 0.001  # where no label is
+
+
+def test_nearby_galaxies_that_a_shift_brings_to_redshift_0_have_finite_quantiles():
+    quantiles = np.expm1(0.002 * np.arange(len(LEVELS)) + [[0.0], [0.002]])
+    moved = _shifted(quantiles, np.full(len(CENTRES), -0.01))
+    wide = 0.5 + 0.5 * np.linspace(-1, 1, 201) ** 3  # intervals that are too wide
+    assert (np.diff(moved, axis=1) > 0).all()
+    assert np.isfinite(recalibrated(moved, wide)).all()
 
 
 def test_templates_are_fitted_only_if_the_adapted_head_uses_them(head):

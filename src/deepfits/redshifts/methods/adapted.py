@@ -54,6 +54,7 @@ from deepfits.redshifts.pdf import (
     mixture,
     pit,
     recalibrated,
+    sorted_quantiles,
     values_at,
 )
 from deepfits.redshifts.predictor import Predictor
@@ -65,7 +66,7 @@ FEWEST_TO_JUDGE = 10  # smallest number of labels for which stages are evaluated
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
-CERTAIN = 10  # number of perfectly calibrated pseudo-labels added for recalibration, as a prior
+CERTAIN = 5  # number of perfectly calibrated pseudo-labels added for recalibration, as a prior
 SMOOTH = 200
 """Number of pseudo-labels added for recalibration that follow a smooth fit to the labels' PIT values."""
 FARTHEST = 2.0
@@ -237,7 +238,7 @@ def _shifted(quantiles: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
         return quantiles
     logs = np.log1p(quantiles)
     logs += np.interp(logs[:, MEDIAN], CENTRES, shift)[:, None]
-    return np.expm1(np.clip(logs, 0, None))
+    return sorted_quantiles(np.expm1(np.clip(logs, 0, None)))
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
