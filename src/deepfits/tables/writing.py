@@ -211,8 +211,7 @@ def _write_votable(table: Any, target: str | BytesIO, info: Mapping[str, Any] | 
         file = votable.from_table(table)
         if info is not None:
             next(file.iter_tables()).description = json.dumps(info)
-        file.set_all_tables_format("binary2")
-        votable.writeto(file, target)
+        votable.writeto(file, target, tabledata_format="binary2")
 
 
 def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
