@@ -539,6 +539,7 @@ def test_a_store_in_another_order_with_more_bands_gives_the_same_features(tmp_pa
     assert np.array_equal(drawn, model.draw(plain, store=CutoutStore(tmp_path / "plain")))
 
 
+@pytest.mark.skipif(int(pa.__version__.split(".")[0]) < 26, reason="older PyArrow cannot read such lists")
 def test_missing_features_are_missing(tmp_path):
     """Objects off all images have nulls in what `PartitionFit` gives: lists, text and numbers."""
     latent = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
