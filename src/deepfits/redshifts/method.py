@@ -118,6 +118,9 @@ class Method(ABC):
 
     name: ClassVar[str]  # name of the method in options and tables
     takes_features: ClassVar[bool] = True  # whether it learns from a feature set
+    # The feature sets of its only row: the first that can be made, else the last; () for those of the user's
+    # choice.
+    one_of: ClassVar[tuple[str, ...]] = ()
     has_loss: ClassVar[bool] = True  # whether it depends on the loss, and has one row in the table for each
     # The loss if none is asked for. A head's networks do not depend on it: it chooses the point estimate.
     usual_loss: ClassVar[str] = "squared"
@@ -142,6 +145,8 @@ class Method(ABC):
 
         `wanted` are those that the user chose for this method; None for the default.
         """
+        if cls.one_of:
+            return [next((name for name in cls.one_of if name in inputs.feature_sets), cls.one_of[-1])]
         if not cls.takes_features:
             return [""]
         if wanted is not None:

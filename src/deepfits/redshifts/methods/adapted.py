@@ -42,9 +42,9 @@ from deepfits.redshifts.domain import INSIDE, NUM_NEIGHBOURS, Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.head import CENTRES, LARGEST, Examples, Head, quantiles_of
 from deepfits.redshifts.learning import folds
-from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
+from deepfits.redshifts.method import Estimates, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
-from deepfits.redshifts.methods.pretrained import Pretrained, domain_and_class, find_head
+from deepfits.redshifts.methods.pretrained import HeadMethod, domain_and_class, find_head
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, can_fit_templates
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -88,15 +88,10 @@ MEMBERS = ("scene", "matched", "templates")  # feature sets for the networks wit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapted(Method):
+class Adapted(HeadMethod):
     """A head adapted to labels."""
 
     name: ClassVar[str] = "adapted"
-    takes_features: ClassVar[bool] = False
-    usual_loss: ClassVar[str] = "absolute"
-    only_redshifts: ClassVar[bool] = True
-    reads_scenes: ClassVar[bool] = True
-    fewest_labels: ClassVar[int] = 1
 
     heads: tuple[Head, ...]  # the head unchanged, with zero points, and fine-tuned where labels suffice
     # residual, recipes: networks on the head's p(z) and other features, and how to make the latter; None
@@ -112,12 +107,6 @@ class Adapted(Method):
     # Luminosity limit of the tuned head, as an absolute magnitude; see `Head.brightest`.
     brightest: float | None = None
     shift: np.ndarray | None = None  # of ln(1 + z) near the labels, at `CENTRES`; None with few labels
-
-    @classmethod
-    def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require the inputs of the head."""
-        super().check(feature_set, inputs)
-        Pretrained.check(feature_set, inputs)
 
     @classmethod
     def fit(cls, training: Training) -> Trained:
@@ -299,16 +288,18 @@ def _other_stages(
         if source.flux is not None and can_fit_templates(source.bands, options.filters):
             fitted["templates"], left_out["templates"] = _template_fit(source, value, parts, options.filters)
         return fitted, left_out
-    fitted["recipes"] = recipes = _recipes(everything)
+    available = everything.available()
+    names = ["scene", *[name for name in SETS if name in available][:1]]
+    fitted["recipes"] = recipes = tuple(FeatureRecipe.learn(name, everything) for name in names)
     matrix = _residual_features(zeroed, source, recipes)
     config = MLPConfig(loss="absolute", seed=options.seed)
     fitted["residual"], _, left_out["residual"] = train_ensemble(
         matrix, value, config, progress=training.progress
     )
     if training.member is not None:
-        available = [name for name in MEMBERS if name in everything.available()]
-        fitted["members"] = tuple(training.member("network", name) for name in available)
-        for name, member in zip(available, fitted["members"], strict=True):
+        names = [name for name in MEMBERS if name in available]
+        fitted["members"] = tuple(training.member("network", name) for name in names)
+        for name, member in zip(names, fitted["members"], strict=True):
             left_out[f"network on {name}"] = member.out_of_fold.at(training.rows).quantiles
     return fitted, left_out
 
@@ -366,13 +357,6 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     uniform, smooth, levels = ((np.arange(number) + 0.5) / number for number in (CERTAIN, SMOOTH, NUM_PIT))
     folded = np.quantile(np.concatenate([folded, uniform, beta.ppf(smooth, *shape)]), levels)
     return np.sort(np.concatenate([0.5 - folded / 2, 0.5 + folded / 2]))
-
-
-def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
-    """Return recipes for the residual networks' features: the scene, and the first available of `SETS`."""
-    available = source.available()
-    names = ["scene", *[name for name in SETS if name in available][:1]]
-    return tuple(FeatureRecipe.learn(name, source) for name in names)
 
 
 def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe, ...]) -> Matrix:

@@ -16,7 +16,6 @@ Shapes: N objects, B bands, H = W pixels, K features, Q quantile levels.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -57,6 +56,7 @@ class ImageNetwork(Method):
 
     takes_features: ClassVar[bool] = False
     flags_domain: ClassVar[bool] = False
+    one_of: ClassVar[tuple[str, ...]] = ("images",)
     learning_rate: ClassVar[float] = 2e-3
 
     network: TrainedNetwork
@@ -64,11 +64,6 @@ class ImageNetwork(Method):
     standard: Standard | None  # standardisation of the features; None for networks without features
     validation_pit: np.ndarray  # (V,): PIT values of the validation part, for recalibration
     device: str = "cpu"
-
-    @classmethod
-    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return a single entry, for the images."""
-        return ["images"]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -214,11 +209,7 @@ class Hybrid(SemiSupervised):
 
     name: ClassVar[str] = "hybrid"
     takes_features: ClassVar[bool] = True
-
-    @classmethod
-    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the set ``templates`` where it is available, else ``magnitudes``."""
-        return ["templates" if "templates" in inputs.feature_sets else "magnitudes"]
+    one_of: ClassVar[tuple[str, ...]] = ("templates", "magnitudes")
 
 
 def _model_for(method: str, path: str | Path | None, bands: tuple[str, ...], pixels: int | None) -> Model:

@@ -8,7 +8,6 @@ inverse distance; the neighbours' weighted quantiles are the distribution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard
-from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
+from deepfits.redshifts.method import Estimates, Method, Trained, Training
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sorted_quantiles
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
@@ -29,6 +28,7 @@ class Neighbours(Method):
     """The training objects, and the number of neighbours."""
 
     name: ClassVar[str] = "neighbours"
+    one_of: ClassVar[tuple[str, ...]] = ("magnitudes", "latents")
 
     standard: Standard  # standardisation of the features
     points: np.ndarray  # (T, K): standardised features
@@ -36,11 +36,6 @@ class Neighbours(Method):
     num: int  # number of neighbours for the point estimate
     loss: str  # "squared" for the mean of the neighbours, else their median
     validation_pit: np.ndarray  # (V,): PIT values for recalibration; `AS_PREDICTED` for none
-
-    @classmethod
-    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the set ``magnitudes``, or ``latents`` without cutouts."""
-        return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod
     def fit(cls, training: Training) -> Trained:

@@ -20,21 +20,14 @@ from deepfits.redshifts.scene_light import SceneLight
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Method):
-    """A head that has seen no labels.
+class HeadMethod(Method):
+    """Base of the methods that use a head: they read redshifts off scenes, however few labels there are."""
 
-    The point estimate is the mean of p(z) for the loss ``"squared"`` and the median for ``"absolute"``.
-    """
-
-    name: ClassVar[str] = "pretrained"
     takes_features: ClassVar[bool] = False
     usual_loss: ClassVar[str] = "absolute"
     only_redshifts: ClassVar[bool] = True
     reads_scenes: ClassVar[bool] = True
     fewest_labels: ClassVar[int] = 1
-
-    head: Head
-    loss: str = "absolute"
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -42,6 +35,19 @@ class Pretrained(Method):
         super().check(feature_set, inputs)
         check_available("scene", inputs.feature_sets)
         find_head(inputs.options.head, inputs.model_hash)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(HeadMethod):
+    """A head that has seen no labels.
+
+    The point estimate is the mean of p(z) for the loss ``"squared"`` and the median for ``"absolute"``.
+    """
+
+    name: ClassVar[str] = "pretrained"
+
+    head: Head
+    loss: str = "absolute"
 
     @classmethod
     def fit(cls, training: Training) -> Trained:

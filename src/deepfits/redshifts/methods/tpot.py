@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,6 +62,7 @@ class TpotModel(Method):
     """
 
     name: ClassVar[str] = "tpot"
+    one_of: ClassVar[tuple[str, ...]] = ("latents",)  # as in M19
 
     booster: Any
     trees: TreeSum | None
@@ -70,11 +70,6 @@ class TpotModel(Method):
     names: tuple[str, ...]
     config: TpotConfig
     pipelines: list[dict[str, Any]]
-
-    @classmethod
-    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the latents, as in M19."""
-        return ["latents"]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
