@@ -12,13 +12,13 @@ that names the field. A field declared as a base class may hold any of its subcl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
+from deepfits.config import from_mapping
 from deepfits.errors import InputError, naming
 from deepfits.files import digest, fingerprint, read_json, write_json, writing
 
@@ -79,8 +79,14 @@ def load(
                 f"{directory / part}: damaged: its hash is not the one recorded in {name}; train again"
             )
     with naming(path, f"not a {what}", "train again"):
-        reader = _Reader(directory, set(content["parts"]))
-        return reader.decoded(cls, content["content"], "", 0)
+        reader = _Reader(cls, directory, set(content["parts"]))
+        try:
+            made = reader.decoded(content["content"])
+        except InputError as error:  # which does not name the file
+            raise ValueError(error) from error
+        if not isinstance(made, cls):
+            raise TypeError(f"a {type(made).__name__}, where a {cls.__name__} is expected")
+        return made
 
 
 def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> Any:
@@ -109,53 +115,30 @@ def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[st
 
 
 class _Reader:
-    """Inverse of `_encoded`."""
+    """Inverse of `_encoded`, for a dataclass `cls`."""
 
-    def __init__(self, directory: Path, parts: set[str]) -> None:
+    def __init__(self, cls: type, directory: Path, parts: set[str]) -> None:
         from safetensors.numpy import load_file
 
         self.directory, self.parts = directory, parts
+        self.kinds = {kind.__name__: kind for kind in _dataclasses_in(cls, set())}
         self.arrays = load_file(directory / ARRAYS)
 
-    def decoded(self, hint: Any, content: Any, key: str, depth: int) -> Any:
-        """Return the value of the declared type `hint`."""
+    def decoded(self, content: Any, depth: int = 0) -> Any:
+        """Return the value of JSON content, checked against the declared types of dataclasses."""
         if depth > _MAX_DEPTH:
-            raise ValueError(f"{key}: nested too deeply")
-        origin, arguments = get_origin(hint), get_args(hint)
-        if origin in (Union, UnionType):
-            if content is None and NoneType in arguments:
-                return None
-            return self.decoded(next(kind for kind in arguments if kind is not NoneType), content, key, depth)
-        if hint is Any:
-            is_trees = isinstance(content, dict) and set(content) == {"trees"}
-            return self._trees(content["trees"]) if is_trees else content
-        if hint is np.ndarray:
+            raise ValueError("nested too deeply")
+        if isinstance(content, list):
+            return [self.decoded(item, depth + 1) for item in content]
+        if not isinstance(content, dict):
+            return content
+        if content.keys() == {"array"}:
             return self.arrays[content["array"]]
-        if dataclasses.is_dataclass(hint):
-            return self._dataclass(hint, content, key, depth)
-        if origin in (tuple, list):
-            items = [
-                self.decoded(arguments[0], item, f"{key}.{number}", depth + 1)
-                for number, item in enumerate(_checked(content, list, key))
-            ]
-            return tuple(items) if origin is tuple else items
-        if origin is dict:
-            pairs = _checked(content, dict, key).items()
-            return {n: self.decoded(arguments[1], item, f"{key}.{n}", depth + 1) for n, item in pairs}
-        if hint is float and type(content) is int:
-            return float(content)
-        return _checked(content, hint, key)
-
-    def _dataclass(self, hint: Any, content: Any, key: str, depth: int) -> Any:
-        known = {kind.__name__: kind for kind in _with_subclasses(hint)}
-        fields = dict(_checked(content, dict, key))
-        cls = known[fields.pop("is")]
-        hints = get_type_hints(cls)
-        declared = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != declared:
-            raise ValueError(f"{key}: the fields {sorted(set(fields) ^ declared)} are unknown or missing")
-        keys = {name: f"{key}.{name}".lstrip(".") for name in fields}
-        return cls(**{n: self.decoded(hints[n], item, keys[n], depth + 1) for n, item in fields.items()})
+        if content.keys() == {"trees"}:
+            return self._trees(content["trees"])
+        values = {name: self.decoded(item, depth + 1) for name, item in content.items()}
+        kind = values.pop("is", None)
+        return values if kind is None else from_mapping(self.kinds[kind], values, where=kind)
 
     def _trees(self, part: str) -> Any:
         if part not in self.parts:
@@ -171,13 +154,12 @@ class _Reader:
         return lightgbm.Booster(model_file=self.directory / part)
 
 
-def _checked(content: Any, kind: type, key: str) -> Any:
-    if type(content) is not kind:
-        raise TypeError(f"{key}: expected a {kind.__name__}, got a {type(content).__name__}")
-    return content
-
-
-def _with_subclasses(cls: type) -> Iterator[type]:
-    yield cls
-    for subclass in list[type](cls.__subclasses__()):
-        yield from _with_subclasses(subclass)
+def _dataclasses_in(hint: Any, found: set[type]) -> set[type]:
+    """Add the dataclasses that a type hint allows, at any depth and with their subclasses, to `found`."""
+    further = get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint not in found:
+        found.add(hint)
+        further = (*get_type_hints(hint).values(), *hint.__subclasses__())
+    for kind in further:
+        _dataclasses_in(kind, found)
+    return found
