@@ -42,6 +42,7 @@ from deepfits.gaussian_psf import (
     fwhm_of,
     profile_of,
 )
+from deepfits.splits import PerObject
 
 TERMS = 2
 FEWEST_PIXELS = 8  # minimum number per side for `small_products`
@@ -290,7 +291,7 @@ class Observation:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class Sight(PerObject):
     """Observing conditions of some objects: everything that defines the `Observation` of their scenes."""
 
     grid: SceneGrid
@@ -321,7 +322,7 @@ class Sight:
         return f"<Sight of {len(self)} objects in {self.psf.shape[1]} bands, {pixels}>"
 
     def __getitem__(self, which: Any) -> Sight:
-        return replace(self, psf=self.psf[which], shift_pixels=self.shift_pixels[which])
+        return self.take(which)
 
     def to(self, device: torch.device | str) -> Sight:
         """Move the tensors to a device."""

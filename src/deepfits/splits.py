@@ -60,8 +60,8 @@ def is_held_out(object_id: np.ndarray) -> np.ndarray:
 class PerObject:
     """Base of dataclasses whose fields are arrays with one row for each object, the first one always.
 
-    Fields may also be such dataclasses, mappings of such arrays, or None. Those of other types, and those in
-    `SHARED`, are the same for all objects.
+    Arrays are of NumPy or PyTorch. Fields may also be such dataclasses, mappings of such arrays, or None.
+    Those of other types, and those in `SHARED`, are the same for all objects.
     """
 
     SHARED: ClassVar[tuple[str, ...]] = ()
@@ -69,8 +69,8 @@ class PerObject:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def take(self, rows: np.ndarray) -> Self:
-        """Select rows, by number or by a mask."""
+    def take(self, rows: Any) -> Self:
+        """Select rows, by number, by a mask or by a slice."""
         own = {name: value for name, value in vars(self).items() if name not in self.SHARED}
         return replace(self, **{name: _taken(value, rows) for name, value in own.items()})
 
@@ -80,7 +80,7 @@ class PerObject:
         return cls(**{name: _joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
-def _taken(value: Any, rows: np.ndarray) -> Any:
+def _taken(value: Any, rows: Any) -> Any:
     if isinstance(value, PerObject):
         return value.take(rows)
     if isinstance(value, Mapping):
@@ -94,4 +94,12 @@ def _joined(values: Sequence[Any]) -> Any:
         return first.join(values)
     if isinstance(first, Mapping):
         return {name: np.concatenate([value[name] for value in values]) for name in first}
-    return None if any(value is None for value in values) else np.concatenate(values)
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)
+    if not hasattr(first, "shape"):
+        return first
+    import torch
+
+    return torch.cat(tuple(values))

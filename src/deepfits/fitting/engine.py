@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from threading import Event
 from typing import TypeVar
@@ -26,6 +26,7 @@ from deepfits.fitting.rendering import can_record
 from deepfits.fitting.solvers import Solver
 from deepfits.observation import Sight
 from deepfits.recording import Recording
+from deepfits.splits import PerObject
 
 POWER_BATCH = 256
 
@@ -44,8 +45,8 @@ class Status(IntEnum):
     NOT_FITTED = 4  # the embedder's estimate
 
 
-@dataclass
-class Fit:
+@dataclass(frozen=True, eq=False)
+class Fit(PerObject):
     """The result, one row per object, on the CPU; NaN for objects with too little data.
 
     Attributes
@@ -67,9 +68,6 @@ class Fit:
     num_steps: Tensor
     status: Tensor
 
-    def __len__(self) -> int:
-        return len(self.latent)
-
     def __repr__(self) -> str:
         names, numbers = np.unique(self.status_names, return_counts=True)
         ends = ", ".join(f"{number:,} {name}" for name, number in zip(names, numbers, strict=True))
@@ -79,10 +77,6 @@ class Fit:
     def status_names(self) -> np.ndarray:
         """Lower-case names of the statuses, ``(N,)`` str."""
         return np.array([status.name.lower() for status in Status])[self.status.numpy()]
-
-    def select(self, which: Tensor) -> Fit:
-        """Return the rows that `which`, an index or a mask, selects."""
-        return Fit(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     @staticmethod
     def empty(number: int, length: int, bands: int, dtype: torch.dtype = torch.float32) -> Fit:
@@ -132,8 +126,7 @@ def minimise(
         return out
 
     parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
-    results = in_threads(work, parts, threads, stop=stop)
-    return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})
+    return Fit.join(in_threads(work, parts, threads, stop=stop))
 
 
 class _Pool:

@@ -260,7 +260,7 @@ def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:
 
 def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None) -> np.ndarray:
     """Render galaxies without what surrounds them, ``(N, B, H, W)``: their symmetric part."""
-    drawn = fitter.reconstruct(fitted.take(torch.from_numpy(rows), sight))
+    drawn = fitter.reconstruct(replace(fitted.take(torch.from_numpy(rows)), sight=sight))
     size = drawn.shape[3]
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 

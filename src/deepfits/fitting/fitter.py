@@ -10,7 +10,7 @@ latent. Fluxes and other measurements at the best fit are in `deepfits.fitting.m
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,15 +26,15 @@ from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.rendering import InFlux, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.observation import Sight
-from deepfits.splits import as_text
+from deepfits.splits import PerObject, as_text
 from deepfits.survey.store import Cutouts, StoreInfo
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 
-@dataclass
-class Fitted:
+@dataclass(frozen=True, eq=False)
+class Fitted(PerObject):
     """Best fits of some objects, with the data that were fitted."""
 
     fit: Fit
@@ -43,20 +43,6 @@ class Fitted:
     fit_weight: Tensor | None  # weights of the fit in nJy⁻²; None if they are `weight`
     is_neighbour: Tensor  # (N, H, W) bool: pixels of other objects, excluded from the fit
     sight: Sight | None = None  # for scene models: how the objects were observed
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def take(self, rows: Tensor, sight: Sight | None = None) -> Fitted:
-        """Return some rows; `sight`, if given, replaces how they were observed."""
-        return Fitted(
-            fit=self.fit.select(rows),
-            image=self.image[rows],
-            weight=self.weight[rows],
-            fit_weight=None if self.fit_weight is None else self.fit_weight[rows],
-            is_neighbour=self.is_neighbour[rows],
-            sight=sight if sight is not None or self.sight is None else self.sight[rows],
-        )
 
 
 class Fitter(ForwardModel):
@@ -172,7 +158,7 @@ class Fitter(ForwardModel):
                 advance=advance,
             )
         if self.prior_after is not None:
-            best.amplitude = self._amplitudes_after(best.latent, image, weight, sight)
+            best = replace(best, amplitude=self._amplitudes_after(best.latent, image, weight, sight))
         return Fitted(best, image, weight, fit_weight, masked, sight)
 
     def in_units_of_fit(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

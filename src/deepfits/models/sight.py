@@ -5,8 +5,6 @@ Shapes: N objects, B bands, K Gaussians of a PSF.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -51,12 +49,3 @@ def require_psf(psf: np.ndarray | None, used: np.ndarray, info: StoreInfo, grid:
             return
     if reason is not None:
         raise reason
-
-
-def join_sights(parts: list[Sight]) -> Sight:
-    """Concatenate the sights of one store."""
-    return replace(
-        parts[0],
-        psf=torch.cat([part.psf for part in parts]),
-        shift_pixels=torch.cat([part.shift_pixels for part in parts]),
-    )

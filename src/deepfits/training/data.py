@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError
-from deepfits.models.sight import join_sights, sight_of
+from deepfits.models.sight import sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.progress import Progress, Task, silent
-from deepfits.splits import is_held_out
+from deepfits.splits import PerObject, is_held_out
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.normalise import Kind, Normalisation, is_complete
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
@@ -168,7 +168,7 @@ def measure_for_scenes(
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(PerObject):
     """Real images in nJy and their weights in nJy⁻², both ``(N, B, H, W)``; 0 flux where the weight is 0."""
 
     image: Tensor
@@ -188,16 +188,10 @@ class Batch:
         sight = None if grid is None else sight_of(cutouts, info, grid)
         return cls(torch.from_numpy(image), torch.from_numpy(weight), sight)
 
-    def __len__(self) -> int:
-        return len(self.image)
-
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
         sight = None if self.sight is None else self.sight.to(device)
         return Batch(self.image.to(device), self.weight.to(device), sight)
-
-    def __getitem__(self, which: Tensor | slice) -> Batch:
-        return Batch(self.image[which], self.weight[which], None if self.sight is None else self.sight[which])
 
 
 class Batches:
@@ -280,9 +274,7 @@ class Batches:
         if self._loaded is None or self._loaded[0] != group:
             self._loaded = None  # free the previous group before loading the next
             self._loaded = (group, self._load(group))
-        held = self._loaded[1]
-        index = torch.as_tensor(which, device=self.device)
-        return held[index]
+        return self._loaded[1].take(torch.as_tensor(which, device=self.device))
 
     def _load(self, group: tuple[int, ...]) -> Batch:
         """Read the shards of a group into preallocated arrays."""
@@ -297,7 +289,7 @@ class Batches:
             if one.sight is not None:
                 sights.append(one.sight)
             at += len(one)
-        return Batch(image, weight, join_sights(sights) if sights else None).to(self.device)
+        return Batch(image, weight, Sight.join(sights) if sights else None).to(self.device)
 
     def _turn(self, batch: Batch, step: int) -> Batch:
         if not self.symmetries:

@@ -179,7 +179,7 @@ def make_panel(model: Model, held_out: Batch, *, seed: int = 0, fit: FitFunction
 
     The result is ``(rows, PANEL, B, H, W)`` in nJy.
     """
-    shown = held_out[:PANEL]
+    shown = held_out.take(slice(PANEL))
     image, weight, sight = shown.image, shown.weight, shown.sight
     guess = model.embed(image, weight, sight)
     rows = [image, model.render(guess, sight)]
