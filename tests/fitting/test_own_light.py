@@ -1,10 +1,11 @@
 """The galaxy's own flux in noise-free drawings."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from deepfits.fitting.own_light import (
-    Wings,
     flux_beyond,
     joined_with_data,
     of_point_source,
@@ -57,10 +58,10 @@ def psf_of(beta: float) -> np.ndarray:
     return moffat_psf(1.4 if beta > 1 else np.nan, beta)
 
 
-def found(light: np.ndarray, radius: float, *, weight: float = 1.0, beta: float = np.nan) -> Wings:
+def found(light: np.ndarray, radius: float, *, weight: float = 1.0, beta: float = np.nan) -> SimpleNamespace:
     """Return the wings of drawings of 33 pixels, by default much brighter than noise and unseen galaxies."""
     number, bands, *_ = light.shape
-    return wings(
+    parts = wings(
         light,
         np.full(light.shape, weight),
         np.full(number, radius),
@@ -69,6 +70,7 @@ def found(light: np.ndarray, radius: float, *, weight: float = 1.0, beta: float 
         noise=np.ones(bands),
         pixel_scale_arcsec=0.2,
     )
+    return SimpleNamespace(**parts)
 
 
 @pytest.mark.parametrize("index", [1.0, 1.5, 2.0])
@@ -148,10 +150,10 @@ def test_flux_beyond_the_circle_does_not_change_colours():
     weight = np.ones_like(light)
     weight[:, 2] = 0
     options = {"psf": np.full((1, 3, 8, 2), np.nan), "noise": np.ones(3), "pixel_scale_arcsec": 0.2}
-    three = wings(light, weight, np.array([6.0]), 16.5, **options)
+    beyond = wings(light, weight, np.array([6.0]), 16.5, **options)["beyond"]
     one = found(light[:, :1], 6.0)
-    assert three.beyond.shape == (1,)
-    assert three.beyond[0] == pytest.approx(one.beyond[0], rel=0.01)
+    assert beyond.shape == (1,)
+    assert beyond[0] == pytest.approx(one.beyond[0], rel=0.01)
 
 
 def test_profiles_that_do_not_fall_off_add_nothing():

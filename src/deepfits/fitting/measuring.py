@@ -43,7 +43,7 @@ def measure(
     With PSFs of the galaxies, ``(N, B, K, 2)``, the central galaxy alone is measured too
     (`deepfits.fitting.own_light`): a third flux, that in the circle of ``total_radius`` ``(N,)``, pixels,
     without ``removed`` ``(N, B)``, the flux attributed to neighbours; ``background`` ``(N, B)``, ``beyond``
-    and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`; ``aperture_flux`` and
+    and ``outside`` ``(N,)`` of `deepfits.fitting.own_light.wings`; ``aperture_flux`` and
     ``aperture_flux_err`` ``(N, B, A)``, model and data combined, in `deepfits.photometry.apertures`, one of
     them matched to the PSFs; and ``latent_covariance`` ``(N, L, L)``, that of the posterior.
     """
@@ -220,7 +220,7 @@ def _wings(
     """Return the corrections of total fluxes to the flux in their circles."""
     noise, scale = np.array(fitter.info.noise_correlation), fitter.info.pixel_scale_arcsec
     parts = wings(light, weight, radius, fitter.edge_pixels, psf=psf, noise=noise, pixel_scale_arcsec=scale)
-    return {name: values.astype(np.float32) for name, values in vars(parts).items()}
+    return {name: values.astype(np.float32) for name, values in parts.items()}
 
 
 def measured_alone(

@@ -125,17 +125,6 @@ def total_radius(
     return np.maximum(np.nan_to_num(radii * half, nan=edge), SMALLEST_TOTAL_ARCSEC)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wings:
-    """Corrections to the flux in the circle of a total."""
-
-    # (N, B), nJy: flux in the circle from a level that is also present at the edge, not the galaxy's.
-    background: np.ndarray
-    # (N,): flux beyond the circle over that inside, in excess of what the PSF scatters there.
-    beyond: np.ndarray
-    outside: np.ndarray  # (N,): the part of `beyond` that lies outside the model image
-
-
 def wings(
     light: np.ndarray,
     weight: np.ndarray,
@@ -145,8 +134,12 @@ def wings(
     psf: np.ndarray,
     noise: np.ndarray,
     pixel_scale_arcsec: float,
-) -> Wings:
+) -> dict[str, np.ndarray]:
     """Estimate the flux beyond the circles of totals, and the background inside them.
+
+    Return ``background`` ``(N, B)``, nJy: the flux in the circle from a level that is also present at the
+    edge, not the galaxy's; ``beyond`` ``(N,)``: the flux beyond the circle over that inside, in excess of
+    what the PSF scatters there; and ``outside``, the part of it that lies outside the model image.
 
     A galaxy continues beyond its circle of radius R as it falls off in three rings inside (`flux_beyond`).
     The flux F there is measured relative to the flux inside with all bands summed in units of their noise, so
@@ -185,7 +178,7 @@ def wings(
         certain = exceeding**2 / (exceeding**2 + variance)
         beyond = np.where(falls, certain * np.maximum(exceeding / total - of_point, 0.0), 0.0)
         outer_part = np.where(falls, flux_beyond(brightness, at, edge) / exceeding, 0.0)
-    return Wings(background=background, beyond=beyond, outside=beyond * outer_part)
+    return {"background": background, "beyond": beyond, "outside": beyond * outer_part}
 
 
 def flux_beyond(brightness: np.ndarray, at: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
