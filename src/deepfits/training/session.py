@@ -28,7 +28,7 @@ from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
 from deepfits.processes import torch_threads
-from deepfits.progress import Progress, Task, silent
+from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.conditions import as_conditions
@@ -275,11 +275,13 @@ class Session:
     ) -> int:
         config = self.config
         limit = float("inf") if max_time is None else 60 * max_time
-        with (
-            self._record(step) as recorder,
-            deferring_signals() as pending,
-            self._show(progress, step, max_time) as task,
-        ):
+        total: dict[str, Any] = {"total": config.steps, "unit": "steps", "done": step}
+        if max_time is not None:
+            total = {"total": limit, "unit": "s", "done": self.seconds}
+        recording: AbstractContextManager[Recorder | None] = nullcontext()
+        if not self.engine.rank:
+            recording = Recorder(self.out, step, tensorboard=self.plan.tensorboard, tracker=self.plan.tracker)
+        with recording as recorder, deferring_signals() as pending, progress("train", **total) as task:
             start = saved = time.monotonic()
             before = self.seconds
             while step < config.steps and self.seconds < limit and not evaluator.should_stop_early:
@@ -306,12 +308,6 @@ class Session:
         self._save(step)
         return step
 
-    def _record(self, step: int) -> AbstractContextManager[Recorder | None]:
-        """Return the recorder; None except in the process of rank 0."""
-        if self.engine.rank:
-            return nullcontext()
-        return Recorder(self.out, step, tensorboard=self.plan.tensorboard, tracker=self.plan.tracker)
-
     def _step(self, batch: Batch, step: int, limit: float, store: int) -> dict[str, torch.Tensor]:
         fraction = max(step / self.config.steps, self.seconds / limit)
         improve = self.trainer.step_embedder if self.base is not None else self.trainer.step
@@ -331,12 +327,6 @@ class Session:
         raise InputError(
             f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction, store=store), batch)}"
         )
-
-    def _show(self, progress: Progress, step: int, max_time: float | None) -> AbstractContextManager[Task]:
-        """Open a progress task in steps or, if the time is limited, in seconds."""
-        if max_time is None:
-            return progress("train", total=self.config.steps, unit="steps", done=step)
-        return progress("train", total=60 * max_time, unit="s", done=self.seconds)
 
     def _log(self, recorder: Recorder | None, step: int, losses: dict[str, torch.Tensor]) -> str:
         """Record the losses every `log_every` steps; return a note for the progress bar."""
@@ -395,7 +385,7 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            improve(batch[:size])
+            improve(batch.take(slice(size)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
