@@ -91,9 +91,8 @@ class Coadds:
 
     def cut(self, ra: float, dec: float) -> Cutouts:
         """Cut out the object at a position, in degrees."""
-        plan = build.StorePlan(
-            images=self.images, size=self.info.size, shard_size=1, survey="", catalogue_path=Path("position")
-        )
+        path, size = Path("position"), self.info.size  # as messages call it
+        plan = build.StorePlan(images=self.images, size=size, shard_size=1, catalogue_path=path)
         columns = {"object_id": np.array([0]), "ra": np.array([ra]), "dec": np.array([dec])}
         with closing(build.OpenFields(self.images)) as opened:
             tasks = build.plan_shards(plan, columns, {}, opened).tasks

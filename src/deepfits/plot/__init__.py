@@ -26,23 +26,7 @@ from deepfits.plot.curves import (
 from deepfits.plot.pictures import composite, contact_sheet, reconstructions, residuals, tiles
 
 __all__ = [
-    "METRICS",
-    "chi2_by_signal",
-    "chi2_histogram",
-    "colour_composite",
-    "composite",
-    "contact_sheet",
-    "error_curve",
-    "label_curves",
-    "latent_map",
-    "losses",
-    "magnitudes",
-    "noise_per_band",
-    "pit",
-    "reconstructions",
-    "residuals",
-    "scatter",
-    "scatter_with_difference",
-    "significance",
-    "tiles",
-]
+    "METRICS", "chi2_by_signal", "chi2_histogram", "colour_composite", "composite", "contact_sheet",
+    "error_curve", "label_curves", "latent_map", "losses", "magnitudes", "noise_per_band", "pit",
+    "reconstructions", "residuals", "scatter", "scatter_with_difference", "significance", "tiles",
+]  # fmt: skip

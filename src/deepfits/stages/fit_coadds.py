@@ -163,7 +163,7 @@ def cutout_size(model: Model, images: ImageSet) -> int:
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, using all fields."""
-    plan = StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
+    plan = StorePlan(images=images, size=size, shard_size=1)
     with closing(OpenFields(images)) as fields:
         described = {
             field.name: describing.known_or_described(images, number, fields)

@@ -187,9 +187,7 @@ class PartitionFit:
         identity = columns["object_id"][:0]
         parts = [fitted(Cutouts(object_id=identity, image=none, weight=none, catalogue=nowhere))]
         rows = []
-        plan = build.StorePlan(
-            images=self.images, size=info.size, shard_size=CHUNK, survey="", catalogue_path=Path()
-        )
+        plan = build.StorePlan(images=self.images, size=info.size, shard_size=CHUNK)
         with closing(build.OpenFields(self.images)) as fields:
             tasks = build.plan_shards(plan, columns, {}, fields).tasks if len(columns["ra"]) else []
             for task in tasks:

@@ -50,8 +50,8 @@ class StorePlan:
     images: ImageSet
     size: int
     shard_size: int
-    survey: str
-    catalogue_path: Path
+    survey: str = ""
+    catalogue_path: Path = Path()
     keep_duplicates: bool = False
     psf: Mapping[str, str] = field(default_factory=dict)
 
