@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from functools import partial, wraps
+from functools import wraps
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +53,8 @@ MAX_ROWS = 2_000_000
 MAX_PICTURES = 96
 MAX_MARKS = 20_000
 SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
+DRAWING = ("drawer", "panels", "strip", "walk", "between", "upload", "position")
+"""Requests that wait until the drawer is loaded."""
 HEADER = "x-deepfits"
 COOKIE = "deepfits-token"
 _LOCAL_HOSTS = [f"[{host}]" if ":" in host else host for host in samp.LOCAL_HOSTS]  # as in a header
@@ -62,7 +64,7 @@ _POLICY = (
     "script-src 'self' 'unsafe-eval'; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Response]
 
 
 def make_app(
@@ -85,8 +87,9 @@ def make_app(
     posts = ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap")
 
     def route(path: str, method: str) -> Route:
-        handler = getattr(explorer, re.split(r"[/.]", path)[0])
-        return Route(f"/api/{path}", _guarded(handler, token), methods=[method])
+        name = re.split(r"[/.]", path)[0]
+        before = explorer.loaded if name in DRAWING else None
+        return Route(f"/api/{path}", _guarded(getattr(explorer, name), token, before), methods=[method])
 
     routes = [
         Route("/", _guarded(explorer.page, token)),
@@ -102,8 +105,13 @@ def make_app(
     return Starlette(routes=routes, middleware=middleware)
 
 
-def _guarded(handler: Handler, token: str | None) -> Handler:
-    """Check the token and the header, and turn user errors into messages."""
+def _guarded(
+    handler: Handler, token: str | None, before: Callable[[], Awaitable[None]] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """Check the token and the header, answer in a thread of its own, and turn user errors into messages.
+
+    `before` is awaited first. The handler finds the body of a POST request in its ``state``.
+    """
 
     @wraps(handler)
     async def guarded(request: Request) -> Response:
@@ -118,7 +126,11 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
         if request.method == "POST" and request.headers.get(HEADER) != "1":
             return JSONResponse({"error": f"the header {HEADER} is missing"}, status_code=403)
         try:
-            answer = await handler(request)
+            if request.method == "POST":
+                request.state.body = await _body(request)
+            if before is not None:
+                await before()
+            answer = await run_in_threadpool(handler, request)
         except InputError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except (ValueError, KeyError, TypeError) as error:
@@ -143,12 +155,13 @@ class _Explorer:
         self._sent: Path | None = None
         self._unmatched: dict[str, np.ndarray] = {}
         self.umap_state = "done" if "umap1" in objects.names else "absent"
+        self._starting = threading.Lock()
 
-    async def page(self, request: Request) -> Response:
+    def page(self, request: Request) -> Response:
         html = (resources.files("deepfits.explorer") / "static" / "index.html").read_text("utf-8")
         return Response(html, media_type="text/html")
 
-    async def about(self, request: Request) -> Response:
+    def about(self, request: Request) -> Response:
         objects, store = self.objects, self.objects.store
         return JSONResponse(
             {
@@ -172,9 +185,9 @@ class _Explorer:
         words = describe_column(name, self.objects.table.describe(name))
         return "; ".join(part for part in (words, f"from {origin}" if origin else "") if part)
 
-    async def drawer(self, request: Request) -> Response:
+    def drawer(self, request: Request) -> Response:
         """Return what can be drawn, once the model is loaded."""
-        drawer = None if self.objects.store is None else await self._ready()
+        drawer = None if self.objects.store is None else self._ready()
         has_model = drawer is not None and drawer.model is not None
         return JSONResponse(
             {
@@ -185,21 +198,16 @@ class _Explorer:
             }
         )
 
-    async def column(self, request: Request) -> Response:
+    def column(self, request: Request) -> Response:
         """Send a column as little-endian float32, with how to display it in a header."""
-        name = request.path_params["name"]
-
-        def read() -> tuple[bytes, str]:
-            info = self.objects.describe(name)
-            return self.objects.as_float32(info).astype("<f4").tobytes(), json.dumps(vars(info))
-
-        body, info = await run_in_threadpool(read)
-        headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly compress
+        info = self.objects.describe(request.path_params["name"])
+        body = self.objects.as_float32(info).astype("<f4").tobytes()
+        headers = {"X-Column": json.dumps(vars(info)), "Content-Encoding": "identity"}  # hardly compressible
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    async def object(self, request: Request) -> Response:
+    def object(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
-        facts = await run_in_threadpool(self.objects.facts, row)
+        facts = self.objects.facts(row)
         identity = json_value(self.objects.object_id[row])
         latent = [json_value(value) for value in self.objects.latent[row].astype(float)]
         tag = self.objects.tags.get(str(self.objects.object_id[row]))
@@ -207,147 +215,135 @@ class _Explorer:
         answer = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
         return JSONResponse({**answer, "redshift": pdf, "why": why})
 
-    async def panels(self, request: Request) -> Response:
+    def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
-        return await self._png((await self._ready()).panels, row)
+        return _png(self._ready().panels(row))
 
-    async def strip(self, request: Request) -> Response:
+    def strip(self, request: Request) -> Response:
         text = request.query_params["rows"]
         rows = [self._row(int(row)) for row in text.split(",")[:MAX_PICTURES]]
         columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
-        return await self._png(partial((await self._ready()).strip, rows, columns=columns))
+        return _png(self._ready().strip(rows, columns=columns))
 
-    async def walk(self, request: Request) -> Response:
+    def walk(self, request: Request) -> Response:
         query = request.query_params
         row, end = (self._row(int(query[name])) if query.get(name) else None for name in ("row", "end"))
         offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
         way, seen = _bounded(query.get("way", "0"), 2), _seeing_and_noise(query)
-        return await self._png(partial((await self._ready()).walk, row, offsets, end=end, way=way, **seen))
+        return _png(self._ready().walk(row, offsets, end=end, way=way, **seen))
 
-    async def between(self, request: Request) -> Response:
+    def between(self, request: Request) -> Response:
         query = request.query_params
         first, second = (self._row(int(query[name])) for name in ("first", "second"))
-        between = (await self._ready()).between
-        return await self._png(partial(between, first, second, **_seeing_and_noise(query)))
+        return _png(self._ready().between(first, second, **_seeing_and_noise(query)))
 
-    async def odd(self, request: Request) -> Response:
+    def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
         where = request.query_params.getlist("where") or None
         everything = request.query_params.get("everything") == "1"
-        allowed = await run_in_threadpool(self.objects.satisfying, where)
-        ranking = await run_in_threadpool(rank, self.objects, number, allowed, everything=everything)
+        ranking = rank(self.objects, number, self.objects.satisfying(where), everything=everything)
         columns = zip(ranking.rows.tolist(), ranking.score.tolist(), ranking.why, strict=True)
         answer = [{"row": row, "score": score, "why": why} for row, score, why in columns]
         return JSONResponse({"objects": answer, "left_out": ranking.left_out})
 
-    async def find(self, request: Request) -> Response:
+    def find(self, request: Request) -> Response:
         """Find an object by its identity or its position."""
         what = request.query_params["what"].strip()[:200]
-        row, separation = await run_in_threadpool(self.objects.find, what)
+        row, separation = self.objects.find(what)
         return JSONResponse({"row": row} | ({} if separation is None else {"separation_arcsec": separation}))
 
-    async def neighbours(self, request: Request) -> Response:
-        content = await _json(request)
+    def neighbours(self, request: Request) -> Response:
+        content = _json(request)
         like = [self._row(row) for row in content["like"]]
         unlike = [self._row(row) for row in content.get("unlike", [])]
         window, where = content.get("magnitude_window"), content.get("where") or None
         if where is not None and not (isinstance(where, list) and all(isinstance(c, str) for c in where)):
             raise InputError("conditions must be a list of strings")
-        rows, distance = await run_in_threadpool(
-            lambda: self.objects.neighbours(
-                like,
-                unlike=unlike,
-                number=max(1, min(1000, int(content.get("number", 24)))),
-                magnitude_window=None if window is None else float(window),
-                allowed=self.objects.satisfying(where),
-            )
+        rows, distance = self.objects.neighbours(
+            like,
+            unlike=unlike,
+            number=max(1, min(1000, int(content.get("number", 24)))),
+            magnitude_window=None if window is None else float(window),
+            allowed=self.objects.satisfying(where),
         )
         return JSONResponse(_nearest(rows, distance))
 
-    async def save(self, request: Request) -> Response:
+    def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
-        content = await _json(request)
+        content = _json(request)
         rows = self._rows(content["rows"])
         kind = content.get("format", "csv")
         require_known("format", kind, SAVE_FORMATS)
-        body, ending, media = await run_in_threadpool(selection_file, self.objects, rows, kind)
+        body, ending, media = selection_file(self.objects, rows, kind)
         return _attachment(body, f"selection{ending}", media)
 
-    async def tag(self, request: Request) -> Response:
-        content = await _json(request)
+    def tag(self, request: Request) -> Response:
+        content = _json(request)
         rows = [self._row(row) for row in content["rows"]]
-        await run_in_threadpool(self.objects.tag, rows, content.get("tag"))
+        self.objects.tag(rows, content.get("tag"))
         return JSONResponse({"num_tagged": len(self.objects.tags)})
 
-    async def overlay(self, request: Request) -> Response:
-        name, content = await _file(request)
+    def overlay(self, request: Request) -> Response:
         radius = _bounded(request.query_params.get("radius", "1"), 3600)
-        result, self._unmatched = await run_in_threadpool(_overlay, self.objects, name, content, radius)
+        name, content = _file_name(request), request.state.body
+        result, self._unmatched = _overlay(self.objects, name, content, radius)
         places = np.stack([self._unmatched[axis][:MAX_MARKS] for axis in ("ra", "dec")], axis=1)
         number = len(self._unmatched["ra"])
         answer = {"rows": result["rows"].tolist(), "num_unmatched": number, "unmatched": places.tolist()}
         return JSONResponse({**result, **answer})
 
-    async def unmatched(self, request: Request) -> Response:
+    def unmatched(self, request: Request) -> Response:
         """Send the rows of the last overlay that match no object, as CSV."""
         if not len(self._unmatched.get("ra", ())):
             raise InputError("there are no unmatched positions of an overlay")
-        body = await run_in_threadpool(_table_file, self._unmatched, ".csv")
-        return _attachment(body, "unmatched.csv")
+        return _attachment(_table_file(self._unmatched, ".csv"), "unmatched.csv")
 
-    async def upload(self, request: Request) -> Response:
+    def upload(self, request: Request) -> Response:
         """Fit an uploaded cutout."""
-        name, content = await _file(request)
-        image, weight = await run_in_threadpool(read_dropped, name, content)
-        return await self._fitted((await self._ready()).fit_dropped, image, weight)
+        image, weight = read_dropped(_file_name(request), request.state.body)
+        return self._fitted(self._ready().fit_dropped(image, weight))
 
-    async def position(self, request: Request) -> Response:
+    def position(self, request: Request) -> Response:
         """Make a cutout at a position, and fit it."""
-        content = await _json(request)
+        content = _json(request)
         place = read_place(str(content["place"])[:200])
-        return await self._fitted((await self._ready()).fit_position, *place)
+        return self._fitted(self._ready().fit_position(*place))
 
-    async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
-        """Run a fit, and send its picture, χ², fluxes, missing bands, redshift and nearest objects."""
+    def _fitted(self, dropped: Dropped) -> Response:
+        """Send the picture of a fit, χ², fluxes, missing bands, redshift and nearest objects."""
+        objects, redshift, why = self.objects, None, ""
+        if objects.distributions and objects.store is not None:
+            try:
+                best = objects.distributions[0]
+                redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
+            except InputError as error:  # show the fit without a redshift
+                why = f"no redshift: {error}"
+        fluxes, band = dropped.fluxes(), reference_band(objects.bands) if objects.bands else ""
+        flux, _ = fluxes.get(band, (np.nan, np.nan))
+        brightness = float(ab_magnitude(np.array(flux)))
+        like = dropped.features[objects.compared][0]
+        rows, distance = objects.neighbours(like, number=24, brightness=brightness)
+        answer = {
+            "reduced_chi2": json_value(dropped.reduced_chi2),
+            "status": str(dropped.features["status"][0]),
+            "fluxes": {band: [json_value(value) for value in pair] for band, pair in fluxes.items()},
+            "missing": list(dropped.missing),
+            "redshift": redshift,
+            "why": why,
+            "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
+        }
+        return JSONResponse(answer | _nearest(rows, distance))
 
-        def work() -> dict[str, Any]:
-            dropped, objects = fit(*inputs), self.objects
-            redshift, why = None, ""
-            if objects.distributions and objects.store is not None:
-                try:
-                    best = objects.distributions[0]
-                    redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
-                except InputError as error:  # show the fit without a redshift
-                    why = f"no redshift: {error}"
-            band = reference_band(objects.bands) if objects.bands else ""
-            flux, _ = dropped.fluxes().get(band, (np.nan, np.nan))
-            brightness = float(ab_magnitude(np.array(flux)))
-            like = dropped.features[objects.compared][0]
-            rows, distance = objects.neighbours(like, number=24, brightness=brightness)
-            fluxes = {band: [json_value(value) for value in pair] for band, pair in dropped.fluxes().items()}
-            return {
-                "reduced_chi2": json_value(dropped.reduced_chi2),
-                "status": str(dropped.features["status"][0]),
-                "fluxes": fluxes,
-                "missing": list(dropped.missing),
-                "redshift": redshift,
-                "why": why,
-                "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
-                **_nearest(rows, distance),
-            }
-
-        return JSONResponse(await run_in_threadpool(work))
-
-    async def samp(self, request: Request) -> Response:
+    def samp(self, request: Request) -> Response:
         """Send the selection to SAMP clients for tables, or a position to those for the sky."""
-        content = await _json(request)
+        content = _json(request)
         if not self.is_samp:
             raise InputError("SAMP is off: restart the explorer with --samp")
         rows = self._rows(content["rows"])
         if content.get("what") == "position":
-            names = await run_in_threadpool(samp.send_position, *self.objects.place(int(rows[0])))
+            names = samp.send_position(*self.objects.place(int(rows[0])))
         else:
-            names = await run_in_threadpool(self._send_table, rows)
+            names = self._send_table(rows)
         return JSONResponse({"sent_to": names})
 
     def _send_table(self, rows: np.ndarray) -> list[str]:
@@ -359,15 +355,15 @@ class _Explorer:
         path.write_bytes(selection_file(self.objects, rows, "votable")[0])
         return samp.send_table(path, f"{self.title}: {len(rows)} selected")
 
-    async def umap(self, request: Request) -> Response:
+    def umap(self, request: Request) -> Response:
         """Start a UMAP in the background, or return its state."""
-        if self.umap_state in ("absent", "failed"):
-            if find_spec("umap") is None:
-                raise InputError(
-                    "UMAP needs umap-learn: pip install 'deepfits[umap]', then restart the explorer"
-                )
-            self.umap_state = "running"
-            threading.Thread(target=self._make_umap, daemon=True).start()
+        with self._starting:
+            if self.umap_state in ("absent", "failed"):
+                if find_spec("umap") is None:
+                    how = "pip install 'deepfits[umap]', then restart the explorer"
+                    raise InputError(f"UMAP needs umap-learn: {how}")
+                self.umap_state = "running"
+                threading.Thread(target=self._make_umap, daemon=True).start()
         return JSONResponse({"state": self.umap_state})
 
     def _make_umap(self) -> None:
@@ -378,11 +374,13 @@ class _Explorer:
             self.umap_state = "failed"
             raise
 
-    async def _ready(self) -> Drawer:
-        """Return the drawer, once it is loaded."""
+    async def loaded(self) -> None:
+        """Wait until the drawer is loaded, or has turned out to be missing."""
         if isinstance(self._drawer, Future):
             self._drawer = await asyncio.shield(asyncio.wrap_future(self._drawer))
-        if self._drawer is None:
+
+    def _ready(self) -> Drawer:
+        if self._drawer is None or isinstance(self._drawer, Future):
             raise InputError("pictures need the cutouts: restart the explorer with --store")
         return self._drawer
 
@@ -396,8 +394,9 @@ class _Explorer:
             raise InputError("nothing is selected")
         return np.array([self._row(row) for row in rows[:MAX_ROWS]], dtype=np.int64)
 
-    async def _png(self, draw: Callable[..., bytes], *inputs: Any) -> Response:
-        return Response(await run_in_threadpool(draw, *inputs), media_type="image/png")
+
+def _png(content: bytes) -> Response:
+    return Response(content, media_type="image/png")
 
 
 def _attachment(body: bytes, name: str, media_type: str = "application/octet-stream") -> Response:
@@ -447,16 +446,15 @@ def _overlay(
     return answer, {name: values[rows] for name, values in with_standard_names(table, sky).items()}
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    content = parse_json((await _body(request)).decode(), where="the request")
+def _json(request: Request) -> dict[str, Any]:
+    content = parse_json(request.state.body.decode(), where="the request")
     if not isinstance(content, dict):
         raise InputError("a request must be a JSON object")
     return content
 
 
-async def _file(request: Request) -> tuple[str, bytes]:
-    """Return the name and content of an upload."""
-    return Path(request.query_params.get("name", "")).name, await _body(request)
+def _file_name(request: Request) -> str:
+    return Path(request.query_params.get("name", "")).name
 
 
 async def _body(request: Request) -> bytes:
