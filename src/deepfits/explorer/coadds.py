@@ -99,5 +99,4 @@ class Coadds:
             if not tasks:
                 raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.where}")
             cutouts = build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
-        order = BandOrder.of(self.images.bands, self.info.bands)
-        return cutouts if order is None else order.cutouts(cutouts)
+        return BandOrder.of(self.images.bands, self.info.bands).cutouts(cutouts)

@@ -145,16 +145,15 @@ class Model:
         """
         if self.grid is None:
             return None
-        if (order := self.order(info)) is not None:
-            cutouts, info = order.cutouts(cutouts), order.info(info)
-        return sight_of(cutouts, info, self.grid).to(self._like.device)
+        order = self.order(info)
+        return sight_of(order.cutouts(cutouts), order.info(info), self.grid).to(self._like.device)
 
-    def order(self, info: StoreInfo) -> BandOrder | None:
-        """Return how the bands of a store map to those of the model; None if they need no change.
+    def order(self, info: StoreInfo) -> BandOrder:
+        """Return how the bands of a store map to those of the model.
 
         Scene models take any of their bands in any order; models of images take exactly their own.
         """
-        return None if self.grid is None else BandOrder.of(info.bands, self.info.bands)
+        return BandOrder.of(info.bands, info.bands if self.grid is None else self.info.bands)
 
     def open(self, store: CutoutStore) -> CutoutStore:
         """Return a store in the model's bands, with weight 0 for bands that it lacks (scene models only)."""
@@ -362,9 +361,9 @@ class Model:
             Bands, size, pixel scale or unit do not match; the message has every reason, each with a remedy.
         """
         reasons = []
-        order = None if to_train else self.order(info)
         is_known = [passband(b) for b in info.bands] == [passband(b) for b in self.info.bands]
-        if not (is_known if order is None else any(place is not None for place in order.places)):
+        takes_any = self.grid is not None and not to_train
+        if not is_known and not (takes_any and set(self.order(info).places) - {None}):
             reasons.append(
                 f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
                 f"bands={','.join(self.info.bands)} and allow_missing (weight 0 where there is no data), or "
@@ -398,18 +397,16 @@ class Model:
 
     def _warnings(self, info: StoreInfo) -> list[str]:
         order = self.order(info)
-        names = info.bands if order is None else order.bands
         out = [
             f"band {name}: used as the model's {band}; their passbands are similar, not identical"
-            for name, band in zip(names, self.info.bands, strict=True)
+            for name, band in zip(order.bands, self.info.bands, strict=True)
             if name != band
         ]
-        if order is not None:
-            reason = "not in the store; it has weight 0, and the model predicts it"
-            places = zip(names, order.places, strict=True)
-            out += [f"band {band}: {reason}" for band, place in places if place is None]
-            reason = f"left out, since the model knows {'-'.join(self.info.bands)}"
-            out += [f"band {band}: {reason}" for band in info.bands if band not in names]
+        reason = "not in the store; it has weight 0, and the model predicts it"
+        places = zip(order.bands, order.places, strict=True)
+        out += [f"band {band}: {reason}" for band, place in places if place is None]
+        reason = f"left out, since the model knows {'-'.join(self.info.bands)}"
+        out += [f"band {band}: {reason}" for band in info.bands if band not in order.bands]
         if self.grid is not None:
             return out
         return out + [

@@ -109,8 +109,8 @@ def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str]
     return store, cautions, select(store, held_out_only=config.held_out_only, object_ids=config.object_ids)
 
 
-def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder | None = None) -> Cutouts:
-    """Read the selected objects of a shard, with the bands rearranged by `order` if given."""
+def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder) -> Cutouts:
+    """Read the selected objects of a shard, with the bands rearranged."""
     from deepfits.survey.store import read_shard
 
     path = store / f"{shard.name}.h5"
@@ -121,7 +121,7 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder |
     size = int(pixels.split()[0])
     if path.stat().st_size != size or digest(cutouts.object_id, pixels) != shard.made_from:
         raise InputError(f"{path}: its objects have changed since the run began; run it again")
-    return cutouts if order is None else order.cutouts(cutouts)
+    return order.cutouts(cutouts)
 
 
 def absolute(path: str | Path) -> str:
@@ -167,7 +167,7 @@ class ModelWork(ABC):
 
         info = read_info(store)
         order = model.order(info)
-        fitter = self.fitter(model, info if order is None else order.info(info), threads)
+        fitter = self.fitter(model, order.info(info), threads)
         return lambda shard: read_selected(Path(store), info, shard, order), fitter
 
 

@@ -113,11 +113,9 @@ class BandOrder:
     places: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, there: Sequence[str], wanted: Sequence[str]) -> BandOrder | None:
-        """Match a model's bands to a store's; None if they are the same in the same order."""
+    def of(cls, there: Sequence[str], wanted: Sequence[str]) -> BandOrder:
+        """Match a model's bands to a store's."""
         places = places_of(wanted, there)
-        if places == tuple(range(len(there))):
-            return None
         names = (band if n is None else there[n] for band, n in zip(wanted, places, strict=True))
         return cls(bands=tuple(names), places=places)
 
@@ -132,7 +130,9 @@ class BandOrder:
         )
 
     def cutouts(self, cutouts: Cutouts) -> Cutouts:
-        """Return cutouts in these bands."""
+        """Return cutouts in these bands; themselves if they are in these bands already."""
+        if self.places == tuple(range(cutouts.image.shape[1])):
+            return cutouts
         psf = None if cutouts.psf is None else self.take(cutouts.psf, np.nan)
         return replace(
             cutouts, image=self.take(cutouts.image, 0), weight=self.take(cutouts.weight, 0), psf=psf
@@ -345,7 +345,7 @@ class CutoutStore:
     ) -> None:
         self.directory, self.where = Path(directory), where
         self.info = self._stored = read_info(directory)
-        self._order: BandOrder | None = None
+        self._order = BandOrder.of(self.info.bands, self.info.bands)
         self.shards: list[Path] = []
         self.lengths: list[int] = []
         self.bad: dict[Path, str] = {}
@@ -374,7 +374,7 @@ class CutoutStore:
         """Return a view of the store in these bands, matched by name or by passband; see `BandOrder`."""
         out = copy(self)
         out._order = BandOrder.of(self._stored.bands, bands)
-        out.info = self._stored if out._order is None else out._order.info(self._stored)
+        out.info = out._order.info(self._stored)
         return out
 
     def __len__(self) -> int:
@@ -429,8 +429,7 @@ class CutoutStore:
         return whole if rows is None else whole.take(rows)
 
     def _read(self, number: int, **which: Any) -> Cutouts:
-        cutouts = read_shard(self.shards[number], self._stored, **which)
-        return cutouts if self._order is None else self._order.cutouts(cutouts)
+        return self._order.cutouts(read_shard(self.shards[number], self._stored, **which))
 
     def __iter__(self) -> Iterator[Cutouts]:
         """Iterate over the shards in order."""
