@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
+import weakref
 import zipfile
 
 import h5py
@@ -32,6 +33,8 @@ from deepfits.errors import InputError
 from deepfits.fitting.columns import Column
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
+from deepfits.tables import parquet
+from deepfits.tables.matching import match_positions
 
 NUM = 24
 RNG = np.random.default_rng(3)
@@ -3154,6 +3157,61 @@ def test_conditions_as_in_pandas_and_sql(condition, expected):
     again = tables.as_conditions(condition)
     assert tables.as_conditions(again) == again
     np.testing.assert_array_equal(tables.matches_conditions(columns, again, "t"), chosen)
+
+
+def test_positions_are_matched_as_astropy_does():
+    """At the poles and at 0 and 360 degrees too, where coordinates jump."""
+    rng = np.random.default_rng(5)
+    ra, dec = np.concatenate([rng.uniform(0, 360, 400), [0.0, 360.0, np.nan]]), np.full(403, 45.0)
+    dec[:400] = rng.choice([-89.9999, 89.9999, 0.0, 30.0], 400) + rng.uniform(-1e-4, 1e-4, 400)
+    dec = np.clip(dec, -90, 90)
+    other_ra, other_dec = (
+        (ra + rng.normal(0, 2e-4, 403)) % 360,
+        np.clip(dec + rng.normal(0, 2e-4, 403), -90, 90),
+    )
+    rows, apart = match_positions(ra, dec, other_ra, other_dec, 1.0)
+    good = np.isfinite(ra)
+    here, there = (
+        SkyCoord(ra[good], dec[good], unit="deg"),
+        SkyCoord(other_ra[good], other_dec[good], unit="deg"),
+    )
+    nearest, separation, _ = here.match_to_catalog_sky(there)
+    expected = np.where(separation.arcsec <= 1, np.flatnonzero(good)[nearest], -1)
+    np.testing.assert_array_equal(rows[good], expected)
+    assert rows[~good].tolist() == [-1]
+    assert (rows >= 0).sum() > 200
+    np.testing.assert_allclose(
+        apart[rows >= 0], separation.arcsec[separation.arcsec <= 1], rtol=1e-5, atol=1e-7
+    )
+
+
+def test_an_offset_of_labels_most_of_which_lie_elsewhere_is_found(tmp_path):
+    rng = np.random.default_rng(0)
+    features = {"object_id": np.arange(60), "ra": rng.uniform(150, 150.1, 60), "dec": rng.uniform(2, 2.1, 60)}
+    ra, dec = np.append(features["ra"], rng.uniform(0, 360, 60_000)), features["dec"] + 1.6 / 3600
+    dec = np.append(dec, rng.uniform(-60, 60, 60_000))
+    labels = Labels(value=np.full(len(ra), 0.3), columns={"ra": ra, "dec": dec}, where="labels.fits")
+    with pytest.raises(InputError, match=r"offset by .*\+1.60″ in declination"):
+        match_labels(features, labels, radius_arcsec=1.5)
+
+
+def test_columns_of_parquet_are_released_once_they_are_converted(tmp_path, monkeypatch):
+    pq.write_table(pa.table({f"c{n}": np.arange(9.0) for n in range(3)}), tmp_path / "t.parquet")
+    flat, convert, made, alive = parquet._flat, parquet.from_arrow, [], []
+
+    def noted(table, where):
+        made.append(weakref.ref(table := flat(table, where)))
+        return table
+
+    def counted(column):
+        alive.append(sum(table() is not None for table in made))
+        return convert(column)
+
+    monkeypatch.setattr(parquet, "_flat", noted)
+    monkeypatch.setattr(parquet, "from_arrow", counted)
+    assert tables.read(tmp_path / "t.parquet").columns["c2"].sum() == 36
+    assert made
+    assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["fraction", "text", "truth"])

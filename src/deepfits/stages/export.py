@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.config import Range
@@ -26,7 +25,7 @@ from deepfits.scale.cluster import ON_ONE_MACHINE
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, from_arrow, matches_conditions, require_column, write_table
-from deepfits.tables.writing import arrow_metadata, field_metadata
+from deepfits.tables.writing import to_arrow_table
 
 Describing = Callable[[str], Column]
 
@@ -206,16 +205,20 @@ class _Shards:
         schema, is_empty = None, True
         for path in self.paths:
             with naming(path, *UNREADABLE):
-                table = pq.read_table(path, columns=self.names)
-                table = _with_metadata(table, self.half, self.describe, schema)
-            schema = schema or table.schema
+                stored = pq.read_table(path, columns=self.names)
+                columns = {name: from_arrow(stored[name]) for name in self.names}
+            for name in {*self.names} & {"latent", "latent_std", "embedding"} if self.half else ():
+                columns[name] = np.clip(columns[name], -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
+            if schema is None:
+                schema = to_arrow_table(columns, info=_MADE_BY, describe=self.describe).schema
+            table = to_arrow_table(columns)
             if table.schema != schema:
                 raise InputError(
                     f"{path}: its columns differ from those of {self.paths[0].name}; they are not of one run"
                 )
             if len(table) or len(self.paths) == 1:
                 is_empty = False
-                yield table
+                yield table.cast(schema)
         if is_empty:
             raise InputError(f"{self.paths[0].parent}: no object in any of the {len(self.paths)} shards")
 
@@ -265,28 +268,6 @@ class _Shards:
 
     def _task(self) -> AbstractContextManager[Task]:
         return self.progress("export", total=len(self.paths), unit="shards")
-
-
-def _with_metadata(table: Any, half: bool, describe: Describing, like: Any = None) -> Any:
-    """Add units, UCDs and descriptions, or the metadata of the schema `like`; convert to 16 bits if asked."""
-    fields, arrays = [], []
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if half and field.name in ("latent", "latent_std", "embedding"):
-            column = _to_half_precision(column)
-        fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
-        arrays.append(column)
-    if like is not None:
-        return pa.table(arrays, schema=pa.schema(fields, metadata=like.metadata))
-    empty = {field.name: from_arrow(column[:0]) for field, column in zip(fields, arrays, strict=True)}
-    return pa.table(arrays, schema=pa.schema(fields, metadata=arrow_metadata(empty, _MADE_BY, describe)))
-
-
-def _to_half_precision(column: Any) -> Any:
-    """Round a column of lists to 16-bit floats; values out of range are clipped, not made infinite."""
-    joined = column.combine_chunks()
-    flat = joined.flatten().to_numpy(zero_copy_only=False)
-    half = np.clip(flat, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
-    return pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(half), joined.type.list_size)])
 
 
 def _import(

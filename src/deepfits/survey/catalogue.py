@@ -98,12 +98,17 @@ def read_catalogue(
 def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Warn of duplicates, flagged in a column or at the same positions."""
     if "ra" in columns:
-        is_double = tables.has_neighbour(columns["ra"], columns["dec"], tables.SAME_PLACE_ARCSEC)
-        if is_double.mean() > MOST_CLOSE:
+        from scipy.spatial import cKDTree
+
+        places = tables.unit_vectors(columns["ra"], columns["dec"])
+        known = places[np.isfinite(places).all(axis=1)]
+        chord = cKDTree(known).query(known, k=2)[0][:, 1] if len(known) else known
+        number = int((chord < np.radians(tables.SAME_PLACE_ARCSEC / 3600)).sum())
+        if number > MOST_CLOSE * len(places):
             log.warning(
                 "WARNING: %s: %d of %d objects are within %g″ of another: if overlapping tiles list them "
                 "twice, leave out the duplicates",
-                *(path, is_double.sum(), len(is_double), tables.SAME_PLACE_ARCSEC),
+                *(path, number, len(places), tables.SAME_PLACE_ARCSEC),
             )
     for name, values in columns.items():
         if _PRIMARY.fullmatch(name) and values.dtype.kind in "biuf" and set(np.unique(values)) == {0, 1}:

@@ -83,51 +83,39 @@ def match_positions(
     Positions are in degrees, ``(N,)`` and ``(M,)``, NaN where unknown. Rows and separations are ``(N,)``, −1
     and NaN without a match. Of several rows at exactly the same position the first is used.
     """
-    from astropy import units
-    from astropy.coordinates import SkyCoord, match_coordinates_sky
+    from scipy.spatial import cKDTree
 
     index = np.full(len(ra), -1)
     separation = np.full(len(ra), np.nan, dtype=np.float32)
-    good = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    other = np.flatnonzero(np.isfinite(other_ra) & np.isfinite(other_dec) & (np.abs(other_dec) <= 90))
-    if good.size and other.size:
-        here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
-        there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
-        nearest, apart, _ = match_coordinates_sky(here, there)
+    reach = np.radians(radius_arcsec / 3600) + 1e-12
+    here, there = unit_vectors(ra, dec), unit_vectors(other_ra, other_dec)
+    good = np.flatnonzero(np.isfinite(here).all(axis=1))
+    other = _in_box_of(here[good], there, reach)
+    good = good[_in_box_of(there[other], here[good], reach)]
+    if good.size:
+        chord, nearest = cKDTree(there[other]).query(here[good], distance_upper_bound=reach)
+        apart = np.degrees(2 * np.arcsin(np.minimum(chord, 2) / 2)) * 3600
         places = other_ra[other] + 1j * other_dec[other]  # complex numbers sort faster than two columns
         _, first, same = np.unique(places, return_index=True, return_inverse=True)
-        nearest = first[same][nearest]
-        is_near = apart.arcsec <= radius_arcsec
-        index[good[is_near]] = other[nearest[is_near]]
-        separation[good[is_near]] = apart.arcsec[is_near]
+        is_near = apart <= radius_arcsec
+        index[good[is_near]] = other[first[same[nearest[is_near]]]]
+        separation[good[is_near]] = apart[is_near]
     return index, separation
+
+
+def _in_box_of(others: np.ndarray, places: np.ndarray, margin: float) -> np.ndarray:
+    """Return the rows of `places` in the box that `others` span: unit vectors, ``(N, 3)`` each.
+
+    Most labels of a survey lie outside the images; to look for their neighbours would take minutes.
+    """
+    low, high = others.min(axis=0, initial=np.inf), others.max(axis=0, initial=-np.inf)
+    return np.flatnonzero(((places >= low - margin) & (places <= high + margin)).all(axis=1))
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """Return the unit vectors of positions in degrees, ``(N, 3)``; NaN where a coordinate is."""
     right, up = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
     return np.stack([np.cos(up) * np.cos(right), np.cos(up) * np.sin(right), np.sin(up)], axis=1)
-
-
-def has_neighbour(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> np.ndarray:
-    """Return a mask ``(N,)`` of the positions, in degrees, that have another within a radius.
-
-    Examples
-    --------
-    >>> has_neighbour(np.array([10.0, 10.0, 20.0, np.nan]), np.zeros(4), 0.1).tolist()
-    [True, True, False, False]
-    """
-    from scipy.spatial import cKDTree
-
-    known = np.isfinite(ra) & np.isfinite(dec)
-    places = unit_vectors(ra[known], dec[known])
-    out = np.zeros(len(ra), dtype=bool)
-    if len(places):
-        distance, _ = cKDTree(places).query(
-            places, k=2, distance_upper_bound=np.radians(radius_arcsec / 3600)
-        )
-        out[known] = np.isfinite(distance[:, 1])
-    return out
 
 
 def match_one_to_one(
@@ -203,15 +191,17 @@ def typical_offset(
     from astropy.units import arcsec
 
     known, others = np.flatnonzero(np.isfinite(ra)), np.flatnonzero(np.isfinite(other_ra))
+    here, there = unit_vectors(ra[known], dec[known]), unit_vectors(other_ra[others], other_dec[others])
+    others = others[_in_box_of(here, there, np.radians(OFFSET_ARCSEC / 3600))]
     others = others[:: max(1, len(others) // 10_000)]
-    if not len(known) or not len(others):
+    if not len(others):
         return None
-    here = SkyCoord(ra[known], dec[known], unit="deg")
-    there = SkyCoord(other_ra[others], other_dec[others], unit="deg")
-    row, other, _, _ = search_around_sky(here, there, OFFSET_ARCSEC * arcsec)
+    objects = SkyCoord(ra[known], dec[known], unit="deg")
+    near = SkyCoord(other_ra[others], other_dec[others], unit="deg")
+    row, other, _, _ = search_around_sky(objects, near, OFFSET_ARCSEC * arcsec)
     if not len(row):
         return None
-    apart = np.stack([part.arcsec for part in here[row].spherical_offsets_to(there[other])])
+    apart = np.stack([part.arcsec for part in objects[row].spherical_offsets_to(near[other])])
     edges = np.arange(-OFFSET_ARCSEC, OFFSET_ARCSEC + WIDTH_ARCSEC, WIDTH_ARCSEC)
     counts = np.histogram2d(apart[0], apart[1], bins=[edges, edges])[0]
     peak = edges[list(np.unravel_index(counts.argmax(), counts.shape))] + WIDTH_ARCSEC / 2

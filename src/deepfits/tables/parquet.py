@@ -74,8 +74,8 @@ def parquet_files(directory: Path) -> list[Path]:
 
 def read_parquet(
     files: list[Path], where: Path, columns: Sequence[str] | None, unpacked: bytes | None = None
-) -> Table:
-    """Read files that have the same columns as one table, or only its `columns`.
+) -> pa.Table:
+    """Read files that have the same columns as one Arrow table, or only its `columns`.
 
     `unpacked` is the content of the only file, if it was packed.
     """
@@ -96,8 +96,7 @@ def read_parquet(
             )
     same = [p.select(parts[0].column_names) for p in parts]
     with naming(where, "a column has other types in other files", "write all files with the same types"):
-        whole = pa.concat_tables(same, promote_options="permissive")
-    return table_from_arrow(whole, where)
+        return pa.concat_tables(same, promote_options="permissive")
 
 
 def require_credible(values: int, words: str, size: int, where: Path) -> None:
@@ -131,7 +130,10 @@ def read_feather(source: Path | BytesIO, where: Path, columns: Sequence[str] | N
 
 
 def table_from_arrow(table: Any, where: Path) -> Table:
-    """Convert an Arrow table to a `Table`, with its units and our metadata."""
+    """Convert an Arrow table to a `Table`, with its units and our metadata.
+
+    Columns that nothing else refers to are released one by one, so that large ones are in memory once.
+    """
     table = _flat(table, where)
     metadata = table.schema.metadata or {}
     out = Table(
@@ -144,7 +146,8 @@ def table_from_arrow(table: Any, where: Path) -> Table:
         is_index = entry.name.startswith("__index_level_") and "index" not in table.column_names
         name = "index" if is_index else entry.name  # of pandas, without a name
         try:
-            out.columns[name] = from_arrow(table.column(entry.name))
+            column, table = table.column(entry.name), table.drop_columns(entry.name)
+            out.columns[name] = from_arrow(column)
         except TypeError as error:
             out.unused[name] = str(error) or str(entry.type)
             continue

@@ -75,7 +75,7 @@ def read(
     with naming(path, f"cannot read this {what}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the readers warn of unusual units and deviations from standards
         if path.is_dir():
-            return _normalized(read_parquet(parquet_files(path), path, columns))
+            return _normalized(table_from_arrow(read_parquet(parquet_files(path), path, columns), path))
         return _normalized(_read_file(path, selection, columns, wanted))
 
 
@@ -166,7 +166,7 @@ def _read_file(
         head, ending = content[:4096], Path(name).suffix.lower().lstrip(".")
     source: Path | BytesIO = path if content is None else BytesIO(content)
     if head.startswith(b"PAR1"):
-        return read_parquet([path], path, columns, content)
+        return table_from_arrow(read_parquet([path], path, columns, content), path)
     if head.startswith((b"ARROW1", b"FEA1", STREAM)):
         return read_feather(source, path, columns)
     if head.startswith(b"\x93NUMPY"):

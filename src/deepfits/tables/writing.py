@@ -110,14 +110,12 @@ def to_arrow_table(
     fields, arrays = [], []
     for name, values in columns.items():
         arrays.append(to_arrow(values))
-        fields.append(pa.field(name, arrays[-1].type, metadata=field_metadata(name, describe)))
-    return pa.table(arrays, schema=pa.schema(fields, metadata=arrow_metadata(columns, info, describe)))
+        fields.append(pa.field(name, arrays[-1].type, metadata=_field_metadata(name, describe)))
+    return pa.table(arrays, schema=pa.schema(fields, metadata=_arrow_metadata(columns, info, describe)))
 
 
-def arrow_metadata(
-    columns: Mapping[str, np.ndarray],
-    info: Mapping[str, Any] | None = None,
-    describe: Callable[[str], Any] | None = None,
+def _arrow_metadata(
+    columns: Mapping[str, np.ndarray], info: Mapping[str, Any] | None, describe: Callable[[str], Any] | None
 ) -> dict[str, str]:
     """Return the metadata of a Parquet file: `info`, and the columns' units, UCDs and descriptions.
 
@@ -140,7 +138,7 @@ def arrow_metadata(
     }
 
 
-def field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
+def _field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
     """Return unit, UCD and description of a column as Parquet field metadata."""
     if describe is None:
         return None

@@ -108,7 +108,8 @@ def read_labels(
     if not classes:
         is_code[is_finite] = is_no_value(number[is_finite], is_redshift=is_redshift)
     keep = is_selected & is_finite & ~is_code
-    left = {name: values[keep] for name, values in columns.items() if name != column}
+    columns.pop(column)
+    left = {name: columns.pop(name)[keep] for name in list(columns)}  # one by one: the table may be large
     counts = {
         "rows": len(number),
         "not_selected": int((~is_selected).sum()),
@@ -124,7 +125,7 @@ def read_labels(
     if is_redshift:
         remedy = f"--select '{column} > {STAR_REDSHIFT:g}' leaves them out"
         _warn_of_zeros(number[is_selected], column, path, remedy)
-        _require_no_magnitudes(number[keep], columns, column, path)
+        _require_no_magnitudes(number[keep], left, column, path)
         _warn_of_quality(left, select, path)
     elif not classes and may_be_redshifts(column, number[keep]):
         log.warning(
