@@ -71,8 +71,9 @@ def test_invalid_labels_are_excluded_and_counted(table, tmp_path):
         ("z_spek", [], "did you mean 'z_spec'"),
         ("kind", [], "holds text, not numbers"),
         ("z_spec", ["z_spec_flag > 100"], "none of 6 rows"),
-        ("z_spec", ["z_spec_flag"], "COLUMN OP VALUE"),
+        ("z_spec", ["z_spec_flag"], "'z_spec_flag == true': the column is numeric"),
         ("z_spec", ["z_spec_flag >= good"], "'good' is not a number"),
+        ("z_spec", ["z_spec_flag, 3"], "COLUMN OP VALUE"),
         ("z_spec", ["flagg >= 3"], "no column 'flagg'"),
     ],
 )

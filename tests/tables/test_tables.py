@@ -896,9 +896,11 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
         (np.array(["A", "4"]), "q >= B", "no order"),
         (np.array([1, 2]), "q.isin([1, 2])", r"COLUMN OP VALUE, as in .* or 'q in \(3, 4\)'"),
         (np.array([1, 2]), "q in ()", "COLUMN OP VALUE"),
-        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "joined by 'and' and 'or'"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "no column 'QSO'"),
         (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
+        (np.ones((2, 3)), "q > 1", "the column contains lists"),
+        (np.ones((2, 3)), "q - 1 > 1", "no column 'q - 1'"),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(column, condition, word):
@@ -3159,6 +3161,48 @@ def test_conditions_as_in_pandas_and_sql(condition, expected):
     np.testing.assert_array_equal(tables.matches_conditions(columns, again, "t"), chosen)
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("kind != 'STAR' and is_good", [0, 0, 1, 0]),
+        ("is_good & (q > 1)", [0, 0, 1, 0]),
+        ("(q > 1) & is_good", [0, 0, 1, 0]),
+        ("is_good & flags & 4 == 0", [1, 0, 0, 0]),
+        ("not is_good or q == 1", [1, 1, 0, 0]),
+        ("~`is_good`", [0, 1, 0, 0]),
+        ("q % 10 >= 3", [0, 0, 1, 1]),
+        ("mag_g - mag_i < 0.5", [1, 0, 0, 1]),
+        ("flux / `flux err` > 5 and q < 20", [0, 1, 1, 0]),
+        ("z < z_max", [1, 0, 0, 0]),
+        ("0.2 < mag_g - mag_i", [0, 1, 0, 0]),
+        ("z is null", [0, 0, 1, 0]),
+        ("z IS NOT NULL and kind is not null", [1, 1, 0, 0]),
+        ("is_good is true", [1, 0, 1, 0]),
+        ("big == other", [1, 0, 0, 0]),
+        ("q-1 == 7", [0, 0, 1, 0]),
+        ("2 & flags != 0", [0, 1, 0, 0]),
+    ],
+)
+def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_together(condition, expected):
+    columns = {
+        "q": np.array([1, 2, 13, 24], np.uint8),
+        "q-1": np.array([0, 0, 7, 0]),
+        "kind": np.array(["STAR", "QSO", "GALAXY", ""]),
+        "is_good": np.array(["true", "false", "true", ""]),
+        "flags": np.array([0, 2, 4, 0], np.int16),
+        "mag_g": np.array([20.1, 22.0, np.nan, 21.0]),
+        "mag_i": np.array([20.0, 21.0, 20.0, 21.0]),
+        "flux": np.array([5, 6, 7, 8]),
+        "flux err": np.array([1.0, 1.0, 0.0, 1.0]) + np.array([0, 0, 1, 0]),
+        "z": np.array([0.5, 0.3, np.nan, 1.0]),
+        "z_max": np.array([0.9, 0.2, 1.0, 0.5]),
+        "big": np.array([2**60, 2**60 + 1, 0, 1]),
+        "other": np.array([2**60, 2**60, 1, 2]),
+    }
+    for conditions in (condition, tables.as_conditions(condition)):
+        assert tables.matches_conditions(columns, conditions, "t").tolist() == [bool(n) for n in expected]
+
+
 def test_positions_are_matched_as_astropy_does():
     """At the poles and at 0 and 360 degrees too, where coordinates jump."""
     rng = np.random.default_rng(5)
@@ -3214,10 +3258,13 @@ def test_columns_of_parquet_are_released_once_they_are_converted(tmp_path, monke
     assert alive == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["fraction", "text", "truth"])
-def test_only_whole_numbers_have_bits(name):
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("fraction", "only columns of whole"), ("text", "no column"), ("truth", "only columns of whole")],
+)
+def test_only_whole_numbers_have_bits(name, word):
     columns = {"fraction": np.array([0.5]), "text": np.array(["a"]), "truth": np.array([True])}
-    with pytest.raises(InputError, match=f"'{name} & 1 == 0': only columns of whole numbers have bits"):
+    with pytest.raises(InputError, match=word):
         tables.matches_conditions(columns, f"{name} & 1 == 0", "t")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from itertools import accumulate
 from pathlib import Path
@@ -13,22 +15,23 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.entries import GAPS, NUMBER
+from deepfits.tables.entries import GAPS, NUMBER, numbers_in_text
 from deepfits.tables.table import Columns, require_column
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt},
     **{"==": operator.eq, "!=": operator.ne},
 }
-_CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|<>|=|>|<)\s*([^=<>].*?)\s*$")
+_CONDITION = re.compile(
+    r"^\s*(\S.*?)\s*(>=|<=|==|!=|<>|=|>|<|\bis not\b|\bis\b)\s*([^=<>].*?)\s*$", re.IGNORECASE
+)
 _OR = re.compile(r"\s+or\s+|\s*\|\|?\s*", re.IGNORECASE)
-_AND = re.compile(r"\s+and\s+|\s*&&\s*", re.IGNORECASE)
-_ALSO_AND = re.compile(r"\s*&\s*")
+_AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
 _VALUE_FIRST = re.compile(rf"({NUMBER})\s*(>=|<=|>|<)\s*([^<>=]*[^<>=\s])\s*((?:>=|<=|>|<).*)?", re.DOTALL)
-_OF_SQL = {"=": "==", "<>": "!="}
+_OF_SQL = {"=": "==", "<>": "!=", "is": "==", "is not": "!="}
 _TURNED = {">=": "<=", "<=": ">=", ">": "<", "<": ">"}
-_BITS = re.compile(r"\(?\s*(\S.*?)\s*&\s*(\d{1,19})\s*\)?")
-_COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
+_COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||&|\b(?:or|and)\b", re.IGNORECASE)
+_ALONE = re.compile(r"(not\s+|[~!]\s*)?(`[^`]+`|[^\W\d][\w.]*)", re.IGNORECASE)
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
 _IN = re.compile(
@@ -38,6 +41,8 @@ _IN = re.compile(
 _ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
+_ARITHMETIC: dict[Any, Any] = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply}
+_ARITHMETIC |= {ast.Div: np.true_divide, ast.Mod: np.mod}
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
@@ -77,9 +82,10 @@ def _all_of(text: str) -> list[str]:
     text = _bare(text)
     if len(_split(text, _OR)) > 1:
         return [f"({text})"]
-    parts = [part for whole in _split(text, _AND) for part in _split(whole, _ALSO_AND)]
-    if len(parts) > 1:
+    if len(parts := _split(text, _AND)) > 1:
         return [condition for part in parts for condition in _all_of(part)]
+    if (alone := _ALONE.fullmatch(text)) is not None:
+        return [f"{alone[2]} == {'false' if alone[1] else 'true'}"]
     if (turned := _VALUE_FIRST.fullmatch(text)) is None:  # 0.1 < z_spec < 2
         return [text]
     value, sign, name, rest = turned[1], turned[4], turned[5], turned[6]
@@ -89,7 +95,7 @@ def _all_of(text: str) -> list[str]:
 def _bare(text: str) -> str:
     """Remove the parentheses around a whole condition, or around several."""
     text = text.strip()
-    while text[:1] == "(" and _levels(text).index(0) == len(text) - 1 and _CONDITION.match(text[1:-1]):
+    while text[:1] == "(" and _levels(text).index(0) == len(text) - 1 and _is_whole(text[1:-1]):
         text = text[1:-1].strip()
     return text
 
@@ -104,11 +110,17 @@ def _split(text: str, joint: re.Pattern[str]) -> list[str]:
     """Split conditions at joints that have one on either side; ``flags & 4 == 0`` is a single one."""
     parts, start, levels = list[str](), 0, _levels(text)
     for match in joint.finditer(text):
-        if levels[match.start()] == 0 and _CONDITION.match(text[start : match.start()]):
-            parts.append(text[start : match.start()])
+        part = text[start : match.start()]
+        is_bits = _ALONE.fullmatch(part) and re.match(r"\d", text[match.end() :])  # flags & 4
+        if levels[match.start()] == 0 and _is_whole(part) and not is_bits:
+            parts.append(part)
             start = match.end()
     parts.append(text[start:])
-    return parts if all(_CONDITION.match(part) for part in parts) else [text]
+    return parts if all(_is_whole(part) for part in parts) else [text]
+
+
+def _is_whole(text: str) -> bool:
+    return bool(_CONDITION.match(text) or _ALONE.fullmatch(_bare(text)))
 
 
 def matches_conditions(
@@ -118,19 +130,17 @@ def matches_conditions(
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
     ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, or several joined by
-    ``and`` and ``or``, with parentheses. Numbers are compared
-    numerically even if the table stores them as text; booleans are compared with ``true`` or ``false``.
-    ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``. Raise
-    `InputError` for a condition that cannot be parsed, an unknown column, or text where a number is needed.
+    ``and`` and ``or``, with parentheses. Numbers are compared numerically even if the table stores them as
+    text; booleans are compared with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``).
+    ``"z_spec != null"`` asks for a value, and ``== null`` for its lack. Both sides may be computed from
+    columns of numbers: ``"mag_g - mag_i > 1"``, ``"zflg % 10 >= 3"``, ``"z < z_max"``. ``COLUMN & BITS`` in
+    place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``. Raise `InputError` for a
+    condition that cannot be parsed, an unknown column, or text where a number is needed.
 
     Examples
     --------
     >>> matches_conditions({"q": np.array([1, 3, 4])}, ["q >= 3"], "labels").tolist()
     [False, True, True]
-    >>> matches_conditions({"flags": np.array([1, 4, 7])}, ["flags & 4 == 0"], "labels").tolist()
-    [True, False, False]
-    >>> matches_conditions({"q": np.array(["13.5", "4", "--"])}, ["q >= 5"], "labels").tolist()
-    [True, False, False]
     >>> matches_conditions({"q": np.array([1, 3, 4])}, "(q >= 3) & (q < 4) | q == 1", "labels").tolist()
     [True, True, False]
     """
@@ -145,27 +155,51 @@ def matches_conditions(
             raise InputError(
                 f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'"
             )
-        name, sign, text = match[1], _OF_SQL.get(match[2], match[2]), match[3]
-        bits = _BITS.fullmatch(name) if name.strip("'\"`") not in columns else None
-        column = require_column(columns, (bits[1] if bits else name).strip("'\"`"), where)
+        name, sign, text = match[1], _OF_SQL.get(match[2].lower(), match[2]), match[3]
+        if name.strip("'\"`") in columns or (column := _computed(name, columns)) is None:
+            column = require_column(columns, name.strip("'\"`"), where)
         if column.ndim != 1:
             raise InputError(f"condition {condition!r}: the column contains lists")
-        if bits is not None:
-            column = _only_bits(column, int(bits[2]), condition)
-        keep &= _compare(column, sign, text, condition, where)
+        if column.dtype.kind in "iuf" and (other := _computed(text, columns)) is not None:
+            keep &= _OPERATORS[sign](column, other) & np.isfinite(column) & np.isfinite(other)
+        else:
+            keep &= _compare(column, sign, text, condition, where)
     return keep
 
 
-def _only_bits(column: np.ndarray, bits: int, condition: str) -> np.ndarray:
+def _computed(text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the numbers, ``(N,)``, that an expression such as ``mag_g - mag_i`` has; None if it is none."""
+    with suppress(SyntaxError, TypeError, OverflowError), np.errstate(all="ignore"):
+        plain = re.sub("`([^`]+)`", lambda name: repr(name[1]), text.strip())
+        found = _evaluated(ast.parse(plain, mode="eval").body, columns)
+        return found if np.ndim(found) else None
+    return None
+
+
+def _evaluated(node: ast.AST, columns: Mapping[str, np.ndarray]) -> Any:
+    """Return the number, or the numbers ``(N,)``, of an expression; raise `TypeError` if it has none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return node.value
+    if isinstance(node, ast.BinOp) and (operation := _ARITHMETIC.get(type(node.op))):
+        return operation(*(np.asarray(_evaluated(n, columns), float) for n in (node.left, node.right)))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+        column, bits = (np.asarray(_evaluated(n, columns)) for n in (node.left, node.right))
+        return _only_bits(column, bits, ast.unparse(node))
+    name = str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)  # the former in backticks
+    values = numbers_in_text(columns[name]) if name in columns else np.zeros((0, 0))
+    if values.ndim != 1 or values.dtype.kind not in "iufb":
+        raise TypeError
+    return values
+
+
+def _only_bits(values: np.ndarray, bits: np.ndarray, text: str) -> np.ndarray:
     """Keep only some bits of whole numbers, ``(N,)``; missing values, NaN among floats, stay missing."""
-    is_number = column.dtype.kind in "iuf"
-    is_there = np.isfinite(column) if is_number else np.zeros(len(column), dtype=bool)
-    whole = np.where(is_there, column, 0) if is_number else np.zeros(0)
-    if not is_number or (whole % 1 != 0).any():
-        raise InputError(f"condition {condition!r}: only columns of whole numbers have bits")
-    whole = whole.astype(np.int64) if column.dtype.kind == "f" else whole
-    out = whole.astype(np.uint64) & np.uint64(bits)
-    return out if is_there.all() else np.where(is_there, out.astype(np.float64), np.nan)
+    if values.dtype.kind == "b" or (values % 1 > 0).any():
+        raise InputError(f"condition on {text!r}: only columns of whole numbers have bits")
+    is_there = np.isfinite(values)
+    whole = np.where(is_there, values, 0).astype(np.int64) if values.dtype.kind == "f" else values
+    kept = whole.astype(np.uint64) & bits.astype(np.uint64)
+    return kept if is_there.all() else np.where(is_there, kept, np.nan)
 
 
 def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str | Path) -> Columns:
@@ -201,6 +235,9 @@ def as_truth(column: np.ndarray) -> np.ndarray | None:
 def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
     compare = _OPERATORS[sign]
     kind = column.dtype.kind
+    if text.lower() in ("null", "nan") and sign in ("==", "!="):
+        is_gap = np.isnan(column) if kind == "f" else np.isin(np.char.lower(column.astype(str)), GAPS)
+        return is_gap if sign == "==" else ~is_gap
     if kind in "UO":
         return _compare_text(column.astype(str), sign, text, condition, where)
     if kind == "b":
@@ -237,14 +274,16 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
     is_gap = np.isin(lower, GAPS)
     value = None if quoted else _number(text)
     if value is not None:
-        number, entry = _numbers_in(column, is_gap)
-        if entry and sign not in ("==", "!="):
-            raise InputError(
-                f"{where}: condition {condition!r}: the column contains {entry!r}, which is not a number; "
-                "remove such entries from the table, or select values with =="
-            )
+        parsed = [None if gap else _number(entry) for entry, gap in zip(column.tolist(), is_gap, strict=True)]
+        number = np.array([np.nan if entry is None else entry for entry in parsed], dtype=object)  # exact
         is_number = np.isfinite(number.astype(np.float64))
-        if not entry or is_number.any():
+        odd = column[~is_gap & [entry is None for entry in parsed]]
+        if len(odd) and sign not in ("==", "!="):
+            raise InputError(
+                f"{where}: condition {condition!r}: the column contains {str(odd[0])!r}, which is not a "
+                "number; remove such entries from the table, or select values with =="
+            )
+        if not len(odd) or is_number.any():
             is_there = ~is_gap if sign == "!=" else is_number
             with np.errstate(invalid="ignore"):
                 return np.asarray(_OPERATORS[sign](number, value), dtype=bool) & is_there
@@ -264,19 +303,3 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
             f"{str(alike[0])!r}; write it like that"
         )
     return np.asarray(_OPERATORS[sign](column, bare) & (column != ""), dtype=bool)
-
-
-def _numbers_in(column: np.ndarray, is_gap: np.ndarray) -> tuple[np.ndarray, str]:
-    """Parse text as Python's numbers, in which integers are exact, with NaN where that fails.
-
-    The first entry that is not a number is returned, too.
-    """
-    number = np.full(len(column), np.nan, dtype=object)
-    entry = ""
-    for row in np.flatnonzero(~is_gap):
-        parsed = _number(str(column[row]))
-        if parsed is None:
-            entry = entry or str(column[row])
-        else:
-            number[row] = parsed
-    return number, entry
