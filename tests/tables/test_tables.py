@@ -1756,6 +1756,7 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "MAXQUAL",
         "FLAG_DES",
         "z_prob",
+        "PROB",
     ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
@@ -2077,6 +2078,18 @@ def test_the_condition_that_is_named_selects_secure_redshifts(tmp_path, caplog, 
     read_labels(path)
     condition = re.search("--select '(.*)'", caplog.text)[1]
     assert sorted(set(read_labels(path, select=[condition]).columns["zflags"])) == secure
+
+
+def test_flags_most_of_which_are_0_mean_problems(tmp_path, caplog):
+    """As those of DESI and SDSS; the largest would choose the wrong one of two redshifts."""
+    number, flag = np.repeat(np.arange(6), 2), np.array([0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    z = 0.3 + 0.1 * number + 0.2 * (flag == 4)
+    Table({"object_id": number, "z_spec": z, "z_flag": flag}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    assert "(--select 'z_flag == VALUE')" in caplog.text
+    assert match_labels({"object_id": np.arange(6)}, labels).rows.tolist() == [1, 2, 3, 4, 5]
+    labels = read_labels(tmp_path / "l.fits", select=["z_flag == 0"])
+    assert len(match_labels({"object_id": np.arange(6)}, labels).rows) == 6
 
 
 def test_probabilities_and_ranks_of_redshifts_are_named(tmp_path, caplog):

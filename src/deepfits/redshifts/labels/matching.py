@@ -255,8 +255,8 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
     for name in (name for name in (f"{labels.target}_flag", *FLAGS) if name in labels.columns):
         values = numbers_in_text(labels.columns[name])
-        # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, so larger is not more secure.
-        if values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5:
+        # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, and where most are 0, problems.
+        if values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5 and (values > 0).mean() > 0.5:
             return name, values.astype(np.float64)
     return None
 

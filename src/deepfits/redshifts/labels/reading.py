@@ -48,7 +48,7 @@ _QUALITY = re.compile(
     r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?(z(_?sp(ec)?|\w{1,2})?|redshift)|(flag|q|qual(ity)?)_?spec_?z?"
     r"|(spec\w*|best|id|vi)_?(q|quality|class|flag)|use_zgrism|n?q_?sp|q_(flag|cz)|good_?spec|is_?specz?"
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank|use|qflag_z|zq_?spec|rvz_qual|maxqual"
-    r"|flag_des",
+    r"|flag_des|prob(ability)?",
     re.IGNORECASE,
 )
 """Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
@@ -58,7 +58,7 @@ _KIND = re.compile(r"(?i)(type|source|origin|class|best_s)$")
 """Names of columns with the kind of a redshift, such as 1 for spectroscopic ones: none is larger."""
 _OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|(^f|fla?gs?)(_?(z|sp(ec)?(_?z)?))?$")
 """Names of flags and notes of which one that is set may mean a good redshift, or a doubtful one."""
-_CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|confidence)$", re.IGNORECASE)
+_CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|prob(ability)?)$", re.IGNORECASE)
 """Names of those whose values are continuous, such as probabilities."""
 
 log = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def read_labels(
     if not classes:
         is_code[is_finite] = is_no_value(number[is_finite], is_redshift=is_redshift)
     keep = is_selected & is_finite & ~is_code
-    columns.pop(column)
-    left = {name: columns.pop(name)[keep] for name in list(columns)}  # one by one: the table may be large
+    left = {name: columns.pop(name)[keep] for name in list(columns) if name != column}  # may be large
     counts = {
         "rows": len(number),
         "not_selected": int((~is_selected).sum()),
@@ -336,7 +335,7 @@ def _example(name: str, values: np.ndarray) -> str:
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
     secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
-    if _OF_PROBLEMS.search(name) and not secure.any():
+    if _OF_PROBLEMS.search(name) and (not secure.any() or (values > 0).mean() <= 0.5):  # as ZWARN
         return f"{name} == VALUE"
     if tables.as_truth(values) is not None:
         return f"{name} == true"
