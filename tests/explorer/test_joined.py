@@ -1,6 +1,7 @@
 """Tables joined to the objects of a run: which row is of which object, and what is said where several are."""
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -177,6 +178,20 @@ def test_identities_by_another_name_get_a_hint(features, sky, tmp_path):
 def test_a_table_without_rows_is_refused(features, tmp_path):
     with pytest.raises(InputError, match="no row matches an object"):
         joined(features, tmp_path, ra=np.zeros(0), dec=np.zeros(0), mass=np.zeros(0))
+
+
+def test_of_a_large_table_only_the_rows_of_the_objects_stay_in_memory(features, sky):
+    rng, number = np.random.default_rng(0), 100_000
+    ra, dec = np.append(rng.uniform(0, 300, number), sky["ra"][::2]), np.full(number, -60.0)
+    columns = {"ra": ra, "dec": np.append(dec, sky["dec"][::2]), "mass": np.arange(number + NUM / 2)}
+    found = JoinedTable(features)
+    assert found.num_rows == NUM  # read before memory is measured
+    tracemalloc.start()
+    found.add_table("mine", columns)
+    assert tracemalloc.get_traced_memory()[0] < number
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found["mass"][::2], number + np.arange(NUM / 2))
+    assert np.isnan(found["mass"][1::2]).all()
 
 
 def test_pairs_are_one_to_one():

@@ -258,6 +258,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         shared = None if by_position and not of_run else columns.get("object_id")
         added = with_degrees(table.columns, sky)
         there = rows >= 0
+        kept = np.where(there, np.cumsum(there) - 1, -1)  # rows of those that match: the table may be large
         for name, values in (added if of_run else without_lists(added, path, table.unused)).items():
             is_place = sky is not None and name in ("ra", "dec")
             is_ours = values is shared
@@ -265,7 +266,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 is_ours = np.array_equal(values[rows[there]], self[name][there])
             if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
-                self.add(key, partial(take_rows, values, rows), label)
+                self.add(key, partial(take_rows, values[rows[there]], kept), label)
                 self._joined[key] = "deg" if is_place else table.units.get(name, "")
 
     def _free_name(self, name: str, label: str) -> str:

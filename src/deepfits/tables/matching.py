@@ -85,8 +85,7 @@ def match_positions(
     """
     from scipy.spatial import cKDTree
 
-    index = np.full(len(ra), -1)
-    separation = np.full(len(ra), np.nan, dtype=np.float32)
+    index, separation = np.full(len(ra), -1), np.full(len(ra), np.nan, dtype=np.float32)
     reach = np.radians(radius_arcsec / 3600) + 1e-12
     here, there = unit_vectors(ra, dec), unit_vectors(other_ra, other_dec)
     good = np.flatnonzero(np.isfinite(here).all(axis=1))

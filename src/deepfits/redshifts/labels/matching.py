@@ -115,8 +115,8 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Return a hint at the most likely reason why nothing matches."""
     if match == "position":
         return tables.place_hint(*(c[name] for c in (labels.columns, features) for name in ("ra", "dec")))
-    ours = _identity_text(features, "features")
-    theirs = _identity_text(labels.columns, labels.where)
+    ours = _identities(features, "features").astype(str)
+    theirs = _identities(labels.columns, labels.where).astype(str)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
     if np.isin(np.char.lstrip(ours, "0"), bare).any():
         return "; they would match without leading zeros: write both as text or both as numbers"
@@ -187,8 +187,8 @@ def _within(pairs: Pairs, features: Columns, labels: Labels, radius_arcsec: floa
 
 def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:
     """Return pairs, and the number of labels without an identity."""
-    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
-    named = np.flatnonzero(theirs != "")
+    ours, theirs = _identities(features, "features"), _identities(labels.columns, labels.where)
+    named = np.flatnonzero(theirs != "") if theirs.dtype.kind == "U" else np.arange(len(theirs))
     matched = tables.match_identities(theirs[named], ours)
     pairs = matched[matched >= 0], named[matched >= 0]
     return pairs, {"without_identity": len(theirs) - len(named)}
@@ -261,8 +261,8 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     return None
 
 
-def _identity_text(columns: Columns, where: str) -> np.ndarray:
-    """Return identities as text, so that whole numbers equal the same numbers written as text."""
+def _identities(columns: Columns, where: str) -> np.ndarray:
+    """Return identities, as integers or text."""
     if "object_id" not in columns:
         if {"ra", "dec"} <= columns.keys() and not _has_positions(columns):
             raise InputError(
@@ -273,4 +273,4 @@ def _identity_text(columns: Columns, where: str) -> np.ndarray:
             f"{where}: no column 'object_id' to match by; rename the identities to object_id, or the "
             f"positions to ra and dec (degrees): {nearest('object_id', columns)}"
         )
-    return tables.identities(require_column(columns, "object_id", where), where).astype(str)
+    return tables.identities(require_column(columns, "object_id", where), where)
