@@ -3216,6 +3216,15 @@ def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_togethe
         assert tables.matches_conditions(columns, conditions, "t").tolist() == [bool(n) for n in expected]
 
 
+def test_labels_elsewhere_are_told_where_they_are():
+    features = {"object_id": np.arange(3), "ra": np.full(3, 150.1), "dec": np.array([2.0, 2.5, np.nan])}
+    columns = {"ra": np.array([10.0, 11.0]), "dec": np.array([-1.0, -2.0])}
+    labels = Labels(value=np.full(2, 0.3), columns=columns, where="labels.fits")
+    said = "labels are 10.0000 to 11.0000 and -2.0000 to -1.0000, of the objects .* and 2.0000 to 2.5000"
+    with pytest.raises(InputError, match=said):
+        match_labels(features, labels)
+
+
 def test_positions_are_matched_as_astropy_does():
     """At the poles and at 0 and 360 degrees too, where coordinates jump."""
     rng = np.random.default_rng(5)

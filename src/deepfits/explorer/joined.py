@@ -32,6 +32,7 @@ from deepfits.tables import (
     Table,
     apart_arcsec,
     from_memory,
+    has_known_positions,
     identities,
     identity_name,
     likely_match,
@@ -232,7 +233,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         path = path if isinstance(path, str | Path) else label
         sky = positions(table.columns, table.units, path)
         columns = with_standard_names(table, sky)
-        has_positions = sky is not None and bool(sky.is_known.any()) and self._has_positions()
+        has_positions = sky is not None and bool(sky.is_known.any()) and has_known_positions(self)
         rows, nearest = self._match_identities(table, columns, has_positions=has_positions)
         by_position, hint = False, ""
         if sky is not None and has_positions:
@@ -272,10 +273,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""
         return f"{label}.{name}" if name.lower() in map(str.lower, self._readers) else name
-
-    def _has_positions(self) -> bool:
-        """Return whether the position of any object is known; images without WCS give none."""
-        return {"ra", "dec"} <= self._readers.keys() and bool(np.isfinite(self["ra"]).any())
 
     def _match_identities(
         self, table: Table, columns: Columns, *, has_positions: bool

@@ -11,6 +11,7 @@ from deepfits.tables.identities import identities, identity_name, likely_identit
 from deepfits.tables.matching import (
     SAME_PLACE_ARCSEC,
     apart_arcsec,
+    has_known_positions,
     likely_match,
     match_identities,
     match_one_to_one,

@@ -111,6 +111,11 @@ def _in_box_of(others: np.ndarray, places: np.ndarray, margin: float) -> np.ndar
     return np.flatnonzero(((places >= low - margin) & (places <= high + margin)).all(axis=1))
 
 
+def has_known_positions(columns: Mapping[str, np.ndarray]) -> bool:
+    """Return whether any position is known: images without WCS give none, and columns may be empty."""
+    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(columns["ra"]).any())
+
+
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """Return the unit vectors of positions in degrees, ``(N, 3)``; NaN where a coordinate is."""
     right, up = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))

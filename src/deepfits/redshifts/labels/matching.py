@@ -49,7 +49,7 @@ def match_labels(
     tables, because a detection catalogue and a spectroscopic one rarely share a numbering. Raise `InputError`
     if no match is possible, nothing matches, or objects of the same identity have different positions.
     """
-    have_positions = all(_has_positions(table) for table in (features, labels.columns))
+    have_positions = all(tables.has_known_positions(table) for table in (features, labels.columns))
     if match == "auto":
         match = "position" if have_positions else "id"
         _warn_of_running_numbers(features, labels, have_positions=have_positions)
@@ -114,7 +114,10 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Return a hint at the most likely reason why nothing matches."""
     if match == "position":
-        return tables.place_hint(*(c[name] for c in (labels.columns, features) for name in ("ra", "dec")))
+        places = [table[name] for table in (labels.columns, features) for name in ("ra", "dec")]
+        ranges = [f"{np.nanmin(angles):.4f} to {np.nanmax(angles):.4f}" for angles in places]
+        said = "; ra and dec of the labels are {} and {}, of the objects {} and {}".format(*ranges)
+        return tables.place_hint(*places) or said
     ours = _identities(features, "features").astype(str)
     theirs = _identities(labels.columns, labels.where).astype(str)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
@@ -123,11 +126,6 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     if hint := tables.likely_match(labels.columns, ours):
         return hint
     return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
-
-
-def _has_positions(columns: Columns) -> bool:
-    """Return whether any position is known: images without WCS give none, and columns may be empty."""
-    return {"ra", "dec"} <= columns.keys() and bool(np.isfinite(columns["ra"]).any())
 
 
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -264,7 +262,7 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
 def _identities(columns: Columns, where: str) -> np.ndarray:
     """Return identities, as integers or text."""
     if "object_id" not in columns:
-        if {"ra", "dec"} <= columns.keys() and not _has_positions(columns):
+        if {"ra", "dec"} <= columns.keys() and not tables.has_known_positions(columns):
             raise InputError(
                 f"{where}: no column 'object_id' to match by, and no valid position: are ra and dec in "
                 "degrees, and not swapped?"
