@@ -877,6 +877,8 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
             8192,
             16384,
         ),
+        # Of Rubin's and HSC's coadds: saturated; a cosmic ray in one of the exposures.
+        ("coadd-r", {}, {"MP_SAT": 1, "MP_CR": 3, "HIERARCH MP_SENSOR_EDGE": 15}, 2, 8),
         ("coadd-r", {}, {"MSKN0006": "NONFUNC", "MSKN0021": "SOURCE"}, 64, 1 << 21),
         (
             "coadd-r",

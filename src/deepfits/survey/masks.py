@@ -16,7 +16,7 @@ import numpy as np
 from deepfits.errors import InputError, nearest
 
 # Mask planes whose pixels have no usable flux. DETECTED is not a defect; SAT and CR pixels are interpolated
-# in coadds, and interpolated values are not data.
+# in exposures, and interpolated values are not data.
 BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
 MOSTLY_MASKED = 0.5  # masks that leave less than this fraction of the pixels are reported
 # Rubin's names in MSKNnnnn cards, and their equivalents in MP_ cards (lsst.images, DP2).
@@ -58,9 +58,12 @@ _KIDS = _Pipeline(
     "READOUT_SPIKE SATURATION_CORE DIFFRACTION_SPIKE HALO HALO_2 HALO_3 BAD_PIXEL MANUAL",
     "READOUT_SPIKE SATURATION_CORE BAD_PIXEL MANUAL",
 )
-# By a plane that only they have. Of Pan-STARRS, as its own card MASK.VALUE says; of SPHEREx all but
-# references, sources and full samples; of IPAC's (PTF, ZTF) all but sources, halos and unused bits.
+# By a plane that only they have. In coadds of Rubin's and HSC's pipelines CR, CROSSTALK and EDGE are those of
+# any exposure, which was left out there or interpolated, and not bad. Of Pan-STARRS, as its own card
+# MASK.VALUE says; of SPHEREx all but references, sources and full samples; of IPAC's (PTF, ZTF) all but
+# sources, halos and unused bits.
 _BY_PLANE = {
+    "SENSOR_EDGE": _Pipeline("", "BAD SAT NO_DATA SUSPECT UNMASKEDNAN"),
     "CONV.BAD": _Pipeline("", "DETECTOR FLAT DARK BLANK CTE SAT LOW CR CONV.BAD"),
     "NONFUNC": _Pipeline(
         "",
