@@ -95,6 +95,20 @@ def test_faint_stars_add_no_noise_to_the_psf_of_bright_ones() -> None:
     assert np.std(noisy - exact) < 1.8e-5
 
 
+def test_stars_beside_bad_pixels_count_for_the_psf() -> None:
+    """Where 1% of the pixels are bad hardly a stamp is complete: the PSF was unknown."""
+    rng, y, x = np.random.default_rng(5), *np.mgrid[:400, :400]
+    places = np.stack(np.meshgrid(np.arange(30, 380, 50), np.arange(30, 380, 50)), -1).reshape(-1, 2)
+    places = places + rng.uniform(-0.5, 0.5, places.shape)
+    sky = sum(1000 * (1 + ((x - cx) ** 2 + (y - cy) ** 2) / 16) ** -2.5 for cx, cy in places)
+    sky += rng.normal(0, 1, sky.shape)
+    expected = star_image(sky, np.ones_like(sky), *places.T)
+    weight = (rng.random(sky.shape) > 0.01).astype(float)
+    found = star_image(np.where(weight > 0, sky, 0), weight, *places.T)
+    np.testing.assert_allclose(found, expected, atol=2e-4)  # of 0.09 at the peak, noise of 3e-5
+    assert star_image(sky, (rng.random(sky.shape) > 0.2).astype(float), *places.T) is None
+
+
 @pytest.mark.parametrize("beta", [3.2, 4.7])
 def test_noise_adds_no_wings_to_the_psf(beta: float) -> None:
     """Positive Gaussians fitted to the noise of faint stars gave errors of 12 and 11%."""

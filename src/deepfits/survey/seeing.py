@@ -14,6 +14,7 @@ from deepfits.survey.stars import Locus
 Family = Callable[[np.ndarray, float, float], np.ndarray]
 
 SIDE, LEAST_SIDE = 25, 9  # side of the stamps of stars, and its minimum for small cutouts, pixels
+LEAST_KNOWN = 0.9  # minimum share of the pixels of a stamp that have data
 LEAST_NOISE = 1e-5  # noise of a pixel, in units of a star's flux, below which stars count the same
 WIDER = 3  # side of the image of a star with its wings, in units of that of its stamp
 SURELY_BETTER = 15.0
@@ -51,16 +52,16 @@ def best_in_band(stars: np.ndarray, snr: np.ndarray) -> np.ndarray:
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     """Return the weighted median image of stars, ``(25, 25)``, each recentred and normalised by its flux.
 
-    None if fewer than three stars have data in all pixels.
+    None if fewer than three stars have data in their core and nearly all other pixels.
     """
     found = _median_of([_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)])
     return None if found is None else found[0]
 
 
 def _median_of(stamps: list[np.ndarray | None]) -> tuple[np.ndarray, int] | None:
-    """Return the weighted median of the complete stamps, and their number; None if these are too few."""
-    complete = [stamp for stamp in stamps if stamp is not None]
-    return (_weighted_median(np.stack(complete)), len(complete)) if len(complete) >= FEWEST else None
+    """Return the weighted median of the stamps, and their number; None if these are too few."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    return (_weighted_median(np.stack(known)), len(known)) if len(known) >= FEWEST else None
 
 
 def _weighted_median(stamps: np.ndarray) -> np.ndarray:
@@ -101,25 +102,28 @@ def edge_level(image: np.ndarray) -> float:
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
     """Return a background-subtracted stamp, centred on a position and normalised by its 9×9 core.
 
-    None if a pixel has no data or the flux is not positive.
+    A few pixels beside the core that have no data are as those opposite. None if there are more, or one in
+    the core, or the flux is not positive.
     """
     half, ix, iy = side // 2, round(float(cx)), round(float(cy))
     if not (half <= ix < image.shape[1] - half and half <= iy < image.shape[0] - half):
         return None
-    window = np.s_[iy - half : iy + half + 1, ix - half : ix + half + 1]
-    stamp = image[window].astype(float)
-    if not (weight[window] > 0).all():
+    window, core = np.s_[iy - half : iy + half + 1, ix - half : ix + half + 1], np.s_[half - 4 : half + 5]
+    is_known = weight[window] > 0
+    if not is_known[core, core].all() or is_known.mean() < LEAST_KNOWN:
         return None
-    stamp = stamp - edge_level(stamp)
+    stamp = np.where(is_known, image[window], np.nan).astype(float)
+    stamp -= edge_level(stamp)
+    stamp = np.where(is_known, stamp, np.nan_to_num(stamp[::-1, ::-1]))
     centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
-    core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
-    return np.asarray(centred / core) if core > 0 else None
+    flux = centred[core, core].sum()
+    return np.asarray(centred / flux) if flux > 0 else None
 
 
 def stars_at(
     image: np.ndarray, weight: np.ndarray, segmentation: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the stamps, ``(N, 25, 25)``, and positions, ``(2, N)``, of complete stars without close objects.
+    """Return the stamps, ``(N, 25, 25)``, and positions, ``(2, N)``, of stars without close objects.
 
     Stamps are centred, background-subtracted and normalised; `segmentation` is 0 where there is no object.
     """
