@@ -319,6 +319,9 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         "k.fits": ("PIXSCALE", "0.05 arcsec / pixel"),
         "l.fits": ("PIXELSCL", "50 mas"),
         "j.fits": ("HIERARCH OVERSAMPLING", 4),
+        "n.fits": ("HIERARCH OVERSAMPLE", 4),
+        "o.fits": ("PIXELSCA", 0.05),
+        "p.fits": ("CD1_1", -0.05 / 3600),
     }
     for name, (key, value) in cards.items():
         fits.writeto(tmp_path / name, star(0.9, 0.05, 121), fits.Header({key: value}))

@@ -35,7 +35,10 @@ MOST_COMPACT = "the field's most compact objects, which need not be stars"
 WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")  # cards with the FWHM, in the unit that the comment names
 IN_ARCSEC = ("FWHM", "PSF_FWHM")
 """Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
-SCALES = ("PIXELSCL", "PIXSCALE", "PIXSCAL1", "SECPIX", "SECPIX1", "GS_SCALE")
+SCALES = (
+    *("PIXELSCL", "PIXELSCA", "PIXELSCAL", "PIXSCALE", "PIX_SCALE", "PIXSCAL1", "PIXSCALX"),
+    *("SECPIX", "SECPIX1", "PSFSCALE", "GS_SCALE"),
+)
 """Cards with the pixel scale of a PSF image, in arcseconds or degrees; GS_SCALE is GalSim's."""
 MAX_SIDE = 1024
 ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
@@ -206,7 +209,7 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
 def own_scale(header: Any, pixel_scale: float, path: Path) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
     stated = [abs(_stated_scale(header, key, path)) for key in SCALES]
-    step_of_axis = abs(as_float(header.get("CDELT1")))
+    step_of_axis = abs(as_float(header.get("CD1_1", header.get("CDELT1"))))
     if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
         stated = [*stated, step_of_axis]
     in_degrees = stated if "CTYPE1" in header else [*stated, step_of_axis]
@@ -216,7 +219,7 @@ def own_scale(header: Any, pixel_scale: float, path: Path) -> float:
     if str(header.get("CTYPE1", "")).startswith(("RA--", "DEC-")):
         scale = pixel_scale_of(WCS(header).celestial)
         return scale if 0.001 < scale < 20 else pixel_scale
-    factor = as_float(header.get("OVERSAMP", header.get("OVERSAMPLING")))
+    factor = as_float(next((v for key, v in header.items() if key.startswith("OVERSAM")), None))
     step = 1 / factor if factor > 0 else as_float(header.get("PSF_SAMP"))
     return pixel_scale * (step if 0 < step < math.inf else 1.0)
 
