@@ -492,9 +492,12 @@ def test_stores_without_psfs_stay_readable(tmp_path) -> None:
     assert np.isnan(found[:, 1]).all()
 
 
-@pytest.mark.parametrize(("share", "widest"), [(0.05, 1.03), (0.0, 1.3)])
-def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest, tmp_path, caplog):
-    """Exactly where stars are among the objects, else as an upper limit; and it is said."""
+@pytest.mark.parametrize(("share", "widest", "bad"), [(0.05, 1.03, 0.0), (0.05, 1.03, 0.01), (0.0, 1.3, 0.0)])
+def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest, bad, tmp_path, caplog):
+    """Exactly where stars are among the objects, else as an upper limit; and it is said.
+
+    With 1% of bad pixels, three objects are complete.
+    """
     galsim = pytest.importorskip("galsim")
     rng = np.random.default_rng(1)
     psf = galsim.Moffat(beta=3, fwhm=0.8)
@@ -505,7 +508,7 @@ def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest
         seen = (psf if is_star else galsim.Convolve(psf, light)).shift(*rng.uniform(-0.1, 0.1, 2))
         each[0] += (seen * rng.uniform(200, 2000)).drawImage(nx=24, ny=24, scale=0.2).array
     with h5py.File(tmp_path / "c.h5", "w") as file:
-        file.update({"image": image, "ivar": np.ones_like(image)})
+        file.update({"image": image, "ivar": (rng.random(image.shape) >= bad).astype("f4")})
     (tmp_path / "d.toml").write_text(
         'file = "c.h5"\nimage = "image"\nweight = "ivar"\nbands = ["g", "r"]\nzero_point = 31.4\n'
         "pixel_scale_arcsec = 0.2\n"

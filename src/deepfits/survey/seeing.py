@@ -114,10 +114,15 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
         return None
     stamp = np.where(is_known, image[window], np.nan).astype(float)
     stamp -= edge_level(stamp)
-    stamp = np.where(is_known, stamp, np.nan_to_num(stamp[::-1, ::-1]))
-    centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
+    centred = ndimage.shift(_filled(stamp, is_known), (iy - cy, ix - cx), order=3, mode="nearest")
     flux = centred[core, core].sum()
     return np.asarray(centred / flux) if flux > 0 else None
+
+
+def _filled(images: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+    """Fill pixels of ``(..., H, W)`` without data with those opposite, or with 0."""
+    opposite = np.where(is_known, images, 0)[..., ::-1, ::-1]
+    return np.where(is_known, images, opposite)
 
 
 def stars_at(
@@ -156,14 +161,15 @@ def star_among_cutouts(
     side = min(SIDE, (size - 3) | 1)
     if side < LEAST_SIDE:
         return None
-    is_complete = (weight > 0).all(axis=(1, 2))
-    image, weight = image[is_complete].astype(float), weight[is_complete]
-    image = image - np.median(_edge(image), axis=1)[:, None, None]
+    is_used = (weight > 0).mean(axis=(1, 2)) >= LEAST_KNOWN
+    image, weight = image[is_used].astype(float), weight[is_used]
+    image = _filled(image - np.median(_edge(image), axis=1)[:, None, None], weight > 0)
     circles, radius = growth_circles(size, pixel_scale_arcsec)
     growth = np.einsum("nhw,khw->nk", image, circles)
     half_light = growth_radii(growth, radius, [0.5])[:, 0] / pixel_scale_arcsec
     middle = circles[np.argmin(np.abs(radius - APERTURE_ARCSEC))]
-    snr = np.einsum("nhw,hw->n", image, middle) / np.sqrt(np.einsum("nhw,hw->n", 1 / weight, middle**2))
+    variance = 1 / np.where(weight > 0, weight, np.inf)
+    snr = np.einsum("nhw,hw->n", image, middle) / np.sqrt(np.einsum("nhw,hw->n", variance, middle**2))
     bright = np.flatnonzero((snr > BRIGHT) & np.isfinite(half_light))
     smallest = bright[np.argsort(half_light[bright])][len(bright) // 300 :]
     chosen = smallest[: max(COMPACT * len(bright) // 100, LEAST)]
