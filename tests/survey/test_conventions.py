@@ -1610,6 +1610,12 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
             wrong[key] = value
         with pytest.raises(InputError, match=words):
             places(wrong)
+    twice = plain.copy()
+    twice.append(("CRVAL2", plain["CRVAL2"]), end=True)
+    np.testing.assert_allclose(places(twice), places(plain), atol=1e-9)
+    twice.append(("CRVAL2", 2.5), end=True)
+    with pytest.raises(InputError, match=f"CRVAL2 is both {plain['CRVAL2']} and 2.5"):
+        places(twice)
     for key in ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH", "RADESYS", "CUNIT1"):
         for value in ("nan", "N/A", fits.card.Undefined()):
             nothing = plain.copy()

@@ -130,10 +130,11 @@ def _settled(cards: fits.Header) -> list[str]:
 
 
 def _settle_numbers(cards: fits.Header) -> None:
-    """Convert numbers given as text, and raise if one is invalid or missing, which wcslib reads as 0.
+    """Convert numbers given as text, and raise if one is missing or invalid, which wcslib reads as 0.
 
-    Exponents written with D, which the standard allows, are rewritten: wcslib ignores them. Cards with a
-    default that say nothing, such as ``LONPOLE = NaN``, are dropped.
+    Also if one is there twice, with different values, of which wcslib reads the last. Exponents written with
+    D, which the standard allows, are rewritten: wcslib ignores them. Cards with a default that say nothing,
+    such as ``LONPOLE = NaN``, are dropped.
     """
     for card in list(cards.cards):
         key, value = card.keyword, card.value
@@ -141,6 +142,8 @@ def _settle_numbers(cards: fits.Header) -> None:
             isinstance(value, fits.card.Undefined) or _NOTHING.fullmatch(str(value).strip())
         ):
             cards.remove(key)
+        elif _NUMBER_CARD.fullmatch(key) and value != cards[key]:
+            raise _UnusableWCSError(f"{key} is both {cards[key]} and {value}")
         elif isinstance(value, float) and _EXPONENT_D.search(card.image):
             cards.remove(key)
             cards[key] = value
