@@ -178,6 +178,30 @@ def test_a_bright_sky_leaves_no_trace_beside_pixels_without_data(tmp_path):
     assert np.abs(stacked[20:100, used].mean(axis=0)).max() < 0.5  # the noise of these means is 0.1
 
 
+def test_bad_pixels_in_stars_leave_no_trace_where_exposures_are_interpolated(tmp_path):
+    """Of 3% of the peak, two pixels away, and each took 25 pixels of the grid with it, in place of nine."""
+    raw, shape = tmp_path / "raw", (200, 200)
+    raw.mkdir()
+    rng, (y, x) = np.random.default_rng(5), np.mgrid[:200, :200]
+
+    def stars(dx, dy):
+        places = np.stack(np.meshgrid(np.arange(20, 190, 20), np.arange(20, 190, 20)), -1).reshape(-1, 2)
+        return sum(1000 * np.exp(-((x + dx - a) ** 2 + (y + dy - b) ** 2) / 6) for a, b in places)
+
+    image = stars(0, 0) + rng.normal(0, 0.1, shape)
+    is_bad = rng.random(shape) < 0.01
+    is_bad[:, 60] = True
+    fits.writeto(raw / "e-r.fits", np.where(is_bad, np.nan, image), make_wcs(shape).to_header())
+    fits.setval(raw / "e-r.fits", "BUNIT", value="nJy")
+    grid = make_wcs(shape, shift=(0.4, 0.3)).to_header()
+    fits.writeto(tmp_path / "grid.fits", np.zeros(shape, np.float32), grid)
+    stacked, weight, _ = coadd(deepfits.stack(raw, tmp_path / "out", grid=tmp_path / "grid.fits"))
+    off = [stacked - stars(dx, dy) for dx, dy in ((0.4, 0.3), (-0.4, -0.3))]
+    used = weight > 0
+    assert used.mean() > 0.85
+    assert min(np.abs(values[used]).max() for values in off) < 12
+
+
 def test_a_sky_that_varies_over_an_exposure_is_said(truth, tmp_path, caplog):
     raw = write_exposures(tmp_path / "raw", truth, sigma=2.0)
     with fits.open(raw / "exposure-2-r.fits", mode="update") as hdus:

@@ -8,9 +8,9 @@ The grid of a field is that of its reference band. The plane of another band is
               Values are multiplied by the ratio of the pixel areas. The variance of an interpolated pixel
               is smaller than that of its input pixels, and adjacent pixels share noise: weights give the
               variance of single pixels, and `noise_correlation` the excess noise in large apertures. Pixels
-              within two pixels of one without data have no data. If the grid's pixels are larger, each is
-              the mean over several positions within it, since a single one would leave out what lies
-              between.
+              beside a pixel without data have no data, nor those within two pixels of several. If the
+              grid's pixels are larger, each is the mean over several positions within it, since a single
+              one would leave out what lies between.
 
 Shapes: H, W pixels of the reference grid.
 """
@@ -37,7 +37,8 @@ NODE_STEP = 64
 FEWEST_NODES = 6  # minimum number of nodes at which two WCS can be mapped onto each other
 # The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
-GROW = 2
+# Value of a quadratic surface at a pixel by its eight neighbours.
+_QUADRATIC = np.array([[-1, 2, -1], [2, 0, 2], [-1, 2, -1]], np.float32) / 4
 FINEST = 1.3  # largest side of a grid pixel, in pixels of the plane, for interpolation at a single position
 # Pixels along each side that are looked at, to see which share of an image lies beyond the grid.
 NUM_SAMPLED = 24
@@ -56,11 +57,11 @@ class AlignedPlane:
     """A plane on the grid of another one, which it must overlap.
 
     `offset` are apparent minus true positions of the plane's sources on the grid, ``(dx, dy)`` pixels.
-    `level` is the sky to subtract, nJy per pixel: pixels without data are 0 when the others are interpolated,
-    so with the sky left in they would leave a trace beside them. The plane's `kind` is then ``same``,
-    ``shifted`` or ``resampled``; `shift` the median of its pixel coordinates minus the grid's, ``(dx, dy)``;
-    `area` its pixels per pixel of the grid; and `noise_correlation` the noise in large apertures relative to
-    that of independent pixels with the same weights.
+    `level` is the sky to subtract, nJy per pixel: where many pixels have no data they are 0 when the others
+    are interpolated, so with the sky left in they would leave a trace beside them. The plane's `kind` is then
+    ``same``, ``shifted`` or ``resampled``; `shift` the median of its pixel coordinates minus the grid's,
+    ``(dx, dy)``; `area` its pixels per pixel of the grid; and `noise_correlation` the noise in large
+    apertures relative to that of independent pixels with the same weights.
     """
 
     def __init__(
@@ -267,8 +268,9 @@ def resample(
     pixel of the result.
     """
     height, width = source.shape
-    is_bad = source_weight <= 0
-    near_bad = ndimage.binary_dilation(is_bad, np.ones((2 * GROW + 1,) * 2, bool)) if is_bad.any() else is_bad
+    near_bad = is_bad = source_weight <= 0
+    if is_bad.any():
+        source, near_bad = _bridged(source, is_bad)
     coefficients = ndimage.spline_filter(source, order=3, mode="mirror", output=np.float32)
     inside = np.ones(image.shape, bool)
     image[:] = weight[:] = 0
@@ -284,6 +286,20 @@ def resample(
     gain = _gain(x, step) * _gain(y, step) * np.float32(area**2)
     image *= inside * np.float32(area / len(places))
     weight *= inside / (gain * len(places))
+
+
+def _bridged(source: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate pixels without data, which are 0, by their neighbours; return which pixels are too near them.
+
+    Without an estimate they would leave a trace of 3% of the step several pixels away. That of a single pixel
+    is exact for quadratic surfaces, so that only those beside it are too near.
+    """
+    share, mean = (ndimage.uniform_filter(values, 3) for values in ((~is_bad).astype(np.float32), source))
+    is_single = is_bad & (share > 7.5 / 9)
+    mean = np.where(is_single, ndimage.convolve(source, _QUADRATIC), mean / np.maximum(share, 1 / 9))
+    beside = np.ones((3, 3), bool)
+    near = ndimage.binary_dilation(is_bad & ~is_single, beside)
+    return np.where(is_bad, mean, source), ndimage.binary_dilation(near | is_bad, beside)
 
 
 @cache
