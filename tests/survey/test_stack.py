@@ -24,7 +24,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
 from deepfits.survey.grids import AlignedPlane, Grid
 from deepfits.survey.planes import ReadOptions, open_planes
-from deepfits.survey.stacking import PixelPositions, combine, register
+from deepfits.survey.stacking import PixelPositions, combine, find_bright, register
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs
 
 SHAPE = (300, 320)
@@ -307,6 +307,18 @@ def test_residual_shifts_are_measured_and_taken_out(truth, tmp_path):
     best = coadd(deepfits.stack(straight, tmp_path / "best", method="mean"))[0].max()
     assert peaks[0] == pytest.approx(best, rel=0.03)
     assert peaks[1] < 0.9 * best
+
+
+def test_the_fluxes_of_exposures_are_compared_by_sources_with_their_core():
+    """Of saturated stars a tenth of the light was missing, and zero points that are right were doubted."""
+    y, x = np.mgrid[:200, :200]
+    image = np.random.default_rng(0).normal(0, 1, (200, 200)).astype(np.float32)
+    for number, (a, b) in enumerate(np.stack(np.meshgrid([50, 100, 150], [50, 100, 150]), -1).reshape(-1, 2)):
+        image += (100 * (number + 1) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8)).astype(np.float32)
+    is_saturated = image > 550
+    found = find_bright(np.where(is_saturated, 0, image), (~is_saturated).astype(np.float32))
+    assert len(found) == 5
+    assert not is_saturated[np.rint(found["y"]).astype(int), np.rint(found["x"]).astype(int)].any()
 
 
 @pytest.mark.parametrize("case", ["right", "zero point", "wcs", "wcs, applied"])

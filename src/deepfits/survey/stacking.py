@@ -44,6 +44,7 @@ AMPLITUDE_FRACTION = 0.3
 MAX_GRID_PIXELS = 1 << 29
 MAX_EMPTINESS = 50  # maximum area of the grid, relative to the summed areas of the exposures
 LEAST_SOURCES, MOST_SOURCES = 8, 400  # minimum and maximum number of sources of an exposure for registration
+CORE_PIXELS = 2.0  # radius of the core of a star, without data where it is saturated
 APERTURE_ARCSEC = 2.5  # radius of the apertures in which the fluxes of exposures are compared
 # Percentile of the sources' widths taken as that of stars, as some of the most compact are cosmic rays; and
 # the smallest half-light radius, pixels, that counts: a single pixel has 0.4.
@@ -123,7 +124,9 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
 
 
 def find_bright(image: np.ndarray, weight: np.ndarray, **more: Any) -> np.ndarray:
-    """Find bright, round, unblended sources, as sep's table; `more` is passed to ``sep.extract``.
+    """Find bright, round, unblended sources with data in their core, as sep's table.
+
+    `more` is passed to ``sep.extract``.
 
     The background is subtracted from the image, in place.
     """
@@ -131,7 +134,9 @@ def find_bright(image: np.ndarray, weight: np.ndarray, **more: Any) -> np.ndarra
     background = background_of(image, is_bad)
     background.subfrom(image)
     sources = sep.extract(image, 8 * background.globalrms, mask=is_bad, minarea=5, **more)
-    sources = sources[(sources["flag"] == 0) & (sources["a"] / np.maximum(sources["b"], 1e-3) < 3)]
+    num_bad = sep.sum_circle(is_bad.astype(np.float32), sources["x"], sources["y"], CORE_PIXELS)[0]
+    is_round = sources["a"] / np.maximum(sources["b"], 1e-3) < 3
+    sources = sources[(sources["flag"] == 0) & is_round & (num_bad == 0)]
     return sources[np.argsort(-sources["flux"])][:MOST_SOURCES]
 
 
