@@ -317,16 +317,16 @@ def line_doubts(plane: Any) -> list[str]:
     They stand out in a quarter of their parts, and at least two: the trails of saturated stars are shorter.
     """
     height, width = plane.shape
-    columns, rows, sigma = np.zeros(width, int), np.zeros(height, int), plane.noise.sigma
+    columns, rows = np.zeros(width, int), np.zeros(height, int)
     num_down, starts = 0, range(0, width - MESH // 2, LINE)
     for start, stop in sample_rows(height, 16, 599):
         image, weight = plane.rows(start, stop)
-        values = np.where(weight > 0, image, np.nan)
+        snr = np.where(weight > 0, (image - plane.noise.level) * np.sqrt(weight), np.nan)
         for first in range(0, stop - start - MESH // 2, LINE):
-            columns += odd_columns(values[first : first + LINE], sigma)
+            columns += odd_columns(snr[first : first + LINE])
             num_down += 1
         for first in starts:
-            rows[start:stop] += odd_columns(values[:, first : first + LINE].T, sigma)
+            rows[start:stop] += odd_columns(snr[:, first : first + LINE].T)
     out = []
     for what, counted, parts in (("columns", columns, num_down), ("rows", rows, len(starts))):
         if (odd := counted >= max(parts / 4, 2)).any():
@@ -338,21 +338,21 @@ def line_doubts(plane: Any) -> list[str]:
     return out
 
 
-def odd_columns(values: np.ndarray, sigma: float) -> np.ndarray:
+def odd_columns(snr: np.ndarray) -> np.ndarray:
     """Return which columns of ``(H, W)`` stand out, one or two at a time, over half their length, ``(W,)``.
 
     Sources as narrow as that are shorter, and the light of longer ones spreads over more columns. Pixels
     without data are NaN.
     """
-    is_finite = np.isfinite(values)
+    is_finite = np.isfinite(snr)
     is_known = is_finite.mean(axis=0) > 0.5
     if is_known.sum() < LINE // 8:
-        return np.zeros(values.shape[1], bool)
+        return np.zeros(snr.shape[1], bool)
     median = np.median if is_finite.all() else np.nanmedian  # much faster
-    profile = median(values[:, is_known], axis=0)
+    profile = median(snr[:, is_known], axis=0)
     excess, from_far = (np.abs(profile - ndimage.median_filter(profile, side)) for side in (5, 15))
-    out = np.zeros(values.shape[1], bool)
-    out[is_known] = (excess > ODD_SIGMAS * sigma) & (excess > 0.7 * from_far)
+    out = np.zeros(snr.shape[1], bool)
+    out[is_known] = (excess > ODD_SIGMAS) & (excess > 0.7 * from_far)
     return out
 
 
