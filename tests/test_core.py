@@ -261,7 +261,7 @@ def test_a_bare_gpu_node_can_train_and_fit(part):
 def test_workers_need_a_main_guard_and_say_so_in_a_line(tmp_path, body, status):
     script = tmp_path / "mine.py"
     script.write_text(
-        "from deepfits.survey.parallel import in_processes\n"
+        "from deepfits.processes import in_processes\n"
         "print('start')\n" + body.format(call="print(sorted(in_processes(abs, [-1, -2], 2)))") + "\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
@@ -277,7 +277,7 @@ def test_workers_need_a_main_guard_and_say_so_in_a_line(tmp_path, body, status):
 
 
 def test_a_script_from_standard_input_cannot_start_workers():
-    body = "from deepfits.survey.parallel import in_processes\nlist(in_processes(abs, [-1, -2], 2))\n"
+    body = "from deepfits.processes import in_processes\nlist(in_processes(abs, [-1, -2], 2))\n"
     done = subprocess.run([sys.executable, "-"], input=body, capture_output=True, text=True, timeout=120)
     assert "save it as a file, or use workers=1" in done.stderr.strip().splitlines()[-1]
 

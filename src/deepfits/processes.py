@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from deepfits.errors import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -73,3 +79,24 @@ def _is_guarded(path: Path, line: int) -> bool:
             test = node.test if isinstance(node, ast.If) else ast.Tuple([])
             return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
     return False
+
+
+def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+    """Yield results in order of completion; an error in one job cancels those that have not started.
+
+    A single worker is this process. Others are spawned, not forked, because the threads of HDF5 and OpenMP do
+    not survive a fork. Scripts that use several therefore need ``if __name__ == "__main__":``.
+    """
+    if workers == 1:
+        yield from map(function, jobs)
+        return
+    require_main_guard(workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(function, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()

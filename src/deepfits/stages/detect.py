@@ -16,12 +16,12 @@ import numpy as np
 from deepfits.config import Range
 from deepfits.errors import InputError, together
 from deepfits.fitting.columns import describe
+from deepfits.processes import in_processes
 from deepfits.progress import Progress
 from deepfits.results import Results, read_record
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.catalogue import read_info
-from deepfits.survey.parallel import in_processes
 from deepfits.survey.sources import MESH, DeblendOptions
 from deepfits.tables import format_of, read_table, write_table
 

@@ -25,6 +25,7 @@ from deepfits.errors import InputError, ShardsFailedError, together
 from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN
+from deepfits.processes import in_processes
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers
 from deepfits.scale.manifest import read_manifest
@@ -45,7 +46,6 @@ from deepfits.survey.describing import (
 )
 from deepfits.survey.fields import Field, OpenFields
 from deepfits.survey.neighbours import with_neighbours
-from deepfits.survey.parallel import in_processes
 from deepfits.survey.psf import gaussians_at, with_psf_of_objects
 from deepfits.survey.store import (
     PSF_MISMATCH,

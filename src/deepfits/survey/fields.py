@@ -195,7 +195,7 @@ def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
 
 
 class Field:
-    """All bands of a field on the grid of the reference plane.
+    """All bands of a field on the grid of the reference plane, whose shape and pixel scale it has.
 
     Its planes are `AlignedPlane`, or `InMemory` for small fields.
     """
@@ -203,21 +203,12 @@ class Field:
     def __init__(self, sources: FieldSources, planes: dict[str, Plane], reference: str) -> None:
         self.sources, self.name = sources, sources.name
         self.reference = planes[reference]
+        self.shape, self.pixel_scale = self.reference.shape, self.reference.pixel_scale
         self.aligned: dict[str, AlignedPlane] = align(planes, reference)
         size = 8 * len(planes) * int(np.prod(self.shape))
         self.planes: dict[str, AlignedPlane | InMemory] = dict(self.aligned)
         if size <= CACHE_BYTES:
             self.planes = {b: InMemory(p) for b, p in self.aligned.items()}
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(H, W)`` of the grid."""
-        return self.reference.shape
-
-    @property
-    def pixel_scale(self) -> float:
-        """Pixel scale of the grid, arcseconds."""
-        return self.reference.pixel_scale
 
     def remarks(self) -> dict[str, list[str]]:
         """Describe the decisions made for each band."""

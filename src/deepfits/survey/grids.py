@@ -98,14 +98,10 @@ class AlignedPlane:
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
         (x_y, x_x), (y_y, y_x) = (np.gradient(place, nodes_y, nodes_x) for place in (x, y))
         self.area = float(np.median(np.abs(x_x * y_y - x_y * y_x)))
-        self._num_positions = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
+        number = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
+        self._step = number, math.sqrt(self.area) / number  # positions along a pixel's side, plane's pixels
         gain = _gain(dx, self._step) * _gain(dy, self._step)
         self.noise_correlation *= float(1 / np.sqrt(gain.mean() * self.area))
-
-    @property
-    def _step(self) -> tuple[int, float]:
-        """Number of positions per pixel along a side, and their spacing in pixels of the plane."""
-        return self._num_positions, math.sqrt(self.area) / self._num_positions
 
     def own_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the plane's pixels at pixels of the grid, ``(N,)`` each; NaN where there are none."""
@@ -117,9 +113,9 @@ class AlignedPlane:
         """Read image and weight of rows of the grid, ``(stop − start, W)`` float32 each; see `Plane.rows`."""
         if self.kind == "same":
             return self._rows_of_plane(start, stop)
-        if self.kind == "shifted":
-            return self._shifted(start, stop)
-        return self._resampled(start, stop)
+        image, weight = np.zeros((2, stop - start, self.shape[1]), np.float32)
+        (self._shift if self.kind == "shifted" else self._resample)(start, stop, image, weight)
+        return image, weight
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read image and weight of the whole grid, ``(H, W)``."""
@@ -132,23 +128,18 @@ class AlignedPlane:
             image = np.where(weight > 0, image - self._level, np.float32(0))
         return image, weight
 
-    def _shifted(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        image = np.zeros((stop - start, self.shape[1]), np.float32)
-        weight = np.zeros_like(image)
+    def _shift(self, start: int, stop: int, image: np.ndarray, weight: np.ndarray) -> None:
         dx, dy = self._whole
         y0, y1 = max(start + dy, 0), min(stop + dy, self.plane.shape[0])
         x0, x1 = max(dx, 0), min(self.shape[1] + dx, self.plane.shape[1])
         if y0 < y1 and x0 < x1:
             for target, values in zip((image, weight), self._rows_of_plane(y0, y1), strict=True):
                 target[y0 - dy - start : y1 - dy - start, x0 - dx : x1 - dx] = values[:, x0:x1]
-        return image, weight
 
-    def _resampled(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        image = np.zeros((stop - start, self.shape[1]), np.float32)
-        weight = np.zeros_like(image)
+    def _resample(self, start: int, stop: int, image: np.ndarray, weight: np.ndarray) -> None:
         first, last = max(start, self._covered[0].start), min(stop, self._covered[0].stop)
         if first >= last:
-            return image, weight
+            return
         covered = slice(first - start, last - start), self._covered[1]
         rows = np.arange(first, last, dtype=float)
         columns = np.arange(covered[1].start, covered[1].stop, dtype=float)
@@ -168,17 +159,16 @@ class AlignedPlane:
                 area=self.area,
                 step=self._step,
             )
-        return image, weight
 
     def _positions_within(
         self, y: np.ndarray, x: np.ndarray, rows: np.ndarray, columns: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the positions sampled within each pixel of the grid, given those of the centres."""
-        if self._num_positions == 1:
+        if (number := self._step[0]) == 1:
             return [(y, x)]
         y_y, y_x = 1 + self._y(rows, columns, dx=1), self._y(rows, columns, dy=1)
         x_y, x_x = self._x(rows, columns, dx=1), 1 + self._x(rows, columns, dy=1)
-        offsets = (np.arange(self._num_positions) + 0.5) / self._num_positions - 0.5
+        offsets = (np.arange(number) + 0.5) / number - 0.5
         return [(y + b * y_y + a * y_x, x + b * x_y + a * x_x) for b in offsets for a in offsets]
 
 

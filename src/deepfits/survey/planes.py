@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -86,14 +85,15 @@ class ReadOptions(FieldReadingOptions):
 class Plane:
     """Image and weight of one band, open for reading.
 
-    Beside the properties of `CalibratedPixels` it has a `noise`, background level and noise in nJy, measured
-    on a sample of rows, and a `noise_correlation`, the ratio of the noise in large apertures to that of
-    independent pixels with these weights.
+    Beside the properties of `CalibratedPixels` it has a `weight_kind`, one of `WEIGHT_ROLES` or ``measured``;
+    a `noise`, background level and noise in nJy, measured on a sample of rows; and a `noise_correlation`, the
+    ratio of the noise in large apertures to that of independent pixels with these weights.
     """
 
     def __init__(self, source: ImageSource, options: ReadOptions, files: OpenFiles) -> None:
         self.source, self.options = source, options
-        hdus = files.open(source.path)
+        self.path = source.path
+        hdus = files.open(self.path)
         self._image = hdus[self._image_number(hdus)]
         extras = find_extras(source, hdus, self._image, options.used_of(source), files)
         self._has_shared_weights = extras.has_shared_weights
@@ -116,6 +116,8 @@ class Plane:
         self.wcs = self._pixels.wcs
         self.pixel_scale = self._pixel_scale()
         self.zero_point = self._pixels.zero_point
+        self.has_mask = bool(self._pixels.masks)
+        self.weight_kind = self._pixels.weight_role or "measured"
         self._scale = 1.0
         self._noise_over_stated = 1.0
         self._constant: float | None = None
@@ -133,21 +135,6 @@ class Plane:
         if given is None:
             self._check_depth(self._pixels.zero_point_source)
         self.noise_correlation = self._correlation()
-
-    @property
-    def path(self) -> Any:
-        """The image's file."""
-        return self.source.path
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether there is a mask."""
-        return self._pixels.mask is not None
-
-    @property
-    def weight_kind(self) -> str:
-        """Source of the weights: one of `WEIGHT_ROLES`, or ``measured``."""
-        return self._pixels.weight_role or "measured"
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).

@@ -8,6 +8,7 @@ origin.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,11 +36,8 @@ MOST_COMPACT = "the field's most compact objects, which need not be stars"
 WIDTHS = ("FWHM", "PSF_FWHM", "SEEING")  # cards with the FWHM, in the unit that the comment names
 IN_ARCSEC = ("FWHM", "PSF_FWHM")
 """Those that are in arcseconds if the comment names no unit; the latter is ESO's standard."""
-SCALES = (
-    *("PIXELSCL", "PIXELSCA", "PIXELSCAL", "PIXSCALE", "PIX_SCALE", "PIXSCAL1", "PIXSCALX"),
-    *("SECPIX", "SECPIX1", "PSFSCALE", "GS_SCALE"),
-)
-"""Cards with the pixel scale of a PSF image, in arcseconds or degrees; GS_SCALE is GalSim's."""
+# Cards with the pixel scale of a PSF image, in arcseconds or degrees; GS_SCALE is GalSim's.
+_SCALE = re.compile("PIX(EL)?_?SCA?L?E?[1X]?|SECPIX1?|PSFSCALE|GS_SCALE")
 MAX_SIDE = 1024
 ABOUT = 1.05  # tolerance on widths: noise makes the most compact objects a little narrower than the PSF
 CELLS = 4  # number of grid cells per half field on which a varying PSF is evaluated
@@ -208,7 +206,7 @@ def psf_of_image(data: np.ndarray, scale: float, path: Path) -> np.ndarray:
 
 def own_scale(header: Any, pixel_scale: float, path: Path) -> float:
     """Return the pixel scale of a PSF image from its header, or else the data's, as is common."""
-    stated = [abs(_stated_scale(header, key, path)) for key in SCALES]
+    stated = [abs(_stated_scale(header, key, path)) for key in header if _SCALE.fullmatch(key)]
     step_of_axis = abs(as_float(header.get("CD1_1", header.get("CDELT1"))))
     if str(header.get("CUNIT1", "")).strip().lower().startswith("arcsec"):
         stated = [*stated, step_of_axis]
