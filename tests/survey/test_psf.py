@@ -210,6 +210,11 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     assert "band r" not in caplog.text
     warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)), {"x": known})
     assert "that of the other fields, 0.90 arcsec, is used" in caplog.text
+    caplog.clear()
+    many = replace(info, fwhm_arcsec=(np.nan, 0.8), extra={"psf": dict.fromkeys("xyz", psf)})
+    warn_of_doubtful_psfs(many, dict.fromkeys("xyz", known))
+    (said,) = caplog.messages
+    assert "field x (and 2 more), band g: the PSF is unknown" in said
 
 
 @pytest.mark.parametrize(

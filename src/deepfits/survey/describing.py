@@ -171,21 +171,23 @@ def warn_of_doubtful_psfs(info: StoreInfo, fields: Mapping[str, Mapping[str, Any
                 *(given["source"], given["fwhm_arcsec"]),
                 *(measured["source"].partition(",")[0], measured["fwhm_arcsec"]),
             )
-    for name, psf in info.extra["psf"].items():
-        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
-            source = _source(psf, band)
-            if source == MOST_COMPACT:
-                why = "the PSF is that of the most compact objects, as no stars stand out"
-                then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec is too wide if these are galaxies: give it"
-            elif source != UNKNOWN:
+    for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
+        for source in (MOST_COMPACT, UNKNOWN):
+            names = [name for name, psf in info.extra["psf"].items() if _source(psf, band) == source]
+            if not names:
                 continue
+            if source == MOST_COMPACT:
+                width = info.extra["psf"][names[0]][band]["fwhm_arcsec"]
+                why = "the PSF is that of the most compact objects, as no stars stand out"
+                then = f"{width:.2f} arcsec is too wide if these are galaxies: give it"
             else:
                 why = "the PSF is unknown (too few stars, no FWHM in the header)"
                 then = "models that need it cannot use this band until it is given"
                 if math.isfinite(fwhm):
                     then = f"that of the other fields, {fwhm:.2f} arcsec, is used; better give it"
             log.warning(
-                "WARNING: field %s, band %s: %s; %s, in arcsec, as psf=%s=0.8", *(name, band, why, then, band)
+                "WARNING: field %s%s, band %s: %s; %s, in arcsec, as psf=%s=0.8",
+                *(names[0], f" (and {len(names) - 1} more)" * (len(names) > 1), band, why, then, band),
             )
 
 

@@ -37,6 +37,7 @@ NODE_STEP = 64
 FEWEST_NODES = 6  # minimum number of nodes at which two WCS can be mapped onto each other
 # The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
+BESIDE = np.ones((3, 3), bool)
 # Value of a quadratic surface at a pixel by its eight neighbours.
 _QUADRATIC = np.array([[-1, 2, -1], [2, 0, 2], [-1, 2, -1]], np.float32) / 4
 FINEST = 1.3  # largest side of a grid pixel, in pixels of the plane, for interpolation at a single position
@@ -287,9 +288,8 @@ def _bridged(source: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.nda
     share, mean = (ndimage.uniform_filter(values, 3) for values in ((~is_bad).astype(np.float32), source))
     is_single = is_bad & (share > 7.5 / 9)
     mean = np.where(is_single, ndimage.convolve(source, _QUADRATIC), mean / np.maximum(share, 1 / 9))
-    beside = np.ones((3, 3), bool)
-    near = ndimage.binary_dilation(is_bad & ~is_single, beside)
-    return np.where(is_bad, mean, source), ndimage.binary_dilation(near | is_bad, beside)
+    near = is_bad | ndimage.binary_dilation(is_bad & ~is_single, BESIDE)
+    return np.where(is_bad, mean, source), ndimage.binary_dilation(near, BESIDE)
 
 
 @cache

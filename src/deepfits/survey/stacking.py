@@ -126,9 +126,7 @@ def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
 def find_bright(image: np.ndarray, weight: np.ndarray, **more: Any) -> np.ndarray:
     """Find bright, round, unblended sources with data in their core, as sep's table.
 
-    `more` is passed to ``sep.extract``.
-
-    The background is subtracted from the image, in place.
+    The background is subtracted from the image, in place; `more` is passed to ``sep.extract``.
     """
     is_bad = weight <= 0
     background = background_of(image, is_bad)
