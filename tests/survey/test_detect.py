@@ -15,12 +15,12 @@ from scipy.spatial import cKDTree
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.photometry import FLAG_SHARP
+from deepfits.photometry import FLAG_MASKED, FLAG_SHARP
 from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, background_of, fill_cores, find_sources
 from deepfits.survey.noise import clipped_statistics, measure_noise
-from deepfits.survey.photometry import make_apertures, measure_band
+from deepfits.survey.photometry import Apertures, make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
 
 SHAPE = (320, 360)
@@ -291,6 +291,31 @@ def test_hot_pixels_are_flagged_and_not_taken_for_stars(bands, tmp_path):
     (field,) = read_info(tmp_path / "c.parquet")["fields"].values()
     for band in bands:
         assert field["psf"][band]["fwhm_arcsec"] == pytest.approx(3.5 * SCALE, rel=0.05)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (1, -1), (2, 1)])
+def test_a_bad_pixel_in_a_star_takes_no_light(dx, dy):
+    """It counted as the mean of the aperture: 6% of the light was missing, and errors did not tell."""
+    y, x = np.mgrid[:60, :60]
+    image = (1000 * np.exp(-((x - 30.3) ** 2 + (y - 29.8) ** 2) / 5.8)).astype(np.float32)
+    one = np.ones(1)
+    star = Apertures(
+        x=30.3 * one,
+        y=29.8 * one,
+        a=2 * one,
+        b=2 * one,
+        theta=0 * one,
+        kron=3 * one,
+        number=np.ones(1, np.int32),
+    )
+    found = []
+    for weight in (np.ones_like(image), np.ones_like(image)):
+        if found:
+            image[30 + dy, 30 + dx] = weight[30 + dy, 30 + dx] = 0
+        found.append(measure_band(image, weight, star, np.zeros(image.shape, np.int32), radius=5.0))
+    for name in ("flux", "flux_aper"):
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=5e-3)
+    assert [int(each["flags"][0]) & FLAG_MASKED for each in found] == [0, FLAG_MASKED]
 
 
 def test_the_psf_is_that_of_stars_whose_cores_are_there(tmp_path):

@@ -27,6 +27,8 @@ BLOCK = 5  # side of the smallest blocks without data, pixels, where single zero
 # Share of zeros midway between pixels with light, `APART` pixels from each, above which zeros are values even
 # if all others are far from 0: dead pixels are fewer.
 SPARSE, APART = 0.05, 10
+# Value of a quadratic surface at a pixel by its eight neighbours.
+_QUADRATIC = np.array([[-1, 2, -1], [2, 0, 2], [-1, 2, -1]], np.float32) / 4
 
 
 @dataclass(kw_only=True)
@@ -261,3 +263,16 @@ def find_marks(
     rare = ZEROS if _are_fine(counts) else HOLES
     is_rare = (counts == 0).mean() <= FILL_SHARE  # so that zeros elsewhere must be holes
     return [*(fills if share else []), *([rare] if is_rare else [])], remarks
+
+
+def bridged(values: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate pixels without data, which are 0, by their neighbours; return which of them are single ones.
+
+    The estimate of these is exact for quadratic surfaces, that of others the mean.
+    """
+    if not is_bad.any():
+        return values, is_bad
+    share, mean = (ndimage.uniform_filter(image, 3) for image in ((~is_bad).astype(np.float32), values))
+    is_single = is_bad & (share > 7.5 / 9)
+    mean = np.where(is_single, ndimage.convolve(values, _QUADRATIC), mean / np.maximum(share, 1 / 9))
+    return np.where(is_bad, mean, values), is_single

@@ -30,6 +30,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import map_pixels, pixel_scale_of
+from deepfits.survey.fill import bridged
 from deepfits.survey.planes import Plane, read_all
 
 TOLERANCE = 0.02
@@ -38,8 +39,6 @@ FEWEST_NODES = 6  # minimum number of nodes at which two WCS can be mapped onto 
 # The response of a cubic spline to a single pixel falls by a factor of 0.268 per pixel, to 1e-9 after 16.
 HALO = 16
 BESIDE = np.ones((3, 3), bool)
-# Value of a quadratic surface at a pixel by its eight neighbours.
-_QUADRATIC = np.array([[-1, 2, -1], [2, 0, 2], [-1, 2, -1]], np.float32) / 4
 FINEST = 1.3  # largest side of a grid pixel, in pixels of the plane, for interpolation at a single position
 # Pixels along each side that are looked at, to see which share of an image lies beyond the grid.
 NUM_SAMPLED = 24
@@ -260,8 +259,10 @@ def resample(
     """
     height, width = source.shape
     near_bad = is_bad = source_weight <= 0
+    source, is_single = bridged(source, is_bad)
     if is_bad.any():
-        source, near_bad = _bridged(source, is_bad)
+        near_bad = ndimage.binary_dilation(is_bad & ~is_single, BESIDE) | is_bad
+        near_bad = ndimage.binary_dilation(near_bad, BESIDE)
     coefficients = ndimage.spline_filter(source, order=3, mode="mirror", output=np.float32)
     inside = np.ones(image.shape, bool)
     image[:] = weight[:] = 0
@@ -277,19 +278,6 @@ def resample(
     gain = _gain(x, step) * _gain(y, step) * np.float32(area**2)
     image *= inside * np.float32(area / len(places))
     weight *= inside / (gain * len(places))
-
-
-def _bridged(source: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate pixels without data, which are 0, by their neighbours; return which pixels are too near them.
-
-    Without an estimate they would leave a trace of 3% of the step several pixels away. That of a single pixel
-    is exact for quadratic surfaces, so that only those beside it are too near.
-    """
-    share, mean = (ndimage.uniform_filter(values, 3) for values in ((~is_bad).astype(np.float32), source))
-    is_single = is_bad & (share > 7.5 / 9)
-    mean = np.where(is_single, ndimage.convolve(source, _QUADRATIC), mean / np.maximum(share, 1 / 9))
-    near = is_bad | ndimage.binary_dilation(is_bad & ~is_single, BESIDE)
-    return np.where(is_bad, mean, source), ndimage.binary_dilation(near, BESIDE)
 
 
 @cache

@@ -3,9 +3,9 @@
 Shapes: H, W pixels, N sources.
 
 Total fluxes are Kron fluxes (2.5 Kron radii, at least `MIN_RADIUS` pixels) in the same ellipse in every band,
-without the pixels of other sources, which count as 0 (sep's ``segmap``); pixels without data count as the
-mean of the aperture's other pixels (sep's ``mask``). Errors follow from the weights, multiplied by the noise
-correlation of the plane.
+without the pixels of other sources, which count as 0 (sep's ``segmap``). A single pixel without data counts
+as its neighbours suggest, of several each as the mean of the aperture's other pixels (sep's ``mask``). Errors
+follow from the weights, multiplied by the noise correlation of the plane.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import sep
 
 from deepfits.photometry import FLAG_MASKED, FLAG_NEIGHBOUR, FLAG_NO_DATA
+from deepfits.survey.fill import bridged
 
 KRON_FACTOR = 2.5
 MIN_RADIUS = 1.75
@@ -81,17 +82,18 @@ def measure_band(
     is_bad = weight <= 0
     variance = np.zeros_like(weight)
     np.divide(1, weight, out=variance, where=~is_bad)
-    common = {"var": variance, "mask": is_bad, "seg_id": apertures.number, "segmap": segmentation}
-    p = apertures
+    (image, is_single), (variance, _) = (bridged(values, is_bad) for values in (image, variance))
+    p, mask = apertures, is_bad & ~is_single
+    common = {"var": variance, "mask": mask, "seg_id": p.number, "segmap": segmentation}
     total, error, flags = sep.sum_ellipse(image, p.x, p.y, p.a, p.b, p.theta, p.kron, subpix=5, **common)
     fixed, fixed_error, fixed_flags = sep.sum_circle(image, p.x, p.y, radius, subpix=5, **common)
     flags = (flags | fixed_flags).astype(np.int32)
-    rows = np.flatnonzero(flags & FLAG_MASKED)
-    ellipse = (values[rows] for values in (p.x, p.y, p.a, p.b, p.theta, p.kron))
     bad = is_bad.astype(np.float32)
-    in_ellipse, in_circle = sep.sum_ellipse(bad, *ellipse), sep.sum_circle(bad, p.x[rows], p.y[rows], radius)
-    complete = rows[(in_ellipse[0] == 0) & (in_circle[0] == 0)]
-    flags[complete] = flags[complete] & ~FLAG_MASKED | FLAG_NEIGHBOUR
+    in_ellipse = sep.sum_ellipse(bad, p.x, p.y, p.a, p.b, p.theta, p.kron)[0]
+    is_lacking = (in_ellipse > 0) | (sep.sum_circle(bad, p.x, p.y, radius)[0] > 0)
+    is_beside = ((flags & FLAG_MASKED) > 0) & ~is_lacking
+    flags[is_beside] = flags[is_beside] & ~FLAG_MASKED | FLAG_NEIGHBOUR
+    flags[is_lacking] |= FLAG_MASKED
     for flux, flux_error in ((total, error), (fixed, fixed_error)):
         has_none = ~(flux_error > 0) | ~np.isfinite(flux)
         flux[has_none] = flux_error[has_none] = np.nan

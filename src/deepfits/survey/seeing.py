@@ -9,6 +9,7 @@ from scipy import ndimage, optimize
 
 from deepfits.gaussian_psf import centre_of_light, moffat_radius
 from deepfits.photometry import growth_circles, growth_radii, robust_scatter
+from deepfits.survey.fill import bridged
 from deepfits.survey.stars import Locus
 
 Family = Callable[[np.ndarray, float, float], np.ndarray]
@@ -102,7 +103,7 @@ def edge_level(image: np.ndarray) -> float:
 def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
     """Return a background-subtracted stamp, centred on a position and normalised by its 9×9 core.
 
-    A few pixels beside the core that have no data are as those opposite. None if there are more, or one in
+    A few pixels beside the core that have no data are estimated by others. None if there are more, or one in
     the core, or the flux is not positive.
     """
     half, ix, iy = side // 2, round(float(cx)), round(float(cy))
@@ -112,17 +113,11 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
     is_known = weight[window] > 0
     if not is_known[core, core].all() or is_known.mean() < LEAST_KNOWN:
         return None
-    stamp = np.where(is_known, image[window], np.nan).astype(float)
-    stamp -= edge_level(stamp)
-    centred = ndimage.shift(_filled(stamp, is_known), (iy - cy, ix - cx), order=3, mode="nearest")
+    level = edge_level(np.where(is_known, image[window], np.nan))
+    stamp = bridged(np.where(is_known, image[window] - level, 0.0), ~is_known)[0]
+    centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
     flux = centred[core, core].sum()
     return np.asarray(centred / flux) if flux > 0 else None
-
-
-def _filled(images: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    """Fill pixels of ``(..., H, W)`` without data with those opposite, or with 0."""
-    opposite = np.where(is_known, images, 0)[..., ::-1, ::-1]
-    return np.where(is_known, images, opposite)
 
 
 def stars_at(
@@ -163,7 +158,8 @@ def star_among_cutouts(
         return None
     is_used = (weight > 0).mean(axis=(1, 2)) >= LEAST_KNOWN
     image, weight = image[is_used].astype(float), weight[is_used]
-    image = _filled(image - np.median(_edge(image), axis=1)[:, None, None], weight > 0)
+    image = np.where(weight > 0, image - np.median(_edge(image), axis=1)[:, None, None], 0)
+    image = np.array([bridged(*one)[0] for one in zip(image, weight <= 0, strict=True)]).reshape(image.shape)
     circles, radius = growth_circles(size, pixel_scale_arcsec)
     growth = np.einsum("nhw,khw->nk", image, circles)
     half_light = growth_radii(growth, radius, [0.5])[:, 0] / pixel_scale_arcsec
