@@ -9,7 +9,7 @@ from scipy.stats import norm
 from deepfits.errors import InputError
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard
 from deepfits.redshifts.methods.neighbours import Neighbours, train_neighbours
 from deepfits.redshifts.methods.quantiles import BoostedQuantiles, train_quantiles
@@ -283,6 +283,16 @@ def test_bands_without_data_have_no_influence():
     second = fit.estimates(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude)).point
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
+
+
+def test_the_prior_takes_the_magnitude_of_a_band_with_data():
+    flux = np.full((3, 2, 5), 363.1)  # AB 25, but for
+    flux[:, :, 2] = 3631.0  # r: AB 22.5
+    flux[1:, :, 3] = np.nan  # i is missing, and of the last object all bands but g are
+    flux[2, :, 2:] = np.nan
+    columns = {"object_id": np.arange(3)}
+    source = Source(columns=columns, bands=BANDS, flux=flux, flux_err=np.ones_like(flux))
+    np.testing.assert_allclose(Photometry.of(source).magnitude, [25.0, 22.5, 25.0], atol=0.01)
 
 
 def test_prior_is_normalised_and_shifts_to_higher_redshift_with_magnitude():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deepfits import plot
-from deepfits.photometry import aperture_flux, circular_aperture
+from deepfits.photometry import ab_magnitude, aperture_flux, circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, noise_where, top_of
 from deepfits.reporting import redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
@@ -171,6 +171,14 @@ def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise()
     section = fit_section(held, {"both": fit}, {})
     assert [picture.name for picture in section.pictures] == ["figure-1", "figure-1-faint", "chi2"]
     assert section.tables[0].rows[0][0] == "blank"
+
+
+def test_brightness_is_that_in_a_band_with_data():
+    held, _ = held_out()
+    lacking = replace(held, flux=held.flux * [1, np.nan], flux_error=held.flux_error * [1, np.nan])
+    assert (held.reference, lacking.reference, lacking.with_data) == ("r", "g", ("g",))
+    np.testing.assert_array_equal(lacking.magnitude, ab_magnitude(held.flux[:, 0]))
+    assert lacking.magnitude_name.startswith("g magnitude")
 
 
 def test_objects_that_were_not_fitted_are_not_counted():

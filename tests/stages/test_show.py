@@ -13,6 +13,8 @@ from astropy.table import Table
 import deepfits
 from deepfits import fitting
 from deepfits.errors import InputError
+from deepfits.explorer.objects import Objects
+from deepfits.explorer.oddity import _compared
 from deepfits.fitting.similarity import Similarity
 from deepfits.observation import SceneGrid, Sight
 from deepfits.results import require_finished
@@ -137,6 +139,21 @@ def test_odd_says_why_and_obeys_conditions(run, tmp_path):
     assert all(one["why"] for one in found)
     score = [float(one["anomaly"]) for one in found]
     assert score == sorted(score, reverse=True)
+
+
+def test_brightness_and_colours_are_those_of_bands_with_data(run):
+    objects, _ = load(run)
+    colours = [{name for name in _compared(objects, row) if "minus" in name} for row in range(NUM)]
+    assert objects.reference == "i"
+    assert set().union(*colours) == {"g_minus_r", "r_minus_i"}
+    table = objects.table
+    table.add("dof_i", np.zeros(len(objects)))
+    table.add("dof_g", np.zeros(len(objects)))
+    lacking = Objects(table)  # the model predicts g and i for all
+    assert lacking.reference == "r"
+    np.testing.assert_array_equal(lacking.brightness, lacking.column("mag_model_r"))
+    compared = [name for row in range(NUM) for name in _compared(lacking, row)]
+    assert set(compared) == {"half_light_arcsec_r", "concentration_r"}
 
 
 def test_tables_are_joined_by_place_where_numbers_mean_something_else(run, tmp_path):

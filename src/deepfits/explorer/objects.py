@@ -244,9 +244,19 @@ class Objects:
     @property
     def brightness(self) -> np.ndarray:
         """AB magnitude in the reference band; NaN without fluxes."""
-        if not self.bands:
+        if not self.reference:
             return np.full(len(self), np.nan, dtype=np.float32)
-        return self.column(f"mag_model_{reference_band(self.bands)}")
+        return self.column(f"mag_model_{self.reference}")
+
+    def is_observed(self, band: str) -> bool:
+        """Whether any object has data in a band, which is otherwise predicted by the model alone."""
+        return (name := f"dof_{band}") not in self.table or bool((self.column(name) > 0).any())
+
+    @cached_property
+    def reference(self) -> str:
+        """Reference band among those observed; empty without fluxes."""
+        observed = [band for band in self.bands if self.is_observed(band)]
+        return reference_band(observed) if observed else ""
 
     # Maps
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.explorer.objects import NUM_AS_BRIGHT, Objects
 from deepfits.fitting.oddity import UNUSUAL_LATENT
-from deepfits.photometry import FLAG_MASKED, FLAG_NO_DATA, reference_band
+from deepfits.photometry import FLAG_MASKED, FLAG_NO_DATA
 
 FEWEST_OTHERS = 20
 RARE, RAREST = 0.9, 0.99
@@ -197,18 +197,17 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
     """Return the columns to compare for an object, with the words for larger and smaller values of each."""
-    out, is_seen = {}, dict.fromkeys(objects.bands, True)
+    out, is_seen = {}, {band: objects.is_observed(band) for band in objects.bands}
     for band in objects.bands:
         if (name := f"flux_model_err_{band}") in objects.table:
             flux, error = (objects.column(n)[row] for n in (f"flux_model_{band}", name))
-            is_seen[band] = bool(flux / error >= FEWEST_SIGMA)
+            is_seen[band] &= bool(flux / error >= FEWEST_SIGMA)
     for blue, red in pairwise(objects.bands):
         if is_seen[blue] and is_seen[red]:
             colour = f"in {blue} − {red}"
             out[f"{blue}_minus_{red}"] = (f"redder {colour}", f"bluer {colour}")
-    band = reference_band(objects.bands) if objects.bands else ""
     sizes = {
-        f"half_light_arcsec_{band}": ("larger", "smaller"),
-        f"concentration_{band}": ("more concentrated", "less concentrated"),
+        f"half_light_arcsec_{objects.reference}": ("larger", "smaller"),
+        f"concentration_{objects.reference}": ("more concentrated", "less concentrated"),
     }
     return out | {name: words for name, words in sizes.items() if name in objects.table}

@@ -43,7 +43,7 @@ from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import Column
-from deepfits.photometry import ab_magnitude, reference_band
+from deepfits.photometry import ab_magnitude
 from deepfits.tables import positions, read, with_standard_names, write_table
 
 if TYPE_CHECKING:
@@ -318,8 +318,8 @@ class _Explorer:
                 redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
             except InputError as error:  # show the fit without a redshift
                 why = f"no redshift: {error}"
-        fluxes, band = dropped.fluxes(), reference_band(objects.bands) if objects.bands else ""
-        flux, _ = fluxes.get(band, (np.nan, np.nan))
+        fluxes = dropped.fluxes()
+        flux, _ = fluxes.get(objects.reference, (np.nan, np.nan))
         brightness = float(ab_magnitude(np.array(flux)))
         like = dropped.features[objects.compared][0]
         rows, distance = objects.neighbours(like, number=24, brightness=brightness)

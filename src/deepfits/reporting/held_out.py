@@ -65,22 +65,32 @@ class HeldOut:
         return noise_per_band(self.cutouts.weight)
 
     @property
+    def with_data(self) -> tuple[str, ...]:
+        """Names of the bands with data."""
+        has_data = np.isfinite(self.flux_error).any(axis=0)
+        return tuple(band for band, has in zip(self.bands, has_data, strict=True) if has)
+
+    @property
+    def reference(self) -> str:
+        """Reference band among those with data."""
+        return reference_band(self.with_data or self.bands)
+
+    @property
     def magnitude(self) -> np.ndarray:
         """Aperture magnitude in the reference band, ``(N,)``."""
-        return ab_magnitude(self.flux[:, self.bands.index(reference_band(self.bands))])
+        return ab_magnitude(self.flux[:, self.bands.index(self.reference)])
 
     @property
     def magnitude_name(self) -> str:
         """Name of `magnitude`, for axes and tables."""
-        return f"{reference_band(self.bands)} magnitude (AB, {APERTURE_ARCSEC:g}″ radius)"
+        return f"{self.reference} magnitude (AB, {APERTURE_ARCSEC:g}″ radius)"
 
     def titles(self, which: np.ndarray) -> list[str]:
         """Return a one-line title for each object."""
-        band, magnitude = reference_band(self.bands), self.magnitude
-        return [
-            f"{self.object_id[i]}" + (f"   {band} = {magnitude[i]:.1f}" if np.isfinite(magnitude[i]) else "")
-            for i in which
+        names = [
+            f"   {self.reference} = {value:.1f}" if np.isfinite(value) else "" for value in self.magnitude
         ]
+        return [f"{self.object_id[i]}{names[i]}" for i in which]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def sky_section(
     text = [
         f"{info.survey or 'Unnamed survey'}, pixels of {info.pixel_scale_arcsec:.3g}″.{chosen}",
         f"{num_objects:,} cutouts of {info.size}×{info.size} pixels in the bands "
-        f"{', '.join(held.bands)}; {len(held.object_id):,} of the held-out ones were used for this page.",
+        f"{', '.join(held.with_data)}; {len(held.object_id):,} of the held-out ones were used for this page.",
     ]
     which = "All" if len(order) == len(held.object_id) else f"{len(order)} of the brighter half of the"
     figure = Figure(figsize=(9, 9 * -(-len(order) // SHEET_COLUMNS) / SHEET_COLUMNS))
@@ -63,7 +63,7 @@ def _depth_table(held: HeldOut, counts: Mapping[str, int]) -> PageTable:
     rows, fwhm_arcsec = [], held.info.fwhm_arcsec
     for b, band in enumerate(held.bands):
         error, is_empty = held.flux_error[:, b], held.cutouts.weight[:, b] <= 0
-        has_data = np.isfinite(error).any()
+        has_data = band in held.with_data
         rows.append(
             [
                 band,

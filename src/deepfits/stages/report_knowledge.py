@@ -29,13 +29,15 @@ MIN_JUDGED, MOST_JUDGED = 50, 2000
 
 def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
     """Return tables and figures of how well features predict true properties; empty without a truth table."""
-    path, magnitude = run / TRUTH, f"mag_{reference_band(store.info.bands)}"
+    path = run / TRUTH
     if not path.exists():
         return [], []
     with naming(path, "cannot read this table of true objects", "simulate the sky again, or remove it"):
         names = pq.read_schema(path).names
-    if not {*NEEDED, magnitude} <= set(names):
+    bands = [band for band in store.info.bands if f"mag_{band}" in names]
+    if not bands or not set(NEEDED) <= set(names):
         return [], []
+    magnitude = f"mag_{reference_band(bands)}"
     columns = read_features(features)
     identity = store.catalogue([])["object_id"]
     usable = np.isfinite(columns["latent"]).all(axis=1)

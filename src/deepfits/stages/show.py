@@ -15,7 +15,6 @@ import numpy as np
 from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text, writing
-from deepfits.photometry import reference_band
 from deepfits.results import read_record
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import claim, part_of, stage
@@ -271,8 +270,8 @@ def _write(
         if (values := columns.get(name)) is not None
     }
     wanted = [name for name, has in has_values.items() if has]
-    if objects.bands:
-        wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
+    if objects.reference:
+        wanted.insert(3, f"mag_model_{objects.reference}")
     wanted = [*(config.columns or wanted), *(name for name in more if name not in (config.columns or ()))]
     printed = {name: require_column(columns, name, objects.directory) for name in wanted}
     with claim(config, name=name, out=out, renew=True), default_style():

@@ -20,6 +20,7 @@ from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import AS_PREDICTED, MEDIAN, from_grid, pinball, pit, recalibrated
+from deepfits.redshifts.scene_light import reference_order
 from deepfits.redshifts.spectra import (
     FILTERS,
     absolute_offsets,
@@ -42,7 +43,10 @@ _TINY = 1e-200
 
 @dataclass(frozen=True, kw_only=True)
 class Photometry(PerObject):
-    """Fluxes to fit and their errors, ``(N, B)``, nJy, and the i magnitude for the prior, ``(N,)``."""
+    """Fluxes to fit and their errors, ``(N, B)``, nJy, and the magnitude for the prior, ``(N,)``.
+
+    It is that in i or, for objects without data there, in the next reference band.
+    """
 
     flux: np.ndarray
     flux_err: np.ndarray
@@ -53,10 +57,12 @@ class Photometry(PerObject):
         """Take the Gaussian apertures for the fluxes, and the widest circular one for the magnitude."""
         if source.flux is None or source.flux_err is None:
             raise InputError("template fitting needs the cutouts: give the store")
-        flux, flux_err, bands = source.flux, source.flux_err, source.bands
-        reference = list(bands).index(reference_band(bands))
-        total = np.fmax(flux[:, -2, reference], flux[:, -1, reference])
-        return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
+        flux, bands = source.flux, list(source.bands)
+        order = np.array([bands.index(reference_band(bands)), *reference_order(bands)])
+        total = np.fmax(flux[:, -2], flux[:, -1])[:, order]
+        first = np.isfinite(total).argmax(axis=1)[:, None]
+        magnitude = asinh_magnitude(np.take_along_axis(total, first, axis=1)[:, 0], 1.0)
+        return cls(flux=flux[:, -1], flux_err=source.flux_err[:, -1], magnitude=magnitude)
 
 
 def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarray) -> np.ndarray:
