@@ -10,7 +10,7 @@ asinh magnitudes, which are defined for negative fluxes too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -142,6 +142,12 @@ def bands_of(names: Iterable[str], what: str = "flux_model") -> tuple[str, ...]:
     """
     bands = (name.removeprefix(f"{what}_") for name in names if name.startswith(f"{what}_"))
     return tuple(band for band in bands if not band.startswith("err_"))
+
+
+def bands_with_data(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return the bands of features in which any object has data; in the others they are predictions."""
+    number = {band: f"dof_{band}" for band in bands_of(columns)}
+    return tuple(b for b, name in number.items() if name not in columns or (columns[name] > 0).any())
 
 
 @lru_cache(maxsize=64)

@@ -492,6 +492,16 @@ def test_predictions_without_labels_log_a_disclaimer(files, columns, monkeypatch
         without = read_table(redshift_predict(plain, out=tmp_path / "any.parquet"))
     assert "give them with --filters" in caplog.text
     assert (without["quantiles"] != found["quantiles"]).any()
+    assert "No object has data" not in caplog.text
+    lacking = tmp_path / "without-u"
+    lacking.mkdir()
+    for name, number in {"flux_model_g": 1.0, "flux_model_u": 1.0, "dof_u": 0}.items():
+        kept = [own for own in table.column_names if own != name]
+        table = table.select(kept).append_column(name, [np.full(len(table), number)])
+    pq.write_table(table, lacking / "shard-00000.parquet")
+    with caplog.at_level("INFO", logger="deepfits"):
+        redshift_predict(lacking, out=tmp_path / "fewer.parquet")
+    assert "No object has data in u: expect larger errors" in caplog.text
     names = [",".join(FILTERS)]
     given = redshift_predict(plain, out=tmp_path / "given.parquet", filters=names)
     np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)

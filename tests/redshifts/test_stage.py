@@ -567,6 +567,16 @@ def test_placeholders_in_external_estimates_are_ignored(inputs, sky, tmp_path):
         redshift_evaluate(wide, labels, tmp_path / "wide")
 
 
+def test_predictions_without_labels_are_measured_on_all(sky, tmp_path):
+    """With sixty spectra, two thirds of them were left out, although no label had been used."""
+    table = {name: sky[name] for name in ("object_id", "ra", "dec", "z_spec")}
+    labels = write_table(tmp_path / "labels.fits", table)
+    for used, asked in ((0, len(sky["z_spec"])), (9, is_held_out(sky["object_id"]).sum())):
+        path = write_table(tmp_path / "z.fits", table | {"z_phot": sky["z_spec"]}, info={"num_train": used})
+        found = redshift_evaluate(path, labels, tmp_path / f"judged-{used}")
+        assert read_json(found / "metrics.json", what="metrics")["rows"][0]["num_test"] == asked
+
+
 @pytest.mark.parametrize("by", ["id", "position"])
 def test_external_estimates_with_several_rows_for_an_object_are_reported(sky, tmp_path, caplog, by):
     """The first counts, also in tables with the estimates of several methods below each other."""

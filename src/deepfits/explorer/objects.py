@@ -25,7 +25,7 @@ from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
 from deepfits.fitting.columns import Column
 from deepfits.fitting.similarity import Similarity
-from deepfits.photometry import ab_magnitude, bands_of, reference_band
+from deepfits.photometry import ab_magnitude, bands_of, bands_with_data, reference_band
 from deepfits.splits import evenly_spaced
 from deepfits.tables import match_identities, match_one_to_one, matches_conditions, require_column, take_rows
 
@@ -228,6 +228,7 @@ class Objects:
         if {"chi2", "dof"} <= own:
             table.add("reduced_chi2", reduced)
         self.bands = bands = bands_of(table)
+        self.with_data = bands_with_data(table)
         if self.store is not None and bands:
             self.store = self.store.in_bands(bands)
         for band in bands:
@@ -248,15 +249,10 @@ class Objects:
             return np.full(len(self), np.nan, dtype=np.float32)
         return self.column(f"mag_model_{self.reference}")
 
-    def is_observed(self, band: str) -> bool:
-        """Whether any object has data in a band, which is otherwise predicted by the model alone."""
-        return (name := f"dof_{band}") not in self.table or bool((self.column(name) > 0).any())
-
-    @cached_property
+    @property
     def reference(self) -> str:
-        """Reference band among those observed; empty without fluxes."""
-        observed = [band for band in self.bands if self.is_observed(band)]
-        return reference_band(observed) if observed else ""
+        """Reference band among those with data; empty without fluxes."""
+        return reference_band(self.with_data) if self.with_data else ""
 
     # Maps
 

@@ -197,12 +197,12 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
     """Return the columns to compare for an object, with the words for larger and smaller values of each."""
-    out, is_seen = {}, {band: objects.is_observed(band) for band in objects.bands}
-    for band in objects.bands:
+    out, is_seen = {}, dict.fromkeys(objects.with_data, True)
+    for band in objects.with_data:
         if (name := f"flux_model_err_{band}") in objects.table:
             flux, error = (objects.column(n)[row] for n in (f"flux_model_{band}", name))
-            is_seen[band] &= bool(flux / error >= FEWEST_SIGMA)
-    for blue, red in pairwise(objects.bands):
+            is_seen[band] = bool(flux / error >= FEWEST_SIGMA)
+    for blue, red in pairwise(objects.with_data):
         if is_seen[blue] and is_seen[red]:
             colour = f"in {blue} − {red}"
             out[f"{blue}_minus_{red}"] = (f"redder {colour}", f"bluer {colour}")

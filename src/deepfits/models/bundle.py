@@ -402,11 +402,12 @@ class Model:
             for name, band in zip(order.bands, self.info.bands, strict=True)
             if name != band
         ]
-        reason = "not in the store; it has weight 0, and the model predicts it"
         places = zip(order.bands, order.places, strict=True)
-        out += [f"band {band}: {reason}" for band, place in places if place is None]
-        reason = f"left out, since the model knows {'-'.join(self.info.bands)}"
-        out += [f"band {band}: {reason}" for band in info.bands if band not in order.bands]
+        if absent := [band for band, place in places if place is None]:
+            out.append(f"bands not in the store, which the model predicts: {', '.join(absent)}")
+        if unknown := [band for band in info.bands if band not in order.bands]:
+            known = ", ".join(self.info.bands)
+            out.append(f"bands left out, since the model knows only {known}: {', '.join(unknown)}")
         if self.grid is not None:
             return out
         return out + [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
+from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude, bands_with_data
 from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.pdf import LEAST_STEP
@@ -73,6 +73,7 @@ def make_dataset(
     pairs = match_labels(columns, labels, match=match, radius_arcsec=radius_arcsec)
     columns = {name: values[pairs.rows] for name, values in columns.items()}
     value = labels.value[pairs.label_rows]
+    log.info("%s: %d of %d labels match an object", labels.where, len(value), len(labels))
     if np.ptp(value) == 0 and len(value) >= MIN_TRAIN:
         same = repr(labels.classes[int(value[0])]) if labels.classes else f"{value[0]:g}"
         raise InputError(
@@ -147,8 +148,9 @@ def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarra
                     magnitude = _known_magnitudes(table[name][rows])
                     if np.isfinite(magnitude).any():
                         return magnitude, name
+    known = bands_with_data(columns)
     for band in bands:
-        if f"flux_model_{band}" in columns:
+        if band in known:
             flux = columns[f"flux_model_{band}"].astype(np.float64)
             return asinh_magnitude(flux, 1.0), f"asinh magnitude of flux_model_{band}"
     return np.full(len(columns["object_id"]), np.nan), "none"

@@ -262,7 +262,7 @@ def markdown_table(content: Mapping[str, Any]) -> str:
         *(f"- {HEADINGS[name]}: {definitions[name]}" for name in columns),
     ]
     more = [*_high_table(rows), *_domain_table(rows)] if is_redshift_name(target) else []
-    return "\n".join([*lines, *_pdf_table(rows, definitions), *more]) + "\n"
+    return "\n".join([*lines, *_pdf_table(rows, definitions, of), *more]) + "\n"
 
 
 def _further_table(title: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
@@ -294,15 +294,15 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return _further_table("Inside and outside the training domain:", heads, cells)
 
 
-def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
-    """Return the lines of the table of p(z) metrics, for the methods that give distributions."""
+def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str], of: str) -> list[str]:
+    """Return the lines of the table of the metrics of distributions, for the methods that give them."""
     cells = [
         _named(row, *(format_metric(row["pdf_metrics"][name]) for name in PDF_HEADINGS))
         for row in rows
         if "pdf_metrics" in row
     ]
     explained = ["", *(f"- {head}: {definitions[name]}" for name, head in PDF_HEADINGS.items())]
-    lines = _further_table("Distributions p(x):", [*PDF_HEADINGS.values()], cells)
+    lines = _further_table(f"Distributions p(x){of or ' of the redshift'}:", [*PDF_HEADINGS.values()], cells)
     return [*lines, *explained] if cells else []
 
 

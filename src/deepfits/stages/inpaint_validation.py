@@ -46,7 +46,7 @@ def validate(
     log.info(
         "validation: each of %s is hidden in turn, in up to %s objects to calibrate predictions and in %s "
         "to compare them",
-        *("-".join(bands[index] for index in there), f"{calibrations.num_objects:,}", f"{len(tested):,}"),
+        *(", ".join(bands[index] for index in there), f"{calibrations.num_objects:,}", f"{len(tested):,}"),
     )
     calibrated = [calibrations.of([bands[index]])[0] for index in there]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:

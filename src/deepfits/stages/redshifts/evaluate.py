@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +43,8 @@ class EvaluateConfig(Matching):
     """Output directory for ``metrics.json`` and ``table.md``."""
     _: KW_ONLY
     held_out_only: bool = True
-    """Use only held-out objects, on which no method was trained."""
+    """Use only held-out objects, on which no method was trained. Predictions that used no labels are always
+    measured on all."""
 
 
 @stage(EvaluateConfig)
@@ -69,6 +70,8 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     """
     target, estimate = config.label_column, written_name(ESTIMATE, config.label_column)
     table = read(config.predictions, what="predictions", wanted=(estimate,))
+    used = table.info.get("num_train")
+    config = replace(config, held_out_only=config.held_out_only and used != 0)
     columns = add_standard_names(table)
     classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
@@ -90,7 +93,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
         "counts": known.counts,
         "provenance": provenance(),
     }
-    name, used = Path(config.predictions).stem, table.info.get("num_train")
+    name = Path(config.predictions).stem
     matched = {column: values[rows] for column, values in columns.items()}
     with (
         claim(config, name="redshift evaluate", renew=True) as results,

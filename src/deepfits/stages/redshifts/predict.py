@@ -16,6 +16,7 @@ from deepfits.errors import InputError
 from deepfits.files import contents, digest, named_contents
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import is_done, shard_paths, write_shard
+from deepfits.photometry import bands_of, bands_with_data
 from deepfits.provenance import code
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier
@@ -133,6 +134,12 @@ def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
         raise InputError(f"{features}: does not record which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
+    if lacking := [band for band in bands_of(columns) if band not in bands_with_data(columns)]:
+        log.info(
+            "No object has data in %s: expect larger errors than these, for which p(z) allows; `redshift "
+            "evaluate` measures them where spectra are.",
+            ", ".join(lacking),
+        )
     if not config.filters and not records_filters(columns):
         log.info(
             "The image headers do not name the filters, so all plausible ones are considered; give them with "
