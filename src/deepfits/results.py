@@ -282,7 +282,7 @@ def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
         for file, before, now in _changes(old, new):
             if UNREADABLE in (before, now):
                 continue
-            how = "is new" if before is None else "is missing" if now is None else "differs"
+            how = "is new" if before is None else "is no longer among them" if now is None else "differs"
             return f"its input {name!r} has changed" + ("" if file == CONTENTS else f" ({file} {how})")
     for name, old, new in _changes(earlier.get("settings", {}), wanted["settings"]):
         if isinstance(old, dict) and isinstance(new, dict):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -383,6 +384,21 @@ def test_arrays_of_any_kind_give_the_same_fit(change):
     found = fit(Decoder(), *given)
     assert torch.equal(found.latent, expected.latent)
     assert not found.latent.requires_grad
+
+
+def test_latents_in_units_of_their_own_cause_a_warning(caplog):
+    """Such fits end early, also as converged: with a peak of 100 in place of 1, at 150 times the χ²."""
+    r2 = sum((place - 9.5) ** 2 for place in torch.meshgrid(2 * [torch.arange(20.0)], indexing="ij"))
+
+    def draw(latent, unit):
+        profile = torch.exp(-r2 / (2 * torch.exp(latent[:, 1])[:, None, None]))
+        return (unit * latent[:, 0])[:, None, None, None] * profile[:, None]
+
+    image = draw(torch.tensor([[1.0, 1.4]]), 100.0)
+    for unit, warned in ((100.0, False), (1.0, True)):
+        found = fit(partial(draw, unit=unit), image, torch.ones_like(image), torch.tensor([[50 / unit, 1.0]]))
+        assert ("scale them inside render" in caplog.text) == warned
+        assert warned or found.latent[0, 0] == pytest.approx(1, abs=0.01)
 
 
 def test_half_precision_and_the_default_type_do_not_matter():

@@ -5,6 +5,7 @@ Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -22,8 +23,11 @@ from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.observation import Sight
 from deepfits.tensors import as_tensor, require_device
 
+log = logging.getLogger(__name__)
+
 SOLVERS = ("lbfgs", "adam")
 MAX_SLOTS = 64
+FARTHEST = 20.0  # no draw from a unit normal is beyond
 
 Array = np.ndarray | Tensor
 
@@ -55,7 +59,8 @@ def fit(
     render
         From latents ``(N, L)`` to images ``(N, B, H, W)``: any differentiable function of PyTorch tensors,
         for example a `torch.nn.Module`, or a `deepfits.fitting.rendering.Renderer` with derivatives of its
-        own. Its parameters should be frozen.
+        own. Its parameters should be frozen. Latents should be of order 1, as draws from a unit normal:
+        scale fluxes, sizes and positions inside it, or the solver moves in far too small steps.
     images, weights
         ``(N, B, H, W)``, in the renderer's unit and its inverse square. Pixels of weight 0 have no influence,
         whatever their value, NaN included.
@@ -170,6 +175,12 @@ def fit(
     best, whole = _best_of(results), Fit.empty(len(enough), num_latents, num_bands, begin.dtype)
     for f in fields(Fit):  # rows without enough data keep the status TOO_LITTLE_DATA
         getattr(whole, f.name)[enough] = getattr(best, f.name)
+    if isinstance(used_solver, LBFGS) and (best.latent.abs() > FARTHEST).any(1).float().mean() > 0.5:
+        log.warning(
+            "WARNING: fit: most latents have numbers beyond %g, where L-BFGS may stop far from the minimum: "
+            "scale them inside render, so that they are of order 1",
+            FARTHEST,
+        )
     return whole
 
 

@@ -48,8 +48,10 @@ def _purpose(model: Model) -> str:
     bands = f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}"
     identity = f"Fingerprint `{model.fingerprint}`."
     if model.calibration is not None:
-        survey = model.calibration.get("survey") or "another survey"
-        identity += f" Errors of fluxes and anomalies were measured on {survey} (`deepfits calibrate`)."
+        survey = model.calibration.get("survey") or "a survey without a name"
+        identity += (
+            f" Errors of fluxes and anomalies are those that `deepfits calibrate` measured on {survey}."
+        )
     return "\n".join(["For cutouts with", "", bands, *lines, "", identity])
 
 

@@ -15,14 +15,14 @@ from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
 from deepfits.redshifts.labels import Labels, add_standard_names, match_labels, read_estimates, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
-from deepfits.redshifts.naming import ESTIMATE, written_name
+from deepfits.redshifts.naming import ESTIMATE, truth_name, written_name
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import Columns, identities, read, require_column, with_list
+from deepfits.tables import Columns, identities, read, require_column, with_list, write_table
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class EvaluateConfig(Matching):
     """Table of known redshifts, or of other properties (Parquet, FITS or CSV), with `ra` and `dec`, or
     `object_id`."""
     out: str | Path
-    """Output directory for ``metrics.json`` and ``table.md``."""
+    """Output directory for ``metrics.json``, ``table.md``, and ``objects.csv``: predictions and known values,
+    the worst first."""
     _: KW_ONLY
     held_out_only: bool = True
     """Use only held-out objects, on which no method was trained. Predictions that used no labels are always
@@ -54,7 +55,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     Returns
     -------
     Path
-        `out`, with ``metrics.json`` and ``table.md``.
+        `out`, with ``metrics.json``, ``table.md`` and ``objects.csv``.
 
     Raises
     ------
@@ -105,16 +106,14 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
             row |= {"key": name, "features": name, "num_train": used}
             write_classes(results.path, {**about, "rows": [row]})
         else:
-            row = make_row(
-                RowKey(method=name),
-                matched,
-                known.value[label_rows],
-                np.full(len(rows), np.nan),
-                num_train=used,
-                seconds=0.0,
-                target=target,
-            )
+            truth, nothing = known.value[label_rows], np.full(len(rows), np.nan)
+            key = RowKey(method=name)
+            row = make_row(key, matched, truth, nothing, num_train=used, seconds=0.0, target=target)
             write_metrics(results.path, [row], about)
+            worst = np.argsort(-np.abs(matched[ESTIMATE] - truth), kind="stable")
+            listed = {c: values for c, values in matched.items() if values.ndim == 1 and c != ESTIMATE}
+            listed |= {estimate: matched[ESTIMATE], truth_name(target): truth}
+            write_table(results.path / "objects.csv", {c: values[worst] for c, values in listed.items()})
         task.advance(len(rows))
     return results.path
 
