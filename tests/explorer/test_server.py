@@ -30,6 +30,7 @@ from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
 from deepfits.files import write_json
+from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.scores import latent_distance
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
@@ -418,7 +419,14 @@ def test_a_wrong_model_ends_the_explorer(run, tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path, run):
-    with pytest.raises(InputError, match="no features there"):
+    with pytest.raises(InputError, match="no features there; make them with"):
+        find_parts(tmp_path, None, None)
+    shutil.copytree(run / "features-both", tmp_path / "mine")  # under a name of its own
+    with pytest.raises(InputError, match=r"no features there; give .*mine$"):
+        find_parts(tmp_path, None, None)
+    for path in [*tmp_path.glob("mine/shard-*"), tmp_path / "mine" / DESCRIPTION]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"the fit in .*mine has not made any yet: run it again"):
         find_parts(tmp_path, None, None)
     parts = find_parts(run / "features-both", None, None)
     assert parts.features == run / "features-both"

@@ -52,10 +52,9 @@ class Dropped:
 
     def fluxes(self) -> dict[str, tuple[float, float]]:
         """Return flux and error in each band, nJy; predicted by the model in bands without data."""
-        columns = {band: (f"flux_model_{band}", f"flux_model_err_{band}") for band in bands_of(self.features)}
-        return {
-            band: (float(self.features[a][0]), float(self.features[b][0])) for band, (a, b) in columns.items()
-        }
+        one = {name: float(values[0]) for name, values in self.features.items() if name.startswith("flux")}
+        bands = bands_of(self.features)
+        return {band: (one[f"flux_model_{band}"], one[f"flux_model_err_{band}"]) for band in bands}
 
 
 class Drawer:

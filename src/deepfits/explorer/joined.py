@@ -21,7 +21,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import contents, read_json
 from deepfits.fitting.columns import Column, describe
-from deepfits.fitting.features import DESCRIPTION, column_names, shard_paths
+from deepfits.fitting.features import DESCRIPTION, column_names, no_features, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.redshifts.head import HEAD
 from deepfits.results import read_record, require_finished, warn_of_other_inputs
@@ -420,9 +420,7 @@ def find_parts(run: str | Path, store: str | Path | None = None, model: str | Pa
     run = Path(run)
     features = next((p for p in (run, *map(run.joinpath, FEATURES)) if (p / DESCRIPTION).exists()), None)
     if features is None:
-        raise InputError(
-            f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
-        )
+        raise no_features(run)
     home = run.parent if features == run else run
     if store is None and (home / "cutouts" / "store.json").exists():
         store = home / "cutouts"

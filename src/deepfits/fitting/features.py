@@ -21,6 +21,7 @@ from deepfits.config import convert
 from deepfits.errors import InputError, naming, nearest
 from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
+from deepfits.results import read_record
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.writing import to_arrow_table
 
@@ -107,13 +108,22 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
     return {name: from_arrow(table[name]) for name in table.column_names}
 
 
+def no_features(directory: str | Path) -> InputError:
+    """Return the error of a directory without features, with those inside it, or an unfinished fit there."""
+    places = [place for place in (Path(directory), *sorted(Path(directory).glob("*"))) if place.is_dir()]
+    inside = [str(place) for place in places if (place / DESCRIPTION).exists()]
+    begun = [str(place) for place in places if read_record(place).get("stage") == "fit"]
+    remedy = f"give {' or '.join(inside)}" if inside else "make them with `deepfits fit`"
+    if begun and not inside:
+        remedy = f"the fit in {begun[0]} has not made any yet: run it again"
+    return InputError(f"{directory}: no features there; {remedy}")
+
+
 def shard_paths(directory: str | Path) -> list[Path]:
     """Return the feature files of a directory; at least one must exist, and all must be regular files."""
     paths = sorted(Path(directory).glob("shard-*.parquet"))
     if not paths:
-        inside = [str(path.parent) for path in sorted(Path(directory).glob(f"*/{DESCRIPTION}"))]
-        remedy = f"give {' or '.join(inside)}" if inside else "make them with `deepfits fit`"
-        raise InputError(f"{directory}: no features there; {remedy}")
+        raise no_features(directory)
     for path in paths:
         if not path.is_file():  # opening a pipe would wait forever
             raise InputError(f"{path}: is not a regular file; remove it and fit again")

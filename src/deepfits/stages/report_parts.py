@@ -359,11 +359,8 @@ def _compared_redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     """Return the section on redshifts that were compared with known ones."""
     path = run / "redshift" / "metrics.json"
     if not path.exists():
-        text = (
-            "No redshifts were compared with known ones. With a table of spectroscopic redshifts: deepfits "
-            "redshift FEATURES LABELS --out RUN/redshift."
-        )
-        return Section(title="Redshifts", paragraphs=[text]), {}
+        command = f"deepfits redshift FEATURES SPECTRA --out {run}/redshift"
+        return _missing_section("Redshifts", "no comparison with known redshifts", command), {}
     with reading_record(path, what="redshift metrics"):
         metrics = read_json(path, what="redshift metrics")
         if not is_redshift_name(metrics["target"]):

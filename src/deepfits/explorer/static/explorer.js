@@ -331,7 +331,7 @@ function sheet(rows) {
   const source = state.about.has_pictures && rows.length ? `/api/strip.png?columns=${perLine}&rows=${rows.join(",")}` : null;
   return (n) => {
     const tile = make("button", { className: "tile" }); tile.dataset.row = rows[n];
-    if (!source) { tile.textContent = rows[n]; return tile; }
+    if (!source) { tile.textContent = `row ${rows[n]}`; return tile; }
     tile.style.backgroundImage = `url("${source}")`; tile.style.backgroundSize = `${columns * 100}% ${lines * 100}%`;
     const x = columns > 1 ? ((n % columns) / (columns - 1)) * 100 : 0, y = lines > 1 ? (Math.floor(n / columns) / (lines - 1)) * 100 : 0;
     tile.style.backgroundPosition = `${x}% ${y}%`;
