@@ -29,6 +29,7 @@ from deepfits.explorer.objects import unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
+from deepfits.explorer.uploads import read_dropped
 from deepfits.files import write_json
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.scores import latent_distance
@@ -593,3 +594,9 @@ def test_a_scene_lies_on_the_pixels_of_its_cutout():
     assert scene.shape == (2, 8, 8)
     # pixels of twice the side hold four times the flux of the one in their middle
     np.testing.assert_allclose(scene, 4 * whole[:, 0::2, 0::2], rtol=1e-5)
+
+
+def test_endings_of_uploads_may_be_capitals():
+    content = io.BytesIO()
+    np.save(content, np.zeros((3, 16, 16)))
+    assert read_dropped("CUT.NPY", content.getvalue())[0].shape == (3, 16, 16)

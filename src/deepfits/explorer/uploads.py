@@ -30,9 +30,9 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
     is its weight. An ``.npz`` contains the array ``image`` and, optionally, ``weight``.
     """
     with naming(name, "cannot be read"):
-        if name.endswith((".npy", ".npz")):
+        if name.lower().endswith((".npy", ".npz")):
             image, weight = _read_numpy(name, content)
-        elif name.endswith((".fits", ".fit", ".fits.gz")):
+        elif name.lower().endswith((".fits", ".fit", ".fits.gz")):
             image, weight = _read_fits(content)
         else:
             raise InputError(f"{name}: unknown format; use .fits, .npy or .npz")
