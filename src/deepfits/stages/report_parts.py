@@ -195,9 +195,7 @@ _COUNTS = {
 def _read_counts(store: Path) -> dict[str, int]:
     """Return the counts in the store's ``summary.json``, by their description; empty without one."""
     path = store / "summary.json"
-    if not path.exists():
-        return {}
-    content = read_json(path, what="summary of the cutouts")
+    content = read_json(path, what="summary of the cutouts") if path.exists() else {}
     return {words: content[name] for name, words in _COUNTS.items() if isinstance(content.get(name), int)}
 
 
@@ -314,10 +312,8 @@ def _fit_settings(directory: Path, mode: str) -> str:
     """Describe the settings of a fit, from its ``_features.json``."""
     if mode == "embedder" or not is_finished(directory):
         return ""
-    settings = read_settings(directory)
-    words = [
-        f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _SHOWN_SETTINGS and value
-    ]
+    used = read_settings(directory)
+    words = [f"{name.replace('_', ' ')} {used[name]}" for name in _SHOWN_SETTINGS if used.get(name)]
     return " Settings: " + ", ".join(words) + "."
 
 
@@ -333,10 +329,8 @@ def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[st
 def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
     """Return ``z_spec`` of the held-out objects, if the run has redshift predictions."""
     path = run / "redshift" / "predictions.parquet"
-    if not path.exists():
-        return {}
-    columns = read_table(path)
-    if "z_spec" not in columns:  # predictions of another property
+    columns = read_table(path) if path.exists() else {}
+    if "z_spec" not in columns:  # none, or of another property
         return {}
     return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
 
