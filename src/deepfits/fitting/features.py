@@ -110,9 +110,9 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
 
 def no_features(directory: str | Path) -> InputError:
     """Return the error of a directory without features, with those inside it, or an unfinished fit there."""
-    places = [place for place in (Path(directory), *sorted(Path(directory).glob("*"))) if place.is_dir()]
+    places = sorted(place for place in Path(directory).glob("*") if place.is_dir())
     inside = [str(place) for place in places if (place / DESCRIPTION).exists()]
-    begun = [str(place) for place in places if read_record(place).get("stage") == "fit"]
+    begun = [place for place in (Path(directory), *places) if read_record(place).get("stage") == "fit"]
     remedy = f"give {' or '.join(inside)}" if inside else "make them with `deepfits fit`"
     if begun and not inside:
         remedy = f"the fit in {begun[0]} has not made any yet: run it again"
