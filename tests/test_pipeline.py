@@ -151,7 +151,7 @@ def test_a_report_without_redshifts_says_so_and_invents_none(small_run, tmp_path
     for name in ("cutouts", "model", "features-both"):
         (tmp_path / name).symlink_to(out / name)
     html = deepfits.report(tmp_path).read_text()
-    assert "No redshifts were compared" in html
+    assert "no comparison with known redshifts" in html
     assert "σ_MAD" not in html
 
 
