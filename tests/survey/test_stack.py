@@ -443,6 +443,14 @@ def test_combining_by_hand():
     assert total[0].tolist() == pytest.approx([2 / np.pi * (3 + np.sqrt(2)) ** 2 / 4, 1])
 
 
+@pytest.mark.parametrize("tolerance", [0.3, 1.3])
+def test_a_pixel_that_cosmic_rays_hit_in_half_of_the_exposures_is_that_of_the_others(tolerance):
+    """It had no data, as all were far from the mean of the middle two, or kept one of the hits."""
+    image = np.array([[1000.0], [0.0], [800.0], [1.0]], np.float32)[:, None]
+    mean, total, rejected = combine(image, np.ones_like(image), "clipped", 4.0, tolerance, 1)
+    assert (mean.item(), total.item(), rejected.item()) == (0.5, 2, 2)
+
+
 @pytest.mark.parametrize("sigma", [(1, 10, 10, 30), (1, 1, 12, 12), (2, 2, 2), (1, 10)])
 def test_exposures_of_any_depth_keep_their_pixels_and_lose_cosmic_rays(sigma):
     """Pixels of deep exposures differ from a median of shallow ones by many times their own noise."""

@@ -13,8 +13,9 @@ exposures are combined pixel by pixel:
              second term protects stars, whose sharpness differs between exposures. There f is 0.3; here the
              difference that the exposure's seeing makes to the core of a star is added (a star in seeing of
              0.7″ has twice the peak of one in 1″), and the median is the largest within a star's width, where
-             the wings of a blurred star lie. Of two values the lower takes the place of the median, as cosmic
-             rays and trails are bright, unless it is far below the sky; σ is that of their difference.
+             the wings of a blurred star lie. Of two values, and of two in the middle of more that differ by
+             more than their noise, the lower takes the place of the median, as cosmic rays and trails are
+             bright, unless it is far below the sky; σ is at least that of their difference.
 ``median``   the median, with weight (2/π) (Σ √w)² / N for N > 2 values, that of many. Strips that fewer
              than three exposures reach are combined by ``mean``.
 """
@@ -254,8 +255,9 @@ def combine(
         sigma = np.sqrt(np.mean([np.take_along_axis(variance, which, 0)[0] for which in of_middle], axis=0))
         is_source = np.abs(middle) * np.sqrt(number) > clip * sigma
         of_pair = math.sqrt(2) * sigma
-        middle = np.where(number == 2, np.where(low < -clip * of_pair, high, low), middle)
-        sigma = np.where(number == 2, of_pair, np.maximum(np.sqrt(variance), sigma))
+        is_pair = (number == 2) | (high - low > clip * of_pair)
+        middle = np.where(is_pair, np.where(low < -clip * of_pair, high, low), middle)
+        sigma = np.maximum(np.sqrt(variance), np.where(is_pair, of_pair, sigma))
         light = ndimage.maximum_filter(np.abs(middle) * is_source, 2 * reach + 1)
         allowed = np.reshape(tolerance, (-1, 1, 1)) * np.maximum(light, np.abs(middle))
         is_outlier = is_valid & (np.abs(image - middle) > clip * sigma + allowed)
