@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import dataclasses
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from deepfits.files import (
     write_json,
     writing,
 )
-from deepfits.splits import HELD_OUT_FRACTION, is_held_out, unit_hash
+from deepfits.splits import HELD_OUT_FRACTION, PerObject, is_held_out, unit_hash
 
 SOURCE = Path(deepfits.__file__).parent
 
@@ -247,6 +248,29 @@ def test_a_bare_gpu_node_can_train_and_fit(part):
             top = name.split(".")[0]
             is_fine = top in _BARE_NODE | {"deepfits"} | sys.stdlib_module_names
             assert is_fine, f"{path.relative_to(SOURCE)} imports {name} when it is loaded"
+
+
+def test_rows_of_dataclasses_are_joined_as_they_were_taken():
+    """Tensors in mappings became arrays, numbers of NumPy were indexed, and shared arrays repeated."""
+    torch = pytest.importorskip("torch")
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Rows(PerObject):
+        SHARED = ("matrix",)
+
+        number: np.ndarray
+        named: dict
+        matrix: np.ndarray
+        scale: float
+        more: PerObject | None
+
+    named = {"a": torch.arange(3), "b": np.arange(3.0)}
+    whole = Rows(number=np.arange(3), named=named, matrix=np.eye(2), scale=np.float64(0.2), more=None)
+    parts = [dataclasses.replace(whole.take(slice(2)), more=whole.take(slice(2))), whole.take([2])]
+    joined = Rows.join(parts)
+    assert joined.number.tolist() == joined.named["b"].tolist() == [0, 1, 2]
+    assert torch.equal(joined.named["a"], torch.arange(3))
+    assert (joined.matrix.shape, joined.scale, joined.more) == ((2, 2), 0.2, None)
 
 
 @pytest.mark.parametrize(

@@ -77,29 +77,30 @@ class PerObject:
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Concatenate rows; a field that any part lacks is None."""
-        return cls(**{name: _joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+        own = [name for name in vars(parts[0]) if name not in cls.SHARED]
+        return replace(parts[0], **{name: _joined([getattr(p, name) for p in parts]) for name in own})
 
 
 def _taken(value: Any, rows: Any) -> Any:
     if isinstance(value, PerObject):
         return value.take(rows)
     if isinstance(value, Mapping):
-        return {name: array[rows] for name, array in value.items()}
-    return value[rows] if hasattr(value, "shape") else value
+        return {name: _taken(array, rows) for name, array in value.items()}
+    return value[rows] if getattr(value, "ndim", 0) else value
 
 
 def _joined(values: Sequence[Any]) -> Any:
     first = values[0]
+    if any(value is None for value in values):
+        return None
     if isinstance(first, PerObject):
         return first.join(values)
     if isinstance(first, Mapping):
-        return {name: np.concatenate([value[name] for value in values]) for name in first}
-    if any(value is None for value in values):
-        return None
+        return {name: _joined([value[name] for value in values]) for name in first}
+    if not getattr(first, "ndim", 0):
+        return first
     if isinstance(first, np.ndarray):
         return np.concatenate(values)
-    if not hasattr(first, "shape"):
-        return first
     import torch
 
     return torch.cat(tuple(values))
