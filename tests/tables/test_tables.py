@@ -3194,6 +3194,17 @@ def test_conditions_as_in_pandas_and_sql(condition, expected):
         ("big == other", [1, 0, 0, 0]),
         ("q-1 == 7", [0, 0, 1, 0]),
         ("2 & flags != 0", [0, 1, 0, 0]),
+        ("is_good and 0.2 < z", [1, 0, 0, 0]),
+        ("q > 1 and is_good and 3 < flags <= 4", [0, 0, 1, 0]),
+        ("not is_good or 20 < q", [0, 1, 0, 1]),
+        ("flag-is-set == 1", [1, 0, 0, 0]),
+        ("`which is it` == 2", [0, 1, 0, 0]),
+        ("z is  not  null and q < 20", [1, 1, 0, 0]),
+        ("written < z_max", [1, 0, 0, 0]),
+        ("written != z", [1, 0, 0, 0]),
+        ("kind != other_kind", [1, 0, 1, 0]),
+        ("kind != 'other_kind'", [1, 1, 1, 0]),
+        ("-q + 10 > -mag_i + 20.5", [1, 1, 0, 0]),
     ],
 )
 def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_together(condition, expected):
@@ -3209,6 +3220,10 @@ def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_togethe
         "flux err": np.array([1.0, 1.0, 0.0, 1.0]) + np.array([0, 0, 1, 0]),
         "z": np.array([0.5, 0.3, np.nan, 1.0]),
         "z_max": np.array([0.9, 0.2, 1.0, 0.5]),
+        "written": np.array(["0.1", "0.3", "--", "--"]),
+        "other_kind": np.array(["QSO", "QSO", "STAR", "QSO"]),
+        "flag-is-set": np.array([1, 0, 0, 0]),
+        "which is it": np.array([1, 2, 3, 4]),
         "big": np.array([2**60, 2**60 + 1, 0, 1]),
         "other": np.array([2**60, 2**60, 1, 2]),
     }

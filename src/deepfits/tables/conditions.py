@@ -23,7 +23,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{"==": operator.eq, "!=": operator.ne},
 }
 _CONDITION = re.compile(
-    r"^\s*(\S.*?)\s*(>=|<=|==|!=|<>|=|>|<|\bis not\b|\bis\b)\s*([^=<>].*?)\s*$", re.IGNORECASE
+    r"(?i)^\s*(`[^`]+`|\S.*?)\s*(>=|<=|==|!=|<>|=|>|<|(?<=\s)is(?:\s+not)?(?=\s))\s*([^=<>].*?)\s*$"
 )
 _OR = re.compile(r"\s+or\s+|\s*\|\|?\s*", re.IGNORECASE)
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
@@ -42,7 +42,7 @@ _ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
 _ARITHMETIC: dict[Any, Any] = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply}
-_ARITHMETIC |= {ast.Div: np.true_divide, ast.Mod: np.mod}
+_ARITHMETIC |= {ast.Div: np.true_divide, ast.Mod: np.mod, ast.USub: np.negative}
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
@@ -111,7 +111,7 @@ def _split(text: str, joint: re.Pattern[str]) -> list[str]:
     parts, start, levels = list[str](), 0, _levels(text)
     for match in joint.finditer(text):
         part = text[start : match.start()]
-        is_bits = _ALONE.fullmatch(part) and re.match(r"\d", text[match.end() :])  # flags & 4
+        is_bits = _ALONE.fullmatch(part) and re.match(r"\s*&\s*\d", text[match.start() :])  # flags & 4
         if levels[match.start()] == 0 and _is_whole(part) and not is_bits:
             parts.append(part)
             start = match.end()
@@ -133,9 +133,10 @@ def matches_conditions(
     ``and`` and ``or``, with parentheses. Numbers are compared numerically even if the table stores them as
     text; booleans are compared with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``).
     ``"z_spec != null"`` asks for a value, and ``== null`` for its lack. Both sides may be computed from
-    columns of numbers: ``"mag_g - mag_i > 1"``, ``"zflg % 10 >= 3"``, ``"z < z_max"``. ``COLUMN & BITS`` in
-    place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``. Raise `InputError` for a
-    condition that cannot be parsed, an unknown column, or text where a number is needed.
+    columns of numbers: ``"mag_g - mag_i > 1"``, ``"zflg % 10 >= 3"``, ``"z < z_max"``; columns of text are
+    compared without quotes, too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers:
+    ``"flags & 4 == 0"``. Raise `InputError` for a condition that cannot be parsed, an unknown column, or text
+    where a number is needed.
 
     Examples
     --------
@@ -155,13 +156,19 @@ def matches_conditions(
             raise InputError(
                 f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'"
             )
-        name, sign, text = match[1], _OF_SQL.get(match[2].lower(), match[2]), match[3]
+        sign = " ".join(match[2].lower().split())
+        name, sign, text = match[1], _OF_SQL.get(sign, sign), match[3]
         if name.strip("'\"`") in columns or (column := _computed(name, columns)) is None:
             column = require_column(columns, name.strip("'\"`"), where)
         if column.ndim != 1:
             raise InputError(f"condition {condition!r}: the column contains lists")
-        if column.dtype.kind in "iuf" and (other := _computed(text, columns)) is not None:
-            keep &= _OPERATORS[sign](column, other) & np.isfinite(column) & np.isfinite(other)
+        other = _computed(text, columns)
+        numbers = column if other is None else numbers_in_text(column)
+        words = columns.get(text.strip("`"))
+        if other is not None and numbers.dtype.kind in "iuf":
+            keep &= _OPERATORS[sign](numbers, other) & np.isfinite(numbers) & np.isfinite(other)
+        elif sign in ("==", "!=") and words is not None and {column.dtype.kind, words.dtype.kind} <= {*"UO"}:
+            keep &= _OPERATORS[sign](column, words) & (column != "") & (words != "")
         else:
             keep &= _compare(column, sign, text, condition, where)
     return keep
@@ -180,8 +187,9 @@ def _evaluated(node: ast.AST, columns: Mapping[str, np.ndarray]) -> Any:
     """Return the number, or the numbers ``(N,)``, of an expression; raise `TypeError` if it has none."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return node.value
-    if isinstance(node, ast.BinOp) and (operation := _ARITHMETIC.get(type(node.op))):
-        return operation(*(np.asarray(_evaluated(n, columns), float) for n in (node.left, node.right)))
+    if operation := _ARITHMETIC.get(type(getattr(node, "op", None))):
+        parts = (part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr))
+        return operation(*(np.asarray(_evaluated(part, columns), float) for part in parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         column, bits = (np.asarray(_evaluated(n, columns)) for n in (node.left, node.right))
         return _only_bits(column, bits, ast.unparse(node))
