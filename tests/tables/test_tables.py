@@ -2092,6 +2092,13 @@ def test_flags_most_of_which_are_0_mean_problems(tmp_path, caplog):
     assert len(match_labels({"object_id": np.arange(6)}, labels).rows) == 6
 
 
+def test_flags_that_most_labels_lack_decide_where_they_are():
+    columns = {"object_id": np.array([0, 0, 1, 2, 3]), "z_flag": np.array([1, 4, np.nan, np.nan, np.nan])}
+    labels = Labels(value=np.array([0.3, 0.5, 0.3, 0.3, 0.3]), columns=columns, where="labels.fits")
+    match = match_labels({"object_id": np.arange(4)}, labels)
+    assert (match.rows.tolist(), match.label_rows.tolist()) == ([0, 1, 2, 3], [1, 2, 3, 4])
+
+
 def test_probabilities_and_ranks_of_redshifts_are_named(tmp_path, caplog):
     path = tmp_path / "labels.csv"
     entries = "".join(f"{number},{0.5 + 0.01 * number},{number / 41},{number % 2}\n" for number in range(40))
@@ -3270,6 +3277,7 @@ def test_an_offset_of_labels_most_of_which_lie_elsewhere_is_found(tmp_path):
     rng = np.random.default_rng(0)
     features = {"object_id": np.arange(60), "ra": rng.uniform(150, 150.1, 60), "dec": rng.uniform(2, 2.1, 60)}
     ra, dec = np.append(features["ra"], rng.uniform(0, 360, 60_000)), features["dec"] + 1.6 / 3600
+    features["dec"][0] = np.nan
     dec = np.append(dec, rng.uniform(-60, 60, 60_000))
     labels = Labels(value=np.full(len(ra), 0.3), columns={"ra": ra, "dec": dec}, where="labels.fits")
     with pytest.raises(InputError, match=r"offset by .*\+1.60″ in declination"):

@@ -194,9 +194,9 @@ def typical_offset(
     from astropy.coordinates import SkyCoord, search_around_sky
     from astropy.units import arcsec
 
-    known, others = np.flatnonzero(np.isfinite(ra)), np.flatnonzero(np.isfinite(other_ra))
-    here, there = unit_vectors(ra[known], dec[known]), unit_vectors(other_ra[others], other_dec[others])
-    others = others[_in_box_of(here, there, np.radians(OFFSET_ARCSEC / 3600))]
+    known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    here, there = unit_vectors(ra[known], dec[known]), unit_vectors(other_ra, other_dec)
+    others = _in_box_of(here, there, np.radians(OFFSET_ARCSEC / 3600))
     others = others[:: max(1, len(others) // 10_000)]
     if not len(others):
         return None

@@ -254,7 +254,8 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     for name in (name for name in (f"{labels.target}_flag", *FLAGS) if name in labels.columns):
         values = numbers_in_text(labels.columns[name])
         # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, and where most are 0, problems.
-        if values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5 and (values > 0).mean() > 0.5:
+        is_small = values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5
+        if is_small and (values > 0).sum() > (values <= 0).sum():
             return name, values.astype(np.float64)
     return None
 

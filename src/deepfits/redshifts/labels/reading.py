@@ -335,8 +335,8 @@ def _example(name: str, values: np.ndarray) -> str:
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
     secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
-    if _OF_PROBLEMS.search(name) and (not secure.any() or (values > 0).mean() <= 0.5):  # as ZWARN
-        return f"{name} == VALUE"
+    if _OF_PROBLEMS.search(name) and (not secure.any() or (values > 0).sum() <= (values <= 0).sum()):
+        return f"{name} == VALUE"  # most are 0 where flags mean problems, as ZWARN
     if tables.as_truth(values) is not None:
         return f"{name} == true"
     if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
