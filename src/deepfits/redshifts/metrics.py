@@ -45,9 +45,9 @@ PROPERTY_DEFINITIONS = {
 MIN_OBJECTS, MIN_IN_BIN = 2, 20
 
 
-def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
-    """Return Δz = (z_phot − z_spec) / (1 + z_spec), ``(N,)``."""
-    return (z_phot - z_spec) / (1.0 + z_spec)
+def delta_z(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> np.ndarray:
+    """Return Δz = (z_phot − z_spec) / (1 + z_spec), ``(N,)``, or the difference for other targets."""
+    return (z_phot - z_spec) / (1.0 + z_spec if is_redshift else 1.0)
 
 
 def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> dict[str, float]:
@@ -83,7 +83,7 @@ def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.nda
 def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[str, np.ndarray]:
     """Compute all metrics along the last axis: ``(R, N)`` to ``(R,)`` each."""
     error = z_phot - z_spec
-    dz = delta_z(z_phot, z_spec) if is_redshift else error
+    dz = delta_z(z_phot, z_spec, is_redshift=is_redshift)
     variance = ((z_spec - z_spec.mean(-1, keepdims=True)) ** 2).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = np.where(variance > 0, 1.0 - (error**2).sum(-1) / variance, np.nan)

@@ -32,6 +32,7 @@ from deepfits.redshifts.methods import (
     TpotModel,
 )
 from deepfits.redshifts.methods.stack import STACKS
+from deepfits.redshifts.metrics import delta_z
 from deepfits.redshifts.naming import as_written, truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
@@ -198,7 +199,7 @@ def _out_of_fold_metrics(predictor: Predictor, dataset: Dataset) -> dict[str, An
     if estimates is None:
         return {}
     value = dataset.value[estimates.rows]
-    error = (estimates.point - value) / (1 + value if is_redshift_name(predictor.target) else 1)
+    error = delta_z(estimates.point, value, is_redshift=is_redshift_name(predictor.target))
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
 
 

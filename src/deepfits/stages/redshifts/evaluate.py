@@ -14,7 +14,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
 from deepfits.redshifts.labels import Labels, add_standard_names, match_labels, read_estimates, read_labels
-from deepfits.redshifts.metrics import MIN_OBJECTS
+from deepfits.redshifts.metrics import MIN_OBJECTS, delta_z
 from deepfits.redshifts.naming import ESTIMATE, truth_name, written_name
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
@@ -23,6 +23,7 @@ from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import Columns, identities, read, require_column, with_list, write_table
+from deepfits.tables.values import is_redshift_name
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
             key = RowKey(method=name)
             row = make_row(key, matched, truth, nothing, num_train=used, seconds=0.0, target=target)
             write_metrics(results.path, [row], about)
-            worst = np.argsort(-np.abs(matched[ESTIMATE] - truth), kind="stable")
+            error = delta_z(matched[ESTIMATE], truth, is_redshift=is_redshift_name(target))
+            worst = np.argsort(-np.abs(error), kind="stable")
             listed = {c: values for c, values in matched.items() if values.ndim == 1 and c != ESTIMATE}
             listed |= {estimate: matched[ESTIMATE], truth_name(target): truth}
             write_table(results.path / "objects.csv", {c: values[worst] for c, values in listed.items()})
