@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 
@@ -67,8 +68,7 @@ class HeldOut:
     @property
     def with_data(self) -> tuple[str, ...]:
         """Names of the bands with data."""
-        has_data = np.isfinite(self.flux_error).any(axis=0)
-        return tuple(band for band, has in zip(self.bands, has_data, strict=True) if has)
+        return tuple(compress(self.bands, np.isfinite(self.flux_error).any(axis=0)))
 
     @property
     def reference(self) -> str:
@@ -87,10 +87,9 @@ class HeldOut:
 
     def titles(self, which: np.ndarray) -> list[str]:
         """Return a one-line title for each object."""
-        names = [
-            f"   {self.reference} = {value:.1f}" if np.isfinite(value) else "" for value in self.magnitude
-        ]
-        return [f"{self.object_id[i]}{names[i]}" for i in which]
+        band, magnitude = self.reference, self.magnitude
+        brightness = [f"   {band} = {magnitude[i]:.1f}" * bool(np.isfinite(magnitude[i])) for i in which]
+        return [f"{self.object_id[i]}{text}" for i, text in zip(which, brightness, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
