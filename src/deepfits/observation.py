@@ -24,7 +24,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -320,9 +319,6 @@ class Sight(PerObject):
     def __repr__(self) -> str:
         pixels = f"{self.size}×{self.size} pixels of {self.pixel_scale_arcsec:.4g}″"
         return f"<Sight of {len(self)} objects in {self.psf.shape[1]} bands, {pixels}>"
-
-    def __getitem__(self, which: Any) -> Sight:
-        return self.take(which)
 
     def to(self, device: torch.device | str) -> Sight:
         """Move the tensors to a device."""

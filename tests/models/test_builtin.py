@@ -51,7 +51,7 @@ def test_the_embedder_inverts_the_generator(name):
         if model.grid is not None:  # as observed by a deep survey
             info = model.info
             nominal = Sight.nominal(model.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
-            sight = nominal[torch.zeros(300, dtype=int)]
+            sight = nominal.take([0] * 300)
         image = model.render(latent, sight)
         guess = model.embed(image, torch.ones_like(image), sight)
         again = model.render(guess, sight)

@@ -168,7 +168,7 @@ def fit(
             device=device,
             advance=report,
             threads=threads if device.type == "cpu" else 1,
-            sight=None if sight is None else sight[enough],
+            sight=None if sight is None else sight.take(enough),
         )
         for latent in begin
     ]

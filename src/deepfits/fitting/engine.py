@@ -119,7 +119,7 @@ def minimise(
     def work(rows: Tensor) -> Fit:
         out = Fit.empty(len(rows), start.shape[1], image.shape[1], start.dtype)
         if len(rows):
-            data, seen = (image[rows], weight[rows], start[rows]), None if sight is None else sight[rows]
+            data, seen = (image[rows], weight[rows], start[rows]), None if sight is None else sight.take(rows)
             pool = _Pool(objective, solver, *data, num_slots, device, seen)
             while pool.is_busy and not stop.is_set():
                 advance(pool.collect(out, *pool.advance()))
@@ -153,7 +153,7 @@ class _Pool:
         first = self.queue[torch.arange(num_slots).clamp_max(self.next - 1)]  # spare slots repeat an object
         self.owner = torch.where(torch.arange(num_slots) < self.next, first, -1)
         self.image, self.weight, begin = (t[first].to(device) for t in self.source)
-        self.observation = None if sight is None else sight[first].to(device).observation(begin.dtype)
+        self.observation = None if sight is None else sight.take(first).to(device).observation(begin.dtype)
         self.state = solver.init(begin)
         bands = self.image.shape[1]
         count = torch.zeros(num_slots, dtype=torch.int64, device=device)
@@ -234,7 +234,7 @@ class _Pool:
         image, weight, start = (t[objects].to(self.image.device) for t in self.source)
         self.image[there], self.weight[there] = image, weight
         if self.sight is not None and self.observation is not None:
-            seen = self.sight[objects].to(self.image.device).observation(start.dtype)
+            seen = self.sight.take(objects).to(self.image.device).observation(start.dtype)
             self.observation.put(there, seen)
         for name, fresh in self.solver.init(start).items():
             self.state[name][there] = fresh

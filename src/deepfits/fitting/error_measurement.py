@@ -135,7 +135,7 @@ class _Galaxies:
 
     def seen(self, rows: np.ndarray) -> Sight | None:
         """Return how objects were observed; None for a model of images."""
-        return None if self.sight is None else self.sight[torch.from_numpy(rows)]
+        return None if self.sight is None else self.sight.take(torch.from_numpy(rows))
 
     def fit(self, image: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> Fitted:
         """Fit images that were observed like the objects of these rows."""

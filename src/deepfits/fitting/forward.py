@@ -71,11 +71,11 @@ class ForwardModel:
             return None
         info = self.info
         nominal = Sight.nominal(self.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
-        return nominal[torch.zeros(number, dtype=torch.int64)]
+        return nominal.take([0] * number)
 
     def observation(self, sight: Sight | None, rows: Tensor) -> Observation | None:
         """Return the operator from scenes to the pixels of some rows; None for a model of images."""
-        return None if sight is None else sight[rows].to(self.device).observation()
+        return None if sight is None else sight.take(rows).to(self.device).observation()
 
     def draw_rows(self, latent: Tensor, sight: Sight | None, rows: Tensor) -> Tensor:
         """Render some rows in nJy, with amplitudes of 1, on the device."""
@@ -94,7 +94,7 @@ class ForwardModel:
         def guess(rows: Tensor) -> Tensor:
             if sight is None:
                 return self.model.embed(image[rows], weight[rows])
-            return self.model.embed(image[rows], weight[rows], sight[rows])
+            return self.model.embed(image[rows], weight[rows], sight.take(rows))
 
         return self.in_batches(guess, len(image), self.num_latents)
 
@@ -118,7 +118,7 @@ class ForwardModel:
             drawn = self.in_flux(finite[rows].to(self.device))
             drawn = drawn if observation is None else observation(drawn)
             uniform = weight.expand_as(drawn)
-            sight = None if nominal is None else nominal[torch.zeros(len(rows), dtype=torch.int64)]
+            sight = None if nominal is None else nominal.take([0] * len(rows))
             x = self.model.network_input(drawn, uniform, sight)  # all but the image is uniform: rotate it all
             return torch.stack([self.model.embedder(symmetry(x, n)) for n in range(NUM_SYMMETRIES)]).mean(0)
 

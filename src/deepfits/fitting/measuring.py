@@ -288,7 +288,7 @@ def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np
         image = filled[rows].to(fitter.device)
         if fitted.sight is None:
             return network(model.normalisation.normalise(image)).view(-1)
-        weight, sight = fitted.weight[rows].to(fitter.device), fitted.sight[rows].to(fitter.device)
+        weight, sight = fitted.weight[rows].to(fitter.device), fitted.sight.take(rows).to(fitter.device)
         return network(model.network_input(image, weight, sight)).view(-1)
 
     return fitter.in_batches(judge, len(fitted)).numpy()

@@ -250,7 +250,7 @@ class Model:
         for first in range(0, len(chosen), DRAWN_AT_ONCE):
             part = slice(first, first + DRAWN_AT_ONCE)
             latent = np.asarray(features["latent"])[chosen[part]]
-            parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
+            parts.append(self.render(latent, None if sight is None else sight.take(part)).cpu().numpy())
         side = self.info.size if sight is None or self.grid is None else sight.size
         shape = (0, len(self.info.bands), side, side)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)

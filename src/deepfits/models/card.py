@@ -49,9 +49,7 @@ def _purpose(model: Model) -> str:
     identity = f"Fingerprint `{model.fingerprint}`."
     if model.calibration is not None:
         survey = model.calibration.get("survey") or "a survey without a name"
-        identity += (
-            f" Errors of fluxes and anomalies are those that `deepfits calibrate` measured on {survey}."
-        )
+        identity += f" Errors of fluxes and anomalies: those measured by `deepfits calibrate` on {survey}."
     return "\n".join(["For cutouts with", "", bands, *lines, "", identity])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from deepfits.config import Range
 from deepfits.errors import InputError
@@ -122,10 +122,12 @@ def inpaint(config: InpaintConfig) -> Path:
             device=config.device,
         )
         run_work(config, work, selection, loaded, results.path, f"inpaint {'-'.join(bands)}")
-        if config.validate and _validated(results.path / VALIDATION) != validated:
+        path = results.path / VALIDATION
+        before = read_json(path, what="validation").get("made_from") if path.exists() else None
+        if config.validate and before != validated:
             rows = validate(calibrations, cutouts, config.max_validation, config.truth, config.progress)
             content = {"definitions": DEFINITIONS, "made_from": validated, "bands": rows}
-            write_json(results.path / VALIDATION, content)
+            write_json(path, content)
         made_from = selection.made_from
         if not features.is_finished(results.path, made_from=made_from, description=DESCRIPTION):
             about = {"num_objects": selection.num_objects, "store": str(cutouts.directory)}
@@ -133,11 +135,6 @@ def inpaint(config: InpaintConfig) -> Path:
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
             features.finish(results.path, described, summary, made_from=made_from, description=DESCRIPTION)
     return results.path
-
-
-def _validated(path: Path) -> Any:
-    """Return what a validation was made from; None if there is none."""
-    return read_json(path, what="validation").get("made_from") if path.exists() else None
 
 
 def bands_to_predict(bands: str | Sequence[str], known: Sequence[str], where: str | Path) -> tuple[str, ...]:

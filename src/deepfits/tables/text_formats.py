@@ -74,14 +74,10 @@ def _between_bars(text: str) -> str | None:
     text = text.translate(_LINES_AS_ASCII)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     rows = [line for line in lines if line.startswith("|") and line.endswith("|")]
-    rules = [line for line in lines if line[0] in "|+" and line[-1] in "|+" and _is_ruled(line)]
+    rules = [line for line in lines if re.fullmatch(r"[|+][-|+=: \t]*[|+]", line) and {*line} & {*"-="}]
     if not rows or not (rules or len(rows) == len(lines)):
         return None
     return "\n".join(row[1:-1] for row in rows if row not in rules)
-
-
-def _is_ruled(line: str) -> bool:
-    return ("-" in line or "=" in line) and not line.strip("|-+=: \t")
 
 
 def _from_ruled_header(text: str, path: Path) -> str:

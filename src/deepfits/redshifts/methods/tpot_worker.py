@@ -140,20 +140,17 @@ def pipelines_found(search: Any) -> list[dict[str, Any]]:
         score = row[score_name]
         failed = row["Eval Error"] if isinstance(row["Eval Error"], str) else None
         is_scored = isinstance(score, int | float | np.number) and np.isfinite(score)
+        settings = pipeline.get_params().items()
         out.append(
             {
                 "regressor": type(pipeline).__name__,
-                "settings": {k: v for k, v in pipeline.get_params().items() if _is_plain(v)},
+                "settings": {k: v for k, v in settings if isinstance(v, str | int | float) and v == v},
                 "loss": -float(score) if is_scored else None,
                 "generation": int(row["Generation"]),
                 "failed": failed or (None if is_scored else "not finished within the time budget"),
             }
         )
     return sorted(out, key=lambda pipeline: (pipeline["loss"] is None, pipeline["loss"] or 0.0))
-
-
-def _is_plain(value: Any) -> bool:
-    return value is not None and isinstance(value, str | int | float | bool) and value == value
 
 
 def best_model(search: Any, config: TpotConfig, names: tuple[str, ...]) -> TpotModel:
