@@ -134,7 +134,8 @@ def _with_head(config: PredictConfig) -> tuple[PredictConfig, Columns | None]:
         raise InputError(f"{features}: does not record which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
-    if lacking := [band for band in bands_of(columns) if band not in bands_with_data(columns)]:
+    known = bands_with_data(columns)
+    if lacking := [band for band in bands_of(columns) if band not in known]:
         log.info(
             "No object has data in %s: expect larger errors than these, for which p(z) allows; `redshift "
             "evaluate` measures them where spectra are.",
