@@ -97,6 +97,7 @@ def rewritten(directory, change):
         lambda whole: whole["content"].update({"is": "Popen"}),
         lambda whole: whole["content"].update(extra=1),
         lambda whole: whole["content"].pop("number"),
+        lambda whole: whole["content"].pop("limit"),
         lambda whole: whole["content"]["parts"][0].update(values={"array": "nowhere"}),
         lambda whole: whole["content"].update(about={"x": {"trees": "../../secret.ubj"}}),
         lambda whole: whole["parts"].update({"../predictor.json": "0"}),

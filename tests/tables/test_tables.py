@@ -3247,6 +3247,13 @@ def test_labels_elsewhere_are_told_where_they_are():
         match_labels(features, labels)
 
 
+def test_declinations_beyond_the_poles_are_no_positions():
+    """As -99 for unknown ones, which were that of another place beyond the pole."""
+    other = np.array([-99.0, 99.0, 10.0])
+    rows, _ = match_positions(np.array([81.0, 279.0, 10.0]), np.array([-81.0, 81.0, 10.0]), other, other, 1.0)
+    assert rows.tolist() == [-1, -1, 2]
+
+
 def test_positions_are_matched_as_astropy_does():
     """At the poles and at 0 and 360 degrees too, where coordinates jump."""
     rng = np.random.default_rng(5)
@@ -3311,6 +3318,13 @@ def test_only_whole_numbers_have_bits(name, word):
     columns = {"fraction": np.array([0.5]), "text": np.array(["a"]), "truth": np.array([True])}
     with pytest.raises(InputError, match=word):
         tables.matches_conditions(columns, f"{name} & 1 == 0", "t")
+
+
+@pytest.mark.parametrize("bits", ["2.5", "-4", "fraction"])
+def test_bits_are_whole_numbers(bits):
+    columns = {"flags": np.array([4]), "fraction": np.array([0.5])}
+    with pytest.raises(InputError, match="only columns of whole"):
+        tables.matches_conditions(columns, f"(flags & {bits}) == 0", "t")
 
 
 @pytest.mark.parametrize(("kind", "zero"), [("I", 2.0**15), ("J", 2.0**31), ("K", 2.0**63)])

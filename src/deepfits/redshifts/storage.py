@@ -137,8 +137,12 @@ class _Reader:
         if content.keys() == {"trees"}:
             return self._trees(content["trees"])
         values = {name: self.decoded(item, depth + 1) for name, item in content.items()}
-        kind = values.pop("is", None)
-        return values if kind is None else from_mapping(self.kinds[kind], values, where=kind)
+        if (name := values.pop("is", None)) is None:
+            return values
+        kind = self.kinds[name]
+        if lacking := {field.name for field in dataclasses.fields(kind)} - values.keys():
+            raise ValueError(f"{name}: {sorted(lacking)} must be given")
+        return from_mapping(kind, values, where=name)
 
     def _trees(self, part: str) -> Any:
         if part not in self.parts:

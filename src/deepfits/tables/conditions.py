@@ -202,7 +202,7 @@ def _evaluated(node: ast.AST, columns: Mapping[str, np.ndarray]) -> Any:
 
 def _only_bits(values: np.ndarray, bits: np.ndarray, text: str) -> np.ndarray:
     """Keep only some bits of whole numbers, ``(N,)``; missing values, NaN among floats, stay missing."""
-    if values.dtype.kind == "b" or (values % 1 > 0).any():
+    if values.dtype.kind == "b" or (values % 1 > 0).any() or ((bits % 1 > 0) | (bits < 0)).any():
         raise InputError(f"condition on {text!r}: only columns of whole numbers have bits")
     is_there = np.isfinite(values)
     whole = np.where(is_there, values, 0).astype(np.int64) if values.dtype.kind == "f" else values

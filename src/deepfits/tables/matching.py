@@ -117,8 +117,9 @@ def has_known_positions(columns: Mapping[str, np.ndarray]) -> bool:
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Return the unit vectors of positions in degrees, ``(N, 3)``; NaN where a coordinate is."""
+    """Return the unit vectors of positions in degrees, ``(N, 3)``; NaN for those that are none."""
     right, up = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
+    up = np.where(np.abs(up) <= np.pi / 2, up, np.nan)  # declinations of -99 stand for unknown ones
     return np.stack([np.cos(up) * np.cos(right), np.cos(up) * np.sin(right), np.sin(up)], axis=1)
 
 
