@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -90,6 +88,9 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
     if workers == 1:
         yield from map(function, jobs)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
     require_main_guard(workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:

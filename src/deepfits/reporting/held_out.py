@@ -65,7 +65,7 @@ class HeldOut:
         """Median noise per pixel of each band, ``(B,)`` nJy."""
         return noise_per_band(self.cutouts.weight)
 
-    @property
+    @cached_property
     def with_data(self) -> tuple[str, ...]:
         """Names of the bands with data."""
         return tuple(compress(self.bands, np.isfinite(self.flux_error).any(axis=0)))

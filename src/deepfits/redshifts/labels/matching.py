@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.labels.reading import Labels
+from deepfits.redshifts.labels.reading import Labels, are_problems
 from deepfits.tables import Columns, require_column
 from deepfits.tables.entries import numbers_in_text
 
@@ -253,9 +253,9 @@ def _flag(labels: Labels) -> tuple[str, np.ndarray] | None:
     """Return the name and values of a quality flag whose larger values are more secure, if there is one."""
     for name in (name for name in (f"{labels.target}_flag", *FLAGS) if name in labels.columns):
         values = numbers_in_text(labels.columns[name])
-        # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, and where most are 0, problems.
+        # Beyond 5, flags (VVDS, zCOSMOS, OzDES) mean stars or single lines, so larger is not more secure.
         is_small = values.dtype.kind in "iuf" and np.nanmax(values, initial=0) <= 5
-        if is_small and (values > 0).sum() > (values <= 0).sum():
+        if is_small and not are_problems(values):
             return name, values.astype(np.float64)
     return None
 

@@ -326,6 +326,11 @@ def _are_kinds(values: np.ndarray) -> bool:
     return any(is_photometric) and not all(is_photometric)
 
 
+def are_problems(flags: np.ndarray) -> bool:
+    """Return whether flags mean problems, as ZWARN: most are 0."""
+    return bool((flags > 0).sum() <= (flags <= 0).sum())
+
+
 def _example(name: str, values: np.ndarray) -> str:
     """Return a condition for secure redshifts; beyond 4, zCOSMOS, VVDS and others flag stars and doubts."""
     if "warn" in name.lower():
@@ -335,8 +340,8 @@ def _example(name: str, values: np.ndarray) -> str:
     if is_text(values) or _KIND.search(name):
         return f"{name} == VALUE"
     secure = (values >= 3) & ((values < 5) | (np.nanmax(values) <= 5))
-    if _OF_PROBLEMS.search(name) and (not secure.any() or (values > 0).sum() <= (values <= 0).sum()):
-        return f"{name} == VALUE"  # most are 0 where flags mean problems, as ZWARN
+    if _OF_PROBLEMS.search(name) and (not secure.any() or are_problems(values)):
+        return f"{name} == VALUE"
     if tables.as_truth(values) is not None:
         return f"{name} == true"
     if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
