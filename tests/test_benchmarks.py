@@ -25,6 +25,7 @@ MINIATURES = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MINIATURES)
 def test_benchmark_ends_with_its_figures(name, tmp_path):
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *MINIATURES[name].split()]
