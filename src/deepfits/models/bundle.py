@@ -7,8 +7,6 @@ all sizes and types are checked against the description before memory is allocat
 last and holds the hash of the weights, so a directory that has it is complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -17,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -89,7 +87,7 @@ class Model:
         info: StoreInfo,
         normalisation: Normalisation,
         reference_fwhm_arcsec: float | None = None,
-    ) -> Model:
+    ) -> Self:
         """Make an untrained model; seed `torch` first to make the initial weights reproducible."""
         networks = Generator(config), Discriminator(config), Embedder(config)
         return cls(config, info, normalisation, *networks, reference_fwhm_arcsec=reference_fwhm_arcsec)
@@ -331,12 +329,12 @@ class Model:
     def _to_tensor(self, array: Tensor | np.ndarray, name: str) -> Tensor:
         return as_tensor(array, name, dtype=self._like.dtype, device=self._like.device)
 
-    def to(self, device: torch.device | str) -> Model:
+    def to(self, device: torch.device | str) -> Self:
         """Move the networks to a device, and return the model."""
         self.networks.to(device)
         return self
 
-    def eval(self) -> Model:
+    def eval(self) -> Self:
         """Switch the networks to evaluation mode, freeze their weights, and return the model."""
         self.networks.eval().requires_grad_(False)
         return self
@@ -466,7 +464,7 @@ class Model:
 
     @classmethod
     @plain_defaults()
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read a model's directory, or ``builtin:NAME``: in evaluation mode, with frozen weights.
 
         Raises

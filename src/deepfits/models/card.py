@@ -1,7 +1,5 @@
 """The model card: what a model is for, how it was trained, and how well it performs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

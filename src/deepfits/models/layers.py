@@ -3,8 +3,6 @@
 Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `DownBlock` halves them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: N objects, L latent dimensions, C channels, B bands, H = W pixels.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, K Gaussians of a PSF.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

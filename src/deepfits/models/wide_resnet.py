@@ -7,8 +7,6 @@ He et al. (2015) with 50 layers and twice the channels inside each bottleneck; t
 convolution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

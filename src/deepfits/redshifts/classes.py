@@ -6,8 +6,6 @@ Gradient boosting with the cross-entropy loss, tuned by cross-validation as for 
 feature sets, held-out objects and splits; and metrics that are not dominated by the most frequent class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

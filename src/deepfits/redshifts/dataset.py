@@ -3,8 +3,6 @@
 Shapes: N labelled objects with a finite latent.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,9 +7,8 @@ labelled objects, in units of the median of the same distance among the labelled
 is outside the domain if its distance exceeds that of 99% of the labelled objects.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -34,7 +33,7 @@ class Domain:
     @classmethod
     def learn(
         cls, features: np.ndarray, together: np.ndarray | None = None, *, inside: float = INSIDE
-    ) -> Domain:
+    ) -> Self:
         """Learn the domain of labelled objects, ``(T, K)``; for `together` see `Standard.learn`.
 
         The share `inside` of the labelled objects is within the domain.

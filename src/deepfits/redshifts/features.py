@@ -35,13 +35,11 @@ Shapes: N objects, B bands, L latent dimensions, K features, A apertures, Q quan
     the embedder's latents without a fit (from a features directory of that mode).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -91,7 +89,7 @@ class Matrix(PerObject):
         """``(K,)`` bool: which features are latents, whose relative scales are meaningful."""
         return np.array([name.startswith(("latent_", "embedding_", "embedder_")) for name in self.names])
 
-    def hstack(self, other: Matrix) -> Matrix:
+    def hstack(self, other: Self) -> Self:
         """Concatenate the features of two matrices of the same objects."""
         errors = None
         if self.errors is not None or other.errors is not None:
@@ -99,7 +97,7 @@ class Matrix(PerObject):
                 [np.zeros_like(m.values) if m.errors is None else m.errors for m in (self, other)]
             )
         values = np.hstack([self.values, other.values])
-        return Matrix(values=values, names=self.names + other.names, errors=errors)
+        return replace(self, values=values, names=self.names + other.names, errors=errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +184,7 @@ class FeatureRecipe:
     latents: str = "latent"
 
     @classmethod
-    def learn(cls, name: str, source: Source) -> FeatureRecipe:
+    def learn(cls, name: str, source: Source) -> Self:
         """Make the recipe of a feature set from training objects."""
         check_available(name, source.available())
         learned = {block: BLOCKS[block].softening(source) for block in FEATURE_SETS[name]}

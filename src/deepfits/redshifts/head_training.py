@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), V validation objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle

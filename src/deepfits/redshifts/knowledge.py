@@ -6,8 +6,6 @@ All properties are predicted by the same method, kernel ridge regression, whose 
 from the labels alone, so that the comparison is between feature sets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

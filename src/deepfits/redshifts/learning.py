@@ -3,10 +3,8 @@
 Shapes: N objects, K features.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,7 +54,7 @@ class Standard:
     scale: np.ndarray
 
     @classmethod
-    def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Standard:
+    def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Self:
         """Measure medians and scales of training objects, ``(N, K)``.
 
         A feature that is missing for all of them is left unscaled. The features marked in `together`,
@@ -93,7 +91,7 @@ class TargetScale:
     is_log: bool
 
     @classmethod
-    def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
+    def learn(cls, value: np.ndarray, loss: str) -> Self:
         """Measure centre and scale of training objects; the logarithm is for plausible redshifts only."""
         is_log = loss == "absolute" and float(value.min()) > -0.5 and float(value.max()) < HIGHEST
         known = np.log1p(value) if is_log else value

@@ -8,13 +8,11 @@ of `Method` in a new module of `deepfits.redshifts.methods` and list it in `METH
 Shapes: N objects, V objects with an out-of-fold estimate, Q quantile levels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -47,7 +45,7 @@ class OutOfFold(PerObject):
     point: np.ndarray  # ``(V,)``: point estimates
     quantiles: np.ndarray | None = None  # ``(V, Q)``: recalibrated quantiles, or None
 
-    def at(self, rows: np.ndarray) -> OutOfFold:
+    def at(self, rows: np.ndarray) -> Self:
         """Select the objects of the given rows, in their order; all must be present."""
         order = np.argsort(self.rows)
         out = self.take(order[np.searchsorted(self.rows[order], rows)])
@@ -107,7 +105,7 @@ class Training:
 class Trained:
     """A trained method, its out-of-fold estimates if any, and further entries of its row in the table."""
 
-    method: Method
+    method: "Method"
     out_of_fold: OutOfFold | None = None
     about: dict[str, Any] = field(default_factory=dict)
 

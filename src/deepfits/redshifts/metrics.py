@@ -7,8 +7,6 @@ under any common definition of η as a fraction. Therefore every table includes 
 and the common variants.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Internally, every method uses `z_phot`, `z_mean`, `z_err68_low` and so on, whatever its target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

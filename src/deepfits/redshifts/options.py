@@ -1,7 +1,5 @@
 """Options of learning redshifts, which the stages inherit and the methods use."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

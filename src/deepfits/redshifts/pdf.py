@@ -7,8 +7,6 @@ distribution F is linear; beyond the outermost levels the tails are exponential,
 outermost quantiles.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -14,8 +14,6 @@ circular apertures at a common PSF
     made for each PSF, and no pixel covariance enters the errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

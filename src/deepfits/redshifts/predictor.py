@@ -3,8 +3,6 @@
 Shapes: N objects, K features, Q quantile levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

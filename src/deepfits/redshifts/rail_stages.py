@@ -9,8 +9,6 @@ They require ``deepfits[rail,redshift]``. The method is the boosting of `deepfit
 from boosted trees, recalibrated by cross-validation. Columns hold lists (``latent``) or numbers.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ A redshift directory holds ``split.parquet``, ``methods/<key>/`` (the model, ``r
 ``table.md`` and ``table.tex``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

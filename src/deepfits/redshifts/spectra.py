@@ -9,8 +9,6 @@ interpolation between neighbours, dust after Calzetti et al. (2000) for types fr
 hydrogen after Madau (1995).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

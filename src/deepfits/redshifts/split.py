@@ -5,8 +5,6 @@ others, a validation part is set aside, stratified in redshift and magnitude, fo
 recalibration.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

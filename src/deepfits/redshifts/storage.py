@@ -9,8 +9,6 @@ Objects are rebuilt from the declared types of the dataclasses' fields; a value 
 that names the field. A field declared as a base class may hold any of its subclasses.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -7,8 +7,6 @@ it, so that surveys with many shards are not slowed down. After a killed command
 of date; results that it does not mention are still recognised.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ that turns a shard into files. An error in one shard is recorded as the reason i
 errors that concern all shards (no space left) stop the run.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 import traceback

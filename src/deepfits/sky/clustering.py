@@ -3,8 +3,6 @@
 Shapes: N galaxies. Lengths in pixels.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Shapes: B bands, H rows of a strip, W columns. Defects are stored as bits, as in
 and Rubin pipelines; pixels of `BAD_PLANES` have no usable flux.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ inverse transform. The disc is exponential (Sérsic n = 1). The bulge has a Sper
 transform (1 + k²r₀²)^−0.4. Profiles are computed once for all bands.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -7,8 +7,6 @@ pixels is independent. Cosmic rays differ between exposures and are not masked: 
 stacking.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

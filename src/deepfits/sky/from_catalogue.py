@@ -7,8 +7,6 @@ those of real galaxies. Sizes and shapes that the table lacks are drawn from the
 galaxy of the same brightness, redshift and colour.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re

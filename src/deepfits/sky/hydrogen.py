@@ -6,8 +6,6 @@ The optical depth includes the Lyman α forest (LAF) and damped systems (DLA), i
 equations 20 to 22 and Table 2) and in the Lyman continuum (equations 25 to 29).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 LYMAN_LIMIT = 911.753

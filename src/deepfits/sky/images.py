@@ -3,8 +3,6 @@
 Shapes: H = W = size pixels. Pixel values are counts for the file's zero point, as in a real survey.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B bands, H rows of a strip, W columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

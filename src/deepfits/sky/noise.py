@@ -4,8 +4,6 @@ Shapes: H, W pixels. Random numbers are drawn in blocks of rows, each with its o
 an image can be made independently and in any order, with the same result.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

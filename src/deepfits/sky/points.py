@@ -3,8 +3,6 @@
 Shapes: N objects, B bands.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.integrate import cumulative_trapezoid
 

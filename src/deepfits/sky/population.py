@@ -3,13 +3,11 @@
 Shapes: N objects, B bands. A population is a `Table`, a dictionary of columns of equal length.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 
@@ -100,7 +98,7 @@ class PopulationLaws:
         *,
         templates: Literal["all", "recent", "cww"] = "all",
         narrow: bool = False,
-    ) -> PopulationLaws:
+    ) -> Self:
         """Draw plausible laws at random, so that a model trained on many draws does not rely on any one.
 
         The templates are drawn from all libraries or all but `CWW` (``"recent"``), or are those of `CWW`,
@@ -140,7 +138,7 @@ class PopulationLaws:
         )
 
     @classmethod
-    def read(cls, path: str | Path) -> PopulationLaws:
+    def read(cls, path: str | Path) -> Self:
         """Read the laws from a TOML file with the same keys; missing keys have their defaults."""
         return from_mapping(cls, read_toml(path, what="population"), where=path)
 

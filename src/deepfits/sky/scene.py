@@ -6,8 +6,6 @@ Random numbers depend only on the seed, the patch and their purpose, so that str
 and by any number of workers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -12,8 +12,6 @@ al. (2014).
 al. (2004), from which other sequences can be drawn.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

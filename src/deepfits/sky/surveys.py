@@ -3,8 +3,6 @@
 Shapes: B bands. A survey is a TOML file with the keys of `SkySurvey`, or the name of one in `SURVEYS`.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

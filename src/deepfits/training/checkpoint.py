@@ -1,7 +1,5 @@
 """Checkpoints: safetensors and JSON, written atomically and never pickled."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training configuration: everything except the architecture of the networks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -7,11 +7,10 @@ each epoch the shards and the objects within a group are shuffled by a pure func
 that a training resumed at step s sees the same images as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -176,7 +175,7 @@ class Batch(PerObject):
     sight: Sight | None = None
 
     @classmethod
-    def of(cls, cutouts: Cutouts, info: StoreInfo, grid: SceneGrid | None, *, mask_neighbours: bool) -> Batch:
+    def of(cls, cutouts: Cutouts, info: StoreInfo, grid: SceneGrid | None, *, mask_neighbours: bool) -> Self:
         """Take cutouts of a store, on the CPU; weights are 0 in the pixels of neighbours if these are masked.
 
         With the grid of a model of scenes, the batch also states how each object was observed.
@@ -188,10 +187,10 @@ class Batch(PerObject):
         sight = None if grid is None else sight_of(cutouts, info, grid)
         return cls(torch.from_numpy(image), torch.from_numpy(weight), sight)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """Move the tensors to a device."""
         sight = None if self.sight is None else self.sight.to(device)
-        return Batch(self.image.to(device), self.weight.to(device), sight)
+        return replace(self, image=self.image.to(device), weight=self.weight.to(device), sight=sight)
 
 
 class Batches:

@@ -5,8 +5,6 @@ part of it, and gradients are averaged before each optimiser step. The result th
 single process with the same batch, up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """Evaluation of a model during training: diagnostics, their files, and the choice of the best model."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

@@ -6,8 +6,6 @@ No pretrained classifier is needed: images are compared by their radial profiles
 colours), in the networks' units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: N objects, L latent dimensions, B bands, H, W pixels. "x" is an image in the networks' units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace

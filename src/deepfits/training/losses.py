@@ -3,8 +3,6 @@
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

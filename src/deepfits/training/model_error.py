@@ -1,7 +1,5 @@
 """Errors of a finished model, measured on objects of a store that it was not trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace

@@ -7,8 +7,6 @@ pixels. With independent noise a discriminator could recognise generated images 
 noise is drawn with the measured autocovariance.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

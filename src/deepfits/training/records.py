@@ -1,7 +1,5 @@
 """Recording of training metrics: ``metrics.jsonl``, TensorBoard, and an experiment tracker."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -4,8 +4,6 @@ During training the model's directory contains ``training.json`` (the settings),
 ``checkpoints/``. The model itself is written at the end, ``model.json`` last.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

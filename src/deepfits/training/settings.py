@@ -1,7 +1,5 @@
 """Training settings other than the recipe, as base classes that the stages inherit from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

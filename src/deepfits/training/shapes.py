@@ -4,8 +4,6 @@ Shapes: N objects, B bands, H, W pixels. Both samples are noisy and measured in 
 distributions of each quantity are compared.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

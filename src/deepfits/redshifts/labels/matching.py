@@ -3,8 +3,6 @@
 Shapes: N objects with features, M rows of labels.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 Shapes: M rows of labels.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

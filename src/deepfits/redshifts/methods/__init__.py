@@ -1,7 +1,5 @@
 """The redshift methods, one module each; a new one is a subclass of `Method`, listed in `METHODS`."""
 
-from __future__ import annotations
-
 from deepfits.redshifts.features import FEATURE_SETS
 from deepfits.redshifts.method import Method
 from deepfits.redshifts.methods.adapted import Adapted

@@ -28,8 +28,6 @@ would lie between them. Near the labels, the mixture is then shifted in ln(1 + z
 errors call for, as a smooth function of redshift, and its widths are recalibrated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce

@@ -5,8 +5,6 @@ Shapes: N objects, K features.
 Every row of a table is tuned with the same number of trials, on training and validation objects only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

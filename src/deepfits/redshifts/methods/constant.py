@@ -1,7 +1,5 @@
 """The median of the labels as the estimate for every object: the baseline that any method must beat."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

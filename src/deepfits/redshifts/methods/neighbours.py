@@ -6,8 +6,6 @@ The estimate is the mean (squared loss) or median (absolute loss) of the neighbo
 inverse distance; the neighbours' weighted quantiles are the distribution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import ClassVar
 

@@ -6,8 +6,6 @@ There is one network per fold of a cross-validation, trained on the other folds 
 own; the estimate is the mean over the networks. Thus every labelled object has an out-of-fold estimate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

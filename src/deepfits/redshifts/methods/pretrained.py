@@ -3,8 +3,6 @@
 Shapes: N objects, Q quantile levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar

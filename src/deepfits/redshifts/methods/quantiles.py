@@ -6,8 +6,6 @@ The quantiles are recalibrated by cross-validation, so that a 68% interval conta
 not trained on.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

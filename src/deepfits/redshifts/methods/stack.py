@@ -6,8 +6,6 @@ Source: stacked regression, Breiman (1996, Machine Learning 24, 49): non-negativ
 loss of cross-validated estimates; here they also sum to 1, and quantiles are averaged with the same weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce

@@ -6,8 +6,6 @@ the labels.
 Shapes: N objects, T templates, Z redshifts, B bands, V calibration objects, Q quantile levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -53,7 +51,7 @@ class Photometry(PerObject):
     magnitude: np.ndarray
 
     @classmethod
-    def of(cls, source: Source) -> Photometry:
+    def of(cls, source: Source) -> Self:
         """Take the Gaussian apertures for the fluxes, and the widest circular one for the magnitude."""
         if source.flux is None or source.flux_err is None:
             raise InputError("template fitting needs the cutouts: give the store")
@@ -132,7 +130,7 @@ class TemplateFit(Method):
     @classmethod
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
-    ) -> TemplateFit:
+    ) -> Self:
         """Learn zero points, error floor, luminosity limit and recalibration from objects of known redshift.
 
         For each error floor, the zero point of a band is the median ratio of the best template's flux, at the
@@ -145,7 +143,7 @@ class TemplateFit(Method):
         for floor in ERROR_FLOORS:
             zero_points = _zero_points(photometry, value, names, floor)
             for brightest in BRIGHTEST:
-                fit = TemplateFit(
+                fit = cls(
                     bands=tuple(bands),
                     filters=names,
                     zero_points=zero_points,

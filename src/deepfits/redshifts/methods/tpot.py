@@ -3,8 +3,6 @@
 Shapes: N objects, K features.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -10,8 +10,6 @@ scikit-learn, which M19 uses, contains only the losses of the classifier, so tha
 hence the spaces defined here.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -3,10 +3,8 @@
 Shapes: T trees, M nodes in the largest tree, N objects, K features.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -36,7 +34,7 @@ class TreeSum:
                 raise InputError("a tree whose branches do not lead to leaves; train again")
 
     @classmethod
-    def of(cls, regressor: Any) -> TreeSum:
+    def of(cls, regressor: Any) -> Self:
         """Convert a fitted `sklearn.ensemble.GradientBoostingRegressor`."""
         trees = [estimator.tree_ for estimator in regressor.estimators_[:, 0]]
         size = max(tree.node_count for tree in trees)
