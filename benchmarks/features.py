@@ -41,7 +41,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,14 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Source
-from deepfits.redshifts.knowledge import predictability, properties_of, r2, squared_distances, with_error
+from deepfits.redshifts.knowledge import (
+    CLASS,
+    predictability,
+    properties_of,
+    r2,
+    squared_distances,
+    with_error,
+)
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
@@ -230,10 +236,10 @@ class Objects:
         bright = np.concatenate([self.magnitude, np.zeros(number - self.num_galaxies)]) < 24
         half = np.random.default_rng(2).permutation(number) % 2 == 0
         out: dict[str, Any] = {}
-        for target in properties_of(truth):
-            if target.is_class:
-                target = replace(target, value=np.where(bright, target.value, np.nan))
-            for row in predictability(source, [target], half, num_labels=(number,)):
+        for name, value in properties_of(truth).items():
+            if name.endswith(CLASS):
+                value = np.where(bright, value, np.nan)
+            for row in predictability(source, {name: value}, half, num_labels=(number,)):
                 out.setdefault(row["features"], {}).update(row["found"])
         return out
 

@@ -19,6 +19,7 @@ from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
+from deepfits.redshifts.metrics import with_errors
 from deepfits.redshifts.options import Seeded
 from deepfits.redshifts.results import caption, format_metric, table_lines
 
@@ -165,16 +166,11 @@ def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
 def class_metrics_with_errors(
     probability: np.ndarray, label: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
-    """Return ``{metric: {"value", "error"}}``, with errors from bootstrapping the objects."""
+    """Return every metric with its error from bootstrapping the objects."""
     values = class_metrics(probability, label)
     picked = np.random.default_rng(0).integers(len(label), size=(NUM_RESAMPLES, len(label)))
-    resampled = [class_metrics(probability[rows], label[rows]) for rows in picked]
-    out: dict[str, dict[str, float | None]] = {}
-    for name, value in values.items():
-        values_of = np.array([figures[name] for figures in resampled])
-        error = float(np.nanstd(values_of)) if np.isfinite(values_of).any() else None
-        out[name] = {"value": float(value) if np.isfinite(value) else None, "error": error}
-    return out
+    drawn = [class_metrics(probability[rows], label[rows]) for rows in picked]
+    return with_errors(values, {name: np.array([figures[name] for figures in drawn]) for name in values})
 
 
 def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:

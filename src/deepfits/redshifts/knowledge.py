@@ -7,7 +7,6 @@ from the labels alone, so that the comparison is between feature sets.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,30 +31,17 @@ NEEDED = (
 )  # fmt: skip
 """Columns that the truth table must have."""
 NUM_BOOTSTRAP = 100
-CLASS = " or galaxy"
+CLASS = " or galaxy"  # end of the names of classes, which are 1 or 0
 MIN_OF_A_CLASS = 20
 WIDTHS, RIDGES = (0.5, 1.0, 2.0, 4.0), (0.003, 0.03, 0.3, 3.0)
 MOST_TO_CHOOSE = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Property:
-    """A true property of the objects.
-
-    The value, ``(N,)``, is NaN for objects without the property. For a class it is 1 or 0, and the score is
-    the area under the ROC curve instead of R².
-    """
-
-    name: str
-    value: np.ndarray
-    is_class: bool = False
-
-
-def properties_of(truth: Columns) -> list[Property]:
+def properties_of(truth: Columns) -> Columns:
     """Return the properties in the truth table of a simulated sky; see `deepfits simulate`.
 
-    The radius is ln r and the redshift ln(1 + z). The orientation is (1 − axis ratio) · cos 2θ, which
-    vanishes for round galaxies.
+    Each is ``(N,)``, NaN for objects without it. The radius is ln r and the redshift ln(1 + z). The
+    orientation is (1 − axis ratio) · cos 2θ, which vanishes for round galaxies.
     """
     kind = truth["kind"]
     is_galaxy = kind == "galaxy"
@@ -69,25 +55,21 @@ def properties_of(truth: Columns) -> list[Property]:
             "dust": truth["ebv"],
             "redshift": np.log1p(truth["z_spec"]),
         }
-    out = [Property(name=name, value=np.where(is_galaxy, column, np.nan)) for name, column in values.items()]
+    out = {name: np.where(is_galaxy, column, np.nan) for name, column in values.items()}
     for name in ("star", "quasar"):
         if (kind == name).sum() >= MIN_OF_A_CLASS:
-            value = np.where(is_galaxy | (kind == name), kind == name, np.nan)
-            out.append(Property(name=f"{name}{CLASS}", value=value, is_class=True))
+            out[f"{name}{CLASS}"] = np.where(is_galaxy | (kind == name), kind == name, np.nan)
     return out
 
 
 def predictability(
-    source: Source,
-    properties: Sequence[Property],
-    is_judged: np.ndarray,
-    *,
-    num_labels: Sequence[int] = NUM_LABELS,
+    source: Source, properties: Columns, is_judged: np.ndarray, *, num_labels: Sequence[int] = NUM_LABELS
 ) -> list[dict[str, Any]]:
     """Return how well each property is predicted, for each number of labels and each feature set.
 
-    Each row is ``{"features", "num_labels", "num_judged", "found": {name: [score, bootstrap error]}}``.
-    `is_judged`, ``(N,)`` bool, marks the test objects; labels are drawn from the others, at most all of them.
+    Each row is ``{"features", "num_labels", "num_judged", "found": {name: [score, bootstrap error]}}``, with
+    R² or, for a class, the area under the ROC curve. `is_judged`, ``(N,)`` bool, marks the test objects;
+    labels are drawn from the others, at most all of them.
     """
     order = np.random.default_rng(0).permutation(np.flatnonzero(~is_judged))
     judged, out = np.flatnonzero(is_judged), []
@@ -105,28 +87,29 @@ def predictability(
 
 
 def _scores(
-    features: np.ndarray, properties: Sequence[Property], labelled: np.ndarray, judged: np.ndarray
+    features: np.ndarray, properties: Columns, labelled: np.ndarray, judged: np.ndarray
 ) -> dict[str, list[float | None]]:
     """Return the score and error of each property; properties of the same objects are fitted together."""
 
     def area(score: np.ndarray, truth: np.ndarray) -> float:
         return area_under_curve(score, truth > 0.5) if 0 < truth.mean() < 1 else np.nan
 
-    out: dict[str, list[float | None]] = {item.name: [None, None] for item in properties}
-    groups: dict[bytes, list[Property]] = {}
-    for item in properties:
-        groups.setdefault(np.isfinite(item.value).tobytes(), []).append(item)
-    for group in groups.values():
-        has = np.isfinite(group[0].value)
+    out: dict[str, list[float | None]] = {name: [None, None] for name in properties}
+    groups: dict[bytes, list[str]] = {}
+    for name, value in properties.items():
+        groups.setdefault(np.isfinite(value).tobytes(), []).append(name)
+    for names in groups.values():
+        has = np.isfinite(properties[names[0]])
         learn, judge = labelled[has[labelled]], judged[has[judged]]
         if min(len(learn), len(judge)) < MIN_OF_A_CLASS:
             continue
-        value = np.stack([item.value for item in group], axis=1)
+        value = np.stack([properties[name] for name in names], axis=1)
         estimate = kernel_ridge(features[learn], value[learn], features[judge])
-        for number, item in enumerate(group):
+        for number, name in enumerate(names):
             truth = value[judge, number]
             if np.ptp(truth) > 0 and np.ptp(value[learn, number]) > 0:
-                out[item.name] = with_error(area if item.is_class else r2, estimate[:, number], truth)
+                score = area if name.endswith(CLASS) else r2
+                out[name] = with_error(score, estimate[:, number], truth)
     return out
 
 

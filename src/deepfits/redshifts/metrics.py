@@ -8,7 +8,7 @@ and the common variants.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,39 +104,40 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[
     return {name: metrics[name] for name in (DEFINITIONS if is_redshift else PROPERTY_DEFINITIONS)}
 
 
-def bootstrap_errors(
-    z_phot: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, is_redshift: bool = True
-) -> dict[str, float]:
-    """Return the standard error of every metric, from bootstrapping the objects.
+def measured(
+    z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True, num_resamples: int = 300
+) -> dict[str, dict[str, float | None]]:
+    """Return every metric with its error from bootstrapping the objects; see `with_errors`.
 
     The resamples depend only on the number of objects, so that all methods in a table are compared on the
     same resamples.
     """
     z_phot, z_spec = _checked(z_phot, z_spec)
-    generator = np.random.default_rng(0)
-    number = len(z_spec)
+    values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
+    generator, number = np.random.default_rng(0), len(z_spec)
     rows_at_once = max(1, 2_000_000 // number)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, num_resamples, rows_at_once):
-        rows = min(rows_at_once, num_resamples - start)
-        picked = generator.integers(number, size=(rows, number))
+        picked = generator.integers(number, size=(min(rows_at_once, num_resamples - start), number))
         parts.append(_metrics(z_phot[picked], z_spec[picked], is_redshift))
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    known = {name: value[np.isfinite(value)] for name, value in values.items()}
-    return {name: float(value.std()) if value.size > 1 else np.nan for name, value in known.items()}
+    return with_errors(values, {name: np.concatenate([part[name] for part in parts]) for name in values})
 
 
-def measured(
-    z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True, num_resamples: int = 300
+def with_errors(
+    values: Mapping[str, float], resampled: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float | None]]:
-    """Return ``{metric: {"value": ..., "error": ...}}`` for JSON, with None in place of NaN."""
-    values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
-    errors = bootstrap_errors(z_phot, z_spec, is_redshift=is_redshift, num_resamples=num_resamples)
-    return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
+    """Return ``{metric: {"value": ..., "error": ...}}`` for JSON, with None in place of NaN.
 
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    Errors are standard deviations of the values in bootstrap resamples, ``(R,)`` each, that are finite.
+    """
+    known = {name: drawn[np.isfinite(drawn)] for name, drawn in resampled.items()}
+    return {
+        name: {
+            "value": float(value) if np.isfinite(value) else None,
+            "error": float(known[name].std()) if known[name].size > 1 else None,
+        }
+        for name, value in values.items()
+    }
 
 
 def binned(

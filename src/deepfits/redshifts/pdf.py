@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.redshifts.metrics import measured
+from deepfits.redshifts.metrics import measured, with_errors
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Levels of the stored quantiles, which include the 68% and 95% intervals and the median."""
@@ -176,15 +176,13 @@ def pdf_metrics(
         "cde_loss": cde_loss(quantiles, z_spec, grid),
     }
     picked = np.random.default_rng(0).integers(len(z_spec), size=(num_resamples, len(z_spec)))
-    out: dict[str, dict[str, float | None]] = {
-        name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
-        for name, values in per_object.items()
-    }
-    distances = [distance_to_uniform(transform[sample]) for sample in picked]
-    out["pit_ks"] = {"value": distance_to_uniform(transform), "error": float(np.std(distances))}
+    values = {name: each.mean() for name, each in per_object.items()}
+    resampled = {name: each[picked].mean(axis=1) for name, each in per_object.items()}
+    values["pit_ks"] = distance_to_uniform(transform)
+    resampled["pit_ks"] = np.array([distance_to_uniform(transform[sample]) for sample in picked])
     mean = point_estimates(quantiles)["z_mean"]
-    out["r2_mean"] = measured(mean, z_spec, is_redshift=False, num_resamples=num_resamples)["r2"]
-    return out
+    r2 = measured(mean, z_spec, is_redshift=False, num_resamples=num_resamples)["r2"]
+    return {**with_errors(values, resampled), "r2_mean": r2}
 
 
 def distance_to_uniform(transform: np.ndarray) -> float:
