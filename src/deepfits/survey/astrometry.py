@@ -4,8 +4,6 @@ Pixels are mapped between images through sky coordinates, never through the worl
 which may be in different frames or in a different order.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from string import ascii_uppercase

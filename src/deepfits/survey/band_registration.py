@@ -3,8 +3,6 @@
 Measured on the middle rows of each band on the common grid. Bands without WCS are compared pixel to pixel.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ A band has a short name such as ``u`` or ``Ks``. Names of surveys and instrument
 kinds of u are distinguished by explicit names (``images=["u=...", "ustar=..."]``).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar

@@ -3,8 +3,6 @@
 Catalogues written by deepfits also state how they were made and what was measured in each field.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence

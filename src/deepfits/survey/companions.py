@@ -1,7 +1,5 @@
 """Companions of an image: the files with its weights or its mask, recognised by names and headers."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import defaultdict

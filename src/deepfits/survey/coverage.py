@@ -1,7 +1,5 @@
 """Completeness of a store's cutouts: counts in ``summary.json``, a list of objects in ``incomplete.csv``."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path

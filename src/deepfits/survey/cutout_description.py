@@ -14,8 +14,6 @@ For example
 ``docs/how-to/survey-files.md`` describes every key; `Description` declares them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

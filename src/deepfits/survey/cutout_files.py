@@ -5,8 +5,6 @@ object NAME; ``NAME_u.ivar.fits`` holds its weights, ``NAME_u.mask.fits`` its ma
 its PSF. If no two belong together by name, they are grouped by the sky that they show.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import defaultdict

@@ -3,8 +3,6 @@
 Shapes: N objects of all files, n those that are read together, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -8,8 +8,6 @@ lies within half a pixel of the cutout's; its exact position is in the catalogue
 image have flux 0 and weight 0.
 """
 
-from __future__ import annotations
-
 import ctypes
 from functools import cache
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Descriptions of fields and of a store of their cutouts, from the images and what was measured on them."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable, Mapping

@@ -6,8 +6,6 @@ The combined image is the normalised sum over bands of the background-subtracted
 square (`chi2`, after Szalay, Connolly & Szokoly 1999). No selection is made by type, luminosity or shape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol

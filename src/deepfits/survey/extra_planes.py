@@ -1,7 +1,5 @@
 """Weights and mask of an image: HDUs of its own file, and of the files beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: N sources.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field, replace
 

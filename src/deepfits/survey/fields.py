@@ -1,14 +1,12 @@
 """Fields, with all their bands on one grid, open for reading."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -80,7 +78,7 @@ class ImageSet:
                 "complete"
             )
 
-    def keeping_copies(self, directory: str | Path) -> ImageSet:
+    def keeping_copies(self, directory: str | Path) -> Self:
         """Return this set, with decompressed copies of its files kept in a directory."""
         return replace(self, options=replace(self.options, unpacked=Path(directory)))
 

@@ -4,8 +4,6 @@ One word of a name (``weight``, ``invvar``, ``flags``) gives the role; an image 
 its weights and its mask.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

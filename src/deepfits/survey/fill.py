@@ -7,8 +7,6 @@ and -9999 in bad pixels.
 Shapes: H, W pixels; any number of axes before them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

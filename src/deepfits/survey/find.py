@@ -20,8 +20,6 @@ For anything else, give the mapping: ``images=["u=one.fits", "g=two.fits[1]", "r
 weights and mask.
 """
 
-from __future__ import annotations
-
 import glob
 import logging
 import os

@@ -6,8 +6,6 @@ Files are grouped by name (`deepfits.survey.cutout_files`); weights may also be 
 Shapes: N objects, B bands, H, W pixels, padded to the largest of the cutouts read together.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

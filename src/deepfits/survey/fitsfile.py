@@ -5,8 +5,6 @@ the headers are checked against the file's size before any pixel is read, so tha
 huge allocation.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib

@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, H, W pixels in the file, S side of the store's cutouts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -15,8 +15,6 @@ The grid of a field is that of its reference band. The plane of another band is
 Shapes: H, W pixels of the reference grid.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

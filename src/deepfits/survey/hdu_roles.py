@@ -1,7 +1,5 @@
 """Roles of the HDUs of a FITS file by their names: images of the sky, weights, masks, other maps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

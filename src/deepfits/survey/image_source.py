@@ -1,7 +1,5 @@
 """Sources of images: the file of one band of one field, and the band and field of a given file."""
 
-from __future__ import annotations
-
 import logging
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Importing foreign cutouts into a cutout store."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

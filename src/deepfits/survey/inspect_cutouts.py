@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each band of each field gives one row, and each suspicious property one line wit
 wide: they catch wrong units, inverted masks and broken astrometry, not unusual skies.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Shapes: H, W pixels.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ except the central one, dilated by `GROWTH` pixels, but never into the central s
 `REACH` of the centre.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

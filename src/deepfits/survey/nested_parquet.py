@@ -3,8 +3,6 @@
 Shapes: N objects of a file, n those that are read together, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Robust estimates of background level and pixel noise, and of the correlation of the noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ There are two kinds, with constants per band that are measured over all training
 Both work on NumPy arrays and PyTorch tensors.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_args

@@ -3,8 +3,6 @@
 Shapes: N detections.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ as its neighbours suggest, of several each as the mean of the aperture's other p
 follow from the weights, multiplied by the noise correlation of the plane.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

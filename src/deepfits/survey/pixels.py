@@ -3,13 +3,11 @@
 Shapes: H, W pixels of one band.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from astropy import units
@@ -56,7 +54,7 @@ class HduPixels:
     path: Path
     layer: int | None = None
     file: fits.HDUList | None = None  # the open file, if it is not the image's
-    own: HduPixels | None = None  # for a mask in a separate file, that in the image's file
+    own: "HduPixels | None" = None  # for a mask in a separate file, that in the image's file
     least: np.ndarray | None = None
     may_be_asinh: bool = True  # False if the cards of the scaling can only be copies of the image's
 
@@ -78,7 +76,7 @@ class HduPixels:
             return values
         return np.where(np.abs(values) <= self.least[start:stop, None], 0, values)
 
-    def as_extra(self, role: str) -> HduPixels:
+    def as_extra(self, role: str) -> Self:
         """Return weights or a mask with the zeros restored that dithered compression has changed.
 
         Of these, only Pan-STARRS's own variances can have its asinh scaling.

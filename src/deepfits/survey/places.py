@@ -1,7 +1,5 @@
 """Grouping images of the same sky area by their headers: bands whose names differ in running numbers."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

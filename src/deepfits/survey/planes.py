@@ -7,8 +7,6 @@ into memory.
 Shapes: H, W pixels of the plane.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ recorded, for JSON, as a dictionary with ``gaussians``, ``fwhm_arcsec`` and ``so
 origin.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Errors of PSF-matched fluxes that are due to errors of the PSF, measured on a field's stars."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

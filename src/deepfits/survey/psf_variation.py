@@ -3,8 +3,6 @@
 Shapes: N stars, S pixels on a side of their stamps, G nodes of a grid on a side.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

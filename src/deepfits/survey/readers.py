@@ -6,8 +6,6 @@ it may omit what their headers and names give (`deepfits.survey.fits_cutouts`).
 Shapes: N objects, B bands, H, W pixels in the file.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator

@@ -1,7 +1,5 @@
 """Options for reading images that several stages share by inheritance."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Remarks on what was decided about images and cutouts; those on problems begin with `WARNING`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

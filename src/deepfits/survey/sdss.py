@@ -11,8 +11,6 @@ itself would give low pixels more weight than high ones.
 Shapes: H, W pixels of the frame.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

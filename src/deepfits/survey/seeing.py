@@ -1,7 +1,5 @@
 """Width of the PSF, measured from stars."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shapes: H, W pixels of the image.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Options of source detection that several stages share by inheritance."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -20,8 +20,6 @@ exposures are combined pixel by pixel:
              than three exposures reach are combined by ``mean``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: N sources.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ the unit (``BUNIT``) and the header's zero-point cards, which must not contradic
 guessed.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

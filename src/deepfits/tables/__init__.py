@@ -4,8 +4,6 @@
 format from the file extension. Columns are recognised by the names that surveys commonly give them.
 """
 
-from __future__ import annotations
-
 from deepfits.tables.conditions import as_conditions, as_truth, choose, matches_conditions
 from deepfits.tables.identities import identities, identity_name, likely_identity, require_unique
 from deepfits.tables.matching import (

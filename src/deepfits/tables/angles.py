@@ -1,7 +1,5 @@
 """Angles as tables write them, in degrees: units, sexagesimal notation, hours."""
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choosing one of several tables in a file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

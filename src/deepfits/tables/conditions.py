@@ -1,7 +1,5 @@
 """Conditions on the columns of a table, such as ``z_spec_flag >= 3``."""
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

@@ -1,7 +1,5 @@
 """Entries of a text table as numbers, if all of a column are numbers; integers never pass through floats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

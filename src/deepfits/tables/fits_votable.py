@@ -1,7 +1,5 @@
 """Reading of FITS tables and VOTables with astropy."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

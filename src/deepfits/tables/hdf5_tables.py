@@ -1,7 +1,5 @@
 """Reading of HDF5 tables: structured datasets, groups of columns, and the layouts of vaex and astropy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Identities of objects: int64 or text, exactly as stored."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

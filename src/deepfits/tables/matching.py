@@ -3,8 +3,6 @@
 Shapes: N rows of the first table, M rows of the second, K pairs.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Names of columns, whatever their case and whatever unit is written beside them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Reading of Parquet files, Parquet datasets and Feather; conversion between Arrow and NumPy columns."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO

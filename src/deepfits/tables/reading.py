@@ -1,7 +1,5 @@
 """Reading of tables in any format: Parquet, FITS, VOTable, HDF5, ECSV or text, recognised by content."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence

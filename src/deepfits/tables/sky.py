@@ -1,7 +1,5 @@
 """Positions of objects, in degrees and ICRS, whatever the names, units and equinoxes of their columns."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence

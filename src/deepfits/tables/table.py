@@ -1,7 +1,5 @@
 """The in-memory table: columns as ordinary arrays with marked missing values, and their metadata."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Every entry is read as text first, and a column is converted to numbers only if 
 identities with leading zeros stay text, integers never pass through floats, and missing values are marked.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import logging

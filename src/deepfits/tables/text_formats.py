@@ -1,7 +1,5 @@
 """Text tables in standard formats: ECSV, CDS, AAS machine-readable, TDAT, DAOPHOT, IPAC, LaTeX, Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch

@@ -1,7 +1,5 @@
 """The layout of a text table, from its first lines: separator, names of columns, units, titles to skip."""
 
-from __future__ import annotations
-
 import csv
 import re
 import shlex

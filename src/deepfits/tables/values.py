@@ -1,7 +1,5 @@
 """Placeholders for missing values: −99, 9.99, 999 and similar numbers."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Writing of tables, in the format of the file extension."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings
