@@ -98,5 +98,5 @@ class Coadds:
             tasks = build.plan_shards(plan, columns, {}, opened).tasks
             if not tasks:
                 raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.where}")
-            cutouts = build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
+            cutouts = build.cut_task(opened.open(tasks[0].field_index), tasks[0], plan, self.info)
         return BandOrder.of(self.images.bands, self.info.bands).cutouts(cutouts)

@@ -159,6 +159,5 @@ def _known_magnitudes(values: np.ndarray) -> np.ndarray:
     magnitude = values.astype(np.float64)
     with np.errstate(invalid="ignore"):
         magnitude[~((magnitude > PLAUSIBLE[0]) & (magnitude < PLAUSIBLE[1]))] = np.nan
-    known = np.isfinite(magnitude)
-    magnitude[known] = np.where(is_no_value(magnitude[known], is_redshift=False), np.nan, magnitude[known])
+    magnitude[is_no_value(magnitude, is_redshift=False)] = np.nan
     return magnitude

@@ -40,10 +40,8 @@ class Predictor:
         `z_median`, `z_mode`, `z_err68_low` and so on; with a domain, `domain_distance` and
         `is_outside_domain`; and any further columns of the method.
         """
-        features = None
         self._check_model(source)
-        if self.recipe is not None:
-            features = self.recipe.make(source)
+        features = None if self.recipe is None else self.recipe.make(source)
         estimates = self.method.predict(source, features)
         out = {"z_phot": estimates.point}
         if estimates.quantiles is not None:

@@ -68,14 +68,13 @@ class DeepfitsInformer(CatInformer):
         table = self._convert_table_format(self.get_data("input"))
         features = matrix_of(table, self.config.columns)
         redshift = _column(table, self.config.redshift_col).astype(np.float64)
-        known = np.isfinite(redshift)
-        known[known] = ~is_no_value(redshift[known], is_redshift=True)
-        if num_codes := int(np.isfinite(redshift).sum() - known.sum()):
+        is_code = is_no_value(redshift, is_redshift=True)
+        if is_code.any():
             log.warning(
                 "WARNING: %d of %d values of %r mark missing redshifts (such as -99) and are left out",
-                *(num_codes, len(redshift), self.config.redshift_col),
+                *(is_code.sum(), len(redshift), self.config.redshift_col),
             )
-        usable = np.isfinite(features.values).all(axis=1) & known
+        usable = np.isfinite(features.values).all(axis=1) & np.isfinite(redshift) & ~is_code
         if usable.sum() < 2 * len(features.names):
             raise InputError(f"{usable.sum()} objects with a redshift and a latent are too few to learn from")
         kept = Matrix(values=features.values[usable], names=features.names)

@@ -77,9 +77,8 @@ def load(
                 f"{directory / part}: damaged: its hash is not the one recorded in {name}; train again"
             )
     with naming(path, f"not a {what}", "train again"):
-        reader = _Reader(cls, directory, set(content["parts"]))
         try:
-            made = reader.decoded(content["content"])
+            made = _Reader(cls, directory, set(content["parts"])).decoded(content["content"])
         except InputError as error:  # which does not name the file
             raise ValueError(error) from error
         if not isinstance(made, cls):

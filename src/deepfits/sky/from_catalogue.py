@@ -219,8 +219,7 @@ class _CatalogueColumns:
     def shapes(self, name: str, largest: float, unit: str = "") -> np.ndarray:
         """Return a column of sizes or shapes, ``(N,)``, NaN where missing or, with a warning, too large."""
         value = self.numbers(name, unit)
-        is_odd, finite = value > largest, np.isfinite(value)
-        is_odd[finite] &= ~is_no_value(value[finite], is_redshift=False, codes_only=True)
+        is_odd = (value > largest) & ~is_no_value(value, is_redshift=False, codes_only=True)
         if is_odd.any():
             log.warning(
                 "WARNING: %s: %d of %d values of %s are above %g, such as %g: these are drawn at random; "
@@ -247,30 +246,29 @@ class _CatalogueColumns:
         if is_flux or not _MAGNITUDE_UNIT.fullmatch(unit):
             raise self.error(name, f"is a flux ({unit or 'judging by its name'}); {remedy}")
         value = self.numbers(name)
-        finite = np.isfinite(value)
-        value[finite] = np.where(is_no_value(value[finite], is_redshift=False), np.nan, value[finite])
+        number = np.isfinite(value).sum()
+        value[is_no_value(value, is_redshift=False)] = np.nan
         with np.errstate(invalid="ignore"):
             is_possible = (value > BRIGHTEST_MAGNITUDE) & (value < FAINTEST_MAGNITUDE)
         odd = value[np.isfinite(value) & ~is_possible]
-        if len(np.unique(odd)) > max(2, 0.02 * finite.sum()):
+        if len(np.unique(odd)) > max(2, 0.02 * number):
             raise self.error(name, f"seems to hold fluxes, such as {odd[0]:g} and {odd[-1]:g}; {remedy}")
         return np.where(is_possible, value, np.nan)
 
     def redshifts(self) -> np.ndarray:
         """Return the redshifts, ``(N,)``, NaN where unknown."""
         value = self.numbers("z_spec")
-        finite = np.flatnonzero(np.isfinite(value))
-        is_none = is_no_value(value[finite], is_redshift=True)
-        possible, none = value[finite[~is_none]], value[finite[is_none]]
+        is_none, known = is_no_value(value, is_redshift=True), value[np.isfinite(value)]
+        possible = value[np.isfinite(value) & ~is_none]
         if (len(possible) and np.median(possible) > HIGHEST_MEDIAN) or (
-            len(np.unique(none)) > max(5, 0.5 * len(finite))
+            len(np.unique(value[is_none])) > max(5, 0.5 * len(known))
         ):
             raise self.error(
                 "z_spec",
-                f"does not hold redshifts: its median is {np.median(value[finite]):.3g}; are these "
+                f"does not hold redshifts: its median is {np.median(known):.3g}; are these "
                 "magnitudes, or velocities (to be divided by 299792.458 km/s)?",
             )
-        value[finite[is_none]] = np.nan
+        value[is_none] = np.nan
         return value
 
     def kinds(self, redshift: np.ndarray) -> np.ndarray:
@@ -378,8 +376,7 @@ def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
     angle = catalogue.numbers("angle_deg", "deg")
-    good = np.isfinite(angle)
-    good[good] = ~is_no_value(angle[good], is_redshift=False)
+    good = np.isfinite(angle) & ~is_no_value(angle, is_redshift=False)
     table["angle"][good] = np.radians(angle[good]) % math.pi
     fraction = catalogue.shapes("bulge_fraction", 1.0)
     table["bulge_fraction"] = np.where(fraction >= 0, fraction, table["bulge_fraction"])

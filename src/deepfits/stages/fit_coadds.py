@@ -29,7 +29,7 @@ from deepfits.stages.parameters import Cutting, images_at, require_catalogue
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
 from deepfits.survey.bands import given_for, places_of, sort_bands
-from deepfits.survey.build import Part, ShardTask, cut_task, lay_out
+from deepfits.survey.build import ShardTask, cut_task, lay_out
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.describing import StorePlan
 from deepfits.survey.fields import ImageSet, OpenFields
@@ -70,8 +70,8 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
     _require_psf(model, info, chosen)
     widths = [given_for(b, plan.psf) or f"psfsize_{b}" for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
-    parts = [_part(task, columns, widths, config) for task in tasks]
-    if not any(len(part.task.x) for part in parts):
+    parts = [_part(task, widths, config) for task in tasks]
+    if not any(len(part.rows) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
     settings = plan.settings()
     del settings["files"]  # the digest of each part has its own files
@@ -172,7 +172,9 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
     return _with_field_properties(describing.describe_store(plan, described, {}), plan, described, {})
 
 
-def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
+def _part(task: ShardTask, widths: Sequence[str], config: Any) -> ShardTask:
+    """Return the part of a shard that is to be fitted, with the columns of the catalogue that this needs."""
+    columns = task.columns
     identity = columns["object_id"][task.rows]
     keep = is_held_out(identity) if config.held_out_only else np.ones(len(identity), dtype=bool)
     if config.object_ids is not None:
@@ -180,16 +182,15 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
     selected = {name: columns[name][rows] for name in wanted}
-    kept = replace(task, rows=np.arange(len(rows)), x=task.x[keep], y=task.y[keep])
-    return Part(task=kept, columns=selected)
+    return replace(task, columns=selected, rows=np.arange(len(rows)), x=task.x[keep], y=task.y[keep])
 
 
-def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:
+def _shards(parts: Sequence[ShardTask], plan: StorePlan, info: StoreInfo) -> list[Shard]:
     states = plan.images.states_by_field
     common = replace(info, extra={}).to_json()
     shards = []
     for number, part in enumerate(parts):
-        name, x, y = plan.images.fields[part.task.field_index].name, part.task.x, part.task.y
+        name, x, y = plan.images.fields[part.field_index].name, part.x, part.y
         own = [info.extra[what].get(name) for what in ("psf", "fields")]
         made_from = digest(*part.columns.values(), x, y, states[name], common, *own)
         stem = Path(shard_name(number)).stem
@@ -215,9 +216,8 @@ class CoaddWork(FittingWork):
         fields = OpenFields(self.plan.images)
 
         def process(shard: Shard, advance: Advance) -> None:
-            part = shard.content
-            images = fields.open(part.task.field_index)
-            cutouts = cut_task(images, part.task, part.columns, self.plan, self.info)
+            images = fields.open(shard.content.field_index)
+            cutouts = cut_task(images, shard.content, self.plan, self.info)
             check_cutouts(cutouts, self.info, shard.name)
             write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
 

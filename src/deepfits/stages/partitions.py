@@ -191,7 +191,7 @@ class PartitionFit:
         with closing(build.OpenFields(self.images)) as fields:
             tasks = build.plan_shards(plan, columns, {}, fields).tasks if len(columns["ra"]) else []
             for task in tasks:
-                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, info)
+                cutouts = build.cut_task(fields.open(task.field_index), task, plan, info)
                 parts.append(fitted(cutouts))
                 rows.append(task.rows)
         place = np.full(len(columns["ra"]), -1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -72,27 +72,19 @@ _LEAVE_OUT = "Repair these images, or leave the fields out"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """The objects of one shard: their rows in the catalogue, and pixel positions in the field."""
+    """The objects of one shard: their rows in a catalogue, and pixel positions in the field."""
 
     number: int
     field_index: int
+    columns: dict[str, np.ndarray]  # of the catalogue: all of it, or only their rows
     rows: np.ndarray
     x: np.ndarray
     y: np.ndarray
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The objects of one shard with a catalogue: all of it, or only their rows."""
-
-    task: ShardTask
-    columns: dict[str, np.ndarray]
-
-    def alone(self) -> Part:
-        """Return the part with only its own rows of the catalogue, to be sent to other processes."""
-        rows = self.task.rows
-        few = {name: values[rows] for name, values in self.columns.items()}
-        return Part(task=replace(self.task, rows=np.arange(len(rows))), columns=few)
+    def alone(self) -> Self:
+        """Return the task with only its own rows of the catalogue, to be sent to other processes."""
+        few = {name: values[self.rows] for name, values in self.columns.items()}
+        return replace(self, rows=np.arange(len(self.rows)), columns=few)
 
 
 def build_store(
@@ -128,10 +120,9 @@ def build_store(
         create_store(out, store_info)
         out = out.resolve()  # workers may have another working directory
         is_here = workers == 1 and scheduler is None
-        parts = [Part(task=task, columns=columns) for task in tasks]
         shards = [
-            store_shard(part.task.number, len(part.task.rows), made_from, part if is_here else part.alone())
-            for part, made_from in zip(parts, _digests(parts, plan, store_info), strict=True)
+            store_shard(task.number, len(task.rows), made_from, task if is_here else task.alone())
+            for task, made_from in zip(tasks, _digests(tasks, plan, store_info), strict=True)
         ]
         _remove_others(out, shards)
         work = CutWork(plan=plan, info=store_info, out=out)
@@ -202,21 +193,22 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
     return place_hint(columns["ra"], columns["dec"], *near)
 
 
-def _digests(parts: list[Part], plan: StorePlan, info: StoreInfo) -> list[str]:
+def _digests(tasks: list[ShardTask], plan: StorePlan, info: StoreInfo) -> list[str]:
     """Return a digest of what each shard depends on: its objects, its field's files, its description."""
     states, common, out = plan.images.states_by_field, replace(info, extra={}).to_json(), list[str]()
-    for part in parts:
-        task, name = part.task, plan.images.fields[part.task.field_index].name
+    for task in tasks:
+        name = plan.images.fields[task.field_index].name
         own = info.extra["psf"][name], info.extra["fields"][name].get("wavelength")
-        out.append(digest(_hash(part.columns, task.rows), task.x, task.y, states[name], common, *own))
+        out.append(digest(_hash(task), task.x, task.y, states[name], common, *own))
     return out
 
 
-def _hash(columns: dict[str, np.ndarray], rows: np.ndarray) -> str:
-    """Return a hash of some rows of a catalogue."""
+def _hash(task: ShardTask) -> str:
+    """Return a hash of the rows of the catalogue."""
     hashed = hashlib.sha256()
-    for name, values in sorted(columns.items()):
-        chosen = values[rows] if not values.dtype.hasobject else np.array(as_text(values[rows]))
+    for name, values in sorted(task.columns.items()):
+        chosen = values[task.rows]
+        chosen = np.array(as_text(chosen)) if chosen.dtype.hasobject else chosen
         hashed.update(f"{name} {chosen.dtype}".encode())
         hashed.update(chosen.tobytes())
     return hashed.hexdigest()
@@ -245,9 +237,8 @@ def is_written(info: StoreInfo, path: Path, made_from: str) -> bool:
 
 def _cut_and_write(fields: OpenFields, work: CutWork, shard: Shard, advance: Advance) -> None:
     """Cut and write one shard."""
-    part: Part = shard.content
-    images = fields.open(part.task.field_index)
-    cutouts = cut_task(images, part.task, part.columns, work.plan, work.info)
+    task: ShardTask = shard.content
+    cutouts = cut_task(fields.open(task.field_index), task, work.plan, work.info)
     path = work.out / f"{shard.name}.h5"
     write_shard(path, with_neighbours(cutouts, work.info), work.info, shard.made_from)
     advance(shard.objects)
@@ -262,7 +253,7 @@ class CutWork:
     out: Path
 
     def open(self, threads: int | None = None) -> Process:
-        """Return the function that processes a shard, whose content is a `Part`."""
+        """Return the function that processes a shard, whose content is a `ShardTask`."""
         return partial(_cut_and_write, OpenFields(self.plan.images), self)
 
 
@@ -271,7 +262,7 @@ def _in_processes(
 ) -> Iterator[tuple[Shard, Outcome]]:
     """Process shards in several processes, consecutive ones of a field together."""
     by_name, length = {shard.name: shard for shard in todo}, max(1, -(-len(todo) // workers))
-    groups = [list(group) for _, group in groupby(todo, lambda shard: shard.content.task.field_index)]
+    groups = [list(group) for _, group in groupby(todo, lambda shard: shard.content.field_index)]
     jobs = [group[start : start + length] for group in groups for start in range(0, len(group), length)]
     for outcome in chain.from_iterable(in_processes(partial(_attempt_all, work), jobs, workers)):
         bar.advance(by_name[outcome.shard].objects)
@@ -323,7 +314,10 @@ def plan_shards(
         rows = rows[np.argsort(y[rows], kind="stable")]
         for start in range(0, len(rows), plan.shard_size):
             part = rows[start : start + plan.shard_size]
-            tasks.append(ShardTask(number=len(tasks), field_index=index, rows=part, x=x[part], y=y[part]))
+            task = ShardTask(
+                number=len(tasks), field_index=index, columns=columns, rows=part, x=x[part], y=y[part]
+            )
+            tasks.append(task)
     outside = np.flatnonzero(is_wanted & (owner < 0))
     return Layout(tasks=tasks, outside=outside, num_duplicates=int((~is_wanted).sum()))
 
@@ -396,17 +390,16 @@ def _share_shown(field: Field, x: np.ndarray, y: np.ndarray, size: int) -> np.nd
     return share
 
 
-def cut_task(
-    field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo
-) -> Cutouts:
+def cut_task(field: Field, task: ShardTask, plan: StorePlan, info: StoreInfo) -> Cutouts:
     """Cut the objects of one shard; raise `InputError` if an image has changed since the plan was made."""
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image, weight = (np.zeros((number, len(bands), size, size), np.float32) for _ in range(2))
     for index, band in enumerate(bands):
         if band in field.aligned:
             cut(field.aligned[band], task.x, task.y, size, out=(image[:, index], weight[:, index]))
-    ours = {name: values[task.rows] for name, values in columns.items() if name != "object_id"}
-    if "ra" in columns:
+    ours = {name: values[task.rows] for name, values in task.columns.items()}
+    identity = ours.pop("object_id")
+    if "ra" in ours:
         _check_places(field, task, ours, plan)
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     ours |= _sky_positions(field, task, ours)
@@ -428,9 +421,7 @@ def cut_task(
             scale = field.aligned[band].plane.pixel_scale
         psf[:, index] = with_psf_of_objects(of_field, given, band, there, scale)
     plan.images.require_unchanged(field.sources)
-    return Cutouts(
-        object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours, psf=psf
-    )
+    return Cutouts(object_id=identity, image=image, weight=weight, catalogue=ours, psf=psf)
 
 
 def _sky_positions(field: Field, task: ShardTask, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

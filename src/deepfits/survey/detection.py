@@ -45,7 +45,6 @@ class DetectOptions(DeblendOptions):
     """Options of source detection."""
 
     smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5  # FWHM of a Gaussian; should be about the PSF's
-    deblend_levels: int = 32  # number of thresholds, as SExtractor's DEBLEND_NTHRESH
     mesh: Annotated[int, Range(ge=8)] = MESH  # side of a cell of the background, pixels
 
     def __post_init__(self) -> None:
@@ -193,7 +192,7 @@ def sep_arguments(options: DetectOptions, kernel: np.ndarray, is_empty: np.ndarr
         "minarea": options.min_pixels,
         "filter_kernel": kernel,
         "filter_type": "conv",
-        "deblend_nthresh": options.deblend_levels,
+        "deblend_nthresh": 32,  # SExtractor's DEBLEND_NTHRESH
         "deblend_cont": options.deblend_contrast,
         "clean": True,
         "segmentation_map": True,

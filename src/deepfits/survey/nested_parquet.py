@@ -65,8 +65,8 @@ class NestedColumn:
 
 
 @contextmanager
-def open_nested(path: Path, column: str = "image") -> Iterator[dict[str, Any]]:
-    """Open a Parquet file as arrays: ``image_flux`` for the part `flux` of the images, and plain columns."""
+def open_nested(path: Path) -> Iterator[dict[str, Any]]:
+    """Open a Parquet file as arrays: ``image_flux`` for the part `flux` of `image`, and plain columns."""
     with naming(path, "not a readable Parquet file"):
         file = pq.ParquetFile(path)
     with file:
@@ -75,12 +75,12 @@ def open_nested(path: Path, column: str = "image") -> Iterator[dict[str, Any]]:
         require_credible(values, f"{values} values", path.stat().st_size, path)
         leaves = [file.schema.column(number).path for number in range(len(file.schema))]
         bare = {leaf: [word for word in leaf.split(".") if word not in _LEVELS] for leaf in leaves}
-        parts = {words[1]: leaf for leaf, words in bare.items() if len(words) == 2 and words[0] == column}
+        parts = {words[1]: leaf for leaf, words in bare.items() if len(words) == 2 and words[0] == "image"}
         if not parts or not file.num_row_groups:
             raise InputError(
-                f"{path}: no nested column {column!r} with images in bands, as in Hugging Face's datasets"
+                f"{path}: no nested column 'image' with images in bands, as in Hugging Face's datasets"
             )
         with naming(path, "not a readable Parquet file"):
             table = table_from_arrow(file.read([leaf for leaf in leaves if "." not in leaf]), path)
-            nested = {f"{column}_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
+            nested = {f"image_{part}": NestedColumn(file, leaf, path) for part, leaf in parts.items()}
         yield {**table.columns, **nested}

@@ -144,9 +144,7 @@ def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return ((weight > 0) & np.isfinite(image)).all(axis=(1, 2, 3))
 
 
-def measure_normalisation(
-    image: np.ndarray, weight: np.ndarray, kind: Kind = "asinh", softening_sigmas: float = 3.0
-) -> Normalisation:
+def measure_normalisation(image: np.ndarray, weight: np.ndarray, kind: Kind = "asinh") -> Normalisation:
     """Measure the constants from all valid pixels of a set of images.
 
     Parameters
@@ -154,9 +152,7 @@ def measure_normalisation(
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻². Pixels with weight 0 are left out.
     kind
-        ``"standard"`` or ``"asinh"``.
-    softening_sigmas
-        Softening in units of the median pixel noise of the band.
+        ``"standard"`` or ``"asinh"``, which is softened at three times the median pixel noise of the band.
 
     Raises
     ------
@@ -171,8 +167,7 @@ def measure_normalisation(
         flux = image[:, band][is_valid].astype(np.float64)
         if flux.size < 2:
             raise InputError(f"normalisation: no valid pixel in band number {band}")
-        noise = float(np.median(weight[:, band][is_valid])) ** -0.5
-        softening.append(softening_sigmas * noise)
+        softening.append(3 * float(np.median(weight[:, band][is_valid])) ** -0.5)
         stretched = flux if kind == "standard" else np.arcsinh(flux / softening[-1])
         mean.append(float(stretched.mean()))
         std.append(float(stretched.std()))

@@ -42,7 +42,7 @@ def may_be_redshifts(name: str, value: np.ndarray) -> bool:
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool, codes_only: bool = False) -> np.ndarray:
-    """Return a mask ``(N,)`` of the values, ``(N,)`` finite, that are placeholders for missing ones.
+    """Return a mask ``(N,)`` of the finite values, among ``(N,)``, that are placeholders for missing ones.
 
     Redshifts below `LOWEST` or above `HIGHEST` are, and so are the common codes that are negative or above 8;
     in other columns, the common codes outside the range of the other values. A nonzero number that
@@ -55,6 +55,10 @@ def is_no_value(value: np.ndarray, *, is_redshift: bool, codes_only: bool = Fals
     >>> is_no_value(np.array([0.5, -99.0, 9.99, 1.2]), is_redshift=True).tolist()
     [False, True, True, False]
     """
+    is_finite = np.isfinite(value)
+    if not is_finite.all():
+        is_finite[is_finite] = is_no_value(value[is_finite], is_redshift=is_redshift, codes_only=codes_only)
+        return is_finite
     is_code = np.zeros(len(value), dtype=bool)
     for code in _CODES:
         is_code |= np.abs(value - code) <= 1e-6 * abs(code)

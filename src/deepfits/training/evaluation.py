@@ -53,11 +53,6 @@ class Evaluator:
             return False
         return len(self.history) - 1 - self.history.index(self.best) >= patience
 
-    @property
-    def last(self) -> dict[str, Any]:
-        """The last evaluation; empty before the first."""
-        return self.history[-1] if self.history else {}
-
     def evaluate(self, step: int) -> str:
         """Evaluate the model after `step` steps; return a summary for the progress bar."""
         if self.held_out is None:

@@ -3,8 +3,6 @@
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 """
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
@@ -60,21 +58,9 @@ def shared_pass(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     return cotangent, (generated - 1) / divisor
 
 
-class _WithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return None, upstream[0] * gradient, None
-
-
 def with_gradient(value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
     """Return a loss with the given value and the given gradient with respect to `x`."""
-    return cast(Tensor, _WithGradient.apply(value, x, gradient))
+    return value + (gradient * (x - x.detach())).sum()
 
 
 def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:

@@ -293,8 +293,8 @@ class Session:
                 )
                 if config.evaluate_every and step % config.evaluate_every == 0:
                     task.advance(0, note=evaluator.evaluate(step))
-                    if recorder is not None:
-                        recorder.show("health", evaluator.last)
+                    if recorder is not None and evaluator.history:
+                        recorder.show("health", evaluator.history[-1])
                 # All processes must react to a signal in the same step, or the others would wait forever.
                 agreed = self.engine.average(torch.tensor([self.seconds, float(len(pending))]))
                 self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0

@@ -102,9 +102,7 @@ def read_labels(
         )
     is_selected = matches_conditions(columns, select, path)
     is_finite = np.isfinite(number)
-    is_code = np.zeros(len(number), dtype=bool)  # placeholders for "no redshift"
-    if not classes:
-        is_code[is_finite] = is_no_value(number[is_finite], is_redshift=is_redshift)
+    is_code = np.zeros(len(number), dtype=bool) if classes else is_no_value(number, is_redshift=is_redshift)
     keep = is_selected & is_finite & ~is_code
     left = {name: columns.pop(name)[keep] for name in list(columns) if name != column}  # may be large
     counts = {
@@ -225,14 +223,13 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     values, because a poor estimate must count as an estimate.
     """
     value = _numbers(require_column(columns, column, path), column, path)
-    finite = np.flatnonzero(np.isfinite(value))
-    is_code = is_no_value(value[finite], is_redshift=False, codes_only=True)
+    is_code = is_no_value(value, is_redshift=False, codes_only=True)
     if is_code.any():
         log.warning(
             "WARNING: %s: %d of %d rows have no %s: %s is a placeholder there",
-            *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
+            *(path, is_code.sum(), len(value), column, list_values(value[is_code])),
         )
-        value[finite[is_code]] = np.nan
+        value[is_code] = np.nan
     if is_redshift_name(column):
         _require_no_magnitudes(value[np.isfinite(value)], columns, column, path)
         _warn_of_zeros(value, column, path, "leave them empty if so, or they are judged like all others")
