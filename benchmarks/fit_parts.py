@@ -113,9 +113,9 @@ def curve(
     best = torch.full((len(start),), torch.inf)
     out, seconds = [], []
     for _ in range(num_evaluations):
-        evaluation = objective(state["trial"], image, weight)
-        best = torch.fmin(best, evaluation.loss)
-        solver.step(state, evaluation.loss, evaluation.gradient)
+        loss, gradient, _ = objective(state["trial"], image, weight)
+        best = torch.fmin(best, loss)
+        solver.step(state, loss, gradient)
         out.append(best.numpy().copy())
         seconds.append(time.process_time() - begin)
     return np.stack(out), np.array(seconds)

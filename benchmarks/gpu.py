@@ -36,7 +36,7 @@ from deepfits import recording  # noqa: E402
 from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.metric import learn_metric  # noqa: E402
-from deepfits.fitting.objective import Evaluation, Objective  # noqa: E402
+from deepfits.fitting.objective import Objective  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
 from deepfits.fitting.solvers import LBFGS  # noqa: E402
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model  # noqa: E402
@@ -186,10 +186,12 @@ class Compiled:
     def __init__(self, objective: Objective) -> None:
         self.run, self.renderer = torch.compile(objective.__call__), objective.renderer
 
-    def __call__(self, latent: Tensor, image: Tensor, weight: Tensor, observation: None = None) -> Evaluation:
+    def __call__(
+        self, latent: Tensor, image: Tensor, weight: Tensor, observation: None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate the objective."""
-        evaluation: Evaluation = self.run(latent, image, weight)
-        return evaluation
+        loss, gradient, amplitude = self.run(latent, image, weight)
+        return loss, gradient, amplitude
 
 
 @contextmanager

@@ -22,12 +22,14 @@ from deepfits.observation import (
     FEWEST_PIXELS,
     Observation,
     SceneGrid,
+    Sight,
     above_reference,
     all_above_reference,
     small_products,
 )
 
 GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
+UNSHIFTED = np.zeros((1, 2))
 PIXELS = [(0.168, 32), (0.2, 27), (0.263, 20), (0.396, 14)]
 
 
@@ -50,6 +52,18 @@ def draw_galaxy():
     return galsim, galaxy, torch.from_numpy(scene.array.copy())
 
 
+def make_observation(
+    psf: np.ndarray,
+    size: int,
+    pixel: float,
+    shift: np.ndarray = UNSHIFTED,
+    dtype: torch.dtype = torch.float32,
+    **options: int,
+) -> Observation:
+    sight = Sight(GRID, torch.from_numpy(psf), torch.from_numpy(shift), size, pixel)
+    return sight.observation(dtype, **options)
+
+
 @pytest.mark.parametrize(("pixel", "size"), PIXELS)
 @pytest.mark.parametrize(("fwhm", "beta"), [(0.6, 3.0), (0.8, 2.5), (0.9, 3.0), (1.4, 4.5)])
 def test_shows_what_galsim_draws(pixel: float, size: int, fwhm: float, beta: float) -> None:
@@ -58,9 +72,7 @@ def test_shows_what_galsim_draws(pixel: float, size: int, fwhm: float, beta: flo
     seen = galsim.Convolve(galaxy, galsim.Moffat(beta=beta, fwhm=fwhm))
     expected = seen.drawImage(nx=size, ny=size, scale=pixel, offset=(shift[1], shift[0])).array
     psf = above_reference(moffat_psf(fwhm, beta), GRID)
-    observe = Observation.make(
-        GRID, psf[None, None], size=size, pixel_scale_arcsec=pixel, shift_pixels=np.array([shift])
-    )
+    observe = make_observation(psf[None, None], size, pixel, np.array([shift]))
     found = observe(scene[None, None])[0, 0].numpy()
     assert np.abs(found - expected).max() < 0.01 * expected.max()
     assert abs(found.sum() / expected.sum() - 1) < 1e-3
@@ -74,23 +86,21 @@ def test_measured_psf_images_are_expanded(pixel: float, size: int) -> None:
     psf = above_reference(expand_image(star, pixel), GRID)
     assert abs(float(fwhm_of(psf)) / 0.9 - 1) < 0.02
     expected = galsim.Convolve(galaxy, kolmogorov).drawImage(nx=size, ny=size, scale=pixel).array
-    found = Observation.make(GRID, psf[None, None], size=size, pixel_scale_arcsec=pixel)(scene[None, None])
+    found = make_observation(psf[None, None], size, pixel)(scene[None, None])
     assert np.abs(found[0, 0].numpy() - expected).max() < 0.01 * expected.max()
 
 
 def test_nothing_changes_where_nothing_does() -> None:
     psf = above_reference(one_gaussian(GRID.reference_sigma), GRID)
-    observe = Observation.make(GRID, psf[None, None], size=32, pixel_scale_arcsec=0.18)
+    observe = make_observation(psf[None, None], 32, 0.18)
     scene = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(observe(scene), scene, atol=1e-6)
 
 
 def make_mixed(dtype: torch.dtype = torch.float64, **options: int) -> Observation:
     psf = [[above_reference(moffat_psf(w, b), GRID) for w, b in ((0.7, 3), (1.1, 2.5))] for _ in range(3)]
-    shift = torch.tensor([[0.0, 0.0], [0.3, -0.4], [-0.1, 0.2]], dtype=dtype)
-    return Observation.make(
-        GRID, np.array(psf), size=20, pixel_scale_arcsec=0.263, shift_pixels=shift, dtype=dtype, **options
-    )
+    shift = np.array([[0.0, 0.0], [0.3, -0.4], [-0.1, 0.2]])
+    return make_observation(np.array(psf), 20, 0.263, shift, dtype, **options)
 
 
 def test_adjoint() -> None:

@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -171,70 +172,25 @@ class Observation:
         is_fit = rows.device.type == "cpu" and rows.dtype == torch.float32 and fewest >= FEWEST_PIXELS
         self.turned = columns.mT.contiguous() if is_fit and small_products() is not None else None
 
-    @classmethod
-    def make(
-        cls,
-        grid: SceneGrid,
-        psf: np.ndarray | Tensor,
-        *,
-        size: int,
-        pixel_scale_arcsec: float,
-        shift_pixels: np.ndarray | Tensor | None = None,
-        terms: int = TERMS,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Observation:
-        """Build the matrices, with T terms; the sum is exact for T of K or more.
-
-        Each PSF in ``(N, B, K, 2)`` is a result of `above_reference`. `size` (D) and `pixel_scale_arcsec` are
-        those of the data. `shift_pixels`, ``(N, 2)``, is the position (y, x) of the scene's centre relative
-        to the centre of the cutout, in data pixels; 0 by default.
-        """
-        psf = torch.as_tensor(psf, dtype=dtype, device=device)
-        number, bands, _, _ = psf.shape
-        weight = psf[..., 0].flatten(0, 1)  # (N·B, K)
-        variance = psf[..., 1].flatten(0, 1) ** 2 - grid.reference_sigma**2
-        if not torch.isfinite(psf).all() or (variance[weight > 0] < -1e-5 * grid.reference_sigma**2).any():
-            raise ValueError("a PSF is unknown or sharper than the reference: see above_reference")
-        sigma = variance.clamp_min(0).sqrt()
-        shift = torch.zeros(number, 2, dtype=dtype) if shift_pixels is None else torch.as_tensor(shift_pixels)
-        shift = shift.to(psf)[:, None].expand(number, bands, 2).flatten(0, 1) * pixel_scale_arcsec
-        rows = columns = _matrices(sigma, shift[:, 0], size, pixel_scale_arcsec, grid)
-        if bool((shift[:, 0] != shift[:, 1]).any()):
-            columns = _matrices(sigma, shift[:, 1], size, pixel_scale_arcsec, grid)
-        if terms < psf.shape[2]:
-            side = size * pixel_scale_arcsec
-            turn = _main_terms(weight, sigma, side, pixel_scale_arcsec, terms).to(rows)
-        else:
-            turn = torch.diag_embed(weight.sqrt())
-        rows, columns = (torch.bmm(turn.mT, m.flatten(2)).unflatten(2, m.shape[2:]) for m in (rows, columns))
-        return cls(  # from (N·B, T, D, S)
-            rows.permute(0, 2, 3, 1).flatten(2), columns.permute(0, 3, 1, 2).flatten(2), bands
-        )
-
     def __len__(self) -> int:
         return len(self.rows) // self.num_bands
 
-    def __getitem__(self, which: slice) -> Observation:
+    def __getitem__(self, which: slice) -> Self:
         rows, columns = (
             m.unflatten(0, (-1, self.num_bands))[which].flatten(0, 1) for m in (self.rows, self.columns)
         )
-        return Observation(rows, columns, self.num_bands)
+        return type(self)(rows, columns, self.num_bands)
 
     @property
     def size(self) -> int:
         """Number of data pixels per side, D."""
         return self.rows.shape[1]
 
-    def put(self, slots: Tensor, other: Observation) -> None:
+    def put(self, slots: Tensor, other: Self) -> None:
         """Replace the objects in `slots` by those of `other`."""
         for name in ("rows", "columns") if self.turned is None else ("rows", "columns", "turned"):
             mine, theirs = (getattr(way, name).unflatten(0, (-1, self.num_bands)) for way in (self, other))
             mine[slots] = theirs
-
-    def to(self, device: torch.device | str) -> Observation:
-        """Move the matrices to a device."""
-        return Observation(self.rows.to(device), self.columns.to(device), self.num_bands)
 
     def __call__(self, scene: Tensor) -> Tensor:
         """Map scenes, ``(N, B, S, S)``, to data, ``(N, B, D, D)``; differentiable."""
@@ -295,14 +251,13 @@ class Sight(PerObject):
 
     grid: SceneGrid
     psf: Tensor  # (N, B, K, 2), as returned by `all_above_reference`
-    shift_pixels: Tensor  # (N, 2): position (y, x) of the object relative to the centre of the cutout
+    # (N, 2): position (y, x) of the object, and the scene's centre, relative to the centre of the cutout
+    shift_pixels: Tensor
     size: int  # D, pixels per side of the data
     pixel_scale_arcsec: float  # of the data
 
     @classmethod
-    def nominal(
-        cls, grid: SceneGrid, num_bands: int, size: int = 0, pixel_scale_arcsec: float = 0.0
-    ) -> Sight:
+    def nominal(cls, grid: SceneGrid, num_bands: int, size: int = 0, pixel_scale_arcsec: float = 0.0) -> Self:
         """Return nominal conditions, one object at twice the reference FWHM.
 
         They serve where results must not depend on the observation, such as in metrics of the latent space.
@@ -320,20 +275,30 @@ class Sight(PerObject):
         pixels = f"{self.size}×{self.size} pixels of {self.pixel_scale_arcsec:.4g}″"
         return f"<Sight of {len(self)} objects in {self.psf.shape[1]} bands, {pixels}>"
 
-    def to(self, device: torch.device | str) -> Sight:
+    def to(self, device: torch.device | str) -> Self:
         """Move the tensors to a device."""
         return replace(self, psf=self.psf.to(device), shift_pixels=self.shift_pixels.to(device))
 
-    def observation(self, dtype: torch.dtype = torch.float32) -> Observation:
-        """Build the map from scenes to these data."""
-        return Observation.make(
-            self.grid,
-            self.psf,
-            size=self.size,
-            pixel_scale_arcsec=self.pixel_scale_arcsec,
-            shift_pixels=self.shift_pixels,
-            dtype=dtype,
-            device=self.psf.device,
+    def observation(self, dtype: torch.dtype = torch.float32, *, terms: int = TERMS) -> Observation:
+        """Build the map from scenes to these data, with T terms; the sum is exact for T of K or more."""
+        grid, size, pixel, psf = self.grid, self.size, self.pixel_scale_arcsec, self.psf.to(dtype)
+        number, bands, _, _ = psf.shape
+        weight = psf[..., 0].flatten(0, 1)  # (N·B, K)
+        variance = psf[..., 1].flatten(0, 1) ** 2 - grid.reference_sigma**2
+        if not torch.isfinite(psf).all() or (variance[weight > 0] < -1e-5 * grid.reference_sigma**2).any():
+            raise ValueError("a PSF is unknown or sharper than the reference: see above_reference")
+        sigma = variance.clamp_min(0).sqrt()
+        shift = self.shift_pixels.to(psf)[:, None].expand(number, bands, 2).flatten(0, 1) * pixel
+        rows = columns = _matrices(sigma, shift[:, 0], size, pixel, grid)
+        if bool((shift[:, 0] != shift[:, 1]).any()):
+            columns = _matrices(sigma, shift[:, 1], size, pixel, grid)
+        if terms < psf.shape[2]:
+            turn = _main_terms(weight, sigma, size * pixel, pixel, terms).to(rows)
+        else:
+            turn = torch.diag_embed(weight.sqrt())
+        rows, columns = (torch.bmm(turn.mT, m.flatten(2)).unflatten(2, m.shape[2:]) for m in (rows, columns))
+        return Observation(  # from (N·B, T, D, S)
+            rows.permute(0, 2, 3, 1).flatten(2), columns.permute(0, 3, 1, 2).flatten(2), bands
         )
 
     @property

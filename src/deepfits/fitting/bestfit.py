@@ -137,7 +137,7 @@ def fit(
             observation = None
             if sight is not None:
                 nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-                observation = nominal.observation().to(device)
+                observation = nominal.to(device).observation()
             try:
                 metric = learn_metric(
                     renderer,
@@ -280,14 +280,8 @@ def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> 
 
 def _best_of(results: list[Fit]) -> Fit:
     """Keep, for each object, the start with the lowest loss; the steps of all starts are added up."""
-    best = results[0]
-    for other in results[1:]:
-        wins = (other.loss < best.loss) | ~torch.isfinite(best.loss)
-        merged = {}
-        for f in fields(Fit):
-            mine, theirs = getattr(best, f.name), getattr(other, f.name)
-            mask = wins.view(-1, *([1] * (mine.ndim - 1)))
-            merged[f.name] = torch.where(mask, theirs, mine)
-        merged["num_steps"] = best.num_steps + other.num_steps
-        best = Fit(**merged)
-    return best
+    loss = torch.stack([result.loss for result in results])
+    best = torch.where(torch.isfinite(loss), loss, torch.inf).argmin(0)
+    every = {f.name: torch.stack([getattr(result, f.name) for result in results]) for f in fields(Fit)}
+    chosen = {name: values[best, torch.arange(len(best))] for name, values in every.items()}
+    return Fit(**chosen | {"num_steps": every["num_steps"].sum(0)})

@@ -15,14 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import Event
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deepfits.fitting.objective import Objective
-from deepfits.fitting.rendering import can_record
 from deepfits.fitting.solvers import Solver
 from deepfits.observation import Sight
 from deepfits.recording import Recording
@@ -78,14 +77,14 @@ class Fit(PerObject):
         """Lower-case names of the statuses, ``(N,)`` str."""
         return np.array([status.name.lower() for status in Status])[self.status.numpy()]
 
-    @staticmethod
-    def empty(number: int, length: int, bands: int, dtype: torch.dtype = torch.float32) -> Fit:
+    @classmethod
+    def empty(cls, number: int, length: int, bands: int, dtype: torch.dtype = torch.float32) -> Self:
         """Return `number` rows of NaN with status `TOO_LITTLE_DATA`."""
 
         def unknown(*shape: int) -> Tensor:
             return torch.full(shape, torch.nan, dtype=dtype)
 
-        return Fit(
+        return cls(
             latent=unknown(number, length),
             loss=unknown(number),
             loss_start=unknown(number),
@@ -165,8 +164,8 @@ class _Pool:
             "amplitude": torch.ones(num_slots, bands, dtype=begin.dtype, device=device),
             "num_steps": count,
         }
-        recordable = can_record(objective.renderer) and getattr(solver, "can_record", False)
-        self.recording = Recording(self._advance_in_place) if device.type == "cuda" and recordable else None
+        can_record = all(getattr(part, "can_record", False) for part in (objective.renderer, solver))
+        self.recording = Recording(self._advance_in_place) if device.type == "cuda" and can_record else None
 
     @property
     def is_busy(self) -> bool:
@@ -192,15 +191,15 @@ class _Pool:
 
     def _advance(self) -> tuple[Tensor, Tensor]:
         best, trial = self.best, self.state["trial"]
-        evaluation = self.objective(trial, self.image, self.weight, self.observation)
+        loss, gradient, amplitude = self.objective(trial, self.image, self.weight, self.observation)
         is_first = best["num_steps"] == 0
-        better = (evaluation.loss < best["loss"]) & torch.isfinite(evaluation.gradient).all(1)
+        better = (loss < best["loss"]) & torch.isfinite(gradient).all(1)
         best["latent"] = torch.where(better[:, None], trial, best["latent"])
-        best["amplitude"] = torch.where(better[:, None], evaluation.amplitude, best["amplitude"])
-        best["loss"] = torch.where(better, evaluation.loss, best["loss"])
-        best["loss_start"] = torch.where(is_first, evaluation.loss, best["loss_start"])
+        best["amplitude"] = torch.where(better[:, None], amplitude, best["amplitude"])
+        best["loss"] = torch.where(better, loss, best["loss"])
+        best["loss_start"] = torch.where(is_first, loss, best["loss_start"])
         best["num_steps"] = best["num_steps"] + 1  # evaluations here; steps are one fewer
-        self.solver.step(self.state, evaluation.loss, evaluation.gradient)
+        self.solver.step(self.state, loss, gradient)
         failed = ~torch.isfinite(best["loss"]) | ~torch.isfinite(self.state["trial"]).all(1)
         return self.solver.terminate(self.state), failed
 

@@ -73,7 +73,6 @@ class Fitter(ForwardModel):
         return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
 
     def _make_metric(self) -> Metric:
-        nominal = self.nominal_sight(1)
         weight = torch.ones(len(self.info.bands), 1, 1)
         if self.settings.objective == "flux":  # the softening is proportional to the noise of each band
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
@@ -81,7 +80,7 @@ class Fitter(ForwardModel):
             self.in_objective(self.inner),
             self.num_latents,
             weight=weight,
-            observation=None if nominal is None else nominal.observation().to(self.device),
+            observation=self.observation(self.nominal_sight(1), torch.tensor([0])),
             device=self.device,
             profiled=self.prior is not None,
         )

@@ -59,7 +59,7 @@ class FoldedGenerator:
         self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()  # (L, H·W·2C)
         self.offset = offset.permute(1, 2, 0).flatten().to(dtype).contiguous()
         blocks = list(generator.blocks)[1:]  # type: ignore[arg-type]
-        self.layers = [*(_Up.merge(b.main, b.pass_through) for b in blocks), _Up.merge(generator.last)]  # type: ignore[arg-type]
+        self.layers = [*(_Up(b.main, b.pass_through) for b in blocks), _Up(generator.last)]  # type: ignore[arg-type]
         self.can_record = True
 
     def __call__(self, latent: Tensor) -> Tensor:
@@ -110,16 +110,18 @@ class FoldedGenerator:
 
 
 class _Up:
-    """A transposed convolution and its transpose.
+    """A transposed convolution and its transpose; several of the same input are one with all their channels.
 
     If it has few output channels, as a generator's last layer does, it is computed as one convolution with
     2×2 kernels, whose channels are the four output pixels of each input pixel: CPUs are slow at transposed
     convolutions with few channels (a fifth of the usual rate).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, like: nn.ConvTranspose2d) -> None:
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = bias
+    def __init__(self, *merged: nn.ConvTranspose2d, dtype: torch.dtype | None = None) -> None:
+        like = merged[0]
+        weight = torch.cat([c.weight.detach() for c in merged], dim=1).to(dtype or like.weight.dtype)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)  # (C, 2C', k, k)
+        self.bias = torch.cat([c.bias.detach() for c in merged if c.bias is not None]).to(weight.dtype)
         self.geometry: dict[str, Any] = {"stride": like.stride, "padding": like.padding}
         self.output_padding = like.output_padding
         doubles = (like.kernel_size, like.stride, like.padding) == ((4, 4), (2, 2), (1, 1))
@@ -127,14 +129,6 @@ class _Up:
         self.quarters: Tensor | None = None
         if doubles and is_plain and weight.shape[1] <= FEW_CHANNELS:
             self.quarters = _quarters(weight)
-
-    @classmethod
-    def merge(cls, *both: nn.ConvTranspose2d, dtype: torch.dtype | None = None) -> _Up:
-        """Merge convolutions of the same input into one with all their channels."""
-        weight = torch.cat([c.weight.detach() for c in both], dim=1)  # (C, 2C', k, k)
-        bias = torch.cat([c.bias.detach() for c in both if c.bias is not None])
-        dtype = dtype or weight.dtype
-        return cls(weight.to(dtype), bias.to(dtype), both[0])
 
     def __call__(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
         if self.quarters is not None:
@@ -179,7 +173,7 @@ def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
     The offset is ``(2C, H, W)``, the matrix ``(L, 2C, H, W)``.
     """
     block, first = generator.blocks[0], generator.first
-    up = _Up.merge(block.main, block.pass_through, dtype=torch.float64)
+    up = _Up(block.main, block.pass_through, dtype=torch.float64)
     base = int((first.out_features / block.main.in_channels) ** 0.5)
     shape = (block.main.in_channels, base, base)
     offset = up(first.bias.detach().double().view(1, *shape))[0]

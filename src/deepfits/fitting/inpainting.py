@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.photometry import MIN_SIGNAL_TO_NOISE, SIGMA_PER_MAD, robust_scatter
+from deepfits.tables.matching import unit_vectors
 
 MATCH_RADIUS_ARCSEC = 0.5
 MIN_CALIBRATION = 30  # minimum number of objects to measure a band's model error
@@ -99,19 +100,14 @@ def match_brightest(
 
     Positions are in degrees, ``(N,)``; those of true sources, and their magnitudes, are ``(M,)``.
     """
-    order = np.argsort(true_dec, kind="stable")
-    radius = MATCH_RADIUS_ARCSEC / 3600
-    low = np.searchsorted(true_dec[order], dec - radius)
-    high = np.searchsorted(true_dec[order], dec + radius)
-    out = np.full(len(ra), -1)
-    for row in range(len(ra)):
-        near = order[low[row] : high[row]]
-        east = (true_ra[near] - ra[row] + 180) % 360 - 180
-        east = east * np.cos(np.radians(dec[row]))
-        near = near[np.hypot(east, true_dec[near] - dec[row]) <= radius]
-        if len(near):
-            out[row] = near[np.argmin(true_magnitude[near])]
-    return out
+    from scipy.spatial import cKDTree
+
+    here, there = (
+        np.nan_to_num(unit_vectors(ra, dec), nan=2.0),
+        np.nan_to_num(unit_vectors(true_ra, true_dec)),
+    )
+    near = cKDTree(there).query_ball_point(here, np.radians(MATCH_RADIUS_ARCSEC / 3600))
+    return np.array([rows[np.argmin(true_magnitude[rows])] if rows else -1 for rows in near], dtype=int)
 
 
 def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:

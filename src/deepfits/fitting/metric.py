@@ -12,7 +12,7 @@ others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,9 +36,6 @@ class Metric:
 
     centre: Tensor  # (L, L): its value at the origin
     slopes: Tensor  # (L, L, L): its derivative along each latent (first axis)
-    _cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def inverse(self, latent: Tensor) -> Tensor:
         """Return the inverse at each latent, ``(N, L, L)``; it depends on that latent alone, bitwise.
@@ -46,7 +43,7 @@ class Metric:
         The exponential is a truncated series, squared `SQUARINGS` times: symmetric and positive definite like
         the exact one, and close enough to it that no fit is affected.
         """
-        centre, slopes = self._like(latent)
+        centre, slopes = self.centre.to(latent), self.slopes.to(latent).flatten(1)
         number, length = latent.shape
         chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
         near = self.where_known(latent)
@@ -62,13 +59,6 @@ class Metric:
         """Return the latents, ``(N, L)``, at which the metric is evaluated: within `MAX_RADIUS`."""
         radius = latent.square().mean(1, keepdim=True).sqrt()
         return latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
-
-    def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return centre and flattened slopes with the dtype and device of `latent`, cached."""
-        key = latent.dtype, latent.device
-        if key not in self._cache:
-            self._cache[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
-        return self._cache[key]
 
 
 def _exponential(matrix: Tensor) -> Tensor:
@@ -142,7 +132,7 @@ def learn_metric(
     slopes = torch.linalg.solve(normal, offset.T @ (target - target.mean(0)).flatten(1))
     slopes = slopes.view(num_latents, num_latents, num_latents)
     centre = target.mean(0) - torch.einsum("l,lmn->mn", reference.mean(0), slopes)
-    return Metric(centre, slopes)
+    return Metric(centre.to(device, dtype), slopes.to(device, dtype))
 
 
 def project_out(derivative: Tensor, image: Tensor, weight: Tensor) -> Tensor:

@@ -51,15 +51,6 @@ def _precision(prior: AmplitudePrior, num_bands: int, dtype: torch.dtype, device
     return torch.linalg.inv(covariance).to(device, dtype)
 
 
-@dataclass
-class Evaluation:
-    """The objective at one latent per object."""
-
-    loss: Tensor  # (N,)
-    gradient: Tensor  # (N, L)
-    amplitude: Tensor  # (N, B); 1 where amplitudes are fixed
-
-
 class Objective:
     """The loss of each object and its gradient with respect to the latent.
 
@@ -81,8 +72,8 @@ class Objective:
 
     def __call__(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
-    ) -> Evaluation:
-        """Evaluate loss and gradient at latents ``(N, L)``.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate loss, ``(N,)``, gradient, ``(N, L)``, and amplitudes, ``(N, B)``, at latents ``(N, L)``.
 
         Images and weights, ``(N, B, H, W)``, must be finite, and images 0 where the weight is. If the
         renderer draws scenes, `observation` takes each object's scene to its pixels.
@@ -96,7 +87,7 @@ class Objective:
         if self.prior_strength:
             loss = loss + self.prior_strength * (latent * latent).sum(1)
             gradient = gradient + 2 * self.prior_strength * latent
-        return Evaluation(loss, gradient, amplitude)
+        return loss, gradient, amplitude
 
     def value(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None

@@ -28,7 +28,10 @@ STRETCH_LIMIT = 20.0  # sinh(20) softenings is brighter than any galaxy; beyond,
 
 @runtime_checkable
 class Renderer(Protocol):
-    """Interface of a renderer."""
+    """Interface of a renderer.
+
+    One that can be captured in a CUDA graph (`deepfits.recording`) has an attribute ``can_record``.
+    """
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Return the images, ``(N, B, H, W)``, of latents ``(N, L)``."""
@@ -38,11 +41,6 @@ class Renderer(Protocol):
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images, and their derivatives, ``(N, L, B, H, W)``."""
-
-
-def can_record(renderer: Renderer) -> bool:
-    """Return whether a renderer can be captured in a CUDA graph (`deepfits.recording`)."""
-    return bool(getattr(renderer, "can_record", False))
 
 
 class Differentiated:
@@ -98,7 +96,7 @@ class InFlux:
 
     def __init__(self, renderer: Renderer, units: Normalisation) -> None:
         self.renderer, self.units = renderer, units
-        self.can_record = can_record(renderer)
+        self.can_record = getattr(renderer, "can_record", False)
 
     def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux and dflux/dx."""
