@@ -66,7 +66,7 @@ def test_cutouts_are_in_the_bands_of_the_model(run, bands):
     store = CutoutStore(run / "cutouts").in_bands(bands)
     objects = load(run)[0]
     for row in (3, 8):
-        cut, known = Coadds.open(run / "sky", store).cut(*objects.place(row)), store.take([row])
+        cut, known = Coadds(run / "sky", store).cut(*objects.place(row)), store.take([row])
         for name in ("image", "weight", "psf"):
             np.testing.assert_allclose(getattr(cut, name), getattr(known, name), rtol=1e-6)
 

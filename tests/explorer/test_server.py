@@ -23,16 +23,15 @@ from starlette.testclient import TestClient
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.explorer.drawing import Drawer
+from deepfits.explorer.drawing import Drawer, add_seeing_and_noise
 from deepfits.explorer.joined import find_parts
 from deepfits.explorer.objects import unlike_warning
 from deepfits.explorer.oddity import rank
-from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
 from deepfits.explorer.uploads import read_dropped
 from deepfits.files import write_json
 from deepfits.fitting.features import DESCRIPTION
-from deepfits.fitting.scores import latent_distance
+from deepfits.fitting.similarity import latent_distance
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.redshifts.pdf import LEVELS
@@ -158,7 +157,7 @@ def test_principal_components_are_those_of_numpy(loaded):
     objects = loaded[0]
     centred = objects.latent - objects.latent.mean(0)
     expected = np.linalg.svd(centred.astype(np.float64))[1] ** 2 / NUM
-    np.testing.assert_allclose(objects.components.var(axis=0), expected[:8], rtol=1e-3)
+    np.testing.assert_allclose(objects.principal[2].var(axis=0), expected[:8], rtol=1e-3)
 
 
 def test_pictures_show_the_object(client, loaded):

@@ -8,8 +8,8 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.fitter import Fitter
-from deepfits.fitting.scores import SHRINKAGE_STRENGTH, shrink_latents
 from deepfits.fitting.settings import FitSettings
+from deepfits.fitting.similarity import SHRINKAGE_STRENGTH, shrink_latents
 from deepfits.models.bundle import Model
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.survey import build
-from deepfits.survey.fields import ImageSet, image_set
+from deepfits.survey.fields import image_set
 from deepfits.survey.reading import FieldReadingOptions
-from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import BandOrder, Cutouts, CutoutStore
 from deepfits.tables import positions
 
 _READING = ("bands", "reference", *(field.name for field in fields(FieldReadingOptions)))
@@ -60,34 +60,27 @@ def read_place(text: str) -> tuple[float, float]:
     return float(place.ra[0]), float(place.dec[0])
 
 
-@dataclass(frozen=True)
 class Coadds:
-    """Images from which a store was made, for further cutouts like those of the store, in its bands (`info`).
+    """Images from which a store was made, for further cutouts like those of the store, in its bands.
 
-    `where` names them in messages.
+    They are found with the reading options of the store.
     """
 
-    images: ImageSet
-    info: StoreInfo
-    where: str
-
-    @classmethod
-    def open(cls, path: str | Path | Sequence[str | Path], store: CutoutStore) -> Coadds:
-        """Find the images, with the reading options of the store."""
+    def __init__(self, path: str | Path | Sequence[str | Path], store: CutoutStore) -> None:
+        self.info = store.info
+        self.where = str(path) if isinstance(path, str | Path) else ", ".join(map(str, path))
         settings = store.info.extra.get("settings", {})
         if "files" not in settings:
             raise InputError(f"{store.directory}: these cutouts were not made from images by deepfits")
         reading = {name: settings[name] for name in _READING if name in settings}
-        images = image_set(path, allow_missing=True, **reading)
-        current = images.settings()["files"]
-        where = str(path) if isinstance(path, str | Path) else ", ".join(map(str, path))
+        self.images = image_set(path, allow_missing=True, **reading)
+        current = self.images.settings()["files"]
         changed = [name for name, state in settings["files"].items() if current.get(name) != state]
         if changed:
             raise InputError(
-                f"{where}: not the images that {store.directory} was cut from ({changed[0]} differs or is "
-                "missing); give those with --images"
+                f"{self.where}: not the images that {store.directory} was cut from ({changed[0]} differs or "
+                "is missing); give those with --images"
             )
-        return cls(images, store.info, where)
 
     def cut(self, ra: float, dec: float) -> Cutouts:
         """Cut out the object at a position, in degrees."""

@@ -17,14 +17,27 @@ import torch
 from deepfits.errors import InputError
 from deepfits.explorer.coadds import Coadds
 from deepfits.explorer.objects import Objects
-from deepfits.explorer.pictures import add_seeing_and_noise, panels
 from deepfits.explorer.uploads import weight_from_edges
 from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.photometry import bands_of
-from deepfits.pictures import noise_per_band, png, strip, top_of
+from deepfits.photometry import FWHM_PER_SIGMA, bands_of
+from deepfits.pictures import (
+    RESIDUAL_SIGMA,
+    colour_composite,
+    combined,
+    diverging,
+    grey,
+    lay_out,
+    noise_per_band,
+    noise_where,
+    png,
+    significance,
+    stretch,
+    strip,
+    top_of,
+)
 from deepfits.splits import evenly_spaced
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
@@ -108,7 +121,7 @@ class Drawer:
         else:
             fitted = self.fitted([row])[0]
             scene = self.scene(row) if self.draws_scenes else fitted
-        return png(panels(image[0], weight[0], fitted, np.nan_to_num(scene), self.noise), zoom=3)
+        return png(_panels(image[0], weight[0], fitted, np.nan_to_num(scene), self.noise), zoom=3)
 
     @property
     def draws_scenes(self) -> bool:
@@ -170,7 +183,7 @@ class Drawer:
         With `end`, the starting point is interpolated between the two objects: at `way` 0 it is the first, at
         1 the other.
         """
-        middle, directions = self.objects.directions
+        middle, directions, _ = self.objects.principal
         start = middle if row is None else self.objects.latent[row]
         if end is not None:
             start = (1 - way) * start + way * self.objects.latent[end]
@@ -225,7 +238,7 @@ class Drawer:
                 f"the images of {self.store.directory} are unknown: restart with --images DIRECTORY, the one "
                 "that was given to `deepfits cutouts`"
             )
-        return Coadds.open(self.images_path, self.store)
+        return Coadds(self.images_path, self.store)
 
     def fit_dropped(self, image: np.ndarray, weight: np.ndarray | None) -> Dropped:
         """Fit a cutout ``(B, H, W)`` in nJy; a band that is all NaN or zero is missing.
@@ -269,6 +282,51 @@ class Drawer:
         return Dropped(
             features=columns,
             cutouts=cutouts,
-            picture=png(panels(image, weight, fitted, scene, self.noise), zoom=3),
+            picture=png(_panels(image, weight, fitted, scene, self.noise), zoom=3),
             missing=tuple(bands[b] for b in range(len(bands)) if not (weight[b] > 0).any()),
         )
+
+
+def _panels(
+    image: np.ndarray, weight: np.ndarray, fitted: np.ndarray, scene: np.ndarray, noise: np.ndarray
+) -> np.ndarray:
+    """Arrange one object in rows per band and columns: observed, best fit, residual in σ, noise-free image.
+
+    Images and weights are ``(B, H, W)``, nJy and nJy⁻²; the noise is ``(B,)``, nJy per pixel. The first row
+    of the picture, ``(B + 1, 4)`` tiles in [0, 1], combines all bands.
+    """
+    is_valid = weight > 0
+    residual = significance(image, fitted, weight)
+    observed = np.where(is_valid, image, np.nan)
+    seen, top = noise_where(observed, noise), top_of(observed, noise)
+    first = [
+        colour_composite(observed, seen, top=top),
+        colour_composite(fitted, seen, top=top),
+        diverging(combined(residual) / RESIDUAL_SIGMA),
+        colour_composite(scene, seen, top=top),
+    ]
+    rows = [first]
+    for band in range(len(image)):
+        level = noise[band] if np.isfinite(noise[band]) else max(1e-9, float(np.std(fitted[band])))
+        top = float(np.nanpercentile(fitted[band], 99.5)) if np.isfinite(fitted[band]).any() else 5 * level
+        pair = [np.where(is_valid[band], image[band], np.nan), fitted[band]]
+        rows.append(
+            [
+                *(grey(stretch(pixels, level, top)) for pixels in pair),
+                diverging(residual[band] / RESIDUAL_SIGMA),
+                grey(stretch(scene[band], level, top)),
+            ]
+        )
+    return lay_out([tile[::-1] for row in rows for tile in row], 4)
+
+
+def add_seeing_and_noise(
+    image: np.ndarray, *, fwhm_pixels: float, noise: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Convolve images, ``(N, B, H, W)``, with a round Gaussian, and add white noise of `noise`, ``(B,)``."""
+    if fwhm_pixels > 0:
+        from scipy.ndimage import gaussian_filter
+
+        sigma = fwhm_pixels / FWHM_PER_SIGMA
+        image = gaussian_filter(image, sigma=(0, 0, sigma, sigma), mode="nearest")
+    return image + rng.normal(size=image.shape) * np.nan_to_num(noise)[:, None, None]

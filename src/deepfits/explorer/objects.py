@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -52,22 +51,6 @@ _PREFIXES = {
 _NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnInfo:
-    """How the page displays a column, whose kind is ``"number"`` or ``"category"``.
-
-    For numbers, the 1st and 99th percentiles, and whether a logarithmic scale is better; for categories,
-    their values, commonest first.
-    """
-
-    name: str
-    kind: str
-    low: float = 0.0
-    high: float = 1.0
-    is_skewed: bool = False
-    categories: tuple[str, ...] = ()
-
-
 class Objects:
     """All objects with features, and everything known about them."""
 
@@ -102,27 +85,31 @@ class Objects:
         """Return a column, ``(N,)``."""
         return require_column(self.table, name, self.directory)
 
-    def describe(self, name: str) -> ColumnInfo:
-        """Return how to display a column."""
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return how the page displays a column, whose ``kind`` is ``"number"`` or ``"category"``.
+
+        For numbers, the 1st and 99th percentiles ``low`` and ``high``, and whether a logarithmic scale is
+        better (``is_skewed``); for ``categories``, their values, commonest first.
+        """
         values = self.column(name)
+        out = {"name": name, "kind": "number", "low": 0.0, "high": 1.0, "is_skewed": False, "categories": ()}
         if values.dtype.kind not in "fiub":
             categories, counts = np.unique(values.astype(str), return_counts=True)
             order = np.argsort(-counts, kind="stable")[:MAX_CATEGORIES]
-            return ColumnInfo(name=name, kind="category", categories=tuple(categories[order].tolist()))
-        numbers = values.astype(np.float64)
-        finite = numbers[np.isfinite(numbers)]
+            return out | {"kind": "category", "categories": categories[order].tolist()}
+        finite = values[np.isfinite(values)].astype(np.float64)
         if finite.size == 0:
-            return ColumnInfo(name=name, kind="number")
+            return out
         low, middle, high = (float(v) for v in np.percentile(finite, [1, 50, 99]))
         is_skewed = low > 0 and high / low > 30 and (high - middle) > 3 * (middle - low)
-        return ColumnInfo(name=name, kind="number", low=low, high=high, is_skewed=is_skewed)
+        return out | {"low": low, "high": high, "is_skewed": is_skewed}
 
-    def as_float32(self, info: ColumnInfo) -> np.ndarray:
-        """Return a column as numbers for the page: values, or indices of categories; NaN where unknown."""
-        values = self.column(info.name)
-        if info.kind == "number":
+    def as_float32(self, info: Mapping[str, Any]) -> np.ndarray:
+        """Return a described column as numbers: values, or indices of categories; NaN where unknown."""
+        values = self.column(info["name"])
+        if info["kind"] == "number":
             return values.astype(np.float32)
-        index = {text: number for number, text in enumerate(info.categories)}
+        index = {text: number for number, text in enumerate(info["categories"])}
         return np.array([index.get(text, np.nan) for text in values.astype(str).tolist()], dtype=np.float32)
 
     def facts(self, row: int) -> dict[str, Any]:
@@ -184,7 +171,7 @@ class Objects:
                 self.table.add(f"{label}.{name}", take_rows(np.asarray(values), other))
                 added.append(f"{label}.{name}")
         self.table.add(f"{label}.separation_arcsec", separation)
-        rows = np.flatnonzero(other >= 0)
+        rows = np.flatnonzero(other >= 0).tolist()
         unmatched = np.flatnonzero((nearest < 0) & np.isfinite(ra) & np.isfinite(dec))
         return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}, unmatched
 
@@ -238,7 +225,7 @@ class Objects:
             for red in bands[number + 1 : number + 5]:  # all of five bands, but not thousands of fifty
                 table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
-            table.add(f"pc{number + 1}", partial(lambda n: self.components[:, n], number))
+            table.add(f"pc{number + 1}", partial(lambda n: self.principal[2][:, n], number))
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
 
@@ -256,18 +243,12 @@ class Objects:
 
     # Maps
 
-    @property
-    def components(self) -> np.ndarray:
-        """Principal components of the latents, ``(N, NUM_COMPONENTS)``; NaN for objects without a fit."""
-        return self._principal[2]
-
-    @property
-    def directions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean latent ``(L,)`` and principal directions ``(NUM_COMPONENTS, L)``, each one σ long."""
-        return self._principal[:2]
-
     @cached_property
-    def _principal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def principal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean latent, principal directions, each one σ long, and the components of all objects along them.
+
+        ``(L,)``, ``(NUM_COMPONENTS, L)`` and ``(N, NUM_COMPONENTS)``; NaN for objects without a fit.
+        """
         good = self.latent[self.is_fitted]
         middle = good.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = good - middle

@@ -64,7 +64,8 @@ _POLICY = (
     "script-src 'self' 'unsafe-eval'; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 
-Handler = Callable[[Request], Response]
+Content = Response | dict[str, Any] | bytes
+Handler = Callable[[Request], Content]
 
 
 def make_app(
@@ -130,7 +131,7 @@ def _guarded(
                 request.state.body = await _body(request)
             if before is not None:
                 await before()
-            answer = await run_in_threadpool(handler, request)
+            answer = await run_in_threadpool(lambda: _response(handler(request)))
         except InputError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except (ValueError, KeyError, TypeError) as error:
@@ -161,23 +162,21 @@ class _Explorer:
         html = (resources.files("deepfits.explorer") / "static" / "index.html").read_text("utf-8")
         return Response(html, media_type="text/html")
 
-    def about(self, request: Request) -> Response:
+    def about(self, request: Request) -> dict[str, Any]:
         objects, store = self.objects, self.objects.store
-        return JSONResponse(
-            {
-                "title": self.title,
-                "num_objects": len(objects),
-                "num_fitted": int(objects.is_fitted.sum()),
-                "columns": objects.names,
-                "words": {name: text for name in objects.names if (text := self._words(name))},
-                "bands": list(objects.bands if store is None else store.info.bands),
-                "has_pictures": store is not None,
-                "num_directions": len(objects.directions[1]),
-                "num_tagged": len(objects.tags),
-                "umap": self.umap_state,
-                "samp": self.is_samp,
-            }
-        )
+        return {
+            "title": self.title,
+            "num_objects": len(objects),
+            "num_fitted": int(objects.is_fitted.sum()),
+            "columns": objects.names,
+            "words": {name: text for name in objects.names if (text := self._words(name))},
+            "bands": list(objects.bands if store is None else store.info.bands),
+            "has_pictures": store is not None,
+            "num_directions": len(objects.principal[1]),
+            "num_tagged": len(objects.tags),
+            "umap": self.umap_state,
+            "samp": self.is_samp,
+        }
 
     def _words(self, name: str) -> str:
         """Describe a column and its table of origin."""
@@ -185,74 +184,75 @@ class _Explorer:
         words = describe_column(name, self.objects.table.describe(name))
         return "; ".join(part for part in (words, f"from {origin}" if origin else "") if part)
 
-    def drawer(self, request: Request) -> Response:
+    def drawer(self, request: Request) -> dict[str, Any]:
         """Return what can be drawn, once the model is loaded."""
         drawer = None if self.objects.store is None else self._ready()
         has_model = drawer is not None and drawer.model is not None
-        return JSONResponse(
-            {
-                "has_model": has_model,
-                "has_scenes": drawer is not None and drawer.draws_scenes,
-                "has_images": has_model and drawer is not None and drawer.images_path is not None,
-                "drawn_fwhm_arcsec": None if drawer is None else drawer.drawn_fwhm_arcsec,
-            }
-        )
+        return {
+            "has_model": has_model,
+            "has_scenes": drawer is not None and drawer.draws_scenes,
+            "has_images": has_model and drawer is not None and drawer.images_path is not None,
+            "drawn_fwhm_arcsec": None if drawer is None else drawer.drawn_fwhm_arcsec,
+        }
 
     def column(self, request: Request) -> Response:
         """Send a column as little-endian float32, with how to display it in a header."""
         info = self.objects.describe(request.path_params["name"])
         body = self.objects.as_float32(info).astype("<f4").tobytes()
-        headers = {"X-Column": json.dumps(vars(info)), "Content-Encoding": "identity"}  # hardly compressible
+        headers = {"X-Column": json.dumps(info), "Content-Encoding": "identity"}  # hardly compressible
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    def object(self, request: Request) -> Response:
+    def object(self, request: Request) -> dict[str, Any]:
         row = self._row(request.path_params["row"])
-        facts = self.objects.facts(row)
-        identity = json_value(self.objects.object_id[row])
-        latent = [json_value(value) for value in self.objects.latent[row].astype(float)]
-        tag = self.objects.tags.get(str(self.objects.object_id[row]))
+        identity = str(self.objects.object_id[row])
         pdf, why = self.objects.redshift(row)
-        answer = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
-        return JSONResponse({**answer, "redshift": pdf, "why": why})
+        return {
+            "row": row,
+            "object_id": identity,
+            "facts": self.objects.facts(row),
+            "latent": [json_value(value) for value in self.objects.latent[row].astype(float)],
+            "tag": self.objects.tags.get(identity),
+            "redshift": pdf,
+            "why": why,
+        }
 
-    def panels(self, request: Request) -> Response:
-        row = self._row(request.path_params["row"])
-        return _png(self._ready().panels(row))
+    def panels(self, request: Request) -> bytes:
+        return self._ready().panels(self._row(request.path_params["row"]))
 
-    def strip(self, request: Request) -> Response:
+    def strip(self, request: Request) -> bytes:
         text = request.query_params["rows"]
         rows = [self._row(int(row)) for row in text.split(",")[:MAX_PICTURES]]
         columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
-        return _png(self._ready().strip(rows, columns=columns))
+        return self._ready().strip(rows, columns=columns)
 
-    def walk(self, request: Request) -> Response:
+    def walk(self, request: Request) -> bytes:
         query = request.query_params
         row, end = (self._row(int(query[name])) if query.get(name) else None for name in ("row", "end"))
         offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
         way, seen = _bounded(query.get("way", "0"), 2), _seeing_and_noise(query)
-        return _png(self._ready().walk(row, offsets, end=end, way=way, **seen))
+        return self._ready().walk(row, offsets, end=end, way=way, **seen)
 
-    def between(self, request: Request) -> Response:
+    def between(self, request: Request) -> bytes:
         query = request.query_params
         first, second = (self._row(int(query[name])) for name in ("first", "second"))
-        return _png(self._ready().between(first, second, **_seeing_and_noise(query)))
+        return self._ready().between(first, second, **_seeing_and_noise(query))
 
-    def odd(self, request: Request) -> Response:
+    def odd(self, request: Request) -> dict[str, Any]:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
         where = request.query_params.getlist("where") or None
         everything = request.query_params.get("everything") == "1"
         ranking = rank(self.objects, number, self.objects.satisfying(where), everything=everything)
         columns = zip(ranking.rows.tolist(), ranking.score.tolist(), ranking.why, strict=True)
         answer = [{"row": row, "score": score, "why": why} for row, score, why in columns]
-        return JSONResponse({"objects": answer, "left_out": ranking.left_out})
+        return {"objects": answer, "left_out": ranking.left_out}
 
-    def find(self, request: Request) -> Response:
+    def find(self, request: Request) -> dict[str, Any]:
         """Find an object by its identity or its position."""
         what = request.query_params["what"].strip()[:200]
         row, separation = self.objects.find(what)
-        return JSONResponse({"row": row} | ({} if separation is None else {"separation_arcsec": separation}))
+        return {"row": row} | ({} if separation is None else {"separation_arcsec": separation})
 
-    def neighbours(self, request: Request) -> Response:
+    def neighbours(self, request: Request) -> dict[str, Any]:
         content = _json(request)
         like = [self._row(row) for row in content["like"]]
         unlike = [self._row(row) for row in content.get("unlike", [])]
@@ -266,7 +266,7 @@ class _Explorer:
             magnitude_window=None if window is None else float(window),
             allowed=self.objects.satisfying(where),
         )
-        return JSONResponse(_nearest(rows, distance))
+        return _nearest(rows, distance)
 
     def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
@@ -277,20 +277,18 @@ class _Explorer:
         body, ending, media = selection_file(self.objects, rows, kind)
         return _attachment(body, f"selection{ending}", media)
 
-    def tag(self, request: Request) -> Response:
+    def tag(self, request: Request) -> dict[str, Any]:
         content = _json(request)
-        rows = [self._row(row) for row in content["rows"]]
-        self.objects.tag(rows, content.get("tag"))
-        return JSONResponse({"num_tagged": len(self.objects.tags)})
+        self.objects.tag([self._row(row) for row in content["rows"]], content.get("tag"))
+        return {"num_tagged": len(self.objects.tags)}
 
-    def overlay(self, request: Request) -> Response:
+    def overlay(self, request: Request) -> dict[str, Any]:
         radius = _bounded(request.query_params.get("radius", "1"), 3600)
         name, content = _file_name(request), request.state.body
         result, self._unmatched = _overlay(self.objects, name, content, radius)
         places = np.stack([self._unmatched[axis][:MAX_MARKS] for axis in ("ra", "dec")], axis=1)
         number = len(self._unmatched["ra"])
-        answer = {"rows": result["rows"].tolist(), "num_unmatched": number, "unmatched": places.tolist()}
-        return JSONResponse({**result, **answer})
+        return {**result, "num_unmatched": number, "unmatched": places.tolist()}
 
     def unmatched(self, request: Request) -> Response:
         """Send the rows of the last overlay that match no object, as CSV."""
@@ -298,19 +296,18 @@ class _Explorer:
             raise InputError("there are no unmatched positions of an overlay")
         return _attachment(_table_file(self._unmatched, ".csv"), "unmatched.csv")
 
-    def upload(self, request: Request) -> Response:
+    def upload(self, request: Request) -> dict[str, Any]:
         """Fit an uploaded cutout."""
         image, weight = read_dropped(_file_name(request), request.state.body)
         return self._fitted(self._ready().fit_dropped(image, weight))
 
-    def position(self, request: Request) -> Response:
+    def position(self, request: Request) -> dict[str, Any]:
         """Make a cutout at a position, and fit it."""
-        content = _json(request)
-        place = read_place(str(content["place"])[:200])
+        place = read_place(str(_json(request)["place"])[:200])
         return self._fitted(self._ready().fit_position(*place))
 
-    def _fitted(self, dropped: Dropped) -> Response:
-        """Send the picture of a fit, χ², fluxes, missing bands, redshift and nearest objects."""
+    def _fitted(self, dropped: Dropped) -> dict[str, Any]:
+        """Return the picture of a fit, χ², fluxes, missing bands, redshift and nearest objects."""
         objects, redshift, why = self.objects, None, ""
         if objects.distributions and objects.store is not None:
             try:
@@ -332,9 +329,9 @@ class _Explorer:
             "why": why,
             "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
         }
-        return JSONResponse(answer | _nearest(rows, distance))
+        return answer | _nearest(rows, distance)
 
-    def samp(self, request: Request) -> Response:
+    def samp(self, request: Request) -> dict[str, Any]:
         """Send the selection to SAMP clients for tables, or a position to those for the sky."""
         content = _json(request)
         if not self.is_samp:
@@ -344,7 +341,7 @@ class _Explorer:
             names = samp.send_position(*self.objects.place(int(rows[0])))
         else:
             names = self._send_table(rows)
-        return JSONResponse({"sent_to": names})
+        return {"sent_to": names}
 
     def _send_table(self, rows: np.ndarray) -> list[str]:
         """Write the table to a temporary file, which is kept until the explorer ends, and send it."""
@@ -355,7 +352,7 @@ class _Explorer:
         path.write_bytes(selection_file(self.objects, rows, "votable")[0])
         return samp.send_table(path, f"{self.title}: {len(rows)} selected")
 
-    def umap(self, request: Request) -> Response:
+    def umap(self, request: Request) -> dict[str, Any]:
         """Start a UMAP in the background, or return its state."""
         with self._starting:
             if self.umap_state in ("absent", "failed"):
@@ -364,7 +361,7 @@ class _Explorer:
                     raise InputError(f"UMAP needs umap-learn: {how}")
                 self.umap_state = "running"
                 threading.Thread(target=self._make_umap, daemon=True).start()
-        return JSONResponse({"state": self.umap_state})
+        return {"state": self.umap_state}
 
     def _make_umap(self) -> None:
         try:
@@ -395,8 +392,11 @@ class _Explorer:
         return np.array([self._row(row) for row in rows[:MAX_ROWS]], dtype=np.int64)
 
 
-def _png(content: bytes) -> Response:
-    return Response(content, media_type="image/png")
+def _response(content: Content) -> Response:
+    """Return a dictionary as JSON, and bytes as PNG."""
+    if isinstance(content, bytes):
+        return Response(content, media_type="image/png")
+    return JSONResponse(content) if isinstance(content, dict) else content
 
 
 def _attachment(body: bytes, name: str, media_type: str = "application/octet-stream") -> Response:

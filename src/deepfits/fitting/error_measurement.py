@@ -29,8 +29,7 @@ from deepfits.fitting.measuring import measure, measured_alone, oddities, total_
 from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
 from deepfits.fitting.own_light import OwnFluxes, inverse_noise, own_light, soft_circles, symmetric
-from deepfits.fitting.scores import latent_distance
-from deepfits.fitting.similarity import learn_nuisance
+from deepfits.fitting.similarity import latent_distance, learn_nuisance
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.observation import Sight
 from deepfits.photometry import aperture_flux, robust_scatter

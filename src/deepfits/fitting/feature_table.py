@@ -15,7 +15,7 @@ from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.measuring import discriminator_score, measure, oddities
 from deepfits.fitting.model_error import FLUXES
 from deepfits.fitting.own_light import OwnFluxes
-from deepfits.fitting.scores import latent_distance, shrink_latents
+from deepfits.fitting.similarity import latent_distance, shrink_latents
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.passbands import COLUMN
 from deepfits.photometry import aperture_names, growth_circles, growth_radii

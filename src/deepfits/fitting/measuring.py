@@ -23,7 +23,7 @@ from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.oddity import PARTS, UNUSUAL_LATENT, residual_figures, score
 from deepfits.fitting.own_light import joined_with_data, own_light, soft_circles, total_radius, wings
 from deepfits.fitting.posterior import Posterior, laplace
-from deepfits.fitting.scores import latent_distance
+from deepfits.fitting.similarity import latent_distance
 from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
 
 BATCH = 32
