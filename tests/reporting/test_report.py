@@ -14,11 +14,17 @@ from deepfits.photometry import ab_magnitude, aperture_flux, circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, noise_where, top_of
 from deepfits.reporting import redshift_section
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
+from deepfits.reporting.held_out import (
+    FAINT,
+    FitResult,
+    HeldOut,
+    central_circle,
+    choose_examples,
+    reduced_chi2,
+)
 from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
-from deepfits.reporting.page import Page, PageTable, Picture, Section, single, write_page
-from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
+from deepfits.reporting.page import PageTable, Picture, Section, single, write_page
 from deepfits.survey.store import Cutouts, StoreInfo
 
 
@@ -108,8 +114,8 @@ def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     )
     table = PageTable(columns=["a", "b"], rows=[["<script>", "2"]])
     section = Section(title="Part", paragraphs=["Some words."], tables=[table], pictures=[picture])
-    page = Page(title="T", headline=[("12", "objects")], sections=[section], footer=["end"])
-    path = write_page(tmp_path / "report", page)
+    about = {"title": "T", "headline": [("12", "objects")], "footer": ["end"]}
+    path = write_page(tmp_path / "report", sections=[section], **about)
     html = path.read_text()
     assert "&lt;script&gt;" in html
     assert "<script>" not in html
@@ -146,9 +152,8 @@ def held_out(number=60, seed=0):
     chi2 = ((image - clean) ** 2).sum((2, 3))
     fit = FitResult(
         chi2=chi2.sum(1),
-        dof=np.full(number, 512),
-        chi2_band=chi2,
-        dof_band=np.full((number, 2), 256),
+        reduced=chi2.sum(1) / 512,
+        reduced_band=chi2 / 256,
         status=np.full(number, "converged"),
         num_steps=np.full(number, 9),
         latent=latent,
@@ -184,7 +189,7 @@ def test_brightness_is_that_in_a_band_with_data():
 def test_objects_that_were_not_fitted_are_not_counted():
     held, fit = held_out()
     is_left_out = np.arange(60) % 3 == 0
-    for values in (fit.chi2, fit.central):
+    for values in (fit.chi2, fit.reduced, fit.central):
         values[is_left_out] = np.nan
     shown = chi2_summary(held, {"both": fit})
     for one in shown.values():

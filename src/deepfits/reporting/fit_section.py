@@ -103,9 +103,8 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
         cells = [mode, *(format_number(_median(values[which])) for which in ranges.values())]
         if mode in fits:
             fit = fits[mode]
-            per_band = fit.chi2_band / np.where(fit.dof_band > 0, fit.dof_band, np.nan)
             done = fit.status[fit.status != ""]
-            cells += [format_number(_median(per_band[:, b])) for b in range(len(held.bands))]
+            cells += [format_number(_median(values)) for values in fit.reduced_band.T]
             cells += [format_number(_median(fit.num_steps), "{:.0f}")]
             cells += [f"{np.mean(done == 'converged'):.0%}" if done.size else ""]
         rows.append([*cells, *[""] * (len(ranges) + len(held.bands) + 3 - len(cells))])

@@ -1,4 +1,4 @@
-"""Observations and fits of the held-out objects that the report shows.
+"""Observations and fits of the held-out objects that the report shows, and which of them figures show.
 
 Shapes: N held-out objects, B bands, H, W pixels, L latent dimensions.
 """
@@ -23,6 +23,7 @@ RULE = (
 UNSEEN = "Measured on held-out objects, which the networks never saw."
 MIN_IN_BIN = 5
 APERTURE_ARCSEC = 1.0
+BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal-to-noise ratio of objects in figures
 
 
 def central_circle(size: int, pixel_scale_arcsec: float) -> np.ndarray:
@@ -97,9 +98,8 @@ class FitResult:
     """Results of one mode of the fit for the held-out objects, in their order."""
 
     chi2: np.ndarray  # (N,); NaN where the object was not fitted
-    dof: np.ndarray  # (N,)
-    chi2_band: np.ndarray  # (N, B)
-    dof_band: np.ndarray  # (N, B)
+    reduced: np.ndarray  # (N,): χ² per valid pixel
+    reduced_band: np.ndarray  # (N, B): the same in each band
     status: np.ndarray  # (N,) strings
     num_steps: np.ndarray
     latent: np.ndarray  # (N, L)
@@ -107,11 +107,32 @@ class FitResult:
     central: np.ndarray  # (N,), reduced χ² in the centre; NaN where it was not measured
     drawn: Mapping[int, np.ndarray]  # fitted image (B, H, W), nJy, of each object shown in a figure, by index
 
-    @property
-    def reduced(self) -> np.ndarray:
-        """Reduced χ², ``(N,)``."""
-        return self.chi2 / np.where(self.dof > 0, self.dof, np.nan)
-
     def images(self, which: np.ndarray) -> np.ndarray:
         """Return the fitted images of objects shown in figures, ``(n, B, H, W)``."""
         return np.stack([self.drawn[int(index)] for index in which])
+
+
+def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarray) -> np.ndarray:
+    """Return χ² per valid pixel, ``(N,)``, of a model of images ``(N, B, H, W)``."""
+    number = (weight > 0).sum(axis=(1, 2, 3))
+    residual = np.asarray(image - model, dtype=np.float64)  # a fit that failed may draw 10²⁰ nJy
+    chi2 = (residual**2 * weight).sum(axis=(1, 2, 3))
+    return np.where(number > 0, chi2 / np.maximum(number, 1), np.nan)
+
+
+def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, float] = BRIGHT) -> np.ndarray:
+    """Choose up to `number` objects at evenly spaced quantiles of `ranking`, highest first.
+
+    The ranking, ``(N,)``, is by signal-to-noise ratio; objects with NaN are not eligible.
+
+    Examples
+    --------
+    >>> choose_examples(np.arange(101.0), 3).tolist()
+    [99, 90, 80]
+    """
+    eligible = np.flatnonzero(np.isfinite(ranking))
+    if eligible.size <= number:
+        return eligible[np.argsort(-ranking[eligible], kind="stable")]
+    order = eligible[np.argsort(ranking[eligible], kind="stable")]
+    places = np.linspace(*quantiles, number) * (len(order) - 1)
+    return order[np.unique(np.round(places).astype(int))[::-1]]

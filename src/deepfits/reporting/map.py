@@ -42,11 +42,6 @@ class Map:
         source = resources.files("deepfits") / "explorer" / "static" / "regl-scatterplot.js"
         return _EXPORT.sub(r"const createScatterplot = \1;", source.read_text("utf-8"))
 
-    @property
-    def script(self) -> str:
-        """Script that makes a map with the engine."""
-        return (resources.files("deepfits.reporting") / "templates" / "map.js").read_text("utf-8")
-
 
 def principal_components(latent: np.ndarray) -> np.ndarray:
     """Return two principal components of latents, ``(N, L)``, scaled to [−1, 1]; NaN for NaN latents."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -50,31 +50,31 @@ def format_number(value: float | None, form: str = "{:.3f}") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of the page: paragraphs, tables, commands with descriptions, map, pictures, in this order."""
+    """A section of the page, in this order; `commands` are those of deepfits, with descriptions."""
 
     title: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[PageTable] = ()
-    commands: Sequence[tuple[str, str]] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
     map: Map | None = None
     pictures: Sequence[Picture] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """A report. `headline` has pairs of a number and its description, shown in large type at the top."""
+def write_page(
+    directory: Path,
+    *,
+    title: str,
+    headline: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    footer: Sequence[str],
+) -> Path:
+    """Write ``index.html`` with all figures embedded, and each figure as PNG and PDF under ``figures/``.
 
-    title: str
-    headline: Sequence[tuple[str, str]]
-    sections: Sequence[Section]
-    footer: Sequence[str] = ()
-
-
-def write_page(directory: str | Path, page: Page) -> Path:
-    """Write ``index.html`` with all figures embedded, and each figure as PNG and PDF under ``figures/``."""
-    directory = Path(directory)
+    `headline` has pairs of a number and its description, shown in large type at the top.
+    """
+    about = {"title": title, "headline": headline, "sections": sections, "footer": footer}
     embedded: dict[str, str] = {}
-    for section in page.sections:
+    for section in sections:
         for picture in section.pictures:
             buffer = BytesIO()
             save(picture.figure, buffer, format="png", dpi=DOTS_PER_INCH)
@@ -90,6 +90,6 @@ def write_page(directory: str | Path, page: Page) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html").render(page=page, embedded=embedded)
+    html = environment.get_template("report.html").render(about, embedded=embedded)
     write_text(directory / "index.html", html)
     return directory / "index.html"

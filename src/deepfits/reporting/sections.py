@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 
 from deepfits import plot
 from deepfits.photometry import ab_magnitude
-from deepfits.reporting.held_out import APERTURE_ARCSEC, HeldOut
+from deepfits.reporting.held_out import APERTURE_ARCSEC, HeldOut, choose_examples
 from deepfits.reporting.page import PageTable, Picture, Section, single
-from deepfits.reporting.selection import choose_examples
 from deepfits.tables import as_conditions
 
 MAX_ON_SHEET, SHEET_COLUMNS = 160, 16
@@ -120,24 +119,17 @@ def _fact(value: Any) -> str:
 
 def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: bool) -> Section:
     """Return the section on what can be done with the results."""
-    labels = f"deepfits redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
-    commands = [
-        (
-            f"deepfits explore {run}",
-            "All objects on one page: a map, neighbours, your own catalogue overlaid.",
-        ),
-        (f"deepfits odd {run}", "Images of the oddest objects, and what is odd about them."),
-        (f"deepfits similar {run} --id {example}", "Objects most similar to one of your choice."),
-        (f"deepfits show {run} --id {example}", "Image, best fit and residual of any object."),
-        (
-            f"deepfits export {run} --out galaxies.fits",
-            "Everything in one catalogue, for TOPCAT or your own programs.",
-        ),
-        (labels, "Redshifts, given a table with z_spec for some of the objects."),
-    ]
-    if example is None:
-        commands = [pair for pair in commands if "--id" not in pair[0]]
+    commands = {
+        f"explore {run}": "All objects on one page: a map, neighbours, your own catalogue overlaid.",
+        f"odd {run}": "Images of the oddest objects, and what is odd about them.",
+    }
+    if example is not None:
+        commands[f"similar {run} --id {example}"] = "Objects most similar to one of your choice."
+        commands[f"show {run} --id {example}"] = "Image, best fit and residual of any object."
+    catalogue = "Everything in one catalogue, for TOPCAT or your own programs."
+    commands[f"export {run} --out galaxies.fits"] = catalogue
+    if not has_redshifts:
+        labels = f"redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
+        commands[labels] = "Redshifts, given a table with z_spec for some of the objects."
     words = "All figures are in figures/, next to this page, as PNG and PDF; summary.json has the numbers."
-    return Section(
-        title="Next steps", paragraphs=[words], commands=commands[:-1] if has_redshifts else commands
-    )
+    return Section(title="Next steps", paragraphs=[words], commands=commands)

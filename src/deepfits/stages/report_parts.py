@@ -26,10 +26,16 @@ from deepfits.photometry import aperture_flux
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.fit_section import chi2_summary, fit_section
-from deepfits.reporting.held_out import FitResult, HeldOut, central_circle
+from deepfits.reporting.held_out import (
+    FAINT,
+    FitResult,
+    HeldOut,
+    central_circle,
+    choose_examples,
+    reduced_chi2,
+)
 from deepfits.reporting.latent_section import latent_section
-from deepfits.reporting.page import Page, Section, write_page
-from deepfits.reporting.selection import FAINT, choose_examples, reduced_chi2
+from deepfits.reporting.page import Section, write_page
 from deepfits.results import read_record, require_finished, warn_of_other_inputs
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
@@ -108,13 +114,9 @@ def write_report(config: Any) -> Path:
         redshifts, summary["redshift"] = _redshifts(run)
         example, has_redshifts = next(iter(examples), None), bool(summary["redshift"])
         parts += [redshifts, sections.next_section(run, store, example, has_redshifts=has_redshifts)]
-        page = Page(
-            title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
-            headline=_headline(summary),
-            sections=parts,
-            footer=_footer(run),
-        )
-        path = write_page(target, page)
+        title = config.title or f"deepfits: {opened.info.survey or run.resolve().name}"
+        headline, footer = _headline(summary), _footer(run)
+        path = write_page(target, title=title, headline=headline, sections=parts, footer=footer)
         write_json(target / "summary.json", summary)
         task.advance()
     return path
@@ -252,8 +254,9 @@ def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
     def column(name: str) -> np.ndarray:
         return np.where(rows >= 0, table[name].to_numpy().astype(float)[rows], np.nan)
 
-    def band_columns(name: str) -> np.ndarray:
-        return np.stack([column(f"{name}_{band}") for band in held.bands], axis=1)
+    def reduced(of: str = "") -> np.ndarray:
+        dof = column(f"dof{of}")
+        return column(f"chi2{of}") / np.where(dof > 0, dof, np.nan)
 
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
     latent, embedding = (
@@ -263,9 +266,8 @@ def _read_fit(directory: Path, model: Model, held: HeldOut) -> FitResult:
     central, drawn = _draw_best_fits({"latent": latent, **amplitude}, model, held)
     return FitResult(
         chi2=column("chi2"),
-        dof=column("dof"),
-        chi2_band=band_columns("chi2"),
-        dof_band=band_columns("dof"),
+        reduced=reduced(),
+        reduced_band=np.stack([reduced(f"_{band}") for band in held.bands], axis=1),
         status=np.where(rows >= 0, status, "").astype(str),
         num_steps=column("num_steps"),
         latent=latent,
