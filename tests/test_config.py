@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
-from deepfits.config import Range, arguments, check, convert, from_mapping, read_toml, to_mapping
+from deepfits.config import Range, arguments, as_json, check, convert, from_mapping, read_toml
 from deepfits.errors import InputError
 from deepfits.files import json_lines, read_arrays, read_json
 
@@ -66,7 +66,7 @@ def test_a_full_round_trip():
     assert survey.out == Path("x/y")
     assert math.isnan(survey.seeing[1])
     assert list(survey.zero_point) == [27.0, 30.5]
-    back = json.loads(json.dumps(to_mapping(survey), allow_nan=False))
+    back = json.loads(json.dumps(as_json(survey), allow_nan=False))
     assert back["seeing"] == [0.7, None]
     again = from_mapping(Survey, back, where="s.toml")
     assert (again.bands, again.more, again.steps) == (survey.bands, {"a": 3}, 7)

@@ -132,11 +132,6 @@ def check(config: Any, *, where: str, fields_of: Any = None) -> None:
             object.__setattr__(config, name, checked)
 
 
-def to_mapping(config: Any) -> dict[str, Any]:
-    """Convert a dataclass to types of JSON and TOML: paths to strings, tuples to lists, NaN to None."""
-    return {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
-
-
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """Return the members of a type hint, with unions flattened and ``Annotated`` removed."""
     while typing.get_origin(hint) is Annotated:
@@ -150,7 +145,7 @@ class Stored:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; NaN becomes None."""
-        return to_mapping(self)
+        return cast(dict[str, Any], as_json(self))
 
     @classmethod
     def from_json(cls, content: Any, where: str | Path = "") -> Self:
@@ -177,9 +172,9 @@ def parse_toml(text: str, *, where: str | Path, what: str = "file") -> dict[str,
 
 
 def as_json(value: Any) -> Any:
-    """Convert a value to types of JSON and TOML."""
+    """Convert a value, or a dataclass, to types of JSON and TOML; paths become strings, and NaN None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_mapping(value)
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, enum.Enum):
         return as_json(value.value)
     if isinstance(value, Mapping):

@@ -24,7 +24,7 @@ from deepfits.models.sight import require_psf
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
-from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
+from deepfits.stages.fit_work import FittingWork, Selection
 from deepfits.stages.parameters import Cutting, images_at, require_catalogue
 from deepfits.stages.stage import part_of
 from deepfits.survey import describing
@@ -219,6 +219,6 @@ class CoaddWork(FittingWork):
             images = fields.open(shard.content.field_index)
             cutouts = cut_task(images, shard.content, self.plan, self.info)
             check_cutouts(cutouts, self.info, shard.name)
-            write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
+            self.write(shard, *self.fitted(fitter, cutouts, shard, advance))
 
         return process

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
 
     Reading = Callable[[Shard], Cutouts]
+    Written = tuple[dict[str, np.ndarray], dict[str, np.ndarray], Sequence[str]]
+    """Columns, images and bands, as `ModelWork.write` takes them."""
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +163,30 @@ class ModelWork(ABC):
 
         return Fitter(model, self.settings, info, threads=self.threads or threads)
 
+    def write(
+        self,
+        shard: Shard,
+        columns: Mapping[str, np.ndarray],
+        planes: Mapping[str, np.ndarray],
+        bands: Sequence[str],
+    ) -> None:
+        """Write the columns of a table, and images ``(N, B, H, W)`` in nJy, if any, as HDF5.
+
+        The table is written last, so that its presence means that all is written.
+        """
+        import h5py
+
+        path = Path(self.out) / f"{shard.name}.parquet"
+        if planes:
+            with writing_hdf5(path.with_suffix(".h5")) as file:
+                file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
+                identity = columns["object_id"]
+                is_text = identity.dtype.kind in "US"
+                file["object_id"] = identity.astype(h5py.string_dtype()) if is_text else identity
+                for name, values in planes.items():
+                    file[name] = values
+        features.write_shard(path, columns, shard.made_from)
+
     def of_store(self, store: str, model: Model, threads: int | None) -> tuple[Reading, Fitter]:
         """Return the function that reads a shard of a store in the model's bands, and the fitter for it."""
         from deepfits.survey.store import read_info
@@ -178,8 +204,8 @@ class FittingWork(ModelWork):
     start: str | None = None
     reconstructions: bool = False
 
-    def fitted(self, fitter: Fitter, cutouts: Cutouts, shard: Shard, advance: Advance) -> FittedShard:
-        """Fit cutouts, and return their features."""
+    def fitted(self, fitter: Fitter, cutouts: Cutouts, shard: Shard, advance: Advance) -> Written:
+        """Fit cutouts, and return their features, and the best-fit images if these are wanted."""
         from deepfits.fitting.feature_table import feature_table
         from deepfits.survey.neighbours import with_neighbours
 
@@ -190,7 +216,7 @@ class FittingWork(ModelWork):
         if self.reconstructions:
             drawn = fitter.reconstruct(fitted)
             planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
-        return FittedShard(columns, planes, fitter.info.bands)
+        return columns, planes, fitter.info.bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +231,7 @@ class FitWork(FittingWork):
         return Parts(
             read,
             lambda shard, cutouts, advance: self.fitted(fitter, cutouts, shard, advance),
-            lambda shard, fitted: write_fitted(fitted, Path(self.out), shard),
+            lambda shard, fitted: self.write(shard, *fitted),
         )
 
 
@@ -234,34 +260,3 @@ def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.
     if columns is None or (match_identities(object_id, columns["object_id"]) < 0).any():
         columns = features.read_features(directory, ["object_id", "latent"])
     return take_rows(columns["latent"], match_identities(object_id, columns["object_id"]))
-
-
-@dataclass(frozen=True)
-class FittedShard:
-    """Results for one shard: columns of the features, and images ``(N, B, H, W)`` to write, if any."""
-
-    columns: dict[str, np.ndarray]
-    planes: dict[str, np.ndarray]
-    bands: Sequence[str]
-
-
-def write_fitted(fitted: FittedShard, out: Path, shard: Shard) -> None:
-    """Write the results of a shard; the table is written last, so that its presence means all is written."""
-    path = out / f"{shard.name}.parquet"
-    if fitted.planes:
-        write_images(path.with_suffix(".h5"), fitted.columns["object_id"], fitted.planes, fitted.bands)
-    features.write_shard(path, fitted.columns, shard.made_from)
-
-
-def write_images(
-    path: Path, object_id: np.ndarray, planes: Mapping[str, np.ndarray], bands: Sequence[str]
-) -> None:
-    """Write images, ``(N, B, H, W)`` in nJy, to HDF5 atomically."""
-    import h5py
-
-    with writing_hdf5(path) as file:
-        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
-        is_text = object_id.dtype.kind in "US"
-        file["object_id"] = object_id.astype(h5py.string_dtype()) if is_text else object_id
-        for name, values in planes.items():
-            file[name] = values

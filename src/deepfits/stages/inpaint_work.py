@@ -25,7 +25,7 @@ from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard, thread_safe
 from deepfits.splits import evenly_spaced, is_held_out
-from deepfits.stages.fit_work import FittedShard, ModelWork, write_fitted
+from deepfits.stages.fit_work import ModelWork
 from deepfits.survey.coverage import have_data
 from deepfits.survey.store import Cutouts, CutoutStore
 
@@ -60,7 +60,7 @@ class InpaintWork(ModelWork):
             calibrations = self.calibrations
             columns, predicted = predict(fitter, read(shard), hidden, advance, calibrations=calibrations)
             planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]} if self.images else {}
-            write_fitted(FittedShard(columns, planes, self.bands), Path(self.out), shard)
+            self.write(shard, columns, planes, self.bands)
 
         return process
 

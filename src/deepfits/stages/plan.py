@@ -39,16 +39,6 @@ class Device:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Cost of one object."""
-
-    flop: float  # floating-point operations of fit and errors
-    words: str  # settings for which this was measured
-    overhead_seconds: float  # time for reading and writing
-    feature_bytes: float  # size of the features on disk
-
-
 @dataclass(frozen=True)
 class Line:
     """One line of a plan; `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
@@ -134,12 +124,14 @@ def plan(config: PlanConfig) -> Plan:
 
     loaded = Model.load(config.model)
     cost = cost_of(loaded)
-    is_measured = config.device == "measured"
-    device = measure_core(loaded, cost, config.progress) if is_measured else named_device(config.device)
+    if config.device == "measured":
+        device = measure_core(loaded, cost["flop"], config.progress)
+    else:
+        device = named_device(config.device)
     return Plan(tuple(_lines(config, loaded, device, cost)))
 
 
-def _lines(config: PlanConfig, model: Model, device: Device, cost: Cost) -> list[Line]:
+def _lines(config: PlanConfig, model: Model, device: Device, cost: dict[str, Any]) -> list[Line]:
     """Estimate the resources for a survey.
 
     The rate follows from the sustained floating-point performance of a device, the operations per object, and
@@ -149,13 +141,13 @@ def _lines(config: PlanConfig, model: Model, device: Device, cost: Cost) -> list
     """
     bands, size, scale = len(model.info.bands), model.info.size, model.info.pixel_scale_arcsec
     kind = "measured" if device.is_measured else "estimated"
-    rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)
+    rate = 1 / (cost["flop"] / device.flops + cost["overhead_seconds"])
     seconds = config.objects / rate / config.num_devices
     cutout = 2 * 4 * bands * size**2
     coadd = 2 * 4 * bands * 3600 / scale**2 / config.objects_per_arcmin2
-    kept = cost.feature_bytes - (3 * 2 * model.config.latent_size if config.half else 0)
+    kept = cost["feature_bytes"] - (3 * 2 * model.config.latent_size if config.half else 0)
     tera = 1e12
-    flop = f"{cost.flop / 1e9:.2f} GFLOP per object ({cost.words})"
+    flop = f"{cost['flop'] / 1e9:.2f} GFLOP per object ({cost['words']})"
     together = "all devices together"
     return [
         Line("objects", config.objects, "", "given"),
@@ -163,7 +155,7 @@ def _lines(config: PlanConfig, model: Model, device: Device, cost: Cost) -> list
         Line(
             "rate of a device", rate, "objects/s", kind,
             f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
-            f"{cost.overhead_seconds * 1e3:.2g} ms per object to read and write (measured)",
+            f"{cost['overhead_seconds'] * 1e3:.2g} ms per object to read and write (measured)",
         ),
         Line("time", seconds / SECONDS_PER_DAY, "days", kind),
         Line("device hours", seconds / 3600 * config.num_devices, "h", kind),
@@ -202,21 +194,17 @@ def named_device(name: str) -> Device:
     return Device(**table[name])
 
 
-def cost_of(model: Model) -> Cost:
+def cost_of(model: Model) -> dict[str, Any]:
     """Return the cost per object with this model, scaled from the reference model by generator size.
 
-    Nearly all of the work is evaluating and differentiating the generator, so the cost is proportional to its
-    number of floating-point operations.
+    The floating-point operations of fit and errors (``flop``, and the settings for which they were counted),
+    the time for reading and writing, and the size of the features on disk. Nearly all of the work is
+    evaluating and differentiating the generator, so the cost is proportional to its number of operations.
     """
     known = figures()["cost"]
     ratio = generator_flop(model) / known["generator_flop"]
     scaled = "" if abs(ratio - 1) < 1e-3 else f", times {ratio:.3g} for the size of this generator"
-    return Cost(
-        flop=known["flop"] * ratio,
-        words=f"counted, {known['words']}{scaled}",
-        overhead_seconds=known["overhead_seconds"],
-        feature_bytes=known["feature_bytes"],
-    )
+    return {**known, "flop": known["flop"] * ratio, "words": f"counted, {known['words']}{scaled}"}
 
 
 def generator_flop(model: Model) -> float:
@@ -230,7 +218,7 @@ def generator_flop(model: Model) -> float:
     return float(counter.get_total_flops())
 
 
-def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
+def measure_core(model: Model, flop: float, progress: Progress) -> Device:
     """Time the fit of noisy images drawn by the model on one core of this machine."""
     import torch
 
@@ -254,7 +242,7 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
         task.advance(MEASURED_OBJECTS)
     return Device(
         words=f"cores like one of this machine ({hardware()['processor']})",
-        flops=cost.flop * MEASURED_OBJECTS / seconds,
+        flops=flop * MEASURED_OBJECTS / seconds,
         is_measured=True,
         source=f"{MEASURED_OBJECTS} drawn objects in {seconds:.1f} s, timed just now on one core",
     )

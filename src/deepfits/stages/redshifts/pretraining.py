@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -45,16 +46,10 @@ FILTERS = {
     "g": ("hsc2017-g", "sdss2010-g", "lsst2023-g", "decam2014-g", "cfht_megacam-g", "panstarrs-g", "BASS-g"),
     "r": ("hsc2017-r2", "sdss2010-r", "lsst2023-r", "decam2014-r", "cfht_megacam-r", "panstarrs-r", "BASS-r"),
     "i": (
-        "hsc2017-i2",
-        "hsc2017-i",
-        "sdss2010-i",
-        "lsst2023-i",
-        "decam2014-i",
-        "cfht_megacam-i",
-        "panstarrs-i",
+        "hsc2017-i2", "hsc2017-i", "sdss2010-i", "lsst2023-i", "decam2014-i", "cfht_megacam-i", "panstarrs-i",
     ),
     "z": ("hsc2017-z", "sdss2010-z", "lsst2023-z", "decam2014-z", "cfht_megacam-z", "panstarrs-z", "MzLS-z"),
-}
+}  # fmt: skip
 """Filters for each band name, by their names in `speclite`, for a head that works for any survey."""
 NUM_DONORS = 6  # number of nearest fitted objects among which a donor is drawn
 FARTHEST_DONOR = 1.2
@@ -162,7 +157,7 @@ class FittedSky(PerObject):
         truth: Mapping[str, np.ndarray],
         rows: np.ndarray,
         bands: Sequence[str],
-    ) -> FittedSky:
+    ) -> Self:
         """Combine features with the `rows` of the truth table; objects without a fit are left out."""
         light = SceneLight.of(Source(columns=dict(columns), bands=tuple(bands)), bands)
         kind = np.array([CLASSES.index(str(kind)) for kind in np.asarray(truth["kind"])[rows]])
