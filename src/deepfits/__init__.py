@@ -7,8 +7,6 @@ package also gives access to their outputs (`Model`, `CutoutStore`, `read_featur
 (`plot`). Submodules are imported on first use.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any

@@ -4,8 +4,6 @@ Commands are built from the signatures and docstrings of the stages (`deepfits.o
 is called is imported.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """Loader of the optional C extensions, built if a C compiler is available at installation."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 from importlib.util import find_spec

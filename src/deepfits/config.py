@@ -10,8 +10,6 @@ Plain Python on purpose, so that models, training and fits run with PyTorch alon
 (docs/decisions/70-checked-where-it-enters.md).
 """
 
-from __future__ import annotations
-
 import collections.abc
 import dataclasses
 import enum

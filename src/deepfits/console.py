@@ -1,7 +1,5 @@
 """Progress display of the command line: a bar on a terminal, a line every ten seconds in a log."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time

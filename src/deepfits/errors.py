@@ -6,8 +6,6 @@ exits with status 2, as it does when disk space, memory or permissions are lacki
 exception is a bug in deepfits and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import os

@@ -7,8 +7,6 @@ which sum to 1, and standard deviations in arcseconds; NaN if the PSF is unknown
 atmosphere, without the convolution with the pixel. Needs only PyTorch and NumPy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -5,8 +5,6 @@ malicious file could thus copy any file that the user can read into published re
 and so are data sets that declare far more memory than the file has bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

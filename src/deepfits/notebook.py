@@ -1,7 +1,5 @@
 """HTML representations of tables, models and stores for notebooks: a few facts and sample images."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from html import escape

@@ -17,8 +17,6 @@ the first T of them (`TERMS`), so that an observation costs T small matrix produ
 Scene and data have a common centre, apart from a shift. Needs only PyTorch and NumPy.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Sequence

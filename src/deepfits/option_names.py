@@ -1,7 +1,5 @@
 """Names of options on the command line, in addition to those of the parameters."""
 
-from __future__ import annotations
-
 REPEATED = {
     "bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes", "ids",
 }  # fmt: skip

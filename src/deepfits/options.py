@@ -5,8 +5,6 @@ command line: ``object_ids`` is ``--object-ids`` or ``--object-id``, lists are g
 or with commas, mappings as ``name=value``.
 """
 
-from __future__ import annotations
-
 import ast
 import collections.abc
 import functools

@@ -1,7 +1,5 @@
 """Filters of images, characterised by their mean wavelengths, without which colours are ambiguous."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping, Sequence

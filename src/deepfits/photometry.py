@@ -8,8 +8,6 @@ Source: Oke & Gunn (1983, ApJ 266, 713) for AB magnitudes; Lupton, Gunn & Szalay
 asinh magnitudes, which are defined for negative fluxes too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TypeVar

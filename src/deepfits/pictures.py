@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import BytesIO
 

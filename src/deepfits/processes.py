@@ -1,7 +1,5 @@
 """Cores, threads and worker processes, which scripts must start under a main guard."""
 
-from __future__ import annotations
-
 import ast
 import os
 import sys

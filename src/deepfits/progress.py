@@ -4,8 +4,6 @@ Numerics and stages take a `progress` argument of type `Progress` and know nothi
 line passes `deepfits.console.show_progress`. The default is silent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Provenance of files: versions, hardware, commit, time."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import platform

@@ -11,8 +11,6 @@
     scale, train a single model, which serves any survey with these bands.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

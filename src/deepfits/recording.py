@@ -5,8 +5,6 @@ tensors that it receives or returns (https://pytorch.org/docs/stable/notes/cuda.
 "CUDA Graphs").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -5,8 +5,6 @@ format, or that contains anything else. Stages that read a result check that it 
 (`require_finished`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

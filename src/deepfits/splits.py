@@ -5,8 +5,6 @@ file and no order: training excludes these objects, figures in reports show them
 them, whatever shard they are in.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

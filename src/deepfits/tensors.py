@@ -1,7 +1,5 @@
 """Tensors from what users pass: arrays of any kind, and names of devices."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any

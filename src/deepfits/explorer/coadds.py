@@ -1,7 +1,5 @@
 """Cutouts at any position on the images of a run, made as by `deepfits cutouts`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from contextlib import closing

@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, H, W pixels, L latent dimensions.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Shapes: N objects, L latent dimensions, K examples.
 Rows are those of the features; other tables are matched to them (`deepfits.explorer.joined`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ The score is that of the fit (`deepfits.fitting.oddity`). The highest scores oft
 blends, saturated cores or artefacts. These are excluded and counted, and ranked only on request.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -3,8 +3,6 @@
 A hub is contacted only when the user presses the button, and never on another machine.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from urllib.parse import urlsplit
 

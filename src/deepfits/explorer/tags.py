@@ -1,7 +1,5 @@
 """Tags that users give to objects, stored with the features; they can serve as labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

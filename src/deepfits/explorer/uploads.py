@@ -3,8 +3,6 @@
 Shapes: B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The best fit of a latent to an image (M19 §2.3), its posterior covariance, and what is measured from it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -3,8 +3,6 @@
 Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import fields, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints

@@ -4,8 +4,6 @@ UCDs are from the IVOA's list (UCD1+, version 1.5); that of a band is the part o
 its central wavelength (u: ``em.opt.U``).
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass, replace
 from functools import cache

@@ -10,8 +10,6 @@ linear one of the residuals of the fit in the other bands. The generator is not 
 Magnitudes are asinh magnitudes, which are defined for negative fluxes too; their zero point cancels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

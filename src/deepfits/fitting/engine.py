@@ -8,8 +8,6 @@ last bit whatever else is in its batch. Bright objects take the most steps, and 
 ones do too. Both go first and ordinary ones last, so that few slots idle at the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ The same bright galaxies yield the relative error of the rendered flux per pixel
 statistics of `deepfits.fitting.oddity`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -14,8 +14,6 @@ Source: SPREAD_MODEL of SExtractor (Desai et al. 2012, ApJ 757, 83), here of all
 their fluxes.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

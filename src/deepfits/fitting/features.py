@@ -7,8 +7,6 @@ atomically. Every file records a fingerprint of the objects and pixels that it w
 interrupted run can resume.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

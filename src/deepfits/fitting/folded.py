@@ -14,8 +14,6 @@ Any module with the structure of `deepfits.models.networks.Generator` can be fol
 ``blocks`` of ``main`` and ``pass_through``, ``last``), whatever its class.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ Errors from noise are those of the Laplace approximation (`deepfits.fitting.post
 ratio of the errors of sums to those of independent pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ the generator alone, never on the objects that are fitted, so that an object's r
 others.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

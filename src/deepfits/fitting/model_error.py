@@ -21,11 +21,9 @@ crowded field.
 f and g are measured in `deepfits.fitting.error_measurement`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,7 +54,7 @@ class ModelError:
     latent_nuisance: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
-    def unknown(cls, num_bands: int) -> ModelError:
+    def unknown(cls, num_bands: int) -> Self:
         """Return defaults for a model whose errors were not measured: those of fluxes are noise alone."""
         return cls(
             flux_fraction={kind: (0.0,) * num_bands for kind in FLUXES},
@@ -88,7 +86,7 @@ class ModelError:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], num_bands: int, where: str) -> ModelError:
+    def from_json(cls, content: Mapping[str, Any], num_bands: int, where: str) -> Self:
         """Read back `to_json`."""
 
         def numbers(values: Any, length: int) -> tuple[float, ...]:

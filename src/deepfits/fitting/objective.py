@@ -9,8 +9,6 @@ are solved for in closed form at every latent (variable projection, Golub & Pere
 theorem the gradient is then the one at fixed amplitudes. All sums are per object.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

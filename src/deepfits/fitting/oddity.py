@@ -24,8 +24,6 @@ of a single band that are around the centre (a wrong PSF): ``artefact``. Pixels 
 neighbours, or outside the galaxy are ignored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -7,10 +7,9 @@ plus the flux beyond the circle: at least what the PSF scatters there, and more 
 slowly.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -301,7 +300,7 @@ class OwnFluxes:
     unsure: np.ndarray
 
     @classmethod
-    def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
+    def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> Self:
         """Derive fluxes from what is measured; totals include the flux beyond their circles.
 
         Results are those of `deepfits.fitting.measuring.measure`, PSFs ``(N, B, K, 2)``.

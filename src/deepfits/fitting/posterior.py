@@ -20,8 +20,6 @@ amplitude prior and J = ∂m/∂θ,
 from which the joint covariance of latent and amplitudes follows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ whole Jacobian. Any differentiable function from latents to images can be fitted
 with derivatives of their own, such as `deepfits.fitting.folded.FoldedGenerator`, are faster.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable

@@ -1,7 +1,5 @@
 """Settings of a fit, defined once for the stages that inherit them and for the fitter."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

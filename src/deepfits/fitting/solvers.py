@@ -7,8 +7,6 @@ slots, `step` takes the evaluation at ``state["trial"]`` and sets the next trial
 slots are done. Rows never interact, so slots can be refilled one by one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 

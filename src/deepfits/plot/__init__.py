@@ -7,8 +7,6 @@ creates if none are given. The report uses the same functions.
     deepfits.plot.latent_map(features["latent"], colour=features["chi2"])
 """
 
-from __future__ import annotations
-
 from deepfits.pictures import colour_composite, noise_per_band, significance
 from deepfits.plot.curves import (
     METRICS,

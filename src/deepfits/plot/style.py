@@ -1,7 +1,5 @@
 """Colours and axes shared by all figures."""
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: N held-out objects, B bands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any

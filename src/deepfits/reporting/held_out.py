@@ -3,8 +3,6 @@
 Shapes: N held-out objects, B bands, H, W pixels, L latent dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 Shapes: N held-out objects, B bands, K hidden bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast

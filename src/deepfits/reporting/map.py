@@ -3,8 +3,6 @@
 Shapes: N held-out objects, B bands, H, W pixels, M objects on the map.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """The report page: a single HTML file with embedded figures, which can be mailed or archived."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

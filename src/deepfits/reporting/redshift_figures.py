@@ -4,8 +4,6 @@ Each function takes a directory written by the stage `redshift` and returns a ma
 using matplotlib's global state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

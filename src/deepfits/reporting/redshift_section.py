@@ -1,7 +1,5 @@
 """Section of the report on redshifts: table and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 This module only lists where each stage is defined, so that a stage is imported when it is first used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any

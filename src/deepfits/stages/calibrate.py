@@ -1,7 +1,5 @@
 """Stage `calibrate`: measure the errors of a finished model on a survey that it was not trained on."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Stage `explore`: a local web page to browse the features of a survey and to save selections."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import secrets

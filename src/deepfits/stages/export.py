@@ -1,7 +1,5 @@
 """Stage `export`: write features or predictions as catalogues for other programs."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Stage `inpaint`: predict bands from the others, and validate the predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Validation of predicted bands against measurements, other methods, and the truth of a simulation."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

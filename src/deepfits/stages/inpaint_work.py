@@ -3,8 +3,6 @@
 Shapes: N objects, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Stage `model`: describe a model, and check whether it suits a cutout store."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 

@@ -7,15 +7,13 @@
 Needs pandas, which ``deepfits[lsdb]`` installs.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -82,7 +80,7 @@ class PartitionFit:
         threads: int | None = None,
         device: str = "cpu",
         **settings: Any,
-    ) -> PartitionFit:
+    ) -> Self:
         """Inspect the images once, and set up the fit.
 
         Parameters

@@ -1,7 +1,5 @@
 """How well galaxy properties can be predicted from features on a simulated sky: a table of the report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: N held-out objects, B bands, H, W pixels.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

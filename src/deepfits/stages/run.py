@@ -6,8 +6,6 @@ simulated. Keys that are left out keep the stage's defaults. Every output has it
 directory, where `report` finds it.
 """
 
-from __future__ import annotations
-
 import inspect
 import logging
 import os

@@ -1,7 +1,5 @@
 """Stage `stack`: combine exposures into one coadd per band."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -26,8 +26,6 @@ do not change the result, and all other fields are compared by value; in those m
 name files (``g=PSF.fits``), the files are compared by their contents too.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import inspect
@@ -318,7 +316,7 @@ def _with_parameters(text: str, parameters: Mapping[str, str], returned: Any) ->
     section = ["Parameters", "----------"]
     for name, description in parameters.items():
         section += [name, *textwrap.wrap(description, 100, initial_indent="    ", subsequent_indent="    ")]
-    if returned == "Path" and "Returns" not in lines:
+    if returned in (Path, "Path") and "Returns" not in lines:
         section += ["", "Returns", "-------", "Path", "    `out`."]
     before = "\n".join(lines[:at]).rstrip()
     return "\n".join([before, "", *section, "", *lines[at:]]).rstrip() + "\n"

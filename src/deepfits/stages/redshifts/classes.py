@@ -1,7 +1,5 @@
 """Stage `redshift_classes`: the comparison table of `redshift` for a target of classes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass

@@ -1,7 +1,5 @@
 """Stage `redshift`: compare redshift methods trained on features and labels (M19 §3.3, Table 1)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace

@@ -1,7 +1,5 @@
 """Stage `redshift_curves`: learning curves, the metrics of each method by number of labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """Stage `redshift_evaluate`: measure predictions against known redshifts."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace

@@ -1,7 +1,5 @@
 """Training data of the redshift stages: features joined with labels, split, and measured on cutouts."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Groups of parameters shared by several redshift stages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage `redshift_predict`: apply a trained method to one table of features or to many shards."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace

@@ -8,8 +8,6 @@ and *grafted*: each takes over the effect of image, noise, neighbours and fit on
 galaxy with similar fluxes and size, its donor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

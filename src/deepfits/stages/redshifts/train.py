@@ -1,7 +1,5 @@
 """Stage `redshift_train`: train one method and save it."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
