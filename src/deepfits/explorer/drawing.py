@@ -20,7 +20,7 @@ from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.photometry import FWHM_PER_SIGMA, bands_of
+from deepfits.photometry import FWHM_PER_SIGMA
 from deepfits.pictures import (
     RESIDUAL_SIGMA,
     colour_composite,
@@ -55,17 +55,6 @@ class Dropped:
     cutouts: Cutouts
     picture: bytes
     missing: tuple[str, ...]
-
-    @property
-    def reduced_chi2(self) -> float:
-        """Reduced χ² of the best fit."""
-        return float(self.features["chi2"][0] / max(1, self.features["dof"][0]))
-
-    def fluxes(self) -> dict[str, tuple[float, float]]:
-        """Return flux and error in each band, nJy; predicted by the model in bands without data."""
-        one = {name: float(values[0]) for name, values in self.features.items() if name.startswith("flux")}
-        bands = bands_of(self.features)
-        return {band: (one[f"flux_model_{band}"], one[f"flux_model_err_{band}"]) for band in bands}
 
 
 class Drawer:

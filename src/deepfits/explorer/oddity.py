@@ -31,20 +31,15 @@ _OF_THE_IMAGE = ("artefact", "PSF of")
 class Ranking:
     """The oddest objects.
 
-    Rows and scores, ``(n,)``, begin with the oddest; `why` says what is odd about each. `apart` counts the
-    excluded objects by reason, each object once; for the last reason, only objects are counted that would
-    otherwise have been shown.
+    Rows and scores, ``(n,)``, begin with the oddest; `why` says what is odd about each. `left_out` counts the
+    excluded objects by reason, each object once, in words; for the last reason, only objects are counted that
+    would otherwise have been shown.
     """
 
     rows: np.ndarray
     score: np.ndarray
     why: list[str]
-    apart: dict[str, int]
-
-    @property
-    def left_out(self) -> str:
-        """The counts of excluded objects in words; '' if there are none."""
-        return ", ".join(f"{number:,} {what}" for what, number in self.apart.items() if number)
+    left_out: str
 
 
 def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool = False) -> Ranking:
@@ -72,7 +67,8 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
             break
     if not everything:
         apart["saturated or not observed in the centre"] = num_damaged
-    return Ranking(rows=rows, score=score[rows], why=reasons(objects, rows, pool), apart=apart)
+    left_out = ", ".join(f"{excluded:,} {what}" for what, excluded in apart.items() if excluded)
+    return Ranking(rows=rows, score=score[rows], why=reasons(objects, rows, pool), left_out=left_out)
 
 
 def suspects(objects: Objects) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import Column
-from deepfits.photometry import ab_magnitude
+from deepfits.photometry import ab_magnitude, bands_of
 from deepfits.tables import positions, read, with_standard_names, write_table
 
 if TYPE_CHECKING:
@@ -315,15 +315,16 @@ class _Explorer:
                 redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
             except InputError as error:  # show the fit without a redshift
                 why = f"no redshift: {error}"
-        fluxes = dropped.fluxes()
-        flux, _ = fluxes.get(objects.reference, (np.nan, np.nan))
-        brightness = float(ab_magnitude(np.array(flux)))
-        like = dropped.features[objects.compared][0]
-        rows, distance = objects.neighbours(like, number=24, brightness=brightness)
+        one = {name: values[0] for name, values in dropped.features.items()}
+        brightness = float(ab_magnitude(one.get(f"flux_model_{objects.reference}", np.nan)))
+        rows, distance = objects.neighbours(one[objects.compared], number=24, brightness=brightness)
         answer = {
-            "reduced_chi2": json_value(dropped.reduced_chi2),
-            "status": str(dropped.features["status"][0]),
-            "fluxes": {band: [json_value(value) for value in pair] for band, pair in fluxes.items()},
+            "reduced_chi2": json_value(one["chi2"] / max(1, one["dof"])),
+            "status": str(one["status"]),
+            "fluxes": {
+                band: [json_value(one[f"flux_model{end}_{band}"]) for end in ("", "_err")]
+                for band in bands_of(one)  # predicted by the model in bands without data
+            },
             "missing": list(dropped.missing),
             "redshift": redshift,
             "why": why,
