@@ -51,7 +51,7 @@ def read_column(data: h5py.Dataset) -> np.ndarray:
     step = _ROWS_OF_TEXT if kind.length is None else max(len(data), 1)
     texts: list[str] = []
     for start in range(0, len(data), step):
-        rows = data.asstr(errors="replace")[start : start + step].ravel().tolist()
+        rows = data.asstr("utf-8", errors="replace")[start : start + step].ravel().tolist()
         texts += rows
         total, longest = total + sum(map(len, rows)), max([longest, *map(len, rows)])
         if 4 * max(total, longest * data.size) > allowed:

@@ -1,5 +1,6 @@
 """Tables in and out: one catalogue written in a great many ways is one catalogue, or a clean error."""
 
+import base64
 import gzip
 import json
 import lzma
@@ -1589,6 +1590,50 @@ def test_text_in_the_formats_of_astropy(tmp_path, form):
     np.testing.assert_allclose(labels.value, Z, atol=1e-7)
     np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-7)
     np.testing.assert_array_equal(labels.columns["object_id"], IDENTITIES["beyond 2^53"])
+
+
+@pytest.mark.parametrize("form", ["rst", "fixed_width_two_line", "print", "overflowing"])
+def test_a_rule_says_where_columns_are(tmp_path, form):
+    """Entries were separated by blanks: with ``NGC 12`` and an empty q, z was 3."""
+    columns = {"ra": RA, "z_spec": Z, "dec": DEC, "q": ["", *["3"] * (NUM - 1)]}
+    table = Table(columns | {"name": [f"NGC {number}" for number in range(NUM)], "more": Z})
+    path = tmp_path / "t.txt"
+    if form == "print":
+        path.write_text("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+    else:
+        table.write(path, format=f"ascii.{'rst' if form == 'overflowing' else form}")
+    if form == "overflowing":  # reStructuredText allows that of the last column
+        path.write_text(re.sub(r"(?m)=+$", "==", path.read_text()))
+    found = read_labels(path)
+    np.testing.assert_allclose(found.value, Z, atol=1e-7)
+    np.testing.assert_allclose(found.columns["more"], Z, atol=1e-7)
+    assert found.columns["name"].tolist() == table["name"].tolist()
+    np.testing.assert_array_equal(found.columns["q"], [np.nan, *[3] * (NUM - 1)])
+
+
+def test_binary_votables_whose_data_have_letters_of_a_link(tmp_path):
+    """Each megabyte has ``href`` with a chance of a few per cent: such files were refused."""
+    letters = base64.b64decode("href") * 4
+    codes = {f"c{k}": np.full(NUM, int.from_bytes(letters[k : k + 8], "big", signed=True)) for k in range(3)}
+    tables.write_table(tmp_path / "t.vot", {"z_spec": Z, **codes})
+    assert "href" in (tmp_path / "t.vot").read_text()
+    found = read_labels(tmp_path / "t.vot")
+    np.testing.assert_array_equal(found.columns["c0"], codes["c0"])
+    assert found.value.tolist() == Z.tolist()
+
+
+def test_letters_beyond_ascii_in_bytes_of_hdf5(tmp_path):
+    """They were all the same, so that identities that differ in them were, too."""
+    names = [f"{letter} Cen" for letter in "αβγ"]
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["id"], file["z_spec"] = np.char.encode(names, "utf-8"), Z[:3]
+    assert read_labels(tmp_path / "t.h5").columns["object_id"].tolist() == names
+
+
+def test_json_lines_with_a_single_row(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"id": 5, "z_spec": 0.5, "name": null}\n')
+    found = read_labels(tmp_path / "t.jsonl")
+    assert (found.columns["object_id"].tolist(), found.value.tolist()) == ([5], [0.5])
 
 
 SIMBAD = """C.D.S.  -  SIMBAD4 rel 1.8  -  2023.05.11CEST10:11:12

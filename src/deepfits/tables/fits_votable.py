@@ -170,9 +170,11 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
 
     is_fits = False
     with get_xml_iterator(BytesIO(content)) as parts:
-        for _, name, attributes, _ in parts:
+        for is_start, name, attributes, _ in parts:  # at its end, the text of an element stands for these
             is_fits |= name == "FITS"
-            if name == "STREAM" and "href" in attributes:  # astropy would fetch it, whether file: or http:
+            if (
+                is_start and name == "STREAM" and "href" in attributes
+            ):  # astropy would fetch it, whether file: or http:
                 raise InputError(
                     f"{path}: its data are in another file ({attributes['href'][:80]}); only data stored "
                     "in the VOTable itself are read (TABLEDATA or BINARY2)"

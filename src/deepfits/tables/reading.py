@@ -262,6 +262,8 @@ def _json_rows(content: dict[str, Any]) -> tuple[list[Any] | None, list[Any]]:
         if _are_rows(outer, inner):
             return list(content.values()), outer
         return [{name: content[name].get(row) for name in outer} for row in inner], inner
+    if not any(isinstance(value, (list, dict)) for value in content.values()):
+        return [content], []  # the only row of JSON Lines
     return next(iter(_json_tables(content)), None), []
 
 

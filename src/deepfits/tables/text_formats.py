@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from deepfits.tables.identities import identity_name
 from deepfits.tables.names import position_names
 from deepfits.tables.table import Table, from_astropy, plain_array
 from deepfits.tables.text import decode, read_text
+from deepfits.tables.text_header import NOT_A_ROW
 
 _BEGINNINGS = {"# %ECSV": "ascii.ecsv", "<HEADER>": "ascii.tdat", "#K ": "ascii.daophot"}
 """First words of text in formats that astropy reads."""
 _RULE = re.compile(r"(?m)^[ ]*-+ *(?P<delimiter>[|;\t+])(?=.*---) *-+(?: *(?P=delimiter) *-+)*[ \t\r]*$")
 """A rule of dashes below a header, divided as the columns are; rows without values have a dash each."""
+_WIDTHS = re.compile(r"(?m)^ *(=+|-+)(?: +(?:=+|-+))+[ \t\r]*$")
+"""A rule divided by blanks: of reStructuredText, above and below header and rows, SQLite, or astropy."""
 _LINES_AS_ASCII = {
     code: "|" if character in "│┃┆┇┊┋║" else "-" if character in "─━┄┅┈┉═" else "+"
     for code, character in ((code, chr(code)) for code in range(0x2500, 0x2580))
@@ -39,7 +43,7 @@ def read_text_table(path: Path, text: str) -> Table:
         return _read_described(path, text.splitlines(), "Mrt" if start.startswith("Title:") else "Cds")
     if (readme := _readme_for(path)) is not None:
         return _read_described(path, str(path), "Cds", readme=str(readme))
-    text = re.sub(r"(?m)^[ \t]*=+(?:[ \t]+=+)*[ \t\r]*(?:\n|\Z)", "", text)  # rules of reStructuredText
+    text = _cut_at_rule(text)
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
     elif (rows := _between_bars(text)) is not None:
@@ -76,6 +80,27 @@ def _between_bars(text: str) -> str | None:
     if not rows or not (rules or len(rows) == len(lines)):
         return None
     return "\n".join(row[1:-1] for row in rows if row not in rules)
+
+
+def _cut_at_rule(text: str) -> str:
+    r"""Separate columns by tabs if a rule states their widths: entries may be empty, or contain blanks.
+
+    Examples
+    --------
+    >>> _cut_at_rule("name   z   q\\n------ --- -\\nNGC 12     3").splitlines()
+    ['name\\tz\\tq', '------\\t---\\t-', 'NGC 12\\t\\t3']
+    """
+    if (rule := _WIDTHS.search(text[:20000])) is None:
+        return text
+    rows = [line for line in text.splitlines() if line.strip() and not NOT_A_ROW.match(line)]
+    starts = [part.start() for part in re.finditer(r"\S+", rule[0])]
+    if not all(line[start - 1] == " " for line in rows for start in starts[1:] if start <= len(line)):
+        return text if rule[1].startswith("-") else _WIDTHS.sub("", text)
+    below = next((number for number, line in enumerate(rows) if number and _WIDTHS.match(line)), 0)
+    rows = [line for number, line in enumerate(rows) if number == below or not _WIDTHS.match(line)]
+    return "\n".join(
+        "\t".join(line[a:b].strip() for a, b in pairwise([0, *starts[1:], None])) for line in rows
+    )
 
 
 def _from_ruled_header(text: str, path: Path) -> str:

@@ -132,13 +132,9 @@ def _below_header(
         units.update(_stated_units(names, split_line(_bare_comment(lines[0]), delimiter)))
         return 0
     for number, line in enumerate(lines[:3]):
-        if "-" in line and _is_rule(line):
+        if {*line} & {*"-="} and _is_rule(line):
             if number == 1:
-                entries = split_line(lines[0], delimiter)
-                if delimiter is None and len(entries) != len(names):  # empty ones, as astropy prints them
-                    spans = [part.span() for part in re.finditer(r"\S+", line)]
-                    entries = [lines[0][first:last].strip() for first, last in spans]
-                keep_units(entries if len(entries) == len(names) else ())
+                keep_units(split_line(lines[0], delimiter))
             return number + 1 if number < 2 else 0
     if len(lines) > 1:  # types, or words above numbers
         first, second = split_line(lines[0], delimiter), split_line(lines[1], delimiter)
