@@ -3257,6 +3257,18 @@ def test_conditions_as_in_pandas_and_sql(condition, expected):
         ("kind != other_kind", [1, 0, 1, 0]),
         ("kind != 'other_kind'", [1, 1, 1, 0]),
         ("-q + 10 > -mag_i + 20.5", [1, 1, 0, 0]),
+        ("not (z > 0.4)", [0, 1, 0, 0]),
+        ("NOT z > 0.4 and q < 20", [0, 1, 0, 0]),
+        ("~(z > 0.4 or is_good)", [0, 1, 0, 0]),
+        ("not (z > 0.4 and is_good) and q < 20", [0, 1, 0, 0]),
+        ("kind == GALAXY or !(kind in (STAR, GALAXY) or 0.1 < z < 0.2)", [0, 1, 1, 0]),
+        ("not (not (is_good))", [1, 0, 1, 0]),
+        ("not z is null and not (kind is not null)", [0, 0, 0, 1]),
+        ("q between 2 and 13 and z is null", [0, 0, 1, 0]),
+        ("(z NOT BETWEEN 0.4 AND 0.6) & kind != 'q between 1 and 2'", [0, 1, 0, 0]),
+        ("abs(mag_g - mag_i) < 0.5 and (mag_i - 20) ** 2 < 0.5", [1, 0, 0, 0]),
+        ("13 == q", [0, 0, 1, 0]),
+        ("'flux err' == 2", [0, 0, 0, 0]),
     ],
 )
 def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_together(condition, expected):

@@ -25,22 +25,31 @@ _CONDITION = re.compile(
 )
 _OR = re.compile(r"\s+or\s+|\s*\|\|?\s*", re.IGNORECASE)
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
-_VALUE_FIRST = re.compile(rf"({NUMBER})\s*(>=|<=|>|<)\s*([^<>=]*[^<>=\s])\s*((?:>=|<=|>|<).*)?", re.DOTALL)
+_VALUE_FIRST = re.compile(
+    rf"({NUMBER})\s*(>=|<=|==?|!=|>|<)\s*([^<>=]*[^<>=\s])\s*((?:>=|<=|>|<).*)?", re.DOTALL
+)
 _OF_SQL = {"=": "==", "<>": "!=", "is": "==", "is not": "!="}
 _TURNED = {">=": "<=", "<=": ">=", ">": "<", "<": ">"}
+_NEGATED = {">=": "<", "<": ">=", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 _COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||&|\b(?:or|and)\b", re.IGNORECASE)
-_ALONE = re.compile(r"(not\s+|[~!]\s*)?(`[^`]+`|[^\W\d][\w.]*)", re.IGNORECASE)
+_NOT = re.compile(r"\s*(?:not\b|[~!](?!=))\s*", re.IGNORECASE)
+_ALONE = re.compile(r"`[^`]+`|[^\W\d][\w.]*")
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
 _IN = re.compile(
     r"(['\"`][^'\"`]+['\"`]|[^\s()&|<>=!]+)\s+(not\s+)?(in)\s*[(\[]([^()\[\]]+)[)\]](?!\s*[<>=!])",
     re.IGNORECASE,
 )
+_BETWEEN = re.compile(
+    rf"(`[^`]+`|[^\s()&|<>=!]+)\s+(not\s+)?(between)\s+(?P<low>{NUMBER})\s+and\s+(?P<high>{NUMBER})",
+    re.IGNORECASE,
+)
 _ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
 _ARITHMETIC: dict[Any, Any] = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply}
-_ARITHMETIC |= {ast.Div: np.true_divide, ast.Mod: np.mod, ast.USub: np.negative}
+_ARITHMETIC |= {ast.Div: np.true_divide, ast.Mod: np.mod, ast.Pow: np.power, ast.USub: np.negative}
+_ARITHMETIC |= {"abs": np.abs, "log10": np.log10, "sqrt": np.sqrt}
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
@@ -64,7 +73,7 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_sets(text: str) -> str:
-    """Write out conditions on sets of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
+    """Write out sets and ranges of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
     quoted = {place for match in _IN_QUOTES.finditer(text) for place in range(*match.span())}
 
     def one_by_one(match: re.Match[str]) -> str:
@@ -72,7 +81,12 @@ def _without_sets(text: str) -> str:
         each = [f"{match[1]} {sign} {entry[0].strip()}" for entry in _ENTRY.finditer(match[4])]
         return match[0] if match.start(3) in quoted else f"({joint.join(each)})"
 
-    return _IN.sub(one_by_one, text)
+    def ends(match: re.Match[str]) -> str:
+        low, joint, high = ("<", "or", ">") if match[2] else (">=", "and", "<=")
+        written = f"({match[1]} {low} {match['low']} {joint} {match[1]} {high} {match['high']})"
+        return match[0] if match.start(3) in quoted else written
+
+    return _IN.sub(one_by_one, _BETWEEN.sub(ends, text))
 
 
 def _all_of(text: str) -> list[str]:
@@ -82,12 +96,39 @@ def _all_of(text: str) -> list[str]:
         return [f"({text})"]
     if len(parts := _split(text, _AND)) > 1:
         return [condition for part in parts for condition in _all_of(part)]
-    if (alone := _ALONE.fullmatch(text)) is not None:
-        return [f"{alone[2]} == {'false' if alone[1] else 'true'}"]
+    if (negation := _NOT.match(text)) is not None:
+        return _all_of(_negated(text[negation.end() :]))
+    if _ALONE.fullmatch(text):
+        return [f"{text} == true"]
     if (turned := _VALUE_FIRST.fullmatch(text)) is None:  # 0.1 < z_spec < 2
         return [text]
     value, sign, name, rest = turned[1], turned[4], turned[5], turned[6]
-    return [f"{name} {_TURNED[sign]} {value}"] + ([f"{name} {rest}"] if rest else [])
+    return [f"{name} {_TURNED.get(sign, sign)} {value}"] + ([f"{name} {rest}"] if rest else [])
+
+
+def _negated(text: str) -> str:
+    """Return the opposite of a condition, which missing values do not satisfy either.
+
+    Examples
+    --------
+    >>> _negated("(z > 1 or kind == QSO and is_good)")
+    'z <= 1 and (kind != QSO or is_good != true)'
+    """
+    text = _bare(text)
+    if len(parts := _split(text, _OR)) > 1:
+        return " and ".join(_negated(part) for part in parts)
+    if len(parts := _all_of(text)) > 1:
+        return f"({' or '.join(map(_negated, parts))})"
+    if _ALONE.fullmatch(text):
+        return f"{text} == false"
+    match = _CONDITION.match(parts[0])
+    return f"{match[1]} {_NEGATED[_sign(match)]} {match[3]}" if match else text
+
+
+def _sign(condition: re.Match[str]) -> str:
+    """Return the operator of a condition as Python writes it."""
+    sign = " ".join(condition[2].lower().split())
+    return _OF_SQL.get(sign, sign)
 
 
 def _bare(text: str) -> str:
@@ -118,7 +159,7 @@ def _split(text: str, joint: re.Pattern[str]) -> list[str]:
 
 
 def _is_whole(text: str) -> bool:
-    return bool(_CONDITION.match(text) or _ALONE.fullmatch(_bare(text)))
+    return bool(_CONDITION.match(text) or _ALONE.fullmatch(_bare(_NOT.sub("", _bare(text), count=1))))
 
 
 def matches_conditions(
@@ -127,11 +168,12 @@ def matches_conditions(
     """Return a mask ``(N,)`` of the rows that satisfy all conditions; a missing value satisfies none.
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
-    ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, or several joined by
-    ``and`` and ``or``, with parentheses. Numbers are compared numerically even if the table stores them as
-    text; booleans are compared with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``).
-    ``"z_spec != null"`` asks for a value, and ``== null`` for its lack. Both sides may be computed from
-    columns of numbers: ``"mag_g - mag_i > 1"``, ``"zflg % 10 >= 3"``, ``"z < z_max"``; columns of text are
+    ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, a range as in
+    ``"z between 0.1 and 1"``, or several joined by ``and`` and ``or``, with parentheses, or negated by
+    ``not``. Numbers are compared numerically even if the table stores them as text; booleans are compared
+    with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``). ``"z_spec != null"`` asks
+    for a value, and ``== null`` for its lack. Both sides may be computed from
+    columns of numbers: ``"mag_g - mag_i > 1"``, ``"abs(b) > 20"``, ``"z < z_max"``; columns of text are
     compared without quotes, too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers:
     ``"flags & 4 == 0"``. Raise `InputError` for a condition that cannot be parsed, an unknown column, or text
     where a number is needed.
@@ -154,8 +196,7 @@ def matches_conditions(
             raise InputError(
                 f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'"
             )
-        sign = " ".join(match[2].lower().split())
-        name, sign, text = match[1], _OF_SQL.get(sign, sign), match[3]
+        name, sign, text = match[1], _sign(match), match[3]
         if name.strip("'\"`") in columns or (column := _computed(name, columns)) is None:
             column = require_column(columns, name.strip("'\"`"), where)
         if column.ndim != 1:
@@ -185,8 +226,11 @@ def _evaluated(node: ast.AST, columns: Mapping[str, np.ndarray]) -> Any:
     """Return the number, or the numbers ``(N,)``, of an expression; raise `TypeError` if it has none."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return node.value
-    if operation := _ARITHMETIC.get(type(getattr(node, "op", None))):
-        parts = (part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr))
+    parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+    kind: Any = type(getattr(node, "op", None))
+    if isinstance(node, ast.Call) and len(node.args) == 1:
+        kind, parts = ast.unparse(node.func), node.args
+    if operation := _ARITHMETIC.get(kind):
         return operation(*(np.asarray(_evaluated(part, columns), float) for part in parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         column, bits = (np.asarray(_evaluated(n, columns)) for n in (node.left, node.right))
@@ -247,9 +291,9 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
     if kind in "UO":
         return _compare_text(column.astype(str), sign, text, condition, where)
     if kind == "b":
-        if text.lower() not in _TRUTH:
+        if (word := text.strip("'\"").lower()) not in _TRUTH:
             raise InputError(f"condition {condition!r}: the column is boolean; compare it with true or false")
-        return np.asarray(compare(column, _TRUTH[text.lower()]), dtype=bool)
+        return np.asarray(compare(column, _TRUTH[word]), dtype=bool)
     if text.lower() in ("true", "false") and np.isin(column[np.isfinite(column)], (0, 1)).all():
         text = str(int(_TRUTH[text.lower()]))
     value = _number(text.strip("'\""))

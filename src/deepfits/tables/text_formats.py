@@ -87,8 +87,8 @@ def _cut_at_rule(text: str) -> str:
 
     Examples
     --------
-    >>> _cut_at_rule("name   z   q\\n------ --- -\\nNGC 12     3").splitlines()
-    ['name\\tz\\tq', '------\\t---\\t-', 'NGC 12\\t\\t3']
+    >>> _cut_at_rule("name   z   q\n------ --- -\nNGC 12     3").splitlines()
+    ['name\tz\tq', '------\t---\t-', 'NGC 12\t\t3']
     """
     if (rule := _WIDTHS.search(text[:20000])) is None:
         return text
