@@ -1636,6 +1636,16 @@ def test_json_lines_with_a_single_row(tmp_path):
     assert (found.columns["object_id"].tolist(), found.value.tolist()) == ([5], [0.5])
 
 
+@pytest.mark.parametrize("name", ["zcat.fits.csv", "zcat.fits.csv.gz", "my.fitted.txt", "zcat.fits"])
+@pytest.mark.parametrize("last", ["(24 rows affected)", "24 rows in set (0.01 sec)", "24 rows selected."])
+def test_text_whose_name_mentions_fits_and_whose_last_line_counts_the_rows(tmp_path, name, last):
+    rows = [f"{number},{ra},{dec},{z}" for number, ra, dec, z in zip(range(NUM), RA, DEC, Z, strict=True)]
+    content = "\n".join(["id,ra,dec,z_spec", *rows, "", last]).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found = read_labels(tmp_path / name)
+    assert (found.value.tolist(), found.columns["object_id"].tolist()) == (Z.tolist(), list(range(NUM)))
+
+
 SIMBAD = """C.D.S.  -  SIMBAD4 rel 1.8  -  2023.05.11CEST10:11:12
 
 region(circle,ICRS,150.1 +2.2,10m)

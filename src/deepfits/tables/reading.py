@@ -158,7 +158,7 @@ def _read_file(
     if ending == "npz" and head.startswith(ZIP):
         return _read_arrays(path)
     is_zip = head.startswith(ZIP) and not _SPREADSHEET.fullmatch(ending)
-    is_fits = ".fit" in path.name.lower() and head.startswith(UNPACKED_BY_ASTROPY)
+    is_fits = re.search(r"\.fits?\.\w+$", path.name.lower()) and head.startswith(UNPACKED_BY_ASTROPY)
     if is_zip or (head.startswith(tuple(PACKED)) and not is_fits):
         content, name = unpack(path)
         head, ending = content[:4096], Path(name).suffix.lower().lstrip(".")
@@ -176,9 +176,9 @@ def _read_file(
     for magic, what in _OTHERS.items():
         if head.startswith(magic, 257 if magic == b"ustar" else 0):
             raise InputError(f"{path}: {what.format(name=path.name)}")
-    if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
-        return read_fits(source, path, selection, wanted)
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
+    if is_fits or head.startswith(b"SIMPLE  ") or (".fit" in path.name.lower() and not is_text):
+        return read_fits(source, path, selection, wanted)
     if content is None:
         content = path.read_bytes() if is_text else b""
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -15,9 +15,9 @@ MOST_TITLES = 5  # maximum number of title lines above the header
 _DELIMITERS = "\t;|,"
 _PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")
-# A comment, or the last line of what psql, astropy, Skycat or SIMBAD writes.
+# A comment, or the last line of what databases, astropy, Skycat or SIMBAD write.
 NOT_A_ROW = re.compile(
-    rf"^\s*(?:{'|'.join(COMMENT)}|(?:\(\d+ rows?\)|Length = \d+ rows|\[?EOD\]?|={{3,}})\s*$)"
+    rf"^\s*(?:{'|'.join(COMMENT)}|(?:\(?\d+ rows?\b[\w\s.()]*|Length = \d+ rows|\[?EOD\]?|={{3,}})\s*$)"
 )
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|[<>|=]?[USfiu]\d+|(?:u?int|float|string)\d*|integer|(?:big|small|tiny)int|long|short|byte|"
