@@ -36,12 +36,9 @@ _NOT = re.compile(r"\s*(?:not\b|[~!](?!=))\s*", re.IGNORECASE)
 _ALONE = re.compile(r"`[^`]+`|[^\W\d][\w.]*")
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
-_IN = re.compile(
-    r"(['\"`][^'\"`]+['\"`]|[^\s()&|<>=!]+)\s+(not\s+)?(in)\s*[(\[]([^()\[\]]+)[)\]](?!\s*[<>=!])",
-    re.IGNORECASE,
-)
-_BETWEEN = re.compile(
-    rf"(`[^`]+`|[^\s()&|<>=!]+)\s+(not\s+)?(between)\s+(?P<low>{NUMBER})\s+and\s+(?P<high>{NUMBER})",
+_SET = re.compile(
+    rf"(['\"`][^'\"`]+['\"`]|[^\s()&|<>=!]+)\s+(not\s+)?(?:in\s*[(\[](?P<values>[^()\[\]]+)[)\]](?!\s*[<>=!])"
+    rf"|between\s+(?P<low>{NUMBER})\s+and\s+(?P<high>{NUMBER}))",
     re.IGNORECASE,
 )
 _ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
@@ -76,17 +73,15 @@ def _without_sets(text: str) -> str:
     """Write out sets and ranges of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
     quoted = {place for match in _IN_QUOTES.finditer(text) for place in range(*match.span())}
 
-    def one_by_one(match: re.Match[str]) -> str:
-        sign, joint = ("!=", " and ") if match[2] else ("==", " or ")
-        each = [f"{match[1]} {sign} {entry[0].strip()}" for entry in _ENTRY.finditer(match[4])]
-        return match[0] if match.start(3) in quoted else f"({joint.join(each)})"
+    def written_out(match: re.Match[str]) -> str:
+        if match.end(1) in quoted:
+            return match[0]
+        name = match[1]
+        each = [f"{name} == {entry[0].strip()}" for entry in _ENTRY.finditer(match["values"] or "")]
+        ends = f"{name} >= {match['low']} and {name} <= {match['high']}"
+        return f"{match[2] or ''}({' or '.join(each) or ends})"
 
-    def ends(match: re.Match[str]) -> str:
-        low, joint, high = ("<", "or", ">") if match[2] else (">=", "and", "<=")
-        written = f"({match[1]} {low} {match['low']} {joint} {match[1]} {high} {match['high']})"
-        return match[0] if match.start(3) in quoted else written
-
-    return _IN.sub(one_by_one, _BETWEEN.sub(ends, text))
+    return _SET.sub(written_out, text)
 
 
 def _all_of(text: str) -> list[str]:
@@ -107,13 +102,7 @@ def _all_of(text: str) -> list[str]:
 
 
 def _negated(text: str) -> str:
-    """Return the opposite of a condition, which missing values do not satisfy either.
-
-    Examples
-    --------
-    >>> _negated("(z > 1 or kind == QSO and is_good)")
-    'z <= 1 and (kind != QSO or is_good != true)'
-    """
+    """Return the opposite of a condition, which missing values do not satisfy either."""
     text = _bare(text)
     if len(parts := _split(text, _OR)) > 1:
         return " and ".join(_negated(part) for part in parts)

@@ -25,13 +25,7 @@ from deepfits.tables.table import (
     whole_with_gaps,
 )
 
-_IS_TEXT = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-    pa.types.is_fixed_size_binary,
-)
+_TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary")
 STREAM = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which Polars and Hugging Face's datasets write."""
 MOST_OF_SMALL_FILES = 4 << 30
@@ -220,7 +214,7 @@ def from_arrow(column: Any) -> np.ndarray:
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
         column = column.cast(pa.string())
         kind = column.type
-    if any(test(kind) for test in _IS_TEXT):
+    if str(kind).partition("[")[0] in _TEXT:
         return plain_array(np.array(column.to_pylist(), dtype=object))
     if types.is_null(kind):
         return np.full(len(column), np.nan)

@@ -83,13 +83,7 @@ def _between_bars(text: str) -> str | None:
 
 
 def _cut_at_rule(text: str) -> str:
-    r"""Separate columns by tabs if a rule states their widths: entries may be empty, or contain blanks.
-
-    Examples
-    --------
-    >>> _cut_at_rule("name   z   q\n------ --- -\nNGC 12     3").splitlines()
-    ['name\tz\tq', '------\t---\t-', 'NGC 12\t\t3']
-    """
+    """Separate columns by tabs if a rule states their widths: entries may be empty, or contain blanks."""
     if (rule := _WIDTHS.search(text[:20000])) is None:
         return text
     rows = [line for line in text.splitlines() if line.strip() and not NOT_A_ROW.match(line)]
