@@ -297,8 +297,7 @@ def fingerprint(*paths: str | Path) -> str:
     for path in map(Path, paths):
         require_regular(path)
         with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(handle, lambda: digest)
     return digest.hexdigest()[:16]
 
 

@@ -189,7 +189,6 @@ def _target(
 
 def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
     """Return a column of numbers, possibly written as text, as float64 ``(M,)``."""
-    where = f"{path}: column {column!r} holds"
     _require_one_value(value, column, path)
     number = numbers_in_text(value)
     if is_text(number):
@@ -200,9 +199,7 @@ def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
             if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in entries)
             else "leave such entries empty, and put marks of doubt and errors into columns of their own"
         )
-        raise InputError(f"{where} text, not numbers, such as {str(odd)!r}: {why}")
-    if number.dtype.kind not in "iufb":
-        raise InputError(f"{where} no numbers")
+        raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
     return number.astype(np.float64)
 
 
