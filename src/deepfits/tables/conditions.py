@@ -161,11 +161,11 @@ def matches_conditions(
     ``"z between 0.1 and 1"``, or several joined by ``and`` and ``or``, with parentheses, or negated by
     ``not``. Numbers are compared numerically even if the table stores them as text; booleans are compared
     with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``). ``"z_spec != null"`` asks
-    for a value, and ``== null`` for its lack. Both sides may be computed from
-    columns of numbers: ``"mag_g - mag_i > 1"``, ``"abs(b) > 20"``, ``"z < z_max"``; columns of text are
-    compared without quotes, too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers:
-    ``"flags & 4 == 0"``. Raise `InputError` for a condition that cannot be parsed, an unknown column, or text
-    where a number is needed.
+    for a value, and ``== null`` for its lack. Both sides may be computed from columns of numbers:
+    ``"mag_g - mag_i > 1"``, ``"abs(b) > 20"``, ``"z < z_max"``; columns of text are compared without quotes,
+    too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
+    Raise `InputError` for a condition that cannot be parsed, an unknown column, or text where a number is
+    needed.
 
     Examples
     --------

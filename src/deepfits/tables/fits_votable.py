@@ -170,11 +170,10 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
 
     is_fits = False
     with get_xml_iterator(BytesIO(content)) as parts:
-        for is_start, name, attributes, _ in parts:  # at its end, the text of an element stands for these
+        for is_start, name, attributes, _ in parts:
             is_fits |= name == "FITS"
-            if (
-                is_start and name == "STREAM" and "href" in attributes
-            ):  # astropy would fetch it, whether file: or http:
+            # astropy would fetch it, whether file: or http:. At its end an element has text, not attributes.
+            if is_start and name == "STREAM" and "href" in attributes:
                 raise InputError(
                     f"{path}: its data are in another file ({attributes['href'][:80]}); only data stored "
                     "in the VOTable itself are read (TABLEDATA or BINARY2)"

@@ -17,7 +17,8 @@ _PLACE = re.compile(rf"^{NUMBER}$|^[+-]?\d+,\d+$|^[+-]?\d+[:hd ]\s*\d+")
 COMMENT = ("#", "%", "!", "//")
 # A comment, or the last line of what databases, astropy, Skycat or SIMBAD write.
 NOT_A_ROW = re.compile(
-    rf"^\s*(?:{'|'.join(COMMENT)}|(?:\(?\d+ rows?\b[\w\s.()]*|Length = \d+ rows|\[?EOD\]?|={{3,}})\s*$)"
+    rf"^\s*(?:{'|'.join(COMMENT)}|(?:\(?\d+ rows?(?: affected| selected| in set .*)?[).]*|Length = \d+ rows|"
+    r"\[?EOD\]?|={3,})\s*$)"
 )
 _TYPE = re.compile(
     r"^(?:\d*[NSD]|[<>|=]?[USfiu]\d+|(?:u?int|float|string)\d*|integer|(?:big|small|tiny)int|long|short|byte|"
@@ -133,8 +134,8 @@ def _below_header(
         return 0
     for number, line in enumerate(lines[:3]):
         if {*line} & {*"-="} and _is_rule(line):
-            if number == 1:
-                keep_units(split_line(lines[0], delimiter))
+            if number == 1 and len(entries := split_line(lines[0], delimiter)) == len(names):
+                keep_units(entries)
             return number + 1 if number < 2 else 0
     if len(lines) > 1:  # types, or words above numbers
         first, second = split_line(lines[0], delimiter), split_line(lines[1], delimiter)
