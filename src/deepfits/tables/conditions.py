@@ -307,8 +307,6 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
             f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' and 'or'; put "
             "quotes around text that contains 'or' or an operator"
         )
-    if quoted and bare and sign in ("==", "!=") and (is_same := column == bare).any():
-        return np.asarray(is_same if sign == "==" else ~is_same & (column != ""))
     lower = np.char.lower(np.char.strip(column)) if len(column) else column
     is_gap = np.isin(lower, GAPS)
     value = None if quoted else _number(text)

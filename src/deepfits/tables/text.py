@@ -142,13 +142,12 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
     of SMASH: a field and a number) or an exponent: they are long integers rounded by a spreadsheet, or text
     such as 12e5, unless all digits are there (1.000000e+00), as NumPy's `savetxt` writes them.
     """
-    if SIGNS.fullmatch(name):
+    is_identity = name.lower() in IDENTITIES
+    if SIGNS.fullmatch(name) or (name.lower() in FIELDS and any_match(entries, ",")):
         return as_text(entries)
-    if name.lower() in (*IDENTITIES, *FIELDS) and any_match(entries, ","):
+    if is_identity and any_match(entries, r",|^\d+\.\d*[1-9]\d*$"):
         return as_text(entries)
-    if name.lower() in IDENTITIES and any_match(entries, r"^\d+\.\d*[1-9]\d*$"):
-        return as_text(entries)
-    if name.lower() in IDENTITIES and any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
+    if is_identity and any_match(entries, "^[+-]?[0-9.]+[eEdD]"):
         parts = [re.fullmatch(r"\d\.(\d+)e\+(\d+)", entry) for entry in entries.to_pylist()]
         if not all(part is not None and len(part[1]) >= int(part[2]) for part in parts):
             return as_text(entries)
