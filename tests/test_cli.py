@@ -212,6 +212,17 @@ def test_lists_in_messages_are_written_as_options(tmp_path):
     assert_one_clear_line(done, "map it with --columns mag_u=...")
 
 
+def test_keys_of_a_toml_file_are_not_written_as_options(tmp_path):
+    """It said ``give --zero-point``, which the description does not heed."""
+    np.savez(tmp_path / "a.npz", image=np.zeros((2, 1, 8, 8)))
+    lines = 'file = "a.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2\n'
+    (tmp_path / "mine.toml").write_text(lines)
+    done = run_cli("cutouts", tmp_path / "mine.toml", "--out", tmp_path / "o")
+    assert_one_clear_line(done, "mine.toml: give zero_point (AB")
+    done = run_cli("cutouts", tmp_path / "a.npz", "--out", tmp_path / "o")
+    assert_one_clear_line(done, "TOML file (bands, zero_point, pixel_scale_arcsec, ...)")
+
+
 def test_an_absent_image_is_one_line_that_names_it(tmp_path):
     assert_one_clear_line(run_cli("cutouts", tmp_path / "nix.fits", "--out", tmp_path / "o"), "nix.fits")
 

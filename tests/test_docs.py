@@ -4,9 +4,12 @@ As they stand, the tutorials run when the site is built (`make docs`), which als
 not resolve.
 """
 
+import argparse
 import importlib
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,10 +130,15 @@ def test_names_that_the_documentation_imports_exist():
     assert missing == []
 
 
+def pages_read():
+    """Return the pages that are written by hand."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in pages if page.name != "cli.md" and "_build" not in page.parts]
+
+
 def commands_shown():
     """Return page and words of each command that stands on a line of its own in a page."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for page in (p for p in pages if p.name != "cli.md" and "_build" not in p.parts):
+    for page in pages_read():
         for block in re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 if re.match(r"\s*deepfits \S", line):
@@ -147,3 +155,37 @@ def test_commands_in_the_documentation_are_understood():
         except CycloptsError as error:
             wrong.append(f"{page}: deepfits {' '.join(words)}: {error}")
     assert wrong == []
+
+
+def benchmarks_shown():
+    """Return page and words of each call of a benchmark, within a line or in a block; not of the log."""
+    for page in (p for p in pages_read() if p.name != "log.md"):
+        text = re.sub(r"\s*\\?\n\s*", " ", page.read_text(encoding="utf-8"))
+        for script, words in re.findall(
+            r"python (benchmarks/\w+\.py)([^`;()]*?)(?=`|;|\(| python |&&)", text
+        ):
+            yield page.relative_to(ROOT), script, shlex.split(words.partition(" ...")[0], comments=True)
+        for name in re.findall(r"make bench-(\w+)", text):
+            yield page.relative_to(ROOT), f"benchmarks/{name}.py", []
+
+
+def test_benchmarks_in_the_documentation_are_understood(monkeypatch):
+    class Understood(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser, *args):
+        parse(parser, *args)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    shown = {(page, script, *words) for page, script, words in benchmarks_shown() if "--help" not in words}
+    assert len(shown) > 20
+    for page, script, *words in sorted(shown):
+        assert (ROOT / script).is_file(), f"{page}: {script}"
+        if "parse_args" in (ROOT / script).read_text(encoding="utf-8"):
+            monkeypatch.setattr(sys, "argv", [script, *words])
+            with pytest.raises(Understood):  # not SystemExit
+                runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -12,6 +12,7 @@ from astropy.table import Table
 from deepfits.errors import InputError
 from deepfits.explorer.joined import JoinedTable, join, read_features
 from deepfits.fitting import features as features_module
+from deepfits.fitting.columns import describe
 from deepfits.stages.export import export
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
@@ -217,6 +218,18 @@ def test_tables_in_memory_are_joined_like_files(features, sky, tmp_path, make):
     np.testing.assert_allclose(found["mass"], sky["z_spec"])
     with pytest.raises(InputError, match="mine: no row matches"):
         JoinedTable(features, tables={"mine": make({"object_id": [-5, -6], "mass": [0.0, 1.0]})})
+
+
+def test_columns_of_predictions_are_described_and_those_of_others_are_not(features, sky):
+    columns = {"object_id": sky["object_id"], "class": ["galaxy"] * NUM, "z_phot": sky["z_spec"]}
+    table = JoinedTable(features, tables={"mine": columns})
+    assert not table.describe("class").words
+    table.add_table("z60", columns, of_run=True)
+    for name in ("z60.class", "z60.z_phot"):
+        assert table.describe(name).words
+    for name in ("p_star", "is_outside_domain", "domain_distance"):
+        assert describe(name, table="predictions").words
+    assert describe("is_primary", table="detections").words
 
 
 def test_what_cannot_be_joined_is_refused(features, sky):

@@ -176,6 +176,11 @@ def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise()
     section = fit_section(held, {"both": fit}, {})
     assert [picture.name for picture in section.pictures] == ["figure-1", "figure-1-faint", "chi2"]
     assert section.tables[0].rows[0][0] == "blank"
+    assert section.tables[0].columns[-4:] == ("g", "r", "steps", "converged")
+    lacking = replace(fit, dof_band=fit.dof_band * [1, 0])
+    table = fit_section(held, {"both": lacking}, {}).tables[0]
+    assert table.columns[-3:] == ("g", "steps", "converged")  # r has no data
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_brightness_is_that_in_a_band_with_data():
@@ -302,6 +307,7 @@ def test_redshifts_of_unknown_truth_are_counted_by_class():
     assert (second["objects"], second["galaxies"], second["redshift"]) == ("1", "0", "")
     assert [third[key] for key in ("objects", "galaxies", "stars", "quasars", "outside")] == list("33–––")
     assert picture.figure.axes[0].get_ylabel() == "galaxies"
+    assert picture.figure.axes[0].get_xlabel() == "z_phot (last bin: 1.03 and above)"
 
 
 def test_redshifts_at_or_below_0_can_be_drawn():

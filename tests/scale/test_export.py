@@ -356,4 +356,9 @@ def test_objects_without_positions_have_no_place_in_hats(columns, tmp_path):
     write_features(tmp_path / "features" / "shard-00000.parquet", part, "test")
     with pytest.raises(InputError, match=f'3 of {NUM} objects have no ra and dec.*--where "dec >= -90"'):
         export(tmp_path / "features", tmp_path / "galaxies", format="hats")
+    part["ra"][:] = np.nan
+    write_features(tmp_path / "features" / "shard-00000.parquet", part, "test")
+    where = tmp_path / "features"
+    with pytest.raises(InputError, match=rf"^{where}: {NUM} of {NUM} objects .* choose another format$"):
+        export(where, tmp_path / "galaxies", format="hats", where=["chi2 >= 0"])  # through a temporary table
     assert not (tmp_path / "galaxies").exists()

@@ -26,11 +26,12 @@ def test_the_arithmetic_by_hand():
     assert one["coadds, read once"] == pytest.approx(2e10 * pixels_per_object * 5 * 8 / 1e12, rel=1e-3)
 
 
-def test_small_surveys_are_in_gigabytes():
+@pytest.mark.parametrize(("what", "factor", "unit"), [("features", 1000, "GB"), ("time ", 24, "h")])
+def test_small_surveys_are_in_gigabytes_and_hours(what, factor, unit):
     plan = deepfits.plan(1e6)
-    line = next(line for line in str(plan).splitlines() if line.startswith("features"))
-    assert float(line.split()[1]) == pytest.approx(1000 * plan["features"], rel=0.01)
-    assert line.split()[2] == "GB"
+    line = next(line for line in str(plan).splitlines() if line.startswith(what))
+    assert float(line.split()[1]) == pytest.approx(factor * plan[what.strip()], rel=0.01)
+    assert line.split()[2] == unit
 
 
 def test_half_precision_saves_two_bytes_a_latent():

@@ -103,7 +103,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self._sharded: dict[str, tuple[ReadColumns, str]] = {}  # columns in shards, and their names there
         self.origin: dict[str, str] = {}
-        self._joined: dict[str, str] = {}  # units of columns, as a user's catalogue or table states them
+        self._joined: dict[str, Column] = {}  # of tables that state their own units
 
         read = partial(read_columns, features)
         for name in column_names(shard_paths(features)[0]):
@@ -170,8 +170,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     def describe(self, name: str) -> Column:
         """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
-        if name in self._joined:  # whatever its table is called: it may be "catalogue"
-            return replace(describe(name, table=""), unit=self._joined[name])
+        if name in self._joined:
+            return self._joined[name]
         is_detected = self.origin[name] == "catalogue" and "is_primary" in self  # made by `detect`
         return describe(name, table="detections" if is_detected else self.origin[name] or "features")
 
@@ -212,7 +212,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 key = self._free_name(name, "catalogue")
                 self._add_sharded(key, read, name, "catalogue")
                 if unit := store.info.extra.get("units", {}).get(name):
-                    self._joined[key] = unit
+                    self._joined[key] = replace(describe(name, table=""), unit=unit)
         return rows
 
     def add_table(
@@ -268,7 +268,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
             if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values[rows[there]], kept), label)
-                self._joined[key] = "deg" if is_place else table.units.get(name, "")
+                about = describe(name, table="features" if of_run else "")
+                self._joined[key] = replace(about, unit="deg" if is_place else table.units.get(name, ""))
 
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""

@@ -29,7 +29,7 @@ class Column:
 def _columns(table: str) -> dict[str, Column]:
     """Return the columns of a table and those of any, as ``columns.csv`` lists them."""
     with Path(__file__).with_name("columns.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.pop("table") in ("", table)]
+        rows = [row for row in csv.DictReader(file) if table in (row.pop("table").split() or [table])]
     return {row.pop("name"): Column(**row) for row in rows}
 
 

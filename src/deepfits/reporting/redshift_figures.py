@@ -73,7 +73,7 @@ def predicted(galaxies: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         widths.plot(middle, median, "o-", color=colour, ms=3.5, lw=1.4)
         widths.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
     widths.set_ylim(bottom=0)
-    label(numbers, "z_phot (last bin: and above)", "galaxies")
+    label(numbers, f"z_phot (last bin: {bins[-2]:.2f} and above)", "galaxies")
     label(widths, "z_phot", "half of the 68% interval / (1 + z)")
     if len(galaxies) > 1:
         numbers.legend(frameon=False, fontsize=8)

@@ -131,7 +131,7 @@ def export(config: ExportConfig) -> Path:
             paths = [Path(stack.enter_context(scratch)) / "joined.parquet"]
             describing = _write_joined(config, is_run, paths[0])
             names = _names(paths[0], None)
-        shards = _Shards(paths, names, config.half, config.progress, describing)
+        shards = _Shards(source, paths, names, config.half, config.progress, describing)
         if chosen == "parquet":
             shards.write_parquet(out)
         elif chosen == "hats":
@@ -192,6 +192,7 @@ def _names(path: Path, wanted: Sequence[str] | None) -> list[str]:
 class _Shards:
     """Tables of one or several shards, and the columns to write."""
 
+    features: Path
     paths: list[Path]
     names: list[str]
     half: bool
@@ -218,7 +219,7 @@ class _Shards:
                 is_empty = False
                 yield table.cast(schema)
         if is_empty:
-            raise InputError(f"{self.paths[0].parent}: no object in any of the {len(self.paths)} shards")
+            raise InputError(f"{self.features}: no object in any of the {len(self.paths)} shards")
 
     def write_parquet(self, out: Path) -> None:
         """Write one Parquet file, shard by shard."""
@@ -248,7 +249,7 @@ class _Shards:
         for name in ("ra", "dec"):
             if name not in self.names:
                 raise InputError(
-                    f"{self.paths[0]}: HATS partitions the sky by ra and dec; no column {name!r} here"
+                    f"{self.features}: HATS partitions the sky by ra and dec; no column {name!r} here"
                 )
         suffix = f"-{out.name}"  # so that the next run can remove what a killed run leaves
         with (
@@ -258,7 +259,7 @@ class _Shards:
             scratch = Path(name)
             source = scratch / "source.parquet"
             self.write_parquet(source)
-            _require_positions(source, self.paths[0])
+            _require_positions(source, self.features)
             with self.progress("HATS", total=1, unit="catalogues") as task:
                 _import(source, scratch, out.name, self.names, margin_arcsec, partition_rows)
                 task.advance(1)
@@ -325,8 +326,8 @@ def _require_positions(source: Path, name: Path) -> None:
     if number := int(is_missing.sum()):
         raise InputError(
             f"{name}: {number} of {len(table)} objects have no ra and dec, by which HATS partitions the sky "
-            "(images without WCS have none); choose another format, or leave them out with "
-            '--where "dec >= -90"'
+            "(images without WCS have none); choose another format"
+            + (', or leave them out with --where "dec >= -90"' if number < len(table) else "")
         )
 
 

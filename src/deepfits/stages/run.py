@@ -152,7 +152,7 @@ def run(config: RunConfig) -> Path:
 
 @stage(DemoConfig)
 def demo(config: DemoConfig) -> Path:
-    """Run the whole method on a small simulated sky, in 15 to 30 minutes on two cores.
+    """Run the whole method on a small simulated sky, in 10 to 20 minutes on two cores.
 
     Simulates coadds, cuts out the objects, trains a model, fits it, predicts a hidden band and redshifts, and
     writes a report.

@@ -22,6 +22,7 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import MAX_RIM_SIGMAS, clipped_statistics, depth_of, rim_pixels
 from deepfits.survey.readers import open_cutouts
+from deepfits.survey.remarks import describe
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.reading import TEXT_ENDINGS
 from deepfits.tables.values import HIGHEST_MEDIAN, is_no_value, is_redshift_name, list_values
@@ -148,9 +149,13 @@ def _sample_foreign(name: str, cutouts: ForeignCutouts, zero_points: tuple[float
 
 def _inspect(sample: _Sample, findings: Findings) -> None:
     height, width = sample.image.shape[-2:]
+    side = min(height, width)
+    image, weight = (to_shape(pixels, side, side) for pixels in (sample.image, sample.weight))
+    flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
+    suspicious: dict[str, list[str]] = {}
     for index, band in enumerate(sample.bands):
-        flux, weight = sample.image[:, index], sample.weight[:, index]
-        level, sigma = clipped_statistics(rim_pixels(flux, weight)[0])
+        weights = sample.weight[:, index]
+        level, sigma = clipped_statistics(rim_pixels(sample.image[:, index], weights)[0])
         row = Row(
             field=sample.name,
             band=band,
@@ -160,18 +165,16 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
             fwhm_arcsec=sample.fwhm[index],
             depth=depth_of(sigma, sample.scale) if sigma > 0 and sample.scale > 0 else math.nan,
             noise_njy=sigma,
-            fraction_empty=float((weight <= 0).mean()),
+            fraction_empty=float((weights <= 0).mean()),
             weights=sample.weights,
         )
         findings.rows.append(row)
-        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, weight)]
-    side = min(height, width)
-    image, weight = (to_shape(pixels, side, side) for pixels in (sample.image, sample.weight))
-    flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
+        off_centre = _centre_warning(sample.image[:, index], flux[:, index], error[:, index])
+        suspicious[band] = _warnings(row, level, weights) + off_centre
+    findings.warnings += [f"{sample.name} {line}" for line in describe(suspicious)]
     columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
     columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
-    warnings = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
-    findings.warnings += [f"{sample.name}: {w}" for w in warnings]
+    findings.warnings += [f"{sample.name}: {w}" for w in colour_warnings(columns, sample.bands)]
 
 
 def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
@@ -190,24 +193,20 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     return out
 
 
-def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> list[str]:
-    """Take the median of the brighter cutouts, and warn if it does not peak at the centre in some band."""
+def _centre_warning(image: np.ndarray, flux: np.ndarray, error: np.ndarray) -> list[str]:
+    """Take the median of the brighter cutouts of a band, and warn if it does not peak at the centre."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        snr = flux / error
-    out = []
-    for index, band in enumerate(sample.bands):
-        clear = np.flatnonzero(snr[:, index] > 10)
-        if len(clear) < 20:
-            continue
-        typical = np.median(sample.image[clear, index] / flux[clear, index, None, None], axis=0)
-        y, x = np.unravel_index(int(np.argmax(typical)), typical.shape)
-        dx, dy = x - (typical.shape[1] - 1) / 2, y - (typical.shape[0] - 1) / 2
-        if math.hypot(dx, dy) > MAX_OFFSET_PIXELS:
-            out.append(
-                f"in {band} the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts "
-                "on the objects"
-            )
-    return out
+        clear = flux / error > 10
+    if clear.sum() < 20:
+        return []
+    typical = np.median(image[clear] / flux[clear, None, None], axis=0)
+    y, x = np.unravel_index(int(np.argmax(typical)), typical.shape)
+    dx, dy = x - (typical.shape[1] - 1) / 2, y - (typical.shape[0] - 1) / 2
+    if math.hypot(dx, dy) <= MAX_OFFSET_PIXELS:
+        return []
+    return [
+        f"the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts on the objects"
+    ]
 
 
 def inspect_catalogue(path: Path, findings: Findings) -> None:

@@ -33,7 +33,7 @@ def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
     alike: dict[str, dict[str, list[str]]] = {}
     for band, texts in remarks.items():
         for text in texts:
-            pieces = re.split(r"(\d+(?:\.\d+)?)", text)
+            pieces = re.split(r"([+-]?\d+(?:\.\d+)?)", text)
             kind = "#".join(pieces[::2])
             while band in alike.setdefault(kind, {}):  # a further one, such as of another HDU
                 kind += "#"
