@@ -230,6 +230,8 @@ def test_columns_of_predictions_are_described_and_those_of_others_are_not(featur
     for name in ("p_star", "is_outside_domain", "domain_distance"):
         assert describe(name, table="predictions").words
     assert describe("is_primary", table="detections").words
+    assert describe("g_minus_r").words == "Colour g - r of the galaxy in PSF-matched Gaussian apertures, AB"
+    assert not describe("n_minus_s", table="mine").words
 
 
 def test_what_cannot_be_joined_is_refused(features, sky):

@@ -20,7 +20,6 @@ from deepfits.explorer.joined import JoinedTable
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
-from deepfits.fitting.columns import Column
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, bands_of, bands_with_data, reference_band
 from deepfits.splits import evenly_spaced
@@ -33,19 +32,6 @@ UNLIKE = 0.8
 """Distance beyond which objects are not similar. In simulated skies, 95% have a neighbour within 0.66."""
 FIND_RADIUS_ARCSEC = 5.0  # largest distance of an object from a position by which it is looked for
 MAP_FILE = "_map-umap.npz"
-_DESCRIPTIONS = {
-    "reduced_chi2": "χ² of the best fit per valid pixel; 1 is a fit to the noise",
-    "umap1": "First UMAP coordinate of the embeddings",
-    "umap2": "Second UMAP coordinate of the embeddings",
-    "tag": "Your tag",
-    "z_spec": "Spectroscopic redshift, if the run has one",
-    "truth.z_spec": "True redshift of the simulated galaxy",
-    "magnitude": "AB magnitude in the reference band, from the table of redshifts",
-}
-_PREFIXES = {
-    "pc": "Principal component {} of the latents",
-    "z_phot_": "Photometric redshift by the method {}; only for objects that no method was trained on",
-}
 _NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
 
@@ -398,17 +384,6 @@ def unlike_warning(distance: np.ndarray) -> str:
     near = "no nearer" if distance[0] >= 1 else "hardly nearer"
     where = f"the nearest, at {distance[0]:.2f}, is {near} than a random one of this brightness (1)"
     return f"no similar objects: {where}"
-
-
-def describe_column(name: str, known: Column) -> str:
-    """Describe a column, with its unit; '' for a user's own column that is not `known`."""
-    text = _DESCRIPTIONS.get(name) or known.words
-    for prefix, description in _PREFIXES.items():
-        if not text and name.startswith(prefix):
-            text = description.format(name.removeprefix(prefix))
-    if not text and "_minus_" in name:
-        text = "Colour of the galaxy in PSF-matched Gaussian apertures, AB magnitudes"
-    return f"{text} [{known.unit}]" if text and known.unit else text
 
 
 def json_value(value: Any) -> Any:

@@ -38,7 +38,7 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError, explain, require_known
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
-from deepfits.explorer.objects import Objects, describe_column, json_value, unlike_warning
+from deepfits.explorer.objects import Objects, json_value, unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
@@ -180,9 +180,11 @@ class _Explorer:
 
     def _words(self, name: str) -> str:
         """Describe a column and its table of origin."""
-        origin = self.objects.table.origin[name]
-        words = describe_column(name, self.objects.table.describe(name))
-        return "; ".join(part for part in (words, f"from {origin}" if origin else "") if part)
+        origin, about = self.objects.table.origin[name], self.objects.table.describe(name)
+        unit = f" [{about.unit}]" if about.words and about.unit else ""
+        return "; ".join(
+            part for part in (f"{about.words}{unit}", f"from {origin}" if origin else "") if part
+        )
 
     def drawer(self, request: Request) -> dict[str, Any]:
         """Return what can be drawn, once the model is loaded."""

@@ -49,11 +49,14 @@ def describe(name: str, *, table: str = "features") -> Column:
     columns = _columns(table)
     if name in columns:
         return columns[name]
+    if "_minus_" in name and table == "features":
+        name = "colour_" + name.replace("_minus_", " - ")
     parts = name.split("_")
     for number in reversed(range(1, len(parts))):  # flux_model_err_<band> before flux_model_<band>
         prefix, band = "_".join(parts[:number]), "_".join(parts[number:])
         if known := columns.get(f"{prefix}_<band>"):
-            return replace(known, ucd=_with_band(known.ucd, band), words=f"{known.words}, band {band}")
+            words = known.words if "<band>" in known.words else f"{known.words}, band <band>"
+            return replace(known, ucd=_with_band(known.ucd, band), words=words.replace("<band>", band))
     return Column()
 
 
