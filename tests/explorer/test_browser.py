@@ -1,5 +1,6 @@
 """The explorer's page in a real browser: what a person does with it, and what they see."""
 
+import re
 import shutil
 import threading
 import time
@@ -351,6 +352,17 @@ def test_tags_come_from_keys(page, loaded):
     page.wait_for_function("document.getElementById('count').textContent.includes('1 tagged')")
     page.keyboard.press("u")
     page.wait_for_function("!document.getElementById('count').textContent.includes('tagged')")
+
+
+def test_where_the_system_is_dark_so_is_the_page_but_not_the_map(page):
+    def brightness(of):
+        colour = page.evaluate(f"getComputedStyle(document.querySelector('{of}')).backgroundColor")
+        return max(int(level) for level in re.findall(r"\d+", colour)[:3])
+
+    assert min(map(brightness, ("body", "aside", "button", "#plot"))) > 240
+    page.emulate_media(color_scheme="dark")
+    assert max(map(brightness, ("body", "aside", "#umap"))) < 60
+    assert brightness("#plot") == 255  # whose colours are for paper
 
 
 def test_a_phone_shows_all_of_it(browser, address):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier
@@ -30,6 +31,10 @@ def load_predictor(model: str | Path) -> Predictor | Classifier:
         return Predictor(method=method, loss="absolute", target="z_spec", about={"num_train": 0})
     if (Path(model) / CLASSIFIER).exists():
         return storage.load(Classifier, model, CLASSIFIER, what="classifier")
+    if str(model).startswith("builtin:") or (Path(model) / "model.json").exists():
+        raise InputError(
+            f"{model}: a model of images, not of redshifts; without labels give the features alone"
+        )
     return storage.load(Predictor, model)
 
 

@@ -38,7 +38,7 @@ class ExportConfig(Choosing, Partial):
     """Parameters of `export`."""
 
     features: Annotated[str | Path, INPUT]
-    """A run directory, of which features, catalogue, predictions, truth and tags are joined into one table.
+    """A run directory, of which features, catalogue, redshifts, truth and tags are joined into one table.
     Or the output of `fit`, `inpaint` or `redshift predict` alone: a directory, or one Parquet file."""
     out: str | Path
     """Output file, or directory for HATS."""
