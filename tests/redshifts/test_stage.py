@@ -727,7 +727,7 @@ def test_other_bands_and_models_are_refused(inputs, sky, tmp_path):
         redshift_predict(model, other, tmp_path / "z.parquet")
     with pytest.raises(InputError, match="no such redshift model"):
         redshift_predict(features, features, tmp_path / "z.parquet")
-    with pytest.raises(InputError, match="builtin:ugriz: a model of images, .* give the features alone"):
+    with pytest.raises(InputError, match=r"builtin:ugriz: a model of images, .* give the features alone"):
         redshift_predict("builtin:ugriz", features, tmp_path / "z.parquet")
     with pytest.raises(InputError, match="'magnitudes' needs the cutouts"):
         redshift_train(features, labels, tmp_path / "other", feature_set="magnitudes")

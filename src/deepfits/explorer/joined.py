@@ -103,7 +103,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self._sharded: dict[str, tuple[ReadColumns, str]] = {}  # columns in shards, and their names there
         self.origin: dict[str, str] = {}
-        self._joined: dict[str, Column] = {}  # of tables that state their own units
+        self._joined: dict[str, Column] = {}  # as the user's catalogue, or a further table, states them
 
         read = partial(read_columns, features)
         for name in column_names(shard_paths(features)[0]):

@@ -181,10 +181,8 @@ class _Explorer:
     def _words(self, name: str) -> str:
         """Describe a column and its table of origin."""
         origin, about = self.objects.table.origin[name], self.objects.table.describe(name)
-        unit = f" [{about.unit}]" if about.words and about.unit else ""
-        return "; ".join(
-            part for part in (f"{about.words}{unit}", f"from {origin}" if origin else "") if part
-        )
+        words = f"{about.words} [{about.unit}]" if about.words and about.unit else about.words
+        return "; ".join(part for part in (words, f"from {origin}" if origin else "") if part)
 
     def drawer(self, request: Request) -> dict[str, Any]:
         """Return what can be drawn, once the model is loaded."""

@@ -27,15 +27,14 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class PageTable:
-    """A table of formatted cells, with its caption; columns that are empty in all rows are left out."""
+    """A table of formatted cells, with its caption; empty columns, as of bands without data, are left out."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
     def __post_init__(self) -> None:
-        """Leave out empty columns, such as those of bands without data."""
-        kept = [c for c in zip(self.columns, *self.rows, strict=True) if any(c[1:])]
+        kept = [c for c in zip(self.columns, *self.rows, strict=True) if any(c[1:]) or not self.rows]
         columns, *rows = zip(*kept, strict=True)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "rows", rows)
