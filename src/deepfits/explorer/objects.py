@@ -372,7 +372,7 @@ class Objects:
             self._offer_tags()
 
     def _offer_tags(self) -> None:
-        self.table.add("tag", lambda: tag_column(self.tags, self.object_id))
+        self.table.add("tag", lambda: tag_column(self.tags, self.object_id), "tags")
 
 
 def unlike_warning(distance: np.ndarray) -> str:
