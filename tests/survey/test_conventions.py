@@ -662,6 +662,18 @@ def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp
     assert not [text for text in remarks if "WARNING" in text or "relative" in text]
 
 
+@pytest.mark.parametrize("level", [2, 16])
+def test_blocks_of_zeros_that_compression_moved_are_no_data_however_few(tmp_path, sky, level):
+    image = sky.astype(np.float32)
+    image[50:56, 60:66] = 0  # 0.1% of the pixels
+    options = {"quantize_level": level, "quantize_method": 1, "dither_seed": 3}
+    hdu = fits.CompImageHDU(image, header(FILTER="r", BUNIT="nJy"), **options)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "coadd-r.fits.fz")
+    _, weight, _ = read(tmp_path)
+    assert (weight[51:55, 61:65] == 0).all()
+    assert (weight == 0).sum() < 60
+
+
 def test_zeros_of_a_mask_that_compression_moved_are_good(tmp_path, sky):
     """A mask that was resampled, so that it is no whole numbers; good pixels beside bad ones were bad."""
     share = np.zeros(SHAPE, np.float32)
@@ -2162,6 +2174,26 @@ def test_names_of_hdus_count_where_all_images_have_the_filter_of_one(tmp_path, s
     assert {band: source.hdu for band, source in field.images.items()} == {"g": 0, "r": 1, "i": 2}
     _, weight, _ = read(tmp_path, bands=["i"])
     np.testing.assert_allclose(np.median(weight), SIGMA**-2 / 9, rtol=1e-3)
+
+
+@pytest.mark.parametrize("end", ["fits", "fits.gz", "fits.bz2"])
+@pytest.mark.parametrize(
+    ("cards", "bands"),
+    [
+        ({"FILTER1": "CLEAR1L", "FILTER2": "F606W"}, ("F606W", "F814W")),  # of ACS
+        ({"FILTER1": "F606W"}, ("F606W", "F814W")),
+        ({}, ("g", "i")),
+    ],
+)
+def test_bands_in_one_file_of_which_only_some_have_a_card(tmp_path, sky, cards, bands, end):
+    """FILTER1 was taken for the band of a cube's layer; of packed files only the first band was known."""
+    planes = [
+        fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy", **own), name=f"SCI_{band}")
+        for band, own in zip(bands, (cards, {}), strict=True)
+    ]
+    write(tmp_path / f"a.{end}", *planes)
+    [field] = find_fields(tmp_path)
+    assert [(band, source.hdu) for band, source in field.images.items()] == [(bands[0], 1), (bands[1], 2)]
 
 
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):

@@ -9,7 +9,7 @@ Shapes: H, W pixels; any number of axes before them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -22,6 +22,8 @@ HALF_STEP = 0.5001  # largest shift of a zero by dithering, in quantisation step
 # Minimum number of pixels with a fill value far below all others, and minimum fraction of such pixels.
 FEWEST, FEWEST_SHARE = 5, 0.2
 BLOCK = 5  # side of the smallest blocks without data, pixels, where single zeros may be real values
+# Share of zeros, of dithered counts those within half a step, up to which no block of them arises by chance.
+MOST_NEAR_ZERO = 0.3
 # Share of zeros midway between pixels with light, `APART` pixels from each, above which zeros are values even
 # if all others are far from 0: dead pixels are fewer.
 SPARSE, APART = 0.05, 10
@@ -79,13 +81,13 @@ def _are_fine(counts: np.ndarray) -> bool:
     return bool(values.size and values.min() < 0 and len(np.unique(values)) > 0.5 * values.size)
 
 
-def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> list[Fill]:
+def find_fill(counts: np.ndarray, steps: np.ndarray | None, dithered: Fill | None) -> list[Fill]:
     """Find the values that mark pixels without data.
 
     Among quantised counts (integers or compressed floats) a zero may be a real value, so there only zeros
-    that fill blocks count. Dithering moves zeros by up to half a step. The sample of pixels, ``(..., H, W)``,
-    is NaN where they are known to have no data; `steps` are the quantisation steps of its rows, None for
-    values that are not compressed.
+    that fill blocks count; dithering moves these by up to half a step (`dithered`, if the counts are). The
+    sample of pixels, ``(..., H, W)``, is NaN where they are known to have no data; `steps` are the
+    quantisation steps of its rows, None for values that are not compressed.
     """
     is_known = np.isfinite(counts)
     number, zeros = int(is_known.sum()), int((counts == 0).sum())
@@ -94,9 +96,6 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -
     if is_plain and not (known < _floor(known)).any():
         return []
     tolerance = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
-    dithered = None
-    if steps is not None and is_dithered:
-        dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
     is_zero = dithered.holds(counts) if dithered is not None else counts == 0
     others = counts[is_known & ~is_zero]
     if steps is None and zeros > FILL_SHARE * number and (block := _empty_block(counts, others)):
@@ -229,10 +228,14 @@ def find_marks(
 
     Beside weights, only pixels of positive weight matter, and zeros count only if they fill blocks and are
     rare elsewhere, since in sparse photon counts they are real values. See `find_fill` for the other
-    parameters. The values include `HOLES` or `ZEROS` if zeros are rare; remarks on them are returned, too.
+    parameters. The values include `HOLES`, dithered or not, or `ZEROS` if zeros are rare; remarks on them are
+    returned, too.
     """
     used = counts if weight is None else np.where(weight > 0, counts, np.nan)
-    fills, remarks = find_fill(used, steps, is_dithered), []
+    dithered = None
+    if steps is not None and is_dithered:
+        dithered = Fill(value=0.0, half_step=HALF_STEP * steps, in_blocks=True)
+    fills, remarks = find_fill(used, steps, dithered), []
     if fills and (weight is not None or steps is None):
         first = fills[0]
         if weight is not None and first.value == 0:
@@ -258,8 +261,9 @@ def find_marks(
         words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills)
         part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
         remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")
-    rare = ZEROS if _are_fine(counts) else HOLES
-    is_rare = (counts == 0).mean() <= FILL_SHARE  # so that zeros elsewhere must be holes
+    rare = dithered or (ZEROS if _are_fine(counts) else HOLES)
+    zeros = replace(rare, in_blocks=False).holds(counts).mean()
+    is_rare = zeros <= (FILL_SHARE if dithered is None else MOST_NEAR_ZERO)  # zeros elsewhere must be holes
     return [*(fills if share else []), *([rare] if is_rare else [])], remarks
 
 

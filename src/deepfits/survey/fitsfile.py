@@ -308,7 +308,8 @@ def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     """Read the headers of all HDUs without the data.
 
-    In a compressed file, only up to the first image: later headers would require decompressing its data.
+    In a compressed file, only up to an image in the primary HDU, or to one of more than `MAX_SKIPPED` bytes:
+    later headers would require decompressing its data.
     """
     path = Path(path)
     require_regular(path)
@@ -337,7 +338,7 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
                     break
                 headers.append(_one_header(stream, start))
                 length = _data_bytes(headers[-1])
-                if opener is not None and (has_image(headers[-1]) or length > MAX_SKIPPED):
+                if opener is not None and (has_image(headers[0]) or length > MAX_SKIPPED):
                     break
                 stream.seek(-(-length // 2880) * 2880, os.SEEK_CUR)
     except InputError as error:

@@ -142,19 +142,12 @@ def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     """Return the bands stated by HDUs, or layers of cubes, with images of the sky, by HDU and layer."""
     headers = peek_headers(path)
     names = {n: str(header.get("EXTNAME", "")) for n, header in enumerate(headers) if has_image(header)}
-    layers = {
-        (number, layer if len(bands) > 1 else None): band
-        for number, name in names.items()
-        if role_of(name_in(headers[number], name)) is None
-        for bands in [bands_of_layers(headers[0] | headers[number], _num_layers(headers[number]))]
-        for layer, band in enumerate(bands)
-    }
-    if layers:
-        return layers
-    names = {number: name for number, name in names.items() if role_of(name) is None}
-    bands = settled_bands(
-        [band_of_header(headers[n]) for n in names], [*map(known_band_of_plane, names.values())]
-    )
+    names = {n: name for n, name in names.items() if role_of(name_in(headers[n], name)) is None}
+    layers = {n: bands_of_layers(headers[0] | headers[n], _num_layers(headers[n])) for n in names}
+    if any(len(bands) > 1 for bands in layers.values()):
+        return {(n, layer): band for n, bands in layers.items() for layer, band in enumerate(bands)}
+    cards = [band_of_header(headers[n]) or next(iter(layers[n]), None) for n in names]
+    bands = settled_bands(cards, [*map(known_band_of_plane, names.values())])
     return {(number, None): band for number, band in zip(names, bands, strict=True) if band}
 
 
