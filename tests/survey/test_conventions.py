@@ -1640,6 +1640,21 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     for key in ("CDELT1", "CDELT2"):
         del old[key]
     np.testing.assert_allclose(places(old), places(plain), atol=1e-9)
+    for one, other in (("CD{0:03d}{1:03d}", "CD"), ("CD{0:02d}_{1:02d}", "CD"), ("PC{0:02d}_{1:02d}", "PC")):
+        old, turn = plain.copy(), np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+        steps = np.array([plain["CDELT1"], plain["CDELT2"]]) if other == "CD" else np.ones(2)
+        now = old.copy()
+        for i, j in np.ndindex(2, 2):
+            for head, name in ((old, one.format(i + 1, j + 1)), (now, f"{other}{i + 1}_{j + 1}")):
+                head[name] = turn[i, j] * steps[i]
+        for head in (old, now) if other == "CD" else ():
+            del head["CDELT1"], head["CDELT2"]
+        np.testing.assert_allclose(places(old), places(now), atol=1e-9)
+    twice = plain.copy()
+    for value in (1.0, 1.01):
+        twice.append(("PV1_1", value), end=True)
+    with pytest.raises(InputError, match=r"PV1_1 is both 1\.0 and 1\.01"):
+        places(twice)
     turned = plain.copy()
     turned["CROTA2"] = -20.0
     np.testing.assert_allclose(places(turned), wcs.pixel_to_world_values([0, 100], [0, 50]), atol=1e-9)
@@ -2041,6 +2056,17 @@ def test_zero_points_of_one_second_by_the_comment_of_their_card(key, comment, un
     doubts = zero_point_doubts(head, *found)
     assert [" 30.00" in text for text in doubts] == [True] * (expected == "doubtful")
     assert found[0] == (25.0 if expected == "doubtful" else expected)
+
+
+@pytest.mark.parametrize(
+    "per_second", ["electron / (pix s)", "electron / (s pix)", "e-/s/px", "cts s-1 pixel-1"]
+)
+def test_counts_per_second_and_pixel_are_a_rate(per_second):
+    """The first is how astropy writes electron / s / pix; it was taken for counts of the whole exposure."""
+    head = header(PHOTFLAM=1e-19, PHOTPLAM=6000.0, EXPTIME=100.0, BUNIT=per_second)
+    assert zero_point_of_header(head)[0] == pytest.approx(26.20, abs=0.005)
+    head["BUNIT"] = "electron / pix"
+    assert zero_point_of_header(head)[0] == pytest.approx(31.20, abs=0.005)
 
 
 @pytest.mark.parametrize("depth", [17, 22])

@@ -36,9 +36,11 @@ _NAMES_OF_FRAMES = {
 _EQUINOXES = (1950.0, 2000.0)
 # Limits on the pixel scale, arcsec; without a scale, pixels would be 1°, and a wrong unit makes them tiny.
 SMALLEST_PIXEL, LARGEST_PIXEL = 1e-3, 1000.0
-# Keywords with a numerical value: positions, scales and angles.
+# How elements of a matrix were written before 2002, and by CASA.
+_OLD_MATRIX = re.compile(r"(CD|PC)(?:00([12])00([12])|0([12])_0([12]))")
+# Keywords with a numerical value: positions, scales, angles and coefficients of distortions.
 _NUMBER_CARD = re.compile(
-    r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
+    r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PV[12]_\d+|[AB]P?_\d+_\d+|LONPOLE|LATPOLE"
 )
 # Keywords with a default, and values that stand for none.
 _WITH_DEFAULT = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH", "RADESYS", "RADECSYS", "CUNIT1", "CUNIT2")
@@ -136,6 +138,8 @@ def _settle_numbers(cards: fits.Header) -> None:
     """
     for card in list(cards.cards):
         key, value = card.keyword, card.value
+        if old := _OLD_MATRIX.fullmatch(key):
+            cards.rename_keyword(key, key := "{}{}_{}".format(*filter(None, old.groups())), force=True)
         if key in _WITH_DEFAULT and (
             isinstance(value, fits.card.Undefined) or _NOTHING.fullmatch(str(value).strip())
         ):
@@ -271,9 +275,6 @@ def _settle_matrix(cards: fits.Header) -> None:
 
     The rotation belongs to the latitude axis (Calabretta & Greisen 2002, section 6.1).
     """
-    for key in [k for k in cards if re.fullmatch("PC00[12]00[12]", k)]:  # how PC was written before 2002
-        cards.setdefault(f"PC{key[4]}_{key[7]}", cards[key])
-        del cards[key]
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
         raise _UnusableWCSError("neither CD nor CDELT gives the pixel scale")

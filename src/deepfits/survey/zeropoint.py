@@ -43,15 +43,20 @@ _PER_WAVELENGTH = units.erg / units.s / units.cm**2 / units.AA
 _MAGGIES = re.compile(
     r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
-_JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
+_JANSKY = re.compile(
+    r"(?P<prefix>nano|micro|milli|[nuµμm]?)[-\s]*(?:jy|jansk(?:y|ys|ies))(?![a-z])", re.IGNORECASE
+)
 _PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "µ": "u", "μ": "u"}
 _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
 _LOGARITHM = re.compile(r"(?<![a-z])(?:log(?:10)?|ln|dex|a(?:rc)?sinh|sqrt)(?![a-z])", re.IGNORECASE)
 _PER_PIXEL = re.compile(
-    r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
+    r"\s*(?:(?:/|\bper\b)\s*(?:px|pix(?:el)?s?)|[ .*](?:px|pix(?:el)?s?)\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$",
+    re.IGNORECASE,
 )
-_RATE = re.compile(
-    r"(?:(?:/|\bper\b)\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)(?![a-z])", re.IGNORECASE
+_RATE = re.compile(  # also astropy's "electron / (pix s)"
+    r"(?:(?:/|\bper\b)\s*(?:\((?:pix )?)?s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)"
+    r"(?![a-z])",
+    re.IGNORECASE,
 )
 # A zero point of one count per second, by the comment of its card: "[mag] 1 ADU/s", "for one second".
 _ONE_SECOND = re.compile(rf"{_RATE.pattern}|\b(?:1|one)[ -]?s(?:ec(?:ond)?)?\b", re.IGNORECASE)
