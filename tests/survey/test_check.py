@@ -443,3 +443,20 @@ def test_stars_of_few_pixels_and_wider_ones_than_their_stamps_are_said(tmp_path,
     fits.writeto(tmp_path / "r.fits", image.array + rng.normal(0, 1, shape).astype(np.float32), header)
     warned = [text for text in deepfits.check(tmp_path).warnings if "pixels wide" in text]
     assert [text.partition("is measured ")[2] for text in warned] == [f"{said} (psf)"] * bool(said)
+
+
+@pytest.mark.parametrize("side", [60, 260])
+def test_many_fields_are_few_lines_and_may_be_cutouts(tmp_path, truth, side, caplog):
+    for number in range(10):
+        noise = np.random.default_rng(number).normal(0, 1, (side, side)).astype(np.float32)
+        head = make_wcs((side, side)).to_header() + fits.Header({"FILTER": "r", "BUNIT": "nJy"})
+        head["CRVAL1"] += number
+        fits.writeto(tmp_path / f"obj{number}_r.fits", noise, head)
+    found = deepfits.check(tmp_path)
+    assert len(found.remarks) == 10
+    [note] = [line for line in str(found).splitlines() if line.startswith("note")]
+    assert "obj0 (and 9 more) r: no weight plane" in note
+    may_be = [text for text in found.warnings if "and 9 more fields: images of up to 60 pixels" in text]
+    assert bool(may_be) == (side == 60)
+    image_set(tmp_path)
+    assert ("describe them in a TOML file" in caplog.text) == (side == 60)

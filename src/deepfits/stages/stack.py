@@ -215,8 +215,8 @@ def _register_exposures(
             task.advance(1, plane.path.name)
     best = {band: max(its, key=lambda p: len(lists[p].x)) for band, its in planes.items()}
     for p, its in lists.items():
-        found = register(its, lists[best[reference]])
-        ratio = register(its, lists[best[p.source.band]]).flux_ratio
+        found, own = register(its, lists[best[reference]]), best[p.source.band]
+        ratio = (found if own is best[reference] else register(its, lists[own])).flux_ratio
         registered[p] = replace(found, flux_ratio=ratio, width=its.width)
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
@@ -308,7 +308,8 @@ def _stack_band(
         rows = np.flatnonzero((weight > 0).any(axis=1))
         rows = rows[np.concatenate([np.arange(*strip) for strip in sample_rows(len(rows))])]
         image[weight > 0] -= SkySurface(image[rows], weight[rows]).level
-    correlation = float(np.mean([a.noise_correlation for a in aligned]))
+    weights = [a.usual_weight for a in aligned]
+    correlation = float(np.average([a.noise_correlation**2 for a in aligned], weights=weights) ** 0.5)
     header = _band_header(band, target, correlation, planes)
     for end, array in ((".weight", weight), ("", image)):
         with writing(out / f"coadd-{band}{end}.fits") as temporary:

@@ -18,7 +18,7 @@ from deepfits.photometry import reference_band
 from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import find_fields
-from deepfits.survey.fitsfile import quiet
+from deepfits.survey.fitsfile import has_image, peek_headers, quiet, sides_of
 from deepfits.survey.grids import AlignedPlane, align, share_beyond
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.planes import Plane, ReadOptions, open_planes
@@ -31,6 +31,8 @@ MIDDLE_ROWS = 1024
 # Rows, and strips of rows, on which stars are found if the catalogue is not made by detection.
 SAMPLE_ROWS, NUM_STRIPS = 2560, 5
 GAP = 13  # rows without weight between strips: half the side of a star's stamp
+# As many fields, and more, of at most so many pixels a side may be cutouts of single objects.
+MANY_SMALL, SMALL = 10, 200
 # Share of a band's data beyond the grid above which there is a warning: patches and tiles overlap by less.
 MOST_BEYOND = 0.25
 
@@ -152,6 +154,7 @@ def image_set(
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)
+    _warn_of_cutouts(fields)
     available = sort_bands(b for field in fields for b in field.bands)
     require_bands(options.zero_point, available, "zero_point")
     wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else available
@@ -181,6 +184,19 @@ def image_set(
     )
     files = (chosen._files_of(field) for field in kept)
     return replace(chosen, stamps=_stamps(path for paths in files for path in paths.values()))
+
+
+def _warn_of_cutouts(fields: Sequence[FieldSources]) -> None:
+    """Warn of fields that are so small that they may be cutouts, of one object each."""
+    sources = [next(iter(field.images.values())) for field in fields[:MANY_SMALL]]
+    sides = [max(map(max, map(sides_of, filter(has_image, peek_headers(s.path))))) for s in sources]
+    if len(sides) == MANY_SMALL and max(sides) <= SMALL:
+        log.warning(
+            "WARNING: %s and %d more fields: images of up to %d pixels; if each is a cutout of one object, "
+            "describe them in a TOML file (docs/how-to/survey-files.md) and give that: here all objects on "
+            "them are detected, or cut out anew",
+            *(sources[0].path, len(fields) - 1, max(sides)),
+        )
 
 
 def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:

@@ -361,6 +361,12 @@ def has_image(header: Mapping[str, Any]) -> bool:
     return isinstance(count, int) and count >= 2
 
 
+def sides_of(header: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of columns and rows of an image by its header, tile-compressed or not."""
+    width, height = (int(header.get(f"ZNAXIS{n}", header.get(f"NAXIS{n}", 0))) for n in (1, 2))
+    return width, height
+
+
 def _data_bytes(header: Mapping[str, Any]) -> int:
     """Return the number of data bytes that a header declares."""
     try:

@@ -22,7 +22,7 @@ from deepfits.survey.fitsfile import sums_that_fail
 from deepfits.survey.image_source import FieldSources, ImageSource
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
-from deepfits.survey.remarks import WARNING, describe, warnings_in
+from deepfits.survey.remarks import WARNING, describe, pattern_of, warnings_in
 
 # 5σ in 2″ apertures, AB: from the shallowest photographic plates to the deepest fields from space.
 PLAUSIBLE_DEPTH = (14.0, 32.0)
@@ -73,12 +73,23 @@ class Findings:
         self.warnings += [str(error)] if str(error) not in self.warnings else []  # of all layers of a cube
         self.is_fatal = True
 
+    def _joined(self, texts: list[str]) -> list[str]:
+        """Return texts with one line, that of the first, for fields whose texts differ only in numbers."""
+        alike: dict[str, list[tuple[str, str]]] = {}
+        names = {row.field for row in self.rows}
+        for text in texts:
+            name = next((name for name in names if text.startswith((f"{name} ", f"{name}: "))), "")
+            rest = text.removeprefix(name)
+            alike.setdefault(pattern_of(rest) if name else text, []).append((name, rest))
+        more = (f" (and {len(its) - 1} more)" * (len(its) > 1) for its in alike.values())
+        return [f"{its[0][0]}{others}{its[0][1]}" for its, others in zip(alike.values(), more, strict=True)]
+
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
         return str(self)
 
     def __str__(self) -> str:
-        notes = [f"note: {r}" for r in self.remarks]
-        warnings = [f"WARNING: {w}" for w in self.warnings] or ["nothing suspicious"]
+        notes = [f"note: {r}" for r in self._joined(self.remarks)]
+        warnings = [f"WARNING: {w}" for w in self._joined(self.warnings)] or ["nothing suspicious"]
         return "\n".join([*(_table(self.rows) if self.rows else []), *notes, *warnings])
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 WARNING = "WARNING: "
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)")
 
 
 def warnings_in(remarks: Iterable[str]) -> list[str]:
@@ -13,7 +14,7 @@ def warnings_in(remarks: Iterable[str]) -> list[str]:
 
 def pattern_of(text: str) -> str:
     """Return a remark without its numbers, which those of one kind share."""
-    return re.sub(r"\d+", "#", text)
+    return _NUMBER.sub("#", text)
 
 
 def of_band(band: str, remarks: Iterable[str]) -> list[str]:
@@ -33,11 +34,10 @@ def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
     alike: dict[str, dict[str, list[str]]] = {}
     for band, texts in remarks.items():
         for text in texts:
-            pieces = re.split(r"([+-]?\d+(?:\.\d+)?)", text)
-            kind = "#".join(pieces[::2])
+            kind = pattern_of(text)
             while band in alike.setdefault(kind, {}):  # a further one, such as of another HDU
                 kind += "#"
-            alike[kind][band] = pieces
+            alike[kind][band] = _NUMBER.split(text)
     lines = []
     for its in alike.values():
         joined = ("/".join(same) if len({*same}) > 1 else same[0] for same in zip(*its.values(), strict=True))
