@@ -21,7 +21,7 @@ in σ of a pixel, that are not suspicious. Over the hundred pixels of a faint ga
 noise; galaxies too faint to be seen contribute 0.1."""
 MOST_BLOCKS, FEW_BLOCKS = 400, 4
 """Maximum number of blocks in which sky, noise and weights are compared, and minimum per part of an image."""
-UNEVEN = 2.0  # ratio of the noise between parts of an image above which constant weights are inadequate
+UNEVEN = 2.0  # ratio of the noise, in units of what weights state, between parts above which these are wrong
 LINE, ODD_SIGMAS = 128, 5
 """Length of the parts of columns and rows that are compared, and by how much bad ones differ at least."""
 BRIGHTEST = 1e12  # pixel value in units of the noise above which it cannot be that of a source
@@ -285,7 +285,7 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
     out, blocks = [], _measured_blocks(plane)
     parts = [blocks[blocks[:, 0] == part] for part in np.unique(blocks[:, 0])]
     # The lower quartile represents a part, since galaxies affect it little.
-    quiet = [np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS]
+    quiet = [np.percentile(part[:, 2:4], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS]
     sky, sigma = np.transpose(quiet or [[plane.noise.level, plane.noise.sigma]])
     levels = sky / np.median(sigma)
     level, difference = max(levels.min(), 0.0) + min(levels.max(), 0.0), np.ptp(levels)
@@ -298,11 +298,12 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
             f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; {remedy}"
             "subtract it first (photutils.Background2D, SExtractor)"
         )
-    ratio = float(sigma.max() / sigma.min())
-    if plane.weight_kind == "measured" and ratio > UNEVEN:
+    low, high = np.percentile(blocks[:, 4], (25, 95)) if len(blocks) >= FEW_BLOCKS else (1.0, 1.0)
+    if high > UNEVEN * low:
+        which = "constant" if plane.weight_kind == "measured" else "its"
         out.append(
-            f"the noise differs by a factor {ratio:.1f} between parts of the image, which constant weights "
-            "ignore; give weights (.weight.fits, .rms.fits)"
+            f"the noise differs by a factor {high / low:.1f} between parts of the image, which {which} "
+            "weights ignore; give weights (.weight.fits, .rms.fits) that follow it"
         )
     out += line_doubts(plane)
     remedies = {"rms": "name the file .rms.fits", "variance": "name the file .var.fits"}
@@ -374,12 +375,13 @@ def weight_doubts(stated: np.ndarray, spread: np.ndarray, remedies: Mapping[str,
 def _measured_blocks(plane: Any) -> np.ndarray:
     """Measure up to `MOST_BLOCKS` blocks of 32×32 pixels all over an image.
 
-    Returns ``(N, 4)``: the part of the image that a block lies in (of up to 4×4), its median weight, its
-    level and its noise.
+    Returns ``(N, 5)``: the part of the image that a block lies in (of up to 4×4), its median weight, its
+    level, its noise, and the noise of differences, which sources hardly affect, in units of what the weight
+    states.
     """
     side, (height, width) = 32, plane.shape
     down, across = (min(length // (2 * side), 4) for length in (height, width))
-    blocks: list[tuple[int, float, np.ndarray]] = []
+    blocks: list[tuple[int, float, np.ndarray, np.ndarray]] = []
     for start, stop in sample_rows(height, 16, 599):
         image, weight = plane.rows(start, stop)
         for y in range(0, stop - start - side + 1, side):
@@ -389,10 +391,14 @@ def _measured_blocks(plane: Any) -> np.ndarray:
                 is_valid = block_weight > 0
                 if is_valid.mean() > 0.8:
                     part = down * (start + y) // height * 4 + across * x // width
-                    blocks.append((part, float(np.median(block_weight[is_valid])), block[is_valid]))
-    chosen = [blocks[index] for index in evenly_spaced(len(blocks), MOST_BLOCKS)]
-    measured = [(part, weight, *clipped_statistics(values)) for part, weight, values in chosen]
-    return np.array([values for values in measured if values[3] > 0]).reshape(-1, 4)
+                    blocks.append((part, float(np.median(block_weight[is_valid])), block, is_valid))
+    measured = []
+    for part, usual, block, is_valid in [blocks[i] for i in evenly_spaced(len(blocks), MOST_BLOCKS)]:
+        level, sigma = clipped_statistics(block[is_valid])
+        of_differences = clipped_statistics(_differences(block, is_valid))[1]
+        if sigma > 0 and of_differences > 0:
+            measured.append((part, usual, level, sigma, of_differences * math.sqrt(usual)))
+    return np.array(measured).reshape(-1, 5)
 
 
 def weight_trend(stated: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
