@@ -308,7 +308,7 @@ def _stack_band(
         rows = np.flatnonzero((weight > 0).any(axis=1))
         rows = rows[np.concatenate([np.arange(*strip) for strip in sample_rows(len(rows))])]
         image[weight > 0] -= SkySurface(image[rows], weight[rows]).level
-    weights = [a.usual_weight for a in aligned]
+    weights = [1 / (a.plane.noise.sigma * a.area) ** 2 for a in aligned]
     correlation = float(np.average([a.noise_correlation**2 for a in aligned], weights=weights) ** 0.5)
     header = _band_header(band, target, correlation, planes)
     for end, array in ((".weight", weight), ("", image)):

@@ -123,7 +123,6 @@ def _settled(cards: fits.Header) -> list[str]:
     """Correct the cards of a WCS, in place, and return remarks on that."""
     _settle_numbers(cards)
     _settle_spelling(cards)
-    _refuse_iraf(cards)
     remarks = _without_left_over_distortion(cards) + _settle_frame(cards)
     _settle_matrix(cards)
     return remarks
@@ -159,23 +158,22 @@ def _settle_numbers(cards: fits.Header) -> None:
 
 
 def _settle_spelling(cards: fits.Header) -> None:
-    """Normalise CTYPE and CUNIT for wcslib: ``ra---tan``, ``DEC---TAN``, ``degrees``."""
+    """Normalise CTYPE and CUNIT for wcslib: ``ra---tan``, ``DEC---TAN``, ``degrees``.
+
+    Raise for IRAF's TNX and ZPX distortions (cards WATj_nnn), which it does not support.
+    """
     for axis in (1, 2):
         kind = str(cards[f"CTYPE{axis}"]).strip().upper()
+        if kind.endswith(("TNX", "ZPX")):
+            raise _UnusableWCSError(
+                f"CTYPE {kind} is an IRAF distortion, which astropy does not support: resample with SWarp, "
+                "or convert to TPV or SIP"
+            )
         if match := _CTYPE.fullmatch(kind):
             kind = f"{match[1]:-<4}-{match[2]}{match[3] or ''}"
         cards[f"CTYPE{axis}"] = kind
         if _DEGREES.fullmatch(str(cards.get(f"CUNIT{axis}", "")).strip()):
             cards[f"CUNIT{axis}"] = "deg"
-
-
-def _refuse_iraf(cards: fits.Header) -> None:
-    """Raise for IRAF's TNX and ZPX distortions (cards WATj_nnn), which wcslib does not support."""
-    if found := [str(cards[k]) for k in ("CTYPE1", "CTYPE2") if str(cards[k])[-3:] in ("TNX", "ZPX")]:
-        raise _UnusableWCSError(
-            f"CTYPE {found[0]} is an IRAF distortion, which astropy does not support: resample with SWarp, "
-            "or convert to TPV or SIP"
-        )
 
 
 def _without_left_over_distortion(cards: fits.Header) -> list[str]:

@@ -11,7 +11,7 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_of_header, band_of_name
 from deepfits.survey.file_names import HELD, IMAGE_WORDS, KINDS, given_name, kind_of_folder, split_name
-from deepfits.survey.fitsfile import has_image, is_fits_name, peek_headers, sides_of, stamp, stem_of
+from deepfits.survey.fitsfile import axes_of, has_image, is_fits_name, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import ROLES, is_exposure_map, meaning_of_mask, role_of, words_of
 from deepfits.survey.weights import WEIGHT_ROLES
 
@@ -277,7 +277,7 @@ def is_psf(path: Path) -> bool:
     if "psf" not in words or len(words) == 1:
         return "psf" in words
     image = next((header for header in peek_headers(path) if has_image(header)), {})
-    return not ("CTYPE1" in image and min(sides_of(image)) >= LARGEST_PSF)
+    return not ("CTYPE1" in image and min(axes_of(image)[:2]) >= LARGEST_PSF)
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:

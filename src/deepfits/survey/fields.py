@@ -18,7 +18,7 @@ from deepfits.photometry import reference_band
 from deepfits.survey.astrometry import pixels_at
 from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import find_fields
-from deepfits.survey.fitsfile import has_image, peek_headers, quiet, sides_of
+from deepfits.survey.fitsfile import axes_of, has_image, peek_headers, quiet
 from deepfits.survey.grids import AlignedPlane, align, share_beyond
 from deepfits.survey.image_source import FieldSources
 from deepfits.survey.planes import Plane, ReadOptions, open_planes
@@ -189,7 +189,7 @@ def image_set(
 def _warn_of_cutouts(fields: Sequence[FieldSources]) -> None:
     """Warn of fields that are so small that they may be cutouts, of one object each."""
     sources = [next(iter(field.images.values())) for field in fields[:MANY_SMALL]]
-    sides = [max(map(max, map(sides_of, filter(has_image, peek_headers(s.path))))) for s in sources]
+    sides = [max(max(axes_of(h)[:2]) for h in peek_headers(s.path) if has_image(h)) for s in sources]
     if len(sides) == MANY_SMALL and max(sides) <= SMALL:
         log.warning(
             "WARNING: %s and %d more fields: images of up to %d pixels; if each is a cutout of one object, "

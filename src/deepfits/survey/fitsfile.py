@@ -361,10 +361,10 @@ def has_image(header: Mapping[str, Any]) -> bool:
     return isinstance(count, int) and count >= 2
 
 
-def sides_of(header: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the numbers of columns and rows of an image by its header, tile-compressed or not."""
-    width, height = (int(header.get(f"ZNAXIS{n}", header.get(f"NAXIS{n}", 0))) for n in (1, 2))
-    return width, height
+def axes_of(header: Mapping[str, Any]) -> list[int]:
+    """Return the lengths of the axes of an image by its header, columns first, tile-compressed or not."""
+    key = "ZNAXIS" if "ZNAXIS" in header else "NAXIS"
+    return [int(header.get(f"{key}{n + 1}", 0)) for n in range(header[key])]
 
 
 def _data_bytes(header: Mapping[str, Any]) -> int:

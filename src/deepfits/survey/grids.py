@@ -101,12 +101,6 @@ class AlignedPlane:
         gain = _gain(dx, self._step) * _gain(dy, self._step)
         self.noise_correlation *= float(1 / np.sqrt(gain.mean() * self.area))
 
-    @property
-    def usual_weight(self) -> float:
-        """Inverse variance of a pixel, nJy⁻², by the measured noise and the interpolation."""
-        gain = (self.plane.noise_correlation / self.noise_correlation) ** 2 * self.area
-        return float(1 / (gain * self.plane.noise.sigma**2))
-
     def own_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the plane's pixels at pixels of the grid, ``(N,)`` each; NaN where there are none."""
         if self.kind == "same" or self.plane.wcs is None or self._wcs is None:

@@ -4,7 +4,6 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.survey.bands import (
@@ -19,7 +18,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
-from deepfits.survey.fitsfile import has_image, peek_headers
+from deepfits.survey.fitsfile import axes_of, has_image, peek_headers
 from deepfits.survey.hdu_roles import known_band_of_plane, name_in, role_of
 
 log = logging.getLogger(__name__)
@@ -143,7 +142,10 @@ def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     headers = peek_headers(path)
     names = {n: str(header.get("EXTNAME", "")) for n, header in enumerate(headers) if has_image(header)}
     names = {n: name for n, name in names.items() if role_of(name_in(headers[n], name)) is None}
-    layers = {n: bands_of_layers(headers[0] | headers[n], _num_layers(headers[n])) for n in names}
+    layers = {}
+    for n in names:
+        axes = axes_of(headers[n])
+        layers[n] = bands_of_layers(headers[0] | headers[n], axes[2] if len(axes) == 3 else 1)
     if any(len(bands) > 1 for bands in layers.values()):
         return {(n, layer): band for n, bands in layers.items() for layer, band in enumerate(bands)}
     cards = [band_of_header(headers[n]) or next(iter(layers[n]), None) for n in names]
@@ -151,15 +153,9 @@ def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     return {(number, None): band for number, band in zip(names, bands, strict=True) if band}
 
 
-def _num_layers(header: dict[str, Any]) -> int:
-    """Return the number of layers of a cube; 1 for an image, 0 for arrays of more than three dimensions."""
-    key = "ZNAXIS" if "ZNAXIS" in header else "NAXIS"
-    return {2: 1, 3: int(header.get(f"{key}3", 0))}.get(header[key], 0)
-
-
 def _no_band(path: Path) -> str:
     """Return the message on an image whose band is unknown, with the remedy."""
-    if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in peek_headers(path) if has_image(h)):
+    if any(len(axes_of(h)) == 3 for h in peek_headers(path) if has_image(h)):
         return (
             f"{path}: a cube, whose header does not name the bands of its layers; write them into it "
             "(BANDS = 'grz'), or, if this is one of many cutouts, a TOML file (docs/how-to/survey-files.md)"

@@ -5,6 +5,7 @@ wide: they catch wrong units, inverted masks and broken astrometry, not unusual 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -75,14 +76,14 @@ class Findings:
 
     def _joined(self, texts: list[str]) -> list[str]:
         """Return texts with one line, that of the first, for fields whose texts differ only in numbers."""
-        alike: dict[str, list[tuple[str, str]]] = {}
+        alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
         names = {row.field for row in self.rows}
         for text in texts:
             name = next((name for name in names if text.startswith((f"{name} ", f"{name}: "))), "")
             rest = text.removeprefix(name)
-            alike.setdefault(pattern_of(rest) if name else text, []).append((name, rest))
-        more = (f" (and {len(its) - 1} more)" * (len(its) > 1) for its in alike.values())
-        return [f"{its[0][0]}{others}{its[0][1]}" for its, others in zip(alike.values(), more, strict=True)]
+            alike[pattern_of(rest) if name else text].append((name, rest))
+        first = ((*its[0], f" (and {len(its) - 1} more)" * (len(its) > 1)) for its in alike.values())
+        return [f"{name}{more}{rest}" for name, rest, more in first]
 
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
         return str(self)

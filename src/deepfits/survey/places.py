@@ -74,13 +74,7 @@ def _keys(name: str, bands: Collection[str]) -> list[str]:
 
 def groups_of_one_place(images: Mapping[str, tuple[Path, int | None]]) -> list[list[str]]:
     """Return groups of two or more images (file and HDU, by name) that show the same area of the sky."""
-    return _together(
-        {name: place for name, image in images.items() if (place := place_of(*image)) is not None}
-    )
-
-
-def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
-    """Group the names of images by position and size; groups have at least two names."""
+    places = {name: place for name, image in images.items() if (place := place_of(*image)) is not None}
     names = list(places)
     if len(names) < 2:
         return []

@@ -41,22 +41,24 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarr
         return weight.astype(np.float32, copy=False)
 
 
-def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[float, float]:
-    """Return the range of credible weights; values beyond it mark pixels without data.
+def usable_range(
+    weight: np.ndarray, role: str, expected: float | None = None
+) -> tuple[tuple[float, float], list[str]]:
+    """Return the range of credible weights of a role; values beyond it mark pixels without data.
 
     Error maps often hold 1e10 or 1e-10 in such pixels. Such a value is repeated, and far from all others. The
     inverse variance `expected` by the measured noise tells which of two values is that of pixels with data;
-    without it the more common one is assumed to be.
+    without it the more common one is assumed to be. Also return a remark if any of the sample lie beyond.
 
     Examples
     --------
-    >>> low, high = credible_range(np.array([1.0, 2.0, 1.5, *[1e-20] * 9]))
-    >>> 1e-20 < low < 1.0 < high < np.inf
-    True
+    >>> (low, high), remarks = usable_range(np.array([1.0, 2.0, 1.5, *[1e-20] * 9]), "ivar")
+    >>> 1e-20 < low < 1.0 < high < np.inf, remarks
+    (True, ['75.0% of the pixels have a ivar far beyond all others: treated as no data'])
     """
     used = weight[(weight > 0) & (weight < np.inf)]
     if not used.size:
-        return 0.0, np.inf
+        return (0.0, np.inf), []
     rest = used
     while rest.size:
         values, counts = np.unique(rest, return_counts=True)
@@ -78,14 +80,6 @@ def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[f
     middle = float(np.median(rest))
     # If there is such a value, others that are as far away also mark missing data.
     ratio = SENTINEL_RATIO if rest.size < used.size else LARGEST_RATIO
-    return middle / ratio, middle * ratio
-
-
-def usable_range(
-    weight: np.ndarray, role: str, expected: float | None = None
-) -> tuple[tuple[float, float], list[str]]:
-    """Return the `credible_range` of weights of a role, and a remark if any of a sample lie beyond it."""
-    low, high = credible_range(weight, expected)
-    is_beyond = (weight > 0) & (weight < np.inf) & ~((weight > low) & (weight < high))
-    text = f"{is_beyond.mean():.1%} of the pixels have a {role} far beyond all others: treated as no data"
-    return (low, high), [text] if is_beyond.any() else []
+    is_beyond = ~((used > middle / ratio) & (used < middle * ratio))
+    share = f"{is_beyond.sum() / weight.size:.1%} of the pixels have a {role} far beyond all others"
+    return (middle / ratio, middle * ratio), [f"{share}: treated as no data"] if is_beyond.any() else []
