@@ -456,7 +456,7 @@ def test_many_fields_are_few_lines_and_may_be_cutouts(tmp_path, truth, side, cap
     assert len(found.remarks) == 10
     [note] = [line for line in str(found).splitlines() if line.startswith("note")]
     assert "obj0 (and 9 more) r: no weight plane" in note
-    may_be = [text for text in found.warnings if "and 9 more fields: images of up to 60 pixels" in text]
+    may_be = [text for text in found.warnings if "and 9 more fields of up to 60 pixels" in text]
     assert bool(may_be) == (side == 60)
     image_set(tmp_path)
     assert ("describe them in a TOML file" in caplog.text) == (side == 60)

@@ -1925,7 +1925,7 @@ def test_a_sky_and_a_noise_that_differ_over_an_image_are_said(tmp_path, sky):
     assert re.search(r"coadd r: the noise differs by a factor 2\.[0-6] between parts", text)
     assert not said(uneven, 1 / (SIGMA**2 + more**2))
     (text,) = said(uneven, full(SIGMA**-2))
-    assert "which its weights ignore" in text
+    assert "which the weights ignore" in text
 
 
 @pytest.mark.parametrize("word", ["exp", "exptime", "nexp", "HDU"])

@@ -69,13 +69,13 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     alternate = _take_alternate(cards)
     if "CTYPE1" not in cards or "CTYPE2" not in cards:
         return None, ["no WCS in the header"]
-    try:
-        remarks = alternate + _settled(cards)
-    except _UnusableWCSError as error:
-        return None, [f"the WCS in the header cannot be used ({error})"]
     with warnings.catch_warnings(record=True) as caught, quiet_log():
         warnings.simplefilter("always")
         try:
+            _settle_numbers(cards)
+            _settle_spelling(cards)
+            remarks = alternate + _without_left_over_distortion(cards) + _settle_frame(cards)
+            _settle_matrix(cards)
             wcs = WCS(cards, fobj=hdus, naxis=2)
             if not wcs.has_celestial:
                 return None, ["the WCS in the header is not celestial"]
@@ -100,10 +100,6 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     return wcs, remarks + [f"WARNING: WCS: {text}" for text in messages if not _HARMLESS.search(text)]
 
 
-class _UnusableWCSError(ValueError):
-    """The cards of a WCS are contradictory or unsupported."""
-
-
 def _take_alternate(cards: fits.Header) -> list[str]:
     """Replace a primary WCS that is not celestial by a celestial alternate one (``CTYPE1A``).
 
@@ -117,15 +113,6 @@ def _take_alternate(cards: fits.Header) -> list[str]:
         del cards[card]
     cards.update({card.removesuffix(key): value for card, value in found.items()})
     return [f"alternate WCS {key} is used: the primary one is not celestial"]
-
-
-def _settled(cards: fits.Header) -> list[str]:
-    """Correct the cards of a WCS, in place, and return remarks on that."""
-    _settle_numbers(cards)
-    _settle_spelling(cards)
-    remarks = _without_left_over_distortion(cards) + _settle_frame(cards)
-    _settle_matrix(cards)
-    return remarks
 
 
 def _settle_numbers(cards: fits.Header) -> None:
@@ -144,7 +131,7 @@ def _settle_numbers(cards: fits.Header) -> None:
         ):
             cards.remove(key)
         elif _NUMBER_CARD.fullmatch(key) and value != cards[key]:
-            raise _UnusableWCSError(f"{key} is both {cards[key]} and {value}")
+            raise ValueError(f"{key} is both {cards[key]} and {value}")
         elif isinstance(value, float) and _EXPONENT_D.search(card.image):
             cards.remove(key)
             cards[key] = value
@@ -152,9 +139,9 @@ def _settle_numbers(cards: fits.Header) -> None:
             try:
                 cards[key] = float(str(value))
             except ValueError:
-                raise _UnusableWCSError(f"{key} = {str(value)!r}, where a number is needed") from None
+                raise ValueError(f"{key} = {str(value)!r}, where a number is needed") from None
     if missing := [key for key in _NEEDED if key not in cards]:
-        raise _UnusableWCSError(f"no {missing[0]}")
+        raise ValueError(f"no {missing[0]}")
 
 
 def _settle_spelling(cards: fits.Header) -> None:
@@ -165,7 +152,7 @@ def _settle_spelling(cards: fits.Header) -> None:
     for axis in (1, 2):
         kind = str(cards[f"CTYPE{axis}"]).strip().upper()
         if kind.endswith(("TNX", "ZPX")):
-            raise _UnusableWCSError(
+            raise ValueError(
                 f"CTYPE {kind} is an IRAF distortion, which astropy does not support: resample with SWarp, "
                 "or convert to TPV or SIP"
             )
@@ -225,14 +212,14 @@ def _settle_frame(cards: fits.Header) -> list[str]:
         for key in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"):
             cards.remove(key, ignore_missing=True)
     elif kinds != {"RA", "DEC"}:
-        raise _UnusableWCSError(
+        raise ValueError(
             f"CTYPE {cards['CTYPE1']}, {cards['CTYPE2']}: equatorial or Galactic coordinates are needed"
         )
     for key in ("EQUINOX", "EPOCH"):
         if isinstance(cards.get(key), str):
             number = re.search(r"\d{4}(?:\.\d*)?", cards[key])
             if number is None:
-                raise _UnusableWCSError(f"{key} = {cards[key]!r}")
+                raise ValueError(f"{key} = {cards[key]!r}")
             cards[key] = float(number[0])
         if key in cards and not (isinstance(cards[key], (int, float)) and 1800 < cards[key] < 2200):
             del cards[key]
@@ -249,7 +236,7 @@ def _settle_frame(cards: fits.Header) -> list[str]:
             found = (frame for text, frame in _NAMES_OF_FRAMES.items() if re.fullmatch(text, name))
             name = next(found, name)
             if name not in ("", *_FRAMES):
-                raise _UnusableWCSError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
+                raise ValueError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
             cards[key] = name
     equinox = cards.get("EQUINOX", cards.get("EPOCH"))
     frame = cards.get("RADESYS", cards.get("RADECSYS"))
@@ -275,7 +262,7 @@ def _settle_matrix(cards: fits.Header) -> None:
     """
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
-        raise _UnusableWCSError("neither CD nor CDELT gives the pixel scale")
+        raise ValueError("neither CD nor CDELT gives the pixel scale")
     steps = np.array([float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)])
     by_cd, by_pc = (
         np.array([[float(cards.get(f"{name}{i}_{j}", unit and i == j)) for j in (1, 2)] for i in (1, 2)])
@@ -285,17 +272,17 @@ def _settle_matrix(cards: fits.Header) -> None:
     latitude = 1 if str(cards["CTYPE1"]).upper().startswith(("DEC", "GLAT")) else 2
     angle, other = (float(cards.get(f"CROTA{axis}", 0)) for axis in (latitude, 3 - latitude))
     if other and not (angle or cd or pc):
-        raise _UnusableWCSError(f"CROTA{3 - latitude} = {other:g} without CROTA{latitude}, which is used")
+        raise ValueError(f"CROTA{3 - latitude} = {other:g} without CROTA{latitude}, which is used")
     sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
     if pc and not cd and angle and not _alike(by_pc, np.array([[cos, -sin], [sin, cos]]) * steps):
-        raise _UnusableWCSError(f"the PC matrix and CROTA{latitude} = {angle:g} contradict each other")
+        raise ValueError(f"the PC matrix and CROTA{latitude} = {angle:g} contradict each other")
     if not (cd and pc):
         return
     for key in pc:
         del cards[key]
     is_rotation = np.allclose(steps, 1) and np.allclose(np.linalg.norm(by_pc, axis=1), 1)
     if not is_rotation and not _alike(by_cd, by_pc):
-        raise _UnusableWCSError(
+        raise ValueError(
             "the CD matrix and PC with CDELT contradict each other: remove what is from before the image was "
             "resampled or solved"
         )

@@ -149,10 +149,9 @@ def _with_psfs(images: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
     band in common with the image: ``2-cutout-HSC-G-...`` and ``2-psf-calexp-...-HSC-G-...``.
     """
     psfs = [file for file in images if is_psf(file)]
-    if len(psfs) < len(images):  # else they are images that were matched to a PSF
-        images = [file for file in images if not is_psf(file)]
-    else:
+    if len(psfs) == len(images):  # images that were matched to a PSF
         psfs = []
+    images = [file for file in images if file not in psfs]
     beside = {file: psf_of(file) for file in images}
     by_request: dict[tuple[Path, str, str | None], list[list[Path]]] = defaultdict(lambda: [[], []])
     for is_of_psf, files in enumerate((images, psfs)):

@@ -192,9 +192,8 @@ def _warn_of_cutouts(fields: Sequence[FieldSources]) -> None:
     sides = [max(max(axes_of(h)[:2]) for h in peek_headers(s.path) if has_image(h)) for s in sources]
     if len(sides) == MANY_SMALL and max(sides) <= SMALL:
         log.warning(
-            "WARNING: %s and %d more fields: images of up to %d pixels; if each is a cutout of one object, "
-            "describe them in a TOML file (docs/how-to/survey-files.md) and give that: here all objects on "
-            "them are detected, or cut out anew",
+            "WARNING: %s and %d more fields of up to %d pixels: if each is a cutout of one object, describe "
+            "them in a TOML file (docs/how-to/survey-files.md) and give that",
             *(sources[0].path, len(fields) - 1, max(sides)),
         )
 

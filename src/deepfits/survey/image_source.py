@@ -142,10 +142,8 @@ def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     headers = peek_headers(path)
     names = {n: str(header.get("EXTNAME", "")) for n, header in enumerate(headers) if has_image(header)}
     names = {n: name for n, name in names.items() if role_of(name_in(headers[n], name)) is None}
-    layers = {}
-    for n in names:
-        axes = axes_of(headers[n])
-        layers[n] = bands_of_layers(headers[0] | headers[n], axes[2] if len(axes) == 3 else 1)
+    numbers = {n: axes_of(headers[n])[2] if len(axes_of(headers[n])) == 3 else 1 for n in names}
+    layers = {n: bands_of_layers(headers[0] | headers[n], number) for n, number in numbers.items()}
     if any(len(bands) > 1 for bands in layers.values()):
         return {(n, layer): band for n, bands in layers.items() for layer, band in enumerate(bands)}
     cards = [band_of_header(headers[n]) or next(iter(layers[n]), None) for n in names]

@@ -211,10 +211,6 @@ def _by_planes(
 def _bits_set(sample: np.ndarray) -> str:
     """Describe the fraction of pixels in which each bit is set: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
     values = whole_numbers(sample)
-    fractions = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
-    texts = [
-        f"bit {bit} in {fraction:.2g}" if fraction < 0.001 else f"bit {bit} in {fraction:.1%}"
-        for bit, fraction in fractions
-        if fraction
-    ]
+    shares = {bit: 100 * float(((values >> bit) & 1).mean()) for bit in range(32)}
+    texts = [f"bit {bit} in {share:.3g}%" for bit, share in shares.items() if share]
     return f" (set: {', '.join(texts[:12])})" if texts else ""

@@ -300,10 +300,9 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
         )
     low, high = np.percentile(blocks[:, 4], (25, 95)) if len(blocks) >= FEW_BLOCKS else (1.0, 1.0)
     if high > UNEVEN * low:
-        which = "constant" if plane.weight_kind == "measured" else "its"
         out.append(
-            f"the noise differs by a factor {high / low:.1f} between parts of the image, which {which} "
-            "weights ignore; give weights (.weight.fits, .rms.fits) that follow it"
+            f"the noise differs by a factor {high / low:.1f} between parts of the image, which the weights "
+            "ignore; give some (.weight.fits, .rms.fits) that follow it"
         )
     out += line_doubts(plane)
     remedies = {"rms": "name the file .rms.fits", "variance": "name the file .var.fits"}
@@ -376,8 +375,7 @@ def _measured_blocks(plane: Any) -> np.ndarray:
     """Measure up to `MOST_BLOCKS` blocks of 32×32 pixels all over an image.
 
     Returns ``(N, 5)``: the part of the image that a block lies in (of up to 4×4), its median weight, its
-    level, its noise, and the noise of differences, which sources hardly affect, in units of what the weight
-    states.
+    level, its noise, and that of differences, which sources hardly affect, over what the weight states.
     """
     side, (height, width) = 32, plane.shape
     down, across = (min(length // (2 * side), 4) for length in (height, width))

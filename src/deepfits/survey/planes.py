@@ -204,14 +204,13 @@ class Plane:
         if self.wcs is not None:
             return pixel_scale_of(self.wcs)
         reason = next(iter(self._pixels.wcs_remarks), "no WCS in the header")
+        if self.options.assume_aligned and self.options.pixel_scale is not None:
+            return self.options.pixel_scale
+        remedy = "give pixel_scale (arcseconds)"
         if not self.options.assume_aligned:
-            raise InputError(
-                f"{self.path}: {reason}; if the bands are aligned pixel to pixel, give "
-                "assume_aligned with pixel_scale (arcseconds), else solve the astrometry first"
-            )
-        if self.options.pixel_scale is None:
-            raise InputError(f"{self.path}: {reason}; give pixel_scale (arcseconds)")
-        return self.options.pixel_scale
+            remedy = "if the bands are aligned pixel to pixel, give assume_aligned with pixel_scale "
+            remedy += "(arcseconds), else solve the astrometry first"
+        raise InputError(f"{self.path}: {reason}; {remedy}")
 
     def _check_depth(self, source: str) -> None:
         """Reject a zero point from `source` if it implies an impossible depth; warn of a suspicious one."""

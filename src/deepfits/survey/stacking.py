@@ -78,17 +78,15 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
     height, width = int(shape[0]), int(shape[1])
     covered = sum(p.shape[0] * p.shape[1] * (p.pixel_scale / scale) ** 2 for p in planes)
     if height * width > min(MAX_GRID_PIXELS, MAX_EMPTINESS * covered):
+        direction = unit_vectors(
+            *np.transpose([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None])
+        )
+        from_median = ((direction - np.median(direction, axis=0)) ** 2).sum(axis=1)
         raise InputError(
             f"the exposures span {width}×{height} pixels of {scale:.3g} arcsec; stack one field at a time. "
-            f"The farthest from the others is {_farthest(planes).path}"
+            f"The farthest from the others is {planes[int(from_median.argmax())].path}"
         )
     return Grid(wcs=wcs, shape=(height, width), path=planes[0].path)
-
-
-def _farthest(planes: Sequence[Plane]) -> Plane:
-    """Return the exposure that points farthest from the median direction of all."""
-    direction = unit_vectors(*np.transpose([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None]))
-    return planes[int(((direction - np.median(direction, axis=0)) ** 2).sum(axis=1).argmax())]
 
 
 @dataclass(frozen=True, kw_only=True)
