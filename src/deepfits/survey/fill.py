@@ -264,7 +264,8 @@ def find_marks(
     rare = dithered or (ZEROS if _are_fine(counts) else HOLES)
     zeros = replace(rare, in_blocks=False).holds(counts).mean()
     is_rare = zeros <= (FILL_SHARE if dithered is None else MOST_NEAR_ZERO)  # zeros elsewhere must be holes
-    return [*(fills if share else []), *([rare] if is_rare else [])], remarks
+    marks = fills if share else []
+    return [*marks, *([rare] if is_rare and all(fill is not rare for fill in marks) else [])], remarks
 
 
 def bridged(values: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

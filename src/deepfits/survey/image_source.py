@@ -144,8 +144,8 @@ def bands_of_images(path: Path) -> dict[tuple[int, int | None], str]:
     names = {n: name for n, name in names.items() if role_of(name_in(headers[n], name)) is None}
     numbers = {n: axes_of(headers[n])[2] if len(axes_of(headers[n])) == 3 else 1 for n in names}
     layers = {n: bands_of_layers(headers[0] | headers[n], number) for n, number in numbers.items()}
-    if any(len(bands) > 1 for bands in layers.values()):
-        return {(n, layer): band for n, bands in layers.items() for layer, band in enumerate(bands)}
+    if cubes := {n: bands for n, bands in layers.items() if len(bands) > 1}:
+        return {(n, layer): band for n, bands in cubes.items() for layer, band in enumerate(bands)}
     cards = [band_of_header(headers[n]) or next(iter(layers[n]), None) for n in names]
     bands = settled_bands(cards, [*map(known_band_of_plane, names.values())])
     return {(number, None): band for number, band in zip(names, bands, strict=True) if band}

@@ -77,13 +77,12 @@ class Findings:
     def _joined(self, texts: list[str]) -> list[str]:
         """Return texts with one line, that of the first, for fields whose texts differ only in numbers."""
         alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        names = {row.field for row in self.rows}
         for text in texts:
-            name = next((name for name in names if text.startswith((f"{name} ", f"{name}: "))), "")
+            name = next((r.field for r in self.rows if text.startswith((f"{r.field} ", f"{r.field}: "))), "")
             rest = text.removeprefix(name)
             alike[pattern_of(rest) if name else text].append((name, rest))
-        first = ((*its[0], f" (and {len(its) - 1} more)" * (len(its) > 1)) for its in alike.values())
-        return [f"{name}{more}{rest}" for name, rest, more in first]
+        number = {kind: f" (and {len(its) - 1} more)" * (len(its) > 1) for kind, its in alike.items()}
+        return [f"{its[0][0] and its[0][0] + number[kind]}{its[0][1]}" for kind, its in alike.items()]
 
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
         return str(self)
