@@ -362,9 +362,10 @@ def has_image(header: Mapping[str, Any]) -> bool:
 
 
 def axes_of(header: Mapping[str, Any]) -> list[int]:
-    """Return the lengths of the axes of an image by its header, columns first, tile-compressed or not."""
-    key = "ZNAXIS" if "ZNAXIS" in header else "NAXIS"
-    return [int(header.get(f"{key}{n + 1}", 0)) for n in range(header[key])]
+    """Return the lengths of an image's axes, columns first, tile-compressed or not; 0 in damaged headers."""
+    key = "ZNAXIS" if isinstance(header.get("ZNAXIS"), int) else "NAXIS"
+    lengths = (header.get(f"{key}{n + 1}") for n in range(min(header[key], 999)))
+    return [length if isinstance(length, int) else 0 for length in lengths]
 
 
 def _data_bytes(header: Mapping[str, Any]) -> int:

@@ -78,9 +78,8 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
     height, width = int(shape[0]), int(shape[1])
     covered = sum(p.shape[0] * p.shape[1] * (p.pixel_scale / scale) ** 2 for p in planes)
     if height * width > min(MAX_GRID_PIXELS, MAX_EMPTINESS * covered):
-        direction = unit_vectors(
-            *np.transpose([middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None])
-        )
+        places = [middle_of(p.wcs, p.shape) for p in planes if p.wcs is not None]
+        direction = unit_vectors(*np.transpose(places))
         from_median = ((direction - np.median(direction, axis=0)) ** 2).sum(axis=1)
         raise InputError(
             f"the exposures span {width}×{height} pixels of {scale:.3g} arcsec; stack one field at a time. "
