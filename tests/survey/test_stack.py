@@ -600,7 +600,7 @@ def test_exposures_may_cover_few_rows_of_the_grid(tmp_path):
 
 @pytest.mark.parametrize("sigma", [0.3, 4.0, 40.0])
 def test_noise_of_coadds_of_fine_and_coarse_pixels(tmp_path, sigma):
-    """By weight, as the exposures count; the mean over exposures was 49% off where a coarse one is deep."""
+    """By weight; the mean over exposures was a third too small where a coarse one is deep."""
     rng = np.random.default_rng(3)
     for number, (scale, noise) in enumerate([(SCALE, 1.0)] * 3 + [(2 * SCALE, sigma)]):
         side = round(300 * SCALE / scale)
