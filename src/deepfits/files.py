@@ -25,7 +25,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from deepfits.errors import InputError, naming, no_space
+from deepfits.errors import InputError, listed, naming, no_space
 
 if TYPE_CHECKING:
     import h5py
@@ -289,6 +289,12 @@ def require_regular(path: Path) -> None:
         raise InputError(f"{path}: a FIFO, socket or device, not a file; copy the data into a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: not readable; change its permissions (chmod) or leave it out")
+
+
+def give_inside(directory: Path, name: str, otherwise: str) -> str:
+    """Return the remedy for a directory without the file `name`: those inside with one, else `otherwise`."""
+    inside = [path.parent for path in sorted(directory.glob(f"*/{name}"))]
+    return f"give {listed(inside, joint=' or ')}" if inside else otherwise
 
 
 def fingerprint(*paths: str | Path) -> str:

@@ -184,6 +184,8 @@ def test_what_is_not_written(tmp_path, change, words):
 def test_no_store_no_shards_other_bands(tmp_path, store):
     with pytest.raises(InputError, match=r"no store\.json, so this is not a cutout store"):
         CutoutStore(tmp_path / "nothing")
+    with pytest.raises(InputError, match=f"give .*{store.directory.name}$"):
+        CutoutStore(store.directory.parent)  # such as a run directory
     with pytest.raises(InputError, match="is there already"):
         create_store(store.directory, replace(INFO, bands=("u", "r")))
     create_store(tmp_path / "empty", INFO)

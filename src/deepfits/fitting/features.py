@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from deepfits.config import convert
 from deepfits.errors import InputError, naming, nearest
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import give_inside, read_json, write_json, writing
 from deepfits.provenance import provenance
 from deepfits.results import read_record
 from deepfits.tables.parquet import from_arrow
@@ -109,11 +109,11 @@ def read_features(directory: str | Path, columns: Sequence[str] | None = None) -
 def no_features(directory: str | Path) -> InputError:
     """Return the error of a directory without features, with those inside it, or an unfinished fit there."""
     places = sorted(place for place in Path(directory).glob("*") if place.is_dir())
-    inside = [str(place) for place in places if (place / DESCRIPTION).exists()]
     begun = [place for place in (Path(directory), *places) if read_record(place).get("stage") == "fit"]
-    remedy = f"give {' or '.join(inside)}" if inside else "make them with `deepfits fit`"
-    if begun and not inside:
-        remedy = f"the fit in {begun[0]} has not made any yet: run it again"
+    make = "make them with `deepfits fit`"
+    if begun:
+        make = f"the fit in {begun[0]} has not made any yet: run it again"
+    remedy = give_inside(Path(directory), DESCRIPTION, make)
     return InputError(f"{directory}: no features there; {remedy}")
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from deepfits.config import Range, convert
 from deepfits.errors import InputError, naming
-from deepfits.files import digest, fingerprint, read_json, require_regular, write_json, writing
+from deepfits.files import digest, fingerprint, give_inside, read_json, require_regular, write_json, writing
 from deepfits.models.layers import ModelConfig, without_allocating
 from deepfits.models.networks import Discriminator, Embedder, Generator
 from deepfits.models.sight import require_psf, sight_of
@@ -481,10 +481,9 @@ class Model:
             )
         if not where.exists():
             shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
-            raise InputError(
-                f"{path}: no model.json there, so this is not a model; make one with `deepfits train`, or "
-                f"take one that came with the package: {shipped}"
-            )
+            elsewhere = f"make one with `deepfits train`, or take one that came with the package: {shipped}"
+            remedy = give_inside(directory, where.name, elsewhere)
+            raise InputError(f"{path}: no model.json there, so this is not a model; {remedy}")
         content = read_json(where, what="model description")
         if content.get("schema_version") not in (SCHEMA_VERSION, SCENE_SCHEMA_VERSION):
             raise InputError(

@@ -24,7 +24,7 @@ import numpy as np
 
 from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError, nearest
-from deepfits.files import read_json, write_json, writing_hdf5
+from deepfits.files import give_inside, read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.splits import PerObject
 from deepfits.survey.bands import places_of
@@ -517,10 +517,8 @@ def read_info(directory: str | Path) -> StoreInfo:
     """Read a store's description."""
     path = Path(directory) / "store.json"
     if not path.exists():
-        raise InputError(
-            f"{directory}: no store.json, so this is not a cutout store; "
-            "make one with `deepfits cutouts IMAGES --out STORE`"
-        )
+        remedy = give_inside(path.parent, path.name, "make one with `deepfits cutouts IMAGES --out STORE`")
+        raise InputError(f"{directory}: no store.json, so this is not a cutout store; {remedy}")
     return StoreInfo.from_json(read_json(path, what="store description"), path)
 
 
