@@ -263,6 +263,14 @@ def test_a_bright_neighbour_in_one_cutout_is_no_wrong_centre(tmp_path, stamps):
     ]
 
 
+def test_light_of_bright_objects_at_the_rims_is_no_sky(tmp_path, stamps):
+    y, x = np.mgrid[:32, :32] - 15.5
+    image = stamps["image"].copy()
+    image[20:] += (1e3 * np.exp(-np.hypot(x, y) / 4)).astype(np.float32)
+    said = deepfits.check(describe(tmp_path, "zero_point = 31.4\n", image=image)).warnings
+    assert not [text for text in said if "the sky lies at" in text]
+
+
 @pytest.mark.parametrize(
     ("keys", "change", "words"),
     [

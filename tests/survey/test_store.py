@@ -181,11 +181,15 @@ def test_what_is_not_written(tmp_path, change, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_directory_in_place_of_its_store(tmp_path):
+    create_store(tmp_path / "cutouts", INFO)
+    with pytest.raises(InputError, match=f"give {tmp_path}/cutouts$"):
+        CutoutStore(tmp_path)
+
+
 def test_no_store_no_shards_other_bands(tmp_path, store):
     with pytest.raises(InputError, match=r"no store\.json, so this is not a cutout store"):
         CutoutStore(tmp_path / "nothing")
-    with pytest.raises(InputError, match=f"give .*{store.directory.name}$"):
-        CutoutStore(store.directory.parent)  # such as a run directory
     with pytest.raises(InputError, match="is there already"):
         create_store(store.directory, replace(INFO, bands=("u", "r")))
     create_store(tmp_path / "empty", INFO)

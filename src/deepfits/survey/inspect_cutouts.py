@@ -155,7 +155,9 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
     suspicious: dict[str, list[str]] = {}
     for index, band in enumerate(sample.bands):
         weights = sample.weight[:, index]
-        level, sigma = clipped_statistics(rim_pixels(sample.image[:, index], weights)[0])
+        faint = flux[:, index].argsort()[: -(-len(flux) // 4)]  # bright objects reach the rims themselves
+        sigma = clipped_statistics(rim_pixels(sample.image[:, index], weights)[0])[1]
+        level = clipped_statistics(rim_pixels(sample.image[faint, index], weights[faint])[0])[0]
         row = Row(
             field=sample.name,
             band=band,
