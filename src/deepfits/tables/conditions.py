@@ -36,8 +36,9 @@ _NOT = re.compile(r"\s*(?:not\b|[~!](?!=))\s*", re.IGNORECASE)
 _ALONE = re.compile(r"`[^`]+`|[^\W\d][\w.]*")
 _QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
-_SET = re.compile(
-    rf"(['\"`][^'\"`]+['\"`]|[^\s()&|<>=!]+)\s+(not\s+)?(?:in\s*[(\[](?P<values>[^()\[\]]+)[)\]](?!\s*[<>=!])"
+_TERM = r"(?!(?:and|or|not)\b)(?:['\"`][^'\"`]+['\"`]|[\w.]*\([^()&|<>=!]*\)|[^-+*/%\s()&|<>=!~]+)"
+_SET = re.compile(  # of a column, or of what is computed from columns
+    rf"(?<![\w.])([-+]?{_TERM}(?:\s*[-+*/%]+\s*{_TERM})*)\s+(not\s+)?(?:in\s*[(\[](?P<values>[^()\[\]]+)[)\]](?!\s*[<>=!])"
     rf"|between\s+(?P<low>{NUMBER})\s+and\s+(?P<high>{NUMBER}))",
     re.IGNORECASE,
 )
@@ -123,7 +124,7 @@ def _sign(condition: re.Match[str]) -> str:
 def _bare(text: str) -> str:
     """Remove the parentheses around a whole condition, or around several."""
     text = text.strip()
-    while text[:1] == "(" and _levels(text).index(0) == len(text) - 1 and _is_whole(text[1:-1]):
+    while text[:1] == "(" and [*_levels(text), 0].index(0) == len(text) - 1 and _is_whole(text[1:-1]):
         text = text[1:-1].strip()
     return text
 
