@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
 from astropy.table import Table
+from scipy import ndimage
 
 import deepfits
 from deepfits.errors import InputError
@@ -1926,6 +1927,20 @@ def test_a_sky_and_a_noise_that_differ_over_an_image_are_said(tmp_path, sky):
     assert not said(uneven, 1 / (SIGMA**2 + more**2))
     (text,) = said(uneven, full(SIGMA**-2))
     assert "which the weights ignore" in text
+
+
+@pytest.mark.parametrize("kind", ["galaxy", "cluster"])
+def test_noise_that_is_due_to_sources_is_none_that_weights_ignore(tmp_path, kind):
+    """It made part of the image noisier: photons of large galaxies, their cores, and stars that overlap."""
+    rng, (y, x) = np.random.default_rng(3), np.mgrid[:260, :260] - 130
+    light = 150 * np.exp(-np.hypot(x, y) / 30)
+    if kind == "cluster":
+        stars = rng.uniform(0, 1, (260, 260)) < 0.2 * np.exp(-np.hypot(x, y) / 40)
+        light = ndimage.gaussian_filter(stars * rng.exponential(100, stars.shape), 1.5)
+    image = light + rng.normal(0, np.sqrt(1 + light / 4))
+    head = header(FILTER="r", BUNIT="nJy", CRPIX1=130.0, CRPIX2=130.0)
+    fits.writeto(tmp_path / "coadd-r.fits", image.astype(np.float32), head)
+    assert not [text for text in deepfits.check(tmp_path).warnings if "noise differs" in text]
 
 
 @pytest.mark.parametrize("word", ["exp", "exptime", "nexp", "HDU"])

@@ -298,7 +298,8 @@ def sky_doubts(plane: Any, *, is_subtracted: bool = False) -> list[str]:
             f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; {remedy}"
             "subtract it first (photutils.Background2D, SExtractor)"
         )
-    low, high = np.percentile(blocks[:, 4], (25, 95)) if len(blocks) >= FEW_BLOCKS else (1.0, 1.0)
+    of_sky = blocks[blocks[:, 2] - np.median(sky) < MAX_LEVEL_SIGMAS * blocks[:, 3], 4]
+    low, high = np.percentile(of_sky, (25, 95)) if len(of_sky) >= FEW_BLOCKS else (1.0, 1.0)
     if high > UNEVEN * low:
         out.append(
             f"the noise differs by a factor {high / low:.1f} between parts of the image, which the weights "
