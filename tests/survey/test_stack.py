@@ -13,6 +13,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from reproject import reproject_interp
+from scipy import ndimage
 
 import deepfits
 from deepfits.errors import InputError
@@ -598,8 +599,10 @@ def test_exposures_may_cover_few_rows_of_the_grid(tmp_path):
     assert abs(np.median(image[weight > 0])) < 0.05
 
 
-@pytest.mark.parametrize("sigma", [0.3, 4.0, 40.0])
-def test_noise_of_coadds_of_fine_and_coarse_pixels(tmp_path, sigma):
+@pytest.mark.parametrize(
+    ("sigma", "width", "grid"), [(0.3, 0, None), (4.0, 0, None), (40.0, 0, None), (8.0, 1.5, 2 * SCALE)]
+)
+def test_noise_of_coadds_of_fine_and_coarse_pixels(tmp_path, sigma, width, grid):
     """By weight; the mean over exposures was a third too small where a coarse one is deep."""
     rng = np.random.default_rng(3)
     for number, (scale, noise) in enumerate([(SCALE, 1.0)] * 3 + [(2 * SCALE, sigma)]):
@@ -607,8 +610,12 @@ def test_noise_of_coadds_of_fine_and_coarse_pixels(tmp_path, sigma):
         wcs = make_wcs((side, side), shift=(0.3 * number, -0.2 * number), scale=scale)
         header = wcs.to_header() + fits.Header({"FILTER": "r", "BUNIT": "nJy"})
         image = rng.normal(0, noise, (side, side)).astype(np.float32)
+        if scale == SCALE and width:
+            image = noise * 2 * np.sqrt(np.pi) * width * ndimage.gaussian_filter(image, width)
         (tmp_path / "raw").mkdir(exist_ok=True)
         fits.writeto(tmp_path / "raw" / f"e{number}.fits", image, header)
-    image, weight, header = coadd(deepfits.stack(tmp_path / "raw", tmp_path / "out"))
-    pull = (image * np.sqrt(weight))[40:256, 40:256].reshape(18, 12, 18, 12).sum((1, 3)) / 12
+    image, weight, header = coadd(deepfits.stack(tmp_path / "raw", tmp_path / "out", pixel_scale=grid))
+    first, last = (20, 128) if grid else (40, 256)
+    pull = (image * np.sqrt(weight))[first:last, first:last]
+    pull = pull.reshape((last - first) // 12, 12, -1, 12).sum((1, 3)) / 12
     assert np.std(pull) == pytest.approx(header["NOISCORR"], rel=0.12)

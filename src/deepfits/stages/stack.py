@@ -308,7 +308,9 @@ def _stack_band(
         rows = np.flatnonzero((weight > 0).any(axis=1))
         rows = rows[np.concatenate([np.arange(*strip) for strip in sample_rows(len(rows))])]
         image[weight > 0] -= SkySurface(image[rows], weight[rows]).level
-    weights = [1 / (a.plane.noise.sigma * a.area) ** 2 for a in aligned]
+    # The noise of a pixel is that in large apertures without the correlation that this adds to the plane's.
+    gains = [a.noise_correlation / a.plane.noise_correlation / a.plane.noise.sigma for a in aligned]
+    weights = [gain**2 / a.area for gain, a in zip(gains, aligned, strict=True)]
     correlation = float(np.average([a.noise_correlation**2 for a in aligned], weights=weights) ** 0.5)
     header = _band_header(band, target, correlation, planes)
     for end, array in ((".weight", weight), ("", image)):
