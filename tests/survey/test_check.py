@@ -16,6 +16,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set, open_field
+from deepfits.survey.inspection import Findings, Row
 from deepfits.survey.planes import Plane
 from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, make_truth, make_wcs, write_plain
 
@@ -463,8 +464,28 @@ def test_many_fields_are_few_lines_and_may_be_cutouts(tmp_path, truth, side, cap
     found = deepfits.check(tmp_path)
     assert len(found.remarks) == 10
     [note] = [line for line in str(found).splitlines() if line.startswith("note")]
-    assert "obj0 (and 9 more) r: no weight plane" in note
+    assert "obj0, obj1, obj2 and 7 more r: no weight plane" in note
     may_be = [text for text in found.warnings if "and 9 more fields of up to 60 pixels" in text]
     assert bool(may_be) == (side == 60)
     image_set(tmp_path)
     assert ("describe them in a TOML file" in caplog.text) == (side == 60)
+
+
+def test_whether_fields_are_small_may_be_unknown(tmp_path, monkeypatch):
+    """Of compressed files headers beyond a large table are not read."""
+    monkeypatch.setattr("deepfits.survey.fitsfile.MAX_SKIPPED", 0)
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "E", array=np.zeros(5))])
+    image = fits.ImageHDU(np.zeros((60, 60), np.float32), make_wcs((60, 60)).to_header())
+    paths = [tmp_path / f"obj{number}_r.fits.gz" for number in range(10)]
+    for path in paths:
+        fits.HDUList([fits.PrimaryHDU(), table, image]).writeto(path)
+    assert len(image_set([f"r={path}" for path in paths]).fields) == 10
+
+
+def test_lines_of_one_field_and_of_different_bands_are_not_joined():
+    keys = ("pixel_scale_arcsec", "zero_point", "fwhm_arcsec", "depth", "noise_njy", "fraction_empty")
+    rows = [Row(field=f, band="r", shape=(9, 9), weights="", **dict.fromkeys(keys, 1.0)) for f in ("a", "ab")]
+    found = Findings(rows=rows)
+    found.warnings = ["a F606W: sum 1e-05", "a F606W: sum 2", "ab F814W: sum 3", "ab F606W: sum -4", "sum 5"]
+    said = [line.removeprefix("WARNING: ") for line in str(found).splitlines() if "WARNING" in line]
+    assert said == ["a, ab F606W: sum 1e-05", "a F606W: sum 2", "ab F814W: sum 3", "sum 5"]

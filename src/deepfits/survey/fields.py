@@ -189,8 +189,8 @@ def image_set(
 def _warn_of_cutouts(fields: Sequence[FieldSources]) -> None:
     """Warn of fields that are so small that they may be cutouts, of one object each."""
     sources = [next(iter(field.images.values())) for field in fields[:MANY_SMALL]]
-    sides = [max(max(axes_of(h)[:2]) for h in peek_headers(s.path) if has_image(h)) for s in sources]
-    if len(sides) == MANY_SMALL and max(sides) <= SMALL:
+    sides = [n for s in sources for h in peek_headers(s.path) if has_image(h) for n in axes_of(h)[:2]]
+    if len(sources) == MANY_SMALL and max(sides, default=SMALL + 1) <= SMALL:
         log.warning(
             "WARNING: %s and %d more fields of up to %d pixels: if each is a cutout of one object, describe "
             "them in a TOML file (docs/how-to/survey-files.md) and give that",

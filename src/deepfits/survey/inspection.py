@@ -5,14 +5,13 @@ wide: they catch wrong units, inverted masks and broken astrometry, not unusual 
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from deepfits.errors import InputError, NoDataError
+from deepfits.errors import InputError, NoDataError, listed
 from deepfits.photometry import reference_band
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
@@ -76,13 +75,15 @@ class Findings:
 
     def _joined(self, texts: list[str]) -> list[str]:
         """Return texts with one line, that of the first, for fields whose texts differ only in numbers."""
-        alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        names, alike = {row.field for row in self.rows}, dict[str, dict[str, str]]()
         for text in texts:
-            name = next((r.field for r in self.rows if text.startswith((f"{r.field} ", f"{r.field}: "))), "")
-            rest = text.removeprefix(name)
-            alike[pattern_of(rest) if name else text].append((name, rest))
-        number = {kind: f" (and {len(its) - 1} more)" * (len(its) > 1) for kind, its in alike.items()}
-        return [f"{its[0][0] and its[0][0] + number[kind]}{its[0][1]}" for kind, its in alike.items()]
+            name = max((n for n in names if text.startswith((f"{n} ", f"{n}: "))), key=len, default="")
+            bands, colon, rest = text.removeprefix(name).partition(":")
+            kind = bands + colon + (pattern_of(rest) if name else rest)
+            while name in alike.setdefault(kind, {}) and name:  # a further one, such as of another HDU
+                kind += "#"
+            alike[kind][name] = bands + colon + rest
+        return [listed([*its], 3) + next(iter(its.values())) for its in alike.values()]
 
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
         return str(self)

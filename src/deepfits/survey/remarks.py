@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 WARNING = "WARNING: "
-_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)")
+_NUMBER = re.compile(r"((?:(?<!\w)[+-])?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 def warnings_in(remarks: Iterable[str]) -> list[str]:
@@ -28,8 +28,8 @@ def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
 
     Examples
     --------
-    >>> describe({"g": ["at 2.5 σ"], "r": ["no mask", "at 0.3 σ"], "i": ["no mask"]})
-    ['g r: at 2.5/0.3 σ', 'r i: no mask']
+    >>> describe({"g": ["at 2.5 σ"], "r": ["no mask", "at -1e-05 σ"], "i": ["no mask"]})
+    ['g r: at 2.5/-1e-05 σ', 'r i: no mask']
     """
     alike: dict[str, dict[str, list[str]]] = {}
     for band, texts in remarks.items():
