@@ -204,11 +204,8 @@ def _centre_warning(image: np.ndarray, flux: np.ndarray, error: np.ndarray) -> l
     typical = np.median(image[clear] / flux[clear, None, None], axis=0)
     y, x = np.unravel_index(int(np.argmax(typical)), typical.shape)
     dx, dy = x - (typical.shape[1] - 1) / 2, y - (typical.shape[0] - 1) / 2
-    if math.hypot(dx, dy) <= MAX_OFFSET_PIXELS:
-        return []
-    return [
-        f"the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts on the objects"
-    ]
+    text = f"the objects lie ({dx:+.1f}, {dy:+.1f}) pixels off the centre; centre the cutouts on the objects"
+    return [text] if math.hypot(dx, dy) > MAX_OFFSET_PIXELS else []
 
 
 def inspect_catalogue(path: Path, findings: Findings) -> None:

@@ -208,8 +208,7 @@ class Plane:
             return self.options.pixel_scale
         remedy = "give pixel_scale (arcseconds)"
         if not self.options.assume_aligned:
-            remedy = "if the bands are aligned pixel to pixel, give assume_aligned with pixel_scale "
-            remedy += "(arcseconds), else solve the astrometry first"
+            remedy = f"if the bands are aligned, {remedy} and assume_aligned, else solve the astrometry first"
         raise InputError(f"{self.path}: {reason}; {remedy}")
 
     def _check_depth(self, source: str) -> None:

@@ -69,10 +69,9 @@ def usable_range(
         value, other = float(values[common]), float(np.median(others))
         if 1 / SENTINEL_RATIO < value / other < SENTINEL_RATIO:
             break
+        is_data = len(values) == 2
         if expected is not None:
             is_data = abs(math.log(value / expected)) < abs(math.log(other / expected))
-        else:
-            is_data = len(values) == 2
         if is_data:  # a constant error map
             rest = rest[rest == values[common]]
             break
