@@ -2077,7 +2077,8 @@ def test_zero_points_of_one_second_by_the_comment_of_their_card(key, comment, un
 
 
 @pytest.mark.parametrize(
-    "per_second", ["electron / (pix s)", "electron / (s pix)", "e-/s/px", "cts s-1 pixel-1"]
+    "per_second",
+    ["electron / (pix s)", "ct / (pixel s)", "electron / (s pix)", "e-/s/px", "cts s-1 pixel-1"],
 )
 def test_counts_per_second_and_pixel_are_a_rate(per_second):
     """The first is how astropy writes electron / s / pix; it was taken for counts of the whole exposure."""

@@ -54,7 +54,7 @@ _PER_PIXEL = re.compile(
     re.IGNORECASE,
 )
 _RATE = re.compile(  # also astropy's "electron / (pix s)"
-    r"(?:(?:/|\bper\b)\s*(?:\((?:pix )?)?s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)"
+    r"(?:(?:/|\bper\b)\s*(?:\((?:pi?x\w* )?)?s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)"
     r"(?![a-z])",
     re.IGNORECASE,
 )
