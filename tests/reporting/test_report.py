@@ -177,7 +177,7 @@ def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise()
     assert [picture.name for picture in section.pictures] == ["figure-1", "figure-1-faint", "chi2"]
     assert section.tables[0].rows[0][0] == "blank"
     assert section.tables[0].columns[-4:] == ("g", "r", "steps", "converged")
-    lacking = replace(fit, dof_band=fit.dof_band * [1, 0])
+    lacking = replace(fit, reduced_band=fit.reduced_band * [1, np.nan])
     table = fit_section(held, {"both": lacking}, {}).tables[0]
     assert table.columns[-3:] == ("g", "steps", "converged")  # r has no data
     assert {len(row) for row in table.rows} == {len(table.columns)}
