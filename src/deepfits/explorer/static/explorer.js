@@ -303,8 +303,8 @@ function redshift({ method, edges, density, z_spec, z_phot, low, high }) {
   svg.append(draw("text", { x: width - 2, y: height - 5, "font-size": 11, fill: "#5f6b78", "text-anchor": "end" }, "z"));
   const words = make("p", { className: "why", title: `z_phot and p(z) by the method that did best on objects left out while it learned (${method}); half of the true redshifts should lie where p(z) has half its area` });
   const said = (text, colour) => make("b", { textContent: text, style: `color: ${colour}` });
-  words.append(said(`z_phot ${show(z_phot)}`, "#3b6ea8"), ` (68%: ${show(low)} to ${show(high)}), by ${method}`);
-  if (z_spec !== null) words.append("; ", said(`z_spec ${show(z_spec)}`, "#c8553d"), ", not learned from");
+  words.append(said(`z_phot ${show(z_phot)}`, "var(--accent)"), ` (68%: ${show(low)} to ${show(high)}), by ${method}`);
+  if (z_spec !== null) words.append("; ", said(`z_spec ${show(z_spec)}`, "var(--alarm)"), ", not learned from");
   return [svg, words];
 }
 function facts(values, wanted = Object.keys(values)) {
