@@ -222,11 +222,14 @@ def test_tables_in_memory_are_joined_like_files(features, sky, tmp_path, make):
 
 def test_columns_of_predictions_are_described_and_those_of_others_are_not(features, sky):
     columns = {"object_id": sky["object_id"], "class": ["galaxy"] * NUM, "z_phot": sky["z_spec"]}
+    columns |= {"magnitude": sky["z_spec"], "mag_u": sky["z_spec"]}
     table = JoinedTable(features, tables={"mine": columns})
     assert not table.describe("class").words
     table.add_table("z60", columns, of_run=True)
     for name in ("z60.class", "z60.z_phot"):
         assert table.describe(name).words
+    assert table.describe("z60.magnitude").unit == "mag"
+    assert not table.describe("z60.mag_u").words  # as in the truth: no magnitude that a fit predicts
     for name in ("p_star", "is_outside_domain", "domain_distance"):
         assert describe(name, table="predictions").words
     assert describe("is_primary", table="detections").words

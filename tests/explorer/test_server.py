@@ -306,8 +306,10 @@ def test_another_catalogue_is_matched_by_position(client, run):
     assert column[3] == 8
     assert np.isnan(column[4])
     assert "error" in client.post("/api/overlay?name=x.csv", content="a,b\n1,2\n", headers=SEND).json()
-    wide = client.post("/api/overlay?name=one.csv&radius=60", content="ra,dec\n150.02,2.0\n", headers=SEND)
+    text = "ra,dec,n_minus_s\n150.02,2.0,1\n"
+    wide = client.post("/api/overlay?name=one.csv&radius=60", content=text, headers=SEND)
     assert wide.json()["rows"] == [2], "a row is of one object, however many lie within the radius"
+    assert client.get("/api/about").json()["words"]["one.n_minus_s"] == "from one"
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "fits"])

@@ -268,8 +268,9 @@ class JoinedTable(Mapping[str, np.ndarray]):
             if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values[rows[there]], kept), label)
-                about = describe(name, table="features" if of_run else "")
-                self._joined[key] = replace(about, unit="deg" if is_place else table.units.get(name, ""))
+                about = describe(name, table="predictions" if of_run else "")
+                unit = "deg" if is_place else table.units.get(name, about.unit if of_run else "")
+                self._joined[key] = replace(about, unit=unit)
 
     def _free_name(self, name: str, label: str) -> str:
         """Prefix a name that is taken, whatever its capitals, which neither FITS nor SQL distinguishes."""

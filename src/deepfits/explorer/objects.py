@@ -152,9 +152,9 @@ class Objects:
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
-                self.table.add(f"{label}.{name}", take_rows(np.asarray(values), other))
+                self.table.add(f"{label}.{name}", take_rows(np.asarray(values), other), label)
                 added.append(f"{label}.{name}")
-        self.table.add(f"{label}.separation_arcsec", separation)
+        self.table.add(f"{label}.separation_arcsec", separation, label)
         rows = np.flatnonzero(other >= 0).tolist()
         unmatched = np.flatnonzero((nearest < 0) & np.isfinite(ra) & np.isfinite(dec))
         return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}, unmatched
