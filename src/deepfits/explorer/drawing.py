@@ -282,9 +282,8 @@ def _panels(
     Images and weights are ``(B, H, W)``, nJy and nJy⁻²; the noise is ``(B,)``, nJy per pixel. The first row
     of the picture, ``(B + 1, 4)`` tiles in [0, 1], combines all bands.
     """
-    is_valid = weight > 0
     residual = significance(image, fitted, weight)
-    observed = np.where(is_valid, image, np.nan)
+    observed = np.where(weight > 0, image, np.nan)
     seen, top = noise_where(observed, noise), top_of(observed, noise)
     first = [
         colour_composite(observed, seen, top=top),
@@ -296,14 +295,9 @@ def _panels(
     for band in range(len(image)):
         level = noise[band] if np.isfinite(noise[band]) else max(1e-9, float(np.std(fitted[band])))
         top = float(np.nanpercentile(fitted[band], 99.5)) if np.isfinite(fitted[band]).any() else 5 * level
-        pair = [np.where(is_valid[band], image[band], np.nan), fitted[band]]
-        rows.append(
-            [
-                *(grey(stretch(pixels, level, top)) for pixels in pair),
-                diverging(residual[band] / RESIDUAL_SIGMA),
-                grey(stretch(scene[band], level, top)),
-            ]
-        )
+        pixels = observed[band], fitted[band], scene[band]
+        data, fit, clean = (grey(stretch(each, level, top)) for each in pixels)
+        rows.append([data, fit, diverging(residual[band] / RESIDUAL_SIGMA), clean])
     return lay_out([tile[::-1] for row in rows for tile in row], 4)
 
 

@@ -62,7 +62,5 @@ def describe(name: str, *, table: str = "features") -> Column:
 
 def _with_band(ucd: str, band: str) -> str:
     word = _SPECTRUM.get(band.lower())
-    if word is None:
-        return ucd
-    is_modelled = ucd.endswith(";meta.modelled")
-    return f"{ucd.removesuffix(';meta.modelled')};{word}" + (";meta.modelled" if is_modelled else "")
+    what, modelled, _ = ucd.partition(";meta.modelled")
+    return f"{what};{word}{modelled}" if word else ucd
