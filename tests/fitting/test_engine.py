@@ -13,7 +13,7 @@ from astropy import units as u
 from deepfits.errors import InputError
 from deepfits.fitting import AmplitudePrior, Status, fit
 from deepfits.fitting.engine import minimise
-from deepfits.fitting.metric import Metric
+from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.rendering import as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam
@@ -169,6 +169,19 @@ def test_non_finite_objects_are_flagged_and_others_are_fitted():
         result = fit(render, image, weight, start, solver=solver, num_steps=5, metric=identity)
         assert result.status[1] == Status.NON_FINITE
         assert torch.isfinite(result.loss[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_metric_is_converted_to_the_type_of_the_fit(as_object):
+    _, image, weight, start = make_problem()
+    render = Decoder()
+    metric = learn_metric(as_renderer(render), L)
+    found, expected = (
+        fit(render, image, weight, start, solver=LBFGS(metric=m)) if as_object else
+        fit(render, image, weight, start, metric=m)
+        for m in (metric.to(None, torch.float64), metric)
+    )  # fmt: skip
+    assert torch.equal(found.latent, expected.latent)
 
 
 def test_best_of_several_starts():

@@ -190,7 +190,7 @@ def test_metric_is_close_to_the_gauss_newton_matrix_of_an_object():
     assert distance(matrix_of(learnt, latent)) < 0.5 * distance(
         torch.linalg.matrix_exp(learnt.centre.double())
     )
-    inverse = learnt.inverse(latent.double())
+    inverse = learnt.to(latent.device, torch.float64).inverse(latent.double())
     product = inverse @ matrix_of(learnt, latent)
     torch.testing.assert_close(product, torch.eye(L).double().expand_as(product), rtol=0, atol=0.02)
 

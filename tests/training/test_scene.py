@@ -168,19 +168,21 @@ def test_network_inputs_include_noise_and_psf():
     assert (width[:, 1] == 0).all()  # whatever the PSF in a band without data
 
 
-@pytest.mark.parametrize("free", [True, False])
-def test_the_fit_recovers_scenes_observed_with_individual_psfs(free):
+@pytest.mark.parametrize(
+    ("free", "dtype"), [(True, torch.float32), (False, torch.float32), (False, torch.float64)]
+)
+def test_the_fit_recovers_scenes_observed_with_individual_psfs(free, dtype):
     sight = make_sight(5)
     truth = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     image = sight.observation()(draw_scene(truth))
     found = fit(
-        draw_scene, image, torch.full_like(image, 1e4), torch.zeros(5, 3), sight=sight, amplitudes=free,
-        num_steps=300, tolerance=1e-9, batch_size=2,
+        draw_scene, image, torch.full_like(image, 1e4), torch.zeros(5, 3, dtype=dtype), sight=sight,
+        amplitudes=free, num_steps=300, tolerance=1e-9, batch_size=2,
     )  # fmt: skip
-    drawn = sight.observation()(draw_scene(found.latent)) * found.amplitude[:, :, None, None]
+    drawn = sight.observation(dtype)(draw_scene(found.latent)) * found.amplitude[:, :, None, None]
     assert (drawn - image).abs().max() < 0.01 * image.max()
     if not free:
-        assert torch.allclose(found.latent, truth, atol=0.02)
+        assert torch.allclose(found.latent, truth.to(dtype), atol=0.02)
 
 
 def test_gradient_through_the_observation():

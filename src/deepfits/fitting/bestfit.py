@@ -135,7 +135,7 @@ def fit(
             observation = None
             if sight is not None:
                 nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-                observation = nominal.to(device).observation()
+                observation = nominal.to(device).observation(begin.dtype)
             try:
                 metric = learn_metric(
                     renderer,
@@ -152,6 +152,8 @@ def fit(
                     f"was before torch.compile, or solver=LBFGS(), which needs gradients only: {error}"
                 ) from error
         used_solver = replace(used_solver, metric=metric)
+    if isinstance(used_solver, LBFGS) and used_solver.metric is not None:
+        used_solver = replace(used_solver, metric=used_solver.metric.to(device, begin.dtype))
     report = advance or (lambda number: None)
     if not enough.all():
         report(int((~enough).sum()) * len(begin))

@@ -10,7 +10,8 @@ the generator alone, never on the objects that are fitted, so that an object's r
 others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,20 +36,23 @@ class Metric:
     centre: Tensor  # (L, L): its value at the origin
     slopes: Tensor  # (L, L, L): its derivative along each latent (first axis)
 
+    def to(self, device: torch.device | None, dtype: torch.dtype) -> Self:
+        """Convert to the device and type of the latents: recorded fits cannot copy from elsewhere."""
+        return replace(self, centre=self.centre.to(device, dtype), slopes=self.slopes.to(device, dtype))
+
     def inverse(self, latent: Tensor) -> Tensor:
         """Return the inverse at each latent, ``(N, L, L)``; it depends on that latent alone, bitwise.
 
         The exponential is a truncated series, squared `SQUARINGS` times: symmetric and positive definite like
         the exact one, and close enough to it that no fit is affected.
         """
-        centre, slopes = self.centre.to(latent), self.slopes.to(latent).flatten(1)
         number, length = latent.shape
         chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
         near = self.where_known(latent)
         parts = []
         for first in range(0, number, chunk):
             rows = torch.arange(first, first + chunk, device=near.device).clamp_max(number - 1)
-            logarithm = centre + (near[rows] @ slopes).view(-1, *centre.shape)
+            logarithm = self.centre + (near[rows] @ self.slopes.flatten(1)).view(-1, length, length)
             parts.append(_exponential(-logarithm)[: number - first])
         return torch.cat(parts) if parts else latent.new_zeros(0, length, length)
 
@@ -130,7 +134,7 @@ def learn_metric(
     slopes = torch.linalg.solve(normal, offset.T @ (target - target.mean(0)).flatten(1))
     slopes = slopes.view(num_latents, num_latents, num_latents)
     centre = target.mean(0) - torch.einsum("l,lmn->mn", reference.mean(0), slopes)
-    return Metric(centre.to(device, dtype), slopes.to(device, dtype))
+    return Metric(centre, slopes).to(device, dtype)
 
 
 def project_out(derivative: Tensor, image: Tensor, weight: Tensor) -> Tensor:
