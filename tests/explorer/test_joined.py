@@ -230,9 +230,10 @@ def test_columns_of_predictions_are_described_and_those_of_others_are_not(featur
         assert table.describe(name).words
     assert table.describe("z60.magnitude").unit == "mag"
     assert not table.describe("z60.mag_u").words  # as in the truth: no magnitude that a fit predicts
-    for name in ("p_star", "is_outside_domain", "domain_distance"):
+    for name in ("p_star", "is_outside_domain", "domain_distance", "quantiles"):
         assert describe(name, table="predictions").words
-    assert describe("is_primary", table="detections").words
+    for name in ("is_primary", "field"):
+        assert describe(name, table="detections").words
     assert describe("g_minus_r").words == "Colour g - r of the galaxy in PSF-matched Gaussian apertures, AB"
     assert not describe("n_minus_s", table="mine").words
 
