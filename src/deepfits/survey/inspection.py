@@ -5,6 +5,7 @@ wide: they catch wrong units, inverted masks and broken astrometry, not unusual 
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -77,7 +78,8 @@ class Findings:
         """Return texts with one line, that of the first, for fields whose texts differ only in numbers."""
         names, alike = {row.field for row in self.rows}, dict[str, dict[str, str]]()
         for text in texts:
-            name = max((n for n in names if text.startswith((f"{n} ", f"{n}: "))), key=len, default="")
+            starts = [text[: end.start()] for end in re.finditer("(?= |: )", text)]
+            name = max(names.intersection(starts), key=len, default="")
             bands, colon, rest = text.removeprefix(name).partition(":")
             kind = bands + colon + (pattern_of(rest) if name else rest)
             while name in alike.setdefault(kind, {}) and name:  # a further one, such as of another HDU
