@@ -28,7 +28,7 @@ def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
     assert plain.errors is None
     assert calibrated.errors is not None
     assert 0 < min(calibrated.errors["light_fraction"]) < 1
-    assert "`deepfits calibrate` measured on a survey without a name" in describe(calibrated)
+    assert "measured by `deepfits calibrate` on a survey without a name" in describe(calibrated)
     out = tmp_path / "features"
     deepfits.fit(base / "survey", first("calibrate"), out, threads=1)
     other = deepfits.fit(base / "survey", base / "model", tmp_path / "other", threads=1)
