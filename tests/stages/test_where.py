@@ -41,11 +41,11 @@ def store(tmp_path_factory):
 def test_conditions_may_be_joined():
     assert as_conditions("flags == 0 AND mag<22 && kind == galaxy") == (
         "flags == 0",
-        "mag<22",
+        "mag < 22",
         "kind == galaxy",
     )
     assert as_conditions(["name == 'salt and pepper'"]) == ("name == 'salt and pepper'",)
-    assert as_conditions("name == salt and not is_hot") == ("name == salt", "is_hot == false")
+    assert as_conditions("name == salt and not is_hot") == ("name == salt", "is_hot != true")
     columns = {"a": np.array([1, 2, 3]), "b": np.array([0.0, np.nan, 1.0])}
     assert choose(columns, "a > 1 and b >= 0", "x")["a"].tolist() == [3]
     with pytest.raises(InputError, match="none of 3 objects satisfies a > 9"):

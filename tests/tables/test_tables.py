@@ -897,6 +897,13 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
         (np.array(["A", "4"]), "q >= B", "no order"),
         (np.array([1, 2]), "q.isin([1, 2])", r"COLUMN OP VALUE, as in .* or 'q in \(3, 4\)'"),
         (np.array([1, 2]), "q in ()", "COLUMN OP VALUE"),
+        (np.array([1, 2]), "(q > 1", "COLUMN OP VALUE"),
+        (np.array([1, 2]), "q > 1) and q", "COLUMN OP VALUE"),
+        (np.array([1, 2]), "q >", "COLUMN OP VALUE"),
+        (np.array([1, 2]), "3 > q < 2", "COLUMN OP VALUE"),
+        (np.array([1, 2]), "not q", "compare it as in"),
+        (np.array([1, 2]), "(" * 5000 + "q > 1" + ")" * 5000, "COLUMN OP VALUE"),
+        (np.array(["salt"]), "q == salt and black pepper", "put quotes around text"),
         (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or QSO", "no column 'QSO'"),
         (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' and 'or'"),
         (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
@@ -3282,6 +3289,13 @@ def test_conditions_as_in_pandas_and_sql(condition, expected):
         ("abs(mag_g - mag_i) < 0.5 and (mag_i - 20) ** 2 < 0.5", [1, 0, 0, 0]),
         ("13 == q", [0, 0, 1, 0]),
         ("'flux err' == 2", [0, 0, 0, 0]),
+        ("not (flags & 4)", [1, 1, 0, 1]),
+        ("flags & 6 and not is_good", [0, 1, 0, 0]),
+        ("z < `z_max` < 1", [1, 0, 0, 0]),
+        ("not (0.9 >= z_max > z)", [0, 1, 1, 1]),
+        ("not (q in (1, 2) and not z between 0.4 and 1)", [1, 0, 1, 1]),
+        ("kind == QSO & 3 > q", [0, 1, 0, 0]),
+        ("((mag_g - mag_i)) * (q) > 0.05 and (q % 2)==1", [1, 0, 0, 0]),
     ],
 )
 def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_together(condition, expected):
@@ -3306,6 +3320,76 @@ def test_conditions_on_truth_on_what_is_missing_and_on_what_columns_give_togethe
     }
     for conditions in (condition, tables.as_conditions(condition)):
         assert tables.matches_conditions(columns, conditions, "t").tolist() == [bool(n) for n in expected]
+
+
+class _RandomConditions:
+    """Conditions as we write them and as SQL does, by random choice."""
+
+    LEAVES = (
+        ("q > 2", "q > 2"),
+        ("4 >= q", "4 >= q"),
+        ("q != 3", "q != 3"),
+        ("kind == STAR", "kind = 'STAR'"),
+        ("kind <> 'GALAXY'", "kind <> 'GALAXY'"),
+        ("kind not in ('STAR', \"b, c\")", "kind not in ('STAR', 'b, c')"),
+        ("kind is null", "kind is null"),
+        ("z is not null", "z is not null"),
+        ("0.1 < z <= 0.5", "(0.1 < z and z <= 0.5)"),
+        ("z < z_max < 0.5", "(z < z_max and z_max < 0.5)"),
+        ("z between 0.1 and 0.4", "z between 0.1 and 0.4"),
+        ("(z - z_max) not between -0.1 and 0.1", "(z - z_max) not between -0.1 and 0.1"),
+        ("abs(z - z_max) < 0.15", "abs(z - z_max) < 0.15"),
+        ("flags & 4 != 0", "(flags & 4) <> 0"),
+        ("(flags & 2)", "(flags & 2) <> 0"),
+        ("q in (1, 3, 9)", "q in (1, 3, 9)"),
+        ("is_good", "is_good"),
+    )
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def pair(self, depth):
+        choice = self.rng.random()
+        if depth == 0 or choice < 0.2:
+            return self.LEAVES[self.rng.integers(len(self.LEAVES))]
+        ours, theirs = self.pair(depth - 1)
+        if choice < 0.45:
+            return self.rng.choice(["not ", "~", "NOT", "!"]) + f"({ours})", f"not ({theirs})"
+        if choice < 0.55:
+            return f"({ours})", f"({theirs})"
+        joint, signs = ("and", [" and ", " & ", "&&"]) if choice < 0.78 else ("or", [" or ", " | ", "||"])
+        others = self.pair(depth - 1)
+        return ours + self.rng.choice(signs) + others[0], f"{theirs} {joint} {others[1]}"
+
+
+def test_conditions_choose_what_a_data_base_chooses():
+    duckdb = pytest.importorskip("duckdb")
+    rng, number = np.random.default_rng(4), 40
+    columns = {
+        "q": rng.integers(0, 10, number),
+        "kind": rng.choice(["STAR", "GALAXY", "b, c", ""], number),
+        "z": np.where(rng.random(number) < 0.2, np.nan, rng.random(number).round(2)),
+        "z_max": np.where(rng.random(number) < 0.2, np.nan, rng.random(number).round(2)),
+        "flags": rng.integers(0, 8, number),
+        "is_good": rng.random(number) < 0.5,
+    }
+    with duckdb.connect() as base:
+        base.execute(
+            "create table t "
+            "(n bigint, q bigint, kind text, z double, z_max double, flags bigint, is_good boolean)"
+        )
+        for row in zip(range(number), *(values.tolist() for values in columns.values()), strict=True):
+            base.execute(
+                "insert into t values (?, ?, ?, ?, ?, ?, ?)",
+                [None if v in ("",) or v != v else v for v in row],
+            )
+        conditions = _RandomConditions(8)
+        for _ in range(400):
+            ours, theirs = conditions.pair(4)
+            expected = [n for (n,) in base.execute(f"select n from t where {theirs} order by n").fetchall()]
+            for written in (ours, tables.as_conditions(ours)):
+                chosen = tables.matches_conditions(columns, written, "t")
+                assert np.flatnonzero(chosen).tolist() == expected, ours
 
 
 def test_labels_elsewhere_are_told_where_they_are():

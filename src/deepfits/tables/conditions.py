@@ -5,10 +5,11 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,28 +21,17 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     **{">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt},
     **{"==": operator.eq, "!=": operator.ne},
 }
-_CONDITION = re.compile(
-    r"(?i)^\s*(`[^`]+`|\S.*?)\s*(>=|<=|==|!=|<>|=|>|<|(?<=\s)is(?:\s+not)?(?=\s))\s*([^=<>].*?)\s*$"
-)
-_OR = re.compile(r"\s+or\s+|\s*\|\|?\s*", re.IGNORECASE)
-_AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
-_VALUE_FIRST = re.compile(
-    rf"({NUMBER})\s*(>=|<=|==?|!=|>|<)\s*([^<>=]*[^<>=\s])\s*((?:>=|<=|>|<).*)?", re.DOTALL
-)
-_OF_SQL = {"=": "==", "<>": "!=", "is": "==", "is not": "!="}
-_TURNED = {">=": "<=", "<=": ">=", ">": "<", "<": ">"}
+_SIGNS = {sign: sign for sign in _OPERATORS} | {"=": "==", "<>": "!="}
 _NEGATED = {">=": "<", "<": ">=", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
-_COMPOUND = re.compile(r">=|<=|==|!=|>|<|\||&|\b(?:or|and)\b", re.IGNORECASE)
-_NOT = re.compile(r"\s*(?:not\b|[~!](?!=))\s*", re.IGNORECASE)
-_ALONE = re.compile(r"`[^`]+`|[^\W\d][\w.]*")
-_QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
-_IN_QUOTES = re.compile(r"(?:^|(?<=[\s=(<>&|]))(['\"`]).*?\1", re.DOTALL)
-_TERM = r"(?!(?:and|or|not)\b)(?:['\"`][^'\"`]+['\"`]|[\w.]*\([^()&|<>=!]*\)|[^-+*/%\s()&|<>=!~]+)"
-_SET = re.compile(  # of a column, or of what is computed from columns
-    rf"(?<![\w.])([-+]?{_TERM}(?:\s*[-+*/%]+\s*{_TERM})*)\s+(not\s+)?(?:in\s*[(\[](?P<values>[^()\[\]]+)[)\]](?!\s*[<>=!])"
-    rf"|between\s+(?P<low>{NUMBER})\s+and\s+(?P<high>{NUMBER}))",
-    re.IGNORECASE,
+_TURNED = {">=": "<=", "<=": ">=", ">": "<", "<": ">"}
+_OR, _AND, _NOT = ("or", "|", "||"), ("and", "&", "&&"), ("not", "~", "!")
+_TOKEN = re.compile(
+    r"(?:^|(?<=[\s=(\[,<>&|~!+*/%-]))(['\"`]).*?\1"  # text in quotes, a name in backticks
+    r"|>=|<=|==|!=|<>|[=<>]|&&|\|\||[&|~!()\[\]]|[^\s()\[\]<>=!&|~'\"`]+|\S",
+    re.DOTALL,
 )
+_NAME = re.compile(r"`[^`]+`|[^\W\d][\w.]*")
+_QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _ENTRY = re.compile(r"(['\"]).*?\1|[^,\s][^,]*")
 _INTEGER = re.compile(r"^[+-]?\d{1,40}$")
 _TRUE = ("true", "t", "yes", "y", "1")
@@ -51,8 +41,201 @@ _ARITHMETIC |= {"abs": np.abs, "log10": np.log10, "sqrt": np.sqrt}
 _TRUTH = dict.fromkeys(_TRUE, True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    left: str
+    sign: str
+    right: str
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.sign} {self.right}"
+
+    def negated(self) -> Self:
+        """Return the opposite, which missing values do not satisfy either."""
+        return replace(self, sign=_NEGATED[self.sign])
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Conditions of which any, or all, must hold."""
+
+    parts: tuple["_Condition", ...]
+    is_any: bool
+
+    def __str__(self) -> str:
+        return f"({(' or ' if self.is_any else ' and ').join(map(str, self.parts))})"
+
+    def negated(self) -> "_Condition":
+        return _joined([part.negated() for part in self.parts], is_any=not self.is_any)
+
+
+_Condition = _Comparison | _Joined
+
+
+def _joined(parts: Sequence[_Condition], *, is_any: bool) -> _Condition:
+    if len(parts) == 1:
+        return parts[0]
+    flat = [part.parts if isinstance(part, _Joined) and part.is_any == is_any else (part,) for part in parts]
+    return _Joined(tuple(chain.from_iterable(flat)), is_any)
+
+
+class _Parser:
+    """Parse a condition by recursive descent, from ``or``, the weakest joint, to what is compared."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.tokens = list(_TOKEN.finditer(text))
+
+    def parse(self) -> _Condition:
+        with suppress(RecursionError):
+            condition = self._any()
+            if self._next() == "":
+                return condition
+        raise self._error()
+
+    def _error(self) -> InputError:
+        return InputError(
+            f"condition {self.text!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'; "
+            "conditions are joined by 'and' and 'or'; put quotes around text that contains these or operators"
+        )
+
+    def _next(self, ahead: int = 0) -> str:
+        """Return the next token, or a later one, in lower case; empty at the end."""
+        place = self.at + ahead
+        return self.tokens[place][0].lower() if place < len(self.tokens) else ""
+
+    def _skip(self, *expected: str) -> bool:
+        """Go on behind the next token if it is an expected one."""
+        is_expected = self._next() in expected
+        self.at += is_expected
+        return is_expected
+
+    def _require(self, expected: str) -> None:
+        if not self._skip(expected):
+            raise self._error()
+
+    def _any(self) -> _Condition:
+        parts = [self._all()]
+        while self._skip(*_OR):
+            parts.append(self._all())
+        return _joined(parts, is_any=True)
+
+    def _all(self) -> _Condition:
+        parts = [self._one()]
+        while self._skip(*_AND):
+            parts.append(self._one())
+        return _joined(parts, is_any=False)
+
+    def _one(self) -> _Condition:
+        if self._skip(*_NOT):
+            return self._one().negated()
+        if self._next() == "(" and self._next(self._length()) in ("", ")", *_OR, *_AND):
+            self.at += 1
+            condition = self._any()
+            self._require(")")
+            return condition
+        term = self._term(is_first=True)
+        is_negated = self._skip("not")
+        condition = self._condition_on(term)
+        return condition.negated() if is_negated else condition
+
+    def _condition_on(self, term: str) -> _Condition:
+        if self._skip("in"):
+            start, self.at = self.tokens[self.at].end(), self.at + self._length()
+            values = [entry[0].strip() for entry in _ENTRY.finditer(self.text[start : self._end() - 1])]
+            if values:
+                return _joined([_Comparison(term, "==", value) for value in values], is_any=True)
+        elif self._skip("between"):
+            low = self._term()
+            self._require("and")
+            ends = [_Comparison(term, ">=", low), _Comparison(term, "<=", self._term())]
+            return _joined(ends, is_any=False)
+        elif self._skip("is"):
+            return _Comparison(term, "!=" if self._skip("not") else "==", self._term())
+        elif self._next() in _SIGNS:
+            return self._chain(term)
+        elif _NAME.fullmatch(term):
+            return _Comparison(term, "==", "true")
+        elif "&" in term:
+            return _Comparison(term, "!=", "0")
+        raise self._error()
+
+    def _chain(self, term: str) -> _Condition:
+        """Return a comparison such as ``q > 3``, or several such as ``0.1 < z < 2``."""
+        signs, terms = list[str](), [term]
+        while self._next() in _SIGNS:
+            signs.append(_SIGNS[self._next()])
+            self.at += 1
+            terms.append(self._term())
+        if len(signs) > 1 and {sign[0] for sign in signs} not in ({"<"}, {">"}):
+            raise self._error()
+        parts = []
+        for left, sign, right in zip(terms, signs, terms[1:], strict=False):
+            is_turned = re.fullmatch(NUMBER, left) and not re.fullmatch(NUMBER, right)
+            turned = (right, _TURNED.get(sign, sign), left)
+            parts.append(_Comparison(*(turned if is_turned else (left, sign, right))))
+        return _joined(parts, is_any=False)
+
+    def _term(self, *, is_first: bool = False) -> str:
+        """Return a column, a value, or what is computed from columns, as it is written."""
+        start = self.at
+        while (token := self._next()) not in ("", ")", "]", *_SIGNS):
+            if is_first and self.at > start and self._is_keyword():
+                break
+            if token in (*_OR, *_AND) and not self._is_bits(self.tokens[start : self.at], is_first=is_first):
+                break
+            self.at += self._length() if token in ("(", "[") else 1
+        if self.at == start:
+            raise self._error()
+        return self.text[self.tokens[start].start() : self._end()]
+
+    def _is_keyword(self) -> bool:
+        token, after = self._next(), self._next(1)
+        return (
+            token in ("between", "is")
+            or (token == "in" and after in ("(", "["))
+            or (token == "not" and after in ("in", "between"))
+        )
+
+    def _is_bits(self, before: list[re.Match[str]], *, is_first: bool) -> bool:
+        """Tell ``flags & 4`` from a joint: a name and a number, which no second condition begins with."""
+        if self._next() != "&" or len(before) != 1:
+            return False
+        one, other = before[0][0], self._next(1)
+        if _NAME.fullmatch(one) and other[:1].isdigit():
+            return is_first or self._next(2) not in _SIGNS
+        return is_first and one.isdigit() and _NAME.fullmatch(other) is not None
+
+    def _length(self) -> int:
+        """Return the number of tokens from the next bracket to the one that closes it, both included."""
+        depth = 0
+        for length, token in enumerate(self.tokens[self.at :], start=1):
+            depth += (token[0] in "([") - (token[0] in ")]")
+            if depth == 0:
+                return length
+        raise self._error()
+
+    def _end(self) -> int:
+        """Return where in the text the last token ended."""
+        return self.tokens[self.at - 1].end()
+
+
+def _parsed(given: str | Sequence[str]) -> list[_Condition]:
+    """Return conditions of which all must hold."""
+    several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
+    out = list[_Condition]()
+    for text in several:
+        if not isinstance(text, str):
+            raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
+        condition = _Parser(text).parse()
+        out += condition.parts if isinstance(condition, _Joined) and not condition.is_any else [condition]
+    return out
+
+
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     """Split conditions that are joined by ``and``; alternatives, joined by ``or``, stay together.
+
+    Raise `InputError` for a condition that cannot be parsed.
 
     Examples
     --------
@@ -61,95 +244,7 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     >>> as_conditions("q in (3, 4) & (0.1 < z_spec <= 2)")
     ('(q == 3 or q == 4)', 'z_spec > 0.1', 'z_spec <= 2')
     """
-    out: list[str] = []
-    several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
-    for text in several:
-        if not isinstance(text, str):
-            raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        out += _all_of(_without_sets(text))
-    return tuple(out)
-
-
-def _without_sets(text: str) -> str:
-    """Write out sets and ranges of values: ``q in (3, 4)`` becomes ``(q == 3 or q == 4)``."""
-    quoted = {place for match in _IN_QUOTES.finditer(text) for place in range(*match.span())}
-
-    def written_out(match: re.Match[str]) -> str:
-        if match.end(1) in quoted:
-            return match[0]
-        name = match[1]
-        each = [f"{name} == {entry[0].strip()}" for entry in _ENTRY.finditer(match["values"] or "")]
-        ends = f"{name} >= {match['low']} and {name} <= {match['high']}"
-        return f"{match[2] or ''}({' or '.join(each) or ends})"
-
-    return _SET.sub(written_out, text)
-
-
-def _all_of(text: str) -> list[str]:
-    """Return the conditions of which all must hold, without the parentheses around each."""
-    text = _bare(text)
-    if len(_split(text, _OR)) > 1:
-        return [f"({text})"]
-    if len(parts := _split(text, _AND)) > 1:
-        return [condition for part in parts for condition in _all_of(part)]
-    if (negation := _NOT.match(text)) is not None:
-        return _all_of(_negated(text[negation.end() :]))
-    if _ALONE.fullmatch(text):
-        return [f"{text} == true"]
-    if (turned := _VALUE_FIRST.fullmatch(text)) is None:  # 0.1 < z_spec < 2
-        return [text]
-    value, sign, name, rest = turned[1], turned[4], turned[5], turned[6]
-    return [f"{name} {_TURNED.get(sign, sign)} {value}"] + ([f"{name} {rest}"] if rest else [])
-
-
-def _negated(text: str) -> str:
-    """Return the opposite of a condition, which missing values do not satisfy either."""
-    text = _bare(text)
-    if len(parts := _split(text, _OR)) > 1:
-        return " and ".join(_negated(part) for part in parts)
-    if len(parts := _all_of(text)) > 1:
-        return f"({' or '.join(map(_negated, parts))})"
-    if _ALONE.fullmatch(text):
-        return f"{text} == false"
-    match = _CONDITION.match(parts[0])
-    return f"{match[1]} {_NEGATED[_sign(match)]} {match[3]}" if match else text
-
-
-def _sign(condition: re.Match[str]) -> str:
-    """Return the operator of a condition as Python writes it."""
-    sign = " ".join(condition[2].lower().split())
-    return _OF_SQL.get(sign, sign)
-
-
-def _bare(text: str) -> str:
-    """Remove the parentheses around a whole condition, or around several."""
-    text = text.strip()
-    while text[:1] == "(" and [*_levels(text), 0].index(0) == len(text) - 1 and _is_whole(text[1:-1]):
-        text = text[1:-1].strip()
-    return text
-
-
-def _levels(text: str) -> list[int]:
-    """Return how many parentheses are open after each character; quotes count as one."""
-    plain = _IN_QUOTES.sub(lambda match: "(" + " " * (len(match[0]) - 2) + ")", text)
-    return list(accumulate((letter == "(") - (letter == ")") for letter in plain))
-
-
-def _split(text: str, joint: re.Pattern[str]) -> list[str]:
-    """Split conditions at joints that have one on either side; ``flags & 4 == 0`` is a single one."""
-    parts, start, levels = list[str](), 0, _levels(text)
-    for match in joint.finditer(text):
-        part = text[start : match.start()]
-        is_bits = _ALONE.fullmatch(part) and re.match(r"\s*&\s*\d", text[match.start() :])  # flags & 4
-        if levels[match.start()] == 0 and _is_whole(part) and not is_bits:
-            parts.append(part)
-            start = match.end()
-    parts.append(text[start:])
-    return parts if all(_is_whole(part) for part in parts) else [text]
-
-
-def _is_whole(text: str) -> bool:
-    return bool(_CONDITION.match(text) or _ALONE.fullmatch(_bare(_NOT.sub("", _bare(text), count=1))))
+    return tuple(map(str, _parsed(given)))
 
 
 def matches_conditions(
@@ -159,14 +254,14 @@ def matches_conditions(
 
     A condition is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, such as ``"z_spec_flag >= 3"`` or
     ``"kind == galaxy"``, a set as in ``"q in (3, 4)"`` or ``"q not in (0, 1)"``, a range as in
-    ``"z between 0.1 and 1"``, or several joined by ``and`` and ``or``, with parentheses, or negated by
-    ``not``. Numbers are compared numerically even if the table stores them as text; booleans are compared
-    with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``). ``"z_spec != null"`` asks
-    for a value, and ``== null`` for its lack. Both sides may be computed from columns of numbers:
-    ``"mag_g - mag_i > 1"``, ``"abs(b) > 20"``, ``"z < z_max"``; columns of text are compared without quotes,
-    too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers: ``"flags & 4 == 0"``.
-    Raise `InputError` for a condition that cannot be parsed, an unknown column, or text where a number is
-    needed.
+    ``"z between 0.1 and 1"`` or ``"0.1 < z < 1"``, or several joined by ``and`` and ``or``, with parentheses,
+    or negated by ``not``. Numbers are compared numerically even if the table stores them as text; booleans
+    are compared with ``true`` or ``false``, or stand alone (``"is_star"``, ``"not is_star"``).
+    ``"z_spec != null"`` asks for a value, and ``== null`` for its lack. Both sides may be computed from
+    columns of numbers: ``"mag_g - mag_i > 1"``, ``"abs(b) > 20"``, ``"z < z_max"``; columns of text are
+    compared without quotes, too. ``COLUMN & BITS`` in place of COLUMN keeps only these bits of whole numbers:
+    ``"flags & 4 == 0"`` or ``"not (flags & 4)"``. Raise `InputError` for a condition that cannot be parsed,
+    an unknown column, or text where a number is needed.
 
     Examples
     --------
@@ -176,31 +271,30 @@ def matches_conditions(
     [True, True, False]
     """
     number = len(next(iter(columns.values()))) if columns else 0
-    keep = np.ones(number, dtype=bool)
-    for condition in as_conditions(conditions):
-        if len(alternatives := _split(_bare(condition), _OR)) > 1:
-            keep &= reduce(operator.or_, (matches_conditions(columns, one, where) for one in alternatives))
-            continue
-        match = _CONDITION.match(condition)
-        if match is None:
-            raise InputError(
-                f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3' or 'q in (3, 4)'"
-            )
-        name, sign, text = match[1], _sign(match), match[3]
-        if name.strip("'\"`") in columns or (column := _computed(name, columns)) is None:
-            column = require_column(columns, name.strip("'\"`"), where)
-        if column.ndim != 1:
-            raise InputError(f"condition {condition!r}: the column contains lists")
-        other = _computed(text, columns)
-        numbers = column if other is None else numbers_in_text(column)
-        words = columns.get(text.strip("`"))
-        if other is not None and numbers.dtype.kind in "iuf":
-            keep &= _OPERATORS[sign](numbers, other) & np.isfinite(numbers) & np.isfinite(other)
-        elif sign in ("==", "!=") and words is not None and {column.dtype.kind, words.dtype.kind} <= {*"UO"}:
-            keep &= _OPERATORS[sign](column, words) & (column != "") & (words != "")
-        else:
-            keep &= _compare(column, sign, text, condition, where)
-    return keep
+    return _matches(_Joined(tuple(_parsed(conditions)), is_any=False), columns, where, number)
+
+
+def _matches(
+    condition: _Condition, columns: Mapping[str, np.ndarray], where: str | Path, number: int
+) -> np.ndarray:
+    if isinstance(condition, _Joined):
+        joint = operator.or_ if condition.is_any else operator.and_
+        masks = (_matches(part, columns, where, number) for part in condition.parts)
+        return reduce(joint, masks, np.full(number, not condition.is_any))
+    sign, text = condition.sign, condition.right
+    name = condition.left.strip("'\"`")
+    if name in columns or (column := _computed(condition.left, columns)) is None:
+        column = require_column(columns, name, where)
+    if column.ndim != 1:
+        raise InputError(f"condition {str(condition)!r}: the column contains lists")
+    other = _computed(text, columns)
+    numbers = column if other is None else numbers_in_text(column)
+    words = columns.get(text.strip("`"))
+    if other is not None and numbers.dtype.kind in "iuf":
+        return np.asarray(_OPERATORS[sign](numbers, other) & np.isfinite(numbers) & np.isfinite(other))
+    if sign in ("==", "!=") and words is not None and {column.dtype.kind, words.dtype.kind} <= {*"UO"}:
+        return np.asarray(_OPERATORS[sign](column, words) & (column != "") & (words != ""))
+    return _compare(column, sign, text, str(condition), where)
 
 
 def _computed(text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -288,7 +382,10 @@ def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: st
         text = str(int(_TRUTH[text.lower()]))
     value = _number(text.strip("'\""))
     if value is None:
-        raise InputError(f"condition {condition!r}: the column is numeric, {text!r} is not a number")
+        raise InputError(
+            f"condition {condition!r}: the column is numeric, and {text!r} is not a number; compare it as in "
+            "'z_spec_flag >= 3', or 'flags & 4 != 0' for bits"
+        )
     return np.asarray(compare(column, value) & np.isfinite(column), dtype=bool)
 
 
@@ -303,11 +400,6 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
     """Compare a text column: numerically with a number, as booleans with true or false, else for equality."""
     quoted = _QUOTED.fullmatch(text)
     bare = quoted[2] if quoted else text
-    if quoted is None and _COMPOUND.search(text):
-        raise InputError(
-            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' and 'or'; put "
-            "quotes around text that contains 'or' or an operator"
-        )
     lower = np.char.lower(np.char.strip(column)) if len(column) else column
     is_gap = np.isin(lower, GAPS)
     value = None if quoted else _number(text)
