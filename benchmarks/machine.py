@@ -60,7 +60,7 @@ class Limit:
         text = (
             f"{fraction:.0%} of the fastest arithmetic found here ({self.flops / 1e9:.0f} GFLOP/s, {self.by})"
         )
-        if self.peak_flops:
+        if self.peak_flops and self.peak_flops >= self.flops:  # else the clock runs faster than reported
             text += f", {flops / self.peak_flops:.0%} of the theoretical peak ({self.peak_flops / 1e9:.0f})"
         return text + (
             "; WARNING: the rate exceeds the limit, which was therefore mismeasured" if fraction > 1 else ""
@@ -164,7 +164,7 @@ def main() -> None:
     for name, rate in sorted(limit.rates.items(), key=lambda item: -item[1]):
         print(f"{name:36s} {rate / 1e9:8.1f} GFLOP/s")
     print(
-        f"theoretical peak: {limit.peak_flops / 1e9:.0f} GFLOP/s"
+        f"theoretical peak at the clock that the system reports: {limit.peak_flops / 1e9:.0f} GFLOP/s"
         if limit.peak_flops
         else "theoretical peak unknown"
     )
