@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from deepfits.config import convert
+from deepfits.files import read_json
 from deepfits.processes import available_cores
 
 _PACKAGES = ("deepfits", "numpy", "torch", "astropy", "h5py", "pyarrow", "scikit-learn", "xgboost", "tpot")
@@ -72,3 +74,12 @@ def provenance() -> dict[str, Any]:
         "hardware": hardware(),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def read_seconds(run: Path) -> dict[str, float]:
+    """Return the time, seconds, that each stage of a run has taken, in all starts together; empty if unknown.
+
+    Raise `InputError` if the file contains something else.
+    """
+    path = run / "seconds.json"
+    return convert(read_json(path, what="timing"), dict[str, float], where=path) if path.exists() else {}

@@ -225,6 +225,30 @@ def test_objects_are_those_of_a_given_catalogue(tmp_path, monkeypatch):
     assert calls == {"cutouts": {"catalogue": f"{tmp_path}/mine.fits"}}
 
 
+def test_the_time_of_a_stage_is_that_of_all_starts(tmp_path, monkeypatch):
+    """A report of a run that was interrupted said that its training had taken no time."""
+    read = run_file(tmp_path, '[images]\npath = "coadds"\n')
+    clock = [0.0]
+
+    def loaded(name):
+        def stage(*inputs, progress, **options):
+            clock[0] += 100 if not (read.out / "seconds.json").exists() else 1
+            if name == "train":
+                clock[0] += 20
+                raise KeyboardInterrupt
+            return tmp_path / name
+
+        return stage
+
+    monkeypatch.setattr("deepfits.stages.run.load", loaded)
+    monkeypatch.setattr("deepfits.stages.run._bands_to_hide", lambda *_: [])
+    monkeypatch.setattr("deepfits.stages.run.time.monotonic", lambda: clock[0])
+    for spent in ({"cutouts": 100, "train": 21, "total": 121}, {"cutouts": 101, "train": 42, "total": 143}):
+        with pytest.raises(KeyboardInterrupt):
+            _run(read, silent)
+        assert json.loads((read.out / "seconds.json").read_text()) == spent
+
+
 def test_settings_that_a_stage_refuses_are_not_recorded(tmp_path, monkeypatch):
     """The configuration beside the results stays the one that they were made with."""
     (tmp_path / "images").mkdir()

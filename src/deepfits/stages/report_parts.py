@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
-from deepfits.config import convert
 from deepfits.errors import InputError, naming
 from deepfits.explorer.joined import FEATURES, find_predictions, warn_of_other_features
 from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
@@ -21,7 +20,7 @@ from deepfits.fitting.features import is_finished, read_settings, shard_paths
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
 from deepfits.photometry import aperture_flux
-from deepfits.provenance import provenance
+from deepfits.provenance import provenance, read_seconds
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.fit_section import chi2_summary, fit_section
 from deepfits.reporting.held_out import (
@@ -393,8 +392,6 @@ def _footer(run: Path) -> list[str]:
             "Method: Murray, Fabbro & Yi (2019), Unsupervised Learning of Deep Features Through Best-Fits "
             "for Observational Cosmology.",
         ]
-    seconds = run / "seconds.json"
-    if seconds.exists():
-        times = convert(read_json(seconds, what="timing"), dict[str, float], where=seconds)
-        lines.insert(1, "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in times.items()))
+    if seconds := read_seconds(run):
+        lines.insert(1, "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     return lines

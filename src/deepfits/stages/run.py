@@ -23,7 +23,7 @@ from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, TooFewGalaxiesError, nearest
 from deepfits.files import read_json, replace_files, write_json
 from deepfits.progress import Progress
-from deepfits.provenance import provenance
+from deepfits.provenance import provenance, read_seconds
 from deepfits.stages import load
 from deepfits.stages.parameters import images_at
 from deepfits.stages.stage import INPUT, NAMES_FILES, Common, field_names, stage
@@ -287,21 +287,23 @@ def _resolve(path: Path, name: str) -> str:
 
 def _run(config: RunFile, progress: Progress) -> Path:
     out, sections = config.out, config.sections
-    start = time.monotonic()
     _refuse_foreign(out)
     if not (out / "config.json").exists():
         write_json(out / "config.json", config.to_json())
     write_json(out / "provenance.json", provenance())
-    seconds: dict[str, float] = {}
+    seconds = read_seconds(out)  # of all starts: what a former one finished is not done again
 
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
         given = _stage_arguments(name, sections.get(name, {}))
-        result = load(name)(*inputs, **{**given, **more}, progress=progress)
-        seconds[name] = seconds.get(name, 0) + time.monotonic() - before
-        write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
-        return result
+        try:
+            return load(name)(*inputs, **{**given, **more}, progress=progress)
+        finally:
+            spent = time.monotonic() - before
+            total = seconds.pop("total", 0.0) + spent
+            seconds.update({name: seconds.get(name, 0.0) + spent, "total": total})
+            write_json(out / "seconds.json", seconds)
 
     images: Any = config.images
     if "simulate" in sections:
