@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 import warnings
 
@@ -53,6 +54,15 @@ def test_good_images_give_a_table_and_no_warning(sky):
     assert "depth 5σ 2″" in text
     assert "nothing suspicious" in text
     assert len(text.splitlines()) == 5
+
+
+def test_warnings_are_found_whatever_the_user_logs(sky, caplog):
+    """Warnings of the readers reach `check` by logging; with errors alone logged it said nothing."""
+    (sky / "more.tar").write_bytes(b"")
+    with caplog.at_level(logging.ERROR, "deepfits"):
+        found = deepfits.check(sky)
+        assert logging.getLogger("deepfits").level == logging.ERROR
+    assert "archives of files are not read" in str(found)
 
 
 @pytest.mark.parametrize("where", ["file", "weights"])

@@ -70,12 +70,14 @@ def _log_as_findings(findings: Findings) -> Iterator[None]:
     logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
     logged: list[str] = []
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
-    handlers, logger.handlers[:] = list(logger.handlers), [handler]
-    propagate, logger.propagate = logger.propagate, False
+    before = list(logger.handlers), logger.propagate, logger.level
+    logger.handlers[:], logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.handlers[:], logger.propagate, level = before
+        logger.setLevel(level)
         for text in dict.fromkeys(logged):
             findings.note(text)
 
