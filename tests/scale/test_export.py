@@ -13,6 +13,7 @@ from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
 from astropy.units import Unit
 
+from deepfits import __version__
 from deepfits.errors import InputError
 from deepfits.explorer.tags import write_tags
 from deepfits.fitting.columns import describe
@@ -129,6 +130,13 @@ def test_fits_with_units_and_ucds(features, columns, tmp_path):
     table = Table.read(path)
     assert str(table["ra"].unit) == "deg"
     assert table["status"].tolist() == columns["status"].tolist()
+
+
+@pytest.mark.parametrize("ending", ["fits", "vot", "ecsv", "parquet"])
+def test_tables_name_the_version_that_made_them(features, tmp_path, ending):
+    """Only a file beside them did, which does not travel with a table given to others."""
+    name = export(features, tmp_path / f"one.{ending}")
+    assert read(name).info["made_by"] == f"deepfits export, version {__version__}"
 
 
 def test_votable_with_units_and_ucds(features, columns, tmp_path):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
+from deepfits import __version__
 from deepfits.config import Range
 from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags
@@ -27,7 +28,7 @@ from deepfits.tables.writing import to_arrow_table
 
 Describing = Callable[[str], Column]
 
-_MADE_BY = {"made_by": "deepfits export"}
+_MADE_BY = {"made_by": f"deepfits export, version {__version__}"}
 HALF_LARGEST = 65504.0
 UNREADABLE = "cannot read this table", "make it again"
 FINEST_ORDERS = range(7, 13)  # HEALPix orders: cells of 27 arcmin to 51 arcsec
