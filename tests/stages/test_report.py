@@ -60,6 +60,15 @@ def test_counts_and_training_are_those_of_the_parts_that_are_named(base, tmp_pat
     assert (page.parent / "figures" / "training.png").exists()  # drawn from the model's own record
 
 
+def test_what_a_run_lacks_is_said_once_with_its_whole_command(base, tmp_path):
+    """Commands were broken as prose (`--` at the end of a line), and that for redshifts named no files."""
+    shutil.copytree(base / "run", run := tmp_path / "run")
+    commands = re.findall(r"<pre>deepfits (.*)</pre>", deepfits.report(run, num_examples=1).read_text())
+    assert f"inpaint {run}/cutouts MODEL --out {run}/inpaint-u --band u" in commands
+    known = f"redshift {run}/features-both spectra.csv --out {run}/redshift --store {run}/cutouts"
+    assert [command for command in commands if command.startswith("redshift")] == [known]
+
+
 def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(base / "run", run)

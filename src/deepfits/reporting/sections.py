@@ -115,7 +115,7 @@ def _fact(value: Any) -> str:
     return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
-def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: bool) -> Section:
+def next_section(run: Path, example: str | None) -> Section:
     """Return the section on what can be done with the results."""
     commands = {
         f"explore {run}": "All objects on one page: a map, neighbours, your own catalogue overlaid.",
@@ -126,8 +126,5 @@ def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: 
         commands[f"show {run} --id {example}"] = "Image, best fit and residual of any object."
     catalogue = "Everything in one catalogue, for TOPCAT or your own programs."
     commands[f"export {run} --out galaxies.fits"] = catalogue
-    if not has_redshifts:
-        labels = f"redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
-        commands[labels] = "Redshifts, given a table with z_spec for some of the objects."
     words = "All figures are in figures/, next to this page, as PNG and PDF; summary.json has the numbers."
     return Section(title="Next steps", paragraphs=[words], commands=commands)

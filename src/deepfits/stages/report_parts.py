@@ -99,7 +99,7 @@ def write_report(config: Any) -> Path:
             "examples": examples,
         }
         task.advance()
-        parts.append(_training(model, trained))
+        parts.append(_training(model, trained, store))
         task.advance()
         fit_sections, figures = _fits(run, trained, held, opened)
         parts += fit_sections
@@ -108,9 +108,8 @@ def write_report(config: Any) -> Path:
         inpainted, summary["inpaint"] = _inpainting(run, store, held)
         parts.append(inpainted)
         task.advance()
-        redshifts, summary["redshift"] = _redshifts(run)
-        example, has_redshifts = next(iter(examples), None), bool(summary["redshift"])
-        parts += [redshifts, sections.next_section(run, store, example, has_redshifts=has_redshifts)]
+        redshifts, summary["redshift"] = _redshifts(run, store)
+        parts += [redshifts, sections.next_section(run, next(iter(examples), None))]
         title = config.title or f"deepfits: {opened.info.survey or run.resolve().name}"
         headline, footer = _headline(summary), _footer(run)
         path = write_page(target, title=title, headline=headline, sections=parts, footer=footer)
@@ -198,11 +197,11 @@ def _read_counts(store: Path) -> dict[str, int]:
     return {words: content[name] for name, words in _COUNTS.items() if isinstance(content.get(name), int)}
 
 
-def _training(path: Path, model: Model | None) -> Section:
+def _training(path: Path, model: Model | None, store: Path) -> Section:
     if model is None:
         shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
         what = f"no finished model, and no features made with a model shipped with the package ({shipped})"
-        return _missing_section("Training", what, "deepfits train and deepfits fit")
+        return _missing_section("Training", what, f"train {store} --out {path}")
     record = path / "metrics.jsonl"
     if not record.exists() and find_builtin(model.fingerprint):
         text = (
@@ -229,7 +228,8 @@ def _fits(
         and _is_of(model, run / f"features-{mode}")
     }
     if not fits:
-        return [_missing_section("Best fits", "no features", "deepfits fit")], {"fits": {}}
+        command = f"fit {store.directory} MODEL --out {run}/features-both"
+        return [_missing_section("Best fits", "no features", command)], {"fits": {}}
     how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     latents, knows = _latents(run, held, fits, store)
     shown = [fit_section(held, fits, how), latents]
@@ -319,7 +319,7 @@ def _fit_settings(directory: Path, mode: str) -> str:
 def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
-        command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
+        command = f"inpaint {store} MODEL --out {run}/inpaint-u --band u"
         return _missing_section("Missing bands", "no inpainting", command), {}
     with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
@@ -334,8 +334,8 @@ def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
     return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
 
 
-def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
-    compared, summary = _compared_redshifts(run)
+def _redshifts(run: Path, store: Path) -> tuple[Section, dict[str, Any]]:
+    compared, summary = _compared_redshifts(run, store)
     wanted = ("object_id", *redshift_section.PREDICTED)  # not the quantiles
     found = {path.name: read(path, columns=wanted) for path in find_predictions(run).values()}
     predicted = {name: table.columns for name, table in found.items() if "z_err68_low" in table.columns}
@@ -348,11 +348,11 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     ), summary
 
 
-def _compared_redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
+def _compared_redshifts(run: Path, store: Path) -> tuple[Section, dict[str, Any]]:
     """Return the section on redshifts that were compared with known ones."""
     path = run / "redshift" / "metrics.json"
     if not path.exists():
-        command = f"deepfits redshift FEATURES SPECTRA --out {run}/redshift"
+        command = f"redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
         return _missing_section("Redshifts", "no comparison with known redshifts", command), {}
     with reading_record(path, what="redshift metrics"):
         metrics = read_json(path, what="redshift metrics")
@@ -365,7 +365,7 @@ def _compared_redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
 
 
 def _missing_section(title: str, what: str, command: str) -> Section:
-    return Section(title=title, paragraphs=[f"This run directory has {what}: see {command}."])
+    return Section(title=title, commands={command: f"This run directory has {what}."})
 
 
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
