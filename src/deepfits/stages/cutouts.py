@@ -51,7 +51,7 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
     are detected, and ``catalogue.parquet`` is written to the store. For cutouts made elsewhere, a table of
     further columns to store."""
     size: Annotated[int, Range(ge=4, le=4096)] = 32
-    """Side of a cutout in pixels."""
+    """Side of a cutout in pixels: a multiple of 16 for the recipes of `train`, except ``scene``."""
 
 
 @stage(CutoutsConfig)
