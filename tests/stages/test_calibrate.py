@@ -80,6 +80,15 @@ def test_too_few_bright_galaxies(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_errors_of_a_model_that_were_not_measured_are_missed(base, tmp_path, caplog):
+    """Trained on few objects: errors of bright galaxies were a tenth of a per cent, without a word."""
+    model = Model.load(base / "model")
+    model.model_error = None
+    model.save(tmp_path / "model")
+    deepfits.fit(base / "store", tmp_path / "model", tmp_path / "out", mode="embedder")
+    assert "those of fluxes are too small; `deepfits calibrate" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("made_from", "is_warned"),
     [
