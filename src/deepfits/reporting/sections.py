@@ -124,7 +124,6 @@ def next_section(run: Path, example: str | None) -> Section:
     if example is not None:
         commands[f"similar {run} --id {example}"] = "Objects most similar to one of your choice."
         commands[f"show {run} --id {example}"] = "Image, best fit and residual of any object."
-    catalogue = "Everything in one catalogue, for TOPCAT or your own programs."
-    commands[f"export {run} --out galaxies.fits"] = catalogue
+    commands[f"export {run} --out galaxies.fits"] = "Everything in one table, for TOPCAT or your programs."
     words = "All figures are in figures/, next to this page, as PNG and PDF; summary.json has the numbers."
     return Section(title="Next steps", paragraphs=[words], commands=commands)
