@@ -114,7 +114,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
             raise InputError(
                 f"survey {survey.name!r} has the bands {'-'.join(survey.names)}, but the model "
                 f"{config.model} draws {'-'.join(model.info.bands)}; use a survey with the bands of the "
-                "model, under the same names. Some may be missing for the head of builtin:ugriz"
+                "model, under the same names (the head of builtin:ugriz serves surveys that lack some)"
             )
     laws = None if config.population is None else PopulationLaws.read(config.population)
     populations = POPULATIONS
