@@ -181,6 +181,8 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     assert_one_clear_line(done, "--objective", "paper")
     done = run_cli("fit", "s", "m", "-o", tmp_path / "o", "--set", "sead=3")
     assert_one_clear_line(done, "sead", "'seed'")
+    done = run_cli("fit", "s", "m", "-o", tmp_path / "o", "--set", "foo=3")
+    assert_one_clear_line(done, "valid names are: amplitudes, batch_size, catalogue")
     done = run_cli("fit", "s", "m", "-o", tmp_path / "o", "--num-steps", "5", "--set", "num_steps=6")
     assert_one_clear_line(done, "--num-steps is given twice")
     done = run_cli("train", "s", "-o", tmp_path / "o", "--steps", "5", "--set", "steps=6")

@@ -284,11 +284,11 @@ def _shown(text: str) -> str:
 def _as_options(message: str, name: str | None) -> str:
     """Rewrite arguments in a message as options: ``zero_point=27.0`` becomes ``--zero-point 27.0``.
 
-    Lines about a TOML file stay as they are: there they are its keys.
+    Lines about a TOML file or about ``--set`` stay as they are: there they are names.
     """
     if "\n" in message:
         return "\n".join(_as_options(line, name) for line in message.split("\n"))
-    if re.search(r"\bTOML\b|\.toml\b", message):
+    if re.search(r"\bTOML\b|\.toml\b|^--set ", message):
         return message
     for argument in inspect.signature(load(name)).parameters if name else ():
         option, word = f"--{argument.replace('_', '-')}", rf"(?<![\w/.-]){argument}"
