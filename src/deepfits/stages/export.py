@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from deepfits import __version__
 from deepfits.config import Range
 from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags
@@ -20,6 +19,7 @@ from deepfits.files import TEMPORARY_PREFIX, contents, digest, naming_full_disk,
 from deepfits.fitting.columns import Column, describe
 from deepfits.fitting.features import shard_paths
 from deepfits.progress import Progress, Task
+from deepfits.provenance import versions
 from deepfits.scale.cluster import ON_ONE_MACHINE
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
@@ -28,7 +28,7 @@ from deepfits.tables.writing import to_arrow_table
 
 Describing = Callable[[str], Column]
 
-_MADE_BY = {"made_by": f"deepfits export, version {__version__}"}
+_MADE_BY = {"made_by": f"deepfits export, version {versions()['deepfits']}"}
 HALF_LARGEST = 65504.0
 UNREADABLE = "cannot read this table", "make it again"
 FINEST_ORDERS = range(7, 13)  # HEALPix orders: cells of 27 arcmin to 51 arcsec
