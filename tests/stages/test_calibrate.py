@@ -22,7 +22,7 @@ from tests.helpers.stage_runs import RUNS
 
 
 @pytest.mark.slow
-def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
+def test_errors_are_other_and_latents_the_same(base, first, tmp_path, caplog):
     calibrated, plain = Model.load(first("calibrate")), Model.load(base / "model")
     assert calibrated.fingerprint == plain.fingerprint
     assert plain.errors is None
@@ -31,6 +31,7 @@ def test_errors_are_other_and_latents_the_same(base, first, tmp_path):
     assert "measured by `deepfits calibrate` on a survey without a name" in describe(calibrated)
     out = tmp_path / "features"
     deepfits.fit(base / "survey", first("calibrate"), out, threads=1)
+    assert "errors were not measured" not in caplog.text
     other = deepfits.fit(base / "survey", base / "model", tmp_path / "other", threads=1)
     ours, theirs = deepfits.read_features(out), deepfits.read_features(other)
     for name in ("latent", "flux_model_g", "chi2", "model_hash"):

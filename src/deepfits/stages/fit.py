@@ -126,7 +126,7 @@ def fit(config: FitConfig) -> Path:
         else:
             work = FitWork(store=absolute(stores[0]), **common)
         calibrate = f"`deepfits calibrate {config.model} STORE --out MODEL` measures them"
-        if loaded.model_error is None:
+        if loaded.errors is None:
             few = "its errors were not measured (too few bright galaxies): those of fluxes are too small"
             log.warning("%s: %s; %s on more", config.model, few, calibrate)
         elif loaded.calibration is None and find_builtin(loaded.fingerprint):
