@@ -1,5 +1,7 @@
 """Figures on axes of one's own: the right pixels and points, and nothing drawn elsewhere."""
 
+import json
+
 import matplotlib
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 
 from deepfits import plot
 from deepfits.pictures import MISSING, combined, diverging, significance
+from deepfits.reporting.redshift_figures import error_curves
 
 
 @pytest.fixture
@@ -149,3 +152,15 @@ def test_without_axes_they_are_made():
     ax = plot.pit(np.random.default_rng(6).random(200))
     assert len(ax.patches) >= 10
     plt.close("all")
+
+
+@pytest.mark.parametrize("number", [3, 60])
+def test_the_point_beyond_redshift_2_is_named_where_it_is_drawn(tmp_path, number):
+    estimates = {name: {"value": 0.04, "error": 0.01} for name in ("sigma_mad", "eta_15")}
+    near = {"low": 0.5, "high": 1.0, "num": 90, "metrics": estimates}
+    far = {"low": 2.0, "high": 10.0, "num": number} | ({"metrics": estimates} if number > 20 else {})
+    row = {"method": "network", "features": "magnitudes", "loss": "absolute", "metrics": estimates}
+    content = {"magnitude": "mag_i", "rows": [{**row, "by_magnitude": [], "by_redshift": [near, far]}]}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    label = error_curves(tmp_path).axes[3].get_xlabel()
+    assert ("z > 2" in label) == (number > 20)

@@ -106,7 +106,9 @@ def error_curves(directory: str | Path) -> Figure | None:
     """
     metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = _shown(metrics["rows"], len(COLOURS))
-    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (the last point is all of z > 2)"}
+    has_far = any("metrics" in entry for row in rows for entry in row["by_redshift"][-1:])
+    redshift = "z_spec (the last point is all of z > 2)" if has_far else "z_spec"
+    names = {"by_magnitude": metrics["magnitude"], "by_redshift": redshift}
     if not any("metrics" in entry for row in rows for by in names for entry in row[by]):
         return None
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
