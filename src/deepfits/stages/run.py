@@ -292,6 +292,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
         write_json(out / "config.json", config.to_json())
     write_json(out / "provenance.json", provenance())
     seconds = read_seconds(out)  # of all starts: what a former one finished is not done again
+    seconds.pop("total", None)
 
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
@@ -300,10 +301,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
         try:
             return load(name)(*inputs, **{**given, **more}, progress=progress)
         finally:
-            spent = time.monotonic() - before
-            total = seconds.pop("total", 0.0) + spent
-            seconds.update({name: seconds.get(name, 0.0) + spent, "total": total})
-            write_json(out / "seconds.json", seconds)
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - before
+            write_json(out / "seconds.json", {**seconds, "total": sum(seconds.values())})
 
     images: Any = config.images
     if "simulate" in sections:
