@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,11 +71,17 @@ class _Joined:
 _Condition = _Comparison | _Joined
 
 
+def _parts(condition: _Condition, *, is_any: bool) -> tuple[_Condition, ...]:
+    """Return the conditions of which any, or all, must hold."""
+    if isinstance(condition, _Joined) and condition.is_any == is_any:
+        return condition.parts
+    return (condition,)
+
+
 def _joined(parts: Sequence[_Condition], *, is_any: bool) -> _Condition:
     if len(parts) == 1:
         return parts[0]
-    flat = [part.parts if isinstance(part, _Joined) and part.is_any == is_any else (part,) for part in parts]
-    return _Joined(tuple(chain.from_iterable(flat)), is_any)
+    return _Joined(tuple(one for part in parts for one in _parts(part, is_any=is_any)), is_any)
 
 
 class _Parser:
@@ -227,8 +232,7 @@ def _parsed(given: str | Sequence[str]) -> list[_Condition]:
     for text in several:
         if not isinstance(text, str):
             raise InputError(f"a condition is text, such as 'flags == 0', not {type(text).__name__}")
-        condition = _Parser(text).parse()
-        out += condition.parts if isinstance(condition, _Joined) and not condition.is_any else [condition]
+        out += _parts(_Parser(text).parse(), is_any=False)
     return out
 
 
