@@ -28,7 +28,6 @@ from deepfits.tables.writing import to_arrow_table
 
 Describing = Callable[[str], Column]
 
-_MADE_BY = {"made_by": f"deepfits export, version {versions()['deepfits']}"}
 HALF_LARGEST = 65504.0
 UNREADABLE = "cannot read this table", "make it again"
 FINEST_ORDERS = range(7, 13)  # HEALPix orders: cells of 27 arcmin to 51 arcsec
@@ -210,7 +209,7 @@ class _Shards:
             for name in {*self.names} & {"latent", "latent_std", "embedding"} if self.half else ():
                 columns[name] = np.clip(columns[name], -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
             if schema is None:
-                schema = to_arrow_table(columns, info=_MADE_BY, describe=self.describe).schema
+                schema = to_arrow_table(columns, info=_made_by(), describe=self.describe).schema
             table = to_arrow_table(columns)
             if table.schema != schema:
                 raise InputError(
@@ -243,7 +242,7 @@ class _Shards:
                 parts.append({name: from_arrow(table[name]) for name in self.names})
                 task.advance(1)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in self.names}
-        write_table(out, whole, info=_MADE_BY, describe=self.describe)
+        write_table(out, whole, info=_made_by(), describe=self.describe)
 
     def write_hats(self, out: Path, margin_arcsec: float, partition_rows: int) -> None:
         """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
@@ -268,6 +267,10 @@ class _Shards:
 
     def _task(self) -> AbstractContextManager[Task]:
         return self.progress("export", total=len(self.paths), unit="shards")
+
+
+def _made_by() -> dict[str, str]:
+    return {"made_by": f"deepfits export, version {versions()['deepfits']}"}
 
 
 def _import(
