@@ -200,6 +200,9 @@ def test_no_zero_point(sky):
     rewrite(sky / "coadd-g.fits", drop=["MAGZERO"])
     with pytest.raises(InputError, match=r"coadd-g\.fits: no zero point in the header .*zero_point=g=27\.0"):
         read_all(sky)
+    rewrite(sky / "coadd-g.fits", IMAGEZPT=(26.8, "Image magnitude zeropoint"))  # Palomar's
+    with pytest.raises(InputError, match=r"may state one: IMAGEZPT = 26\.8 \(Image .*\); give"):
+        read_all(sky)
     rewrite(sky / "coadd-g.fits", MAGZERO="unknown")
     with pytest.raises(
         InputError, match=r"coadd-g\.fits: MAGZERO = 'unknown' is not a plausible AB zero point"

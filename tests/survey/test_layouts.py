@@ -498,6 +498,9 @@ def test_bands_by_wavelength():
         ({"PHOTFNU": 1e-8, "BUNIT": "ELECTRONS/S", "EXPTIME": 100.0}, 28.9),
         ({"PHOTFNU": 1e-8, "BUNIT": "ELECTRONS", "EXPTIME": 100.0}, 33.9),
         ({"ZPAPPROX": 27.947, "EXPTIME": 100.0}, 27.947),  # SkyMapper
+        # DECam's Community Pipeline: of a count, and of one per second.
+        ({"MAGZERO": 31.227, "MAGZPT": 26.029, "EXPTIME": 120.0}, 31.227),
+        ({"MAGZERO": 31.227, "MAGZPT": 26.029, "EXPTIME": 120.0, "BUNIT": "e/s"}, 26.029),
         ({}, None),
     ],
 )

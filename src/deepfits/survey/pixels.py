@@ -25,6 +25,7 @@ from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import WEIGHT_ROLES, inverse_variance
 from deepfits.survey.zeropoint import (
     exposure_of,
+    possible_zero_points,
     unit_of,
     zero_point_doubts,
     zero_point_of_header,
@@ -363,6 +364,8 @@ def _zero_point(
                 "a frame of SDSS DR7: use frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky and "
                 f"give zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
             )
+        elif cards := possible_zero_points(header):
+            remedy = f"its cards may state one: {cards}; {remedy}"
         raise InputError(
             f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...){unit}; {remedy}"
         )

@@ -14,7 +14,7 @@ from typing import Any
 from astropy import units
 from astropy.io import fits
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, listed
 from deepfits.survey.bands import band_of_header, by_band
 from deepfits.survey.fitsfile import as_float
 
@@ -60,6 +60,7 @@ _RATE = re.compile(  # also astropy's "electron / (pix s)"
 )
 # A zero point of one count per second, by the comment of its card: "[mag] 1 ADU/s", "for one second".
 _ONE_SECOND = re.compile(rf"{_RATE.pattern}|\b(?:1|one)[ -]?s(?:ec(?:ond)?)?\b", re.IGNORECASE)
+_ZERO_POINT = re.compile(r"zero[ _-]?p(?:oi)?n?t|(?:^|[_ ]|mag|image)_?zpt?(?![a-z])", re.IGNORECASE)
 _COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
 # Surveys whose zero points are usually in Vega magnitudes, and AB minus Vega: González-Fernández et al. 2018,
 # Hewett et al. 2006, Blanton & Roweis 2007, Jarrett et al. 2011.
@@ -113,6 +114,26 @@ def zero_point_of_header(
                 f"{words} implies an AB zero point of {first:.2f}, but {other_words} one of {other:.2f}"
             )
     return first, words
+
+
+def possible_zero_points(header: fits.Header) -> str:
+    """Return cards that may state a zero point, by name or comment, as text; '' if there are none.
+
+    Examples
+    --------
+    >>> possible_zero_points(fits.Header([("IMAGEZPT", 26.8, "Image magnitude zeropoint")]))
+    'IMAGEZPT = 26.8 (Image magnitude zeropoint)'
+    """
+    known = {*_PER_COUNT, *_PER_COUNT_OR_RATE, *_PER_SECOND}
+    found = [
+        f"{card.keyword} = {card.value}{f' ({card.comment})' * bool(card.comment)}"
+        for card in header.cards
+        if _ZERO_POINT.search(f"{card.keyword} {card.comment}")
+        and card.keyword not in known
+        and not isinstance(card.value, bool)
+        and 10 < as_float(card.value) < PLAUSIBLE[1]
+    ]
+    return listed(found, 3)
 
 
 def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None) -> list[str]:
@@ -334,8 +355,8 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         found = [
             (_GALEX[b], f"GALEX {b}, counts per second") for b in [band_of_header(header)] if b in _GALEX
         ]
-    if seconds is not None and len(found) > 1 and _COUNTS.match(unit):
-        found = _matching_unit(found, is_rate, seconds)
+    if seconds is not None and len(found) > 1 and (not unit or _COUNTS.match(unit)):
+        found = _matching_unit(found, unit, seconds)
     return found, unusable
 
 
@@ -357,14 +378,21 @@ def _every(header: Mapping[str, Any], key: str) -> list[Any]:
     return [header[key, number] for number in range(header.count(key))]
 
 
-def _matching_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) -> list[tuple[float, str]]:
-    """Keep the zero points for counts, or for counts per second, if a header has both."""
+def _matching_unit(found: list[tuple[float, str]], unit: str, seconds: float) -> list[tuple[float, str]]:
+    """Keep the zero points for counts, or for counts per second, if a header has both.
+
+    Without a unit, those are for the image's counts whose keyword has no other meaning (DECam's Community
+    Pipeline writes MAGZERO, and MAGZPT per second).
+    """
     step = 2.5 * math.log10(seconds)
     values = [value for value, _ in found]
     low, high = min(values), max(values)
     if abs(step) <= AGREEMENT or abs(high - low - abs(step)) > AGREEMENT:
         return found
-    wanted = low if is_rate == (step > 0) else high
+    of_counts = [value for value, key in found if key in _PER_COUNT]
+    if not unit and not of_counts:
+        return found
+    wanted = of_counts[0] if not unit else low if bool(_RATE.search(unit)) == (step > 0) else high
     return [(value, key) for value, key in found if abs(value - wanted) <= AGREEMENT]
 
 
