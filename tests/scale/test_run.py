@@ -235,7 +235,10 @@ def test_inpainting_goes_on_after_a_corrupt_shard(sky, tmp_path):
 
 
 def test_no_space_stops_the_run_and_leaves_nothing_half_written(sky, undisturbed, tmp_path):
-    with largest_file(8000), pytest.raises(InputError, match=r"make space and run the same command again"):
+    with (
+        largest_file(8000),
+        pytest.raises(InputError, match=r"make space, .* run the same command again"),
+    ):
         fit(sky / "store", sky / "model", tmp_path / "f", **QUICK)
     assert not list(tmp_path.rglob("shard-*"))
     assert not list(tmp_path.rglob(f"{TEMPORARY_PREFIX}*"))
@@ -257,7 +260,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk(sky, undisturbed, small_disk):
     out = small_disk / "features"
-    with pytest.raises(InputError, match=r"No space left.*of 5 shards are done: make space"):
+    with pytest.raises(InputError, match=r"of 5 shards are done: .*No space left.*make space"):
         fit(sky / "store", sky / "model", out, **QUICK)
     done = read_features(out)["object_id"]
     assert 0 < len(done) < sum(LENGTHS)

@@ -21,7 +21,6 @@ from deepfits.scale.work import (
     OtherCodeError,
     Outcome,
     Parts,
-    Process,
     Shard,
     Work,
     attempt,
@@ -151,10 +150,7 @@ def _record(manifest: Manifest, shard: Shard, outcome: Outcome, path: Path) -> N
 
 def _no_space(directory: Path, reason: str, manifest: Manifest) -> InputError:
     states = [entry.state for entry in manifest.entries.values()]
-    return InputError(
-        f"{directory}: {reason}; {states.count('done')} of {len(states)} shards are done: make space and run "
-        "the same command again"
-    )
+    return InputError(f"{directory}: {states.count('done')} of {len(states)} shards are done: {reason}")
 
 
 def _outcomes(work: Work, workers: Workers, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
@@ -162,21 +158,16 @@ def _outcomes(work: Work, workers: Workers, todo: list[Shard], task: Task) -> It
     if not todo:
         return
     if workers.is_here:
-        yield from _in_this_process(work.open(), todo, task)
+        process, advance = work.open(), thread_safe(task.advance)
+        if isinstance(process, Parts):
+            yield from overlapped(process, todo, advance)
+        else:
+            yield from ((shard, attempt(process, shard, advance)) for shard in todo)
         return
     with connect(workers) as client:
         for shard, outcome in _on_workers(client, work, todo):
             task.advance(shard.objects)
             yield shard, outcome
-
-
-def _in_this_process(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
-    advance = thread_safe(task.advance)
-    if isinstance(process, Parts):
-        yield from overlapped(process, todo, advance)
-        return
-    for shard in todo:
-        yield shard, attempt(process, shard, advance)
 
 
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
-from deepfits.errors import InputError, missing_extra, no_space
+from deepfits.errors import InputError, explain, no_space
 from deepfits.provenance import code
 
 log = logging.getLogger(__name__)
@@ -152,17 +152,12 @@ def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Itera
 
 
 def describe(error: BaseException) -> str:
-    """Describe an error in one line, with its place in the code if it is not an input error."""
-    text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return text
-    if (needed := missing_extra(error)) is not None:
-        return needed
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}"
+    """Describe an error in one line, with its place in the code if it is a bug in deepfits."""
+    if (known := explain(error)) is not None:
+        return " ".join(known.split())
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 _one_at_a_time = Lock()
