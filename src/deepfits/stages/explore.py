@@ -5,7 +5,6 @@ import logging
 import secrets
 import socket
 import webbrowser
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.stages.parameters import Partial
+from deepfits.stages.parameters import OfRun
 from deepfits.stages.stage import stage
 
 if TYPE_CHECKING:
@@ -25,22 +24,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ExploreConfig(Partial):
+class ExploreConfig(OfRun):
     """Parameters of `explore`."""
 
-    run: str | Path
-    """A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
-    predict` and `property predict` in it are used), or a directory of features from `fit`."""
     _: KW_ONLY
-    store: str | Path | None = None
-    """Cutout store of the features, if it is not in the run directory. Needed to show images."""
-    model: str | Path | None = None
-    """Model of the features, if it is not in the run directory. Needed to draw best fits."""
     images: str | Path | None = None
     """Images that the cutouts were made from, if they are not in the run directory. Needed to cut out and fit
     an object at any position."""
-    predictions: Sequence[str | Path] = ()
-    """Further tables of predicted redshifts or properties, if they are not in the run directory."""
     host: str = "127.0.0.1"
     """Address to serve on. If it is not the local host, the page requires a token, which is part of the
     address that is printed."""

@@ -51,6 +51,22 @@ class Partial(Common):
     """Accept inputs that are not finished, with shards that are missing or still being written."""
 
 
+@dataclass(frozen=True)
+class OfRun(Partial):
+    """Further inputs."""
+
+    run: str | Path
+    """A run directory (``features-both/``, ``cutouts/``, ``model/``, ``redshift/`` and tables from `redshift
+    predict` and `property predict` in it are used), or a directory of features from `fit`."""
+    _: KW_ONLY
+    store: str | Path | None = None
+    """Cutout store of the features, if it is not in the run directory. Needed to show images."""
+    model: str | Path | None = None
+    """Model of the features, if it is not in the run directory. Needed to draw best fits."""
+    predictions: Sequence[str | Path] = ()
+    """Further tables of predicted redshifts or properties, if they are not in the run directory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InProcesses(Common):
     """Parallel processes."""

@@ -16,7 +16,7 @@ from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text, writing
 from deepfits.results import read_record
-from deepfits.stages.parameters import Choosing, Partial
+from deepfits.stages.parameters import Choosing, OfRun
 from deepfits.stages.stage import claim, part_of, stage
 from deepfits.tables import require_column, write_table
 
@@ -34,25 +34,15 @@ WIDEST_CELL = 90
 
 
 @dataclass(frozen=True)
-class Looking(Partial):
-    """Inputs and outputs."""
+class Looking(OfRun):
+    """Outputs."""
 
-    run: str | Path
-    """A run directory, or a directory of features from `fit`."""
     _: KW_ONLY
-    store: str | Path | None = None
-    """Cutout store of the features, if it is not in the run directory."""
-    model: str | Path | None = None
-    """Model of the features, if it is not in the run directory. If there is none, only the images are
-    shown."""
     out: str | Path | None = None
     """Output directory for the figure (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/``
     or ``odd/`` next to the features. Earlier results there are replaced."""
     columns: Sequence[str] | None = None
     """Columns of the printed table; the CSV file has all columns."""
-    predictions: Sequence[str | Path] = ()
-    """Further tables from `redshift predict` or `property predict` to join, if they are not in the run
-    directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
