@@ -123,8 +123,8 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 def diverging(values: np.ndarray) -> np.ndarray:
-    """Map [−1, 1] to blue, white, red; NaN to the colour of missing data."""
-    clipped = np.clip(np.nan_to_num(values), -1, 1)[..., None]
+    """Map residuals in σ, ±`RESIDUAL_SIGMA`, to blue, white, red; NaN to the colour of missing data."""
+    clipped = np.clip(np.nan_to_num(values / RESIDUAL_SIGMA), -1, 1)[..., None]
     red, blue = np.array([0.78, 0.2, 0.15]), np.array([0.15, 0.35, 0.75])
     colour = 1 - np.abs(clipped) * (1 - np.where(clipped > 0, red, blue))
     return np.where(np.isnan(values)[..., None], MISSING, colour)

@@ -22,7 +22,6 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import FWHM_PER_SIGMA
 from deepfits.pictures import (
-    RESIDUAL_SIGMA,
     colour_composite,
     combined,
     diverging,
@@ -190,20 +189,15 @@ class Drawer:
         """Draw latents side by side, with seeing and noise, in a stretch that suits the latents `stretch`."""
         if not np.isfinite(latent).all():
             raise InputError("an object has no fit and cannot be drawn")
+        info = self._needed_model("drawing").info if self.draws_scenes else self.store.info
         seen = add_seeing_and_noise(
             self.render(latent),
-            fwhm_pixels=fwhm_arcsec / self.drawn_pixel_arcsec,
+            fwhm_pixels=fwhm_arcsec / info.pixel_scale_arcsec,
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
         top = max(top_of(image, self.noise) for image in self.render(stretch))
         return png(strip(seen, self.noise, len(seen), top=top), zoom=zoom)
-
-    @property
-    def drawn_pixel_arcsec(self) -> float:
-        """Pixel scale of images drawn from a latent alone."""
-        info = self.model.info if self.model is not None and self.draws_scenes else self.store.info
-        return info.pixel_scale_arcsec
 
     @property
     def drawn_fwhm_arcsec(self) -> float | None:
@@ -288,7 +282,7 @@ def _panels(
     first = [
         colour_composite(observed, seen, top=top),
         colour_composite(fitted, seen, top=top),
-        diverging(combined(residual) / RESIDUAL_SIGMA),
+        diverging(combined(residual)),
         colour_composite(scene, seen, top=top),
     ]
     rows = [first]
@@ -297,7 +291,7 @@ def _panels(
         top = float(np.nanpercentile(fitted[band], 99.5)) if np.isfinite(fitted[band]).any() else 5 * level
         pixels = observed[band], fitted[band], scene[band]
         data, fit, clean = (grey(stretch(each, level, top)) for each in pixels)
-        rows.append([data, fit, diverging(residual[band] / RESIDUAL_SIGMA), clean])
+        rows.append([data, fit, diverging(residual[band]), clean])
     return lay_out([tile[::-1] for row in rows for tile in row], 4)
 
 

@@ -240,10 +240,8 @@ def chi2_by_signal(
     ax = own_axes(ax, (4.0, 2.9))
     for number, (name, values) in enumerate(reduced.items()):
         colour = COLOURS[number % len(COLOURS)]
-        middle, low, median, high = binned(signal_to_noise, values, num_bins)
-        shown, style = ((middle, median), "o-") if len(middle) else ((signal_to_noise, values), "o")
-        ax.plot(*shown, style, color=colour, ms=3.5, lw=1.4, label=name)
-        ax.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
+        if not running_median(ax, signal_to_noise, values, num_bins, color=colour, label=name):
+            ax.plot(signal_to_noise, values, "o", color=colour, ms=3.5, label=name)
     ax.axhline(1, color=INK, lw=0.7, ls=":")
     plain_logarithm(ax, "x")
     plain_logarithm(ax, "y")
@@ -252,18 +250,20 @@ def chi2_by_signal(
     return ax
 
 
-def binned(x: np.ndarray, y: np.ndarray, num_bins: int) -> np.ndarray:
-    """Return the median `x`, and the 16, 50 and 84% quantiles of `y`, in equal-number bins: ``(4, bins)``."""
+def running_median(ax: Axes, x: np.ndarray, y: np.ndarray, num_bins: int, **line: Any) -> bool:
+    """Show the median of `y`, and 16 to 84%, in equal-number bins of `x`; return whether any has enough."""
     good = np.isfinite(x) & np.isfinite(y)
-    if not good.any():
-        return np.empty((4, 0))
     x, y = x[good], y[good]
-    out = []
-    for left, right in pairwise(np.quantile(x, np.linspace(0, 1, num_bins + 1))):
+    bins = []
+    for left, right in pairwise(np.quantile(x, np.linspace(0, 1, num_bins + 1))) if good.any() else ():
         is_inside = (x >= left) & (x <= right)
         if is_inside.sum() >= MIN_IN_BIN:
-            out.append([np.median(x[is_inside]), *np.percentile(y[is_inside], [16, 50, 84])])
-    return np.array(out).T if out else np.empty((4, 0))
+            bins.append([np.median(x[is_inside]), *np.percentile(y[is_inside], [16, 50, 84])])
+    if bins:
+        middle, low, median, high = np.transpose(bins)
+        ax.plot(middle, median, "o-", ms=3.5, lw=1.4, **line)
+        ax.fill_between(middle, low, high, color=line["color"], alpha=0.15, lw=0)
+    return bool(bins)
 
 
 def scatter_with_difference(

@@ -27,7 +27,7 @@ from deepfits.pictures import (
     strip,
     top_of,
 )
-from deepfits.plot.style import INK, bare, own_axes, own_figure
+from deepfits.plot.style import INK, bare, own_axes
 
 CELL_INCHES = 0.82
 
@@ -66,7 +66,7 @@ def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: 
     """
     ax = own_axes(ax, (1.5 * len(image), 1.6))
     bare(ax)
-    sigma = significance(image, fitted, weight) / RESIDUAL_SIGMA
+    sigma = significance(image, fitted, weight)
     ax.imshow(lay_out([diverging(band)[::-1] for band in sigma], len(sigma)), interpolation="nearest")
     return ax
 
@@ -105,7 +105,7 @@ def reconstructions(
     lines, per_line = -(-number // per_line), min(per_line, number)
     depth = len(rows) + (residual is not None)
     size = (per_line * (columns * CELL_INCHES + 1.35), lines * (depth * CELL_INCHES + 0.62) + 0.1)
-    figure = own_figure(figure, size)
+    figure = figure or Figure(figsize=size)  # outside pyplot: notebooks display it as the value of a cell
     margin = 0.62 / size[1]  # room for a title, independent of the height
     space = {"hspace": 0.17, "wspace": 0.24}
     edges = {"left": 0.95 / size[0], "right": 0.995, "top": 1 - margin, "bottom": 0.01}
@@ -146,7 +146,7 @@ def _show_versions(
                 middle = ((band + 1) * wide + wide / 2, line * high + high / 2)
                 ax.text(*middle, "no data", ha="center", va="center", size=6.5)
     if residual is not None:
-        cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(residual), *residual)]
+        cells += [diverging(values) for values in (combined(residual), *residual)]
         row_names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
     ax.imshow(lay_out([cell[::-1] for cell in cells], len(bands) + 1), interpolation="nearest")
     for column, name in enumerate(("colour", *bands)):
@@ -197,7 +197,7 @@ def tiles(
     noise = noise_per_band(weight) if noise is None else noise
     lines, columns = -(-len(image) // columns), min(columns, len(image))
     wide = 1 if fitted is None else 3
-    figure = own_figure(figure, (columns * (wide * 1.0 + 0.25), lines * 1.65))
+    figure = figure or Figure(figsize=(columns * (wide + 0.25), lines * 1.65))
     above = 0.02 if fitted is None else 0.2  # inches
     figure.subplots_adjust(
         left=0.01, right=0.99, top=1 - above / (lines * 1.65), bottom=0.02, wspace=0.08, hspace=0.45
@@ -216,7 +216,7 @@ def tiles(
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
             shown.append(colour_composite(fitted[index], seen, top=top))
-            shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
+            shown.append(diverging(combined(sigma)))
         ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
         ax.set_xlabel(captions[index], size=7, labelpad=2)
     return figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -29,11 +29,6 @@ def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
         ax = plt.subplots(figsize=size, layout="constrained")[1]
     return ax
-
-
-def own_figure(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Any:
-    """Return the given figure, or a new one outside pyplot, which notebooks display as a cell's value."""
-    return Figure(figsize=size) if figure is None else figure
 
 
 def save(figure: Figure, target: Any, **options: Any) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from deepfits import plot
 from deepfits.config import convert
 from deepfits.files import read_json
-from deepfits.plot.curves import binned
+from deepfits.plot.curves import running_median
 from deepfits.plot.style import COLOURS, label
 
 MAX_PANELS = 4
@@ -69,9 +69,7 @@ def predicted(galaxies: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     bins = np.linspace(0, max(float(np.percentile(every, 99.5)) * 1.05 if every.size else 1.0, 0.01), 50)
     for colour, (name, (z, width)) in zip(COLOURS, galaxies.items(), strict=False):
         numbers.hist(np.clip(z, 0, bins[-1]), bins=bins.tolist(), histtype="step", color=colour, label=name)
-        middle, low, median, high = binned(z, width, 10)
-        widths.plot(middle, median, "o-", color=colour, ms=3.5, lw=1.4)
-        widths.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
+        running_median(widths, z, width, 10, color=colour)
     widths.set_ylim(bottom=0)
     label(numbers, f"z_phot (last bin: {bins[-2]:.2f} and above)", "galaxies")
     label(widths, "z_phot", "half of the 68% interval / (1 + z)")
