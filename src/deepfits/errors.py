@@ -98,7 +98,7 @@ def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) 
     return InputError(f"{len(errors)} of {total} {parts} cannot be used: {quoted}. {remedy}")
 
 
-def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str, remedy: str) -> list[Result]:
+def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str) -> list[Result]:
     """Return the results of `work` for each item, or raise one error for all that fail; see `together`."""
     done: list[Result] = []
     failed: list[InputError] = []
@@ -108,7 +108,7 @@ def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str, 
         except InputError as error:
             failed.append(error)
     if failed:
-        raise together(failed, len(items), parts, remedy)
+        raise together(failed, len(items), parts, "Leave out what cannot be repaired")
     return done
 
 

@@ -169,11 +169,9 @@ def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.nd
     return out
 
 
-def total_and_aperture(
-    size: int, pixel_scale_arcsec: float, diameter_arcsec: float = APERTURE_ARCSEC
-) -> np.ndarray:
+def total_and_aperture(size: int, pixel_scale_arcsec: float) -> np.ndarray:
     """Return the two apertures of features, ``(2, H, W)`` float32: the whole cutout, and a circle."""
-    circle = circular_aperture(size, diameter_arcsec / pixel_scale_arcsec / 2).astype(np.float32)
+    circle = circular_aperture(size, APERTURE_ARCSEC / pixel_scale_arcsec / 2).astype(np.float32)
     return np.stack([np.ones_like(circle), circle])
 
 

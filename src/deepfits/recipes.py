@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, nearest, require_known
 from deepfits.models.layers import ModelConfig
 from deepfits.training.config import TrainingConfig
 
@@ -60,8 +60,7 @@ RECIPES = {
 
 def recipe(name: str) -> Recipe:
     """Return a recipe by name; the error for an unknown name suggests the nearest."""
-    if name not in RECIPES:
-        raise InputError(f"no recipe {name!r}; {nearest(name, RECIPES)}")
+    require_known("recipe", name, RECIPES)
     return RECIPES[name]
 
 

@@ -11,7 +11,7 @@ from deepfits.fitting.rendering import as_renderer
 from deepfits.photometry import total_and_aperture
 from tests.helpers.fit_problem import B, Decoder, L, S, make_problem
 
-SUMS = torch.from_numpy(total_and_aperture(S, 1.0, 4.0))
+SUMS = torch.from_numpy(total_and_aperture(S, 0.5))
 OFFSET = torch.arange(S) - (S - 1) / 2
 TAPER = torch.exp(-((OFFSET[:, None] ** 2 + OFFSET**2) / 9))
 

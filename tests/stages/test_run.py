@@ -363,7 +363,7 @@ def test_a_band_to_predict_that_is_not_there_is_named_before_training(tmp_path):
     ("text", "message"),
     [
         ("[train]\noptions = {emma = 0.9}", "no option 'emma'"),
-        ("[train]\nrecipe = 'tinny'", "no recipe 'tinny'"),
+        ("[train]\nrecipe = 'tinny'", "recipe 'tinny' is unknown"),
         ("[cutouts]\nsize = 40", "multiple of 16 pixels, not 40"),
     ],
 )

@@ -42,11 +42,6 @@ def calibrate(config: CalibrateConfig) -> Path:
     so do latents, fluxes and redshift heads; fit the cutouts with the calibrated model. Bands of the model
     that the store lacks keep their values.
 
-    Returns
-    -------
-    Path
-        `out`, a model.
-
     Raises
     ------
     TooFewGalaxiesError

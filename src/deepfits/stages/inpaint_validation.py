@@ -15,7 +15,7 @@ from deepfits.progress import Progress
 from deepfits.scale.work import thread_safe
 from deepfits.splits import is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict, some_of
-from deepfits.survey.store import Cutouts, CutoutStore
+from deepfits.survey.store import CutoutStore
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def validate(
         )
     tested = some_of(store, held_out, max_objects)
     known = some_of(store, ~held_out, 10 * max_objects)
-    magnitudes = _magnitudes([tested, known], fitter.sums[1])
+    fluxes = [aperture_flux(part.image, part.weight, fitter.sums[1])[0] for part in (tested, known)]
+    magnitudes = ab_magnitude(np.concatenate(fluxes))
     del known  # large
     rows = []
     there = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
@@ -59,12 +60,6 @@ def validate(
                 row["truth"] = _compare_with_truth(columns, predicted, bands, there, index, Path(truth))
             rows.append(row)
     return rows
-
-
-def _magnitudes(parts: Sequence[Cutouts], circle: np.ndarray) -> np.ndarray:
-    """Return the aperture magnitudes of all objects, ``(N, B)``."""
-    image, weight = (np.concatenate([getattr(c, name) for c in parts]) for name in ("image", "weight"))
-    return ab_magnitude(aperture_flux(image, weight, circle)[0])
 
 
 def _compare_band(

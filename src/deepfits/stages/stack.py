@@ -119,7 +119,6 @@ def stack(config: StackConfig) -> Path:
             [source for sources in exposures.values() for source in sources],
             lambda source: open_plane(source, options, opened),
             "exposures",
-            "Leave out what cannot be repaired",
         )
         planes = {band: [plane for plane in every if plane.source.band == band] for band in exposures}
         for band_planes in planes.values():

@@ -73,7 +73,7 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     try:
         return _group(_all_sources(images))
     except DamagedFileError:
-        for_each(_files_in(images), peek_headers, "files", "Leave out what cannot be repaired")
+        for_each(_files_in(images), peek_headers, "files")
         raise
 
 
@@ -177,7 +177,7 @@ def find_exposures(
     Return them by band, in order of wavelength, each list sorted by path. Raise `InputError` if nothing is
     found, or a requested band is missing.
     """
-    chips = for_each(_all_sources(_as_list(images)), _chips, "exposures", "Leave out what cannot be repaired")
+    chips = for_each(_all_sources(_as_list(images)), _chips, "exposures")
     sources = [source for its in chips for source in its]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there

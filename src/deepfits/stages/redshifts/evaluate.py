@@ -51,11 +51,6 @@ class EvaluateConfig(Matching):
 def redshift_evaluate(config: EvaluateConfig) -> Path:
     """Measure predicted redshifts, or another property, against known values: bias, scatter, outliers.
 
-    Returns
-    -------
-    Path
-        `out`, with ``metrics.json``, ``table.md`` and ``objects.csv``.
-
     Raises
     ------
     InputError

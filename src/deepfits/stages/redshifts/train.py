@@ -57,11 +57,6 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     The model is saved as JSON, arrays and the formats of the libraries, none of which can run code when
     loaded. A finished model with the same inputs and settings is kept.
 
-    Returns
-    -------
-    Path
-        `out`, the redshift model.
-
     Raises
     ------
     InputError
