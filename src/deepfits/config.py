@@ -12,7 +12,6 @@ Plain Python on purpose, so that models, training and fits run with PyTorch alon
 
 import collections.abc
 import dataclasses
-import enum
 import inspect
 import math
 import numbers
@@ -29,8 +28,9 @@ from deepfits.files import read_text
 
 MAX_TOML_BYTES = 1 << 22
 MAX_WHOLE_NUMBER = 2**63 - 1
-_LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
-_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_UNIONS = (Union, types.UnionType)
+_LISTS = (list, tuple, collections.abc.Sequence)
+MAPPINGS = (dict, collections.abc.Mapping)
 _SHOWN = 60
 
 Made = TypeVar("Made")
@@ -93,8 +93,8 @@ class Range:
 def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
     """Build a dataclass from the content of a file (or option) `where`, as parsed from TOML or JSON.
 
-    Fields may be nested dataclasses, ``Literal``, enumerations, optional values, lists, tuples, mappings and
-    paths; ``Annotated[..., Range(...)]`` bounds a number. Raise `InputError` if the content is not a mapping,
+    Fields may be nested dataclasses, ``Literal``, optional values, lists, tuples, mappings and paths;
+    ``Annotated[..., Range(...)]`` bounds a number. Raise `InputError` if the content is not a mapping,
     has an unknown key (the nearest valid one is suggested), lacks a required key, or has a value that
     violates its declaration or that the dataclass itself rejects.
     """
@@ -134,7 +134,7 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
     """Return the members of a type hint, with unions flattened and ``Annotated`` removed."""
     while typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
-    is_union = typing.get_origin(hint) in (Union, types.UnionType)
+    is_union = typing.get_origin(hint) in _UNIONS
     return tuple(b for a in typing.get_args(hint) for b in alternatives(a)) if is_union else (hint,)
 
 
@@ -173,8 +173,6 @@ def as_json(value: Any) -> Any:
     """Convert a value, or a dataclass, to types of JSON and TOML; paths become strings, and NaN None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-    if isinstance(value, enum.Enum):
-        return as_json(value.value)
     if isinstance(value, Mapping):
         return {str(key): as_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -223,22 +221,21 @@ def _convert_items(valid: Mapping[str, Any], content: Any, where: str, key: str)
 
 def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = Range()) -> Any:
     annotation, range_ = _without_marks(annotation, range_)
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union or origin is types.UnionType:
+    container, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if container in _UNIONS:
         return _convert_union(value, annotation, where, key, range_)
-    if origin is Literal:
+    if container is Literal:
         return _convert_literal(value, inner, where, key)
-    if annotation in (Any, object, inspect.Parameter.empty) or isinstance(annotation, TypeVar):
+    if annotation is Any:
         return value
     if annotation in (int, float):
         return _convert_number(value, annotation, where, key, range_)
-    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+    if annotation is Path:
         ok = isinstance(value, PurePath) or (isinstance(value, str) and value != "" and "\0" not in value)
-        return annotation(_accept(value, ok, annotation, where, key))
-    container = origin or annotation
-    if container in (list, tuple, set, frozenset, *_LISTS):
+        return Path(_accept(value, ok, annotation, where, key))
+    if container in _LISTS:
         return _convert_list(value, annotation, where, key, range_)
-    if container in _MAPPINGS:
+    if container in MAPPINGS:
         if not isinstance(value, Mapping):
             raise _wrong(annotation, value, where, key)
         of = inner[1] if len(inner) == 2 else Any
@@ -246,16 +243,10 @@ def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = 
             _convert(name, inner[0] if inner else Any, where, key): _convert(v, of, where, _join(key, name))
             for name, v in value.items()
         }
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return value if isinstance(value, annotation) else _build(annotation, value, where, key)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        if isinstance(value, annotation):
-            return value
-        return annotation(_convert_literal(value, tuple(e.value for e in annotation), where, key))
-    if getattr(container, "_is_protocol", False):
-        return _accept(value, callable(value), annotation, where, key)
-    is_type = isinstance(container, type)
-    return _accept(value, not is_type or isinstance(value, container), annotation, where, key)
+    if dataclasses.is_dataclass(annotation):
+        return value if isinstance(value, container) else _build(container, value, where, key)
+    ok = callable(value) if getattr(container, "_is_protocol", False) else isinstance(value, container)
+    return _accept(value, ok, annotation, where, key)
 
 
 def _without_marks(annotation: Any, range_: Range) -> tuple[Any, Range]:
@@ -306,7 +297,7 @@ def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Ran
         for index, (entry, kind) in enumerate(zip(value, kinds, strict=True))
     ]
     is_same = all(a is b for a, b in zip(made, value, strict=True))  # then return the input itself
-    if container in _LISTS:
+    if container is collections.abc.Sequence:
         return value if is_same else made
     return value if is_same and type(value) is container else container(made)
 
@@ -372,23 +363,20 @@ def _either(words: typing.Iterable[str]) -> str:
 def _describe(annotation: Any, range_: Range) -> str:
     """Describe a type hint in words."""
     annotation, range_ = _without_marks(annotation, range_)
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union or origin is types.UnionType:
+    container, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if container in _UNIONS:
         return _either(dict.fromkeys(_describe(m, range_) for m in inner if m is not type(None)))
-    if origin is Literal:
+    if container is Literal:
         return _either(repr(choice) for choice in inner)
-    container = origin or annotation
     if annotation in (int, float):
         word = "a whole number" if annotation is int else "a number" if range_.nan else "a finite number"
         return f"{word} {range_}".strip()
-    if container in (list, tuple, set, frozenset, *_LISTS):
+    if container in _LISTS:
         of: dict[Any, str] = {str: ' of strings, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
         return "a list" + of.get(_without_marks(inner[0], range_)[0] if inner else None, "")
-    if container in _MAPPINGS or dataclasses.is_dataclass(annotation):
+    if container in MAPPINGS or dataclasses.is_dataclass(annotation):
         return "a mapping"
-    words: dict[Any, str] = {bool: "true or false", str: "a string", type(None): "left out"}
-    if isinstance(annotation, type) and issubclass(annotation, PurePath):
-        return "a path"
+    words: dict[Any, str] = {bool: "true or false", str: "a string", Path: "a path", type(None): "left out"}
     if getattr(annotation, "_is_protocol", False):
         return f"a function; see {annotation.__module__}.{annotation.__name__}"
     return words.get(annotation) or str(getattr(annotation, "__name__", annotation))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from deepfits.config import alternatives, parse_toml
+from deepfits.config import MAPPINGS, alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
 from deepfits.option_names import option_names
@@ -32,7 +32,6 @@ OFF = {
 }  # fmt: skip
 _NEXT_PAIR = re.compile(r",(?=\s*\w+\s*=)")
 _BRACKETS, _QUOTES = re.compile(r"\[([^][]*)\]"), re.compile(r"(['\"])(.*)\1")
-MAPPINGS = (dict, collections.abc.Mapping)
 
 
 def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
