@@ -43,9 +43,7 @@ class Objects:
         self.store_row = table.store_row
         self.object_id = table["object_id"]
         self.latent = np.ascontiguousarray(table["latent"], dtype=np.float32)
-        # Features of earlier versions have no embedding.
-        self.compared = "embedding" if "embedding" in table else "latent"
-        self.embedding = np.ascontiguousarray(table[self.compared], dtype=np.float32)
+        self.embedding = np.ascontiguousarray(table["embedding"], dtype=np.float32)
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
             raise InputError(f"{self.directory}: no object has a finite latent; fit first")
@@ -184,30 +182,28 @@ class Objects:
 
     def _derive(self) -> None:
         """Add derived columns: reduced χ², magnitudes and colours, anomaly, principal components, the map."""
-        table, own = self.table, set(self.table)
+        table = self.table
 
         def magnitude(flux: str) -> np.ndarray:
             return ab_magnitude(table[flux])
 
         def colour(blue: str, red: str) -> np.ndarray:
-            return magnitude(blue) - magnitude(red)
+            return magnitude(f"flux_gauss_{blue}") - magnitude(f"flux_gauss_{red}")
 
         def reduced() -> np.ndarray:
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.where(table["dof"] > 0, table["chi2"] / table["dof"], np.nan).astype(np.float32)
 
-        if {"chi2", "dof"} <= own:
-            table.add("reduced_chi2", reduced)
+        table.add("reduced_chi2", reduced)
         self.bands = bands = bands_of(table)
         self.with_data = bands_with_data(table)
-        if self.store is not None and bands:
+        if self.store is not None:
             self.store = self.store.in_bands(bands)
         for band in bands:
             table.add(f"mag_model_{band}", partial(magnitude, f"flux_model_{band}"))
-        kind = "flux_gauss" if all(f"flux_gauss_{band}" in table for band in bands) else "flux_model"
         for number, blue in enumerate(bands):
             for red in bands[number + 1 : number + 5]:  # all of five bands, but not thousands of fifty
-                table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
+                table.add(f"{blue}_minus_{red}", partial(colour, blue, red))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
             table.add(f"pc{number + 1}", partial(lambda n: self.principal[2][:, n], number))
         if (self.directory / MAP_FILE).exists():
@@ -215,15 +211,13 @@ class Objects:
 
     @property
     def brightness(self) -> np.ndarray:
-        """AB magnitude in the reference band; NaN without fluxes."""
-        if not self.reference:
-            return np.full(len(self), np.nan, dtype=np.float32)
+        """AB magnitude in the reference band."""
         return self.column(f"mag_model_{self.reference}")
 
     @property
     def reference(self) -> str:
-        """Reference band among those with data; empty without fluxes."""
-        return reference_band(self.with_data) if self.with_data else ""
+        """Reference band among those with data."""
+        return reference_band(self.with_data or self.bands)
 
     # Maps
 

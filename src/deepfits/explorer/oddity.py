@@ -73,7 +73,7 @@ def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool
 
 def suspects(objects: Objects) -> dict[str, np.ndarray]:
     """Return which objects are flagged, stars or artefacts by catalogue and fit, ``(N,)`` bool each."""
-    known = {name: objects.column(name) for name in SUSPECT_COLUMNS if name in objects.table}
+    known = {n: objects.column(n) for n in ("flags", "star_score", "class") if n in objects.table}
     out = {}
     flags = known.get("flags")
     if flags is not None and flags.dtype.kind in "iuf":
@@ -88,14 +88,9 @@ def suspects(objects: Objects) -> dict[str, np.ndarray]:
     if "class" in known and known["class"].dtype.kind in "UO":
         is_star |= np.char.lower(known["class"].astype(str)) == "star"
     out["stars"] = is_star
-    if "anomaly_reason" in known:
-        out["artefacts"] = np.array(
-            [str(reason).startswith(_OF_THE_IMAGE) for reason in known["anomaly_reason"]]
-        )
+    given = objects.column("anomaly_reason")
+    out["artefacts"] = np.array([str(reason).startswith(_OF_THE_IMAGE) for reason in given])
     return out
-
-
-SUSPECT_COLUMNS = ("flags", "star_score", "class", "anomaly_reason")
 
 
 def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
@@ -154,11 +149,8 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
 
 def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
     """Describe what is odd about objects: the reason given by the fit, and unusual colours and sizes."""
-    reasons_of_fit = [""] * len(rows)
-    if "anomaly_reason" in objects.table:
-        reasons_of_fit = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
     out = []
-    for words, row in zip(reasons_of_fit, rows.tolist(), strict=True):
+    for words, row in zip(map(str, objects.column("anomaly_reason")[rows]), rows.tolist(), strict=True):
         is_seldom = words in ("", UNUSUAL_LATENT)
         rare = unusual(objects, row, pool, RARE if is_seldom else RAREST)
         if is_seldom and not rare:
@@ -191,17 +183,14 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
     """Return the columns to compare for an object, with the words for larger and smaller values of each."""
-    out, is_seen = {}, dict.fromkeys(objects.with_data, True)
+    out, is_seen = {}, {}
     for band in objects.with_data:
-        if (name := f"flux_model_err_{band}") in objects.table:
-            flux, error = (objects.column(n)[row] for n in (f"flux_model_{band}", name))
-            is_seen[band] = bool(flux / error >= FEWEST_SIGMA)
+        flux, error = (objects.column(f"flux_model{end}_{band}")[row] for end in ("", "_err"))
+        is_seen[band] = flux / error >= FEWEST_SIGMA
     for blue, red in pairwise(objects.with_data):
         if is_seen[blue] and is_seen[red]:
             colour = f"in {blue} − {red}"
             out[f"{blue}_minus_{red}"] = (f"redder {colour}", f"bluer {colour}")
-    sizes = {
-        f"half_light_arcsec_{objects.reference}": ("larger", "smaller"),
-        f"concentration_{objects.reference}": ("more concentrated", "less concentrated"),
-    }
-    return out | {name: words for name, words in sizes.items() if name in objects.table}
+    out[f"half_light_arcsec_{objects.reference}"] = ("larger", "smaller")
+    out[f"concentration_{objects.reference}"] = ("more concentrated", "less concentrated")
+    return out

@@ -316,8 +316,8 @@ class _Explorer:
             except InputError as error:  # show the fit without a redshift
                 why = f"no redshift: {error}"
         one = {name: values[0] for name, values in dropped.features.items()}
-        brightness = float(ab_magnitude(one.get(f"flux_model_{objects.reference}", np.nan)))
-        rows, distance = objects.neighbours(one[objects.compared], number=24, brightness=brightness)
+        brightness = float(ab_magnitude(one[f"flux_model_{objects.reference}"]))
+        rows, distance = objects.neighbours(one["embedding"], number=24, brightness=brightness)
         answer = {
             "reduced_chi2": json_value(one["chi2"] / max(1, one["dof"])),
             "status": str(one["status"]),

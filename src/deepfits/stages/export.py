@@ -154,7 +154,7 @@ def _write_joined(config: ExportConfig, is_run: bool, path: Path) -> Describing:
     else:
         table = JoinedTable(config.features, store=config.store, tables=config.tables)
     names, rows = list(config.columns or table), np.arange(table.num_rows)
-    if "latent" in table:
+    if "embedding" in table:  # from `fit`
         Objects(table)  # adds derived columns: magnitudes and colours
     if config.where is not None:
         rows = rows[matches_conditions(table, config.where, config.features)]

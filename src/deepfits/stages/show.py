@@ -260,8 +260,7 @@ def _write(
         if (values := columns.get(name)) is not None
     }
     wanted = [name for name, has in has_values.items() if has]
-    if objects.reference:
-        wanted.insert(3, f"mag_model_{objects.reference}")
+    wanted.insert(3, f"mag_model_{objects.reference}")
     wanted = [*(config.columns or wanted), *(name for name in more if name not in (config.columns or ()))]
     printed = {name: require_column(columns, name, objects.directory) for name in wanted}
     with claim(config, name=name, out=out, renew=True), default_style():
