@@ -31,7 +31,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -56,6 +56,7 @@ SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
 DRAWING = ("drawer", "panels", "strip", "walk", "between", "upload", "position")
 """Requests that wait until the drawer is loaded."""
 HEADER = "x-deepfits"
+_STATIC = resources.files("deepfits.explorer") / "static"
 COOKIE = "deepfits-token"
 _LOCAL_HOSTS = [f"[{host}]" if ":" in host else host for host in samp.LOCAL_HOSTS]  # as in a header
 _POLICY = (
@@ -96,7 +97,7 @@ def make_app(
         Route("/", _guarded(explorer.page, token)),
         *(route(path, "GET") for path in gets),
         *(route(path, "POST") for path in posts),
-        Mount("/static", StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))),
+        Mount("/static", StaticFiles(directory=str(_STATIC))),
     ]
     hosts = _LOCAL_HOSTS if token is None else ["*"]
     middleware = [
@@ -159,8 +160,7 @@ class _Explorer:
         self._starting = threading.Lock()
 
     def page(self, request: Request) -> Response:
-        html = (resources.files("deepfits.explorer") / "static" / "index.html").read_text("utf-8")
-        return Response(html, media_type="text/html")
+        return FileResponse(str(_STATIC / "index.html"))
 
     def about(self, request: Request) -> dict[str, Any]:
         objects, store = self.objects, self.objects.store

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -223,16 +224,16 @@ class _Shards:
 
     def write_parquet(self, out: Path) -> None:
         """Write one Parquet file, shard by shard."""
-        with writing(out) as temporary, self._task() as task:
-            writer = None
-            try:
-                for table in self.tables():
-                    writer = writer or pq.ParquetWriter(temporary, table.schema)
-                    writer.write_table(table)
-                    task.advance(1)
-            finally:
-                if writer is not None:
-                    writer.close()
+        tables = self.tables()
+        first = next(tables)
+        with (
+            writing(out) as temporary,
+            self._task() as task,
+            pq.ParquetWriter(temporary, first.schema) as writer,
+        ):
+            for table in chain([first], tables):
+                writer.write_table(table)
+                task.advance(1)
 
     def write_table(self, out: Path) -> None:
         """Write a table in another format, held in memory as a whole."""
