@@ -50,14 +50,7 @@ NAMES_FILES = Mark("names files")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """Range of valid numbers: ``Annotated[float, Range(gt=0, le=1)]``.
-
-    Attributes
-    ----------
-    ge, gt, le, lt
-        Bounds: greater or equal, greater than, less or equal, less than.
-    nan
-        Whether NaN (unknown; null in JSON) is allowed. Infinity never is.
+    """Range of valid numbers, ``Annotated[float, Range(gt=0, le=1)]``; infinity is never in it.
 
     Examples
     --------
@@ -69,7 +62,7 @@ class Range:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    nan: bool = False
+    nan: bool = False  # whether NaN (unknown; null in JSON) is allowed
 
     def holds(self, value: float) -> bool:
         """Return whether `value` is in the range."""

@@ -1,15 +1,4 @@
-"""Named recipes: complete configurations of a model and its training.
-
-``paper``
-    As in M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training.
-``small``
-    For a workstation without a GPU: an hour on two cores.
-``tiny``
-    For a demonstration: minutes on two cores.
-``scene``
-    Like ``small``, for noise-free scenes at a reference PSF: several stores, of any seeing, depth and pixel
-    scale, train a single model, which serves any survey with these bands.
-"""
+"""Named recipes: complete configurations of a model and its training, which `train` describes."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -63,25 +63,10 @@ log = logging.getLogger(__name__)
 
 
 class JoinedTable(Mapping[str, np.ndarray]):
-    """Columns of features, joined with those of their catalogue and of other tables.
+    """Columns of features (a directory), joined with those of their catalogue and of other tables.
 
-    `origin` maps each column to the table that it is from.
-
-    Parameters
-    ----------
-    features
-        Directory written by `fit`.
-    store
-        Their cutouts, which contain the catalogue's columns.
-    tables
-        Further tables by name; see `add_table`. A column whose name is taken becomes ``name.column``.
-    radius_arcsec
-        Maximum separation of matching positions.
-
-    Raises
-    ------
-    InputError
-        There are no features, or a store or table contains none of their objects.
+    `origin` maps each column to the table that it is from. Parameters and errors are those of `join`; a
+    column whose name is taken becomes ``name.column``.
 
     Examples
     --------
@@ -494,6 +479,11 @@ def join(
     JoinedTable
         A mapping of columns, each read on first access. Convert it with ``table.to_pandas()``,
         ``polars.DataFrame(dict(table))`` or ``astropy.table.Table(dict(table))``.
+
+    Raises
+    ------
+    InputError
+        There are no features, or a store or table contains none of their objects.
     """
     tables = {} if tables is None else tables
     if not isinstance(tables, Mapping):

@@ -45,22 +45,13 @@ class PartitionFit:
     """Cut out and fit the objects of a table: call it with a table, or pass it to `map_partitions`.
 
     Made by `prepare`. It can be sent to other processes, each of which loads the model once.
-
-    Attributes
-    ----------
-    images, info
-        The coadds, and the description of cutouts from them.
-    model
-        Path, or ``builtin:`` name.
-    key
-        Digest of images and model, by which two instances are compared.
     """
 
     images: ImageSet = field(compare=False)
-    info: StoreInfo = field(compare=False)
+    info: StoreInfo = field(compare=False)  # of cutouts from these images
     settings: FitSettings
     model: str
-    key: str
+    key: str  # digest of images and model, by which two instances are compared
     id_column: str
     ra_column: str
     dec_column: str

@@ -36,7 +36,7 @@ class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
     recipe: str = "small"
     """Size of the networks and length of the training: ``"paper"`` (as in M19: 64 latent dimensions, 1024
     channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes, to try things out) or ``"scene"`` (a
-    generator of scenes at one reference PSF, for data of any seeing); see `deepfits.recipes`."""
+    generator of scenes at one reference PSF, for data of any seeing)."""
     steps: Annotated[int, Range(ge=1)] | None = None
     """Number of training steps, instead of the recipe's."""
     max_time: Annotated[float | None, NEUTRAL, Range(gt=0)] = None
