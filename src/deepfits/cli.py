@@ -263,17 +263,17 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     # Busy-waiting threads slow each other down several times over on shared cores
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    def reword(record: logging.LogRecord) -> bool:
+        record.msg, record.args = _shown(_as_options(record.getMessage(), name)), ()
+        return True
+
     handler = log_handler()
-    handler.addFilter(lambda record: _reword_options(record, name))
+    handler.addFilter(reword)
     logger = logging.getLogger("deepfits")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
-
-
-def _reword_options(record: logging.LogRecord, name: str | None) -> bool:
-    record.msg, record.args = _shown(_as_options(record.getMessage(), name)), ()
-    return True
 
 
 def _shown(text: str) -> str:

@@ -242,7 +242,7 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
         ),
         (
             {"catalogue": "c.parquet", "from_coadds": False},
-            "catalogue is for fits from images: set from_coadds",
+            "has no effect without from_coadds; set that",
         ),
         (
             {"cutting": {"size": 40, "where": "snr > 5"}},
@@ -250,7 +250,7 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
         ),
         (
             {"cutting": {"zero_point": 27.0}, "from_coadds": False},
-            "cutting is for fits from images: set from_coadds",
+            "has no effect without from_coadds; set that",
         ),
     ],
 )

@@ -22,14 +22,13 @@ from deepfits.fitting.similarity import Similarity
 from deepfits.results import Results
 from deepfits.stages.fit_work import FitWork, ModelWork, absolute, open_selected, run_work
 from deepfits.stages.parameters import Images, Solving, as_list
-from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, refuse_given, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 log = logging.getLogger(__name__)
 FORMAT = 7
-_COADD_OPTIONS = ("catalogue", "cutting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +86,8 @@ def fit(config: FitConfig) -> Path:
     """
     from deepfits.models.bundle import Model, find_builtin
 
-    if not config.from_coadds and (unused := [n for n in _COADD_OPTIONS if getattr(config, n) is not None]):
-        raise InputError(f"fit: {unused[0]} is for fits from images: set from_coadds, or leave it out")
     if not config.from_coadds:
+        refuse_given(config, ("catalogue", "cutting"), "without from_coadds; set that, or leave it out")
         stores = as_list(config.store)
         if len(stores) != 1:
             raise InputError("fit: give one store, or for a list of images from_coadds")
