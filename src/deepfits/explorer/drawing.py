@@ -116,14 +116,12 @@ class Drawer:
 
     def scene(self, row: int) -> np.ndarray:
         """Draw an object without PSF and noise, on the pixels of its cutout, ``(B, H, W)`` in nJy."""
-        assert self.model is not None
         with self._lock:
-            return self._on_pixels(self.model.draw(self._latents(), [row])[0])
+            return self._on_pixels(self._needed_model("drawing").draw(self._latents(), [row])[0])
 
     def _on_pixels(self, drawn: np.ndarray) -> np.ndarray:
         """Resample a scene to the pixels of the cutouts, ``(B, H, W)``, by nearest neighbours."""
-        assert self.model is not None
-        ours, theirs = self.store.info, self.model.info
+        ours, theirs = self.store.info, self._needed_model("drawing").info
         ratio = ours.pixel_scale_arcsec / theirs.pixel_scale_arcsec
         place = (np.arange(ours.size) - (ours.size - 1) / 2) * ratio + (theirs.size - 1) / 2
         index = np.clip(np.round(place), 0, theirs.size - 1).astype(int)

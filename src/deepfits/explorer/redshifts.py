@@ -3,15 +3,13 @@
 Shapes: T objects with a redshift, Q quantiles.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,30 +22,6 @@ from deepfits.results import read_record
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import match_identities, read_table, take_rows, with_list
 from deepfits.tables.values import is_redshift_name
-
-
-def find_distributions(home: Path, tables: Mapping[str, Path], model_hash: str | None) -> list[Distributions]:
-    """Return the p(z) of the objects of the run `home` from tables of predictions, in the tables' order.
-
-    `find_parts` in `deepfits.explorer.joined` puts methods that were tested on labelled objects first.
-    """
-    distributions = []
-    for path in tables.values():
-        if path.name == "predictions.parquet" and (path.parent / "metrics.json").exists():
-            distributions.append(Distributions.read(path.parent))
-        else:
-            find = partial(_find_model, path, home, model_hash)
-            distributions.append(Distributions.of_predictions(path, find))
-    return [distribution for distribution in distributions if distribution is not None]
-
-
-def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
-    """Find the redshift model by its contents: in the run, or the head shipped with the features' model."""
-    made_with = read_record(predictions).get("inputs", {}).get("model")
-    places = [path.parent for name in ("predictor.json", HEAD) for path in home.rglob(name)]
-    with suppress(InputError):
-        places += [head_directory(model_hash)] if model_hash else []
-    return next((place for place in places if contents(place) == made_with), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +39,7 @@ class Distributions:
     quantiles: np.ndarray
 
     @classmethod
-    def read(cls, directory: Path) -> Distributions | None:
+    def read(cls, directory: Path) -> Self | None:
         """Read the results of `redshift`; None if no method has distributions."""
         metrics = read_json(directory / "metrics.json", what="redshift metrics")
         with reading_record(directory / "metrics.json", what="table of redshifts"):
@@ -86,7 +60,7 @@ class Distributions:
         )
 
     @classmethod
-    def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Distributions | None:
+    def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Self | None:
         """Read a table written by `redshift predict`; None if it has no distributions."""
         own = with_list(read_table(path), "quantiles")
         has_all = {"object_id", "quantiles", "z_phot"} <= own.keys()
@@ -126,3 +100,27 @@ class Distributions:
         known = {"z_spec": z_spec, "z_phot": z_phot, "low": low, "high": high}
         numbers = {name: float(value) if np.isfinite(value) else None for name, value in known.items()}
         return {"method": self.method, "edges": edges.tolist(), "density": density.tolist(), **numbers}
+
+
+def find_distributions(home: Path, tables: Mapping[str, Path], model_hash: str | None) -> list[Distributions]:
+    """Return the p(z) of the objects of the run `home` from tables of predictions, in the tables' order.
+
+    `find_parts` in `deepfits.explorer.joined` puts methods that were tested on labelled objects first.
+    """
+    distributions = []
+    for path in tables.values():
+        if path.name == "predictions.parquet" and (path.parent / "metrics.json").exists():
+            distributions.append(Distributions.read(path.parent))
+        else:
+            find = partial(_find_model, path, home, model_hash)
+            distributions.append(Distributions.of_predictions(path, find))
+    return [distribution for distribution in distributions if distribution is not None]
+
+
+def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
+    """Find the redshift model by its contents: in the run, or the head shipped with the features' model."""
+    made_with = read_record(predictions).get("inputs", {}).get("model")
+    places = [path.parent for name in ("predictor.json", HEAD) for path in home.rglob(name)]
+    with suppress(InputError):
+        places += [head_directory(model_hash)] if model_hash else []
+    return next((place for place in places if contents(place) == made_with), None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits.config import NAMES_FILES, Range
 from deepfits.errors import InputError
-from deepfits.files import named_contents, remove_leftovers, write_json, writing
+from deepfits.files import named_contents, write_json, writing
 from deepfits.photometry import ab_magnitude
 from deepfits.processes import available_cores, torch_threads
 from deepfits.progress import Task
@@ -136,7 +136,6 @@ def simulate(config: SimulateConfig) -> Path:
             if all(path.exists() for path in files):
                 task.advance(len(strips(size)), "is there")
             else:
-                remove_leftovers(files[0].parent)
                 with open_patch(out, config.layout, scene, alone=alone) as write:
                     _draw(scene, write, config, task)
             _draw_exposures(out, scene, table, config, task)
