@@ -31,15 +31,6 @@ INTERRUPTED_STATUS = 130
 INTERRUPTED = "interrupted; run the same command again to resume"
 BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
 LEAST_COLUMNS = 20  # COLUMNS=0, as terminals without a size state it, would wrap text forever
-RESULTS = {
-    "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
-    "calibrate": "model",
-    "fit": "features", "inpaint": "predictions", "redshift": "comparison", "redshift_curves": "label curves",
-    "redshift_classes": "classes", "redshift_train": "trained method", "redshift_predict": "predictions",
-    "redshift_evaluate": "metrics", "redshift_pretrain": "redshift head", "export": "catalogue",
-    "report": "report", "run": "report",
-    "demo": "report", "show": "pictures", "similar": "pictures", "odd": "pictures",
-}  # fmt: skip
 HELP = """Deep features of galaxies through best fits: from survey images to redshifts.
 
 Learn features of galaxies from unlabelled multi-band images, fit them to every object, fill in missing
@@ -158,7 +149,8 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     if isinstance(result, Path) and (result / "table.md").is_file():
         print((result / "table.md").read_text(encoding="utf-8"))
     if result is not None:
-        print(f"{RESULTS[name]}: {result}" if name in RESULTS else _shown(_as_options(str(result), name)))
+        title = getattr(stage, "result", "")
+        print(f"{title}: {result}" if title else _shown(_as_options(str(result), name)))
     return int(getattr(result, "is_fatal", False))
 
 

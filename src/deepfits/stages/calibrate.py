@@ -31,7 +31,7 @@ class CalibrateConfig(Choosing, Partial):
     """``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU if there is one)."""
 
 
-@stage(CalibrateConfig)
+@stage(CalibrateConfig, result="model")
 def calibrate(config: CalibrateConfig) -> Path:
     """Measure the errors of a model on your own survey: of its fluxes, and what counts as an anomaly.
 

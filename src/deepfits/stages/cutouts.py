@@ -54,7 +54,7 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
     """Side of a cutout in pixels: a multiple of 16 for the recipes of `train`, except ``scene``."""
 
 
-@stage(CutoutsConfig)
+@stage(CutoutsConfig, result="cutout store")
 def cutouts(config: CutoutsConfig) -> Path:
     """Cut out every object in every band, with weights, and write a cutout store.
 

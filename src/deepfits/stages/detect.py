@@ -50,7 +50,7 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
     """Diameter of the circular aperture for aperture photometry."""
 
 
-@stage(DetectConfig)
+@stage(DetectConfig, result="catalogue")
 def detect(config: DetectConfig) -> Path:
     """Detect the sources in the images and measure them in every band.
 

@@ -67,7 +67,7 @@ class ExportConfig(Choosing, Partial):
     """HATS only: maximum number of objects in a partition."""
 
 
-@stage(ExportConfig)
+@stage(ExportConfig, result="catalogue")
 def export(config: ExportConfig) -> Path:
     """Export a run, or features, as one catalogue in FITS, VOTable, Parquet, HATS, ..., with units and UCDs.
 

@@ -54,7 +54,7 @@ class FitConfig(Solving, FitSettings):
     ``residual``."""
 
 
-@stage(FitConfig)
+@stage(FitConfig, result="features")
 def fit(config: FitConfig) -> Path:
     """Fit the latent of every cutout: the features (M19 §2.3).
 

@@ -54,7 +54,7 @@ class InpaintConfig(Solving):
     """Write predicted images and their errors as HDF5, in addition to fluxes."""
 
 
-@stage(InpaintConfig)
+@stage(InpaintConfig, result="predictions")
 def inpaint(config: InpaintConfig) -> Path:
     """Predict missing bands from the others: images, fluxes and magnitudes with errors.
 

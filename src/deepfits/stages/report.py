@@ -31,7 +31,7 @@ class ReportConfig(Choosing, Partial):
     """Heading of the page."""
 
 
-@stage(ReportConfig)
+@stage(ReportConfig, result="report")
 def report(config: ReportConfig) -> Path:
     """Write a web page with the results of a run, measured on held-out objects.
 

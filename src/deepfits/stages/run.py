@@ -102,7 +102,7 @@ class DemoConfig(Common):
     """Run directory."""
 
 
-@stage(RunConfig)
+@stage(RunConfig, result="report")
 def run(config: RunConfig) -> Path:
     """Run all stages from images to the report, as configured in one TOML file.
 
@@ -150,7 +150,7 @@ def run(config: RunConfig) -> Path:
         return _run(content, config.progress)
 
 
-@stage(DemoConfig)
+@stage(DemoConfig, result="report")
 def demo(config: DemoConfig) -> Path:
     """Run the whole method on a small simulated sky, in 10 to 20 minutes on two cores.
 

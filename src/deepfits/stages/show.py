@@ -78,7 +78,7 @@ class OddConfig(Looking, Choosing):
     centre. By default these are excluded and only counted."""
 
 
-@stage(ShowConfig)
+@stage(ShowConfig, result="pictures")
 def show(config: ShowConfig) -> Path:
     """Show selected objects of a run: image, best fit and residual in every band, and a table.
 
@@ -114,7 +114,7 @@ def show(config: ShowConfig) -> Path:
     return _write(config, "show", draw, drawer, rows, {})
 
 
-@stage(SimilarConfig)
+@stage(SimilarConfig, result="pictures")
 def similar(config: SimilarConfig) -> Path:
     """Find the objects of a run most similar to given examples, by distance between their embeddings.
 
@@ -161,7 +161,7 @@ def similar(config: SimilarConfig) -> Path:
     return _write(config, "similar", partial(plot.tiles, captions=captions), drawer, rows, {"distance": away})
 
 
-@stage(OddConfig)
+@stage(OddConfig, result="pictures")
 def odd(config: OddConfig) -> Path:
     """Show the most unusual galaxies of a run and why they are, ranked by a brightness-independent score.
 

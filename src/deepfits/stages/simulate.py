@@ -72,7 +72,7 @@ class SimulateConfig(Common):
     """PyTorch device for drawing: ``"cpu"``, ``"cuda"`` or ``"auto"``."""
 
 
-@stage(SimulateConfig)
+@stage(SimulateConfig, result="sky")
 def simulate(config: SimulateConfig) -> Path:
     """Simulate a sky: coadds with weights and WCS, and a table of the true properties of every object.
 

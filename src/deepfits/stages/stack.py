@@ -63,7 +63,7 @@ class StackConfig(Reading):
     """Subtract the median sky level from each exposure, and what is left of it from the coadd."""
 
 
-@stage(StackConfig)
+@stage(StackConfig, result="coadds")
 def stack(config: StackConfig) -> Path:
     """Stack exposures into one coadd per band, on a common grid, with weights.
 

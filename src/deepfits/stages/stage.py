@@ -64,8 +64,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
-    """Turn ``work(config)`` into a function of the configuration's fields, with their documentation."""
+def stage(config: Callable[P, C], *, result: str = "") -> Callable[[Callable[[C], R]], Callable[P, R]]:
+    """Turn ``work(config)`` into a function of the configuration's fields, with their documentation.
+
+    `result` is what the command line calls the path that it returns.
+    """
 
     def decorate(work: Callable[[C], R]) -> Callable[P, R]:
         name = work.__name__
@@ -100,7 +103,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
         described = documentation(config)
         ordered = {name: described[name] for name in signature.parameters if name in described}
         call.__doc__ = _with_parameters(inspect.getdoc(work) or "", ordered, returned)
-        call.config = config  # type: ignore[attr-defined]
+        call.config, call.result = config, result  # type: ignore[attr-defined]
         return call
 
     return decorate

@@ -46,7 +46,7 @@ class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
     (on the command line ``--set ema=0.99``)."""
 
 
-@stage(TrainConfig)
+@stage(TrainConfig, result="model")
 def train(config: TrainConfig) -> Path:
     """Train a generative model of galaxies and its embedder on the cutouts of a store (M19 §2.1, §2.2).
 

@@ -40,7 +40,7 @@ class ClassesConfig(Labelled):
     """Feature sets to train on; by default all that are available. See `redshift`."""
 
 
-@stage(ClassesConfig)
+@stage(ClassesConfig, result="classes")
 def redshift_classes(config: ClassesConfig) -> Path:
     """Train classifiers by boosting on every feature set, and measure them on held-out objects.
 

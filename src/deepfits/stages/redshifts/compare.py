@@ -97,7 +97,7 @@ class CompareConfig(Learning):
     boosting and small networks: feature sets ``templates``, ``sizes`` and ``all``."""
 
 
-@stage(CompareConfig)
+@stage(CompareConfig, result="comparison")
 def redshift(config: CompareConfig) -> Path:
     """Train several methods to predict redshifts or another property, and compare them on held-out objects.
 

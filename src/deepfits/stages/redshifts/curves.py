@@ -30,7 +30,7 @@ class CurvesConfig(CompareConfig):
     which is large with few labels."""
 
 
-@stage(CurvesConfig)
+@stage(CurvesConfig, result="label curves")
 def redshift_curves(config: CurvesConfig) -> Path:
     """Make learning curves: the table of `redshift` for several numbers of labels, on the same test objects.
 

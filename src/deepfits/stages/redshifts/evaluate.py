@@ -47,7 +47,7 @@ class EvaluateConfig(Matching):
     measured on all."""
 
 
-@stage(EvaluateConfig)
+@stage(EvaluateConfig, result="metrics")
 def redshift_evaluate(config: EvaluateConfig) -> Path:
     """Measure predicted redshifts, or another property, against known values: bias, scatter, outliers.
 

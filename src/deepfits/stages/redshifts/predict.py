@@ -61,7 +61,7 @@ class PredictConfig(FromFits, OnCluster):
     image headers. If these are unknown, a head allows for any plausible filters."""
 
 
-@stage(PredictConfig)
+@stage(PredictConfig, result="predictions")
 def redshift_predict(config: PredictConfig) -> Path:
     """Predict redshifts, or another property, from features with a trained model.
 

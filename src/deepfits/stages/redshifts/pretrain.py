@@ -68,7 +68,7 @@ class PretrainConfig(Common):
     """Device for the fits: ``"cpu"``, ``"cuda"`` or ``"auto"``."""
 
 
-@stage(PretrainConfig)
+@stage(PretrainConfig, result="redshift head")
 def redshift_pretrain(config: PretrainConfig) -> Path:
     """Train a redshift head on simulated skies, for `redshift predict` without labels or with few.
 

@@ -50,7 +50,7 @@ class TrainPredictorConfig(Learning):
     labels, and not the mean."""
 
 
-@stage(TrainPredictorConfig)
+@stage(TrainPredictorConfig, result="trained method")
 def redshift_train(config: TrainPredictorConfig) -> Path:
     """Train one method on the labelled objects that are not held out, and save it for `redshift_predict`.
 
