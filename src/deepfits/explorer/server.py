@@ -133,12 +133,9 @@ def _guarded(
             if before is not None:
                 await before()
             answer = await run_in_threadpool(lambda: _response(handler(request)))
-        except InputError as error:
-            return JSONResponse({"error": str(error)}, status_code=400)
-        except (ValueError, KeyError, TypeError) as error:
-            return JSONResponse({"error": f"invalid request ({error})"}, status_code=400)
-        except OSError as error:  # a full disk, or the run of somebody else, which is only read
-            return JSONResponse({"error": explain(error)}, status_code=400)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            said = explain(error) or f"invalid request ({error})"
+            return JSONResponse({"error": said}, status_code=400)
         answer.headers["Content-Security-Policy"] = _POLICY
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers.setdefault("Cache-Control", "no-store")
