@@ -6,13 +6,15 @@ them, whatever shard they are in.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 HELD_OUT_FRACTION = 0.2
+BATCH = 4096
+"""Number of objects for which p(z) on a grid is in memory at a time, here and in networks."""
 
 
 def as_text(object_id: np.ndarray) -> list[str]:
@@ -77,6 +79,16 @@ class PerObject:
         """Concatenate rows; a field that any part lacks is None."""
         own = [name for name in vars(parts[0]) if name not in cls.SHARED]
         return replace(parts[0], **{name: _joined([getattr(p, name) for p in parts]) for name in own})
+
+
+def in_batches(function: Callable[..., Sequence[np.ndarray]], *objects: Any) -> list[np.ndarray]:
+    """Return the arrays that `function` makes of N objects, computed for at most `BATCH` of them at a time.
+
+    Objects are arrays with N rows, or dataclasses of such arrays; results have one row for each object.
+    """
+    starts = range(0, max(len(objects[0]), 1), BATCH)
+    parts = [function(*(_taken(each, slice(at, at + BATCH)) for each in objects)) for at in starts]
+    return [np.concatenate(same) for same in zip(*parts, strict=True)]
 
 
 def _taken(value: Any, rows: Any) -> Any:

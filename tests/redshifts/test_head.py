@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,7 @@ from deepfits.redshifts.methods.adapted import (
     _shifted,
     _weights,
 )
+from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.templates import can_fit_templates
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -242,6 +244,21 @@ def test_redshifts_without_labels(head):
     density, kinds = head.densities(light)
     np.testing.assert_allclose(density.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(kinds.sum(axis=1), 1, atol=1e-5)
+
+
+def test_memory_of_predictions_does_not_grow_by_their_distributions(head, columns):
+    """p(z) on the grid and its fine quantiles are in memory for a batch; objects keep their own estimates."""
+    number, times = len(columns["z_spec"]), 40
+    predictor = Predictor(method=Pretrained(head=head), loss="absolute", target="z_spec")
+    once = predictor.predict(Source(columns=columns, bands=BANDS))
+    many = {name: np.concatenate([values] * times) for name, values in columns.items()}
+    tracemalloc.start()
+    found = predictor.predict(Source(columns=many, bands=BANDS))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * times * number * NUM_CELLS * 8  # in one piece, five times that
+    for name in ("z_phot", "z_mean", "z_mode", "p_star", "domain_distance"):
+        np.testing.assert_allclose(found[name][-number:], once[name], rtol=1e-4, atol=1e-6)
 
 
 def test_noise_and_missing_bands_widen_the_distribution(head):

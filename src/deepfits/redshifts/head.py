@@ -27,7 +27,7 @@ from deepfits.redshifts.learning import LIMIT
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, reference_order
 from deepfits.redshifts.spectra import distance_modulus
-from deepfits.splits import PerObject
+from deepfits.splits import PerObject, in_batches
 
 if TYPE_CHECKING:
     import torch
@@ -146,17 +146,27 @@ class Head:
         """Return the same as `densities`, without narrowing p(z)."""
         import torch
 
-        inputs = torch.as_tensor(self.inputs(light))
-        density, kinds = np.zeros((len(light), NUM_CELLS)), np.zeros((len(light), len(CLASSES)))
-        with torch.no_grad():
-            for network in self.networks:
-                network.eval()
-                for start in range(0, len(inputs), 4096):
-                    part = slice(start, start + 4096)
-                    output = network(inputs[part])
-                    density[part] += torch.softmax(output[:, :NUM_CELLS], 1).double().numpy()
-                    kinds[part] += torch.softmax(output[:, NUM_CELLS:], 1).double().numpy()
-        return density / len(self.networks), kinds / len(self.networks)
+        def of(inputs: np.ndarray) -> list[np.ndarray]:
+            with torch.no_grad():
+                outputs = [network.eval()(torch.as_tensor(inputs)) for network in self.networks]
+            pairs = [output.split([NUM_CELLS, len(CLASSES)], 1) for output in outputs]
+            return [
+                np.mean([torch.softmax(part, 1).double().numpy() for part in same], axis=0)
+                for same in zip(*pairs, strict=True)
+            ]
+
+        density, kinds = in_batches(of, self.inputs(light))
+        return density, kinds
+
+    def quantiles(self, light: SceneLight, brightest: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the quantiles of `limited` p(z), ``(N, Q)``, and the probabilities of the classes."""
+
+        def of(part: SceneLight) -> list[np.ndarray]:
+            density, kinds = self.densities(part)
+            return [quantiles_of(self.limited(density, part, brightest)), kinds]
+
+        quantiles, kinds = in_batches(of, light)
+        return quantiles, kinds
 
     def luminosities(self, light: SceneLight, redshift: np.ndarray) -> np.ndarray:
         """Return absolute magnitudes in the reference band, ``(N, ...)``; NaN where that band has no data.

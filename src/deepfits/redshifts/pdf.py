@@ -13,6 +13,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.redshifts.metrics import measured, with_errors
+from deepfits.splits import in_batches
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Levels of the stored quantiles, which include the 68% and 95% intervals and the median."""
@@ -68,7 +69,9 @@ def density(quantiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return quantiles at other levels, including the tails: ``(N, Q)`` to ``(N, len(wanted))``."""
-    out = np.stack([np.interp(wanted, LEVELS, values) for values in quantiles])
+    place = np.maximum(np.searchsorted(LEVELS, wanted, side="right") - 1, 0)
+    slope = np.diff(quantiles, axis=1, append=quantiles[:, -1:]) / np.diff(LEVELS, append=np.inf)
+    out = slope.take(place, axis=1) * (wanted - LEVELS[place]) + quantiles.take(place, axis=1)
     low_slope, high_slope = _tail_slopes(quantiles)
     safe = np.clip(wanted, 1e-6, 1 - 1e-6)
     below = quantiles[:, :1] + np.log(np.minimum(safe / LEVELS[0], 1.0)) / low_slope
@@ -116,15 +119,18 @@ def point_estimates(quantiles: np.ndarray) -> dict[str, np.ndarray]:
     `z_mode` is the centre of the narrowest interval that contains half of the probability, a robust estimate
     of the mode of a distribution given by quantiles.
     """
-    fine = np.linspace(0.005, 0.995, 199)
-    values = values_at(quantiles, fine)
-    width = values[:, 99:] - values[:, :100]
-    narrowest = width.argmin(axis=1)
-    rows = np.arange(len(values))
+
+    def mean_and_mode(part: np.ndarray) -> list[np.ndarray]:
+        values = values_at(part, np.linspace(0.005, 0.995, 199))
+        narrowest = (values[:, 99:] - values[:, :100]).argmin(axis=1)
+        rows = np.arange(len(values))
+        return [values.mean(axis=1), (values[rows, narrowest] + values[rows, narrowest + 99]) / 2]
+
+    mean, mode = in_batches(mean_and_mode, quantiles)
     return {
-        "z_mean": values.mean(axis=1),
+        "z_mean": mean,
         "z_median": quantiles[:, MEDIAN],
-        "z_mode": (values[rows, narrowest] + values[rows, narrowest + 99]) / 2,
+        "z_mode": mode,
         **{name: quantiles[:, np.searchsorted(LEVELS, level)] for name, level in _INTERVALS.items()},
     }
 

@@ -56,7 +56,7 @@ def predict_table(
         filters = getattr(predictor, "filters", ())
     columns = with_filters(columns, filters)
     usable = is_usable(columns)
-    chosen = usable
+    chosen: Any = slice(None) if usable.all() else usable  # without a copy
     if not usable.any():  # predict for a dummy object, to know the columns
         chosen = np.arange(len(usable)) == 0
         columns = {**columns, "latent": np.zeros_like(columns["latent"])}

@@ -173,15 +173,15 @@ class Adapted(HeadMethod):
         """
         stages = []
         for place, head in enumerate(self.heads):
-            density, kinds = head.densities(light)
-            stages.append(quantiles_of(head.limited(density, light, self.brightest if place == 2 else None)))
+            quantiles, kinds = head.quantiles(light, self.brightest if place == 2 else None)
+            stages.append(quantiles)
         if self.templates is not None:
             stages.append(self.templates.raw_quantiles(Photometry.of(source)))
         if self.residual is not None:
             matrix = _residual_features(self.heads[1], source, self.recipes)
-            quantiles = self.residual.predict(source, matrix).quantiles
-            assert quantiles is not None
-            stages.append(quantiles)
+            residual = self.residual.predict(source, matrix).quantiles
+            assert residual is not None
+            stages.append(residual)
         stages += [member.predict(source)["quantiles"] for member in self.members]
         near = np.ones(len(light))
         if self.labelled is not None:
@@ -249,14 +249,14 @@ def _adapted_heads(
     from deepfits.redshifts.head_training import fine_tuned, suited
 
     is_tuned = len(examples) >= FEWEST_TO_TUNE
-    first = quantiles_of(head.densities(examples.light)[0])
+    first, _ = head.quantiles(examples.light)
     shifted, tuned = np.empty_like(first), np.empty_like(first)
     members, zeroed = [], suited(head, examples, NUM_FOLDS)
     with training.progress("adapt", total=len(parts), unit="folds") as task:
         for place, (train, test) in enumerate(parts):
             left_in, left_out = examples.take(train), examples.take(test)
             stage = suited(head, left_in, NUM_FOLDS)
-            shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
+            shifted[test], _ = stage.quantiles(left_out.light)
             if is_tuned:
                 seed = training.options.seed + place
                 rows = np.random.default_rng(seed).permutation(len(train))[:MOST_TO_TUNE]
@@ -359,7 +359,7 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
 
 def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe, ...]) -> Matrix:
     """Return the head's quantiles of ln(1 + z), and other features."""
-    quantiles = np.log1p(quantiles_of(head.densities(SceneLight.of(source, head.bands))[0]))
+    quantiles = np.log1p(head.quantiles(SceneLight.of(source, head.bands))[0])
     names = tuple(f"head_{number}" for number in range(quantiles.shape[1]))
     own = Matrix(values=quantiles.astype(np.float32), names=names)
     return reduce(Matrix.hstack, [recipe.make(source) for recipe in recipes], own)

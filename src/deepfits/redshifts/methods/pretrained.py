@@ -15,6 +15,7 @@ from deepfits.redshifts.head import CLASSES, Head, head_directory, point_of, qua
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.naming import class_columns
 from deepfits.redshifts.scene_light import SceneLight
+from deepfits.splits import in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,14 @@ class Pretrained(HeadMethod):
         for model_hash in np.unique(hashes).tolist():
             _require_model(self.head, str(model_hash), "this head")
         light = SceneLight.of(source, self.head.bands)
-        density, kinds = self.head.densities(light)
-        return Estimates(
-            point=point_of(density, self.loss),
-            quantiles=quantiles_of(density),
-            columns=domain_and_class(self.head, light, kinds),
-        )
+
+        def of(part: SceneLight) -> list[np.ndarray]:
+            density, kinds = self.head.densities(part)
+            return [point_of(density, self.loss), quantiles_of(density), kinds]
+
+        point, quantiles, kinds = in_batches(of, light)
+        columns = domain_and_class(self.head, light, kinds)
+        return Estimates(point=point, quantiles=quantiles, columns=columns)
 
 
 def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
