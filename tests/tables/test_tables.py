@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import weakref
 import zipfile
@@ -34,7 +35,7 @@ from deepfits.errors import InputError
 from deepfits.fitting.columns import Column
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
-from deepfits.tables import parquet
+from deepfits.tables import parquet, writing
 from deepfits.tables.matching import match_positions
 
 NUM = 24
@@ -3590,3 +3591,29 @@ def test_masks_of_lists_that_astropy_writes_into_parquet(tmp_path):
     Table({"aperture": MaskedColumn(np.ones((3, 2)), mask=mask)}).write(tmp_path / "t.parquet")
     found = tables.read_table(tmp_path / "t.parquet")["aperture"]
     np.testing.assert_array_equal(found, np.where(mask, np.nan, 1))
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.fits.gz"])
+def test_fits_in_parts_is_the_fits_of_astropy(tmp_path, monkeypatch, name):
+    """Whatever the number of rows that are converted together: all types, lists of lists, no row at all."""
+    monkeypatch.setattr(writing, "ROWS", 3)
+    for number in (0, 1, 3, 7):
+        values = np.random.default_rng(0).random((number, 2, 3)) * 100
+        kinds = ("i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "?", "c16", ">f4")
+        columns = {f"n{place}": values[:, 0, 0].astype(kind) for place, kind in enumerate(kinds)}
+        columns |= {f"m{place}": values.astype(kind) for place, kind in enumerate(kinds)}
+        columns["text"] = np.array([f"{n}" * n for n in range(number)], dtype="U9")
+        path = tables.write_table(tmp_path / name, columns)
+        fits.table_to_hdu(Table(columns)).writeto(tmp_path / "whole.fits", overwrite=True)
+        with fits.open(path) as ours, fits.open(tmp_path / "whole.fits") as theirs:
+            assert fits.HDUDiff(ours[1], theirs[1]).identical
+            assert ours[1].header == theirs[1].header
+
+
+def test_fits_is_written_without_further_copies(tmp_path):
+    columns = {f"c{n}": np.zeros(200_000) for n in range(40)}  # 64 MB
+    tracemalloc.start()
+    tables.write_table(tmp_path / "t.fits", columns)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 48e6  # several copies of 16,384 rows; of the whole, 256 MB

@@ -1,5 +1,6 @@
 """Writing of tables, in the format of the file extension."""
 
+import gzip
 import json
 import re
 import warnings
@@ -24,6 +25,7 @@ ENDINGS = {
 }  # fmt: skip
 
 LONGEST_IN_FITS = 68  # number of characters of a header card, which a column's name must fit into
+ROWS, BLOCK = 16_384, 2880  # rows of FITS that are converted together, and bytes of a record of the standard
 MOST_IN_FITS = 999  # number of columns that the FITS standard allows
 
 
@@ -186,7 +188,7 @@ def _described(
     """Return an astropy table with units and descriptions, and what `describe` says of each column."""
     from astropy.table import Table
 
-    table = Table({name: _storable(values, format) for name, values in columns.items()})
+    table = Table({name: _storable(values, format) for name, values in columns.items()}, copy=False)
     described = {name: describe(name) for name in table.colnames} if describe is not None else {}
     for name, about in described.items():
         table[name].unit = (about.unit or None) if format != "fits" else None  # whatever astropy makes of it
@@ -238,21 +240,31 @@ def _storable(values: np.ndarray, format: str) -> np.ndarray:
 
 
 def _write_fits(table: Any, path: Path, info: Mapping[str, Any] | None, described: Mapping[str, Any]) -> None:
+    """Write a FITS table, whose rows astropy converts `ROWS` at a time: it makes several copies."""
     from astropy.io import fits
     from astropy.units import Unit
 
-    hdu = fits.table_to_hdu(table)
+    whole = fits.table_to_hdu(table[:0])
     for number, name in enumerate(table.colnames, start=1):
         about = described.get(name)
         if about and about.ucd:
-            hdu.header[f"TUCD{number}"] = about.ucd
+            whole.header[f"TUCD{number}"] = about.ucd
         if about and about.words:
-            hdu.header[f"TCOMM{number}"] = about.words
+            whole.header[f"TCOMM{number}"] = about.words
         unit = about.unit if about else ""
         if not unit.isascii():  # μJy, Å
             unit = str(Unit(unit, parse_strict="silent"))
-        if unit.isascii():
-            hdu.columns[name].unit = unit or None
+        if unit and unit.isascii():
+            whole.columns[name].unit = unit
     if info is not None:
-        hdu.header[INFO.upper()] = json.dumps(info)
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+        whole.header[INFO.upper()] = json.dumps(info)
+    whole.header["NAXIS2"] = len(table)
+    with gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as file:
+        file.write((fits.PrimaryHDU().header.tostring() + whole.header.tostring()).encode("ascii"))
+        for start in range(0, len(table), ROWS):
+            part, content = fits.table_to_hdu(table[start : start + ROWS]), BytesIO()
+            part.writeto(content)
+            size = part.header["NAXIS1"] * part.header["NAXIS2"]
+            first = content.tell() - size - -size % BLOCK
+            file.write(content.getbuffer()[first : first + size])
+        file.write(bytes(-(whole.header["NAXIS1"] * len(table)) % BLOCK))
