@@ -172,11 +172,13 @@ def test_labels_offset_by_more_than_the_radius_are_refused(caplog):
         match_labels(sky, shifted)
     elsewhere = make_sky(600, 9)
     match_labels(sky, as_labels({name: elsewhere[name] for name in ("ra", "dec")}))  # not offset
+    assert "as by chance" in caplog.text
     caplog.clear()
     apart = np.random.default_rng(4).normal(0, 0.1 / 3600, (2, 600))
     found = match_labels(sky, as_labels({"ra": few["ra"] + apart[0], "dec": few["dec"] + apart[1]}))
     assert (found.rows != 100 * found.label_rows).mean() < 0.05
     assert "offset" not in caplog.text
+    assert "by chance" not in caplog.text
 
 
 def test_labels_of_the_same_identity_elsewhere_are_left_out(caplog):

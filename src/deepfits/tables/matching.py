@@ -148,8 +148,8 @@ def require_aligned(
 
     `columns` are those of the second catalogue, in `where`, with ``ra`` and ``dec`` in degrees. There is a
     warning, too, if few objects match these, but more match other positions there, such as those of the
-    optical counterparts in a catalogue of X-ray sources. Raise `InputError` if the second catalogue is offset
-    by more than the radius, so that matches are accidental.
+    optical counterparts in a catalogue of X-ray sources, or if as many match as would by chance. Raise
+    `InputError` if the second catalogue is offset by more than the radius, so that matches are accidental.
     """
     other_ra, other_dec = columns["ra"], columns["dec"]
     is_far = len(separations) > 0 and np.median(separations) > radius_arcsec / 2
@@ -174,7 +174,17 @@ def require_aligned(
             f"{where}: most positions are offset by {said} from the objects, more than the radius of "
             f"{radius_arcsec}″, so that matches would be accidental: subtract the offset from them"
         )
-    if is_far:
+    by_chance = np.mean([
+        (match_one_to_one(ra, dec, other_ra, other_dec + shift, radius_arcsec)[0] >= 0).sum()
+        for shift in np.array([-3.3, -2.1, 2.1, 3.3]) * max(radius_arcsec, OFFSET_ARCSEC) / 3600
+    ])  # fmt: skip
+    if 0 < len(separations) <= by_chance + 3 * np.sqrt(by_chance):
+        log.warning(
+            "WARNING: %s: positions match as many objects (%d) as by chance (%.1f if they are shifted by "
+            "some arcseconds): are these the same objects?",
+            *(where, len(separations), by_chance),
+        )
+    elif is_far:
         log.warning(
             "WARNING: %s: half of the positions lie more than %.2f″ from their objects; %s",
             *(where, np.median(separations)),
