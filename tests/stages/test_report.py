@@ -64,7 +64,7 @@ def test_what_a_run_lacks_is_said_once_with_its_whole_command(base, tmp_path):
     """Commands were broken as prose (`--` at the end of a line), and that for redshifts named no files."""
     shutil.copytree(base / "run", run := tmp_path / "run")
     commands = re.findall(r"<pre>deepfits (.*)</pre>", deepfits.report(run, num_examples=1).read_text())
-    assert f"inpaint {run}/cutouts MODEL --out {run}/inpaint-u --band u" in commands
+    assert f"inpaint {run}/cutouts {run}/model --out {run}/inpaint-u --band u" in commands
     known = f"redshift {run}/features-both spectra.csv --out {run}/redshift --store {run}/cutouts"
     assert [command for command in commands if command.startswith("redshift")] == [known]
 

@@ -105,7 +105,7 @@ def write_report(config: Any) -> Path:
         parts += fit_sections
         summary |= figures
         task.advance()
-        inpainted, summary["inpaint"] = _inpainting(run, store, held)
+        inpainted, summary["inpaint"] = _inpainting(run, store, model, held)
         parts.append(inpainted)
         task.advance()
         redshifts, summary["redshift"] = _redshifts(run, store)
@@ -316,10 +316,10 @@ def _fit_settings(directory: Path, mode: str) -> str:
     return " Settings: " + ", ".join(words) + "."
 
 
-def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[str, Any]]:
+def _inpainting(run: Path, store: Path, model: Path, held: HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
-        command = f"inpaint {store} MODEL --out {run}/inpaint-u --band u"
+        command = f"inpaint {store} {model if model.exists() else 'MODEL'} --out {run}/inpaint-u --band u"
         return _missing_section("Missing bands", "no inpainting", command), {}
     with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
