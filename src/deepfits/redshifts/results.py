@@ -218,7 +218,7 @@ def format_metric(entry: Mapping[str, float | None]) -> str:
     """
     if entry["value"] is None:
         return "–"
-    return f"{entry['value']:.3f}" + (f" ± {entry['error']:.3f}" if entry["error"] is not None else "")
+    return f"{entry['value']:z.3f}" + (f" ± {entry['error']:.3f}" if entry["error"] is not None else "")
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int = 1) -> list[str]:

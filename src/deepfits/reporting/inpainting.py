@@ -114,7 +114,7 @@ def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Pict
     caption = (
         f"Aperture magnitude in the {band} band, predicted without its data, against the measured one, for "
         f"{difference.size:,} held-out objects of at least {MIN_SIGNAL_TO_NOISE:g}σ in this band: median "
-        f"difference {bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
+        f"difference {bias:+z.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
     )
     figure = Figure(figsize=(4.2, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1.2), sharex=True)
@@ -133,7 +133,7 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
             metrics = entry["methods"][method]
             cells.append(" /\n".join(_with_error(metrics, name) for name in ("bias_mag", "scatter_mag")))
         rows.append(
-            [*cells, format_number(entry["pull_median"], "{:+.3f}"), format_number(entry["pull_width"])]
+            [*cells, format_number(entry["pull_median"], "{:+z.3f}"), format_number(entry["pull_width"])]
         )
     defined = validation["definitions"].items()
     shown = [f"{name}: {text}" for name, text in defined if name not in ("model_error", "truth")]
@@ -147,5 +147,5 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
 
 def _with_error(metrics: Mapping[str, Any], name: str) -> str:
     error = metrics[f"{name}_error"]
-    text = format_number(metrics[name], "{:+.3f}" if name == "bias_mag" else "{:.3f}")
+    text = format_number(metrics[name], "{:+z.3f}" if name == "bias_mag" else "{:z.3f}")
     return text if error is None else f"{text} ± {error:.3f}"

@@ -93,7 +93,7 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
         difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
         apart = [np.median(same), np.median(other), np.median(same) / np.median(other)]
         cells = [f"{int(good.sum()):,}", *(f"{value:.2f}" for value in apart)]
-        rows.append([name, *cells, f"{np.median(difference):+.1f}"])
+        rows.append([name, *cells, f"{np.median(difference):+z.1f}"])
     return [
         PageTable(
             columns=["", "objects", "between two starts", "between objects", "ratio", "Δχ²"],

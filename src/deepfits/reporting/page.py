@@ -47,7 +47,7 @@ def single(size: tuple[float, float], draw: Callable[[Axes], Any]) -> Figure:
     return figure
 
 
-def format_number(value: float | None, form: str = "{:.3f}") -> str:
+def format_number(value: float | None, form: str = "{:z.3f}") -> str:
     """Format a number as a table cell; None gives an empty cell."""
     return "" if value is None else form.format(value)
 
