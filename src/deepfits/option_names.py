@@ -12,6 +12,7 @@ MORE_NAMES = {
     "label_column": ["--target"],
     "options": ["--set"],
     "ids": ["--object-id"],
+    "object_ids": ["--id"],
 }
 
 

@@ -92,7 +92,7 @@ def test_an_object_is_found_by_its_position(client, loaded):
     assert found["row"] == 7
     assert found["separation_arcsec"] == pytest.approx(1.0, abs=0.01)
     assert "within 5″" in client.get("/api/find", params={"what": f"{ra[7]} {-dec[7] - 1}"}).json()["error"]
-    assert "identity 'NGC 1'" in client.get("/api/find", params={"what": "NGC 1"}).json()["error"]
+    assert "has no object_id NGC 1" in client.get("/api/find", params={"what": "NGC 1"}).json()["error"]
 
 
 def test_neighbours_are_those_of_a_plain_search(client, loaded):

@@ -18,6 +18,7 @@ from deepfits.explorer.oddity import _compared
 from deepfits.fitting.similarity import Similarity
 from deepfits.observation import SceneGrid, Sight
 from deepfits.results import require_finished
+from deepfits.stages.show import _form_of
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
 from tests.helpers.drawn_run import NUM, load, make_run
@@ -65,8 +66,24 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     picture = matplotlib.image.imread(out / "show.png")
     assert picture[..., :3].std() > 0.1
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(InputError, match=f"has no object_id 12; an example of an object_id there is {FIRST}"):
+    lines = (out / "table.md").read_text().splitlines()
+    column = lines[0].split("|").index(next(name for name in lines[0].split("|") if "reduced_chi2" in name))
+    decimals = {len(line.split("|")[column].strip().partition(".")[2]) for line in lines[2:]}
+    assert len(decimals) == 1
+    place = f"{found[1]['ra']} {found[1]['dec']}"
+    by_place = rows_of(deepfits.show(run, ids=[place, FIRST + 7], out=tmp_path / "by-place"))
+    assert [one["object_id"] for one in by_place] == [str(FIRST + 3), str(FIRST + 7)]
+    with pytest.raises(InputError, match=f"has no object_id 12, .* example of an object_id there is {FIRST}"):
         deepfits.show(run, ids=[12])
+    with pytest.raises(InputError, match="no object lies within 5″"):
+        deepfits.show(run, ids=["10 20"])
+
+
+def test_tables_of_objects_have_one_number_of_decimals():
+    assert _form_of(np.array([19.91, 21.0, np.nan])) == "z.2f"
+    assert _form_of(np.array([0.9875, 1.45, 0.0])) == "z.3f"
+    assert _form_of(np.array([1.02, 30_000.0])) == ".4g"
+    assert _form_of(np.array([np.nan])) == ".4g"
 
 
 def test_pictures_do_not_depend_on_the_settings_of_the_user(run, tmp_path):

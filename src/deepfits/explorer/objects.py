@@ -126,11 +126,15 @@ class Objects:
         try:
             ra, dec = read_place(text)
         except InputError:
-            raise InputError(f"no object has the identity {text!r}, and it is not a position") from None
+            example = f"an example of an object_id there is {self.object_id[0]}"
+            raise InputError(
+                f"{self.directory}: has no object_id {text}, and this is not a position; {example}"
+            ) from None
         place = np.array([ra]), np.array([dec])
         rows, separation, _ = match_one_to_one(*place, *self._positions(), FIND_RADIUS_ARCSEC)
         if rows[0] < 0:
-            raise InputError(f"no object lies within {FIND_RADIUS_ARCSEC:g}″ of {ra:.6f} {dec:+.6f}")
+            nothing = f"no object lies within {FIND_RADIUS_ARCSEC:g}″ of {ra:.6f} {dec:+.6f}"
+            raise InputError(f"{self.directory}: {nothing}")
         return int(rows[0]), float(separation[0])
 
     def overlay(

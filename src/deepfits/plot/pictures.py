@@ -197,10 +197,12 @@ def tiles(
     noise = noise_per_band(weight) if noise is None else noise
     lines, columns = -(-len(image) // columns), min(columns, len(image))
     wide = 1 if fitted is None else 3
-    figure = figure or Figure(figsize=(columns * (wide + 0.25), lines * 1.65))
-    above = 0.02 if fitted is None else 0.2  # inches
+    above = 0.02 if fitted is None else 0.2  # inches, as are
+    below = 0.15 + 0.13 * max(caption.count("\n") + 1 for caption in captions)
+    height = above + lines * (1 + below)
+    figure = figure or Figure(figsize=(columns * (wide + 0.25), height))
     figure.subplots_adjust(
-        left=0.01, right=0.99, top=1 - above / (lines * 1.65), bottom=0.02, wspace=0.08, hspace=0.45
+        left=0.01, right=0.99, top=1 - above / height, bottom=below / height, wspace=0.08, hspace=below
     )
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for ax in axes:

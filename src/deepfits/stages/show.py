@@ -50,7 +50,7 @@ class ShowConfig(Looking):
     """Parameters of `show`."""
 
     ids: Sequence[int | str]
-    """Identifiers (`object_id`) of the objects to show, in this order."""
+    """Identifiers (`object_id`) of the objects to show, in this order, or positions, such as "150.1 2.25"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class SimilarConfig(Looking, Choosing):
     """Parameters of `similar`."""
 
     ids: Sequence[int | str]
-    """Identifiers (`object_id`) of the examples; with several, objects near all of them are found."""
+    """Identifiers (`object_id`) or positions of the examples; with several, objects near all of them are
+    found."""
     unlike: Sequence[int | str] = ()
     """Identifiers of counter-examples: objects nearer to one of these than to the examples are excluded."""
     number: Annotated[int, Range(ge=1)] = 24
@@ -156,7 +157,7 @@ def similar(config: SimilarConfig) -> Path:
     rows = np.concatenate([examples, neighbours])
     away = np.concatenate([np.zeros(len(examples)), distance])
     names = objects.object_id[rows].tolist()
-    marks = [*["example"] * len(examples), *(f"{value:.2f}" for value in distance)]
+    marks = [*["example"] * len(examples), *(f"distance {value:.2f}" for value in distance)]
     captions = [f"{name}   {mark}" for name, mark in zip(names, marks, strict=True)]
     return _write(config, "similar", partial(plot.tiles, captions=captions), drawer, rows, {"distance": away})
 
@@ -231,12 +232,8 @@ def _load(config: Any) -> tuple[Objects, Drawer]:
 
 def _rows(objects: Objects, ids: Sequence[int | str]) -> np.ndarray:
     rows = objects.rows_of(list(ids))
-    if (rows < 0).any():
-        absent = [str(identity) for identity, row in zip(ids, rows, strict=True) if row < 0]
-        raise InputError(
-            f"{objects.directory}: has no object_id {', '.join(absent[:5])}; an example of an object_id "
-            f"there is {objects.object_id[0]}"
-        )
+    for place in np.flatnonzero(rows < 0).tolist():
+        rows[place] = objects.find(str(ids[place]))[0]
     return rows
 
 
@@ -279,15 +276,24 @@ def _markdown(columns: Mapping[str, np.ndarray]) -> str:
     """Format columns as a Markdown table: numbers aligned to the right, text to the left."""
     padded = []
     for name, values in columns.items():
-        cells = [name, *(_cell(value, name) for value in values.tolist())]
+        form = "z.5f" if name in ("ra", "dec") else _form_of(values)
+        cells = [name, *(_cell(value, form) for value in values.tolist())]
         width, is_text = max(2, *map(len, cells)), values.dtype.kind not in "fiub"
         cells.insert(1, "-" * width if is_text else "-" * (width - 1) + ":")
         padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in zip(*padded, strict=True))
 
 
-def _cell(value: Any, name: str) -> str:
+def _form_of(values: np.ndarray) -> str:
+    """Return the format of a column of numbers: one number of decimals, unless they differ too much."""
+    size = np.abs(values[np.isfinite(values) & (values != 0)]) if values.dtype.kind == "f" else values[:0]
+    if not len(size) or max(size.max(), size.max() / size.min()) > 1e4:
+        return ".4g"
+    return f"z.{max(0, 3 - int(np.floor(np.log10(size.max()))))}f"
+
+
+def _cell(value: Any, form: str) -> str:
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.5f}" if name in ("ra", "dec") else f"{value:.4g}"
+        return "" if np.isnan(value) else format(value, form)
     text = " ".join(str(value).split()).replace("|", r"\|")
     return text if len(text) <= WIDEST_CELL else f"{text[: WIDEST_CELL - 1]}…"
