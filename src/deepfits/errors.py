@@ -84,12 +84,12 @@ def listed(entries: Sequence[object], most: int = 5, joint: str = ", ") -> str:
     return joint.join(map(str, entries[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) -> InputError:
+def joined_error(errors: Sequence[InputError], total: int, parts: str, remedy: str) -> InputError:
     """Return one error for several of `total` parts (fields, files); the first if all failed, as if alike.
 
     Examples
     --------
-    >>> str(together([InputError("a: empty"), InputError("b: empty")], 9, "fields", "Repair them"))
+    >>> str(joined_error([InputError("a: empty"), InputError("b: empty")], 9, "fields", "Repair them"))
     '2 of 9 fields cannot be used: a: empty; b: empty. Repair them'
     """
     if len(errors) == total:
@@ -99,7 +99,7 @@ def together(errors: Sequence[InputError], total: int, parts: str, remedy: str) 
 
 
 def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str) -> list[Result]:
-    """Return the results of `work` for each item, or raise one error for all that fail; see `together`."""
+    """Return the results of `work` for each item, or raise one `joined_error` for all that fail."""
     done: list[Result] = []
     failed: list[InputError] = []
     for item in items:
@@ -108,7 +108,7 @@ def for_each(items: Sequence[Item], work: Callable[[Item], Result], parts: str) 
         except InputError as error:
             failed.append(error)
     if failed:
-        raise together(failed, len(items), parts, "Leave out what cannot be repaired")
+        raise joined_error(failed, len(items), parts, "Leave out what cannot be repaired")
     return done
 
 
@@ -262,7 +262,7 @@ def missing_extra(error: BaseException) -> str | None:
     if not (extras := _EXTRAS.get(name.split(".")[0], ())):
         return None
     names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [name.split(".") for name in reversed(names) if name.startswith("deepfits.")]  # innermost first
-    parts = [part for module in ours for part in module]
+    modules = [name.split(".") for name in reversed(names) if name.startswith("deepfits.")]  # innermost first
+    parts = [part for module in modules for part in module]
     extra = next((extra for part in parts for extra in extras if part.startswith(extra)), extras[0])
     return f"this needs {name!r}; install it with `pip install 'deepfits[{extra}]'`"

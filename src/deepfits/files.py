@@ -67,8 +67,8 @@ def writing(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(final)
             os.replace(temporary, final)
     except InputError as error:  # the writer knows only the temporary name
-        said = str(error).replace(f"{temporary}", f"{final}").replace(temporary.name, final.name)
-        raise InputError(said) from error
+        message = str(error).replace(f"{temporary}", f"{final}").replace(temporary.name, final.name)
+        raise InputError(message) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -173,9 +173,9 @@ class Observation:
     def __len__(self) -> int:
         return len(self.rows) // self.num_bands
 
-    def __getitem__(self, which: slice) -> Self:
+    def __getitem__(self, chosen: slice) -> Self:
         rows, columns = (
-            m.unflatten(0, (-1, self.num_bands))[which].flatten(0, 1) for m in (self.rows, self.columns)
+            m.unflatten(0, (-1, self.num_bands))[chosen].flatten(0, 1) for m in (self.rows, self.columns)
         )
         return type(self)(rows, columns, self.num_bands)
 
@@ -187,12 +187,12 @@ class Observation:
     def put(self, slots: Tensor, other: Self) -> None:
         """Replace the objects in `slots` by those of `other`."""
         for name in ("rows", "columns") if self.turned is None else ("rows", "columns", "turned"):
-            mine, theirs = (getattr(way, name).unflatten(0, (-1, self.num_bands)) for way in (self, other))
-            mine[slots] = theirs
+            target, source = (getattr(way, name).unflatten(0, (-1, self.num_bands)) for way in (self, other))
+            target[slots] = source
 
     def __call__(self, scene: Tensor) -> Tensor:
         """Map scenes, ``(N, B, S, S)``, to data, ``(N, B, D, D)``; differentiable."""
-        rows, columns = self._of(len(scene))
+        rows, columns = self._matrices(len(scene))
         part = torch.bmm(scene.flatten(0, 1), columns)  # (N·B, S, T·D)
         return torch.bmm(rows, part.view(len(part), -1, self.size)).view(*scene.shape[:2], *2 * [self.size])
 
@@ -206,7 +206,7 @@ class Observation:
         """Apply the adjoint, from ``(N, B, D, D)`` to ``(N, B, S, S)``; without derivatives."""
         if self._is_small(image):
             return self._small("deepfits_transpose", self.turned, image, self.columns.shape[1])
-        rows, columns = self._of(len(image))
+        rows, columns = self._matrices(len(image))
         part = torch.bmm(rows.mT, image.flatten(0, 1))  # (N·B, S·T, D)
         return torch.bmm(part.view(len(part), columns.shape[1], -1), columns.mT).unflatten(0, image.shape[:2])
 
@@ -232,12 +232,12 @@ class Observation:
             return self._small(
                 "deepfits_tangents", self.columns, derivative, self.size, length, self.num_bands
             )
-        rows, columns = self._of(number)
+        rows, columns = self._matrices(number)
         flat = derivative.transpose(1, 2).reshape(len(rows), -1, derivative.shape[-1])  # (N·B, L·S, S)
         part = torch.bmm(flat, columns).view(len(rows), length, -1, self.size)
         return (rows[:, None] @ part).unflatten(0, (number, -1)).transpose(1, 2).contiguous()
 
-    def _of(self, number: int) -> tuple[Tensor, Tensor]:
+    def _matrices(self, number: int) -> tuple[Tensor, Tensor]:
         if len(self) == number:
             return self.rows, self.columns
         return self.rows.repeat(number, 1, 1), self.columns.repeat(number, 1, 1)

@@ -112,8 +112,8 @@ def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a filter's wavelengths and transmission on a regular grid of `STEP`; see `read_curve`."""
     wavelength, response = read_curve(name)
-    seen = wavelength[response > 1e-4 * response.max()]
-    grid = np.arange(STEP * np.floor(seen[0] / STEP), seen[-1] + STEP, STEP)
+    transmitted = wavelength[response > 1e-4 * response.max()]
+    grid = np.arange(STEP * np.floor(transmitted[0] / STEP), transmitted[-1] + STEP, STEP)
     return grid, np.clip(np.interp(grid, wavelength, response, left=0.0, right=0.0), 0.0, None)
 
 
@@ -162,8 +162,10 @@ def require_own_bands(bands: Sequence[str], filters: Sequence[str], wavelengths:
         if any(band in known for known in WAVELENGTHS.values())
     }
     for band, name, wavelength in zip(bands, filters, wavelengths, strict=True):
-        apart = {other: abs(np.log(wavelength) - value) for other, value in usual.items()}
-        if band in usual and (apart[band] > np.log(FARTHEST) or apart[band] > min(apart.values()) + 0.03):
+        distance = {other: abs(np.log(wavelength) - value) for other, value in usual.items()}
+        if band in usual and (
+            distance[band] > np.log(FARTHEST) or distance[band] > min(distance.values()) + 0.03
+        ):
             raise InputError(
                 f"filters: {name!r}, at {wavelength:.0f} Å, is given for band {band}, which is near "
                 f"{np.exp(usual[band]):.0f} Å; give one for each of {', '.join(bands)} in this order"
@@ -202,10 +204,10 @@ def wavelength_in_header(header: Mapping[str, Any], band: str) -> float | None:
     camera = next((name for name, pattern in _CAMERAS if re.search(pattern, words)), None)
     if camera is None:
         return None
-    known, seen = WAVELENGTHS[camera], str(header.get("FILTER", "")).upper()
-    if camera == "cfht_megacam" and band == "u" and ("9301" in seen or "*" in seen):
+    known, filter_name = WAVELENGTHS[camera], str(header.get("FILTER", "")).upper()
+    if camera == "cfht_megacam" and band == "u" and ("9301" in filter_name or "*" in filter_name):
         band = "ustar"
-    if camera == "hsc2017" and re.search(rf"\b{re.escape(band)}2\b", seen, re.IGNORECASE):
+    if camera == "hsc2017" and re.search(rf"\b{re.escape(band)}2\b", filter_name, re.IGNORECASE):
         band = f"{band}2"
     value = known.get(band, known.get(band.swapcase()))
     return None if value is None else float(value)

@@ -79,9 +79,9 @@ def _layers(image: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarra
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     bands = np.flatnonzero(is_known.any(axis=(1, 2)))
     thirds = np.array_split(bands, 3) if len(bands) >= 3 else [bands] * 3
-    number = np.stack([is_known[which].sum(axis=0) for which in thirds])
-    total = np.stack([np.where(is_known[which], image[which], 0).sum(axis=0) for which in thirds])
-    sigma = [np.sqrt((noise[which] ** 2).sum()) / max(1, len(which)) for which in thirds]
+    number = np.stack([is_known[third].sum(axis=0) for third in thirds])
+    total = np.stack([np.where(is_known[third], image[third], 0).sum(axis=0) for third in thirds])
+    sigma = [np.sqrt((noise[third] ** 2).sum()) / max(1, len(third)) for third in thirds]
     layers = np.array(_BALANCE)[:, None, None] * total / np.maximum(number, 1)
     return layers, (number == 0).any(axis=0), float(np.max(np.array(_BALANCE) * sigma))
 

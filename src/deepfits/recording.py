@@ -35,9 +35,9 @@ class Recording:
         """Run the work; the returned tensors are copies that later calls do not overwrite."""
         if not self.held:
             self.held = [None if t is None else t.clone() for t in given]
-        for mine, theirs in zip(self.held, given, strict=True):
-            if mine is not None and theirs is not None:
-                mine.copy_(theirs)
+        for held, value in zip(self.held, given, strict=True):
+            if held is not None and value is not None:
+                held.copy_(value)
         self.calls += 1
         if self.calls <= WARM_UP:
             side, current = torch.cuda.Stream(), torch.cuda.current_stream()

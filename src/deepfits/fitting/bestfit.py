@@ -172,16 +172,16 @@ def fit(
         )
         for latent in begin
     ]
-    best, whole = _best_of(results), Fit.empty(len(enough), num_latents, num_bands, begin.dtype)
+    best, padded = _best_of(results), Fit.empty(len(enough), num_latents, num_bands, begin.dtype)
     for f in fields(Fit):  # rows without enough data keep the status TOO_LITTLE_DATA
-        getattr(whole, f.name)[enough] = getattr(best, f.name)
+        getattr(padded, f.name)[enough] = getattr(best, f.name)
     if isinstance(used_solver, LBFGS) and (best.latent.abs() > FARTHEST).any(1).float().mean() > 0.5:
         log.warning(
             "WARNING: fit: most latents have numbers beyond %g, where L-BFGS may stop far from the minimum: "
             "scale them inside render, so that they are of order 1",
             FARTHEST,
         )
-    return whole
+    return padded
 
 
 def make_solver(

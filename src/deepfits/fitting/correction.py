@@ -110,11 +110,11 @@ def _linear_terms(
     drawn: np.ndarray, measured: np.ndarray, hidden: tuple[int, ...], softening: np.ndarray
 ) -> np.ndarray:
     """Return the model's mean magnitude and colours, and the residuals in the bands that were fitted."""
-    seen = [band for band in range(drawn.shape[1]) if band not in hidden]
+    shown = [band for band in range(drawn.shape[1]) if band not in hidden]
     magnitude = asinh_magnitude(drawn, softening, 0.0)
-    residual = asinh_magnitude(measured[:, seen], softening[seen], 0.0) - magnitude[:, seen]
+    residual = asinh_magnitude(measured[:, shown], softening[shown], 0.0) - magnitude[:, shown]
     residual = np.where(np.isfinite(residual), np.clip(residual, -1, 1), 0.0)
-    return np.column_stack([magnitude[:, seen].mean(1), np.diff(magnitude, axis=1), residual])
+    return np.column_stack([magnitude[:, shown].mean(1), np.diff(magnitude, axis=1), residual])
 
 
 def _terms(linear: np.ndarray, num_bands: int, quadratic: bool) -> np.ndarray:

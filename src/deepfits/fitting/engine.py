@@ -116,8 +116,11 @@ def minimise(
     def work(rows: Tensor) -> Fit:
         out = Fit.empty(len(rows), start.shape[1], image.shape[1], start.dtype)
         if len(rows):
-            data, seen = (image[rows], weight[rows], start[rows]), None if sight is None else sight.take(rows)
-            pool = _Pool(objective, solver, *data, num_slots, device, seen)
+            data, observed_by = (
+                (image[rows], weight[rows], start[rows]),
+                None if sight is None else sight.take(rows),
+            )
+            pool = _Pool(objective, solver, *data, num_slots, device, observed_by)
             while pool.is_busy and not stop.is_set():
                 advance(pool.collect(out, *pool.advance()))
         return out
@@ -227,18 +230,18 @@ class _Pool:
         slots = slots[: len(objects)]
         self.next += len(objects)
         self.owner[slots] = objects
-        there = slots.to(self.image.device)
+        places = slots.to(self.image.device)
         image, weight, start = (t[objects].to(self.image.device) for t in self.source)
-        self.image[there], self.weight[there] = image, weight
+        self.image[places], self.weight[places] = image, weight
         if self.sight is not None and self.observation is not None:
-            seen = self.sight.take(objects).to(self.image.device).observation(start.dtype)
-            self.observation.put(there, seen)
+            observation = self.sight.take(objects).to(self.image.device).observation(start.dtype)
+            self.observation.put(places, observation)
         for name, fresh in self.solver.init(start).items():
-            self.state[name][there] = fresh
-        self.best["latent"][there] = start
+            self.state[name][places] = fresh
+        self.best["latent"][places] = start
         for name in ("loss", "loss_start"):
-            self.best[name][there] = torch.inf
-        self.best["num_steps"][there] = 0
+            self.best[name][places] = torch.inf
+        self.best["num_steps"][places] = 0
 
 
 def in_threads(

@@ -202,13 +202,13 @@ def _inject(
     return replace(fluxes, **{name: values[is_seen] for name, values in vars(fluxes).items()}), truth[is_seen]
 
 
-def _in_bands(which: np.ndarray, measured: ModelError, otherwise: ModelError) -> ModelError:
+def _in_bands(is_first: np.ndarray, measured: ModelError, otherwise: ModelError) -> ModelError:
     """Return what was measured, with the values of `otherwise` in bands that are not in `which`."""
 
     def chosen(first: Any, second: Any) -> Any:
         if isinstance(first, dict):
             return {kind: chosen(first[kind], second[kind]) for kind in first}
-        return tuple(float(value) for value in np.where(which, first, second))
+        return tuple(float(value) for value in np.where(is_first, first, second))
 
     names = "flux_fraction", "flux_unseen", "light_fraction"
     return replace(measured, **{n: chosen(getattr(measured, n), getattr(otherwise, n)) for n in names})
@@ -239,11 +239,11 @@ def _flux_fractions(
     sums = np.broadcast_to(fitter.sums[1], image.shape), counted * circles[:, None]
     out = {}
     for number, (kind, over_pixels) in enumerate(zip(FLUXES, sums, strict=True), start=1):
-        seen = (pixels * over_pixels).sum((2, 3))
+        model_flux = (pixels * over_pixels).sum((2, 3))
         error = np.sqrt((variance * over_pixels**2).sum((2, 3)))
         flux, noise = (measured[name][rows, :, number] for name in ("flux", "flux_std"))
         out[kind] = tuple(
-            float(model_error(flux[:, band], noise[:, band], seen[:, band], error[:, band]) or 0.0)
+            float(model_error(flux[:, band], noise[:, band], model_flux[:, band], error[:, band]) or 0.0)
             for band in range(len(fitter.info.bands))
         )
     return out

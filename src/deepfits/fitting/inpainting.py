@@ -101,8 +101,8 @@ def match_brightest(
     from scipy.spatial import cKDTree
 
     here = np.nan_to_num(unit_vectors(ra, dec), nan=2.0)  # unknown positions are near none
-    there = np.nan_to_num(unit_vectors(true_ra, true_dec))
-    near = cKDTree(there).query_ball_point(here, np.radians(MATCH_RADIUS_ARCSEC / 3600))
+    truth = np.nan_to_num(unit_vectors(true_ra, true_dec))
+    near = cKDTree(truth).query_ball_point(here, np.radians(MATCH_RADIUS_ARCSEC / 3600))
     return np.array([rows[np.argmin(true_magnitude[rows])] if rows else -1 for rows in near], dtype=int)
 
 

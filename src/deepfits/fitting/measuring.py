@@ -202,8 +202,11 @@ class _Measurement:
             for number, aperture in enumerate(through)
         ]
         flux, error = (np.stack(values, axis=2) for values in zip(*joined, strict=True))
-        whole = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}
-        return whole | {"aperture_flux": torch.from_numpy(flux), "aperture_flux_err": torch.from_numpy(error)}
+        totals = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}
+        return totals | {
+            "aperture_flux": torch.from_numpy(flux),
+            "aperture_flux_err": torch.from_numpy(error),
+        }
 
 
 def total_radius_pixels(fitter: Fitter, model: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -103,8 +103,8 @@ def residual_figures(
     gain = np.sqrt(per_pixel.sum((2, 3), keepdims=True) / pixels)  # 0 for a band without data
     filtered, noise2, error = smoothed(residual, variance, light, NARROW_PIXELS)
     each = over(filtered, noise2 + error**2) * is_valid
-    narrow = _together(filtered, noise2, error, gain) * is_valid.any(1)
-    wide = _together(*smoothed(residual, variance, light, WIDE_PIXELS), gain) * is_valid.any(1)
+    narrow = _significance_of_all(filtered, noise2, error, gain) * is_valid.any(1)
+    wide = _significance_of_all(*smoothed(residual, variance, light, WIDE_PIXELS), gain) * is_valid.any(1)
     plain = over(residual, variance), over(filtered, noise2)  # in units of noise alone, to measure sharpness
     distance = distance_from_middle(image.shape[3])
     kinds = ("structure", "extended", "colour", "artefact")
@@ -119,7 +119,7 @@ def residual_figures(
         for band in range(len(bands)):
             position = _peak(each[row, band], inside)[1]
             sharp = _is_sharp(plain[0][row, band], plain[1][row, band], position)
-            peaks.append(_of_one_band(each[row], sharp, band, position, inside, distance, bands))
+            peaks.append(_peak_of_band(each[row], sharp, band, position, inside, distance, bands))
         for kind, height, position, what in peaks:
             if abs(height) > out[kind][row]:
                 out[kind][row] = abs(height)
@@ -134,7 +134,9 @@ def over(signal: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.where(variance > 0, signal / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def _together(filtered: np.ndarray, noise2: np.ndarray, error: np.ndarray, gain: np.ndarray) -> np.ndarray:
+def _significance_of_all(
+    filtered: np.ndarray, noise2: np.ndarray, error: np.ndarray, gain: np.ndarray
+) -> np.ndarray:
     """Return S of all bands together, ``(N, H, W)``; model errors are fully correlated between bands."""
     return over((gain * filtered).sum(1), (gain**2 * noise2).sum(1) + (gain * error).sum(1) ** 2)
 
@@ -144,7 +146,7 @@ def _peak(significance: np.ndarray, inside: np.ndarray) -> tuple[float, int]:
     return float(significance.flat[position] * inside.flat[position]), position
 
 
-def _of_one_band(
+def _peak_of_band(
     each: np.ndarray,
     is_sharp: bool,
     band: int,

@@ -277,11 +277,11 @@ def joined_with_data(
     residual = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
     data_variance = (own**2 / np.where(is_seen, weight, np.inf)).sum((2, 3)) * noise**2
     shared = model_noise**2
-    seen = (fraction * np.where(is_seen, light, 0).sum((2, 3))) ** 2
+    model_variance = (fraction * np.where(is_seen, light, 0).sum((2, 3))) ** 2
     unseen = (fraction * np.where(is_seen, 0, light).sum((2, 3))) ** 2
     free = np.maximum(data_variance - np.nan_to_num(shared), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(seen > 0, seen / (seen + free), 0.0)
+        share = np.where(model_variance > 0, model_variance / (model_variance + free), 0.0)
     removed = np.where(np.isfinite(model), model, 0) * (aperture - own)
     variance = shared + share * free + unseen + (UNSURE * np.maximum(removed.sum((2, 3)), 0)) ** 2
     return (drawn + share * residual).astype(np.float32), np.sqrt(variance).astype(np.float32)
@@ -307,13 +307,15 @@ class OwnFluxes:
         """
         radius = measured["total_radius"] * pixel_scale_arcsec
         inside = of_point_source(psf, radius)
-        whole = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
-        factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
+        aperture_correction = 1 / inside + measured["beyond"][:, None]  # total over the flux in the circle
+        factor = np.stack([np.ones_like(aperture_correction), aperture_correction], axis=2).astype(np.float32)
         background, none = measured["background"], np.zeros_like(measured["background"])
         flux = measured["flux"][:, :, 1:] - np.stack([none, background], axis=2)
         beyond = measured["beyond"][:, None] * flux[:, :, 1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            outside = (measured["outside"][:, None] * flux[:, :, 1]).sum(1) / (whole * flux[:, :, 1]).sum(1)
+            outside = (measured["outside"][:, None] * flux[:, :, 1]).sum(1) / (
+                aperture_correction * flux[:, :, 1]
+            ).sum(1)
         removed = (UNSURE * measured["removed"])[:, :, None]
         unsure = EXTRAPOLATED * np.stack([none, np.hypot(beyond, background)], axis=2)
         return cls(

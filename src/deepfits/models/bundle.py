@@ -144,7 +144,7 @@ class Model:
         if self.grid is None:
             return None
         order = self.order(info)
-        return sight_of(order.cutouts(cutouts), order.info(info), self.grid).to(self._like.device)
+        return sight_of(order.cutouts(cutouts), order.info(info), self.grid).to(self._any_parameter.device)
 
     def order(self, info: StoreInfo) -> BandOrder:
         """Return how the bands of a store map to those of the model.
@@ -322,12 +322,12 @@ class Model:
         return self.embedder(self.network_input(image, weight, sight))
 
     @property
-    def _like(self) -> Tensor:
+    def _any_parameter(self) -> Tensor:
         """A parameter of the networks, for its dtype and device."""
         return cast(Tensor, self.embedder.last.bias)
 
     def _to_tensor(self, array: Tensor | np.ndarray, name: str) -> Tensor:
-        return as_tensor(array, name, dtype=self._like.dtype, device=self._like.device)
+        return as_tensor(array, name, dtype=self._any_parameter.dtype, device=self._any_parameter.device)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the networks to a device, and return the model."""

@@ -31,8 +31,8 @@ def describe(model: Model, name: str = "model") -> str:
 
 def _purpose(model: Model) -> str:
     info, pixels = model.info, f"pixels of {model.info.pixel_scale_arcsec:.4g}″"
-    seen = zip(info.bands, info.fwhm_arcsec, strict=True)
-    seeing = ", ".join(f"{band} {fwhm:.2f}″" for band, fwhm in seen if math.isfinite(fwhm))
+    of_bands = zip(info.bands, info.fwhm_arcsec, strict=True)
+    seeing = ", ".join(f"{band} {fwhm:.2f}″" for band, fwhm in of_bands if math.isfinite(fwhm))
     if model.grid is not None:
         side, reference = info.size * info.pixel_scale_arcsec, model.grid.reference_fwhm_arcsec
         lines = [

@@ -38,9 +38,9 @@ def require_psf(psf: np.ndarray | None, used: np.ndarray, info: StoreInfo, grid:
     `psf`, ``(N, B, K, 2)`` or None, is as in a store; `used`, ``(N, B)`` bool, says which bands have data.
     """
     reason = None
-    for one, is_used in zip(psf_or_moffat(psf, info.fwhm_arcsec, len(used)), used, strict=True):
+    for of_object, is_used in zip(psf_or_moffat(psf, info.fwhm_arcsec, len(used)), used, strict=True):
         try:
-            all_above_reference(one[None], grid, info.bands, is_used[None])
+            all_above_reference(of_object[None], grid, info.bands, is_used[None])
         except InputError as error:
             reason = reason or error
         else:

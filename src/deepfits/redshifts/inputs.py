@@ -78,8 +78,8 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     names = filters_of(bands, filters)
     wavelengths = [wavelength_of(name) for name in names]
     require_own_bands(bands, names, wavelengths)
-    seen, number = zip(bands, wavelengths, strict=True), len(columns["object_id"])
-    return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
+    of_bands, number = zip(bands, wavelengths, strict=True), len(columns["object_id"])
+    return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in of_bands}
 
 
 def records_filters(columns: Columns) -> bool:
@@ -98,9 +98,15 @@ def known_filters(columns: Columns) -> tuple[str, ...]:
     for band in band_names(columns):
         number = columns.get(f"dof_{band}", np.ones(len(columns["object_id"])))
         wavelength = columns.get(f"{COLUMN}_{band}", np.full(len(number), np.nan))
-        told = np.unique(wavelength[number > 0])
-        is_one = len(told) == 1 and bool(np.isfinite(told[0]))
-        names.append(filter_at(float(told[0]), band) if is_one else None if len(told) else FILTERS.get(band))
+        wavelengths = np.unique(wavelength[number > 0])
+        is_one = len(wavelengths) == 1 and bool(np.isfinite(wavelengths[0]))
+        names.append(
+            filter_at(float(wavelengths[0]), band)
+            if is_one
+            else None
+            if len(wavelengths)
+            else FILTERS.get(band)
+        )
         is_known |= is_one
     return tuple(name for name in names if name is not None) if is_known and all(names) else ()
 

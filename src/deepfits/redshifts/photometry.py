@@ -54,11 +54,13 @@ def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> 
     cycles = np.fft.fftfreq(number, pixel_scale_arcsec)
     squared = (2 * np.pi) ** 2 * (cycles[:, None] ** 2 + cycles**2)
     weight, sigma = np.asarray(psf, dtype=np.float64).T
-    seen = np.tensordot(weight, np.exp(-0.5 * squared * (sigma**2)[:, None, None]), 1)
+    transfer = np.tensordot(weight, np.exp(-0.5 * squared * (sigma**2)[:, None, None]), 1)
     pixel = np.sinc(cycles * pixel_scale_arcsec)
-    seen *= pixel[:, None] * pixel
+    transfer *= pixel[:, None] * pixel
     wanted = np.exp(-0.5 * squared * (COMMON_FWHM_ARCSEC / FWHM_PER_SIGMA) ** 2)
-    kernel = wanted * seen / (seen**2 + 1e-8)  # regularised deconvolution and convolution to the common PSF
+    kernel = (
+        wanted * transfer / (transfer**2 + 1e-8)
+    )  # regularised deconvolution and convolution to the common PSF
     centre = np.exp(-2j * np.pi * cycles * (size - 1) / 2 * pixel_scale_arcsec)
     apertures = []
     for radius in np.minimum(RADII_ARCSEC, size * pixel_scale_arcsec / 2).tolist():

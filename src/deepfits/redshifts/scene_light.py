@@ -62,13 +62,13 @@ class SceneLight(PerObject):
         A band without any data (``dof_<band>`` of 0) is also missing, although the scene has a flux there.
         """
         columns, number = source.columns, len(source)
-        there = [band for band in bands if f"flux_aper_scene_{band}" in columns]
-        if len(there) < 2:
+        measured = [band for band in bands if f"flux_aper_scene_{band}" in columns]
+        if len(measured) < 2:
             raise InputError(
-                f"these features have fluxes at the reference PSF (flux_aper_scene_<band>) in {there} of the "
-                f"bands {list(bands)}, at least two are needed: fit with a model of scenes (builtin:ugriz)"
+                f"these features have fluxes at the reference PSF (flux_aper_scene_<band>) in {measured} "
+                f"of the bands {list(bands)}; two are needed: fit with a model of scenes (builtin:ugriz)"
             )
-        if not any(f"flux_gauss_{band}" in columns for band in there):
+        if not any(f"flux_gauss_{band}" in columns for band in measured):
             raise InputError(
                 "these features have no fluxes of model and data combined (flux_gauss_<band>), which a head "
                 "needs: they are from an earlier version; fit again"
@@ -140,9 +140,9 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
         return out
 
     light, noise = logarithms(flux, error)
-    whole, _ = logarithms(total, total_error)
-    seen, seen_noise = logarithms(gaussian, gaussian_error)
-    reference, seen_reference = first(light), first(seen)
+    total_light, _ = logarithms(total, total_error)
+    gaussian_light, gaussian_light_noise = logarithms(gaussian, gaussian_error)
+    reference, seen_reference = first(light), first(gaussian_light)
     is_told = (torch.isfinite(wavelength) | ~torch.isfinite(flux)).all(1, keepdim=True)
     wavelength = torch.where(is_told, wavelength, torch.nan)
     return torch.cat(
@@ -151,12 +151,12 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
             (light - reference).clamp(-EDGE, EDGE),
             (noise - reference).clamp(-EDGE, EDGE),
             torch.isfinite(flux).to(light.dtype),
-            (whole - light).clamp(-3, 3),
+            (total_light - light).clamp(-3, 3),
             torch.log(radius.clamp(0.02, 30.0)),
             concentration,
-            (seen - seen_reference).clamp(-EDGE, EDGE),
-            (seen_noise - seen_reference).clamp(-EDGE, EDGE),
-            (seen - light).clamp(-3, 3),
+            (gaussian_light - seen_reference).clamp(-EDGE, EDGE),
+            (gaussian_light_noise - seen_reference).clamp(-EDGE, EDGE),
+            (gaussian_light - light).clamp(-3, 3),
             torch.log(wavelength),
             torch.isfinite(wavelength).to(light.dtype),
         ],

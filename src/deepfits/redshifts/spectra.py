@@ -135,8 +135,8 @@ def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarra
             place = np.interp(wavelength, observed, np.arange(len(observed)))
             low = np.minimum(place.astype(int), len(observed) - 2)
             share = place - low
-            seen = spectra[:, low] * (1 - share) + spectra[:, low + 1] * share
-            out[:, number, band] = seen @ weight / norm
+            redshifted = spectra[:, low] * (1 - share) + spectra[:, low + 1] * share
+            out[:, number, band] = redshifted @ weight / norm
     return out
 
 

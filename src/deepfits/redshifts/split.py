@@ -121,8 +121,8 @@ def _test_blocks(ra: np.ndarray | None, dec: np.ndarray | None, block_arcmin: fl
     shrink = np.cos(np.radians((row + 0.5) * block_arcmin / 60))
     column = np.floor(ra * shrink * 60 / block_arcmin).astype(np.int64)
     names = [f"{first},{second}" for first, second in zip(row, column, strict=True)]
-    blocks, which = np.unique(names, return_inverse=True)
+    blocks, block_of = np.unique(names, return_inverse=True)
     order = np.argsort(unit_hash(blocks, salt="sky-block"))
     is_test = np.zeros(len(blocks), dtype=bool)
     is_test[order[: max(1, round(len(blocks) / 5))]] = True
-    return is_test[which]
+    return is_test[block_of]

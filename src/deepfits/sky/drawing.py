@@ -175,10 +175,10 @@ def draw_into(
         members = np.flatnonzero(sizes == size)
         batch = max(1, DRAW_BYTES // (int(size) ** 2 * num_bands * 4))
         for start in range(0, len(members), batch):
-            which = members[start : start + batch]
-            stamps = draw_stamps(shapes.take(which), transfer).cpu().numpy()
-            lefts = np.rint(shapes.x[which]).astype(int) - size // 2
-            bottoms = np.rint(shapes.y[which]).astype(int) - size // 2 - first_row
+            rows = members[start : start + batch]
+            stamps = draw_stamps(shapes.take(rows), transfer).cpu().numpy()
+            lefts = np.rint(shapes.x[rows]).astype(int) - size // 2
+            bottoms = np.rint(shapes.y[rows]).astype(int) - size // 2 - first_row
             for stamp, left, bottom in zip(stamps, lefts.tolist(), bottoms.tolist(), strict=True):
                 add_stamp(image, stamp, left, bottom)
 

@@ -78,31 +78,29 @@ def resolve_columns(
     """
     needed = [f"mag_{band}" for band in survey.names]
     known = [*needed, *OPTIONAL]
-    for ours, theirs in mapping.items():
-        if ours not in known:
-            raise InputError(
-                f"columns: {ours!r} is not a column that `simulate` reads; {nearest(ours, known)}"
-            )
-        if theirs not in names:
-            raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
+    for own, column in mapping.items():
+        if own not in known:
+            raise InputError(f"columns: {own!r} is not a column that `simulate` reads; {nearest(own, known)}")
+        if column not in names:
+            raise InputError(f"{where}: no column {column!r}; {nearest(column, names)}")
     by_lower = {name.lower(): name for name in reversed(names)}  # not of magnitudes: bands z and Z differ
-    columns = {ours: mapping.get(ours, ours) for ours in known}
-    columns |= {ours: by_lower[ours] for ours in OPTIONAL if columns[ours] not in names and ours in by_lower}
-    for ours in needed:
-        if columns[ours] not in names:
-            close = nearest(ours, names)
-            raise InputError(f"{where}: no column {ours!r} ({close}); map it with columns=['{ours}=...']")
-    columns = {ours: theirs for ours, theirs in columns.items() if theirs in names}
+    columns = {own: mapping.get(own, own) for own in known}
+    columns |= {own: by_lower[own] for own in OPTIONAL if columns[own] not in names and own in by_lower}
+    for own in needed:
+        if columns[own] not in names:
+            close = nearest(own, names)
+            raise InputError(f"{where}: no column {own!r} ({close}); map it with columns=['{own}=...']")
+    columns = {own: column for own, column in columns.items() if column in names}
     left = [name for name in names if name not in columns.values()]
     redshift = next((name for name in left if name.lower() in LIKELY_REDSHIFTS), None)
-    for ours, likely, otherwise in (
+    for own, likely, otherwise in (
         ("z_spec", redshift, "redshifts are not known"),
         ("object_id", identity_name(left), "rows are numbered"),
     ):
-        if ours not in columns and likely is not None:
+        if own not in columns and likely is not None:
             log.warning(
                 "WARNING: %s: no column %s: %s; is it %r? If so, map it with columns=['%s=%s']",
-                *(where, ours, otherwise, likely, ours, likely),
+                *(where, own, otherwise, likely, own, likely),
             )
     return columns
 
@@ -186,8 +184,8 @@ class _CatalogueColumns:
         return len(next(iter(self.columns.values())))
 
     def error(self, name: str, why: str) -> InputError:
-        theirs = self.names[name]
-        label = repr(theirs) if theirs == name else f"{theirs!r} (given as {name})"
+        column = self.names[name]
+        label = repr(column) if column == name else f"{column!r} (given as {name})"
         return InputError(f"{self.where}: column {label} {why}")
 
     def numbers(self, name: str, unit: str = "") -> np.ndarray:
@@ -234,15 +232,15 @@ class _CatalogueColumns:
             "AB magnitudes are needed: −2.5 log10(flux) + 31.4 for nJy, 23.9 for µJy, 22.5 for nanomaggies, "
             "−48.6 for erg/s/cm²/Hz"
         )
-        theirs = self.names[name]
-        unit = self.units.get(theirs, "")
-        if _OTHER_SYSTEM.search(f"{unit} {theirs}"):
+        column = self.names[name]
+        unit = self.units.get(column, "")
+        if _OTHER_SYSTEM.search(f"{unit} {column}"):
             raise self.error(
                 name,
                 f"holds magnitudes of another system ({unit or 'judging by its name'}); AB magnitudes are "
                 "needed: add the filter's offset",
             )
-        is_flux = "flux" in theirs.lower() and "mag" not in f"{theirs} {unit}".lower()
+        is_flux = "flux" in column.lower() and "mag" not in f"{column} {unit}".lower()
         if is_flux or not _MAGNITUDE_UNIT.fullmatch(unit):
             raise self.error(name, f"is a flux ({unit or 'judging by its name'}); {remedy}")
         value = self.numbers(name)
@@ -315,9 +313,9 @@ class _CatalogueColumns:
         """Return unique integer identifiers, ``(N,)``."""
         if "object_id" not in self.names:
             return np.arange(len(self), dtype=np.int64)
-        where, theirs = str(self.where), self.names["object_id"]
-        identity = identities(self.columns[theirs], where, theirs)
-        require_unique(identity, where, theirs)
+        where, column = str(self.where), self.names["object_id"]
+        identity = identities(self.columns[column], where, column)
+        require_unique(identity, where, column)
         if identity.dtype.kind != "i":
             raise self.error(
                 "object_id",
@@ -392,10 +390,10 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
     """
     out = {}
     for item in columns or ():
-        ours, sign, theirs = item.partition("=")
-        if not sign or not ours.strip() or not theirs.strip():
+        name, sign, column = item.partition("=")
+        if not sign or not name.strip() or not column.strip():
             raise InputError(f"columns: {item!r} is not OURS=THEIRS, as in mag_u=u_photz")
-        if ours.strip() in out:
-            raise InputError(f"columns: {ours.strip()!r} is given twice")
-        out[ours.strip()] = theirs.strip()
+        if name.strip() in out:
+            raise InputError(f"columns: {name.strip()!r} is given twice")
+        out[name.strip()] = column.strip()
     return out

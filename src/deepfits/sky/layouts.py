@@ -166,9 +166,9 @@ def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> li
                 cards |= {"PCOUNT": 0, "GCOUNT": 1}
             elif len(hdus) > 1:
                 cards |= {"EXTEND": True}
-            whole = fits.Header(cards.items())
-            whole.extend(header)
-            file.write(whole.tostring().encode("ascii"))
+            merged = fits.Header(cards.items())
+            merged.extend(header)
+            file.write(merged.tostring().encode("ascii"))
             offsets.append(file.tell())
             length = 0 if dtype is None else size * size * 4
             file.truncate(offsets[-1] + -(-length // 2880) * 2880)

@@ -225,11 +225,11 @@ def draw_model(scene: Scene, rows: tuple[int, int], device: str = "cpu") -> np.n
     half = scene.stamp_size // 2
     bottom = np.rint(scene.shapes.y) - half
     reaches = (bottom < last) & (bottom + scene.stamp_size > first)
-    which = np.flatnonzero(reaches)
+    reaching = np.flatnonzero(reaches)
     draw_into(
         image,
-        scene.shapes.take(which),
-        scene.stamp_size[which],
+        scene.shapes.take(reaching),
+        scene.stamp_size[reaching],
         scene.fwhm_pixels,
         scene.survey.moffat_beta,
         first_row=first,

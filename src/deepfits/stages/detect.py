@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from deepfits.config import Range
-from deepfits.errors import InputError, together
+from deepfits.errors import InputError, joined_error
 from deepfits.fitting.columns import describe
 from deepfits.processes import in_processes
 from deepfits.progress import Progress
@@ -150,7 +150,7 @@ class Detection:
                 "Repair these images, or leave the fields out, and run the same command again, which keeps "
                 "the others"
             )
-            raise together(failed, len(fields), "fields", remedy)
+            raise joined_error(failed, len(fields), "fields", remedy)
         columns, infos = _join_fields({sources.name: done[sources.name] for sources in fields}, bands)
         remedy = f"lower the threshold of {self.options.threshold}"
         remedy += f" or the min_snr of {self.min_snr}" if self.min_snr > 0 else ""

@@ -288,8 +288,8 @@ def _settle_matrix(cards: fits.Header) -> None:
         )
 
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool(np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max()))
+def _alike(first: np.ndarray, second: np.ndarray) -> bool:
+    return bool(np.allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max()))
 
 
 def _line(error: object) -> str:

@@ -26,14 +26,14 @@ MANY = 30  # number of bright sources of two bands of which some must be the sam
 def band_shifts(field: Field | PartOfField, reference: str) -> dict[str, Registration]:
     """Measure the offset of each band's bright sources from those of the reference band."""
     image, weight = field.planes[reference].read()
-    those = _bright(image, weight)
+    sources = _bright(image, weight)
     out = {}
     for band, plane in field.planes.items():
         if band != reference:
             image, own_weight = plane.read()
-            these = _bright(image, own_weight)
-            number = min(_seen(these, weight), _seen(those, own_weight))
-            out[band] = replace(register(these, those), num_sources=number)
+            reference_sources = _bright(image, own_weight)
+            number = min(_seen(reference_sources, weight), _seen(sources, own_weight))
+            out[band] = replace(register(reference_sources, sources), num_sources=number)
     return out
 
 

@@ -282,11 +282,11 @@ def settled_bands(cards: Sequence[str | None], names: Sequence[str | None]) -> l
     return [card or name for card, name in zip(cards, names, strict=True)]
 
 
-def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
+def require_bands(given: Iterable[str], available: Collection[str], option: str) -> None:
     """Check that values are given only for existing bands; the key ``""`` stands for all bands."""
-    if strange := [band for band in given if band and band not in there]:
+    if strange := [band for band in given if band and band not in available]:
         raise InputError(
-            f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], there)}"
+            f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], available)}"
         )
 
 
@@ -340,7 +340,7 @@ def passband(band: str) -> str:
     return short.lower() if short in _LIKE_LOWER else "u" if short == "ustar" else short
 
 
-def places_of(wanted: Iterable[str], there: Sequence[str]) -> tuple[int | None, ...]:
+def places_of(wanted: Iterable[str], available: Sequence[str]) -> tuple[int | None, ...]:
     """Return the index of each wanted band among others, by name, else by passband; None if missing.
 
     Examples
@@ -348,8 +348,8 @@ def places_of(wanted: Iterable[str], there: Sequence[str]) -> tuple[int | None, 
     >>> places_of("ugriz", ("HSC-G", "r", "i", "z", "y")), places_of("ur", ("ustar", "R", "u", "r"))
     ((None, 0, 1, 2, 3), (2, 3))
     """
-    passbands = [passband(band) for band in there]
-    by_name = {band: place for place, band in reversed(list(enumerate(there)))}
+    passbands = [passband(band) for band in available]
+    by_name = {band: place for place, band in reversed(list(enumerate(available)))}
     by_passband = {band: place for place, band in reversed(list(enumerate(passbands)))}
     return tuple(by_name.get(band, by_passband.get(passband(band))) for band in wanted)
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from deepfits.errors import InputError, ShardsFailedError, together
+from deepfits.errors import InputError, ShardsFailedError, joined_error
 from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.passbands import COLUMN
@@ -159,19 +159,19 @@ def _describe(
     """
     described: dict[str, dict[str, Any]] = {}
     failed: list[InputError] = []
-    for index, mine in groupby(tasks, lambda task: task.field_index):
+    for index, of_field in groupby(tasks, lambda task: task.field_index):
         field = plan.images.fields[index]
         try:
             described[field.name] = known_or_described(plan.images, index, fields, info, earlier)
             is_new = described[field.name] is not known_field(field, earlier)
             if is_new and not info.get("fields"):  # the catalogue is not ours
-                x, y = np.concatenate([(task.x, task.y) for task in mine], axis=1)
+                x, y = np.concatenate([(task.x, task.y) for task in of_field], axis=1)
                 for text in position_warnings(fields.open(index), x, y):
                     log.warning("WARNING: %s: %s", plan.catalogue_path, text)
         except InputError as error:
             failed.append(error)
     if failed:
-        raise together(failed, len(described) + len(failed), "fields", _LEAVE_OUT)
+        raise joined_error(failed, len(described) + len(failed), "fields", _LEAVE_OUT)
     return described
 
 
@@ -346,11 +346,11 @@ def _assign(
             f"{plan.catalogue_path}: x and y alone do not determine which image an object is on; add a "
             f"column field with the images' names, such as {names[0]!r}, or ra and dec"
         )
-    shown: dict[int, tuple[np.ndarray, ...]] = {}
+    on_image: dict[int, tuple[np.ndarray, ...]] = {}
     failed: list[InputError] = []
     for index, name in enumerate(names):
-        mine = named == name if has_names else np.ones(number, bool)
-        if not mine.any():
+        is_named_here = named == name if has_names else np.ones(number, bool)
+        if not is_named_here.any():
             continue
         known = known_field(plan.images.fields[index], info)
         try:
@@ -363,14 +363,14 @@ def _assign(
             failed.append(error)
             continue
         margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
-        rows = np.flatnonzero(mine & (margin >= 0))
-        shown[index] = rows, x[rows], y[rows], margin[rows]
+        rows = np.flatnonzero(is_named_here & (margin >= 0))
+        on_image[index] = rows, x[rows], y[rows], margin[rows]
     if failed:
-        raise together(failed, len(shown) + len(failed), "fields", _LEAVE_OUT)
+        raise joined_error(failed, len(on_image) + len(failed), "fields", _LEAVE_OUT)
     owner, x_of, y_of = np.full(number, -1), np.full(number, np.nan), np.full(number, np.nan)
     best, most = np.full(number, -np.inf), np.full(number, -np.inf)
-    times = np.bincount(np.concatenate([rows for rows, *_ in shown.values()]), minlength=number)
-    for index, (rows, x, y, margin) in shown.items():
+    times = np.bincount(np.concatenate([rows for rows, *_ in on_image.values()]), minlength=number)
+    for index, (rows, x, y, margin) in on_image.items():
         share = np.ones(len(rows))
         if (several := times[rows] > 1).any():
             share[several] = _share_shown(fields.open(index), x[several], y[several], plan.size)
@@ -397,47 +397,47 @@ def cut_task(field: Field, task: ShardTask, plan: StorePlan, info: StoreInfo) ->
     for index, band in enumerate(bands):
         if band in field.aligned:
             cut(field.aligned[band], task.x, task.y, size, out=(image[:, index], weight[:, index]))
-    ours = {name: values[task.rows] for name, values in task.columns.items()}
-    identity = ours.pop("object_id")
-    if "ra" in ours:
-        _check_places(field, task, ours, plan)
-    ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
-    ours |= _sky_positions(field, task, ours)
-    ours |= valid_fractions(weight, bands)
-    seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
+    columns = {name: values[task.rows] for name, values in task.columns.items()}
+    identity = columns.pop("object_id")
+    if "ra" in columns:
+        _check_places(field, task, columns, plan)
+    columns |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
+    columns |= _sky_positions(field, task, columns)
+    columns |= valid_fractions(weight, bands)
+    wavelengths = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
     for band in bands:  # all of them, so that all shards have the same columns
-        wavelength = math.nan if seen.get(band) is None else seen[band]
-        ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
+        wavelength = math.nan if wavelengths.get(band) is None else wavelengths[band]
+        columns.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
         of_band = known.get(band) or {}
-        ours[f"{PSF_MISMATCH}_{band}"] = np.full(number, of_band.get("flux_error", np.nan), np.float32)
+        columns[f"{PSF_MISMATCH}_{band}"] = np.full(number, of_band.get("flux_error", np.nan), np.float32)
         of_field = gaussians_at(of_band, task.x, task.y, NUM_GAUSSIANS)
-        given, there, scale = given_for(band, plan.psf), ours, field.pixel_scale
+        given, at_band, scale = given_for(band, plan.psf), columns, field.pixel_scale
         if band in field.aligned:  # models refer to the pixels of the band's own image
             x, y = field.aligned[band].own_pixels(task.x, task.y)
-            there = ours | {"x": x, "y": y}
+            at_band = columns | {"x": x, "y": y}
             scale = field.aligned[band].plane.pixel_scale
-        psf[:, index] = with_psf_of_objects(of_field, given, band, there, scale)
+        psf[:, index] = with_psf_of_objects(of_field, given, band, at_band, scale)
     plan.images.require_unchanged(field.sources)
-    return Cutouts(object_id=identity, image=image, weight=weight, catalogue=ours, psf=psf)
+    return Cutouts(object_id=identity, image=image, weight=weight, catalogue=columns, psf=psf)
 
 
-def _sky_positions(field: Field, task: ShardTask, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _sky_positions(field: Field, task: ShardTask, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return ra and dec, from the WCS where the catalogue has pixel positions only."""
-    ra, dec = (ours.get(name, np.full(len(task.x), np.nan)).astype(float) for name in ("ra", "dec"))
+    ra, dec = (columns.get(name, np.full(len(task.x), np.nan)).astype(float) for name in ("ra", "dec"))
     is_missing = ~(np.isfinite(ra) & np.isfinite(dec))
     ra[is_missing], dec[is_missing] = field.sky(task.x[is_missing], task.y[is_missing])
     return {"ra": ra, "dec": dec}
 
 
-def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], plan: StorePlan) -> None:
+def _check_places(field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan) -> None:
     """Raise if pixel and sky positions disagree, in which case one of them is for another image."""
-    known = np.isfinite(ours["ra"].astype(float))
+    known = np.isfinite(columns["ra"].astype(float))
     if field.reference.wcs is None or not known.any():
         return
-    x, y = field.pixels(ours["ra"][known].astype(float), ours["dec"][known].astype(float))
+    x, y = field.pixels(columns["ra"][known].astype(float), columns["dec"][known].astype(float))
     off = float(np.median(np.hypot(x - task.x[known], y - task.y[known])))
     if off > MAX_OFFSET_PIXELS:
         raise InputError(

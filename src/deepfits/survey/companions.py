@@ -74,8 +74,8 @@ def _beside(path: Path) -> list[tuple[Path, str]]:
 
 def _weights_in(companions: Iterable[tuple[Path, str]]) -> list[str]:
     """Return the kinds of weights, the one that is used first."""
-    there = [kind for _, kind in companions]
-    return [kind for role in WEIGHT_ROLES for kind in there if kind == role]
+    kinds = [kind for _, kind in companions]
+    return [kind for role in WEIGHT_ROLES for kind in kinds if kind == role]
 
 
 def log_remarks(images: Iterable[Path]) -> None:
@@ -112,10 +112,10 @@ def exposure_maps_of(path: Path) -> list[str]:
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
     """Return files of weights and masks whose name is that of an image without its band."""
     families = _families_in(path.parent, stamp(path.parent))
-    mine, _ = _key_and_kind(path)
+    own_key, _ = _key_and_kind(path)
     return [
         (other, kind)
-        for key in dict.fromkeys(mine[:place] + mine[place + 1 :] for place in range(len(mine)))
+        for key in dict.fromkeys(own_key[:place] + own_key[place + 1 :] for place in range(len(own_key)))
         for other, kind in families.get(key, ())
         if kind in ROLES and band_of_name(given_name(other))[0] is None and not is_companion(other)
     ]

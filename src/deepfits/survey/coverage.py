@@ -24,11 +24,11 @@ def have_data(store: CutoutStore, bands: Sequence[str]) -> np.ndarray:
 
     Stores that were not written by `cutouts` lack these columns; all of their objects are taken to have data.
     """
-    there = {name for name in shard_catalogue(store.shards[0]) if name.startswith(VALID)}
-    if not there:
+    recorded = {name for name in shard_catalogue(store.shards[0]) if name.startswith(VALID)}
+    if not recorded:
         return np.ones(len(store), dtype=bool)
     out = np.zeros(len(store), dtype=bool)
-    for name in {f"{VALID}{band}" for band in bands} & there:
+    for name in {f"{VALID}{band}" for band in bands} & recorded:
         out |= store.catalogue([name])[name] > 0
     return out
 

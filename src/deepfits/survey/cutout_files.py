@@ -101,10 +101,10 @@ def find_objects(d: Description, path: Path) -> list[ObjectFiles]:
         named = {file: _object_of(file, path, known) for file in images}
     for file, (key, band, name) in _by_folder(named, path).items():
         galaxy = objects.setdefault(key, ObjectFiles(name))
-        there = galaxy.files
+        own_files = galaxy.files
         if file in psfs:
             galaxy.psfs[band] = psfs[file]
-        if band in there:
+        if band in own_files:
             raise InputError(f"{file}: a second image of object {key!r}, band {band or '(all)'}")
         extras = {kind.removesuffix(SHARED): other for other, kind in beside[file]}
         for other, kind in beside[file]:
@@ -113,7 +113,7 @@ def find_objects(d: Description, path: Path) -> list[ObjectFiles]:
                     f"{other}: weights of all bands, but each band has its own noise; write weights for "
                     f"each, {stem_of(file)}.weight.fits, or move this file away"
                 )
-        there[band] = {"image": file, **extras}
+        own_files[band] = {"image": file, **extras}
     return _of_one_place([objects[key] for key in sorted(objects)])
 
 
@@ -129,7 +129,7 @@ def _of_one_place(objects: list[ObjectFiles]) -> list[ObjectFiles]:
     numbered = {str(number): galaxy for number, galaxy in enumerate(objects)}
     groups = groups_of_one_place({number: (galaxy.first(), None) for number, galaxy in numbered.items()})
     bands = [[band for number in group for band in numbered[number].files] for group in groups]
-    if not groups or any(len(set(those)) < len(those) for those in bands):
+    if not groups or any(len(set(of_group)) < len(of_group) for of_group in bands):
         return objects
     log.warning(
         "%s and others show the same area of the sky: taken as bands of one object, %r",
@@ -184,7 +184,7 @@ def _by_folder(named: _Named, root: Path) -> _Named:
     if root in folders or len(folders) == 1:
         return named
     bands = [[band for _, band, _ in entries] for entries in folders.values()]
-    is_object = all(len(set(those)) == len(those) for those in bands)
+    is_object = all(len(set(of_group)) == len(of_group) for of_group in bands)
     keys = [{(key, band) for key, band, _ in entries} for entries in folders.values()]
     is_needed = max(map(len, bands)) > 1 or len(set.union(*keys)) < len(named)
     if not is_object or not is_needed:
@@ -227,8 +227,8 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
             f"{path}: neither name, directory nor header (FILTER) gives the band; name the files "
             "OBJECT_BAND.fits, or put them into one directory for each band"
         )
-    there, name = band_of_name(stem_of(path), {band})
-    name = name if there else rest
+    found, name = band_of_name(stem_of(path), {band})
+    name = name if found else rest
     if folder:
         rest = name = folder if rest in ("", "cutout", "stamp") else f"{folder}-{rest}"
     if not rest:

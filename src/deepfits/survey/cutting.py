@@ -60,10 +60,10 @@ def cut(
         low = int(bottom[order[first]])
         highest = low + max(max_rows - size, 0)
         last = first + int(np.searchsorted(bottom[order[first:]], highest, side="right"))
-        which = order[first:last]
-        start, stop = max(low, 0), min(int(bottom[which[-1]]) + size, plane.shape[0])
+        rows = order[first:last]
+        start, stop = max(low, 0), min(int(bottom[rows[-1]]) + size, plane.shape[0])
         if start < stop:
-            copy_windows(out, which, plane.rows(start, stop), left[which], bottom[which] - start)
+            copy_windows(out, rows, plane.rows(start, stop), left[rows], bottom[rows] - start)
         first = last
     return out
 

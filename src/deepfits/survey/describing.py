@@ -74,20 +74,20 @@ def known_or_described(
     If none has, or in an earlier format, the field is described. If it cannot be read, the first description
     is used anyway: the error is raised when it is cut.
     """
-    field, there = images.fields[index], []
+    field, described = images.fields[index], []
     for info in infos:
         if not (known := known_field(field, info)):
             continue
         made_from, settings = known.get("made_from", {}), info.get("settings", {})
         if known.get("format") == FORMAT and images.is_made_from(field, made_from, settings):
             return known
-        there.append(known)
+        described.append(known)
     try:
         now = describe_field(opened.open(index), images)
     except InputError:
-        if not there:
+        if not described:
             raise
-        return there[0]
+        return described[0]
     log_warnings(field.name, now)
     return now
 

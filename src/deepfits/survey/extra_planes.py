@@ -15,12 +15,12 @@ from deepfits.survey.fitsfile import OpenFiles, image_hdus, stem_of
 from deepfits.survey.hdu_roles import (
     ROLES,
     extras_of,
+    image_words,
     is_exposure_map,
     name_of,
     number_of,
     role_of_hdu,
     sky_images,
-    whose,
 )
 from deepfits.survey.image_source import ImageSource
 from deepfits.survey.pixels import HduPixels, header_of
@@ -135,7 +135,7 @@ class ExtraPlanes:
         own_mask = self.planes.get("mask") if kind == "mask" else None
         assert not isinstance(own_mask, FrameNoise)
         self.planes[kind] = self._plane(plane, path, file=beside, own=own_mask)
-        self.notes += self._apart(beside, plane, path, kind)
+        self.notes += self._misalignment_warnings(beside, plane, path, kind)
 
     def _counterpart(self, beside: fits.HDUList, numbers: list[int], kind: str, path: Path) -> int:
         """Return the HDU with the image's weights or mask in a companion file, one of `numbers`.
@@ -144,27 +144,28 @@ class ExtraPlanes:
         """
         images = sky_images(self.hdus)
         numbers = [n for n in numbers if role_of_hdu(beside[n]) == kind] or numbers
-        own, mine = whose(name_of(self.image)), number_of(self.hdus, self.image)
-        namesakes = [n for n in numbers if own and whose(name_of(beside[n])) == own]
+        own, own_number = image_words(name_of(self.image)), number_of(self.hdus, self.image)
+        namesakes = [n for n in numbers if own and image_words(name_of(beside[n])) == own]
         if len(namesakes) == 1:
             return namesakes[0]
         if len(images) > 1 and len(numbers) > 1 and len(numbers) != len(images):
             raise InputError(
                 f"{path}: {len(numbers)} planes for the {len(images)} images of {self.path.name}, "
-                f"and no name tells which belongs to HDU {mine}; give corresponding HDUs the same EXTNAME"
+                f"and no name tells which belongs to HDU {own_number}; give corresponding HDUs "
+                "the same EXTNAME"
             )
-        return mine if mine in numbers else numbers[0]
+        return own_number if own_number in numbers else numbers[0]
 
-    def _apart(self, beside: fits.HDUList, plane: Any, path: Path, kind: str) -> list[str]:
+    def _misalignment_warnings(self, beside: fits.HDUList, plane: Any, path: Path, kind: str) -> list[str]:
         """Warn if the WCS of weights or a mask differs from the image's."""
-        ours, theirs = (
+        image_wcs, map_wcs = (
             celestial_wcs(file, hdu, header_of(file, hdu))[0]
             for file, hdu in ((self.hdus, self.image), (beside, plane))
         )
-        if ours is None or theirs is None:
+        if image_wcs is None or map_wcs is None:
             return []
         middle = 0.5 * (np.array(self.image.shape[:-3:-1]) - 1)
-        off = offsets(ours, theirs, middle, middle, ASIDE)
+        off = offsets(image_wcs, map_wcs, middle, middle, ASIDE)
         if off.max() < FAR_APART:
             return []
         lies = (

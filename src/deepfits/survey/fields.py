@@ -365,8 +365,8 @@ def sample_of(field: Field) -> Field | PartOfField:
 def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
     """Open one field of a set."""
     with open_planes(sources.images, images.options, may_be_empty=images.allow_missing) as planes:
-        there = replace(sources, images={band: sources.images[band] for band in planes})
-        yield Field(sources, dict(planes), images.reference_of(there))
+        opened_sources = replace(sources, images={band: sources.images[band] for band in planes})
+        yield Field(sources, dict(planes), images.reference_of(opened_sources))
 
 
 class OpenFields:

@@ -75,7 +75,7 @@ def without_data(fills: Sequence[Fill], counts: np.ndarray, first: int = 0) -> n
     return np.asarray(np.logical_or.reduce([fill.holds(counts, first) for fill in fills]))
 
 
-def _are_fine(counts: np.ndarray) -> bool:
+def _are_continuous(counts: np.ndarray) -> bool:
     """Return whether most values of a sample do not repeat, and some are negative: not photon counts."""
     values = counts[np.isfinite(counts) & (counts != 0)][:ENOUGH]
     return bool(values.size and values.min() < 0 and len(np.unique(values)) > 0.5 * values.size)
@@ -261,7 +261,7 @@ def find_marks(
         words = (f"{fill.value:g}" + ", in blocks" * fill.in_blocks for fill in fills)
         part = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
         remarks.append(f"{part} of the pixels are exactly {', or '.join(words)}: treated as no data")
-    rare = dithered or (ZEROS if _are_fine(counts) else HOLES)
+    rare = dithered or (ZEROS if _are_continuous(counts) else HOLES)
     zeros = replace(rare, in_blocks=False).holds(counts).mean()
     is_rare = zeros <= (FILL_SHARE if dithered is None else MOST_NEAR_ZERO)  # zeros elsewhere must be holes
     marks = fills if share else []

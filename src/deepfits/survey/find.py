@@ -99,7 +99,7 @@ def _all_sources(images: list[str | Path]) -> list[ImageSource]:
     sources = [s for path, *_ in items if path.is_dir() for s in _sources_in(path, stated)]
     done, maps = {s.path.resolve() for s in sources} & stated.keys(), []
     given = {(band, path.resolve(), hdu) for path, band, hdu in items if band and path.resolve() not in done}
-    has_fields = _are_of_fields(given)
+    has_fields = _show_several_places(given)
     explicit: list[ImageSource] = []
     for path, band, hdu in items:
         if path.is_dir() or path.resolve() in done:
@@ -140,7 +140,7 @@ def _all_sources(images: list[str | Path]) -> list[ImageSource]:
     return found
 
 
-def _are_of_fields(given: Iterable[tuple[str, Path, int | None]]) -> bool:
+def _show_several_places(given: Iterable[tuple[str, Path, int | None]]) -> bool:
     """Return whether files given for their bands show several places, else they are bands of one field."""
     by_band: dict[str, dict[str, tuple[Path, int | None]]] = defaultdict(dict)
     for band, path, hdu in given:
@@ -178,12 +178,12 @@ def find_exposures(
     found, or a requested band is missing.
     """
     chips = for_each(_all_sources(_as_list(images)), _chips, "exposures")
-    sources = [source for its in chips for source in its]
-    there = sort_bands(s.band for s in sources)
-    wanted = tuple(band_name(b) for b in bands) if bands is not None else there
-    if missing := [b for b in wanted if b not in there]:
+    sources = [source for of_file in chips for source in of_file]
+    available = sort_bands(s.band for s in sources)
+    wanted = tuple(band_name(b) for b in bands) if bands is not None else available
+    if missing := [b for b in wanted if b not in available]:
         raise InputError(
-            f"no exposure in band {missing[0]}; found {', '.join(there)}. Add the files, or give them as "
+            f"no exposure in band {missing[0]}; found {', '.join(available)}. Add the files, or give them as "
             "band=path"
         )
     return {
@@ -269,15 +269,15 @@ def _parsed(item: str | Path) -> _Item:
 def _sources_in(directory: Path, stated: _Stated) -> list[ImageSource]:
     top = directory.resolve().name
     found = _in_one_directory(directory, stated, _named_by(top, Path()))
-    there = {directory.resolve()}  # symbolic links may be duplicates or cycles
+    read = {directory.resolve()}  # symbolic links may be duplicates or cycles
     is_simulated = read_record(directory).get("stage") == "simulate"
     for leaf in _leaves(directory):
         if is_simulated and leaf.is_relative_to(directory / "exposures"):
             continue  # they show what the coadds show
-        if leaf.resolve() in there:
+        if leaf.resolve() in read:
             log.warning("%s: a link to a directory that is read already; ignored", leaf)
             continue
-        there.add(leaf.resolve())
+        read.add(leaf.resolve())
         found += _in_one_directory(leaf, stated, _named_by(top, leaf.relative_to(directory)))
         for below in _subdirectories(leaf):
             if _holds_files(below):
@@ -313,13 +313,13 @@ def _named_by(top: str, below: Path) -> _Folder:
         found.append((band, "") if is_known_band(band) else band_of_name(part))
     whole = [number for number, (band, rest) in enumerate(found) if band and not rest]
     within = [number for number, (band, _) in enumerate(found) if band]
-    mine = next(iter(whole[::-1] + within[::-1]), None)
+    place = next(iter(whole[::-1] + within[::-1]), None)
     words = {number: part for number, part in enumerate(below.parts, 1) if number not in whole}
     own, others = (
         "-".join(word for word in names.values() if word and not is_instrument(word))
-        for names in (words, words if mine is None else words | {mine: found[mine][1]})
+        for names in (words, words if place is None else words | {place: found[place][1]})
     )
-    return _Folder(band=None if mine is None else found[mine][0], field=own, field_of_band=others)
+    return _Folder(band=None if place is None else found[place][0], field=own, field_of_band=others)
 
 
 def _leaves(directory: Path, depth: int = 1) -> list[Path]:
@@ -431,21 +431,21 @@ def _by_directory(sources: list[ImageSource]) -> list[ImageSource]:
     alike: dict[tuple[str, str], set[tuple[Path, int | None]]] = defaultdict(set)
     for source in sources:
         alike[source.field, source.band].add((source.path.resolve(), source.hdu))
-    apart = set()
+    divided = set()
     for (name, _), files in alike.items():
         if len({path.parent for path, _ in files}) == len(files) > 1:
             places = [(*place[0], place[1]) for file in files if (place := place_of(*file)) is not None]
             if len(set(places)) == len(places):
-                apart.add(name)
+                divided.add(name)
     out = []
-    for name in apart:
-        mine = [s for s in sources if s.field == name]
-        top = os.path.commonpath([s.path.resolve().parent for s in mine])
-        for source in mine:
+    for name in divided:
+        of_field = [s for s in sources if s.field == name]
+        top = os.path.commonpath([s.path.resolve().parent for s in of_field])
+        for source in of_field:
             folder = _named_by("", source.path.resolve().parent.relative_to(top))
             directory = folder.field_of_band if source.is_of_folder else folder.field
             out.append(replace(source, field="-".join(filter(None, (directory, name)))))
-    return [s for s in sources if s.field not in apart] + out
+    return [s for s in sources if s.field not in divided] + out
 
 
 def _group(sources: list[ImageSource]) -> list[FieldSources]:
@@ -453,20 +453,20 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     sources = [s if s.field else replace(s, field=s.path.resolve().parent.name) for s in sources]
     for source in _by_directory(sources):
         name = source.field
-        there = groups[name].setdefault(source.band, source)
-        if there is source or (there.path.resolve(), there.hdu) == (source.path.resolve(), source.hdu):
+        earlier = groups[name].setdefault(source.band, source)
+        if earlier is source or (earlier.path.resolve(), earlier.hdu) == (source.path.resolve(), source.hdu):
             continue
-        if there.path.resolve() == source.path.resolve():
+        if earlier.path.resolve() == source.path.resolve():
             raise InputError(
-                f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; put each field "
+                f"{source.path}: HDUs {earlier.hdu} and {source.hdu} both hold {source.band}; put each field "
                 "into its own file, or stack exposures first with `deepfits stack`"
             )
-        is_beside = there.path.resolve().parent == source.path.resolve().parent
+        is_beside = earlier.path.resolve().parent == source.path.resolve().parent
         remedy = "put each field into its own directory" if is_beside else "give only one of them"
         raise InputError(
-            f"{source.path}: a second {source.band} image of field {name!r}, besides {there.path}; {remedy}, "
-            "move the unwanted image elsewhere, stack exposures first with `deepfits stack`, or, if they "
-            f"have different filters, give one a name of its own too: {source.band}_2={source.path}"
+            f"{source.path}: a second {source.band} image of field {name!r}, besides {earlier.path}; "
+            f"{remedy}, move the unwanted image elsewhere, stack exposures first with `deepfits stack`, or, "
+            f"if they have different filters, give one a name of its own too: {source.band}_2={source.path}"
         )
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)

@@ -107,7 +107,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     def from_headers(rows: np.ndarray) -> dict[str, np.ndarray]:
         found = [reader.seen(objects[row]).columns for row in rows]
         names = ["ra", "dec"] * (d.pixel_scale_arcsec is None) + [f"{COLUMN}_{band}" for band in bands]
-        return {name: np.array([its[name] for its in found]) for name in names}
+        return {name: np.array([values[name] for values in found]) for name in names}
 
     def psf(start: int, stop: int) -> np.ndarray:
         return np.stack([reader.seen(galaxy).psf for galaxy in objects[start:stop]])
@@ -206,15 +206,15 @@ class _FitsCutouts:
         (first, anchor), *others = bands.items()
         for name, band in others:
             centre, other_centre = (np.array(b.image.shape[::-1]) // 2 for b in (anchor, band))
-            apart = float(offsets(anchor.wcs, band.wcs, centre, other_centre, ASIDE).max())
+            offset = float(offsets(anchor.wcs, band.wcs, centre, other_centre, ASIDE).max())
             text = (
-                f"{galaxy.first()}: by their WCS {name} lies {apart:.1f} pixels from {first}, at the centre "
+                f"{galaxy.first()}: by their WCS {name} lies {offset:.1f} pixels from {first}, at the centre "
                 f"or {ASIDE:g} pixels from it; resample the bands to one grid, or give pixel_scale_arcsec if "
                 "the headers do not describe the cutouts"
             )
-            if apart > FAR_APART:
+            if offset > FAR_APART:
                 raise InputError(text)
-            if apart > APART and not any(" lies " in remark for remark in self.remarks):
+            if offset > APART and not any(" lies " in remark for remark in self.remarks):
                 self.remarks.append(f"WARNING: {text}")
 
     def _read(self, galaxy: ObjectFiles) -> dict[str, _Band]:
@@ -336,10 +336,10 @@ class _FitsCutouts:
                     f"{path}: two HDUs of band {band}; keep one, or if they are objects, {ALL_IN_ONE}"
                 )
             only = band if len(images) > 1 else None
-            there = hdus if only is None else [h for h in hdus if bands.get(id(h)) == only]
-            extras = self._extras(there, hdu) or extras_of(hdus, hdu, path)
+            of_band = hdus if only is None else [h for h in hdus if bands.get(id(h)) == only]
+            extras = self._extras(of_band, hdu) or extras_of(hdus, hdu, path)
             planes = self._planes(extras, files, 2, opened_files, only)
-            own = _psf_hdu(there)
+            own = _psf_hdu(of_band)
             psf = None if own is None else HduPixels(hdu=own, path=path)
             out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes, psf)
         return out

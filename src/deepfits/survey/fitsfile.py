@@ -248,11 +248,11 @@ def hdu_number(path: Path, hdu: str) -> int:
     name, _, version = (part.strip() for part in hdu.upper().partition(","))
     with opened(path) as hdus:
         names = {number: (hdus[number].name, str(hdus[number].ver)) for number in image_hdus(hdus)}
-    for number, (its, its_version) in names.items():
-        if its == name and version in ("", its_version):
+    for number, (own_name, own_version) in names.items():
+        if own_name == name and version in ("", own_version):
             return number
-    there = ", ".join(f"{number} ({its or 'no name'})" for number, (its, _) in names.items())
-    raise InputError(f"{path}: no image in an HDU {hdu}; its images are in HDUs: {there or 'none'}")
+    listing = ", ".join(f"{number} ({own_name or 'no name'})" for number, (own_name, _) in names.items())
+    raise InputError(f"{path}: no image in an HDU {hdu}; its images are in HDUs: {listing or 'none'}")
 
 
 def _is_plane(shape: tuple[int, ...]) -> bool:

@@ -76,7 +76,7 @@ class AlignedPlane:
         if plane is reference or plane.wcs is None or reference.wcs is None:
             return
         self._covered = _covered(plane, plane.wcs, reference, offset)
-        nodes_y, nodes_x = (_nodes(its.start, its.stop) for its in self._covered)
+        nodes_y, nodes_x = (_nodes(axis.start, axis.stop) for axis in self._covered)
         mapped = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
         if mapped is None:
             raise InputError(
@@ -86,11 +86,11 @@ class AlignedPlane:
         x, y = mapped
         dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]
         self.shift = float(np.median(dx)), float(np.median(dy))
-        whole = round(self.shift[0]), round(self.shift[1])
-        spread = max(np.abs(dx - whole[0]).max(), np.abs(dy - whole[1]).max())
+        whole_pixels = round(self.shift[0]), round(self.shift[1])
+        spread = max(np.abs(dx - whole_pixels[0]).max(), np.abs(dy - whole_pixels[1]).max())
         if spread <= TOLERANCE:
-            self.kind = "same" if whole == (0, 0) and plane.shape == self.shape else "shifted"
-            self._whole = whole
+            self.kind = "same" if whole_pixels == (0, 0) and plane.shape == self.shape else "shifted"
+            self._whole = whole_pixels
             return
         self.kind = "resampled"
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
@@ -208,8 +208,8 @@ def share_beyond(plane: Plane, reference: Plane) -> float:
         return 0.0
     y, x = (((np.arange(NUM_SAMPLED) + 0.5) / NUM_SAMPLED * length).astype(int) for length in plane.shape)
     has_data = np.concatenate([plane.rows(row, row + 1)[1][:, x] > 0 for row in y.tolist()])
-    there = map_pixels(plane.wcs, reference.wcs, *np.meshgrid(x, y))
-    sides = zip(there, reference.shape[::-1], strict=True)
+    on_reference = map_pixels(plane.wcs, reference.wcs, *np.meshgrid(x, y))
+    sides = zip(on_reference, reference.shape[::-1], strict=True)
     is_inside = np.logical_and(*((place > -0.5) & (place < side - 0.5) for place, side in sides))
     return float((~is_inside)[has_data].mean()) if has_data.any() else 0.0
 

@@ -113,9 +113,9 @@ def words_of(name: str) -> list[str]:
     >>> words_of("tile_g_bad_pixel_mask"), words_of("SPLUS-s01_F660_swpweight")
     (['tile', 'g', 'badpixelmask'], ['SPLUS', 's01', 'F660', 'swp', 'weight'])
     """
-    whole = _ONE_WORD.sub(lambda words: re.sub("[-_. ]", "", words[0]), name)
+    joined = _ONE_WORD.sub(lambda words: re.sub("[-_. ]", "", words[0]), name)
     # In S-PLUS and J-PLUS the weights of swp are called swpweight.
-    return [word for word in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", whole) if word]
+    return [word for word in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", joined) if word]
 
 
 def meaning_of_mask(*names: str) -> str | None:
@@ -155,7 +155,7 @@ def role_of_hdu(hdu: Any) -> str | None:
     return role_of(name_of(hdu))
 
 
-def whose(name: str) -> list[str]:
+def image_words(name: str) -> list[str]:
     """Return the words of a name that identify the image: ``["G"]`` for ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
     return [word for word in words_of(name.upper()) if word not in _COMMON and word not in roles]
@@ -166,7 +166,7 @@ def band_of_plane(name: str) -> str | None:
 
     As FITS writes names of HDUs in upper case, single letters U to Y mean the optical bands.
     """
-    rest = [word for word in whose(name) if role_of(word) is None]
+    rest = [word for word in image_words(name) if role_of(word) is None]
     if not rest:
         return None
     if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
@@ -195,21 +195,21 @@ def extras_of(hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
     """
     alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
     numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a unique version tells nothing
-    mine = number_of(hdus, image)
+    own = number_of(hdus, image)
     images = [n for n in numbers if role_of_hdu(hdus[n]) is None]
-    images = images if mine in images else [mine]
+    images = images if own in images else [own]
     out: dict[str, Any] = {}
     for role in ROLES:
-        candidates = [n for n in numbers if n != mine and role_of_hdu(hdus[n]) == role]
-        namesakes = [n for n in candidates if whose(name_of(hdus[n])) == whose(name_of(image))]
+        candidates = [n for n in numbers if n != own and role_of_hdu(hdus[n]) == role]
+        namesakes = [n for n in candidates if image_words(name_of(hdus[n])) == image_words(name_of(image))]
         if len(images) > 1:
-            candidates = [n for n in candidates if not whose(name_of(hdus[n]))]
+            candidates = [n for n in candidates if not image_words(name_of(hdus[n]))]
             if len(candidates) == len(images):
-                candidates, namesakes = [candidates[images.index(mine)]], []
-            elif len(candidates) > 1 and not (namesakes and whose(name_of(image))):
+                candidates, namesakes = [candidates[images.index(own)]], []
+            elif len(candidates) > 1 and not (namesakes and image_words(name_of(image))):
                 raise InputError(
                     f"{path}: {len(images)} images and {len(candidates)} planes that may be the {role} of "
-                    f"HDU {mine}, in HDUs {', '.join(map(str, candidates))}; name them after the images "
+                    f"HDU {own}, in HDUs {', '.join(map(str, candidates))}; name them after the images "
                     "(SCI_G, WHT_G), or put each image with its own planes into a separate file"
                 )
         if namesakes or candidates:
@@ -232,7 +232,7 @@ def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None) -> l
         if hdu is mask or hdu.shape != mask.shape or role_of(name) != "mask":
             continue
         is_more = hdu.ver not in {*versions, mask.ver}
-        is_other = len(images) == 1 and whose(name) == whose(name_of(mask))
+        is_other = len(images) == 1 and image_words(name) == image_words(name_of(mask))
         if is_more if name == name_of(mask) else is_other:
             out.append(hdu)
     return out

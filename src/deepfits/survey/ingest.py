@@ -183,12 +183,12 @@ def _warn_of_offsets(cutouts: ForeignCutouts, path: Path) -> None:
         return
     ra, dec = cutouts.columns["ra"][some], cutouts.columns["dec"][some]
     east = ((ra - headers["ra"] + 180) % 360 - 180) * np.cos(np.radians(headers["dec"]))
-    apart = np.hypot(east, dec - headers["dec"]) * 3600 / cutouts.pixel_scale_arcsec
-    if (is_off := apart > OFF_CENTRE_PIXELS).any():
+    offset = np.hypot(east, dec - headers["dec"]) * 3600 / cutouts.pixel_scale_arcsec
+    if (is_off := offset > OFF_CENTRE_PIXELS).any():
         text = (
             f"catalogue {path.name}: by the WCS, {is_off.sum()} of {len(some)} objects lie more than "
             f"{OFF_CENTRE_PIXELS:g} pixels from the middle of their cutout, among them object_id "
-            f"{cutouts.object_id[some][is_off][0]} by {apart[is_off][0]:.0f}: what lies in the middle is "
+            f"{cutouts.object_id[some][is_off][0]} by {offset[is_off][0]:.0f}: what lies in the middle is "
             "taken as the object; make these cutouts anew, filled where there is no image, or leave them out"
         )
         log.warning("%s%s", WARNING, text)

@@ -85,7 +85,7 @@ class Findings:
             while name in alike.setdefault(kind, {}) and name:  # a further one, such as of another HDU
                 kind += "#"
             alike[kind][name] = bands + colon + rest
-        return [listed([*its], 3) + next(iter(its.values())) for its in alike.values()]
+        return [listed([*of_text], 3) + next(iter(of_text.values())) for of_text in alike.values()]
 
     def __repr__(self) -> str:  # in notebooks, where the last value of a cell is shown
         return str(self)
@@ -150,7 +150,7 @@ def _note_wrong_sums(sources: Iterable[ImageSource], findings: Findings) -> None
     findings.warnings += [
         f"{path}: the data of HDU {hdu} are not those whose sum its header has (DATASUM): damaged, or "
         "changed by a program that left the sum as it was; fetch the file again"
-        for path in dict.fromkeys(path for its in files for path in its)
+        for path in dict.fromkeys(path for paths in files for path in paths)
         for hdu in sums_that_fail(path)
     ]
 

@@ -194,8 +194,8 @@ def _by_planes(
     absent = [name for name in names if name not in planes and not (name.isdigit() and int(name) < 63)]
     for name in [name for name in names if name not in absent]:
         bit = planes[name] if name in planes else int(name)
-        its = next((own for own, number in planes.items() if number == bit), None)
-        found[name if name in planes else f"{name} ({its})" if its else f"bit {name}"] = bit
+        plane_name = next((own for own, number in planes.items() if number == bit), None)
+        found[name if name in planes else f"{name} ({plane_name})" if plane_name else f"bit {name}"] = bit
     # Masks of different bands may differ in the usual planes, but must have at least one of them.
     if absent and sample is not None and (not found or set(absent) - set(BAD_MASK_PLANES)):
         name = next((plane for plane in absent if plane not in BAD_MASK_PLANES), absent[0])

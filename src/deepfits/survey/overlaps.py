@@ -87,17 +87,17 @@ def overlapping_fields(
     sides = np.array([tree.maxes - tree.mins for tree in trees])
     centres = np.array([tree.mins for tree in trees]) + sides / 2
     near = cKDTree(centres).query_pairs(float(np.linalg.norm(sides, axis=1).max()) + far)
-    for one, two in sorted(near):
-        scale = max(scales[one], scales[two])
+    for left, right in sorted(near):
+        scale = max(scales[left], scales[right])
         radius = np.deg2rad(max(MATCH_PIXELS * scale, MATCH_ARCSEC) / 3600)
-        apart = max(radius, np.deg2rad(max(reach[one], reach[two]) * scale / 3600))
-        if (np.abs(centres[one] - centres[two]) - (sides[one] + sides[two]) / 2 > apart).any():
+        limit = max(radius, np.deg2rad(max(reach[left], reach[right]) * scale / 3600))
+        if (np.abs(centres[left] - centres[right]) - (sides[left] + sides[right]) / 2 > limit).any():
             continue
-        rows, other_rows = every[names[one]], every[names[two]]
-        first, second = _mutual_nearest(trees[one], trees[two], radius)
+        rows, other_rows = every[names[left]], every[names[right]]
+        first, second = _mutual_nearest(trees[left], trees[right], radius)
         yield Overlap(
-            field=names[one],
-            other=names[two],
+            field=names[left],
+            other=names[right],
             rows=rows,
             other_rows=other_rows,
             first=rows[first],

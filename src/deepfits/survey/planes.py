@@ -318,8 +318,8 @@ class Plane:
         all_rows = None if step is None else step * HALF_STEP
         self._fills = [f if f.half_step is None else replace(f, half_step=all_rows) for f in fills]
         self.remarks += remarks
-        there = np.isfinite(counts) & (counts != 0)
-        left = float((weight[there] > 0).mean()) if weight is not None and there.any() else 1.0
+        has_data = np.isfinite(counts) & (counts != 0)
+        left = float((weight[has_data] > 0).mean()) if weight is not None and has_data.any() else 1.0
         if left < 1 - MOSTLY_MASKED and not self.has_mask:
             self.remarks.append(
                 f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the non-zero pixels; is it a "
@@ -418,13 +418,14 @@ def open_planes(
                 f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "
                 f"mask; put the masks next to the images (NAME.mask.fits), or leave {option} out"
             )
-        one = next((plane for plane in planes.values() if plane.wcs is None), None)
+        unplaced = next((plane for plane in planes.values() if plane.wcs is None), None)
         other = next(
-            (plane for plane in planes.values() if one is not None and plane.shape != one.shape), None
+            (plane for plane in planes.values() if unplaced is not None and plane.shape != unplaced.shape),
+            None,
         )
-        if one is not None and other is not None:
+        if unplaced is not None and other is not None:
             raise InputError(
-                f"{other.path}: shape {other.shape}, but {one.path.name}, which has no WCS, has {one.shape}; "
-                "images without WCS must be aligned with the other bands, pixel to pixel"
+                f"{other.path}: shape {other.shape}, but {unplaced.path.name}, which has no WCS, has "
+                f"{unplaced.shape}; images without WCS must be aligned with the other bands, pixel to pixel"
             )
         yield planes

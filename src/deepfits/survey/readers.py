@@ -78,14 +78,14 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         paths = [part.resolve() for part in description.parts] or [path]
         with ExitStack() as files:
             found = []
-            for one in paths:
-                if one.suffix.lower() in PARQUET:
-                    found.append(_from_arrays(description, one, files.enter_context(open_nested(one))))
+            for source in paths:
+                if source.suffix.lower() in PARQUET:
+                    found.append(_from_arrays(description, source, files.enter_context(open_nested(source))))
                     continue
-                if one.suffix.lower() not in HDF5 and not h5py.is_hdf5(one):
-                    raise InputError(f"{one}: not an HDF5, Parquet, NumPy or FITS file; {REMEDY}")
-                file = files.enter_context(opened(one))
-                found.append(_from_arrays(description, one, LocalGroup(file, one)))
+                if source.suffix.lower() not in HDF5 and not h5py.is_hdf5(source):
+                    raise InputError(f"{source}: not an HDF5, Parquet, NumPy or FITS file; {REMEDY}")
+                file = files.enter_context(opened(source))
+                found.append(_from_arrays(description, source, LocalGroup(file, source)))
             yield _settled(joined(found, paths, path), description)
 
 
@@ -246,8 +246,8 @@ def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[s
     """Return warnings where bands, unit, zero point or scale in the file contradict the description."""
     attributes = [owner.attrs for owner in (image, content) if hasattr(owner, "attrs")]
     stated = [attrs[name] for attrs in attributes for name in NAMES_OF_BANDS if name in attrs]
-    there = (content.get(name) for name in NAMES_OF_BANDS if name in content)
-    stated += [plain_values(found) for found in there if hasattr(found, "dtype")]
+    arrays = (content.get(name) for name in NAMES_OF_BANDS if name in content)
+    stated += [plain_values(found) for found in arrays if hasattr(found, "dtype")]
     out = [compare_bands(_words(value), bands, path) for value in stated]
     unit = next(
         (attrs[key] for attrs in attributes for key in ("BUNIT", "unit", "units") if key in attrs), ""
@@ -381,16 +381,16 @@ def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict
     arrays = content.arrays(MOST_ARRAYS) if hasattr(content, "arrays") else {}
     in_groups = sorted(path for path, shape in arrays.items() if "/" in path and shape in one_each)
     paths = [*sorted(map(str, content)), *in_groups]
-    there: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for place in [place for place in paths if place not in taken]:
         short = place.rpartition("/")[2]
-        there[place.replace("/", "_") if short in there else short] = content.get(place)
-    for found in [array for array in there.values() if getattr(array, "dtype", None) is not None]:
+        columns[place.replace("/", "_") if short in columns else short] = content.get(place)
+    for found in [array for array in columns.values() if getattr(array, "dtype", None) is not None]:
         if found.dtype.names and found.shape == (number,):
-            there = {name: found[name] for name in found.dtype.names} | there
+            columns = {name: found[name] for name in found.dtype.names} | columns
     out = {}
-    for name in d.columns if d.columns is not None else there:
-        found = there.get(name) if name in there else content.get(name)
+    for name in d.columns if d.columns is not None else columns:
+        found = columns.get(name) if name in columns else content.get(name)
         usable = getattr(found, "shape", None) in one_each and name not in taken
         if d.columns is not None and not usable:
             raise InputError(

@@ -39,7 +39,9 @@ def describe(remarks: Mapping[str, Iterable[str]]) -> list[str]:
                 kind += "#"
             alike[kind][band] = _NUMBER.split(text)
     lines = []
-    for its in alike.values():
-        joined = ("/".join(same) if len({*same}) > 1 else same[0] for same in zip(*its.values(), strict=True))
-        lines.append(f"{' '.join(its)}: {''.join(joined)}")
+    for by_band in alike.values():
+        joined = (
+            "/".join(same) if len({*same}) > 1 else same[0] for same in zip(*by_band.values(), strict=True)
+        )
+        lines.append(f"{' '.join(by_band)}: {''.join(joined)}")
     return lines

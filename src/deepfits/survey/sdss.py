@@ -61,8 +61,8 @@ class FrameNoise:
 
     def __init__(self, hdus: fits.HDUList) -> None:
         header = hdus[0].header
-        which = str(header["FILTER"]).strip(), int(header["CAMCOL"]), int(header["RUN"])
-        self.gain, self.dark_variance = gain_of(*which), dark_variance_of(*which)
+        ccd = str(header["FILTER"]).strip(), int(header["CAMCOL"]), int(header["RUN"])
+        self.gain, self.dark_variance = gain_of(*ccd), dark_variance_of(*ccd)
         self.calibration = np.asarray(hdus[1].data, dtype=np.float32)
         table = hdus[2].data
         self._sky = np.asarray(table["ALLSKY"][0], dtype=np.float32)

@@ -35,8 +35,8 @@ def choose_stars(
     """
     good = np.isfinite(radius) & (snr > locus.least_snr) & (flags == 0)
     good &= np.abs(np.log(np.where(good, radius, 1) / locus.radius)) < locus.half_width
-    which = np.flatnonzero(good)
-    return which[np.argsort(-snr[which], kind="stable")][:most]
+    candidates = np.flatnonzero(good)
+    return candidates[np.argsort(-snr[candidates], kind="stable")][:most]
 
 
 def best_in_band(stars: np.ndarray, snr: np.ndarray) -> np.ndarray:
@@ -157,7 +157,9 @@ def star_among_cutouts(
     is_used = (weight > 0).mean(axis=(1, 2)) >= LEAST_KNOWN
     image, weight = image[is_used].astype(float), weight[is_used]
     image = np.where(weight > 0, image - np.median(_edge(image), axis=1)[:, None, None], 0)
-    image = np.array([bridged(*one)[0] for one in zip(image, weight <= 0, strict=True)]).reshape(image.shape)
+    image = np.array([bridged(*pair)[0] for pair in zip(image, weight <= 0, strict=True)]).reshape(
+        image.shape
+    )
     circles, radius = growth_circles(size, pixel_scale_arcsec)
     growth = np.einsum("nhw,khw->nk", image, circles)
     half_light = growth_radii(growth, radius, [0.5])[:, 0] / pixel_scale_arcsec

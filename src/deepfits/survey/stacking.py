@@ -239,7 +239,7 @@ def combine(
         order = np.argsort(np.where(is_valid, image, np.inf), axis=0)
         ranks = (number - 1).clip(0) // 2, number // 2
         of_middle = [np.take_along_axis(order, rank[None], 0) for rank in ranks]  # the exposures there
-        low, high = (np.take_along_axis(image, which, 0)[0] for which in of_middle)
+        low, high = (np.take_along_axis(image, index, 0)[0] for index in of_middle)
         middle = (low + high) / 2
     if method == "median":
         of_many = 2 / np.pi * np.sqrt(weight).sum(axis=0) ** 2 / number.clip(1)
@@ -247,7 +247,7 @@ def combine(
         total = np.where(number > 2, of_many, of_few)
         return np.where(number > 0, middle, 0).astype(np.float32), total.astype(np.float32), rejected
     if method == "clipped":
-        sigma = np.sqrt(np.mean([np.take_along_axis(variance, which, 0)[0] for which in of_middle], axis=0))
+        sigma = np.sqrt(np.mean([np.take_along_axis(variance, index, 0)[0] for index in of_middle], axis=0))
         is_source = np.abs(middle) * np.sqrt(number) > clip * sigma
         of_pair = math.sqrt(2) * sigma
         is_pair = (number == 2) | (high - low > clip * of_pair)

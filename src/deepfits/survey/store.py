@@ -113,10 +113,10 @@ class BandOrder:
     places: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, there: Sequence[str], wanted: Sequence[str]) -> BandOrder:
+    def of(cls, available: Sequence[str], wanted: Sequence[str]) -> BandOrder:
         """Match a model's bands to a store's."""
-        places = places_of(wanted, there)
-        names = (band if n is None else there[n] for band, n in zip(wanted, places, strict=True))
+        places = places_of(wanted, available)
+        names = (band if n is None else available[n] for band, n in zip(wanted, places, strict=True))
         return cls(bands=tuple(names), places=places)
 
     def info(self, info: StoreInfo) -> StoreInfo:
@@ -196,11 +196,11 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
     directory = Path(directory)
     path, content = directory / "store.json", info.to_json()
     if path.exists():
-        there = read_info(directory)
-        if (there.bands, there.size) != (info.bands, info.size):
+        existing = read_info(directory)
+        if (existing.bands, existing.size) != (info.bands, info.size):
             raise InputError(
-                f"{directory}: a store with bands {'-'.join(there.bands)} and size {there.size} is there "
-                "already; choose another directory or remove it"
+                f"{directory}: a store with bands {'-'.join(existing.bands)} and size {existing.size} is "
+                "there already; choose another directory or remove it"
             )
     if not path.exists() or read_json(path) != json.loads(json.dumps(content)):
         write_json(path, content)
@@ -425,11 +425,11 @@ class CutoutStore:
         """Read shard `number`, from 0, with all or the given columns of the catalogue."""
         if not 0 <= number < len(self.shards):
             raise InputError(f"{self.directory}: no shard {number}; there are {len(self.shards)}, from 0")
-        whole, rows = self._read(number, columns=columns), self._rows[number]
-        return whole if rows is None else whole.take(rows)
+        shard, rows = self._read(number, columns=columns), self._rows[number]
+        return shard if rows is None else shard.take(rows)
 
-    def _read(self, number: int, **which: Any) -> Cutouts:
-        return self._order.cutouts(read_shard(self.shards[number], self._stored, **which))
+    def _read(self, number: int, **options: Any) -> Cutouts:
+        return self._order.cutouts(read_shard(self.shards[number], self._stored, **options))
 
     def __iter__(self) -> Iterator[Cutouts]:
         """Iterate over the shards in order."""
@@ -440,8 +440,8 @@ class CutoutStore:
         columns = [columns] if isinstance(columns, str) else columns
         parts: list[dict[str, np.ndarray]] = []
         for path, rows in zip(self.shards, self._rows, strict=True):
-            whole = shard_catalogue(path, columns)
-            parts.append(whole if rows is None else {name: values[rows] for name, values in whole.items()})
+            shard = shard_catalogue(path, columns)
+            parts.append(shard if rows is None else {name: values[rows] for name, values in shard.items()})
         names = parts[0].keys()
         for path, part in zip(self.shards, parts, strict=True):
             if part.keys() != names:
@@ -555,13 +555,13 @@ def read_shard(
     path = Path(path)
     with _open(path) as file:
         _check_shard(file, path, info)
-        which: Any = slice(None) if rows is None else rows
+        selection: Any = slice(None) if rows is None else rows
         with np.errstate(all="ignore"):
-            image = file["image"][which].astype(np.float32, copy=False)
-            weight = file["weight"][which].astype(np.float32, copy=False)
-        psf = file["psf"][which] if "psf" in file else None
-        others = file[NEIGHBOURS][which] != 0 if NEIGHBOURS in file else None
-        catalogue = {k: v[which] for k, v in _read_catalogue(file, path, columns).items()}
+            image = file["image"][selection].astype(np.float32, copy=False)
+            weight = file["weight"][selection].astype(np.float32, copy=False)
+        psf = file["psf"][selection] if "psf" in file else None
+        others = file[NEIGHBOURS][selection] != 0 if NEIGHBOURS in file else None
+        catalogue = {k: v[selection] for k, v in _read_catalogue(file, path, columns).items()}
     cutouts = Cutouts(
         object_id=catalogue.pop("object_id"),
         image=image,
@@ -592,15 +592,15 @@ def _read_catalogue(file: h5py.File, path: Path, columns: Sequence[str] | None) 
     group = local_object(file, "catalogue", path)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: no catalogue in this shard; remove it and cut again")
-    there = [name.replace(_SLASH, "/") for name in group]
-    names = ["object_id", *(c for c in (columns if columns is not None else there) if c != "object_id")]
+    available = [name.replace(_SLASH, "/") for name in group]
+    names = ["object_id", *(c for c in (columns if columns is not None else available) if c != "object_id")]
     out: dict[str, np.ndarray] = {}
     shape = None
     for name in names:
         data = local_object(group, name.replace("/", _SLASH), path)
         shape = getattr(data, "shape", None) if name == "object_id" else shape
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
-            raise InputError(f"{path}: the catalogue has no column {name!r}; {nearest(name, there)}")
+            raise InputError(f"{path}: the catalogue has no column {name!r}; {nearest(name, available)}")
         out[name] = read_column(data)
     _require_identities(out["object_id"], path)
     return out

@@ -322,7 +322,7 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         if is_of_total and seconds is None:
             unusable.append(f"{key} is for one {unit or 'count'} per second, but the header has no EXPTIME")
             continue
-        for stated in _every(header, key):
+        for stated in _values_of_card(header, key):
             value = as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
                 unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
@@ -371,7 +371,7 @@ def _is_for_one_second(header: Mapping[str, Any], key: str, unit: str) -> bool:
     return key in _PER_SECOND or is_of_casu or bool(says_so)
 
 
-def _every(header: Mapping[str, Any], key: str) -> list[Any]:
+def _values_of_card(header: Mapping[str, Any], key: str) -> list[Any]:
     """Return all values of a repeated card, of which astropy returns only the first."""
     if not isinstance(header, fits.Header):
         return [header[key]]

@@ -65,26 +65,26 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
     is_there = ~np.isin(np.char.lower(text), GAPS)
     if not is_there.any():
         return out
-    there = np.char.replace(text[is_there], "−", "-")
+    entries = np.char.replace(text[is_there], "−", "-")
     try:  # numbers, with or without a sign for degrees
-        number = np.char.rstrip(there, "dD° ").astype(np.float64)
+        number = np.char.rstrip(entries, "dD° ").astype(np.float64)
     except ValueError:
-        first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
+        first = [abs(int(match[1])) for match in map(_HOURS.match, entries.tolist()) if match is not None]
         largest = max(first, default=0)
         kind = "hourangle" if is_hours and largest <= 24 and not _SAYS_DEGREES.match(unit) else "deg"
-        if kind == "hourangle" and unit and unit in _DEGREE_UNITS and not re.search("[dh]", there[0]):
+        if kind == "hourangle" and unit and unit in _DEGREE_UNITS and not re.search("[dh]", entries[0]):
             log.warning(
                 "WARNING: %s: %s is taken as hours, minutes and seconds, although its unit is %s; if it is "
                 "degrees, minutes and seconds, give the unit d:m:s",
                 *(where, name, unit),
             )
         letter, factor = ("h", 15) if kind == "hourangle" else ("d", 1)
-        if (angle := _in_three_parts(there, letter)) is not None:
+        if (angle := _in_three_parts(entries, letter)) is not None:
             out[is_there] = angle * factor
             return out
         if kind == "hourangle":
             _require_one_notation(text, unit, name, where)
-        for row, entry in zip(np.flatnonzero(is_there), there.tolist(), strict=True):
+        for row, entry in zip(np.flatnonzero(is_there), entries.tolist(), strict=True):
             try:
                 out[row] = Angle(entry, unit=kind).degree
             except Exception as error:  # astropy raises many kinds

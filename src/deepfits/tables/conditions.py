@@ -126,14 +126,14 @@ class _Parser:
         return _joined(parts, is_any=True)
 
     def _all(self) -> _Condition:
-        parts = [self._one()]
+        parts = [self._parse_one()]
         while self._skip(*_AND):
-            parts.append(self._one())
+            parts.append(self._parse_one())
         return _joined(parts, is_any=False)
 
-    def _one(self) -> _Condition:
+    def _parse_one(self) -> _Condition:
         if self._skip(*_NOT):
-            return self._one().negated()
+            return self._parse_one().negated()
         if self._next() == "(" and self._next(self._length()) in ("", ")", *_OR, *_AND):
             self.at += 1
             condition = self._any()
@@ -206,10 +206,10 @@ class _Parser:
         """Tell ``flags & 4`` from a joint: a name and a number, which no second condition begins with."""
         if self._next() != "&" or len(before) != 1:
             return False
-        one, other = before[0][0], self._next(1)
-        if _NAME.fullmatch(one) and other[:1].isdigit():
+        operand, other = before[0][0], self._next(1)
+        if _NAME.fullmatch(operand) and other[:1].isdigit():
             return is_first or self._next(2) not in _SIGNS
-        return is_first and one.isdigit() and _NAME.fullmatch(other) is not None
+        return is_first and operand.isdigit() and _NAME.fullmatch(other) is not None
 
     def _length(self) -> int:
         """Return the number of tokens from the next bracket to the one that closes it, both included."""

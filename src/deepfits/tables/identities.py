@@ -25,8 +25,8 @@ def identity_name(names: Iterable[str] | Mapping[str, np.ndarray]) -> str | None
     may be a class, and `num` count exposures, if values occur twice.
     """
     if isinstance(names, Mapping):  # OBJID of BOSS is the list run, rerun, camcol, field and id
-        one = {name: values for name, values in names.items() if values.ndim == 1}
-        names = [n for n, v in one.items() if n.lower() not in AMBIGUOUS or len(np.unique(v)) == len(v)]
+        flat = {name: values for name, values in names.items() if values.ndim == 1}
+        names = [n for n, v in flat.items() if n.lower() not in AMBIGUOUS or len(np.unique(v)) == len(v)]
     matched = [f"{name}{end}" for name in IDENTITIES if "id" in name for end in ("_1", "_x")]
     return first_name(names, (*IDENTITIES, *matched))
 
@@ -61,30 +61,30 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     if values.ndim != 1 or kind not in "iufU":
         raise InputError(f"{where}: {name} must be integers or text, not {values.dtype}")
     if kind == "U":
-        there = values[values != ""]
-        if len(there) and all(re.match(WITH_EXPONENT, text.strip()) for text in there):
+        numbers = values[values != ""]
+        if len(numbers) and all(re.match(WITH_EXPONENT, text.strip()) for text in numbers):
             raise InputError(
-                f"{where}: {name} {str(there[0])!r} was rounded by a spreadsheet; export it again as "
+                f"{where}: {name} {str(numbers[0])!r} was rounded by a spreadsheet; export it again as "
                 "integers or text"
             )
         return np.char.strip(values) if len(values) else values
     if kind == "f":
         is_there = np.isfinite(values)
-        there = values[is_there].astype(np.float64)
+        numbers = values[is_there].astype(np.float64)
         exact = 2**24 if values.dtype.itemsize == 4 else EXACT
-        if (np.abs(there) >= exact).any():
+        if (np.abs(numbers) >= exact).any():
             raise InputError(
                 f"{where}: {name} was written as floating point, in which numbers like "
-                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as integers "
+                f"{numbers[np.abs(numbers).argmax()]:.0f} are no longer exact; write it again as integers "
                 "(int64) or text"
             )
-        if len(fractional := there[there != np.round(there)]):
+        if len(fractional := numbers[numbers != np.round(numbers)]):
             raise InputError(
                 f"{where}: {name} {fractional[0]:g} is not a whole number; identities must be integers "
                 "or text"
             )
         whole = np.zeros(len(values), np.int64)
-        whole[is_there] = there.astype(np.int64)
+        whole[is_there] = numbers.astype(np.int64)
         return whole if is_there.all() else np.where(is_there, whole.astype(str), "")
     if _is_rounded(values):
         raise InputError(

@@ -65,10 +65,10 @@ def likely_match(columns: Mapping[str, np.ndarray], identity: np.ndarray) -> str
     >>> likely_match({"z": np.array([0.5]), "sex_id": np.array([7])}, np.array([3, 7]))
     "; column 'sex_id' would match: rename it object_id"
     """
-    ours = identity.astype(str)
+    object_ids = identity.astype(str)
     for name, values in columns.items():
         is_candidate = values.ndim == 1 and values.dtype.kind in "iuU"
-        if is_candidate and 2 * np.isin(values.astype(str), ours).sum() > len(values):
+        if is_candidate and 2 * np.isin(values.astype(str), object_ids).sum() > len(values):
             return f"; column {name!r} would match: rename it object_id"
     return ""
 
@@ -156,7 +156,7 @@ def require_aligned(
     if not is_far and 2 * len(separations) >= min(np.isfinite(ra).sum(), np.isfinite(other_ra).sum()):
         return
     offset = typical_offset(ra, dec, other_ra, other_dec)
-    said = (
+    direction = (
         "" if offset is None else f"{offset[0]:+.2f}″ in right ascension and {offset[1]:+.2f}″ in declination"
     )
     for place in other_places(columns, where):
@@ -171,7 +171,7 @@ def require_aligned(
             break
     if offset is not None and np.hypot(*offset) > radius_arcsec:
         raise InputError(
-            f"{where}: most positions are offset by {said} from the objects, more than the radius of "
+            f"{where}: most positions are offset by {direction} from the objects, more than the radius of "
             f"{radius_arcsec}″, so that matches would be accidental: subtract the offset from them"
         )
     by_chance = np.mean([
@@ -188,7 +188,9 @@ def require_aligned(
         log.warning(
             "WARNING: %s: half of the positions lie more than %.2f″ from their objects; %s",
             *(where, np.median(separations)),
-            f"they are offset by {said}" if said else "is one astrometry off, or the radius too small?",
+            f"they are offset by {direction}"
+            if direction
+            else "is one astrometry off, or the radius too small?",
         )
 
 

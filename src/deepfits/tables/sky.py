@@ -186,12 +186,12 @@ def _with_equinox_2000(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def _with_main_columns(table: Table) -> Table:
     """Add `ra`, `dec` and `object_id` by UCD if no column is named like a position or an identity."""
-    said: dict[str, str | None] = {}
+    main_columns: dict[str, str | None] = {}
     if position_names(table.columns) is None and not sexagesimal_parts(table.columns):
-        said |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
+        main_columns |= {name: main_column(table.ucds, f"pos.eq.{name}") for name in ("ra", "dec")}
     if identity_name(table.columns) is None:
-        said["object_id"] = main_column(table.ucds, "meta.id")
-    main = {ours: theirs for ours, theirs in said.items() if theirs in table.columns}
+        main_columns["object_id"] = main_column(table.ucds, "meta.id")
+    main = {standard: column for standard, column in main_columns.items() if column in table.columns}
     identity = table.columns.get(main.get("object_id") or "")
     if identity is not None and len(np.unique(identity)) < len(identity):  # rows will be numbered instead
         del main["object_id"]
@@ -200,7 +200,7 @@ def _with_main_columns(table: Table) -> Table:
 
     parts: dict[str, Any] = {part: dict(getattr(table, part)) for part in ("columns", "units", "frames")}
     for values in parts.values():
-        values |= {ours: values[str(theirs)] for ours, theirs in main.items() if theirs in values}
+        values |= {standard: values[str(column)] for standard, column in main.items() if column in values}
     return replace(table, **parts)
 
 
@@ -241,10 +241,10 @@ def main_column(ucds: Mapping[str, str], ucd: str) -> str | None:
     >>> main_column({"a": "pos.eq.ra;meta.main", "b": "pos.eq.ra", "c": "stat.error;pos.eq.ra"}, "pos.eq.ra")
     'a'
     """
-    words = {name: said.lower().split(";") for name, said in ucds.items()}
+    words = {name: text.lower().split(";") for name, text in ucds.items()}
     old = f"{ucd.removeprefix('meta.').replace('.', '_')}_main"
-    mains = [name for name, said in words.items() if said[:2] == [ucd, "meta.main"] or said == [old]]
-    mains = mains or [name for name, said in words.items() if said == [ucd] and ucd != "meta.id"]
+    mains = [name for name, parts in words.items() if parts[:2] == [ucd, "meta.main"] or parts == [old]]
+    mains = mains or [name for name, parts in words.items() if parts == [ucd] and ucd != "meta.id"]
     return mains[0] if len(mains) == 1 else None
 
 
@@ -334,18 +334,18 @@ def _named_pairs(table: Table, but: Sequence[str] = ()) -> Iterator[Positions]:
             yield _from_pair(table, pair)
 
 
-def positions_agree(one: Positions, other: Positions) -> bool:
+def positions_agree(first: Positions, second: Positions) -> bool:
     """Return whether two sets of positions agree where both are known (see `SAME_OBJECT_ARCSEC`)."""
-    return _separation(one, other) < SAME_OBJECT_ARCSEC
+    return _separation(first, second) < SAME_OBJECT_ARCSEC
 
 
-def _separation(one: Positions, other: Positions) -> float:
+def _separation(first: Positions, second: Positions) -> float:
     """Return the median separation of two sets of positions in arcsec; NaN where none is known in both."""
-    both = one.is_known & other.is_known
+    both = first.is_known & second.is_known
     if not both.any():
         return np.nan
-    east = ((one.ra - other.ra + 180) % 360 - 180)[both] * np.cos(np.radians(one.dec[both]))
-    return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600
+    east = ((first.ra - second.ra + 180) % 360 - 180)[both] * np.cos(np.radians(first.dec[both]))
+    return float(np.median(np.hypot(east, (first.dec - second.dec)[both]))) * 3600
 
 
 def _similar_pair(table: Table) -> tuple[str, str] | None:
@@ -452,16 +452,16 @@ def _in_one_column(table: Table) -> Positions | None:
         if text.dtype.kind != "U" or text.ndim != 1 or not frame:
             continue
         pattern = _EITHER if _SAYS_BOTH.search(name) else _SEXAGESIMAL
-        there = np.flatnonzero(~np.isin(np.char.lower(text), GAPS))
-        if not len(there) or not pattern.fullmatch(text[there[0]]):
+        filled = np.flatnonzero(~np.isin(np.char.lower(text), GAPS))
+        if not len(filled) or not pattern.fullmatch(text[filled[0]]):
             continue
-        parts = [pattern.fullmatch(entry) for entry in text[there].tolist()]
+        parts = [pattern.fullmatch(entry) for entry in text[filled].tolist()]
         if not all(parts):
             continue
         sky = np.full((2, len(text)), np.nan)
         for row, half in enumerate(("ra", "dec")):
             angles = np.array([part[half] for part in parts if part])
-            sky[row, there] = degrees(angles, "", name, table.where, is_longitude=half == "ra", frame=frame)
+            sky[row, filled] = degrees(angles, "", name, table.where, is_longitude=half == "ra", frame=frame)
         log.warning("WARNING: %s: %s is taken as the positions of the objects", table.where, name)
         return _validated(sky[0], sky[1], (name,), frame)
     return None
@@ -505,13 +505,13 @@ def place_hint(ra: np.ndarray, dec: np.ndarray, near_ra: np.ndarray, near_dec: n
     if not len(ra) or not all(map(len, box)):
         return ""
 
-    def are_there(angle: np.ndarray, near: np.ndarray) -> np.ndarray:
+    def are_inside(angle: np.ndarray, near: np.ndarray) -> np.ndarray:
         return np.asarray((angle >= near.min() - 0.5) & (angle <= near.max() + 0.5))
 
-    if (are_there(dec, box[0]) & are_there(ra, box[1])).mean() > 0.5:
+    if (are_inside(dec, box[0]) & are_inside(ra, box[1])).mean() > 0.5:
         return "; ra and dec look swapped"
     for factor, unit, limit in ((15.0, "hours", 24.0), (float(np.degrees(1)), "radians", 2 * np.pi)):
-        if ra.max() <= limit and are_there(ra * factor, box[0]).mean() > 0.5:
+        if ra.max() <= limit and are_inside(ra * factor, box[0]).mean() > 0.5:
             short = "ra_hours" if unit == "hours" else "ra_rad and dec_rad"
             return f"; the right ascensions look like {unit}: name the column {short}, or give its unit"
     return ""
@@ -535,7 +535,7 @@ def with_standard_names(table: Any, sky: Positions | None) -> dict[str, np.ndarr
         x, y, names = pixels
         columns = {name: columns[name] for name in columns if name not in names} | {"x": x, "y": y}
     columns = with_legacy_identity(columns)
-    for ours, theirs in (("object_id", identity_name(columns)), ("field", first_name(columns, FIELDS))):
-        if theirs is not None and ours not in columns:
-            columns = {ours if name == theirs else name: values for name, values in columns.items()}
+    for standard, column in (("object_id", identity_name(columns)), ("field", first_name(columns, FIELDS))):
+        if column is not None and standard not in columns:
+            columns = {standard if name == column else name: values for name, values in columns.items()}
     return columns

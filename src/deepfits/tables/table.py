@@ -102,15 +102,15 @@ def plain_array(values: Any) -> np.ndarray:
         return plain_array(_stacked(array.tolist()))
     if kind == "O":
         is_gap = np.array([value is None for value in array], dtype=bool) | np.ma.getmaskarray(values)
-        there = array[~is_gap].tolist()
-        if there and all(isinstance(value, (int, float, np.generic)) for value in there):
-            numbers = np.array(there)  # as databases give them
+        present = array[~is_gap].tolist()
+        if present and all(isinstance(value, (int, float, np.generic)) for value in present):
+            numbers = np.array(present)  # as databases give them
             if numbers.dtype.kind not in "iufb":
                 raise TypeError
             filled = np.ma.masked_all(len(array), numbers.dtype)
             filled[~is_gap] = numbers
             return plain_array(filled)
-        if not all(isinstance(value, (str, bytes)) for value in there):
+        if not all(isinstance(value, (str, bytes)) for value in present):
             raise TypeError
         array = text_array(["" if value is None else decoded(value) for value in array])
     elif kind == "S":
@@ -179,8 +179,8 @@ def whole_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
     """Mark missing integers: as NaN among floats if these are exact, else as ``""`` among text."""
     if not is_gap.any():
         return values
-    there = values[~is_gap]
-    if not len(there) or (there.max() <= EXACT and there.min() >= -EXACT):
+    present = values[~is_gap]
+    if not len(present) or (present.max() <= EXACT and present.min() >= -EXACT):
         return np.where(is_gap, np.nan, values.astype(np.float64))
     return np.where(is_gap, "", values.astype(str))
 

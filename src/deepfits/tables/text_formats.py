@@ -187,11 +187,11 @@ def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
         )
 
     def words(entry: object) -> str:
-        there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
-        there = re.sub(r"\\(?:tablenotemark|tnote|footnotemark)\s*(?:\{[^}]*\}|\[[^\]]*\])", "", there)
-        there = re.sub(r"\^?\{?\\circ\}?", "°", there)
-        there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
-        return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
+        plain = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        plain = re.sub(r"\\(?:tablenotemark|tnote|footnotemark)\s*(?:\{[^}]*\}|\[[^\]]*\])", "", plain)
+        plain = re.sub(r"\^?\{?\\circ\}?", "°", plain)
+        plain = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", plain)
+        return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", plain)).replace("~", " ").strip()
 
     below = [[words(unit).strip("() ") or "-" for unit in units]] if units else []
     return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *below, *table.iterrows()))

@@ -282,12 +282,12 @@ class Batches:
         at, sights = 0, []
         for shard in group:
             cutouts = self.store.read_shard(shard, columns=None if self.grid else []).take(self.rows[shard])
-            one = Batch.of(cutouts, self.store.info, self.grid, mask_neighbours=self.mask_neighbours)
-            part = slice(at, at + len(one))
-            image[part], weight[part] = one.image, one.weight
-            if one.sight is not None:
-                sights.append(one.sight)
-            at += len(one)
+            batch = Batch.of(cutouts, self.store.info, self.grid, mask_neighbours=self.mask_neighbours)
+            part = slice(at, at + len(batch))
+            image[part], weight[part] = batch.image, batch.weight
+            if batch.sight is not None:
+                sights.append(batch.sight)
+            at += len(batch)
         return Batch(image, weight, Sight.join(sights) if sights else None).to(self.device)
 
     def _turn(self, batch: Batch, step: int) -> Batch:

@@ -104,9 +104,9 @@ def _warn_of_running_numbers(features: Columns, labels: Labels, *, have_position
     name = tables.identity_name({n: values for n, values in labels.columns.items() if n != "object_id"})
     if have_positions or name is None or "ra" not in features:
         return
-    theirs, ours = labels.columns[name], features["object_id"]
-    if np.array_equal(theirs, labels.columns["object_id"]):
-        tables.warn_of_running_numbers(labels.where, name, ours, theirs)
+    label_ids, object_ids = labels.columns[name], features["object_id"]
+    if np.array_equal(label_ids, labels.columns["object_id"]):
+        tables.warn_of_running_numbers(labels.where, name, object_ids, label_ids)
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
@@ -114,16 +114,16 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     if match == "position":
         places = [table[name] for table in (labels.columns, features) for name in ("ra", "dec")]
         ranges = [f"{np.nanmin(angles):.4f} to {np.nanmax(angles):.4f}" for angles in places]
-        said = "; ra and dec of the labels are {} and {}, of the objects {} and {}".format(*ranges)
-        return tables.place_hint(*places) or said
-    ours = _identities(features, "features").astype(str)
-    theirs = _identities(labels.columns, labels.where).astype(str)
-    bare = np.char.lstrip(theirs[theirs != ""], "0")
-    if np.isin(np.char.lstrip(ours, "0"), bare).any():
+        extents = "; ra and dec of the labels are {} and {}, of the objects {} and {}".format(*ranges)
+        return tables.place_hint(*places) or extents
+    object_ids = _identities(features, "features").astype(str)
+    label_ids = _identities(labels.columns, labels.where).astype(str)
+    bare = np.char.lstrip(label_ids[label_ids != ""], "0")
+    if np.isin(np.char.lstrip(object_ids, "0"), bare).any():
         return "; they would match without leading zeros: write both as text or both as numbers"
-    if hint := tables.likely_match(labels.columns, ours):
+    if hint := tables.likely_match(labels.columns, object_ids):
         return hint
-    return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
+    return f": the first object is {str(object_ids[0])!r}, the first label {str(label_ids[0])!r}"
 
 
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -132,25 +132,25 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, dict[str, int]]:
     """Return pairs, and the number of labels without a position."""
-    ours, theirs = ((table["ra"], table["dec"]) for table in (features, labels.columns))
-    nearest_label, apart, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
+    objects, of_labels = ((table["ra"], table["dec"]) for table in (features, labels.columns))
+    nearest_label, separation, nearest_object = tables.match_one_to_one(*objects, *of_labels, radius_arcsec)
     keep = nearest_label >= 0
-    tables.require_aligned(labels.where, apart[keep], *ours, labels.columns, radius_arcsec)
+    tables.require_aligned(labels.where, separation[keep], *objects, labels.columns, radius_arcsec)
     # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
     others = np.flatnonzero(is_other)
-    apart = tables.apart_arcsec(labels.columns, others, chosen[others])
+    separation = tables.apart_arcsec(labels.columns, others, chosen[others])
     same_place = np.full(len(others), radius_arcsec / 4)
     identity = labels.columns.get("object_id")
     if identity is not None and identity.ndim == 1:  # stricter where identities differ
         is_same = identity[others] == identity[chosen[others]]
         same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
-    _warn_of_neighbours(others[apart > same_place], chosen, labels, radius_arcsec)
-    others = others[apart <= same_place]
+    _warn_of_neighbours(others[separation > same_place], chosen, labels, radius_arcsec)
+    others = others[separation <= same_place]
     of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
     pairs = of_object, np.concatenate([nearest_label[keep], others])
-    return pairs, {"without_position": int(np.isnan(theirs[0]).sum())}
+    return pairs, {"without_position": int(np.isnan(of_labels[0]).sum())}
 
 
 def _warn_of_neighbours(others: np.ndarray, chosen: np.ndarray, labels: Labels, radius_arcsec: float) -> None:
@@ -170,24 +170,24 @@ def _warn_of_neighbours(others: np.ndarray, chosen: np.ndarray, labels: Labels, 
 def _within(pairs: Pairs, features: Columns, labels: Labels, radius_arcsec: float) -> tuple[Pairs, int]:
     """Keep pairs of the same identity within the radius, and count the others."""
     objects, label_rows = pairs
-    apart = tables.apart_arcsec(features, objects, label_rows, labels.columns)
-    median = float(np.median(apart[np.isfinite(apart)])) if np.isfinite(apart).any() else 0.0
+    separation = tables.apart_arcsec(features, objects, label_rows, labels.columns)
+    median = float(np.median(separation[np.isfinite(separation)])) if np.isfinite(separation).any() else 0.0
     if median > radius_arcsec:
         raise InputError(
             f"{labels.where}: objects with the same object_id lie {median:.1f}″ "
             "apart (median), so this is another numbering; match by position instead"
         )
-    is_near = ~(apart > radius_arcsec)
+    is_near = ~(separation > radius_arcsec)
     return (objects[is_near], label_rows[is_near]), int((~is_near).sum())
 
 
 def _by_id(features: Columns, labels: Labels) -> tuple[Pairs, dict[str, int]]:
     """Return pairs, and the number of labels without an identity."""
-    ours, theirs = _identities(features, "features"), _identities(labels.columns, labels.where)
-    named = np.flatnonzero(theirs != "") if theirs.dtype.kind == "U" else np.arange(len(theirs))
-    matched = tables.match_identities(theirs[named], ours)
+    object_ids, label_ids = _identities(features, "features"), _identities(labels.columns, labels.where)
+    named = np.flatnonzero(label_ids != "") if label_ids.dtype.kind == "U" else np.arange(len(label_ids))
+    matched = tables.match_identities(label_ids[named], object_ids)
     pairs = matched[matched >= 0], named[matched >= 0]
-    return pairs, {"without_identity": len(theirs) - len(named)}
+    return pairs, {"without_identity": len(label_ids) - len(named)}
 
 
 def _require_one_numbering(objects: np.ndarray, label_rows: np.ndarray, labels: Labels) -> None:

@@ -295,8 +295,8 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
-            said = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
-            summaries.append(f"{name}: {said}{', …' if len(unique) > 4 else ''}")
+            counted = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
+            summaries.append(f"{name}: {counted}{', …' if len(unique) > 4 else ''}")
         elif values.dtype.kind == "f" and _CONFIDENCE.search(name) and np.isfinite(unique[:2]).sum() == 2:
             summaries.append(f"{name}: {unique[0]:g} to {np.nanmax(unique):g}")
         else:
