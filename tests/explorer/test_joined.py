@@ -230,6 +230,10 @@ def test_columns_of_predictions_are_described_and_those_of_others_are_not(featur
         assert table.describe(name).words
     assert table.describe("z60.magnitude").unit == "mag"
     assert not table.describe("z60.mag_u").words  # as in the truth: no magnitude that a fit predicts
+    table.add_table("truth", columns | {"angle": sky["z_spec"], "kind": ["star"] * NUM}, of_run=True)
+    assert table.describe("angle").unit == "rad"
+    assert table.describe("truth.mag_u").words == "True AB magnitude, band u"
+    assert table.describe("kind").words
     for name in ("p_star", "is_outside_domain", "domain_distance", "quantiles"):
         assert describe(name, table="predictions").words
     for name in ("is_primary", "field"):

@@ -253,7 +253,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
             if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
                 self.add(key, partial(take_rows, values[rows[there]], kept), label)
-                about = describe(name, table="predictions" if of_run else "")
+                made = "truth" if label == "truth" else "predictions"
+                about = describe(name, table=made if of_run else "")
                 unit = "deg" if is_place else table.units.get(name, about.unit if of_run else "")
                 self._joined[key] = replace(about, unit=unit)
 
