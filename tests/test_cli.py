@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from deepfits.cli import make_app, words_of
+from deepfits.cli import _listed, make_app, words_of
 from deepfits.option_names import option_names
 from deepfits.options import SET_BY_COMMAND_LINE, options_of
 from deepfits.processes import available_cores, stated_threads
@@ -120,6 +120,7 @@ def _seconds_of_children():
 
 
 def test_help_is_in_the_words_of_the_command_line(app, capsys):
+    assert "`redshift predict`" in _listed("redshift_train").__doc__  # before a stage is imported
     shown = help_of(app, capsys, "cutouts") + help_of(app, capsys, "fit") + help_of(app, capsys, "inpaint")
     for words in (
         "u=30,g=27",

@@ -22,7 +22,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 from deepfits.option_names import option_names
-from deepfits.options import about, from_text, name_value, options_of
+from deepfits.options import about, from_text, in_shell, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores, stated_threads
 from deepfits.stages import MODULES, load
 
@@ -107,7 +107,7 @@ def _listed(name: str) -> Callable[[], None]:
     origin = (find_spec("deepfits.stages") or sys).submodule_search_locations[0]  # type: ignore[index]
     tree = ast.parse((Path(origin) / f"{MODULES[name].replace('.', '/')}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    call.__doc__ = (ast.get_docstring(function) or "").partition("\n\n")[0]
+    call.__doc__ = in_shell((ast.get_docstring(function) or "").partition("\n\n")[0])
     return call
 
 

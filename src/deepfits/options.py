@@ -57,7 +57,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         described = Parameter(
             name=option_names(name),
             negative=off if kind in (bool, bool | None) else (),
-            help=_shown(descriptions.get(name, "")),
+            help=in_shell(descriptions.get(name, "")),
             converter=converter,
             consume_multiple=False,
             show_default=_default if parameter.default not in (None, (), "") else False,
@@ -184,7 +184,7 @@ def about(stage: Callable[..., Any]) -> str:
     text = inspect.getdoc(stage) or ""
     head, _, sections = text.partition("\nParameters\n---")
     examples = sections.partition("\nExamples\n--------\n")[2].strip()
-    return _shown(head.strip() + (f"\n\n**Examples**\n\n{examples}" if examples else ""))
+    return in_shell(head.strip() + (f"\n\n**Examples**\n\n{examples}" if examples else ""))
 
 
 def _groups(stage: Any) -> dict[str, Group]:
@@ -197,7 +197,7 @@ def _groups(stage: Any) -> dict[str, Group]:
     return groups
 
 
-def _shown(text: str) -> str:
+def in_shell(text: str) -> str:
     """Rewrite Python code in a docstring as it is typed in a shell: values, lists, arguments, stage names."""
     return re.sub(r"`([^`]+)`", lambda code: f"`{_typed(code[1])}`", text.replace("``", "`"))
 
