@@ -112,7 +112,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
         along_y, along_x = (pixel_mean(at, widths[:, None], pixel_side) for at in (y, x))
         matrix = (along_y[:, :, None] * along_x[:, None])[:, is_known].T / scale
         orthogonal, triangle = np.linalg.qr(matrix)  # the same problem with as many rows as Gaussians
-        trial, _ = nnls(triangle, orthogonal.T @ target)
+        trial, _ = nnls(triangle, orthogonal.T @ target, maxiter=1000)  # the default is 24
         if trial.sum() > 0 and (off := float(((matrix @ trial - target) ** 2).sum())) < least:
             weight, sigma, least = trial, widths, off
     if least == math.inf:

@@ -121,10 +121,10 @@ class Drawer:
 
     def _on_pixels(self, drawn: np.ndarray) -> np.ndarray:
         """Resample a scene to the pixels of the cutouts, ``(B, H, W)``, by nearest neighbours."""
-        ours, theirs = self.store.info, self._needed_model("drawing").info
-        ratio = ours.pixel_scale_arcsec / theirs.pixel_scale_arcsec
-        place = (np.arange(ours.size) - (ours.size - 1) / 2) * ratio + (theirs.size - 1) / 2
-        index = np.clip(np.round(place), 0, theirs.size - 1).astype(int)
+        store_info, model_info = self.store.info, self._needed_model("drawing").info
+        ratio = store_info.pixel_scale_arcsec / model_info.pixel_scale_arcsec
+        place = (np.arange(store_info.size) - (store_info.size - 1) / 2) * ratio + (model_info.size - 1) / 2
+        index = np.clip(np.round(place), 0, model_info.size - 1).astype(int)
         return drawn[:, index][:, :, index] * ratio**2
 
     def _latents(self) -> dict[str, np.ndarray]:
@@ -188,14 +188,14 @@ class Drawer:
         if not np.isfinite(latent).all():
             raise InputError("an object has no fit and cannot be drawn")
         info = self._needed_model("drawing").info if self.draws_scenes else self.store.info
-        seen = add_seeing_and_noise(
+        observed = add_seeing_and_noise(
             self.render(latent),
             fwhm_pixels=fwhm_arcsec / info.pixel_scale_arcsec,
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
         top = max(top_of(image, self.noise) for image in self.render(stretch))
-        return png(strip(seen, self.noise, len(seen), top=top), zoom=zoom)
+        return png(strip(observed, self.noise, len(observed), top=top), zoom=zoom)
 
     @property
     def drawn_fwhm_arcsec(self) -> float | None:
@@ -276,12 +276,12 @@ def _panels(
     """
     residual = significance(image, fitted, weight)
     observed = np.where(weight > 0, image, np.nan)
-    seen, top = noise_where(observed, noise), top_of(observed, noise)
+    shown_noise, top = noise_where(observed, noise), top_of(observed, noise)
     first = [
-        colour_composite(observed, seen, top=top),
-        colour_composite(fitted, seen, top=top),
+        colour_composite(observed, shown_noise, top=top),
+        colour_composite(fitted, shown_noise, top=top),
         diverging(combined(residual)),
-        colour_composite(scene, seen, top=top),
+        colour_composite(scene, shown_noise, top=top),
     ]
     rows = [first]
     for band in range(len(image)):

@@ -114,11 +114,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
             wanted: dict[ReadColumns, dict[str, str]] = {}
             for name in names:
                 if name in self._sharded and name not in self._read:
-                    read, there = self._sharded[name]
-                    wanted.setdefault(read, {})[name] = there
+                    read, column = self._sharded[name]
+                    wanted.setdefault(read, {})[name] = column
             for read, columns in wanted.items():
                 values = read(list(columns.values()))
-                self._read |= {name: values[there] for name, there in columns.items()}
+                self._read |= {name: values[column] for name, column in columns.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -149,9 +149,9 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self.origin[name] = origin
             self._joined.pop(name, None)
 
-    def _add_sharded(self, name: str, read: ReadColumns, there: str, origin: str) -> None:
-        self.add(name, lambda: read([there])[there], origin)
-        self._sharded[name] = read, there
+    def _add_sharded(self, name: str, read: ReadColumns, column: str, origin: str) -> None:
+        self.add(name, lambda: read([column])[column], origin)
+        self._sharded[name] = read, column
 
     def describe(self, name: str) -> Column:
         """Describe a column by its name and its table: a user's ``flux_g`` is not that of a prediction."""
@@ -172,8 +172,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
         """Add the catalogue's columns, and return the rows of the objects in the store."""
-        there = shard_catalogue(store.shards[0])
-        place = [name for name in ("ra", "dec") if name in there and name in self._readers]
+        columns = shard_catalogue(store.shards[0])
+        place = [name for name in ("ra", "dec") if name in columns and name in self._readers]
         self.load(["object_id", *place])
         catalogue = store.catalogue(place)
         rows = match_identities(self["object_id"], catalogue["object_id"])
@@ -192,7 +192,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         def read(names: list[str]) -> Mapping[str, np.ndarray]:
             return {name: take_rows(values, rows) for name, values in store.catalogue(names).items()}
 
-        for name in there:
+        for name in columns:
             if name not in self._readers:
                 key = self._free_name(name, "catalogue")
                 self._add_sharded(key, read, name, "catalogue")
@@ -223,14 +223,16 @@ class JoinedTable(Mapping[str, np.ndarray]):
         by_position, hint = False, ""
         if sky is not None and has_positions:
             hint = place_hint(sky.ra, sky.dec, self["ra"], self["dec"])
-            matched, apart, near = match_one_to_one(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
+            matched, separation, near = match_one_to_one(
+                self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec
+            )
             is_pair = matched >= 0
             by_position = bool(2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum())
             if by_position and not is_pair.any() and (rows >= 0).any():
                 hint = f", although {(rows >= 0).sum()} have the same object_id: they lie elsewhere{hint}"
             if by_position:
                 rows, nearest = matched, near
-                require_aligned(path, apart[is_pair], self["ra"], self["dec"], columns, radius_arcsec)
+                require_aligned(path, separation[is_pair], self["ra"], self["dec"], columns, radius_arcsec)
             else:
                 rows = self._without_far(rows, columns, path, radius_arcsec)
         if (rows < 0).all():
@@ -243,16 +245,17 @@ class JoinedTable(Mapping[str, np.ndarray]):
             _warn_of_duplicates(rows, nearest, columns, path, by_position=by_position)
         shared = None if by_position and not of_run else columns.get("object_id")
         added = with_degrees(table.columns, sky)
-        there = rows >= 0
-        kept = np.where(there, np.cumsum(there) - 1, -1)  # rows of those that match: the table may be large
+        has_row = rows >= 0
+        # Rows of those that match: the table may be large.
+        kept = np.where(has_row, np.cumsum(has_row) - 1, -1)
         for name, values in (added if of_run else without_lists(added, path, table.unused)).items():
             is_place = sky is not None and name in ("ra", "dec")
             is_ours = values is shared
             if is_place and has_positions and shared is not None:
-                is_ours = np.array_equal(values[rows[there]], self[name][there])
+                is_ours = np.array_equal(values[rows[has_row]], self[name][has_row])
             if not is_ours and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = self._free_name(name, label)
-                self.add(key, partial(take_rows, values[rows[there]], kept), label)
+                self.add(key, partial(take_rows, values[rows[has_row]], kept), label)
                 made = "truth" if label == "truth" else "predictions"
                 about = describe(name, table=made if of_run else "")
                 unit = "deg" if is_place else table.units.get(name, about.unit if of_run else "")
@@ -275,15 +278,15 @@ class JoinedTable(Mapping[str, np.ndarray]):
         if "object_id" not in columns:
             return none
         try:
-            theirs = identities(columns["object_id"], table.where, name)
+            others = identities(columns["object_id"], table.where, name)
         except InputError:
             if not has_positions:
                 raise
             return none
-        ours = self["object_id"]
+        objects = self["object_id"]
         if not has_positions and name != "object_id":
-            warn_of_running_numbers(table.where, name, ours, theirs)
-        return match_identities(ours, theirs), match_identities(theirs, ours)
+            warn_of_running_numbers(table.where, name, objects, others)
+        return match_identities(objects, others), match_identities(others, objects)
 
     def _without_far(
         self, rows: np.ndarray, columns: Columns, path: str | Path, radius_arcsec: float

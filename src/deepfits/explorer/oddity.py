@@ -98,15 +98,15 @@ def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
     out = np.zeros(len(rows), dtype=bool)
     if objects.store is None or objects.store_row is None:
         return out
-    there = objects.store_row[rows] >= 0
-    cutouts = objects.store.take(objects.store_row[rows[there]])
+    has_cutout = objects.store_row[rows] >= 0
+    cutouts = objects.store.take(objects.store_row[rows[has_cutout]])
     weight, info = cutouts.weight, objects.store.info
     low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
     middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
     is_seen = np.all(middle > 0, axis=(2, 3)) | ~np.any(weight > 0, axis=(2, 3))  # (n, B)
     known = info.fwhm_arcsec or (np.nan,) * len(info.bands)
     fwhm_pixels = np.array(known, dtype=float) / info.pixel_scale_arcsec
-    out[there] = ~np.all(is_seen, axis=1) | saturated(cutouts.image, weight, fwhm_pixels)
+    out[has_cutout] = ~np.all(is_seen, axis=1) | saturated(cutouts.image, weight, fwhm_pixels)
     return out
 
 

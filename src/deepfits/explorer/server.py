@@ -226,8 +226,8 @@ class _Explorer:
         query = request.query_params
         row, end = (self._row(int(query[name])) if query.get(name) else None for name in ("row", "end"))
         offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
-        way, seen = _bounded(query.get("way", "0"), 2), _seeing_and_noise(query)
-        return self._ready().walk(row, offsets, end=end, way=way, **seen)
+        way, seeing_and_noise = _bounded(query.get("way", "0"), 2), _seeing_and_noise(query)
+        return self._ready().walk(row, offsets, end=end, way=way, **seeing_and_noise)
 
     def between(self, request: Request) -> bytes:
         query = request.query_params
@@ -245,8 +245,8 @@ class _Explorer:
 
     def find(self, request: Request) -> dict[str, Any]:
         """Find an object by its identity or its position."""
-        what = request.query_params["what"].strip()[:200]
-        row, separation = self.objects.find(what)
+        text = request.query_params["what"].strip()[:200]
+        row, separation = self.objects.find(text)
         return {"row": row} | ({} if separation is None else {"separation_arcsec": separation})
 
     def neighbours(self, request: Request) -> dict[str, Any]:
@@ -312,15 +312,15 @@ class _Explorer:
                 redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
             except InputError as error:  # show the fit without a redshift
                 why = f"no redshift: {error}"
-        one = {name: values[0] for name, values in dropped.features.items()}
-        brightness = float(ab_magnitude(one[f"flux_model_{objects.reference}"]))
-        rows, distance = objects.neighbours(one["embedding"], number=24, brightness=brightness)
+        features = {name: values[0] for name, values in dropped.features.items()}
+        brightness = float(ab_magnitude(features[f"flux_model_{objects.reference}"]))
+        rows, distance = objects.neighbours(features["embedding"], number=24, brightness=brightness)
         answer = {
-            "reduced_chi2": json_value(one["chi2"] / max(1, one["dof"])),
-            "status": str(one["status"]),
+            "reduced_chi2": json_value(features["chi2"] / max(1, features["dof"])),
+            "status": str(features["status"]),
             "fluxes": {
-                band: [json_value(one[f"flux_model{end}_{band}"]) for end in ("", "_err")]
-                for band in bands_of(one)  # predicted by the model in bands without data
+                band: [json_value(features[f"flux_model{end}_{band}"]) for end in ("", "_err")]
+                for band in bands_of(features)  # predicted by the model in bands without data
             },
             "missing": list(dropped.missing),
             "redshift": redshift,

@@ -178,8 +178,8 @@ class Head:
         """
         magnitude = ab_magnitude(light.total[:, self.order[0]])
         redshift = np.maximum(redshift, 1e-3)
-        seen = magnitude if redshift.ndim == 1 else magnitude[:, None]
-        return seen - distance_modulus(redshift) + 2.5 * np.log10(1 + redshift)
+        apparent = magnitude if redshift.ndim == 1 else magnitude[:, None]
+        return apparent - distance_modulus(redshift) + 2.5 * np.log10(1 + redshift)
 
     def brightest(self, examples: Examples) -> float | None:
         """Return the absolute magnitude of the brightest plausible galaxy, from those of known redshift.

@@ -155,8 +155,8 @@ def train_head(
     Inputs named in `unseen`, from `scene_light.INPUTS`, are hidden from the networks, for ablation studies.
     """
     rng = np.random.default_rng(seed)
-    whole = Examples.join(examples)
-    light = whole.light.take(rng.permutation(len(whole))[:20000])
+    joined = Examples.join(examples)
+    light = joined.light.take(rng.permutation(len(joined))[:20000])
     light.wavelength[rng.random(len(light)) < HIDDEN_FILTERS] = np.nan
     values = head_inputs(light.tensors(), reference_order(tuple(bands))).numpy()
     standard = Standard.learn(values)
@@ -170,7 +170,7 @@ def train_head(
         channels=channels,
         members=(),
         zero_points=np.zeros(len(bands)),
-        replay=_as_float32(whole.take(rng.permutation(len(whole))[:NUM_REPLAY])),
+        replay=_as_float32(joined.take(rng.permutation(len(joined))[:NUM_REPLAY])),
         domain=Domain.learn(((values - centre) / scale).clip(-LIMIT, LIMIT)[:4000]),
         about=about or {},
     )

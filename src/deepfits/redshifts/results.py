@@ -118,9 +118,9 @@ def make_row(
     if "is_outside_domain" in predictions:  # flagged and unflagged objects apart, to evaluate the flag
         is_outside = predictions["is_outside_domain"][has]
         row["domain"] = {"num_outside": int(is_outside.sum())}
-        for name, which in (("inside", ~is_outside), ("outside", is_outside)):
-            if which.sum() >= MIN_OBJECTS_APART:
-                row["domain"][name] = measure(z_phot[which], z_spec[which])
+        for name, members in (("inside", ~is_outside), ("outside", is_outside)):
+            if members.sum() >= MIN_OBJECTS_APART:
+                row["domain"][name] = measure(z_phot[members], z_spec[members])
     return row
 
 
@@ -285,8 +285,8 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = []
     for row in rows:
         if "outside" in (domain := row.get("domain", {})):
-            apart = (domain.get(which) for which in ("inside", "outside"))
-            shares = ("–" if metrics is None else format_metric(metrics["eta_15"]) for metrics in apart)
+            both = (domain.get(side) for side in ("inside", "outside"))
+            shares = ("–" if metrics is None else format_metric(metrics["eta_15"]) for metrics in both)
             cells.append(_named(row, str(domain["num_outside"]), *shares))
     heads = ["outside", "η (0.15) inside", "η (0.15) outside"]
     return _further_table("Inside and outside the training domain:", heads, cells)

@@ -48,8 +48,8 @@ def save(value: Any, directory: str | Path, name: str = PREDICTOR, *, version: i
             else:
                 temporary.write_text(booster.model_to_string(), encoding="utf-8")
     parts = {part: fingerprint(directory / part) for part in (ARRAYS, *trees)}
-    whole = {"schema_version": version, "content": content, "parts": parts}
-    write_json(directory / name, {**whole, "content_hash": digest(whole)})
+    record = {"schema_version": version, "content": content, "parts": parts}
+    write_json(directory / name, {**record, "content_hash": digest(record)})
 
 
 def load(
@@ -64,10 +64,10 @@ def load(
     directory = Path(directory)
     path = directory / name
     content = read_json(path, what=f"{what} ({name})")
-    stated = content.pop("content_hash", None)
+    recorded_hash = content.pop("content_hash", None)
     if content.get("schema_version") != version:
         raise InputError(f"{path}: not a {what} of this version; train again")
-    if stated != digest(content) or not isinstance(content.get("parts"), dict):
+    if recorded_hash != digest(content) or not isinstance(content.get("parts"), dict):
         raise InputError(f"{path}: this {what} is damaged: its hash does not match; train again")
     for part, hashed in {ARRAYS: None, **content["parts"]}.items():
         if Path(part).name != part or not (directory / part).is_file():

@@ -56,16 +56,16 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
     return Section(title="Best fits", paragraphs=paragraphs, tables=tables, pictures=pictures)
 
 
-def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.ndarray) -> Any:
-    rows = {"observed": held.observed[which], **{mode: fit.images(which) for mode, fit in fits.items()}}
+def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], objects: np.ndarray) -> Any:
+    rows = {"observed": held.observed[objects], **{mode: fit.images(objects) for mode, fit in fits.items()}}
     last = rows[list(fits)[-1]]
-    notes = {mode: [f"χ²ᵣ {fit.reduced[i]:.2f}" for i in which] for mode, fit in fits.items()}
+    notes = {mode: [f"χ²ᵣ {fit.reduced[i]:.2f}" for i in objects] for mode, fit in fits.items()}
     return plot.reconstructions(
         rows,
         held.bands,
         held.noise,
-        residual=plot.significance(held.cutouts.image[which], last, held.cutouts.weight[which]),
-        titles=held.titles(which),
+        residual=plot.significance(held.cutouts.image[objects], last, held.cutouts.weight[objects]),
+        titles=held.titles(objects),
         notes=notes,
     )
 
@@ -76,11 +76,11 @@ def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]
     return {
         mode: {
             name: {
-                "median_reduced_chi2": _median(reduced[mode][which]),
-                "median_reduced_chi2_central": _median(central[mode][which]),
-                "num_objects": int(which.sum()),
+                "median_reduced_chi2": _median(reduced[mode][members]),
+                "median_reduced_chi2_central": _median(central[mode][members]),
+                "num_objects": int(members.sum()),
             }
-            for name, which in _signal_ranges(held, fits).items()
+            for name, members in _signal_ranges(held, fits).items()
         }
         for mode in reduced
     }
@@ -98,7 +98,7 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
     ranges = _signal_ranges(held, fits)
     rows = []
     for mode, values in reduced.items():
-        cells = [mode, *(format_number(_median(values[which])) for which in ranges.values())]
+        cells = [mode, *(format_number(_median(values[members])) for members in ranges.values())]
         if mode in fits:
             fit = fits[mode]
             done = fit.status[fit.status != ""]
@@ -119,10 +119,10 @@ def _central_table(
     held: HeldOut, fits: Mapping[str, FitResult], central: Mapping[str, np.ndarray]
 ) -> PageTable:
     measured = np.isfinite(list(central.values())[-1])
-    ranges = {name: which & measured for name, which in _signal_ranges(held, fits).items()}
-    ranges = {name: which for name, which in ranges.items() if name == ALL or which.sum() >= MIN_IN_BIN}
+    ranges = {name: members & measured for name, members in _signal_ranges(held, fits).items()}
+    ranges = {name: members for name, members in ranges.items() if name == ALL or members.sum() >= MIN_IN_BIN}
     rows = [
-        [mode, *(format_number(_median(values[which])) for which in ranges.values())]
+        [mode, *(format_number(_median(values[members])) for members in ranges.values())]
         for mode, values in central.items()
     ]
     return PageTable(
@@ -131,7 +131,7 @@ def _central_table(
 
 
 def _range_names(ranges: Mapping[str, np.ndarray]) -> list[str]:
-    return [f"{name} ({int(which.sum()):,})" for name, which in ranges.items()]
+    return [f"{name} ({int(members.sum()):,})" for name, members in ranges.items()]
 
 
 def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np.ndarray]:
@@ -140,9 +140,9 @@ def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np
     ranges = {ALL: is_fitted}
     for low, high in pairwise(SIGNAL_EDGES):
         name = f"S/N > {low:g}" if np.isinf(high) else f"S/N {low:g}–{high:g}"
-        which = is_fitted & (held.signal_to_noise >= low) & (held.signal_to_noise < high)
-        if which.sum() >= MIN_IN_BIN:
-            ranges[name] = which
+        members = is_fitted & (held.signal_to_noise >= low) & (held.signal_to_noise < high)
+        if members.sum() >= MIN_IN_BIN:
+            ranges[name] = members
     return ranges
 
 

@@ -91,8 +91,8 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
         same = np.sqrt(np.mean((first - second) ** 2, axis=1))
         other = np.sqrt(np.mean((first - np.roll(second, len(second) // 2, axis=0)) ** 2, axis=1))
         difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
-        apart = [np.median(same), np.median(other), np.median(same) / np.median(other)]
-        cells = [f"{int(good.sum()):,}", *(f"{value:.2f}" for value in apart)]
+        medians = [np.median(same), np.median(other), np.median(same) / np.median(other)]
+        cells = [f"{int(good.sum()):,}", *(f"{value:.2f}" for value in medians)]
         rows.append([name, *cells, f"{np.median(difference):+z.1f}"])
     return [
         PageTable(
@@ -108,11 +108,11 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
 
 def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
     """Compare the measured colours of nearest neighbours with those of random pairs."""
-    there = np.flatnonzero(np.isfinite(held.flux_error).any(axis=0))  # bands with data
-    flux, error = held.flux[:, there], held.flux_error[:, there]
+    with_data = np.flatnonzero(np.isfinite(held.flux_error).any(axis=0))  # bands with data
+    flux, error = held.flux[:, with_data], held.flux_error[:, with_data]
     bright = np.isfinite(coordinates).all(axis=1) & (flux > MIN_COLOUR_SNR * error).all(axis=1)
     rows = np.flatnonzero(bright)
-    if len(rows) < 4 * MIN_IN_BIN or len(there) < 2:
+    if len(rows) < 4 * MIN_IN_BIN or len(with_data) < 2:
         return []
     place = coordinates[rows].astype(np.float64)
     square = (place**2).sum(axis=1)
@@ -121,7 +121,7 @@ def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
     nearest = distance.argmin(axis=1)
     magnitude = ab_magnitude(flux[rows])
     cells = []
-    for index, (blue, red) in enumerate(pairwise(held.bands[n] for n in there)):
+    for index, (blue, red) in enumerate(pairwise(held.bands[n] for n in with_data)):
         colour = magnitude[:, index] - magnitude[:, index + 1]
         near = robust_scatter(colour - colour[nearest])
         far = robust_scatter(colour - np.roll(colour, len(colour) // 2))

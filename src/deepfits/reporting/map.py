@@ -48,8 +48,8 @@ def principal_components(latent: np.ndarray) -> np.ndarray:
     centred = latent[good] - latent[good].mean(axis=0)
     place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
     # Bright galaxies are far out: compress distances beyond the typical scatter logarithmically.
-    apart = place - np.median(place, axis=0)
-    place = np.arcsinh(apart / (2 * np.maximum(robust_scatter(apart, axis=0), 1e-9)))
+    offset = place - np.median(place, axis=0)
+    place = np.arcsinh(offset / (2 * np.maximum(robust_scatter(offset, axis=0), 1e-9)))
     # The central 98% fill the map; the others are placed at its edge.
     low, high = np.percentile(place, [1, 99], axis=0)
     out[good] = np.clip(0.9 * (2 * (place - low) / np.maximum(high - low, 1e-9) - 1), -0.98, 0.98)

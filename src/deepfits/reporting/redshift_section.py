@@ -179,11 +179,11 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     objects themselves, a choice that can only favour it.
     """
     most = max(row["num_train"] for row in rows)
-    ours = [row for row in rows if row.get("left_out") and is_ours(row) and row["num_train"] == most]
+    own_rows = [row for row in rows if row.get("left_out") and is_ours(row) and row["num_train"] == most]
     baselines = [row for row in rows if row["method"] != "constant" and not is_ours(row)]
     best = {}
-    if ours:
-        best["ours"] = min(ours, key=lambda row: row["left_out"]["sigma_mad"])
+    if own_rows:
+        best["ours"] = min(own_rows, key=lambda row: row["left_out"]["sigma_mad"])
     if baselines:
         best["best baseline"] = min(baselines, key=lambda row: row["metrics"]["sigma_mad"]["value"])
     if without := next((row for row in rows if row["method"] == "pretrained"), None):

@@ -183,8 +183,8 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
             killed.append((shard, outcome))
         else:
             yield shard, outcome
-    for one in killed:
-        for shard, outcome in _tried(client, work, [one[0]], run) if deaths < most else [one]:
+    for lost in killed:
+        for shard, outcome in _tried(client, work, [lost[0]], run) if deaths < most else [lost]:
             deaths = deaths + 1 if outcome.is_killed else 0
             yield shard, outcome
 

@@ -247,8 +247,8 @@ class _Shards:
                     task.advance(1)
                     yield table
 
-            whole = table_from_arrow(pa.concat_tables(read()), out).columns
-        columns = {name: whole.pop(name) for name in self.names}
+            joined = table_from_arrow(pa.concat_tables(read()), out).columns
+        columns = {name: joined.pop(name) for name in self.names}
         write_table(out, columns, info=_made_by(), describe=self.describe)
 
     def write_hats(self, out: Path, margin_arcsec: float, partition_rows: int) -> None:

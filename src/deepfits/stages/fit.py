@@ -128,8 +128,8 @@ def fit(config: FitConfig) -> Path:
             few = "its errors were not measured (too few bright galaxies): those of fluxes are too small"
             log.warning("%s: %s; %s on more", config.model, few, calibrate)
         elif loaded.calibration is None and find_builtin(loaded.fingerprint):
-            theirs = "errors and anomalies are those of the surveys that the model was trained on"
-            log.info("%s; %s on yours", theirs, calibrate)
+            whose = "errors and anomalies are those of the surveys that the model was trained on"
+            log.info("%s; %s on yours", whose, calibrate)
         run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
         if not features.is_finished(results.path, made_from=selection.made_from):
             _finish(config, loaded, results, cautions, selection.made_from)

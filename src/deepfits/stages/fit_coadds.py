@@ -81,9 +81,9 @@ def prepare(config: Any, out: Path, model: Model, common: Mapping[str, Any]) -> 
 
 def _bands(images: list[str], model: Model) -> tuple[str, ...]:
     """Return the model's bands as the images name them, such as ``ustar`` for u or ``R`` for r."""
-    there = sort_bands(band for field in find_fields(images) for band in field.bands)
-    places = places_of(model.info.bands, there)
-    return tuple(b if n is None else there[n] for b, n in zip(model.info.bands, places, strict=True))
+    available = sort_bands(band for field in find_fields(images) for band in field.bands)
+    places = places_of(model.info.bands, available)
+    return tuple(b if n is None else available[n] for b, n in zip(model.info.bands, places, strict=True))
 
 
 def _describe(
@@ -105,9 +105,9 @@ def _describe(
     changed, reason = set(), None
     for index in sorted({task.field_index for task in tasks}):
         name = plan.images.fields[index].name
-        there = {"fields": {**known.get("fields", {}), **described}}
+        known_fields = {"fields": {**known.get("fields", {}), **described}}
         try:
-            now = describing.known_or_described(plan.images, index, fields, there)
+            now = describing.known_or_described(plan.images, index, fields, known_fields)
         except InputError as error:
             reason = error
             continue
@@ -134,8 +134,8 @@ def _with_field_properties(
 ) -> StoreInfo:
     """Replace the extra information by what cutting needs to know of each field: PSF and wavelengths."""
     psf = {name: describing.settled_psf(known, plan, columns) for name, known in described.items()}
-    seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
-    kept = replace(info, extra={"psf": psf, "fields": seen})
+    wavelengths = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
+    kept = replace(info, extra={"psf": psf, "fields": wavelengths})
     describing.warn_of_doubtful_psfs(kept, described)
     return kept
 

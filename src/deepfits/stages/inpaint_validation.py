@@ -41,23 +41,29 @@ def validate(
     magnitudes = ab_magnitude(np.concatenate(fluxes))
     del known  # large
     rows = []
-    there = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
+    with_data = [n for n in range(len(bands)) if (tested.weight[:, n] > 0).any()]
     log.info(
         "validation: each of %s is hidden in turn, in up to %s objects to calibrate predictions and in %s "
         "to compare them",
-        *(", ".join(bands[index] for index in there), f"{calibrations.num_objects:,}", f"{len(tested):,}"),
+        *(
+            ", ".join(bands[index] for index in with_data),
+            f"{calibrations.num_objects:,}",
+            f"{len(tested):,}",
+        ),
     )
-    calibrated = [calibrations.of([bands[index]])[0] for index in there]
-    with progress("validate", total=len(there) * len(tested), unit="objects") as task:
+    calibrated = [calibrations.of([bands[index]])[0] for index in with_data]
+    with progress("validate", total=len(with_data) * len(tested), unit="objects") as task:
         advance = thread_safe(task.advance)
-        for index, calibration in zip(there, calibrated, strict=True):
+        for index, calibration in zip(with_data, calibrated, strict=True):
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
             )
-            row = _compare_band(columns, magnitudes[:, there], [bands[n] for n in there], bands[index])
+            row = _compare_band(
+                columns, magnitudes[:, with_data], [bands[n] for n in with_data], bands[index]
+            )
             row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
             if truth is not None:
-                row["truth"] = _compare_with_truth(columns, predicted, bands, there, index, Path(truth))
+                row["truth"] = _compare_with_truth(columns, predicted, bands, with_data, index, Path(truth))
             rows.append(row)
     return rows
 
@@ -91,7 +97,7 @@ def _compare_with_truth(
     columns: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     bands: Sequence[str],
-    there: Sequence[int],
+    with_data: Sequence[int],
     index: int,
     path: Path,
 ) -> dict[str, Any]:
@@ -100,8 +106,8 @@ def _compare_with_truth(
     Both magnitudes are measured in the aperture, so that flux losses and neighbours nearly cancel. `there`
     are the bands with data.
     """
-    place = there.index(index)
-    other = there[place - 1] if place else there[min(1, len(there) - 1)]
+    place = with_data.index(index)
+    other = with_data[place - 1] if place else with_data[min(1, len(with_data) - 1)]
     band, beside = bands[index], bands[other]
     names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]
     with naming(path, f"cannot read {names} from this table of true sources", "make it again"):

@@ -187,8 +187,10 @@ class PartitionFit:
         if rows:
             place[np.concatenate(rows)] = np.arange(sum(map(len, rows)))
         tables = [pa.table({name: to_arrow(values) for name, values in part.items()}) for part in parts]
-        whole = pa.concat_tables(tables, promote_options="default").combine_chunks()  # nulls: unknown filters
-        return whole.take(pa.array(place, mask=place < 0, type=pa.int64()))
+        joined = pa.concat_tables(
+            tables, promote_options="default"
+        ).combine_chunks()  # nulls: unknown filters
+        return joined.take(pa.array(place, mask=place < 0, type=pa.int64()))
 
 
 @lru_cache(maxsize=1)

@@ -183,11 +183,11 @@ def _each_warning_once() -> Iterator[None]:
 
 def _once() -> Callable[[logging.LogRecord], bool]:
     """Return a filter that lets each warning pass once."""
-    seen: set[str] = set()
+    messages: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        is_repeated = record.levelno >= logging.WARNING and record.getMessage() in seen
-        seen.add(record.getMessage())
+        is_repeated = record.levelno >= logging.WARNING and record.getMessage() in messages
+        messages.add(record.getMessage())
         return not is_repeated
 
     return is_new

@@ -129,15 +129,15 @@ def stack(config: StackConfig) -> Path:
                 doubts[pattern_of(text)].append(f"{plane.path}: {text}")
         for first, *more in doubts.values():
             log.warning("WARNING: %s%s", first, f" ({len(more)} more such exposures or CCDs)" * bool(more))
-        for band, its in planes.items():
-            _warn_of_zero_points(band, its, given_for(band, points))
+        for band, in_band in planes.items():
+            _warn_of_zero_points(band, in_band, given_for(band, points))
         grid = config.grid
         target = _grid_from_image(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}
         if config.register != "none":
             shifts = _register_exposures(planes, target, reference_band(sort_bands(planes)), config.progress)
-            for band, its in planes.items():
-                _warn_of_odd_exposures(band, {p: shifts[p] for p in its}, config.register == "apply")
+            for band, in_band in planes.items():
+                _warn_of_odd_exposures(band, {p: shifts[p] for p in in_band}, config.register == "apply")
         for band in left:
             report[band] = _stack_band(band, planes[band], target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
@@ -212,11 +212,11 @@ def _register_exposures(
         for plane in every:
             lists[plane] = bright_sources(plane, target)
             task.advance(1, plane.path.name)
-    best = {band: max(its, key=lambda p: len(lists[p].x)) for band, its in planes.items()}
-    for p, its in lists.items():
-        found, own = register(its, lists[best[reference]]), best[p.source.band]
-        ratio = (found if own is best[reference] else register(its, lists[own])).flux_ratio
-        registered[p] = replace(found, flux_ratio=ratio, width=its.width)
+    best = {band: max(in_band, key=lambda p: len(lists[p].x)) for band, in_band in planes.items()}
+    for p, detected in lists.items():
+        found, own = register(detected, lists[best[reference]]), best[p.source.band]
+        ratio = (found if own is best[reference] else register(detected, lists[own])).flux_ratio
+        registered[p] = replace(found, flux_ratio=ratio, width=detected.width)
     measured = [registered[p] for p in planes[reference] if registered[p].num_matched]
     if len(measured) < FEWEST:
         return registered

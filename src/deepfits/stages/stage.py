@@ -304,10 +304,10 @@ def _described_fields(kind: type) -> dict[str, str]:
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:
     """Return a configuration's signature: positional fields first, its own fields before inherited ones."""
-    there = inspect.signature(config).parameters
+    declared = inspect.signature(config).parameters
     order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
     plain = get_type_hints(config)  # without marks and ranges
-    used = (there[name].replace(annotation=plain[name]) for name in order if name in there)
+    used = (declared[name].replace(annotation=plain[name]) for name in order if name in declared)
     parameters = sorted(used, key=lambda p: p.kind)
     return inspect.Signature(parameters, return_annotation=returned)
 

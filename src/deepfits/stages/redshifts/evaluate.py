@@ -146,7 +146,7 @@ def _matched(
     """Return the rows of the objects to evaluate, and the rows of their labels; see `_identities`."""
     match = "position" if identity is None else config.match
     pairs = match_labels(columns, known, match=match, radius_arcsec=config.match_radius_arcsec)
-    rows, label_rows, which, remedy = pairs.rows, pairs.label_rows, "objects", ""
+    rows, label_rows, kind, remedy = pairs.rows, pairs.label_rows, "objects", ""
     same: Any = identity if pairs.by == "id" else columns["ra"] + 1j * columns["dec"]
     if repeated := int(np.isin(same, same[rows]).sum()) - len(rows):
         log.warning(
@@ -155,11 +155,11 @@ def _matched(
         )
     if config.held_out_only and identity is not None:
         keep = is_held_out(identity[rows])
-        rows, label_rows, which = rows[keep], label_rows[keep], "held-out objects"
+        rows, label_rows, kind = rows[keep], label_rows[keep], "held-out objects"
         remedy = "; held_out_only=False uses all objects, if the method was trained on none of them"
     if len(rows) < MIN_OBJECTS:
         raise InputError(
-            f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
+            f"{config.predictions}: {len(rows)} {kind} have a label; at least {MIN_OBJECTS} are "
             f"needed{remedy}"
         )
     return rows, label_rows
@@ -185,9 +185,9 @@ def _row_of_classes(
         raise InputError(f"{config.predictions}: no object has a probability of every class")
     total = probability[has].sum(axis=1)
     if np.abs(total - 1).max() > MOST_OFF:
-        said = ", ".join(f"p_{name}" for name in known)
+        names = ", ".join(f"p_{name}" for name in known)
         raise InputError(
-            f"{config.predictions}: {said} add up to {total[np.abs(total - 1).argmax()]:g}, not to 1: leave "
+            f"{config.predictions}: {names} add up to {total[np.abs(total - 1).argmax()]:g}, not to 1: leave "
             "out those that are of no class, or divide by their sum"
         )
     probability, label = probability[has], np.array([known.index(name) for name in truth[has].tolist()])
