@@ -58,6 +58,7 @@ _GAP = r"(?:\s*,\s*|\s+|(?=[+\-−]))"
 _SEXAGESIMAL = re.compile(rf"(?P<ra>{_FIRST}){_GAP}(?P<dec>{_SECOND})")
 _EITHER = re.compile(rf"\(?(?P<ra>{_FIRST}|\d+\.\d+)°?{_GAP}(?P<dec>{_SECOND}|[+\-−]?\d+\.\d+)°?\)?")
 _SAYS_BOTH = re.compile(r"(?i)coo|pos|ra\W*(?:and\W*)?dec|sky|j2000|icrs")
+_SUPERSEDED = re.compile(r"(?i)(?<![a-z])(?:old|orig|uncorr)")
 _MINUS = ("-", "−", "–", "-1", "-1.0")
 # Parts of names that tell other columns with "ra" in their name from positions.
 _NOT_A_POSITION = re.compile(
@@ -355,8 +356,8 @@ def _similar_pair(table: Table) -> tuple[str, str] | None:
     """
     if not (found := list(_similar_pairs(table))):
         return None
-    first = found[0]
-    for other in found[1:]:
+    first, *others = sorted(found, key=lambda place: bool(_SUPERSEDED.search(place.names[0])))
+    for other in others:
         if not positions_agree(first, other):
             raise InputError(
                 f"{table.where}: {' and '.join(first.names)} disagree with {' and '.join(other.names)}; "
@@ -371,8 +372,10 @@ def _similar_pairs(table: Table) -> Iterator[Positions]:
     """Yield the positions in columns whose names differ only in ra and dec."""
     by_lower = {bare_name(name): name for name in reversed(list(table.columns))}
     for lower, name in reversed(by_lower.items()):
-        for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
-            ends = ("dec", "de") if match[0] == "ra" else ("delta",)
+        for match in re.finditer(r"(?<![a-z0-9])(?:ra(deg(?=_))?|alpha)", lower):
+            ends = (
+                ("delta",) if match[0] == "alpha" else tuple(end + (match[1] or "") for end in ("dec", "de"))
+            )
             rest = lower[: match.start()], lower[match.end() :]
             other = next((by_lower[n] for end in ends if (n := end.join(rest)) in by_lower), None)
             if other is None or _NOT_A_POSITION.search(" ".join(rest)):
