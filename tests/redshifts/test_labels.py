@@ -500,7 +500,16 @@ def test_the_table_of_a_file_that_has_the_estimates_is_evaluated(tmp_path):
 
 
 def test_a_missing_column_of_redshifts_is_to_be_named(tmp_path):
-    for name, words in (("z_helio", "valid names are: .*z_helio"), ("zbest", r"is it 'zbest'\?")):
-        (tmp_path / "t.csv").write_text(f"ra,dec,{name}\n1,2,0.3\n")
+    for names, words in (
+        ("z_mag,id", "valid names are: .*z_mag"),
+        ("zbest", r"is it 'zbest'\?"),
+        ("redshift,zspec", r"is it 'zspec'\?"),  # of HELP, whose column redshift is photometric
+        ("zbest,SPEC_Z,Z", r"is it 'SPEC_Z'\?"),
+        ("ZPRIMUS,ZPRIMUS_ZCONF", r"is it 'ZPRIMUS'\?"),
+        ("lp_zBEST,z_phot,zHEL", r"is it 'zHEL'\?"),
+        ("log1pz,zspec_flag", "valid names are: .*zspec_flag"),
+    ):
+        values = ",".join("0.3" for _ in names.split(","))
+        (tmp_path / "t.csv").write_text(f"ra,dec,{names}\n1,2,{values}\n")
         with pytest.raises(InputError, match=rf"no column 'z_spec'; {words}; name that of the redshifts"):
             read_labels(tmp_path / "t.csv")

@@ -806,12 +806,15 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     [
         ("f_z", "VALUE"),
         ("flag_spec", "VALUE"),
+        ("FLAG_ZQUALITY", "VALUE"),
+        ("flag_spec_qual", "VALUE"),
         ("secure", "true"),
+        ("Z_MOSFIRE_USE", "true"),
         ("specz_flag_homogeneous", "true"),
     ],
 )
 def test_flags_that_may_mean_a_doubt_are_not_advised_to_be_set(tmp_path, caplog, name, said):
-    """LEGA-C's are 0 for good redshifts, and VizieR's notes are set for doubtful ones."""
+    """Those of LEGA-C, KMOS3D and UNCOVER are 0 for good ones, and VizieR's notes are set for doubts."""
     columns = {"object_id": np.arange(NUM), "z_spec": Z, name: np.arange(NUM) % 2}
     read_labels(tables.write_table(tmp_path / "labels.parquet", columns))
     assert f"(--select '{name} == {said}')" in caplog.text
@@ -2184,7 +2187,7 @@ def test_probabilities_and_ranks_of_redshifts_are_named(tmp_path, caplog):
         assert not caplog.text
 
 
-@pytest.mark.parametrize("name", ["V_HELIO", "HRV", "Velocity", "v", "rvz_radvel", "Vcmb"])
+@pytest.mark.parametrize("name", ["V_HELIO", "HRV", "Velocity", "v", "rvz_radvel", "Vcmb", "HV", "Vh", "Vls"])
 def test_velocities_by_any_name_are_no_redshifts(tmp_path, name):
     path = tables.write_table(tmp_path / "labels.csv", {"ra": RA, "dec": DEC, name: Z * 299792.458})
     with pytest.raises(InputError, match=f"'{name}' is in km/s: velocities, not redshifts"):
@@ -2305,6 +2308,10 @@ def test_single_huge_values_are_placeholders(tmp_path):
         ("reference", ["photo-z", "DESI", "SDSS"], "reference: DESI (8 times), SDSS (8 times), photo-z"),
         ("method", ["spec", "phot", ""], "method:  (8 times), phot (8 times), spec"),
         ("z_best_s", [1, 2, 3], "(--select 'z_best_s == VALUE')"),
+        ("type", ["s", "g", "p"], "(--select 'type == VALUE')"),
+        ("class_spec", ["GALAXY", "STAR", "QSO"], "class_spec: GALAXY (8 times)"),
+        ("dist flag", [1, 2, 3], "(--select 'dist flag == VALUE')"),
+        ("z_src", [1, 2, 3], "(--select 'z_src == VALUE')"),
         ("morphology", ["E", "S", "Irr"], ""),
     ],
 )
@@ -2314,6 +2321,31 @@ def test_photometric_redshifts_among_others_are_said(tmp_path, caplog, name, kin
     read_labels(tables.write_table(tmp_path / "labels.fits", columns), column="z_best")
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_said"),
+    [
+        *((name, True) for name in ("z_phot", "photoz_best", "Z_B", "zANNZ", "lp_zBEST", "DNF_ZMEAN_SOF")),
+        *((name, True) for name in ("PHZ_MEDIAN", "ez_z_phot", "z_peak", "bpz_z", "lp_zMinChi2", "zml")),
+        *(
+            (name, False)
+            for name in ("z", "zBEST", "Z_SPEC", "zspec_phot_prior", "z_helio", "ZPRIMUS", "zb_mw")
+        ),
+    ],
+)
+def test_photometric_redshifts_as_labels_are_said(tmp_path, caplog, name, is_said):
+    columns = {"id": np.arange(NUM), name: Z, "zsp": Z}
+    read_labels(tables.write_table(tmp_path / "labels.fits", columns), column=name)
+    assert (f"{name} is a photometric redshift by its name" in caplog.text) == is_said
+    caplog.clear()
+    field = f'<FIELD name="z" datatype="double" ucd="src.redshift{".phot" * is_said}"/>'
+    rows = "".join(f"<TR><TD>{z}</TD></TR>" for z in Z)
+    (tmp_path / "labels.vot").write_text(
+        f"<VOTABLE><RESOURCE><TABLE>{field}<DATA><TABLEDATA>{rows}</TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"
+    )
+    read_labels(tmp_path / "labels.vot", column="z")
+    assert ("z is a photometric redshift by its UCD" in caplog.text) == is_said
 
 
 HMS = "1 10 02 02.83 -00 16 26.5 0.7245\n2 10 03 48.11 +02 00 25.5 1.0156\n3 0 0 34.59 -12 38 44.5 0.4\n"
@@ -2711,6 +2743,7 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
         ("RA_d", "DEC_d"),
         ("RAcen", "Deccen"),
         ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"),
+        ("obsra", "obsdec"),
     ],
 )
 def test_further_names_of_places(tmp_path, names):
@@ -2743,7 +2776,6 @@ def test_units_at_the_end_of_names_of_positions(tmp_path, names, per_degree):
         ("microdeg", None), ("deg/1000", None), ("Angle", None),
     ],
 )  # fmt: skip
-        ("obsra", "obsdec"),
 def test_words_beside_a_unit_do_not_count(tmp_path, unit, per_degree):
     """Thousandths of degrees were taken as degrees, and hours with a word beside them were refused."""
     hdu = with_units(Table({"ra": [150.15 * (per_degree or 1)], "dec": [2.5 * (per_degree or 1)]}), {})

@@ -35,6 +35,7 @@ from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, identity_name, require_unique
 from deepfits.tables.entries import is_number, numbers_in_text
+from deepfits.tables.names import first_name
 from deepfits.tables.table import LIKELY_REDSHIFTS
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
@@ -92,7 +93,7 @@ def resolve_columns(
             raise InputError(f"{where}: no column {own!r} ({close}); map it with columns=['{own}=...']")
     columns = {own: column for own, column in columns.items() if column in names}
     left = [name for name in names if name not in columns.values()]
-    redshift = next((name for name in left if name.lower() in LIKELY_REDSHIFTS), None)
+    redshift = first_name(left, LIKELY_REDSHIFTS)
     for own, likely, otherwise in (
         ("z_spec", redshift, "redshifts are not known"),
         ("object_id", identity_name(left), "rows are numbered"),

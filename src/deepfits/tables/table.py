@@ -11,13 +11,16 @@ import numpy as np
 
 from deepfits.errors import InputError, listed, nearest
 from deepfits.files import parse_json
+from deepfits.tables.names import first_name
+from deepfits.tables.values import is_photometric_name, is_redshift_name
 
 Columns = dict[str, np.ndarray]
 EXACT = 2**53  # largest integer up to which float64 represents every integer exactly
 INFO = "deepfits"  # metadata key of the JSON description that our own tables contain
 LIKELY_REDSHIFTS = (
-    "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
+    "z_spec", "zspec", "specz", "spec_z", "z_specz", "z", "redshift", "zs", "z_true", "z_best", "zbest",
 )  # fmt: skip
+"""Names of redshifts, the most reliable first; HELP's redshift, beside zspec, is photometric."""
 MOST_LETTERS = 2**28
 """NumPy stores a column of text at the length of its longest entry, 4 bytes a letter: up to 1 GiB is read."""
 B1950 = "fk4 B1950"
@@ -242,7 +245,9 @@ def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Pa
             raise InputError(missing(name))
         hint = nearest(name, columns)
         if name == "z_spec":
-            likely = [f"is it {c!r}?" for c in columns if c.lower() in LIKELY_REDSHIFTS]
-            hint = f"{(likely or [hint])[0]}; name that of the redshifts (label_column)"
+            others = (c for c in columns if is_redshift_name(c) and not is_photometric_name(c))
+            likely = first_name(columns, LIKELY_REDSHIFTS) or next(others, None)
+            hint = f"is it {likely!r}?" if likely else nearest("", columns)
+            hint += "; name that of the redshifts (label_column)"
         raise InputError(f"{where}: no column {name!r}; {hint}")
     return columns[name]

@@ -12,6 +12,10 @@ _REDSHIFT = re.compile(
     r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"
 )
+_OF_PHOTOMETRY = re.compile(
+    r"(?i)^(?!.*spec).*(phot|phz|lp_z|ez_z|eazy|lephare|bpz|dnf|ann_?z|z_?ann|zpdf|minchi2|^z_?b$|^z_peak|^zml)"
+)
+"""Names of photometric redshifts, among those of redshifts: those of programs, and COSMOS's and EAZY's."""
 _LIKE_A_REDSHIFT = re.compile(r"(?i)(^|_)(ph|p)?z|z$|^red")
 _NO_REDSHIFT = re.compile(
     r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$|qual"
@@ -33,6 +37,11 @@ HIGHEST_MEDIAN = 12.0  # columns with a higher median contain magnitudes rather 
 def is_redshift_name(name: str) -> bool:
     """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
     return bool(_REDSHIFT.search(name)) and not _NO_REDSHIFT.search(name)
+
+
+def is_photometric_name(name: str) -> bool:
+    """Return whether a column is named like a photometric redshift: z_phot, Z_B, lp_zBEST, DNF_Z."""
+    return is_redshift_name(name) and bool(_OF_PHOTOMETRY.match(name))
 
 
 def may_be_redshifts(name: str, value: np.ndarray) -> bool:

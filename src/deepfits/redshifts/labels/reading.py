@@ -19,6 +19,7 @@ from deepfits.tables.values import (
     HIGHEST_MEDIAN,
     STAR_REDSHIFT,
     is_no_value,
+    is_photometric_name,
     is_redshift_name,
     list_values,
     may_be_redshifts,
@@ -34,27 +35,27 @@ LEAST_VALUES, MOST_REPEATS = 10, 10
 """A value may mark missing ones if it is more than ten times as common as any other, of at least ten."""
 SLOWEST = 100.0  # a column named V that has a lower median than this does not contain velocities in km/s
 _VELOCITY = re.compile(
-    r"cz.*|(h?rv|v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(hel(io)?|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
+    r"cz.*|(h?rv|h?v|(rvz_)?rad_?vel|(radial_?)?vel(ocity)?)(_?(h(el(io)?)?|ls|cmb|lg|gal|gsr|3k|rad|opt|sys))?"
     r"(_?kms)?",
     re.IGNORECASE,
 )
 """Names of recession velocities, unless their values are below `SLOWEST`: V may be a magnitude."""
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec|vi)[_ ]?(warn|fla?g|qual|conf|type|source|q(op|f)|grade|prob|origin|secure|ok$)\w*"
-    r"|(spe_|spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|fla?g|qual|conf|type|source|src|q(op|f)|grade|prob|origin|secure"
+    r"|ok$)\w*|(spe_|spec|best)?z\w*_(conf\w*|s|q|use|ok|good|grade|rel\w*|certainty|flag|type|class|qual\w*)"
     r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|q?flag"
     r"|(qual(ity)?|conf|flg|flags?|use|good|rel|nq|[fnqu])_?(z(_?sp(ec)?|\w{1,2})?|redshift)|(flag|q|qual(ity)?)_?spec_?z?"
     r"|(spec\w*|best|id|vi)_?(q|quality|class|flag)|use_zgrism|n?q_?sp|q_(flag|cz)|good_?spec|is_?specz?"
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank|use|qflag_z|zq_?spec|rvz_qual|maxqual"
-    r"|flag_des|prob(ability)?",
+    r"|flag_des|dist[_ ]flag|class_spec|prob(ability)?",
     re.IGNORECASE,
 )
 """Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
 _PHOTOMETRIC = re.compile(r"(?i)photo?([ _-]?z|metric|metry)?(redshifts?)?|z[ _-]?phot|photo[ _-]redshift")
 """Entries by which a column tells photometric redshifts from spectroscopic ones."""
-_KIND = re.compile(r"(?i)(type|source|origin|class|best_s)$")
+_KIND = re.compile(r"(?i)(type|source|src|origin|class|best_s|dist[_ ]flag)$")
 """Names of columns with the kind of a redshift, such as 1 for spectroscopic ones: none is larger."""
-_OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|(^f|fla?gs?)(_?(z|sp(ec)?(_?z)?))?$")
+_OF_PROBLEMS = re.compile(r"(?i)^[fnu]_?z|(^f|fla?gs?)(_?(z|sp(ec)?(_?z)?)?(_?qual\w*)?)?$")
 """Names of flags and notes of which one that is set may mean a good redshift, or a doubtful one."""
 _CONFIDENCE = re.compile(r"^(?!.*phot).*(z|spec).*(conf|rel|prob)|^(conf\w*|prob(ability)?)$", re.IGNORECASE)
 """Names of those whose values are continuous, such as probabilities."""
@@ -158,6 +159,13 @@ def _read_columns(path: str | Path, column: str) -> tuple[Columns, str]:
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = add_standard_names(table)
+    is_stated = "src.redshift.phot" in table.ucds.get(column, "").lower()
+    if is_stated or is_photometric_name(column):
+        log.warning(
+            "WARNING: %s: %s is a photometric redshift by its %s: labels are taken as true, with all their "
+            "errors; name a column of spectroscopic redshifts",
+            *(path, column, "UCD" if is_stated else "name"),
+        )
     if column in table.unused:
         raise InputError(f"{path}: column {column!r} holds {table.unused[column]}, not one value per object")
     if column not in columns and (name := tables.main_column(table.ucds, "src.redshift")) is not None:
@@ -196,7 +204,7 @@ def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
         odd = next((entry for entry in entries if not is_number(entry)), entries[0])
         why = (
             "a class, not a redshift; leave such entries empty if they mean that there is none"
-            if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in entries)
+            if not any(is_number(entry) or re.match(r"\W*\d", entry) for entry in entries)
             else "leave such entries empty, and put marks of doubt and errors into columns of their own"
         )
         raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
@@ -311,11 +319,15 @@ def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) 
 
 
 def _are_kinds(values: np.ndarray) -> bool:
-    """Return whether a column tells photometric redshifts from others, whatever its name."""
+    """Return whether a column tells photometric redshifts from others, whatever its name.
+
+    Rubin's and others write s, g and p for spectra, grisms and photometry.
+    """
     if not is_text(values):
         return False
-    is_photometric = [bool(_PHOTOMETRIC.fullmatch(str(kind))) for kind in np.unique(values) if kind]
-    return any(is_photometric) and not all(is_photometric)
+    kinds = [str(kind).lower() for kind in np.unique(values) if kind]
+    is_photometric = [bool(_PHOTOMETRIC.fullmatch(kind)) for kind in kinds]
+    return (any(is_photometric) and not all(is_photometric)) or {"s", "p"} <= {*kinds} <= {*"spg"}
 
 
 def are_problems(flags: np.ndarray) -> bool:
