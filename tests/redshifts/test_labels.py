@@ -360,6 +360,7 @@ def test_external_estimates_with_placeholders_text_and_poor_values(caplog):
         np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)
     np.testing.assert_array_equal(read_estimates({"zb": z.astype(str)}, "zb", "mine.csv"), z)
     assert not caplog.text
+    assert np.isnan(read_estimates({"zb": np.full(30, -99.0)}, "zb", "mine.csv")).all()
     with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
         read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")
     with pytest.raises(

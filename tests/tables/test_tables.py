@@ -879,6 +879,8 @@ def test_other_targets_may_be_negative(tmp_path):
         (np.array([1, 0, 1]), "q == true", [True, False, True]),
         (np.array(["A", "4", "B"]), "q == A", [True, False, False]),
         (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
+        (np.array(["STAR  ", "STAR", "GALAXY"]), "q == STAR", [True, True, False]),
+        (np.array(["STAR  ", "   ", "GALAXY"]), "q != 'STAR  '", [False, False, True]),
         (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
         (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
         (np.array([str(2**60), "", str(2**60 + 1)]), f"q == {2**60 + 1}", [False, False, True]),
@@ -2744,6 +2746,7 @@ def test_places_whose_names_say_b1950(tmp_path, form, names):
         ("RAcen", "Deccen"),
         ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"),
         ("obsra", "obsdec"),
+        ("sky_center.ra", "sky_center.dec"),
     ],
 )
 def test_further_names_of_places(tmp_path, names):

@@ -403,8 +403,9 @@ def _number(text: str) -> int | float | None:
 def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
     """Compare a text column: numerically with a number, as booleans with true or false, else for equality."""
     quoted = _QUOTED.fullmatch(text)
-    bare = quoted[2] if quoted else text
-    lower = np.char.lower(np.char.strip(column)) if len(column) else column
+    bare = (quoted[2] if quoted else text).strip()
+    column = np.char.strip(column) if len(column) else column  # to the length of the longest, as in Fortran
+    lower = np.char.lower(column)
     is_gap = np.isin(lower, GAPS)
     value = None if quoted else _number(text)
     if value is not None:
@@ -431,7 +432,7 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
         )
     if not bare:
         return np.asarray(_OPERATORS[sign](column, bare), dtype=bool)
-    if not (column == bare).any() and (alike := column[lower == bare.strip().lower()]).size:
+    if not (column == bare).any() and (alike := column[lower == bare.lower()]).size:
         raise InputError(
             f"{where}: condition {condition!r}: no row has {bare!r}, but {len(alike)} have "
             f"{str(alike[0])!r}; write it like that"

@@ -9,7 +9,7 @@ POSITIONS = (
     ("radeg", "decdeg"), ("ra_icrs", "de_icrs"), ("ra_icrs", "dec_icrs"), ("target_ra", "target_dec"),
     ("coord_ra", "coord_dec"), ("alphawin_j2000", "deltawin_j2000"), ("alphapsf_j2000", "deltapsf_j2000"),
     ("right_ascension", "declination"), ("rightascension", "declination"), ("ramean", "decmean"),
-    ("rastack", "decstack"), ("targra", "targdec"), ("obsra", "obsdec"),
+    ("rastack", "decstack"), ("targra", "targdec"), ("obsra", "obsdec"), ("sky_center.ra", "sky_center.dec"),
     ("ra_hours", "dec_deg"), ("ra_rad", "dec_rad"),
     ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
     ("ra_deg_j2000", "dec_deg_j2000"),

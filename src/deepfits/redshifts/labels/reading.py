@@ -225,10 +225,11 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
     Raise `InputError` if the column is absent, or holds no numbers, or numbers too large for redshifts.
 
     Placeholders for "no estimate" (−99) count as missing only where they lie outside the range of the other
-    values, because a poor estimate must count as an estimate.
+    values, or are all of them, because a poor estimate must count as an estimate.
     """
     value = _numbers(require_column(columns, column, path), column, path)
-    is_code = is_no_value(value, is_redshift=False, codes_only=True)
+    is_one = len(np.unique(value[np.isfinite(value)])) == 1
+    is_code = is_no_value(value, is_redshift=is_one and is_redshift_name(column), codes_only=True)
     if is_code.any():
         log.warning(
             "WARNING: %s: %d of %d rows have no %s: %s is a placeholder there",
