@@ -2330,6 +2330,7 @@ def test_photometric_redshifts_among_others_are_said(tmp_path, caplog, name, kin
     [
         *((name, True) for name in ("z_phot", "photoz_best", "Z_B", "zANNZ", "lp_zBEST", "DNF_ZMEAN_SOF")),
         *((name, True) for name in ("PHZ_MEDIAN", "ez_z_phot", "z_peak", "bpz_z", "lp_zMinChi2", "zml")),
+        *((name, True) for name in ("pz_best_mlz", "zb_1", "z_tpz", "zp_gal", "ZPDF", "Z_MC")),
         *(
             (name, False)
             for name in ("z", "zBEST", "Z_SPEC", "zspec_phot_prior", "z_helio", "ZPRIMUS", "zb_mw")
@@ -2346,8 +2347,15 @@ def test_photometric_redshifts_as_labels_are_said(tmp_path, caplog, name, is_sai
     (tmp_path / "labels.vot").write_text(
         f"<VOTABLE><RESOURCE><TABLE>{field}<DATA><TABLEDATA>{rows}</TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"
     )
-    read_labels(tmp_path / "labels.vot", column="z")
-    assert ("z is a photometric redshift by its UCD" in caplog.text) == is_said
+    ucd = f"[ucd=src.redshift{'.phot' * is_said}]"
+    body = "".join(f"{n}\t{z}\n" for n, z in enumerate(Z))
+    (tmp_path / "labels.tsv").write_text(
+        f"#\n#Column\tz\t(F7.5)\t[0/9] Redshift\t{ucd}\nid\tz\n \t \n--\t--\n{body}"
+    )
+    for ending in ("vot", "tsv"):
+        read_labels(tmp_path / f"labels.{ending}", column="z")
+        assert ("z is a photometric redshift by its UCD" in caplog.text) == is_said
+        caplog.clear()
 
 
 HMS = "1 10 02 02.83 -00 16 26.5 0.7245\n2 10 03 48.11 +02 00 25.5 1.0156\n3 0 0 34.59 -12 38 44.5 0.4\n"
@@ -2551,8 +2559,13 @@ def test_places_whose_descriptions_say_b1950(tmp_path, form, words, is_old):
     for name in table.colnames:
         table[name].description = f"{name} {words}"
     table.write(tmp_path / "t.vot", format="votable")
-    found = read_catalogue(tmp_path / "t.vot")
-    assert SkyCoord(found["ra"], found["dec"], unit="deg").separation(SKY).arcsec.max() < 0.01
+    as_vizier = tmp_path / "t.tsv"
+    head = "".join(f"#Column\t{name}\t(F9.5)\t{name} {words}\t[ucd=]\n" for name in columns)
+    rows = "".join("\t".join(map(str, row)) + "\n" for row in table)
+    as_vizier.write_text("\t".join(columns).join([f"#\n#Name: J/A+A\n{head}\n", f"\n{rows}"]))
+    for path in (tmp_path / "t.vot", as_vizier):
+        found = read_catalogue(path)
+        assert SkyCoord(found["ra"], found["dec"], unit="deg").separation(SKY).arcsec.max() < 0.01
 
 
 def ucds_of(path, names, ucds):

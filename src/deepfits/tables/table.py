@@ -59,8 +59,7 @@ def from_astropy(table: Any, where: str) -> Table:
         column = table[name]
         if ucd := (column.info.meta or {}).get("ucd") or table.meta.get(f"TUCD{number}"):
             out.ucds[name] = str(ucd)
-        described = str(column.info.description)
-        if _MENTIONS_B1950.search(described) and not _MENTIONS_J2000.search(described):
+        if mentions_b1950(str(column.info.description)):
             out.frames[name] = B1950
         if type(column).__name__ == "SkyCoord":
             sky = column.icrs
@@ -79,6 +78,11 @@ def from_astropy(table: Any, where: str) -> Table:
         except TypeError as error:
             out.unused[name] = str(error) or str(getattr(values, "dtype", type(column).__name__))
     return out
+
+
+def mentions_b1950(words: str) -> bool:
+    """Return whether the description of a position says that it is of B1950."""
+    return bool(_MENTIONS_B1950.search(words)) and not _MENTIONS_J2000.search(words)
 
 
 def plain_array(values: Any) -> np.ndarray:

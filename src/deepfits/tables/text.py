@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from deepfits.errors import InputError, listed, naming
 from deepfits.tables.entries import any_match, as_numbers, as_text, shows_decimal_commas, with_thousands
 from deepfits.tables.names import FIELDS, IDENTITIES, SIGNS
-from deepfits.tables.table import Table, require_distinct
+from deepfits.tables.table import B1950, Table, mentions_b1950, require_distinct
 from deepfits.tables.text_header import COMMENT, NOT_A_ROW, find_layout, split_line
 
 PACKED: dict[bytes, Any] = {
@@ -40,6 +40,8 @@ MAX_RATIO = 300  # largest plausible compression ratio of a table
 log = logging.getLogger(__name__)
 
 _HEAD = 1 << 17
+_OF_VIZIER = re.compile(r"(?m)^#Column\t(\S+)\t\([^)]*\)\t(.*?)\s*(?:\[ucd=([^\]]*)\])?\s*$")
+"""Descriptions of the columns of VizieR's tables apart by tabulators or semicolons."""
 _IN_SINGLE_QUOTES = re.compile(r"(?:\s*#.*\n)*\s*'[^'\n]+'(?:[\s,;|]+'[^'\n]+')+[ \t\r]*\n")
 """The beginning of a text table whose header has single quotes around each name."""
 
@@ -132,6 +134,9 @@ def read_text(text: str, where: str | Path) -> Table:
             table.columns[name] = _column(name, column, has_commas)
         except TypeError as error:
             table.unused[name] = str(error)
+    for name, words, ucd in _OF_VIZIER.findall(text[:_HEAD]):
+        table.ucds.update({name: ucd} if ucd and name in named else {})
+        table.frames.update({name: B1950} if mentions_b1950(words) and name in named else {})
     return table
 
 

@@ -13,7 +13,8 @@ _REDSHIFT = re.compile(
     r"|_z[A-Z]"
 )
 _OF_PHOTOMETRY = re.compile(
-    r"(?i)^(?!.*spec).*(phot|phz|lp_z|ez_z|eazy|lephare|bpz|dnf|ann_?z|z_?ann|zpdf|minchi2|^z_?b$|^z_peak|^zml)"
+    r"(?i)^(?!.*spec).*(phot|phz|(^|_)pz_|^zp_|lp_z|ez_z|eazy|lephare|bpz|tpz|gpz|dnf|ann_?z|z_?ann|zpdf|minchi2"
+    r"|^z_?b(_\d)?$|^z_peak|^z_?m[lc]$)"
 )
 """Names of photometric redshifts, among those of redshifts: those of programs, and COSMOS's and EAZY's."""
 _LIKE_A_REDSHIFT = re.compile(r"(?i)(^|_)(ph|p)?z|z$|^red")
