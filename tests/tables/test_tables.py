@@ -2330,7 +2330,7 @@ def test_photometric_redshifts_among_others_are_said(tmp_path, caplog, name, kin
     [
         *((name, True) for name in ("z_phot", "photoz_best", "Z_B", "zANNZ", "lp_zBEST", "DNF_ZMEAN_SOF")),
         *((name, True) for name in ("PHZ_MEDIAN", "ez_z_phot", "z_peak", "bpz_z", "lp_zMinChi2", "zml")),
-        *((name, True) for name in ("pz_best_mlz", "zb_1", "z_tpz", "zp_gal", "ZPDF", "Z_MC")),
+        *((name, True) for name in ("photo-z", "pz_best_mlz", "zb_1", "z_tpz", "zp_gal", "ZPDF", "Z_MC")),
         *(
             (name, False)
             for name in ("z", "zBEST", "Z_SPEC", "zspec_phot_prior", "z_helio", "ZPRIMUS", "zb_mw")
@@ -2352,7 +2352,9 @@ def test_photometric_redshifts_as_labels_are_said(tmp_path, caplog, name, is_sai
     (tmp_path / "labels.tsv").write_text(
         f"#\n#Column\tz\t(F7.5)\t[0/9] Redshift\t{ucd}\nid\tz\n \t \n--\t--\n{body}"
     )
-    for ending in ("vot", "tsv"):
+    text = (tmp_path / "labels.tsv").read_text()
+    (tmp_path / "labels.txt").write_text(text.replace("\t", ";"))
+    for ending in ("vot", "tsv", "txt"):
         read_labels(tmp_path / f"labels.{ending}", column="z")
         assert ("z is a photometric redshift by its UCD" in caplog.text) == is_said
         caplog.clear()

@@ -40,7 +40,7 @@ MAX_RATIO = 300  # largest plausible compression ratio of a table
 log = logging.getLogger(__name__)
 
 _HEAD = 1 << 17
-_OF_VIZIER = re.compile(r"(?m)^#Column\t(\S+)\t\([^)]*\)\t(.*?)\s*(?:\[ucd=([^\]]*)\])?\s*$")
+_OF_VIZIER = re.compile(r"(?m)^#Column[\t;]([^\t;]+)[\t;]\([^)]*\)[\t;](.*?)[\s;]*(?:\[ucd=([^\]]*)\])?\s*$")
 """Descriptions of the columns of VizieR's tables apart by tabulators or semicolons."""
 _IN_SINGLE_QUOTES = re.compile(r"(?:\s*#.*\n)*\s*'[^'\n]+'(?:[\s,;|]+'[^'\n]+')+[ \t\r]*\n")
 """The beginning of a text table whose header has single quotes around each name."""

@@ -12,6 +12,10 @@ _REDSHIFT = re.compile(
     r"|(median|mean|map|hetdex|mosfire|muse|grism)_z(_bpz)?$|^dnf_zn$|^zp_(best|gal|sec)$|^rvz_z?value$)"
     r"|_z[A-Z]"
 )
+_SPEC_Z = re.compile(
+    r"(?i)(?<=spec|phot)[^a-z\d]+(?=z$)|(?<=photo)[^a-z\d]+(?=z$)|(?<=^z)[^a-z\d]+(?=spec|phot)"
+)
+"""What stands between the two words of spec-z, photo-z and z (spec)."""
 _OF_PHOTOMETRY = re.compile(
     r"(?i)^(?!.*spec).*(phot|phz|(^|_)pz_|^zp_|lp_z|ez_z|eazy|lephare|bpz|tpz|gpz|dnf|ann_?z|z_?ann|zpdf|minchi2"
     r"|^z_?b(_\d)?$|^z_peak|^z_?m[lc]$)"
@@ -36,7 +40,8 @@ HIGHEST_MEDIAN = 12.0  # columns with a higher median contain magnitudes rather 
 
 
 def is_redshift_name(name: str) -> bool:
-    """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
+    """Return whether a column is named like a redshift: z_spec, Z, zBEST, lp_zBEST, redshift, spec-z."""
+    name = _SPEC_Z.sub("_", name)
     return bool(_REDSHIFT.search(name)) and not _NO_REDSHIFT.search(name)
 
 
