@@ -24,10 +24,10 @@ _OF_PHOTOMETRY = re.compile(
 _LIKE_A_REDSHIFT = re.compile(r"(?i)(^|_)(ph|p)?z|z$|^red")
 _NO_REDSHIFT = re.compile(
     r"mag|flux|err|flag|snr|fwhm|psf|std|conf|ivar|[lu](68|95)|z_(ra|dec)$|auto|aper|petro|kron|cmodel|_ab$|qual"
-    r"|(?<!min_)risk|grade|type|source$|src$|_q$|_ref$",
+    r"|(?<!min_)risk|grade|type|source$|src$|_q$|_ref$|score|_(min|max|lower|upper)$|(16|84)$",
     re.IGNORECASE,
 )
-"""Parts of the names of magnitudes in the z band, and of errors and the quality of redshifts."""
+"""Parts of the names of magnitudes in the z band, and of errors, bounds and the quality of redshifts."""
 _SIGNED_CODES = (
     9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 9999.9, 99999, 999999, 1e20, 1e30,
     2**15 - 1, 2**15, 2**31 - 1, 2**31, float(np.finfo(np.float32).max),
