@@ -174,11 +174,9 @@ def require_aligned(
             f"{where}: most positions are offset by {direction} from the objects, more than the radius of "
             f"{radius_arcsec}″, so that matches would be accidental: subtract the offset from them"
         )
-    by_chance = np.mean([
-        (match_one_to_one(ra, dec, other_ra, other_dec + shift, radius_arcsec)[0] >= 0).sum()
-        for shift in np.array([-3.3, -2.1, 2.1, 3.3]) * max(radius_arcsec, OFFSET_ARCSEC) / 3600
-    ])  # fmt: skip
-    if 0 < len(separations) <= by_chance + 3 * np.sqrt(by_chance):
+    is_few = 0 < 2 * len(separations) < min(len(ra), len(other_ra))  # most of one are not matched by chance
+    by_chance = _matched_by_chance(ra, dec, other_ra, other_dec, radius_arcsec) if is_few else 0.0
+    if is_few and len(separations) <= by_chance + 3 * np.sqrt(by_chance):
         log.warning(
             "WARNING: %s: positions match as many objects (%d) as by chance (%.1f if they are shifted by "
             "some arcseconds): are these the same objects?",
@@ -192,6 +190,15 @@ def require_aligned(
             if direction
             else "is one astrometry off, or the radius too small?",
         )
+
+
+def _matched_by_chance(
+    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
+) -> float:
+    """Return the mean number of objects that match if one catalogue is shifted by some arcseconds."""
+    shifts = np.array([-3.3, -2.1, 2.1, 3.3]) * max(radius_arcsec, OFFSET_ARCSEC) / 3600
+    rows = [match_one_to_one(ra, dec, other_ra, other_dec + shift, radius_arcsec)[0] for shift in shifts]
+    return float((np.array(rows) >= 0).sum(1).mean())
 
 
 def typical_offset(
