@@ -250,6 +250,16 @@ def test_a_bare_gpu_node_can_train_and_fit(part):
             assert is_fine, f"{path.relative_to(SOURCE)} imports {name} when it is loaded"
 
 
+def test_profiles_of_psfs_are_expanded_without_scipy():
+    code = """
+import sys
+sys.modules["scipy"] = None
+from deepfits.gaussian_psf import moffat_psf
+assert abs(moffat_psf(0.8, 3.0)[:, 0].sum() - 1) < 1e-6
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_rows_of_dataclasses_are_joined_as_they_were_taken():
     """Tensors in mappings became arrays, numbers of NumPy were indexed, and shared arrays repeated."""
     torch = pytest.importorskip("torch")

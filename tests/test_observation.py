@@ -15,6 +15,7 @@ from deepfits.gaussian_psf import (
     expand_image,
     fwhm_of,
     moffat_psf,
+    non_negative,
     psf_or_moffat,
 )
 from deepfits.observation import (
@@ -231,6 +232,17 @@ def test_what_is_advised_for_a_sharp_psf_works(reference: float, pixel: float, b
 def test_an_empty_image_is_no_psf() -> None:
     with pytest.raises(InputError, match="have a positive flux"):
         expand_image(np.zeros((25, 25)), 0.2)
+
+
+def test_non_negative_least_squares_is_scipys() -> None:
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        matrix, target = rng.normal(size=(30, 8)), rng.normal(size=30)
+        expected = nnls(matrix, target)[0]
+        assert (expected > 0).any()
+        assert np.allclose(non_negative(matrix, target), expected, atol=1e-9)
 
 
 def test_psfs_of_fewer_gaussians_keep_their_weights_beside_usual_ones():

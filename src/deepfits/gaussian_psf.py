@@ -4,7 +4,7 @@ Shapes: N objects, B bands, K Gaussians of a PSF, R radii, H, W pixels.
 
 The sum (multi-Gaussian expansion: Emsellem, Monnet & Bacon 1994) is an array ``(..., K, 2)`` of weights,
 which sum to 1, and standard deviations in arcseconds; NaN if the PSF is unknown. It describes optics and
-atmosphere, without the convolution with the pixel. Needs only NumPy and SciPy.
+atmosphere, without the convolution with the pixel. Needs only NumPy, to expand measured images SciPy too.
 """
 
 import math
@@ -72,14 +72,42 @@ def expand_profile(
 
     Return the weights, which sum to 1, and the maximum error of the profile relative to its peak.
     """
-    from scipy.optimize import nnls
-
     ratio = -0.5 * (radius[:, None] / sigma) ** 2
     gaussians = np.exp(ratio) / (2 * np.pi * sigma**2)
     rows = np.concatenate([gaussians / profile[0], 3 * -np.expm1(ratio)])
-    weight, _ = nnls(rows, np.concatenate([profile / profile[0], 3 * enclosed]))
+    weight = non_negative(rows, np.concatenate([profile / profile[0], 3 * enclosed]))
     weight /= weight.sum()
     return weight, float(np.abs(gaussians @ weight - profile).max() / profile[0])
+
+
+def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Solve a non-negative least-squares problem (Lawson & Hanson 1974, algorithm NNLS).
+
+    Examples
+    --------
+    >>> non_negative(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([1.0, -1.0])).tolist()
+    [1.0, 0.0]
+    """
+    number = matrix.shape[1]
+    out, is_free = np.zeros(number), np.zeros(number, dtype=bool)
+    least = 1e-10 * np.abs(matrix.T @ target).max()
+    for _ in range(3 * number):
+        slope = np.where(is_free, -np.inf, matrix.T @ (target - matrix @ out))
+        if slope.max() <= least:
+            break
+        is_free[slope.argmax()] = True
+        while True:
+            trial = np.zeros(number)
+            trial[is_free] = np.linalg.lstsq(matrix[:, is_free], target, rcond=None)[0]
+            if (trial[is_free] > 0).all():
+                break
+            falling = is_free & (trial <= 0)
+            step = (out[falling] / np.maximum(out[falling] - trial[falling], 1e-300)).min()
+            out = out + step * (trial - out)
+            is_free &= out > 1e-12 * max(out.max(), 1e-300)
+            out[~is_free] = 0
+        out = trial
+    return out
 
 
 def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: float = 1.0) -> np.ndarray:
@@ -90,8 +118,6 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     pixels of this image, is removed: 1 for a star or HSC's PSF models; 0 if the image samples the PSF at the
     centres of its pixels. Raise `InputError` if the image has no positive flux, or is mostly NaN.
     """
-    from scipy.optimize import nnls
-
     image = np.asarray(image, dtype=float)
     is_known = np.isfinite(image)
     light = np.where(is_known, image, 0)
@@ -112,7 +138,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
         along_y, along_x = (pixel_mean(at, widths[:, None], pixel_side) for at in (y, x))
         matrix = (along_y[:, :, None] * along_x[:, None])[:, is_known].T / scale
         orthogonal, triangle = np.linalg.qr(matrix)  # the same problem with as many rows as Gaussians
-        trial, _ = nnls(triangle, orthogonal.T @ target, maxiter=1000)  # the default is 24
+        trial = non_negative(triangle, orthogonal.T @ target)
         if trial.sum() > 0 and (off := float(((matrix @ trial - target) ** 2).sum())) < least:
             weight, sigma, least = trial, widths, off
     if least == math.inf:
