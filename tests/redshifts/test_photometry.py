@@ -148,7 +148,7 @@ def make_columns(number=40, with_errors=True):
 
 
 def source_of(columns):
-    return Source(columns=columns, bands=("g", "r"))
+    return Source(columns=columns, bands=("g", "r"), has_spread="spread" in columns)
 
 
 def test_model_features_are_magnitudes_of_joined_fluxes():
@@ -206,6 +206,17 @@ def test_every_model_feature_occurs_once():
     assert made.values[1, names.index("spread_sigma")] == pytest.approx(np.arcsinh(2), rel=0.02)
     assert len(set(names)) == len(names)
     assert {"log_half_light_g", "concentration_r", "mag_fit_gauss_g"} <= set(names)
+    columns |= {name: np.arange(3.0)[:, None] for name in ("latent", "object_id")}
+    recipe = FeatureRecipe.learn("model", source_of(columns))
+    whole, alone = (
+        recipe.make(source_of({name: values[rows] for name, values in columns.items()}))
+        for rows in (slice(None), [2])
+    )
+    assert alone.names == whole.names, "an object without a spread has other features alone"
+    np.testing.assert_array_equal(alone.values, whole.values[[2]])
+    without = source_of({name: values for name, values in columns.items() if name != "spread"})
+    with pytest.raises(InputError, match="no column 'spread', which the model was trained on"):
+        recipe.make(without)
 
 
 def observe_gaussian(sigma_galaxy, psf, size, pixel):

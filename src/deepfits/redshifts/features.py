@@ -122,6 +122,7 @@ class Source(PerObject):
     # cutouts; images are read on demand and not cached.
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     latents: str = "latent"  # the column that the block `latents` uses
+    has_spread: bool = True  # whether the block `model` uses the spread
 
     def __len__(self) -> int:
         return len(self.columns["object_id"])
@@ -182,6 +183,7 @@ class FeatureRecipe:
     similarity: np.ndarray | None = None  # (L, L), for sets with latents where it is known; see `Source`
     # The column that the block `latents` uses: "embedding", or "latent" where the features lack embeddings.
     latents: str = "latent"
+    has_spread: bool = True  # whether any training object has a spread, which the block `model` then uses
 
     @classmethod
     def learn(cls, name: str, source: Source) -> Self:
@@ -194,6 +196,7 @@ class FeatureRecipe:
             softening={block: value for block, value in learned.items() if value is not None},
             similarity=source.similarity if LATENTS & {*FEATURE_SETS[name]} else None,
             latents="embedding" if "embedding" in source.columns else "latent",
+            has_spread=bool(np.isfinite(source.columns.get("spread", np.nan)).any()),
         )
 
     def make(self, source: Source) -> Matrix:
@@ -205,11 +208,12 @@ class FeatureRecipe:
                 f"{'-'.join(self.bands)}"
             )
         blocks = FEATURE_SETS[self.name]
-        if "latents" in blocks and self.latents not in source.columns:
+        needed = [self.latents] * ("latents" in blocks) + ["spread"] * ("model" in blocks and self.has_spread)
+        if missing := [name for name in needed if name not in source.columns]:
             raise InputError(
-                f"these features have no column {self.latents!r}, which the model was trained on: fit again"
+                f"these features have no column {missing[0]!r}, which the model was trained on: fit again"
             )
-        source = replace(source, similarity=self.similarity, latents=self.latents)
+        source = replace(source, similarity=self.similarity, latents=self.latents, has_spread=self.has_spread)
         return reduce(Matrix.hstack, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
 
 
@@ -272,8 +276,7 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     out = magnitude_features(_fluxes(columns, MODEL_FLUXES, bands), softening, bands, list(MODEL_FLUXES))
     if any(name.startswith(f"{SIZES[0]}_") for name in columns):
         out = out.hstack(size_features(columns, bands))
-    has_spread = np.isfinite(columns.get("spread", np.nan)).any()
-    return out.hstack(spread_features(columns)) if has_spread else out
+    return out.hstack(spread_features(columns)) if source.has_spread else out
 
 
 SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002
