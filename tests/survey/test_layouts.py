@@ -509,6 +509,14 @@ def test_zero_point_of_header(cards, zero_point):
     assert found is None if zero_point is None else found[0] == pytest.approx(zero_point, abs=2e-3)
 
 
+def test_two_zero_points_of_a_count_contradict_each_other():
+    cards = {"MAGZERO": 31.227, "ABZP": 26.029, "EXPTIME": 120.0}
+    with pytest.raises(
+        InputError, match=r"MAGZERO implies an AB zero point of 31\.23, but ABZP one of 26\.03"
+    ):
+        zero_point_of_header(cards)
+
+
 def test_zero_points_per_band():
     assert parse_per_band(27, "zero_point") == {"": 27.0}
     assert parse_per_band({"u": 30.0}, "zero_point") == {"u": 30.0}

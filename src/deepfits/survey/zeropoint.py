@@ -389,10 +389,9 @@ def _matching_unit(found: list[tuple[float, str]], unit: str, seconds: float) ->
     low, high = min(values), max(values)
     if abs(step) <= AGREEMENT or abs(high - low - abs(step)) > AGREEMENT:
         return found
-    of_counts = [value for value, key in found if key in _PER_COUNT]
-    if not unit and not of_counts:
-        return found
-    wanted = of_counts[0] if not unit else low if bool(_RATE.search(unit)) == (step > 0) else high
+    if not unit:
+        return [entry for entry in found if entry[1] in _PER_COUNT] or found
+    wanted = low if bool(_RATE.search(unit)) == (step > 0) else high
     return [(value, key) for value, key in found if abs(value - wanted) <= AGREEMENT]
 
 
