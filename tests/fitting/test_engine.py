@@ -90,6 +90,50 @@ def test_adam_agrees_with_torch():
     torch.testing.assert_close(result.loss_start, expected[0], rtol=1e-5, atol=0)
 
 
+def test_lbfgs_applies_the_inverse_hessian_of_its_latest_pairs():
+    """As by the BFGS update (Nocedal & Wright, eq. 6.17) for one pair after another.
+
+    Trials that are not accepted, and steps along which the loss is not convex, leave no pair.
+    """
+    number, length, memory = 5, 6, 3
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(number, length, length, generator=generator, dtype=torch.float64)
+    inverse = root @ root.mT + torch.eye(length)
+
+    class Fixed:
+        def inverse(self, latent):
+            return inverse
+
+        def where_known(self, latent):
+            return torch.zeros_like(latent)
+
+    solver = LBFGS(metric=Fixed(), memory=memory)
+    state = solver.init(torch.zeros(number, length, dtype=torch.float64))
+    kept = [[] for _ in range(number)]
+    for _ in range(20):
+        trial = torch.randn(number, length, generator=generator, dtype=torch.float64)
+        gradient = torch.randn(number, length, generator=generator, dtype=torch.float64)
+        accepted = torch.rand(number, generator=generator) < 0.7
+        state["trial"] = trial
+        for row in range(number):
+            s, y = trial[row] - state["latent"][row], gradient[row] - state["gradient"][row]
+            if accepted[row] and s @ y > 0:
+                kept[row] = [*kept[row], (s, y)][-memory:]
+        solver._remember(state, gradient, accepted)
+        for row in range(number):
+            if not kept[row]:
+                continue
+            s, y = kept[row][-1]
+            hessian = inverse[row] * (s @ y) / (y @ inverse[row] @ y)
+            for s, y in kept[row]:
+                left = torch.eye(length, dtype=s.dtype) - torch.outer(s, y) / (s @ y)
+                hessian = left @ hessian @ left.mT + torch.outer(s, s) / (s @ y)
+            found = solver._apply_inverse_hessian(state, gradient)[row]
+            torch.testing.assert_close(found, hessian @ gradient[row], rtol=1e-9, atol=1e-9)
+        state["latent"], state["gradient"] = trial, gradient
+    assert {len(pairs) for pairs in kept} == {memory}
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_reported_loss_belongs_to_the_reported_latent(solver):
     _, image, weight, start = make_problem()

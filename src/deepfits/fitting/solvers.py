@@ -83,7 +83,10 @@ class LBFGS:
     Each step costs one gradient evaluation: the trial is accepted if the loss decreases sufficiently
     (Armijo); otherwise the step is shortened by quadratic interpolation, while the other slots go on.
 
-    Source: Nocedal & Wright, *Numerical Optimization* (2006), algorithms 7.4 and 3.5.
+    Sources: Nocedal & Wright, *Numerical Optimization* (2006), algorithms 7.5 and 3.5. The inverse Hessian is
+    applied in compact form, with fewer operations than by two loops over the pairs (Byrd, Nocedal & Schnabel
+    1994, theorem 2.2): with the pairs (s, y) as columns of S and Y, oldest first, R is the upper triangle of
+    SᵀY and D its diagonal. Pairs are stored in any order; a new one takes the place of the oldest.
 
     The inverse of the metric near the object, times a scale factor, is the initial inverse Hessian (without a
     metric, the identity); it is recomputed where the latent at which the metric is evaluated
@@ -123,7 +126,9 @@ class LBFGS:
             "length": count.clone(),  # of the current trial step, in units of the direction
             "s": pairs.clone(),
             "y": pairs.clone(),
-            "rho": start.new_zeros(number, self.memory),  # 0 where there is no pair
+            "sy": start.new_zeros(number, self.memory),  # D, the products sᵀy; 0 where there is no pair
+            "inverse_r": start.new_zeros(number, self.memory, self.memory),
+            "oldest": torch.zeros_like(count, dtype=torch.int64),  # where the next pair goes
             "scale": count.clone(),  # of the initial inverse Hessian; 0 before the first pair
             "failures": count.clone(),
             "is_done": torch.zeros_like(count, dtype=torch.bool),
@@ -138,7 +143,7 @@ class LBFGS:
         self._remember(state, gradient, accepted & ~is_first)
         shortened = self._shorten(state, loss, is_finite)
         for name, value in (("latent", state["trial"]), ("gradient", gradient)):
-            state[name] = torch.where(accepted[:, None], value, state[name])
+            state[name] = _choose(accepted, value, state[name])
         state["loss"] = torch.where(accepted, loss, state["loss"])
         self._update_metric(state)
         self._set_direction(state, accepted)
@@ -153,18 +158,29 @@ class LBFGS:
         return state["is_done"]
 
     def _remember(self, state: State, gradient: Tensor, accepted: Tensor) -> None:
+        """Put the new pair in the place of the oldest, where the loss is convex along the step."""
         s, y = state["trial"] - state["latent"], gradient - state["gradient"]
         product = (s * y).sum(1)
         curved = product > 1e-6 * (s * s).sum(1).sqrt() * (y * y).sum(1).sqrt()
-        keep = (accepted & curved)[:, None]
-        metric_y = _apply_inverse_metric(state, y)
-        scale = product / (y * metric_y).sum(1)
-        rho = torch.where(keep[:, 0], 1 / product, 0)
-        for name, new in (("s", s), ("y", y), ("rho", rho)):
-            rolled = torch.cat((state[name][:, 1:], new[:, None]), dim=1)  # the newest pair is the last
-            mask = keep[:, :, None] if state[name].ndim == 3 else keep
-            state[name] = torch.where(mask, rolled, state[name])
-        state["scale"] = torch.where(keep[:, 0], scale, state["scale"])
+        keep = accepted & curved
+        scale = product / (y * _apply_inverse_metric(state, y)).sum(1)
+        state["scale"] = torch.where(keep, scale, state["scale"])
+        # R loses the row and the column of the oldest pair and gains a column, and so does R⁻¹
+        place = torch.arange(len(y), device=y.device), state["oldest"]
+        products = (state["s"] * y[:, None]).sum(2)
+        products[place] = 0
+        column = (state["inverse_r"] * products[:, None]).sum(2) / -product[:, None]
+        column[place] = 1 / product
+        by_column = state["inverse_r"].mT
+        for pairs, new in (
+            (state["s"], s),
+            (state["y"], y),
+            (state["sy"], product),
+            (state["inverse_r"], 0),
+            (by_column, column),
+        ):
+            pairs[place] = _choose(keep, new, pairs[place])
+        state["oldest"] = (state["oldest"] + keep) % self.memory
 
     def _mark_converged(self, state: State, accepted: Tensor) -> None:
         """Mark slots whose next step would hardly lower the loss, once a pair has set its scale."""
@@ -193,8 +209,7 @@ class LBFGS:
                 ("inverse_metric", self.metric.inverse(state["latent"][rows])),
                 ("anchor", now[rows]),
             ):
-                is_new = moved.view(-1, *(1,) * (fresh.ndim - 1))
-                state[name][rows] = torch.where(is_new, fresh, state[name][rows])
+                state[name][rows] = _choose(moved, fresh, state[name][rows])
             return
         rows = is_far.nonzero()[:, 0]
         if len(rows):
@@ -202,28 +217,23 @@ class LBFGS:
             state["anchor"][rows] = now[rows]
 
     def _set_direction(self, state: State, accepted: Tensor) -> None:
-        """Set direction and slope by the two-loop recursion where a trial was accepted."""
+        """Set direction and slope where a trial was accepted."""
         g = state["gradient"]
         direction = -self._apply_inverse_hessian(state, g)
         slope = (direction * g).sum(1)
-        state["direction"] = torch.where(accepted[:, None], direction, state["direction"])
+        state["direction"] = _choose(accepted, direction, state["direction"])
         state["slope"] = torch.where(accepted, slope, state["slope"])
-        # A zero gradient is a minimum; an ascent direction cannot occur while all rho are positive.
+        # A zero gradient is a minimum; an ascent direction cannot occur but by rounding.
         state["is_done"] = state["is_done"] | (accepted & ~(slope < 0))
 
     def _apply_inverse_hessian(self, state: State, g: Tensor) -> Tensor:
-        s, y, rho = state["s"], state["y"], state["rho"]
-        q, alphas = g, []
-        for index in reversed(range(self.memory)):
-            alpha = rho[:, index] * (s[:, index] * q).sum(1)
-            q = q - alpha[:, None] * y[:, index]
-            alphas.append(alpha)
-        r = _apply_inverse_metric(state, q)
+        """Return Hg = r + S R⁻ᵀ (D p - Yᵀr) with p = R⁻¹Sᵀg and r = H₀ (g - Y p), `g` being ``(N, L)``."""
+        s, y, inverse_r = state["s"], state["y"], state["inverse_r"]
+        p = (inverse_r * (s * g[:, None]).sum(2)[:, None]).sum(2)
+        r = _apply_inverse_metric(state, g - (y * p[:, :, None]).sum(1))
         r = r * torch.where(state["scale"] > 0, state["scale"], 1)[:, None]
-        for index, alpha in enumerate(reversed(alphas)):
-            beta = rho[:, index] * (y[:, index] * r).sum(1)
-            r = r + (alpha - beta)[:, None] * s[:, index]
-        return r
+        rest = state["sy"] * p - (y * r[:, None]).sum(2)
+        return r + (s * (inverse_r * rest[:, :, None]).sum(1)[:, :, None]).sum(1)
 
     def _first_length(self, state: State) -> Tensor:
         """Return the full step, limited to `max_step` per latent (root mean square)."""
@@ -232,8 +242,13 @@ class LBFGS:
         return torch.minimum(wanted, self.max_step / size.clamp_min(1e-30))
 
 
+def _choose(is_new: Tensor, new: Tensor | float, old: Tensor) -> Tensor:
+    """Return the new rows where `is_new`, ``(N,)`` bool, and the old ones elsewhere."""
+    return torch.where(is_new.view(-1, *(1,) * (old.ndim - 1)), new, old)
+
+
 def _apply_inverse_metric(state: State, g: Tensor) -> Tensor:
     """Apply the inverse metric row by row; the last bits of a matrix product would depend on other rows."""
     if "inverse_metric" not in state:
         return g
-    return (g[:, None, :] * state["inverse_metric"]).sum(2)
+    return (g[:, :, None] * state["inverse_metric"]).sum(1)  # it is symmetric
