@@ -414,7 +414,7 @@ def states_of(files: Mapping[str, Path], *, is_sample: bool = False) -> dict[str
             raise InputError(f"{path}: is not a regular file; check the path")
     is_whole = not is_sample and sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
     return {
-        name: f"{path.stat().st_size} {fingerprint(path) if is_whole else _sample(str(path))}"
+        name: f"{path.stat().st_size} {(_whole if is_whole else _sample)(str(path))}"
         for name, path in sorted(files.items())
     }
 
@@ -433,6 +433,11 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
         for path in directory.rglob("*")
         if path.is_file() and not path.name.startswith((".", "_"))
     ]
+
+
+@cached_by_files(maxsize=1 << 14)
+def _whole(path: str) -> str:
+    return fingerprint(path)
 
 
 @cached_by_files(maxsize=1 << 14)

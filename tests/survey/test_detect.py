@@ -19,6 +19,7 @@ from deepfits.photometry import FLAG_MASKED, FLAG_SHARP
 from deepfits.stages.detect import Detection
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.detection import DetectOptions, background_of, fill_cores, find_sources
+from deepfits.survey.fill import bridged
 from deepfits.survey.noise import clipped_statistics, measure_noise
 from deepfits.survey.photometry import Apertures, make_apertures, measure_band
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs, write_plain
@@ -418,3 +419,20 @@ def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, ca
     table.write(tmp_path / "mine.csv")
     deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "mine.csv")
     assert sum("pixels off i" in r.message for r in caplog.records) == 1
+
+
+def test_pixels_without_data_are_estimated_by_those_around_them():
+    y, x = np.mgrid[:20, :30].astype(np.float32)
+    values = 3 + x - 2 * y + 0.5 * x**2 - 0.25 * x * y
+    is_bad = np.zeros(values.shape, bool)
+    is_bad[5, 7] = is_bad[10, 10:12] = is_bad[12:17, 20:25] = is_bad[0, 0] = True
+    damaged = np.where(is_bad, np.nan, values)
+    estimate, is_single = bridged(damaged, is_bad)
+    assert np.argwhere(is_single).tolist() == [[5, 7]]
+    np.testing.assert_allclose(estimate[5, 7], values[5, 7], rtol=1e-6)
+    np.testing.assert_allclose(estimate[10, 10], np.nanmean(damaged[9:12, 9:12]), rtol=1e-6)
+    np.testing.assert_allclose(estimate[12, 22], values[11, 21:24].mean(), rtol=1e-6)
+    # Beyond an edge the image is repeated.
+    np.testing.assert_allclose(estimate[0, 0], np.nanmean(np.pad(damaged, 1, "edge")[:3, :3]), rtol=1e-6)
+    assert np.isnan(estimate[13:16, 21:24]).all()  # no data around
+    assert (estimate[~is_bad] == values[~is_bad]).all()

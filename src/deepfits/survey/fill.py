@@ -269,13 +269,37 @@ def find_marks(
 
 
 def bridged(values: np.ndarray, is_bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate pixels without data, which are 0, by their neighbours; return which of them are single ones.
+    """Estimate pixels without data by the pixels around them; return which of them are single ones.
 
-    The estimate of these is exact for quadratic surfaces, that of others the mean.
+    The estimate of these is exact for quadratic surfaces, that of others the mean; pixels with no data around
+    them keep their values.
     """
     if not is_bad.any():
         return values, is_bad
-    share, mean = (ndimage.uniform_filter(image, 3) for image in ((~is_bad).astype(np.float32), values))
-    is_single = is_bad & (share > 7.5 / 9)
-    mean = np.where(is_single, ndimage.convolve(values, _QUADRATIC), mean / np.maximum(share, 1 / 9))
-    return np.where(is_bad, mean, values), is_single
+    y, x = np.nonzero(is_bad & _is_around(~is_bad))
+    number, total, quadratic = np.zeros(len(y), int), *np.zeros((2, len(y)), values.dtype)
+    for index, factor in np.ndenumerate(_QUADRATIC):
+        place = tuple(
+            np.clip(at + offset - 1, 0, side - 1)
+            for at, offset, side in zip((y, x), index, values.shape, strict=True)
+        )
+        value = np.where(is_bad[place], 0, values[place])
+        number += ~is_bad[place]
+        total += value
+        quadratic += factor * value
+    is_single = np.zeros_like(is_bad)
+    is_single[y, x] = number == 8
+    estimate = values.copy()
+    estimate[y, x] = np.where(number == 8, quadratic, total / number)
+    return estimate, is_single
+
+
+def _is_around(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels that are in the mask, ``(H, W)`` bool, or touch one that is."""
+    rows = mask.copy()
+    rows[1:] |= mask[:-1]
+    rows[:-1] |= mask[1:]
+    out = rows.copy()
+    out[:, 1:] |= rows[:, :-1]
+    out[:, :-1] |= rows[:, 1:]
+    return out

@@ -380,19 +380,19 @@ def _measured_blocks(plane: Any) -> np.ndarray:
     """
     side, (height, width) = 32, plane.shape
     down, across = (min(length // (2 * side), 4) for length in (height, width))
-    blocks: list[tuple[int, float, np.ndarray, np.ndarray]] = []
+    blocks: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
     for start, stop in sample_rows(height, 16, 599):
         image, weight = plane.rows(start, stop)
         for y in range(0, stop - start - side + 1, side):
             for x in range(0, width - side + 1, side):
                 window = np.s_[y : y + side, x : x + side]
-                block, block_weight = image[window], weight[window]
-                is_valid = block_weight > 0
+                is_valid = weight[window] > 0
                 if is_valid.mean() > 0.8:
                     part = down * (start + y) // height * 4 + across * x // width
-                    blocks.append((part, float(np.median(block_weight[is_valid])), block, is_valid))
+                    blocks.append((part, image[window], weight[window], is_valid))
     measured = []
-    for part, usual, block, is_valid in [blocks[i] for i in evenly_spaced(len(blocks), MOST_BLOCKS)]:
+    for part, block, block_weight, is_valid in [blocks[i] for i in evenly_spaced(len(blocks), MOST_BLOCKS)]:
+        usual = float(np.median(block_weight[is_valid]))
         level, sigma = clipped_statistics(block[is_valid])
         of_differences = clipped_statistics(_differences(block, is_valid))[1]
         if sigma > 0 and of_differences > 0:
