@@ -39,7 +39,8 @@ def test_errors_are_other_and_latents_the_same(base, first, tmp_path, caplog):
     bright = np.isfinite(ours["flux_model_err_g"])
     assert bright.mean() > 0.5
     assert (ours["flux_model_err_g"] > theirs["flux_model_err_g"])[bright].mean() > 0.9
-    assert np.nanmedian(ours["anomaly"]) < 1
+    # The largest of four statistics in units of their scatter has the median 1 if they are independent.
+    assert 0 < np.nanmedian(ours["anomaly"]) < 2
     assert (ours["anomaly"] != theirs["anomaly"])[bright].any()
     with pytest.raises(InputError, match="calibration"):
         deepfits.fit(base / "survey", base / "model", out, threads=1)
