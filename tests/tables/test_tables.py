@@ -1851,6 +1851,7 @@ def test_sure_redshifts_are_those_without_a_warning(tmp_path, caplog):
         ("AB", "z_flag == VALUE"),
         ("tf", "z_flag == VALUE"),
         ("12", "z_flag == VALUE"),
+        ("123", "z_flag == VALUE"),  # either end may be the best: 1 is in CANDELS
         ("1235", "z_flag >= 3"),
         ("15", "z_flag >= 3"),
         ("346", "z_flag >= 3 and z_flag < 5"),

@@ -351,6 +351,8 @@ def _example(name: str, values: np.ndarray) -> str:
         return f"{name} == true"
     if len(np.unique(values)) > MOST_QUALITIES or not secure.any():  # such as per cent
         return f"{name} >= VALUE"
+    if np.nanmax(values) < 4:  # of 1 to 3 either end is the best (CANDELS: 1)
+        return f"{name} == VALUE"
     return f"{name} >= 3" + (f" and {name} < 5" if np.nanmax(values) > 5 else "")
 
 
