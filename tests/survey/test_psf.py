@@ -521,7 +521,7 @@ def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest
     with caplog.at_level(logging.INFO, logger="deepfits"):
         store = CutoutStore(deepfits.cutouts(tmp_path / "d.toml", tmp_path / "store", size=24))
     assert 0.97 < store.info.fwhm_arcsec[0] / 0.8 < widest
-    assert "the PSF of band g is not given: estimated from the" in caplog.text
+    assert "the PSF of g is not given: estimated from the" in caplog.text
     assert np.isnan(store.info.fwhm_arcsec[1])  # nothing but noise
     assert "the PSF of band r is unknown" in caplog.text
     # what is given needs no estimate

@@ -244,17 +244,21 @@ def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dic
     starts = np.unique(np.linspace(0, max(found.number - RUN, 0), -(-COMPACT_AMONG // RUN)).astype(int))
     rows = np.unique(starts[:, None] + np.arange(min(RUN, found.number)))
     image, weight = _read(found, rows, size)
-    out = {}
+    out, used = {}, []
     for band in bands:
         place = found.store_bands.index(band)
         star = star_among_cutouts(image[:, place], weight[:, place], found.pixel_scale_arcsec)
         if star is None:
             continue
         out[band] = expand_image(with_wings(star[0]), found.pixel_scale_arcsec)
+        used.append(star[1])
+    if out:
+        widths = ", ".join(f"{float(fwhm_of(psf)):.2f}" for psf in out.values())
+        number = f"{min(used)} to {max(used)}" if len({*used}) > 1 else f"{used[0]}"
         text = (
-            f"the PSF of band {band} is not given: estimated from the {star[1]} most compact of {len(rows)} "
-            f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), narrower if none of them is a star; "
-            "to give it: fwhm_arcsec or psf in the TOML file, or for example --psf 0.8"
+            f"the PSF of {', '.join(out)} is not given: estimated from the {number} most compact of "
+            f"{len(rows)} objects, {widths} arcsec (FWHM), narrower if none of them is a star; to give it: "
+            "fwhm_arcsec or psf in the TOML file, or for example --psf 0.8"
         )
         log.warning("%s%s", WARNING, text)
         found.remarks.append(f"{WARNING}{text}")
