@@ -78,7 +78,7 @@ def test_the_page_asks_for_positions_as_people_write_them(run):
     ra, dec = objects.place(3)
     answer = client.post("/api/position", json={"place": f"{ra:.7f}, {dec:.7f}"}, headers=SEND).json()
     assert answer["rows"][0] == 3, "the nearest in the latent is the object itself"
-    assert answer["distance"][0] < 1e-3
+    assert answer["distance"][0] < 0.02, "float32, from scalar products; to the next one it is 0.1"
     for place, said in (
         ("1 2", "lies on none of the images"),
         ("somewhere", "is not a position"),

@@ -20,7 +20,7 @@ from deepfits.errors import InputError
 from deepfits.fitting.rendering import Renderer
 from deepfits.observation import Observation
 
-REFERENCES_PER_LATENT = 8
+REFERENCES_PER_LATENT = 4
 BATCH = 8
 RIDGE = 0.02  # in units of the mean diagonal; bounds directions that do not change the image
 SHRINKAGE = 0.3  # ridge of the regression for the slopes, per reference latent
@@ -104,7 +104,7 @@ def learn_metric(
 
     The renderer is in the unit of the fit. `weight` is that of the pixels, broadcastable to ``(B, H, W)``, of
     which only the ratios between bands matter; an `observation` is that of a typical object, for scenes. The
-    Jacobian is computed at `num_reference` latents drawn from the prior: by default eight per latent
+    Jacobian is computed at `num_reference` latents drawn from the prior: by default four per latent
     dimension, and at least 64. `ridge` is added to each matrix, in units of its mean diagonal. With
     `profiled`, what an amplitude per band would absorb is projected out of each derivative (Kaufman 1975).
     """
