@@ -536,13 +536,63 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
 
 @pytest.mark.parametrize(
     "unit",
-    ["electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}"],
+    [
+        *("electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}"),
+        *("COUNTS_PER_SEC", "ADUs/s", "cnts/s"),
+    ],
 )
 def test_counts_a_second_however_they_are_written(unit):
     cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0, "EXPTIME": 500.0}
     rate, _ = zero_point_of_header(cards | {"BUNIT": "ELECTRONS/S"})
     assert zero_point_of_header(cards | {"BUNIT": unit})[0] == rate
     assert zero_point_of_header(cards | {"BUNIT": "counts/pixel"})[0] == pytest.approx(rate + 6.747, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "unit", ["ADUs", "DNs", "cnts", "elec", "el", "photo-electrons", "Data Numbers", "raw counts"]
+)
+def test_counts_however_they_are_written(unit):
+    """As counts a second they would be 6.7 mag too bright."""
+    cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0, "EXPTIME": 500.0, "BUNIT": unit}
+    assert zero_point_of_header(cards)[0] == zero_point_of_header(cards | {"BUNIT": "ELECTRONS"})[0]
+
+
+@pytest.mark.parametrize(("unit", "zero_point"), [("muJy", 23.9), ("10^{-8} Jy", 28.9)])
+def test_units_as_in_latex(unit, zero_point):
+    assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(zero_point)
+
+
+@pytest.mark.parametrize("unit", ["luptitude", "Luptitudes"])
+def test_luptitudes_are_not_fluxes(unit):
+    with pytest.raises(InputError, match="logarithms or the like, not fluxes"):
+        zero_point_of_header({"BUNIT": unit, "MAGZERO": 22.5})
+
+
+@pytest.mark.parametrize(
+    ("cards", "band"),
+    [
+        ({"TELESCOP": "Spitzer", "INSTRUME": "IRAC", "CHNLNUM": 1}, "ch1"),
+        ({"TELESCOP": "Spitzer", "INSTRUME": "MIPS", "CHNLNUM": 1}, "MIPS24"),
+        ({"TELESCOP": "JCMT", "BAND": 1}, None),
+        ({"INSTRUME": "FORS2", "ESO INS FILT1 NAME": "v_HIGH"}, "V"),
+        ({"INSTRUME": "FORS2", "ESO INS FILT1 NAME": "b_HIGH"}, "B"),
+        ({"INSTRUME": "FORS2", "ESO INS FILT1 NAME": "u_HIGH"}, "u"),
+        ({"TELESCOP": "T80", "INSTRUME": "T80Cam", "FILTER": "R"}, "r"),
+        ({"TELESCOP": "T80", "INSTRUME": "T80Cam", "FILTER": "F660"}, "F660"),
+        ({"TELESCOP": "MPI-2.2", "FILTER": "R"}, "R"),
+        ({"FILTER1": "OG515_G0306", "FILTER2": "i_G0302"}, "i"),
+        ({"FILTER": "I Nearly-Mould k1005"}, "I"),
+        ({"FILTER": "zd DESI k1034"}, "z"),
+        ({"FILTER": "s0012 r SDSS"}, "r"),
+        ({"FILTER": "U-SPEC"}, "U"),
+        ({"FILTER": "Y-FAN"}, "Y"),
+        ({"WFFBAND": "RGO U"}, "U"),
+        ({"ALFLTNM": "Open", "FAFLTNM": "Open", "FBFLTNM": "g'_SDSS 480_145"}, "g"),
+        ({"DWFILNAM": "R"}, "R"),
+    ],
+)
+def test_filters_of_more_cameras(cards, band):
+    assert band_of_header(cards) == band
 
 
 def test_zero_points_of_a_second_whose_counts_are_of_unknown_length():
@@ -2098,10 +2148,10 @@ def test_zero_points_that_make_an_image_shallow_may_be_of_one_second(tmp_path, s
 
 def test_counts_of_an_unknown_unit_beside_photflam_are_called_out():
     cards = {"PHOTFLAM": 7.0e-20, "PHOTPLAM": 8045.0, "EXPTIME": 100.0}
-    head = header(BUNIT="ELEC", **cards)
+    head = header(BUNIT="RELATIVE", **cards)
     zero_point, words = zero_point_of_header(head)
     (text,) = zero_point_doubts(head, zero_point, words)
-    assert text.startswith("BUNIT 'ELEC' is not a known unit: assumed to be counts per second")
+    assert text.startswith("BUNIT 'RELATIVE' is not a known unit: assumed to be counts per second")
     assert f"zero_point {zero_point + 5:.2f}" in text
     for known in ("ELECTRONS", "ELECTRONS/S"):
         head = header(BUNIT=known, **cards)

@@ -22,7 +22,7 @@ _SPECIAL = {
     **dict.fromkeys(("us", "u*", "ustar", "megacam-us", "megacam_us"), "ustar"),
     # Suprime-Cam's names.
     **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
-    **{"bokr": "r", "zd": "z"},  # BASS and MzLS
+    **{"b_high": "B", "v_high": "V"},  # FORS's
     **{f"{start}{letter}{end}": letter for start in ("", "w-s-") for letter in "griz" for end in ("+", "++")},
     **{f"{start}sloan{letter}": letter for start in ("", "wfc") for letter in "ugriz"},  # INT's
 }
@@ -50,10 +50,12 @@ _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 
 _FILTER_KEYS = (
     "LSST BUTLER DATAID BAND",  # before FILTER, which there is the physical filter: i_sim_1.4
     *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTER3", "FILTER4", "FILTER01", "FILTNAM1"),
-    *("BAND", "FILTERS", "INSFLNAM", "WFFBAND"),
+    *("BAND", "FILTERS", "INSFLNAM", "WFFBAND", "ALFLTNM", "FAFLTNM", "FBFLTNM", "FLT_ID", "DWFILNAM"),
     *("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
     "LSST BUTLER DATAID PHYSICAL_FILTER",
 )
+# Bands whose cards BAND or CHNLNUM are numbers, by telescope or instrument.
+_BY_NUMBER = {"WISE": "W1 W2 W3 W4", "GALEX": "NUV FUV", "MIPS": "MIPS24 MIPS70 MIPS160"}
 # Keywords, followed by a number, of the bands of a cube's layers.
 _LAYER_KEYS = ("BAND", "FILTER", "FILT")
 _NO_FILTER = {
@@ -62,7 +64,8 @@ _NO_FILTER = {
     *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
     *("FREE", "BLANK", "HOLE", "NOFILT", "NO_FILTER", "AIR"),
 }
-_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?")  # slots of wheels: open1-6 of GMOS
+# Slots of wheels (open1-6 of GMOS), and glass that blocks second orders.
+_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?|[GOR]G\d{3}(?:_G\d{4})?")
 # Words beside the letter: systems, telescopes and cameras whose letters are case-sensitive ...
 _SYSTEMS = (
     "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",
@@ -72,15 +75,16 @@ _SYSTEMS = (
     "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
     "clear", "sim", "euclid", "legacysurvey", "ls", "special", "empty", "bb", "odi", "lbc", "csst", "wfst",
     "tng", "int", "paus", "jpas", "jplus", "splus", "jast", "nisp", "roman", "high", "mko", "wise", "unwise",
-    "galex",
+    "galex", "nearly", "rgo", "desi", "fan", "spec",
 )  # fmt: skip
 # ... and those whose letters mean u g r i z y in either case.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
-_SERIAL = re.compile(r"^\d+(?:\.\d+)?$|^[ckG]\d{4}$|^(?:MP|WC|ESO)\d+$", re.IGNORECASE)
+_SERIAL = re.compile(r"^\d+(?:\.\d+)?$|^[cksG]\d{4}$|^(?:MP|WC|ESO)\d+$", re.IGNORECASE)
 _SINGLE = re.compile(r"^(?:[ugvrizyUBGVRIZYJHK]|Ks|VIS|[NF]UV|W[1-4])$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
-    **{"r2": "r", "i2": "i", "i1": "i", "zs": "z"},  # the last of Las Cumbres
+    # The last three of Las Cumbres, BASS and MzLS.
+    **{"r2": "r", "i2": "i", "i1": "i", "zs": "z", "bokr": "r", "zd": "z"},
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{f"w{n}": f"W{n}" for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
@@ -194,16 +198,16 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
     named = [str(header[key]).strip() for key in ("FILTER", "PUPIL", "FILTER1", "FILTER2") if key in header]
     if passband := _narrowest(named):
         return passband
+    telescope = str(header.get("TELESCOP", "")).upper()
     for key in _FILTER_KEYS:
         value = header.get(key)
         if isinstance(value, str) and _names_a_filter(value):
-            return band_name(value)
-    telescope, number = str(header.get("TELESCOP", "")).upper(), header.get("BAND")
-    if "WISE" in telescope and number in (1, 2, 3, 4):
-        return f"W{number}"
-    if "GALEX" in telescope and number in (1, 2):
-        return ("NUV", "FUV")[number - 1]
-    return f"ch{header['CHNLNUM']}" if header.get("CHNLNUM") in (1, 2, 3, 4) else None
+            band = band_name(value)
+            return band.lower() if band in _LIKE_LOWER and "T80" in telescope else band  # S-PLUS's r is R
+    number, origin = header.get("CHNLNUM", header.get("BAND", 0)), f"{telescope} {header.get('INSTRUME')}"
+    of_irac = "ch1 ch2 ch3 ch4" if "CHNLNUM" in header else ""
+    names = next((names for name, names in _BY_NUMBER.items() if name in origin), of_irac)
+    return dict(enumerate(names.split(), 1)).get(number)
 
 
 def _names_a_filter(value: str) -> bool:

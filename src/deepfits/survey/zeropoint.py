@@ -44,24 +44,31 @@ _MAGGIES = re.compile(
     r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
 _JANSKY = re.compile(
-    r"(?P<prefix>nano|micro|milli|[nuµμm]?)[-\s]*(?:jy|jansk(?:y|ys|ies))(?![a-z])", re.IGNORECASE
+    r"(?P<prefix>nano|micro|milli|mu|[nuµμm]?)[-\s]*(?:jy|jansk(?:y|ys|ies))(?![a-z])", re.IGNORECASE
 )
-_PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "µ": "u", "μ": "u"}
+_PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "mu": "u", "µ": "u", "μ": "u"}
 _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
-_LOGARITHM = re.compile(r"(?<![a-z])(?:log(?:10)?|ln|dex|a(?:rc)?sinh|sqrt)(?![a-z])", re.IGNORECASE)
+_LOGARITHM = re.compile(
+    r"(?<![a-z])(?:log(?:10)?|ln|dex|a(?:rc)?sinh|sqrt|luptitudes?)(?![a-z])", re.IGNORECASE
+)
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*(?:px|pix(?:el)?s?)|[ .*](?:px|pix(?:el)?s?)\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$",
     re.IGNORECASE,
 )
 _RATE = re.compile(  # also astropy's "electron / (pix s)"
-    r"(?:(?:/|\bper\b)\s*(?:\((?:pi?x\w* )?)?s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)"
+    r"(?:(?:/|(?:\b|_)per(?:\b|_))\s*(?:\((?:pi?x\w* )?)?s(?:ec|econd)?|"
+    r"\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)"
     r"(?![a-z])",
     re.IGNORECASE,
 )
 # A zero point of one count per second, by the comment of its card: "[mag] 1 ADU/s", "for one second".
 _ONE_SECOND = re.compile(rf"{_RATE.pattern}|\b(?:1|one)[ -]?s(?:ec(?:ond)?)?\b", re.IGNORECASE)
 _ZERO_POINT = re.compile(r"zero[ _-]?p(?:oi)?n?t|(?:^|[_ ]|mag|image)_?zpt?(?![a-z])", re.IGNORECASE)
-_COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"^(?:(?:photo-?|raw )?(?:electrons?|el(?:ec)?s?|e-?|counts?|cn?ts?|dns?|adus?|photons?)|cps|"
+    r"(?:data|digital) numbers?|analog(?:ue)?[- ]to[- ]digital units?)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 # Surveys whose zero points are usually in Vega magnitudes, and AB minus Vega: González-Fernández et al. 2018,
 # Hewett et al. 2006, Blanton & Roweis 2007, Jarrett et al. 2011.
 _VISTA = {"Z": 0.502, "Y": 0.600, "J": 0.916, "H": 1.366, "Ks": 1.827}
@@ -413,7 +420,7 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     WCS's), flux per wavelength with the pivot wavelength (``PHOTPLAM``, Å). Raise `InputError` if the unit is
     not a flux density, or its conversion requires a value that the header lacks.
     """
-    text = re.sub(r"\b10\s*(?:\^|\*\*)\s*\(?([+-]?\d+)\)?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
+    text = re.sub(r"\b10\s*(?:\^|\*\*)\s*[({]?([+-]?\d+)[)}]?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
     zp_of_jansky = 0.0 if _MAGGIES.search(text) else 8.9  # "Jy" stands for maggies here if the unit has them
     text = _MAGGIES.sub(r"\g<prefix>Jy", text)
     if not text or _COUNTS.match(text):
