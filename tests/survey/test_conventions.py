@@ -557,7 +557,10 @@ def test_counts_however_they_are_written(unit):
     assert zero_point_of_header(cards)[0] == zero_point_of_header(cards | {"BUNIT": "ELECTRONS"})[0]
 
 
-@pytest.mark.parametrize(("unit", "zero_point"), [("muJy", 23.9), ("10^{-8} Jy", 28.9)])
+@pytest.mark.parametrize(
+    ("unit", "zero_point"),
+    [("muJy", 23.9), ("10^{-8} Jy", 28.9), ("Flux density (uJy)", 23.9), ("AB nanomaggies", 22.5)],
+)
 def test_units_as_in_latex(unit, zero_point):
     assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(zero_point)
 

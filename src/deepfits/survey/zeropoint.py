@@ -47,6 +47,11 @@ _JANSKY = re.compile(
     r"(?P<prefix>nano|micro|milli|mu|[nuµμm]?)[-\s]*(?:jy|jansk(?:y|ys|ies))(?![a-z])", re.IGNORECASE
 )
 _PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "mu": "u", "µ": "u", "μ": "u"}
+# Words before a unit: "flux (nJy)", "Flux density/uJy", "calibrated nJy", "AB nanomaggies".
+_QUANTITY = re.compile(
+    r"(?:(?:calibrated|AB|flux(?: density)?|intensity|surface brightness|in)\b[\s:=]*)+/?\s*(?=.)",
+    re.IGNORECASE,
+)
 _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
 _LOGARITHM = re.compile(
     r"(?<![a-z])(?:log(?:10)?|ln|dex|a(?:rc)?sinh|sqrt|luptitudes?)(?![a-z])", re.IGNORECASE
@@ -409,8 +414,17 @@ def exposure_of(header: Mapping[str, Any]) -> float | None:
 
 
 def unit_of(header: Mapping[str, Any]) -> str:
-    """Return the unit of an image's pixels, ``BUNIT``; '' if there is none."""
-    return str(header.get("BUNIT", "")).strip()
+    """Return the unit of an image's pixels, ``BUNIT`` without the quantity's name; '' if there is none.
+
+    Examples
+    --------
+    >>> [unit_of({"BUNIT": text}) for text in ("flux (nJy)", "Flux density/uJy", "DN s^(-1)", "flux")]
+    ['nJy', 'uJy', 'DN s^(-1)', 'flux']
+    """
+    text = str(header.get("BUNIT", "")).strip()
+    if quantity := _QUANTITY.match(text):
+        text = text[quantity.end() :]
+    return text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
 
 
 def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | None = None) -> float | None:
